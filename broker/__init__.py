@@ -1,0 +1,1 @@
+"""The fleet's one owner of registrations, queues and leases."""

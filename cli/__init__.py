@@ -1,0 +1,1 @@
+"""The torchrelay command: composes the processes and talks to them over REST."""

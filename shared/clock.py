@@ -1,0 +1,17 @@
+"""Clocks; the one place that reads them."""
+
+import time
+from datetime import UTC, datetime
+
+#: Seconds that only grow, for every timeout and duration inside one process.
+monotonic = time.monotonic
+
+
+def wall_ms() -> int:
+    """Read the wall clock in milliseconds since 1970, for times that people read."""
+    return time.time_ns() // 1_000_000
+
+
+def iso(ms: int) -> str:
+    """Write a wall clock time as TorchServe does: `2026-01-31T12:00:00.000Z`, in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"

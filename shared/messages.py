@@ -1,0 +1,584 @@
+"""Every message of the fleet's wire, as frozen structs: one union per direction.
+
+Fields are positional on the wire: append new ones with a default, never reorder or reuse. A receiver
+ignores trailing fields it doesn't know. A message that carries frames says how many belong to each
+item, in order; `shared.wire` splits them. Ids of asks and jobs are chosen by the gateway and unique
+within one gateway process.
+"""
+
+from typing import Literal
+
+import msgspec
+
+#: Raised when a peer of the version before could not understand us.
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """Base of all messages."""
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of the parts of messages; holds no cycle, so the collector need not look."""
+
+
+# Parts
+
+
+class Device(Item, frozen=True):
+    """A device that a node offers: `cpu`, `cuda:0`, ...; memory_bytes is 0 where unknown."""
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    description: str = ""
+    memory_bytes: int = 0
+
+
+class HeldWorker(Item, frozen=True):
+    """A worker process that a node holds when it joins; `archive` is the sha256 in hex."""
+
+    worker_id: int
+    model: str
+    version: str
+    archive: str
+    device: str
+    pid: int
+
+
+class SubmitItem(Item, frozen=True):
+    """One job. `version` None means the default; `wait_limit_ms` 0 means the model's own limit."""
+
+    job: int
+    model: str
+    version: str | None
+    wait_limit_ms: int
+    is_describe: bool
+    meta: bytes
+    frames: int = 0
+
+
+class AssignItem(Item, frozen=True):
+    """One job of a batch; `attempt` counts from 1."""
+
+    attempt: int
+    meta: bytes
+    frames: int = 0
+
+
+class CompletedItem(Item, frozen=True):
+    """The answer to one job of a batch, in the batch's order."""
+
+    status: int
+    meta: bytes
+    frames: int = 0
+
+
+class AnsweredItem(Item, frozen=True):
+    """A worker's answer on its way to the gateway."""
+
+    job: int
+    meta: bytes
+    frames: int = 0
+
+
+class RefusedItem(Item, frozen=True):
+    """The broker's own answer to a job: an error by class name, see `shared.errors`."""
+
+    job: int
+    error: str
+    message: str
+    details: str
+
+
+class WorkerFacts(Item, frozen=True):
+    """A worker as `describe` and `status` show it; memory_bytes is its resident set."""
+
+    worker_id: int
+    state: str
+    node: str
+    device: str
+    pid: int
+    started_at_ms: int
+    memory_bytes: int
+    jobs_running: int
+    note: str
+
+
+class VersionFacts(Item, frozen=True):
+    """One version of a model: what is wanted, what is there, and why they differ."""
+
+    model: str
+    version: str
+    is_default: bool
+    url: str
+    archive: str
+    handler: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    startup_timeout_s: int
+    restart_window_s: int
+    loaded_at_startup: bool
+    queue_depth: int
+    queue_limit: int
+    oldest_wait_ms: int
+    workers: tuple[WorkerFacts, ...]
+    explanation: str
+    last_error: str
+
+
+class NodeFacts(Item, frozen=True):
+    """A node as `status` shows it."""
+
+    name: str
+    devices: tuple[Device, ...]
+    slots: int
+    slots_used: int
+    last_seen_ms: int
+
+
+class ModelEntry(Item, frozen=True):
+    """A line of the model list: the default version's url."""
+
+    model: str
+    url: str
+
+
+class Sample(Item, frozen=True):
+    """One Prometheus sample: the name's suffix (`_bucket`, `_sum`, ...), label values, value."""
+
+    suffix: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+
+
+class MetricFamily(Item, frozen=True):
+    """One Prometheus metric with its samples."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: tuple[Sample, ...]
+
+
+# Any peer -> broker
+
+
+class Bye(Message, frozen=True):
+    """The peer leaves on purpose; what it held is handed back at once."""
+
+    reason: str
+
+
+# Gateway -> broker
+
+
+class HelloGateway(Message, frozen=True):
+    """A gateway process joins."""
+
+    protocol: int
+    name: str
+    pid: int
+
+
+class GatewayBeat(Message, frozen=True):
+    """A gateway lives; `responses` are HTTP answers by status class since its last beat."""
+
+    responses: dict[str, int]
+
+
+class Submit(Message, frozen=True):
+    """Jobs of one turn of the gateway's loop, with their frames."""
+
+    items: tuple[SubmitItem, ...]
+
+
+class Cancel(Message, frozen=True):
+    """The clients of these jobs have gone."""
+
+    jobs: tuple[int, ...]
+
+
+class RegisterModel(Message, frozen=True):
+    """Register the archive at `url`; None is "not said"."""
+
+    ask: int
+    url: str
+    model_name: str | None = None
+    handler: str | None = None
+    runtime: str | None = None
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int | None = None
+    startup_timeout_s: int | None = None
+    initial_workers: int | None = None
+    synchronous: bool = True
+
+
+class UnregisterModel(Message, frozen=True):
+    """Drop a version, or with `version` None the default one."""
+
+    ask: int
+    model: str
+    version: str | None
+
+
+class ScaleWorkers(Message, frozen=True):
+    """Set a version's worker targets. `drain_timeout_s`: -1 waits for running batches, 0 kills at once."""
+
+    ask: int
+    model: str
+    version: str | None
+    min_workers: int
+    max_workers: int
+    synchronous: bool
+    drain_timeout_s: int = -1
+
+
+class SetDefault(Message, frozen=True):
+    """Make a version the default."""
+
+    ask: int
+    model: str
+    version: str
+
+
+class DescribeModel(Message, frozen=True):
+    """Describe the default version, one version, or with `every` all of them."""
+
+    ask: int
+    model: str
+    version: str | None
+    every: bool = False
+
+
+class ListModels(Message, frozen=True):
+    """List models by name, from `offset` on."""
+
+    ask: int
+    limit: int
+    offset: int
+
+
+class ReadFleet(Message, frozen=True):
+    """Everything that `status` shows."""
+
+    ask: int
+
+
+class ReadMetrics(Message, frozen=True):
+    """The broker's figures, which are the whole fleet's."""
+
+    ask: int
+
+
+class ReadHealth(Message, frozen=True):
+    """Whether every default version has the workers it wants, or may still get them."""
+
+    ask: int
+
+
+# Node -> broker
+
+
+class HelloNode(Message, frozen=True):
+    """A node joins with what it offers and what it already holds."""
+
+    protocol: int
+    name: str
+    devices: tuple[Device, ...]
+    slots: int
+    workers: tuple[HeldWorker, ...]
+    pid: int
+
+
+class NodeBeat(Message, frozen=True):
+    """A node lives; `memory` is (worker id, resident bytes)."""
+
+    memory: tuple[tuple[int, int], ...]
+
+
+class WorkerProgressed(Message, frozen=True):
+    """A worker on its way up: `fetching` its archive (bytes), `unpacking`, or `loading`."""
+
+    worker_id: int
+    phase: Literal["fetching", "unpacking", "loading"]
+    pid: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class WorkerExited(Message, frozen=True):
+    """A worker process has ended, or never came to be.
+
+    `reason` is one line, the exception for a failed load; `last_lines` the end of its output.
+    """
+
+    worker_id: int
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    out_of_memory: bool
+    last_lines: tuple[str, ...]
+
+
+class FetchArchive(Message, frozen=True):
+    """Ask for `length` bytes of an archive by its sha256."""
+
+    archive: str
+    offset: int
+    length: int
+
+
+# Worker -> broker
+
+
+class HelloWorker(Message, frozen=True):
+    """A worker has loaded its model and is ready for batches."""
+
+    protocol: int
+    worker_id: int
+    node: str
+    model: str
+    version: str
+    archive: str
+    device: str
+    pid: int
+
+
+class WorkerBeat(Message, frozen=True):
+    """An idle worker lives; `completed` counts the batches it has answered."""
+
+    completed: int
+
+
+class Completed(Message, frozen=True):
+    """A batch is done: one item per job, in the order assigned, with their frames."""
+
+    lease: int
+    handler_us: int
+    items: tuple[CompletedItem, ...]
+
+
+# Broker -> any peer
+
+
+class Welcome(Message, frozen=True):
+    """The broker has taken the peer in; its beats are due every `beat_interval_ms`."""
+
+    beat_interval_ms: int
+    peer_timeout_ms: int
+
+
+class Beat(Message, frozen=True):
+    """The broker lives."""
+
+
+class IntroduceYourself(Message, frozen=True):
+    """The broker doesn't know the peer (it may have restarted): say hello."""
+
+
+class Leave(Message, frozen=True):
+    """The broker has no use for the peer: stop."""
+
+    reason: str
+
+
+class Misunderstood(Message, frozen=True):
+    """The broker could not read a message, which changed nothing."""
+
+    reason: str
+
+
+# Broker -> gateway
+
+
+class Answered(Message, frozen=True):
+    """Workers' answers of one turn of the broker's loop, with their frames."""
+
+    items: tuple[AnsweredItem, ...]
+
+
+class Refused(Message, frozen=True):
+    """Jobs the broker had to answer itself."""
+
+    items: tuple[RefusedItem, ...]
+
+
+class AskRefused(Message, frozen=True):
+    """A management ask failed; see `shared.errors.rebuild`."""
+
+    ask: int
+    error: str
+    message: str
+    details: str
+
+
+class ModelRegistered(Message, frozen=True):
+    """`done` is false while workers are still on their way and the caller did not want to wait."""
+
+    ask: int
+    model: str
+    version: str
+    workers: int
+    done: bool
+
+
+class ModelUnregistered(Message, frozen=True):
+    """The version is gone."""
+
+    ask: int
+    model: str
+
+
+class WorkersScaled(Message, frozen=True):
+    """Targets are stored; `done` as in ModelRegistered."""
+
+    ask: int
+    model: str
+    version: str | None
+    min_workers: int
+    done: bool
+
+
+class DefaultSet(Message, frozen=True):
+    """The default version is stored."""
+
+    ask: int
+    model: str
+    version: str
+
+
+class ModelDescribed(Message, frozen=True):
+    """One entry per version asked for."""
+
+    ask: int
+    versions: tuple[VersionFacts, ...]
+
+
+class ModelsListed(Message, frozen=True):
+    """A page of the list; `next_offset` as TorchServe's nextPageToken."""
+
+    ask: int
+    models: tuple[ModelEntry, ...]
+    next_offset: int | None
+
+
+class FleetRead(Message, frozen=True):
+    """The fleet at one moment."""
+
+    ask: int
+    epoch: int
+    uptime_s: float
+    gateways: int
+    nodes: tuple[NodeFacts, ...]
+    versions: tuple[VersionFacts, ...]
+
+
+class MetricsRead(Message, frozen=True):
+    """All metrics at one moment."""
+
+    ask: int
+    families: tuple[MetricFamily, ...]
+
+
+class HealthRead(Message, frozen=True):
+    """`reasons` has one line per model that lacks workers for good."""
+
+    ask: int
+    healthy: bool
+    reasons: tuple[str, ...]
+
+
+# Broker -> node
+
+
+class StartWorker(Message, frozen=True):
+    """Start one worker process; `archive_bytes` is the archive's size.
+
+    `gpu_id` is None on a cpu. The last five are TorchServe's server-wide settings for handlers.
+    """
+
+    worker_id: int
+    model: str
+    version: str
+    archive: str
+    archive_bytes: int
+    handler: str
+    device: str
+    gpu_id: int | None
+    batch_size: int
+    service_envelope: str = ""
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    max_response_bytes: int = 6_553_500
+    url: str = ""
+
+
+class StopWorker(Message, frozen=True):
+    """Stop one worker: `kill` at once, or by SIGTERM and a short grace."""
+
+    worker_id: int
+    kill: bool
+    reason: str
+
+
+class ArchiveChunk(Message, frozen=True):
+    """Part of an archive from `offset`; the bytes are the one frame. `total_bytes` is the archive's size."""
+
+    archive: str
+    offset: int
+    total_bytes: int
+
+
+class ArchiveMissing(Message, frozen=True):
+    """The broker's store has no such archive."""
+
+    archive: str
+
+
+# Broker -> worker
+
+
+class Assign(Message, frozen=True):
+    """A batch to run under a lease, with its frames."""
+
+    lease: int
+    is_describe: bool
+    items: tuple[AssignItem, ...]
+
+
+Ask = (
+    RegisterModel
+    | UnregisterModel
+    | ScaleWorkers
+    | SetDefault
+    | DescribeModel
+    | ListModels
+    | ReadFleet
+    | ReadMetrics
+    | ReadHealth
+)
+Reply = (
+    AskRefused
+    | ModelRegistered
+    | ModelUnregistered
+    | WorkersScaled
+    | DefaultSet
+    | ModelDescribed
+    | ModelsListed
+    | FleetRead
+    | MetricsRead
+    | HealthRead
+)
+Hello = HelloGateway | HelloNode | HelloWorker
+FromGateway = HelloGateway | GatewayBeat | Submit | Cancel | Ask | Bye
+FromNode = HelloNode | NodeBeat | WorkerProgressed | WorkerExited | FetchArchive | Bye
+FromWorker = HelloWorker | WorkerBeat | Completed | Bye
+ToPeer = Welcome | Beat | IntroduceYourself | Leave | Misunderstood
+ToGateway = ToPeer | Answered | Refused | Reply
+ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
+ToWorker = ToPeer | Assign

@@ -1,0 +1,148 @@
+"""Settings of each process: frozen structs, made once at start and handed down.
+
+Where they come from, strongest first: environment (only if config.properties says
+`enable_envvars_config=true`), command line, config.properties, the defaults here. The merging is
+`cli/compose.py`'s; this file knows only the fields, their defaults, and the reason for each.
+"""
+
+import ipaddress
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+
+#: Where the broker listens unless told otherwise.
+DEFAULT_BROKER_ADDRESS = "tcp://127.0.0.1:7700"
+
+
+class SettingsError(ValueError):
+    """Settings that can't work; the message has a line for each fault."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the settings; reads and writes JSON, so that one process can hand them to another."""
+
+    def to_json(self) -> bytes:
+        """Write all fields as JSON."""
+        return msgspec.json.encode(self)
+
+
+class LoadAtStart(msgspec.Struct, frozen=True):
+    """One model of `--models` / `load_models`: an archive's url, and a name if one was given."""
+
+    url: str
+    name: str | None = None
+
+
+class BrokerSettings(Settings, frozen=True, kw_only=True):
+    """The broker's settings."""
+
+    #: Addresses to bind, tcp:// or ipc://. Several may be given: ipc for this host, tcp for others.
+    addresses: tuple[str, ...] = (DEFAULT_BROKER_ADDRESS,)
+    #: Holds the registry (SQLite) and the archives by content.
+    state_dir: str
+    #: Folder of local archives; without it only urls can be registered.
+    model_store: str | None = None
+    #: What is registered at start. One named `all` stands for every archive of the model store.
+    load_models: tuple[LoadAtStart, ...] = ()
+    #: Beats let both sides notice a death; 0.5 s finds one within a few seconds at no cost that shows.
+    beat_interval_s: PositiveSeconds = 0.5
+    #: Silence after which a peer is lost. Six beats: one lost packet or a long pause isn't a death.
+    peer_timeout_s: PositiveSeconds = 3.0
+    #: TorchServe's job_queue_size and its default: jobs waiting per model version.
+    job_queue_size: Positive = 100
+    #: Bytes waiting over all queues; memory, unlike a count, is what runs out.
+    queue_limit_bytes: Positive = 1 << 30
+    #: Tries per job, so that one job can't bring down worker after worker.
+    attempt_limit: Positive = 2
+    #: TorchServe's defaults.
+    default_response_timeout_s: Positive = 120
+    default_startup_timeout_s: Positive = 120
+    default_workers_per_model: NotNegative = 0
+    #: Workers of a model loaded at start, where default_workers_per_model is 0. TorchServe takes the
+    #: number of GPUs, or of cpus; `torchrelay serve` sets this so.
+    startup_workers_per_model: Positive = 1
+    #: TorchServe's maxRetryTimeoutInSec: how long a crashing worker is started again and again.
+    restart_window_s: Positive = 300
+    #: How long a restarted broker waits for nodes it knew before it starts workers in their place.
+    settle_s: PositiveSeconds = 5.0
+    #: How long a worker may go on with a batch when it is told to stop.
+    stop_grace_s: PositiveSeconds = 5.0
+    #: Regexes for the whole url, case-insensitive; TorchServe's default. See also allow_private_urls.
+    allowed_urls: tuple[str, ...] = ("file://.*|http(s)?://.*",)
+    #: Urls on private, loopback or link-local addresses are refused unless this is set: a server that
+    #: fetches any address it is told to is a way into the network it stands in.
+    allow_private_urls: bool = False
+    download_limit_bytes: Positive = 64 << 30
+    download_timeout_s: PositiveSeconds = 30.0
+    default_service_handler: str = ""
+    service_envelope: str = ""
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    max_response_size: Positive = 6_553_500
+    #: Lets the broker bind to an address that other hosts can reach, without encryption or keys.
+    insecure: bool = False
+
+
+class GatewaySettings(Settings, frozen=True, kw_only=True):
+    """The gateway's settings. Addresses are TorchServe's: http://HOST[:PORT]."""
+
+    broker_address: str = DEFAULT_BROKER_ADDRESS
+    inference_address: str = "http://127.0.0.1:8080"
+    management_address: str = "http://127.0.0.1:8081"
+    metrics_address: str = "http://127.0.0.1:8082"
+    #: One process does several thousand requests/s; more only pay where there are cores to spare.
+    processes: Positive = 1
+    #: TorchServe's default, which is exact: a body of this many bytes is taken.
+    max_request_size: Positive = 6_553_500
+    #: Jobs waiting for an answer, per process. Above it the answer is 503 at once.
+    in_flight_limit_jobs: Positive = 2048
+    in_flight_limit_bytes: Positive = 256 << 20
+    #: How long requests wait for a broker that is away before they are answered 503.
+    broker_outage_limit_s: PositiveSeconds = 30.0
+    #: Open requests may go on this long after SIGTERM.
+    graceful_timeout_s: Positive = 4
+    #: register and unregister are refused (405) unless this is set.
+    enable_model_api: bool = False
+    enable_metrics_api: bool = True
+    #: Lets the gateway listen where other hosts can reach it.
+    insecure: bool = False
+
+
+class NodeSettings(Settings, frozen=True, kw_only=True):
+    """A node's settings."""
+
+    broker_address: str = DEFAULT_BROKER_ADDRESS
+    #: Shown in status; the host's name unless given.
+    name: str
+    #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
+    devices: tuple[str, ...] = ("auto",)
+    #: Workers at the same time. TorchServe has no bound; this one stops a typo from eating the host.
+    slots: Positive = 32
+    #: Archives by hash and unpacked models; shared by every node of a host, and kept between runs.
+    cache_dir: str
+    #: Threads of torch in each worker on a cpu; 0 shares the host's cpus evenly among 2 workers or more.
+    threads_per_worker: NotNegative = 0
+    #: How long workers may finish their batch when the node stops.
+    stop_grace_s: PositiveSeconds = 3.0
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this host can reach a listener on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_reachable_from_outside(address: str) -> bool:
+    """Tell whether other hosts could reach a listener on this address (ipc and unix are files)."""
+    if address.startswith(("ipc:", "unix:")):
+        return False
+    return not is_loopback(urlsplit(address).hostname or "")

@@ -1,0 +1,223 @@
+"""Frames <-> messages; the one place that packs and unpacks msgpack, and no I/O.
+
+One message is `[head][frame 0][frame 1]...`. The head is a 12-byte prefix (wire version, kind, flags
+that must be zero, broker epoch) and one msgpack array, the message's fields. Small payloads are inline
+in the head; a payload above INLINE_LIMIT_BYTES is a frame of its own, which the broker forwards by
+reference without looking inside.
+
+What a job carries from gateway to worker and back (`Request`, `Response`) is packed here too, as bytes
+that the broker never opens.
+"""
+
+import struct
+from collections.abc import Sequence, Sized
+from typing import TypeVar
+
+import msgpack
+import msgspec
+
+from shared import messages as m
+
+WIRE_VERSION = 1
+PREFIX = struct.Struct("!BBHQ")
+#: Above this a payload travels as its own frame; below, one copy is cheaper than a frame's fixed cost.
+INLINE_LIMIT_BYTES = 8 * 1024
+#: Inline payloads of one job together; more go out as frames, so that heads stay small.
+INLINE_TOTAL_LIMIT_BYTES = 64 * 1024
+#: A head above this is refused unread; far above any that we make.
+HEAD_LIMIT_BYTES = 8 * 1024 * 1024
+ARRAY_LIMIT = 100_000
+FRAMES_LIMIT = 4096
+
+#: Kind number -> message. Numbers are never reused; 1-19 any peer, 20-39 gateways, 40-59 nodes and
+#: workers, 60-79 broker to any peer, 80-109 broker to gateways, 110-129 broker to nodes and workers.
+KINDS: dict[int, type[m.Message]] = {
+    1: m.Bye,
+    20: m.HelloGateway,
+    21: m.GatewayBeat,
+    22: m.Submit,
+    23: m.Cancel,
+    24: m.RegisterModel,
+    25: m.UnregisterModel,
+    26: m.ScaleWorkers,
+    27: m.SetDefault,
+    28: m.DescribeModel,
+    29: m.ListModels,
+    30: m.ReadFleet,
+    31: m.ReadMetrics,
+    32: m.ReadHealth,
+    40: m.HelloNode,
+    41: m.NodeBeat,
+    42: m.WorkerProgressed,
+    43: m.WorkerExited,
+    44: m.FetchArchive,
+    50: m.HelloWorker,
+    51: m.WorkerBeat,
+    52: m.Completed,
+    60: m.Welcome,
+    61: m.Beat,
+    62: m.IntroduceYourself,
+    63: m.Leave,
+    64: m.Misunderstood,
+    80: m.Answered,
+    81: m.Refused,
+    82: m.AskRefused,
+    83: m.ModelRegistered,
+    84: m.ModelUnregistered,
+    85: m.WorkersScaled,
+    86: m.DefaultSet,
+    87: m.ModelDescribed,
+    88: m.ModelsListed,
+    89: m.FleetRead,
+    90: m.MetricsRead,
+    91: m.HealthRead,
+    110: m.StartWorker,
+    111: m.StopWorker,
+    112: m.ArchiveChunk,
+    113: m.ArchiveMissing,
+    120: m.Assign,
+}
+_NUMBERS = {cls: number for number, cls in KINDS.items()}
+
+FrameT = TypeVar("FrameT", bound=Sized)
+
+
+class WireError(ValueError):
+    """Bytes that are not a message of ours; says where and why. The peer's fault, never ours."""
+
+
+def encode(message: m.Message, epoch: int) -> bytes:
+    """Pack a message's head; its frames, if any, follow it on the socket."""
+    return PREFIX.pack(WIRE_VERSION, _NUMBERS[type(message)], 0, epoch) + _pack(message)
+
+
+def decode(head: bytes | memoryview) -> tuple[m.Message, int]:
+    """Unpack a head into its message and the epoch it was sent under.
+
+    Raises WireError for anything else than a well-formed head: wrong version, unknown kind, wrong types.
+    """
+    if len(head) < PREFIX.size:
+        raise WireError(f"a head of {len(head)} bytes is shorter than its prefix")
+    if len(head) > HEAD_LIMIT_BYTES:
+        raise WireError(f"a head of {len(head)} bytes is above the limit of {HEAD_LIMIT_BYTES}")
+    version, number, flags, epoch = PREFIX.unpack_from(head)
+    if version != WIRE_VERSION:
+        raise WireError(f"wire version {version}; this side speaks {WIRE_VERSION}")
+    cls = KINDS.get(number)
+    if cls is None or flags:
+        raise WireError(f"unknown kind {number}" if cls is None else f"unknown flags {flags:#x}")
+    return _unpack(memoryview(head)[PREFIX.size :], cls), epoch
+
+
+def split_frames(counts: Sequence[int], frames: Sequence[FrameT]) -> list[tuple[FrameT, ...]]:
+    """Deal a message's frames out to its items.
+
+    Raises WireError where the counts don't add up to the frames that came.
+    """
+    if not frames and not any(counts):
+        return [()] * len(counts)
+    if min(counts, default=0) < 0 or sum(counts) != len(frames) or len(frames) > FRAMES_LIMIT:
+        raise WireError(f"{len(frames)} frames came for items that speak of {sum(counts)}")
+    parts, start = [], 0
+    for count in counts:
+        parts.append(tuple(frames[start : start + count]))
+        start += count
+    return parts
+
+
+class Input(m.Item, frozen=True):
+    """One named input of a request; `value` is the bytes themselves or the index of a frame."""
+
+    name: str
+    content_type: str
+    value: bytes | int
+
+
+class Request(m.Item, frozen=True):
+    """What the gateway tells the worker about one request; header names keep the client's spelling."""
+
+    request_id: str
+    headers: tuple[tuple[str, str], ...]
+    inputs: tuple[Input, ...]
+
+
+class Response(m.Item, frozen=True):
+    """What the worker answers: `error` is (class name, message, details) instead of a body."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | int
+    error: tuple[str, str, str] | None = None
+
+
+def pack_request(
+    request_id: str, headers: Sequence[tuple[str, str]], inputs: Sequence[tuple[str, str, bytes]]
+) -> tuple[bytes, list[bytes]]:
+    """Pack a request into the meta of its job and the frames that go with it.
+
+    `inputs` are (name, content type or "", value).
+    """
+    frames: list[bytes] = []
+    room = INLINE_TOTAL_LIMIT_BYTES
+    packed = []
+    for name, content_type, value in inputs:
+        if len(value) > min(INLINE_LIMIT_BYTES, room):
+            packed.append(Input(name, content_type, len(frames)))
+            frames.append(value)
+        else:
+            room -= len(value)
+            packed.append(Input(name, content_type, value))
+    return _pack(Request(request_id, tuple(headers), tuple(packed))), frames
+
+
+def unpack_request(
+    meta: bytes, frames: Sequence[bytes | memoryview]
+) -> tuple[Request, list[bytes | memoryview]]:
+    """Unpack a job's request and the value of each of its inputs. Raises WireError."""
+    request = _unpack(meta, Request)
+    return request, [_value(item.value, frames) for item in request.inputs]
+
+
+def pack_response(response: Response) -> tuple[bytes, list[bytes]]:
+    """Pack an answer into the meta of its item and the frames that go with it."""
+    if isinstance(response.body, bytes) and len(response.body) > INLINE_LIMIT_BYTES:
+        return _pack(msgspec.structs.replace(response, body=0)), [response.body]
+    return _pack(response), []
+
+
+def unpack_response(meta: bytes, frames: Sequence[bytes | memoryview]) -> tuple[Response, bytes | memoryview]:
+    """Unpack an answer and its body. Raises WireError."""
+    response = _unpack(meta, Response)
+    return response, _value(response.body, frames)
+
+
+def _value(value: bytes | int, frames: Sequence[bytes | memoryview]) -> bytes | memoryview:
+    if isinstance(value, bytes):
+        return value
+    if not 0 <= value < len(frames):
+        raise WireError(f"frame {value} of {len(frames)} was named")
+    return frames[value]
+
+
+def _pack(value: msgspec.Struct) -> bytes:
+    packed: bytes = msgpack.packb(msgspec.to_builtins(value, builtin_types=(bytes,)))
+    return packed
+
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+
+def _unpack(data: bytes | memoryview, cls: type[StructT]) -> StructT:
+    try:
+        raw = msgpack.unpackb(
+            data,
+            use_list=False,
+            strict_map_key=True,
+            max_ext_len=0,
+            max_array_len=min(ARRAY_LIMIT, len(data)),
+            max_map_len=min(ARRAY_LIMIT, len(data)),
+        )
+        return msgspec.convert(raw, cls)
+    except (ValueError, msgpack.UnpackException, msgspec.ValidationError, RecursionError) as error:
+        raise WireError(f"not a {cls.__name__}: {error}") from error

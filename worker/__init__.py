@@ -1,0 +1,1 @@
+"""A node and its worker processes: everything that runs a model."""
