@@ -185,9 +185,15 @@ class HelloGateway(Message, frozen=True):
 
 
 class GatewayBeat(Message, frozen=True):
-    """A gateway lives; `responses` are HTTP answers by status class since its last beat."""
+    """A gateway lives; `responses` are HTTP answers by status class since its last beat.
+
+    `jobs` and `asks` have waited for an answer longer than a peer_timeout: the broker answers
+    `Forgotten` with those it doesn't know, since a broken connection can swallow messages.
+    """
 
     responses: dict[str, int]
+    jobs: tuple[int, ...] = ()
+    asks: tuple[int, ...] = ()
 
 
 class Submit(Message, frozen=True):
@@ -296,7 +302,10 @@ class HelloNode(Message, frozen=True):
 
 
 class NodeBeat(Message, frozen=True):
-    """A node lives; `memory` is (worker id, resident bytes)."""
+    """A node lives; `memory` is (worker id, resident bytes) of every worker it holds or starts.
+
+    The broker gives up a worker that is missing, and has one stopped that it doesn't know.
+    """
 
     memory: tuple[tuple[int, int], ...]
 
@@ -350,7 +359,7 @@ class HelloWorker(Message, frozen=True):
 
 
 class WorkerBeat(Message, frozen=True):
-    """An idle worker lives; `completed` counts the batches it has answered."""
+    """A worker lives and is idle: it holds no lease. `completed` counts the batches it has answered."""
 
     completed: int
 
@@ -367,10 +376,15 @@ class Completed(Message, frozen=True):
 
 
 class Welcome(Message, frozen=True):
-    """The broker has taken the peer in; its beats are due every `beat_interval_ms`."""
+    """The broker has taken the peer in; beats are due every `beat_interval_ms`.
+
+    `is_new`: the broker holds nothing of this peer, because one of the two is new or the peer had been
+    silent for too long. A gateway then submits again what waits, a worker throws away its batches.
+    """
 
     beat_interval_ms: int
     peer_timeout_ms: int
+    is_new: bool = True
 
 
 class Beat(Message, frozen=True):
@@ -406,6 +420,13 @@ class Refused(Message, frozen=True):
     """Jobs the broker had to answer itself."""
 
     items: tuple[RefusedItem, ...]
+
+
+class Forgotten(Message, frozen=True):
+    """Of the jobs and asks of a GatewayBeat, those the broker does not know: submit them again."""
+
+    jobs: tuple[int, ...]
+    asks: tuple[int, ...]
 
 
 class AskRefused(Message, frozen=True):
@@ -579,6 +600,6 @@ FromGateway = HelloGateway | GatewayBeat | Submit | Cancel | Ask | Bye
 FromNode = HelloNode | NodeBeat | WorkerProgressed | WorkerExited | FetchArchive | Bye
 FromWorker = HelloWorker | WorkerBeat | Completed | Bye
 ToPeer = Welcome | Beat | IntroduceYourself | Leave | Misunderstood
-ToGateway = ToPeer | Answered | Refused | Reply
+ToGateway = ToPeer | Answered | Refused | Forgotten | Reply
 ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
 ToWorker = ToPeer | Assign

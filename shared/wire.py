@@ -71,6 +71,7 @@ KINDS: dict[int, type[m.Message]] = {
     89: m.FleetRead,
     90: m.MetricsRead,
     91: m.HealthRead,
+    92: m.Forgotten,
     110: m.StartWorker,
     111: m.StopWorker,
     112: m.ArchiveChunk,
@@ -79,6 +80,8 @@ KINDS: dict[int, type[m.Message]] = {
 }
 _NUMBERS = {cls: number for number, cls in KINDS.items()}
 
+#: A payload on its way: zmq's own frame where it is only forwarded, bytes where it is made or opened.
+Frame = Sized
 FrameT = TypeVar("FrameT", bound=Sized)
 
 
