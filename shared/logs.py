@@ -1,0 +1,97 @@
+"""Logging of every process: configured once at start, one event name per call, facts as fields.
+
+`logger.info("worker.joined", extra={"worker": 3})` becomes one line of text or one JSON object. Field
+names may not be those of `logging.LogRecord` (`name`, `args`, ...): the standard library refuses them.
+"""
+
+import json
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+from typing import Literal
+
+from shared import clock
+
+LogFormat = Literal["text", "json"]
+
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+#: A log this large is put aside as NAME.1 when its process starts again.
+LOG_LIMIT_BYTES = 64 << 20
+
+
+def configure(
+    process: str, *, level: str = "WARNING", log_format: LogFormat = "text", log_file: Path | None = None
+) -> None:
+    """Send this process's records to stderr from `level` on, and from INFO on to `log_file`."""
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(level)
+    handlers: list[logging.Handler] = [console]
+    if log_file is not None:
+        _put_aside(log_file)
+        # Watched, so that logrotate may move it; opened for appending, so that forked processes share it.
+        file = logging.handlers.WatchedFileHandler(log_file)
+        file.setLevel(logging.INFO)
+        handlers.append(file)
+    formatter = JsonFormatter(process) if log_format == "json" else TextFormatter(process)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = handlers
+    root.setLevel(min(handler.level for handler in handlers))
+
+
+def facts(record: logging.LogRecord) -> dict[str, object]:
+    """Return the fields that the caller gave as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+
+
+class TextFormatter(logging.Formatter):
+    """Writes `2026-01-31T12:00:00.000Z WARNING broker worker.lost worker=3 reason="no beat"`."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line, and a traceback below it where there is one."""
+        head = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process}"
+        fields = [f"{key}={_quoted(value)}" for key, value in facts(record).items()]
+        line = " ".join([head, _one_line(record.getMessage()), *fields])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes one JSON object per record."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one line; what JSON can't hold is written as text."""
+        entry: dict[str, object] = {
+            "time": clock.iso(int(record.created * 1000)),
+            "level": record.levelname,
+            "process": self._process,
+            "event": record.getMessage(),
+            **facts(record),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str, ensure_ascii=False)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _quoted(value: object) -> str:
+    """Write a value so that a line stays one line and a reader can tell where the value ends."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t\\') else text
+
+
+def _put_aside(log_file: Path) -> None:
+    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
+        log_file.replace(log_file.with_name(log_file.name + ".1"))
