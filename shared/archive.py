@@ -1,0 +1,436 @@
+"""Model archives: read what they say of themselves, unpack them safely, make them.
+
+An archive is TorchServe's: a zip (`.mar`) or a gzipped tar whose first path component is dropped; its
+content tells which, not its name. A folder becomes a zip before anything else. Archives come from
+strangers: no entry is written before it was checked, and no more is read than the limits below allow.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import re
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+import msgspec
+
+from shared import clock
+from shared.errors import InvalidModel, StoreFailed
+
+MANIFEST_NAME = "MAR-INF/MANIFEST.json"
+#: Handlers that come with the server; an archive names them without bringing a file.
+DEFAULT_HANDLERS = frozenset(
+    (
+        "base_handler",
+        "text_classifier",
+        "image_classifier",
+        "object_detector",
+        "image_segmenter",
+        "dali_image_classifier",
+        "vllm_handler",
+        "trt_llm_handler",
+    )
+)
+RUNTIMES = ("python", "python3", "LSP")
+#: An archive with vendored dependencies has some ten thousand files; inodes run out before this hurts.
+ENTRY_LIMIT = 100_000
+#: The largest single-host models are a few hundred GB; more is a mistake or an attack on the disk.
+TOTAL_LIMIT_BYTES = 1 << 40
+#: Code and text shrink to a tenth, weights hardly; deflate's best, on nothing but zeros, is 1032.
+RATIO_LIMIT = 100
+#: Below this size the ratio says nothing: a small archive of repeated text may well exceed it.
+RATIO_FLOOR_BYTES = 256 << 20
+#: Manifests have some hundred bytes.
+MANIFEST_LIMIT_BYTES = 1 << 20
+#: Files above this are weights as a rule, and are stored: deflating them takes long and gains little.
+DEFLATE_LIMIT_BYTES = 16 << 20
+COPY_BYTES = 1 << 20
+ARCHIVER_VERSION = "0.12.0"
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+_ZIP_MAGIC = b"PK"
+_GZIP_MAGIC = b"\x1f\x8b"
+#: Entries carry no date of their own, so that equal content gives equal archives.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archive says of itself; `raw` is the file as it stands, None where there is none."""
+
+    raw: dict[str, object] | None = None
+    runtime: str = "python"
+    model_name: str | None = None
+    model_version: str = "1.0"
+    handler: str | None = None
+    serialized_file: str | None = None
+    model_file: str | None = None
+    requirements_file: str | None = None
+    config_file: str | None = None
+
+
+class ArchiveInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An archive as it would unpack; `notes` are faults that only show when a worker starts."""
+
+    manifest: Manifest
+    entries: int
+    total_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A checked entry: its path below the model's folder; `open` gives a file's content."""
+
+    path: PurePosixPath
+    size: int
+    open: Callable[[], AbstractContextManager[IO[bytes]]] | None
+
+
+def inspect(path: Path) -> ArchiveInfo:
+    """Read an archive's manifest and check every entry, without unpacking anything.
+
+    A file called `.mar` that can't be unzipped counts as an archive without content, as in TorchServe.
+    Raises InvalidModel for an unsafe archive or an unreadable manifest, StoreFailed for any other file
+    that is no archive.
+    """
+    raw: bytes | None = None
+    names: set[str] = set()
+    entries = total = 0
+    notes: list[str] = []
+    try:
+        for entry in _entries(path):
+            entries += 1
+            total += entry.size
+            names.add(str(entry.path))
+            if str(entry.path) == MANIFEST_NAME and entry.open is not None:
+                with entry.open() as file:
+                    raw = file.read(MANIFEST_LIMIT_BYTES + 1)
+    except (*_BROKEN, OSError) as error:
+        unreadable = isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)
+        if unreadable or path.suffix != ".mar":
+            raise StoreFailed(f"Failed to save model: {path.name}", _one_line(error)) from error
+        return ArchiveInfo(
+            manifest=Manifest(), entries=0, total_bytes=0, notes=(f"no readable archive: {_one_line(error)}",)
+        )
+    manifest = Manifest() if raw is None else parse_manifest(raw)
+    if raw is None:
+        notes.append(f"no {MANIFEST_NAME}")
+    missing = _missing_handler(manifest.handler, names)
+    if missing:
+        notes.append(f"the handler's file {missing} is not in the archive")
+    return ArchiveInfo(manifest=manifest, entries=entries, total_bytes=total, notes=tuple(notes))
+
+
+def extract(path: Path, into: Path) -> None:
+    """Unpack an archive into the folder `into`, which is made; nothing is written outside of it.
+
+    Raises as `inspect` does, and StoreFailed where the disk fails. A failure may leave `into` half full.
+    """
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        for entry in _entries(path):
+            target = into.joinpath(*entry.path.parts)
+            if entry.open is None:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with entry.open() as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, COPY_BYTES)
+    except (*_BROKEN, OSError) as error:
+        raise StoreFailed(f"Failed to save model: {path.name}", _one_line(error)) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_manifest(raw: bytes) -> Manifest:
+    """Read a MANIFEST.json; unknown keys stay in `raw` alone. Raises InvalidModel with TorchServe's text."""
+    try:
+        if len(raw) > MANIFEST_LIMIT_BYTES:
+            raise ValueError(f"above {MANIFEST_LIMIT_BYTES} bytes")
+        content = _object(json.loads(raw))
+        model = _object(content.get("model") or {})
+        runtime = content.get("runtime", "python")
+        known = {
+            "model_name": _text(model, "modelName"),
+            "handler": _text(model, "handler"),
+            "serialized_file": _text(model, "serializedFile"),
+            "model_file": _text(model, "modelFile"),
+            "requirements_file": _text(model, "requirementsFile"),
+            "config_file": _text(model, "configFile"),
+        }
+        version = _text(model, "modelVersion") or "1.0"
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel("Failed to parse signature.json.", _one_line(error)) from error
+    if runtime not in RUNTIMES:
+        raise InvalidModel(
+            "Runtime is not defined or invalid.", f"runtime {runtime!r}, not one of {RUNTIMES}"
+        )
+    return Manifest(raw=content, runtime=str(runtime), model_version=version, **known)
+
+
+def create(
+    target: Path,
+    *,
+    model_name: str,
+    version: str,
+    handler: str,
+    serialized_file: Path | None = None,
+    model_file: Path | None = None,
+    extra_files: Sequence[Path] = (),
+    requirements_file: Path | None = None,
+    config_file: Path | None = None,
+    runtime: str = "python",
+    force: bool = False,
+) -> None:
+    """Write a `.mar` with its manifest; folders among `extra_files` are added by content.
+
+    `handler` is a file, `file:function`, or one of DEFAULT_HANDLERS. Raises InvalidModel for what can't
+    become an archive, and where `target` exists unless `force` is given.
+    """
+    if not _MODEL_NAME.fullmatch(model_name):
+        raise InvalidModel(f"Model name {model_name!r} may have only letters, digits, '_', '-' and '.'.")
+    if runtime not in RUNTIMES:
+        raise InvalidModel(f"Runtime {runtime!r} is not one of {', '.join(RUNTIMES)}.")
+    handler_file, handler_entry = _handler_source(handler)
+    named = {
+        "serializedFile": serialized_file,
+        "modelFile": model_file,
+        "requirementsFile": requirements_file,
+        "configFile": config_file,
+    }
+    model = {"modelName": model_name, "handler": handler_entry, "modelVersion": version}
+    model |= {key: file.name for key, file in named.items() if file is not None}
+    manifest = {
+        "createdOn": datetime.fromtimestamp(clock.wall_ms() / 1000, UTC).strftime("%d/%m/%Y %H:%M:%S"),
+        "runtime": runtime,
+        "model": model,
+        "archiverVersion": ARCHIVER_VERSION,
+    }
+    files = [file for file in (handler_file, *named.values()) if file is not None]
+    sources = _sources([*files, *extra_files])
+    _write_zip(target, json.dumps(manifest, indent=2).encode(), sources, force=force)
+
+
+def pack_folder(folder: Path, target: Path) -> None:
+    """Write an unpacked archive back into a `.mar`, so that it can be stored and sent as one file.
+
+    A folder that holds one folder and nothing else stands for that one, as in TorchServe.
+    """
+    root = _inner_folder(folder)
+    manifest = root / MANIFEST_NAME
+    sources = {name: file for name, file in _walk(root) if name != MANIFEST_NAME}
+    _write_zip(target, manifest.read_bytes() if manifest.is_file() else None, sources, force=True)
+
+
+def _entries(path: Path) -> Iterator[_Entry]:
+    """Yield every entry, checked against the paths and limits; a tar's content must be read in turn."""
+    with path.open("rb") as file:
+        magic = file.read(2)
+    if magic == _GZIP_MAGIC:
+        yield from _tar_entries(path)
+    elif magic == _ZIP_MAGIC:
+        yield from _zip_entries(path)
+    else:
+        raise zipfile.BadZipFile("File is neither a zip nor a gzipped tar")
+
+
+def _zip_entries(path: Path) -> Iterator[_Entry]:
+    budget = _Budget(path.stat().st_size)
+    with zipfile.ZipFile(path) as file:
+        infos = file.infolist()
+        # All before the first is used: the directory at the end of a zip knows every size and name.
+        checked = [_zip_entry(file, info, budget) for info in infos]
+        yield from (entry for entry in checked if entry is not None)
+
+
+def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") -> _Entry | None:
+    mode = info.external_attr >> 16
+    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise InvalidModel(f"The archive's entry {info.filename!r} is a link or a device, not a file.")
+    if info.flag_bits & 1:
+        raise InvalidModel(f"The archive's entry {info.filename!r} is encrypted.")
+    path = _safe_path(info.filename)
+    budget.spend(info.file_size)
+    if not path.parts:
+        return None
+    return _Entry(path, info.file_size, None if info.is_dir() else lambda: file.open(info))
+
+
+def _tar_entries(path: Path) -> Iterator[_Entry]:
+    budget = _Budget(path.stat().st_size)
+    with gzip.open(path) as plain, tarfile.open(fileobj=_Bounded(plain, budget), mode="r|") as tar:
+        for member in tar:
+            if not (member.isfile() or member.isdir()):
+                raise InvalidModel(f"The archive's entry {member.name!r} is a link or a device, not a file.")
+            # Before tarfile reads on to the next header, through all that this one announces.
+            budget.spend(member.size)
+            _safe_path(member.name)
+            # The text up to the first slash, as TorchServe does: `./MAR-INF/...` keeps its MAR-INF.
+            inner = _safe_path(member.name.partition("/")[2])
+            if inner.parts:
+                yield _Entry(inner, member.size, _tar_opener(tar, member) if member.isfile() else None)
+
+
+def _tar_opener(
+    tar: tarfile.TarFile, member: tarfile.TarInfo
+) -> Callable[[], AbstractContextManager[IO[bytes]]]:
+    return lambda: closing(tar.extractfile(member) or io.BytesIO())
+
+
+class _Budget:
+    """What an archive may still unpack to."""
+
+    def __init__(self, packed_bytes: int) -> None:
+        self._entries = 0
+        self._total = 0
+        self.limit_bytes = min(TOTAL_LIMIT_BYTES, max(RATIO_FLOOR_BYTES, RATIO_LIMIT * packed_bytes))
+
+    def spend(self, size: int) -> None:
+        """Count one entry. Raises InvalidModel above a limit."""
+        self._entries += 1
+        self._total += size
+        if self._entries > ENTRY_LIMIT:
+            raise InvalidModel(f"The archive has more than {ENTRY_LIMIT} entries.")
+        if self._total > self.limit_bytes:
+            raise InvalidModel(
+                f"The archive would unpack to more than {self.limit_bytes} bytes; the limits are "
+                f"{RATIO_LIMIT} times its size, and {TOTAL_LIMIT_BYTES} bytes in all."
+            )
+
+
+class _Bounded(io.RawIOBase):
+    """A gzip stream that ends in InvalidModel where even a tar's headers would exceed the budget."""
+
+    def __init__(self, plain: gzip.GzipFile, budget: _Budget) -> None:
+        self._plain = plain
+        # Headers and padding of the largest number of entries come on top of the content.
+        self._left = budget.limit_bytes + ENTRY_LIMIT * tarfile.BLOCKSIZE * 2
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as a file does."""
+        data = self._plain.read(min(size, COPY_BYTES) if size >= 0 else COPY_BYTES)
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidModel("The archive's tar is larger than what its entries may unpack to.")
+        return data
+
+
+def _safe_path(name: str) -> PurePosixPath:
+    """Return an entry's path. Raises InvalidModel where it leaves the folder it is unpacked into."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        raise InvalidModel(f"The archive's entry {name!r} points outside of the model's folder.")
+    return path
+
+
+def _missing_handler(handler: str | None, names: set[str]) -> str | None:
+    """Return the file that a handler needs and the archive lacks; None for a handler of our own."""
+    if not handler:
+        return None
+    module = handler_module(handler)
+    if module in DEFAULT_HANDLERS or f"{module}.py" in names or f"{module}/__init__.py" in names:
+        return None
+    return f"{module}.py"
+
+
+def handler_module(handler: str) -> str:
+    """Return the module of a handler entry: `X` of `dir/X.py`, `X` and `X:function`."""
+    name = PurePosixPath(handler.partition(":")[0]).name
+    return name.removesuffix(".py")
+
+
+def _object(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    return value
+
+
+def _text(fields: dict[str, object], key: str) -> str | None:
+    """Return a text; numbers pass as text, since TorchServe reads `"modelVersion": 1.0` so."""
+    value = fields.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{key} is neither text nor a number")
+
+
+def _handler_source(handler: str) -> tuple[Path | None, str]:
+    """Return the file to pack, if any, and the manifest's entry."""
+    file, colon, function = handler.partition(":")
+    if file in DEFAULT_HANDLERS and not colon:
+        return None, handler
+    path = Path(file if file.endswith(".py") else f"{file}.py")
+    if not path.is_file():
+        raise InvalidModel(
+            f"There is no handler file {path}; the handlers that need none are "
+            f"{', '.join(sorted(DEFAULT_HANDLERS))}."
+        )
+    return path, f"{path.stem}:{function}" if colon else path.name
+
+
+def _sources(files: Sequence[Path]) -> dict[str, Path]:
+    """Return archive name -> file. Raises InvalidModel for missing files and for two of one name."""
+    sources: dict[str, Path] = {}
+    for given in files:
+        if not given.exists():
+            raise InvalidModel(f"There is no file {given}.")
+        for name, file in _walk(given) if given.is_dir() else [(given.name, given)]:
+            if sources.setdefault(name, file).resolve() != file.resolve():
+                raise InvalidModel(f"Both {sources[name]} and {file} would be {name} in the archive.")
+    return sources
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    for file in folder.rglob("*"):
+        name = file.relative_to(folder)
+        if file.is_file() and "__pycache__" not in name.parts:
+            yield name.as_posix(), file
+
+
+def _inner_folder(folder: Path) -> Path:
+    children = list(folder.iterdir())
+    return children[0] if len(children) == 1 and children[0].is_dir() else folder
+
+
+def _write_zip(target: Path, manifest: bytes | None, sources: dict[str, Path], *, force: bool) -> None:
+    """Write the zip beside its place and move it there, so that no half archive is ever seen."""
+    if target.exists() and not force:
+        raise InvalidModel(f"{target} exists; it is replaced only when forced.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    half = target.with_name(target.name + ".part")
+    try:
+        with zipfile.ZipFile(half, "w") as file:
+            if manifest is not None:
+                file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
+            for name in sorted(sources):
+                _add(file, name, sources[name])
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    info = zipfile.ZipInfo(name, _ZIP_DATE)
+    info.file_size = path.stat().st_size
+    small = info.file_size <= DEFLATE_LIMIT_BYTES
+    info.compress_type = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
+    with path.open("rb") as source, archive.open(info, "w") as sink:
+        shutil.copyfileobj(source, sink, COPY_BYTES)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
