@@ -1,0 +1,1 @@
+"""Decorators and helpers for methods of handlers."""

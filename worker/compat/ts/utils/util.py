@@ -1,0 +1,136 @@
+"""What handlers and loaders share: classes of a module, labels, configuration, the exception for clients.
+
+`Any` stands for what a model's own files hold.
+"""
+
+import enum
+import functools
+import inspect
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
+import yaml
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: What a text handler takes out: HTML tags and entities.
+CLEANUP_REGEX = re.compile("<.*?>|&([a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
+
+
+class PT2Backend(enum.StrEnum):
+    """Backends of torch.compile that a model config may name."""
+
+    EAGER = "eager"
+    AOT_EAGER = "aot_eager"
+    INDUCTOR = "inductor"
+    NVFUSER = "nvfuser"
+    AOT_NVFUSER = "aot_nvfuser"
+    AOT_CUDAGRAPHS = "aot_cudagraphs"
+    OFI = "ofi"
+    FX2TRT = "fx2trt"
+    ONNXRT = "onnxrt"
+    IPEX = "ipex"
+    TORCHXLA_TRACE_ONCE = "torchxla_trace_once"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    HPU_BACKEND = "hpu_backend"
+
+
+class PredictionException(Exception):
+    """Raised by a handler to answer its batch with a message and a status of its own."""
+
+    def __init__(self, message: str, error_code: int = 500) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+
+    def __str__(self) -> str:
+        return f"message : {self.message}, error_code : {self.error_code}"
+
+
+def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
+    """List the classes that a module defines itself, subclasses of `parent_class` only if one is given."""
+    return [
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if member.__module__ == module.__name__ and (parent_class is None or issubclass(member, parent_class))
+    ]
+
+
+def load_label_mapping(mapping_file_path: str) -> dict[str, Any] | None:
+    """Read class index -> label; None, with a warning, where there is no such file.
+
+    A list stands for its last element, and `{"object_type_names": [...]}` for labels by position.
+    """
+    if not os.path.isfile(mapping_file_path):
+        logger.warning(
+            "Missing the %s file. Inference output will not include class name.", mapping_file_path
+        )
+        return None
+    with open(mapping_file_path, encoding="utf-8") as file:
+        mapping = json.load(file)
+    if not isinstance(mapping, dict):
+        raise TypeError("index_to_name mapping should be in json format")
+    if isinstance(mapping.get("object_type_names"), list):
+        return {str(index): label for index, label in enumerate(mapping["object_type_names"])}
+    return {key: value[-1] if isinstance(value, list) else value for key, value in mapping.items()}
+
+
+def map_class_to_label(
+    probs: Sequence[Sequence[float]],
+    mapping: dict[str, Any] | None = None,
+    lbl_classes: Sequence[Sequence[int]] | None = None,
+) -> list[dict[str, float]]:
+    """Return label -> probability for each row; without a mapping the class's index is its label."""
+    if lbl_classes is None:
+        lbl_classes = [list(range(len(row))) for row in probs]
+    return [
+        {
+            (str(index) if mapping is None else str(mapping[str(index)])): prob
+            for index, prob in zip(classes, row, strict=False)
+        }
+        for classes, row in zip(lbl_classes, probs, strict=False)
+    ]
+
+
+def get_yaml_config(yaml_file_path: str) -> dict[str, Any]:
+    """Read a YAML file."""
+    with open(yaml_file_path, encoding="utf-8") as file:
+        config: dict[str, Any] = yaml.safe_load(file)
+    return config
+
+
+def check_valid_pt2_backend(backend: str) -> bool:
+    """Tell whether torch.compile knows the backend, with a warning if not."""
+    if backend in [member.value for member in PT2Backend]:
+        return True
+    logger.warning("%s is not a supported backend", backend)
+    return False
+
+
+def deprecated(version: str, replacement: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Mark a function that will go; calling it warns."""
+
+    def mark(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            advice = f" Use {replacement} instead." if replacement else ""
+            warnings.warn(
+                f"{function.__name__} is deprecated since {version}.{advice}",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return mark
