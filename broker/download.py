@@ -1,0 +1,132 @@
+"""Fetches an archive by http(s), without becoming a way into the network the broker stands in.
+
+A url must match the allow-list, at every redirect again, and the address its name resolves to must be
+public unless a pattern of the operator's names such urls: the check is made on the very address that is
+then connected to, so that a name can't change its mind in between.
+"""
+
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+
+from shared.errors import DownloadFailed, ModelNotFound
+from shared.settings import BrokerSettings
+
+REDIRECTS_LIMIT = 5
+CHUNK_BYTES = 1 << 20
+REDIRECTS = (301, 302, 303, 307, 308)
+#: TorchServe's default, and its halves: they say nothing about private addresses.
+ANY_URL = ("file://.*|http(s)?://.*", "file://.*", "http(s)?://.*", "https?://.*", ".*")
+
+
+class AddressNotAllowed(Exception):
+    """A name that resolves to an address of the broker's own network."""
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether a url names something to fetch, not a file of the model store."""
+    return url.lower().startswith(("http://", "https://", "file://"))
+
+
+def check_allowed(url: str, settings: BrokerSettings) -> None:
+    """Raise ModelNotFound, with TorchServe's text, unless a pattern allows the whole url."""
+    if not _matching(url, settings):
+        raise _not_allowed(url)
+
+
+def download(url: str, target: Path, settings: BrokerSettings) -> None:
+    """Fetch `url` into `target`, which must not exist yet.
+
+    Raises DownloadFailed where the other side fails, ModelNotFound where the url may not be fetched.
+    """
+    try:
+        _download(url, target, settings)
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+        target.unlink(missing_ok=True)
+        raise _failed(url, str(error) or type(error).__name__) from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _download(url: str, target: Path, settings: BrokerSettings) -> None:
+    at = url
+    for _ in range(REDIRECTS_LIMIT + 1):
+        matching = _matching(at, settings)
+        if not matching:
+            raise _not_allowed(at)
+        may_be_private = settings.allow_private_urls or any(p not in ANY_URL for p in matching)
+        if not urlsplit(at).hostname:
+            raise _failed(url, "the url names no host")
+        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
+        try:
+            with (
+                httpcore.ConnectionPool(
+                    ssl_context=ssl.create_default_context(), network_backend=_Backend(may_be_private)
+                ) as pool,
+                pool.stream("GET", at, extensions={"timeout": timeouts}) as response,
+            ):
+                if response.status in REDIRECTS:
+                    headers = {name.lower(): value for name, value in response.headers}
+                    at = urljoin(at, headers.get(b"location", b"").decode("latin-1"))
+                    continue
+                if response.status != 200:
+                    raise _failed(url, f"the server answered {response.status}")
+                _write(response.iter_stream(), target, url, settings.download_limit_bytes)
+                return
+        except AddressNotAllowed as error:
+            raise _not_allowed(at) from error
+        except (httpcore.UnsupportedProtocol, UnicodeError) as error:
+            raise _failed(url, str(error)) from error
+    raise _failed(url, f"more than {REDIRECTS_LIMIT} redirects")
+
+
+def _write(chunks: Iterable[bytes], target: Path, url: str, limit_bytes: int) -> None:
+    size = 0
+    with target.open("xb") as file:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limit_bytes:
+                raise _failed(url, f"it is larger than download_limit_bytes of {limit_bytes}")
+            file.write(chunk)
+
+
+def _matching(url: str, settings: BrokerSettings) -> list[str]:
+    return [p for p in settings.allowed_urls if re.fullmatch(p, url, re.IGNORECASE)]
+
+
+def _not_allowed(url: str) -> ModelNotFound:
+    return ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
+
+
+def _failed(url: str, why: str) -> DownloadFailed:
+    return DownloadFailed(f"Failed to download archive from: {url}", why)
+
+
+class _Backend(httpcore.SyncBackend):
+    """Connects to public addresses only, unless told otherwise."""
+
+    def __init__(self, may_be_private: bool) -> None:
+        super().__init__()
+        self._may_be_private = may_be_private
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve the name once, check the addresses, and connect to the first one."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [ipaddress.ip_address(str(info[4][0])) for info in found]
+        if not self._may_be_private and not all(address.is_global for address in addresses):
+            raise AddressNotAllowed(host)
+        return super().connect_tcp(str(addresses[0]), port, timeout, local_address, socket_options)

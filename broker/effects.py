@@ -1,0 +1,62 @@
+"""What the core wants done: messages to send, and blocking work for threads."""
+
+from dataclasses import dataclass
+
+from broker.records import Change
+from shared import messages as m
+from shared.wire import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message and its frames to a peer; a peer that isn't there comes back as Unreachable."""
+
+    peer: bytes
+    message: m.Message
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Fetch, hash, check and keep the archive at `url`; answered by ArchivePrepared."""
+
+    token: int
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a change to the registry; answered by Stored once it is durable."""
+
+    token: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """Read part of an archive for a node; answered by ChunkRead."""
+
+    peer: bytes
+    archive: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropArchive:
+    """No version uses the archive any more; `url` tells whether a downloaded copy goes too."""
+
+    archive: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Say something in the log: an event name of ours and its facts."""
+
+    level: int
+    event: str
+    facts: dict[str, object]
+
+
+Effect = Send | Prepare | Store | ReadChunk | DropArchive | Report

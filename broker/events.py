@@ -1,0 +1,63 @@
+"""What can happen to the broker: messages from peers, and results of the work it gave to threads."""
+
+from dataclasses import dataclass
+
+from broker.records import Prepared
+from shared import messages as m
+from shared.errors import RelayError
+from shared.wire import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A peer's message, decoded; `epoch` is the one the peer believes in."""
+
+    peer: bytes
+    message: m.Message
+    epoch: int
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """Bytes from a peer that were no message."""
+
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A send to the peer found no connection."""
+
+    peer: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePrepared:
+    """The work of effect Prepare is done."""
+
+    token: int
+    outcome: Prepared | RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The work of effect Store is done: the change is on disk, or `error` says why not."""
+
+    token: int
+    error: RelayError | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRead:
+    """The work of effect ReadChunk is done; `data` None means that there is no such archive."""
+
+    peer: bytes
+    archive: str
+    offset: int
+    total_bytes: int
+    data: bytes | None
+
+
+Event = Received | Garbled | Unreachable | ArchivePrepared | Stored | ChunkRead

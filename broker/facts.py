@@ -1,0 +1,204 @@
+"""Answers to questions about the broker's state; reads, never writes. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from broker.records import VersionRecord
+from broker.states import LIVE, WorkerState
+from broker.stats import Histogram
+from shared import errors
+from shared import messages as m
+
+if TYPE_CHECKING:
+    from broker.core import BrokerCore
+
+Question = m.DescribeModel | m.ListModels | m.ReadFleet | m.ReadMetrics | m.ReadHealth
+
+
+def answer(core: BrokerCore, ask: Question, now: float) -> m.Reply:
+    """Answer a question; an unknown model is refused."""
+    try:
+        match ask:
+            case m.DescribeModel(number, model, version, every):
+                catalog = core.catalog
+                records = catalog.versions_of(model) if every else [catalog.resolve(model, version)]
+                return m.ModelDescribed(number, tuple(version_facts(core, r, now) for r in records))
+            case m.ListModels(number, limit, offset):
+                entries, next_offset = core.catalog.page(limit, offset)
+                return m.ModelsListed(number, tuple(entries), next_offset)
+            case m.ReadFleet(number):
+                return fleet_facts(core, number, now)
+            case m.ReadMetrics(number):
+                return m.MetricsRead(number, tuple(metric_families(core, now)))
+            case m.ReadHealth(number):
+                reasons = health_reasons(core, now)
+                return m.HealthRead(number, not reasons, reasons)
+    except errors.RelayError as error:
+        return m.AskRefused(ask.ask, error.name, error.message, error.details)
+
+
+def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.VersionFacts:
+    """Describe one version."""
+    key = (record.model, record.version)
+    queue = core.queues.get(key)
+    oldest_s = now - queue.jobs[0].arrived_at if queue and queue.jobs else 0.0
+    return m.VersionFacts(
+        model=record.model,
+        version=record.version,
+        is_default=core.catalog.is_default(record),
+        url=record.url,
+        archive=record.archive,
+        handler=record.handler,
+        runtime=record.runtime,
+        min_workers=record.min_workers,
+        max_workers=record.max_workers,
+        batch_size=record.batch_size,
+        max_batch_delay_ms=record.max_batch_delay_ms,
+        response_timeout_s=record.response_timeout_s,
+        startup_timeout_s=record.startup_timeout_s,
+        restart_window_s=core.settings.restart_window_s,
+        loaded_at_startup=record.loaded_at_startup,
+        queue_depth=len(queue) if queue else 0,
+        queue_limit=core.settings.job_queue_size,
+        oldest_wait_ms=int(oldest_s * 1000),
+        workers=tuple(
+            m.WorkerFacts(
+                worker.worker_id,
+                worker.state.value,
+                worker.node_name,
+                worker.device,
+                worker.pid,
+                core.wall_ms(worker.started_at),
+                worker.memory_bytes,
+                sum(len(lease.jobs) for lease in worker.leases),
+                worker.note,
+            )
+            for worker in core.fleet.of_version(key)
+        ),
+        explanation=core.fleet.explain(record, now),
+        last_error=core.fleet.condition(key).last_error,
+    )
+
+
+def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
+    """Describe the whole fleet."""
+    nodes = tuple(
+        m.NodeFacts(
+            node.name,
+            node.devices,
+            node.slots,
+            len(core.fleet.of_node(node.peer)),
+            core.wall_ms(node.last_heard),
+        )
+        for node in sorted(core.nodes.values(), key=lambda n: (n.name, n.peer))
+    )
+    records = sorted(core.catalog, key=lambda r: (r.model, r.version))
+    versions = tuple(version_facts(core, record, now) for record in records)
+    return m.FleetRead(ask, core.epoch, now - core.started_at, len(core.gateways), nodes, versions)
+
+
+def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
+    """Name the default versions that lack workers and won't get them by themselves.
+
+    As TorchServe's /ping: a worker that is starting, or will be started again, counts as healthy.
+    """
+    return tuple(
+        f"{record.model} {record.version}: {core.fleet.explain(record, now)}"
+        for record in core.catalog
+        if core.catalog.is_default(record)
+        and core.fleet.has_given_up((record.model, record.version), now)
+        and len(core.fleet.ready((record.model, record.version))) < record.min_workers
+    )
+
+
+def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:
+    """Gather all metrics; names follow Prometheus' habits (base units, `_total`)."""
+    counters = [
+        _family("torchrelay_requests", "counter", "Requests that ended, by outcome.", [
+            _sample({"model": model, "version": version, "outcome": outcome}, count)
+            for (model, version), stats in core.stats.versions.items()
+            for outcome, count in stats.outcomes.items()
+        ]),
+        _family("torchrelay_http_responses", "counter", "HTTP answers of all gateways.", [
+            _sample({"class": name}, count) for name, count in core.stats.responses.items()
+        ]),
+        _family("torchrelay_worker_failures", "counter", "Workers that ended unasked.", [
+            _sample({"model": model, "version": version}, count)
+            for (model, version), count in core.stats.worker_failures.items()
+        ]),
+        _family("torchrelay_retries", "counter", "Jobs given to another worker after theirs was lost.",
+                [_sample({}, core.stats.retries)]),
+        _family("torchrelay_stale_results", "counter", "Results that came after their lease had ended.",
+                [_sample({}, core.stats.stale_results)]),
+        _family("torchrelay_misunderstood_messages", "counter", "Messages that could not be read.",
+                [_sample({}, core.stats.misunderstood)]),
+    ]  # fmt: skip
+    return counters + _gauges(core, now) + _histograms(core)
+
+
+def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
+    depths, waits, running, workers = [], [], [], []
+    for record in core.catalog:
+        labels = {"model": record.model, "version": record.version}
+        facts = version_facts(core, record, now)
+        depths.append(_sample(labels, facts.queue_depth))
+        waits.append(_sample(labels, facts.oldest_wait_ms / 1000))
+        running.append(_sample(labels, sum(worker.jobs_running for worker in facts.workers)))
+        workers.append(_sample({**labels, "state": "wanted"}, record.min_workers))
+        for state in WorkerState:
+            if state is not WorkerState.GONE:
+                count = sum(worker.state == state.value for worker in facts.workers)
+                workers.append(_sample({**labels, "state": state.value}, count))
+    nodes = list(core.nodes.values())
+    slots = [_sample({"node": node.name, "use": "all"}, node.slots) for node in nodes]
+    slots += [
+        _sample({"node": node.name, "use": "taken"}, len(core.fleet.of_node(node.peer))) for node in nodes
+    ]
+    live = sum(worker.state in LIVE for worker in core.fleet.workers.values())
+    return [
+        _family("torchrelay_queue_depth", "gauge", "Jobs that wait.", depths),
+        _family("torchrelay_queue_oldest_wait_seconds", "gauge", "How long the oldest has waited.", waits),
+        _family("torchrelay_jobs_running", "gauge", "Jobs on workers.", running),
+        _family("torchrelay_workers", "gauge", "Workers by state, and how many are wanted.", workers),
+        _family(
+            "torchrelay_workers_live", "gauge", "Workers that are ready or starting.", [_sample({}, live)]
+        ),
+        _family("torchrelay_node_slots", "gauge", "Places for workers.", slots),
+        _family("torchrelay_nodes", "gauge", "Nodes that have joined.", [_sample({}, len(nodes))]),
+        _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(core.gateways))]),
+    ]
+
+
+def _histograms(core: BrokerCore) -> list[m.MetricFamily]:
+    queue, handler, total, batch = [], [], [], []
+    for (model, version), stats in core.stats.versions.items():
+        labels = {"model": model, "version": version}
+        queue += _buckets(labels, stats.queue_seconds)
+        handler += _buckets(labels, stats.handler_seconds)
+        total += _buckets(labels, stats.total_seconds)
+        batch += _buckets(labels, stats.batch_jobs)
+    return [
+        _family("torchrelay_queue_seconds", "histogram", "Time from arrival to a worker.", queue),
+        _family("torchrelay_handler_seconds", "histogram", "Time in the handler, by batch.", handler),
+        _family("torchrelay_request_seconds", "histogram", "Time from arrival to answer.", total),
+        _family("torchrelay_batch_jobs", "histogram", "Jobs in a batch.", batch),
+    ]
+
+
+def _family(name: str, kind: str, text: str, samples: list[m.Sample]) -> m.MetricFamily:
+    assert kind in ("counter", "gauge", "histogram")
+    return m.MetricFamily(name, kind, text, tuple(samples))  # type: ignore[arg-type]  # narrowed above
+
+
+def _sample(labels: dict[str, str], value: float, suffix: str = "") -> m.Sample:
+    return m.Sample(suffix, tuple(labels.items()), float(value))
+
+
+def _buckets(labels: dict[str, str], histogram: Histogram) -> list[m.Sample]:
+    samples, below = [], 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        below += count
+        le = "+Inf" if bound == float("inf") else repr(bound)
+        samples.append(_sample({**labels, "le": le}, below, "_bucket"))
+    return [*samples, _sample(labels, below, "_count"), _sample(labels, histogram.total, "_sum")]

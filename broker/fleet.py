@@ -1,0 +1,321 @@
+"""Nodes and workers: what is wanted, what is there, and the step that closes the gap.
+
+Pure: `reconcile` compares targets with what nodes report and returns orders; `explain` says in words
+why a version hasn't what it wants. Leases hang on workers here, but are `core`'s business.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from broker.catalog import Key
+from broker.queues import Lease
+from broker.records import VersionRecord
+from broker.states import LIVE, WorkerState, check_move
+from shared import messages as m
+
+#: Seconds before the next start, by failures in a row; TorchServe's sequence behind a first try at once.
+BACKOFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
+#: A worker that has been ready so long has proved itself: earlier failures are forgiven.
+PROVEN_AFTER_S = 30.0
+#: TorchServe shows its workers' ports as ids, from this number on.
+FIRST_WORKER_ID = 9000
+#: Ids of one epoch lie apart from those of the next, whose workers may still be here.
+WORKER_IDS_PER_EPOCH = 10_000
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A node that is here."""
+
+    peer: bytes
+    name: str
+    devices: tuple[m.Device, ...]
+    slots: int
+    last_heard: float
+    #: It said goodbye: its workers finish what they have, and it gets no new ones.
+    is_leaving: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One replica, from the order to start it until its process is gone."""
+
+    worker_id: int
+    key: Key
+    archive: str
+    device: str
+    node_name: str
+    #: The node's peer id; None while a worker is here before its node is (after a broker's restart).
+    node: bytes | None
+    state: WorkerState
+    #: When it came into `state`.
+    since: float
+    last_heard: float
+    #: When the broker first knew of it.
+    started_at: float = field(init=False)
+    #: Its own peer id, once it has said hello.
+    peer: bytes | None = None
+    pid: int = -1
+    memory_bytes: int = 0
+    note: str = ""
+    #: At most two; the first is being run.
+    leases: list[Lease] = field(default_factory=list)
+    last_assigned_at: float = 0.0
+    #: While draining: when patience ends. None waits for the batch however long it takes.
+    drain_until: float | None = None
+    #: The order to stop it went out at, for repeating it should it get lost.
+    stop_sent_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.started_at = self.since
+
+    def move(self, new: WorkerState, now: float) -> None:
+        """Change the state by the table of legal moves."""
+        check_move(self.state, new, self)
+        self.state = new
+        self.since = now
+
+    @property
+    def gpu_id(self) -> int | None:
+        """The number in `cuda:N`, None on a cpu."""
+        return int(self.device.partition(":")[2] or 0) if self.device.startswith("cuda") else None
+
+
+@dataclass(slots=True)
+class Condition:
+    """How a version's workers fare: what restarts depend on."""
+
+    failures: int = 0
+    first_failure_at: float = 0.0
+    next_start_at: float = 0.0
+    last_error: str = ""
+    is_out_of_memory: bool = False
+    #: Failures by node name; other nodes come first.
+    failed_on: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What one reconcile step wants: workers (already entered as starting) to start, others to stop."""
+
+    start: tuple[tuple[Worker, VersionRecord], ...]
+    stop: tuple[Worker, ...]
+
+
+class Fleet:
+    """Nodes, workers and the conditions of versions."""
+
+    def __init__(
+        self, *, epoch: int, restart_window_s: float, awaited: Iterable[str], settle_until: float
+    ) -> None:
+        self.nodes: dict[bytes, Node] = {}
+        self.workers: dict[int, Worker] = {}
+        #: The same workers by version; written by `_enter` and `remove_worker` alone.
+        self._by_version: dict[Key, dict[int, Worker]] = {}
+        self.conditions: dict[Key, Condition] = {}
+        self._restart_window_s = restart_window_s
+        self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
+        #: Nodes of before the broker's restart that haven't come back yet.
+        self._awaited = set(awaited)
+        self._settle_until = settle_until
+
+    # Reading
+
+    def of_version(self, key: Key) -> list[Worker]:
+        """Return a version's workers that are not gone, oldest first."""
+        return list(self._by_version.get(key, {}).values())
+
+    def live(self, key: Key) -> list[Worker]:
+        """Return the workers that count towards the target."""
+        return [worker for worker in self.of_version(key) if worker.state in LIVE]
+
+    def ready(self, key: Key) -> list[Worker]:
+        """Return the workers that take batches."""
+        return [worker for worker in self.of_version(key) if worker.state is WorkerState.READY]
+
+    def of_node(self, peer: bytes) -> list[Worker]:
+        """Return the workers that a node holds."""
+        return [worker for worker in self.workers.values() if worker.node == peer]
+
+    def condition(self, key: Key) -> Condition:
+        """Return how a version's workers fare."""
+        return self.conditions.get(key) or Condition()
+
+    def has_given_up(self, key: Key, now: float) -> bool:
+        """Tell whether a version failed for so long that it isn't started again by itself."""
+        condition = self.condition(key)
+        return bool(condition.failures) and now - condition.first_failure_at >= self._restart_window_s
+
+    def is_settling(self, now: float) -> bool:
+        """Tell whether nodes of before the restart may still come back with their workers."""
+        return bool(self._awaited) and now < self._settle_until
+
+    def explain(self, record: VersionRecord, now: float) -> str:
+        """Say why a version hasn't the workers it wants; empty if it has them."""
+        key = (record.model, record.version)
+        ready, live = len(self.ready(key)), len(self.live(key))
+        if ready >= record.min_workers:
+            return ""
+        lead = f"wants {record.min_workers}, has {ready}"
+        condition = self.condition(key)
+        if live >= record.min_workers:
+            notes = sorted({w.note for w in self.live(key) if w.state is WorkerState.STARTING and w.note})
+            return f"{lead}, {live - ready} starting" + (f" ({', '.join(notes)})" if notes else "")
+        if self.has_given_up(key, now):
+            return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
+        if self.is_settling(now):
+            return f"{lead}, waiting for nodes {', '.join(sorted(self._awaited))} to come back"
+        if not self.nodes:
+            return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
+        if condition.next_start_at > now:
+            return f"{lead}, next start in {condition.next_start_at - now:.0f} s after a failure"
+        if not any(self._free_slots(node) for node in self.nodes.values()):
+            slots = sum(node.slots for node in self.nodes.values())
+            return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
+        return f"{lead}, {live - ready} starting"
+
+    # What is reported
+
+    def add_node(self, peer: bytes, hello: m.HelloNode, now: float) -> None:
+        """Take in a node, and the workers it holds that are not known."""
+        self.nodes[peer] = Node(peer, hello.name, hello.devices, hello.slots, now)
+        self._awaited.discard(hello.name)
+        for held in hello.workers:
+            worker = self.workers.get(held.worker_id)
+            if worker is None:
+                self._enter(Worker(
+                    held.worker_id, (held.model, held.version), held.archive, held.device, hello.name,
+                    peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
+                ))  # fmt: skip
+            else:
+                worker.node = peer
+
+    def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
+        """Enter a worker that says it is ready. None if it has been told to stop already."""
+        worker = self.workers.get(hello.worker_id)
+        if worker is None:
+            node = next((n.peer for n in self.nodes.values() if n.name == hello.node), None)
+            worker = self._enter(Worker(
+                hello.worker_id, (hello.model, hello.version), hello.archive, hello.device, hello.node,
+                node, WorkerState.STARTING, since=now, last_heard=now,
+            ))  # fmt: skip
+        if worker.state not in LIVE:
+            return None
+        if worker.state is WorkerState.STARTING:
+            worker.move(WorkerState.READY, now)
+        worker.peer, worker.pid, worker.note, worker.last_heard = peer, hello.pid, "", now
+        return worker
+
+    def remove_node(self, peer: bytes) -> list[Worker]:
+        """Drop a node; return the workers that are lost with it."""
+        self.nodes.pop(peer, None)
+        return self.of_node(peer)
+
+    def remove_worker(self, worker: Worker, now: float) -> None:
+        """Drop a worker whose process is gone."""
+        worker.move(WorkerState.GONE, now)
+        del self.workers[worker.worker_id]
+        del self._by_version[worker.key][worker.worker_id]
+
+    def _enter(self, worker: Worker) -> Worker:
+        self.workers[worker.worker_id] = worker
+        self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
+        return worker
+
+    def count_failure(self, worker: Worker, reason: str, *, out_of_memory: bool, now: float) -> None:
+        """Remember that a worker ended unasked, and set when the next may start."""
+        condition = self.conditions.setdefault(worker.key, Condition())
+        was_ready = worker.state is not WorkerState.STARTING
+        if was_ready and now - worker.since >= PROVEN_AFTER_S:
+            condition.failures = 0
+        if condition.failures == 0:
+            condition.first_failure_at = now
+        condition.failures += 1
+        # A worker that never became ready waits from the first failure on.
+        step = condition.failures - 1 if was_ready else condition.failures
+        condition.next_start_at = now + BACKOFF_S[min(step, len(BACKOFF_S) - 1)]
+        condition.last_error = reason
+        condition.is_out_of_memory = out_of_memory
+        condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
+
+    def count_success(self, key: Key) -> None:
+        """Forgive earlier failures: a worker has answered a batch."""
+        if (condition := self.conditions.get(key)) and condition.failures:
+            condition.failures = 0
+            condition.failed_on.clear()
+
+    def forgive(self, key: Key) -> None:
+        """Start afresh: somebody registered or scaled the version."""
+        self.conditions.pop(key, None)
+
+    # Closing the gap
+
+    def reconcile(self, wanted: Mapping[Key, VersionRecord], now: float) -> Orders:
+        """Compare targets with what is there; enter new workers as starting, name those to stop.
+
+        Between min and max workers nothing happens, as in TorchServe: there is no autoscaling.
+        """
+        start: list[tuple[Worker, VersionRecord]] = []
+        stop = [
+            worker
+            for worker in self.workers.values()
+            if worker.state in LIVE
+            and ((record := wanted.get(worker.key)) is None or record.archive != worker.archive)
+        ]
+        for key, record in wanted.items():
+            live = [worker for worker in self.live(key) if worker.archive == record.archive]
+            if len(live) > record.max_workers:
+                stop += self._newest_and_idlest(live)[: len(live) - record.max_workers]
+            missing = record.min_workers - len(live)
+            if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
+                start += self._place(record, missing, now)
+        return Orders(tuple(start), tuple(stop))
+
+    def _may_start(self, key: Key, now: float) -> bool:
+        return self.condition(key).next_start_at <= now and not self.has_given_up(key, now)
+
+    def _newest_and_idlest(self, workers: list[Worker]) -> list[Worker]:
+        """Order by what is lost least: not ready yet, then idle, then newest."""
+        return sorted(
+            workers,
+            key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id),
+        )
+
+    def _place(self, record: VersionRecord, count: int, now: float) -> list[tuple[Worker, VersionRecord]]:
+        placed = []
+        key = (record.model, record.version)
+        for _ in range(count):
+            node = self._best_node(key)
+            if node is None:
+                break
+            worker = self._enter(Worker(
+                self._next_worker_id, key, record.archive, self._best_device(node), node.name, node.peer,
+                WorkerState.STARTING, since=now, last_heard=now,
+            ))  # fmt: skip
+            self._next_worker_id += 1
+            placed.append((worker, record))
+        return placed
+
+    def _best_node(self, key: Key) -> Node | None:
+        """Spread a version over nodes; avoid those where it failed, then those that are full."""
+        failed_on = self.condition(key).failed_on
+        free = [node for node in self.nodes.values() if self._free_slots(node) > 0]
+        return min(
+            free,
+            key=lambda n: (
+                failed_on.get(n.name, 0),
+                sum(worker.key == key for worker in self.of_node(n.peer)),
+                -self._free_slots(n) / n.slots,
+                n.name,
+                n.peer,
+            ),
+            default=None,
+        )
+
+    def _free_slots(self, node: Node) -> int:
+        return 0 if node.is_leaving else node.slots - len(self.of_node(node.peer))
+
+    def _best_device(self, node: Node) -> str:
+        """The node's device with the fewest workers, in the node's own order."""
+        used = [worker.device for worker in self.of_node(node.peer)]
+        return min((device.name for device in node.devices), key=used.count, default="cpu")

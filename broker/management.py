@@ -1,0 +1,367 @@
+"""Registration, scaling, default versions, unregistration: what callers of the management API ask for.
+
+Pure. An ask goes through its steps as events come back: the archive is prepared by a thread, the change
+is made durable by another, only then does it show in the catalog and is the caller told. A caller that
+wants to wait is answered by `check_waiters`, once its workers are there or one of them failed to start.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from broker.catalog import Catalog, Key
+from broker.effects import DropArchive, Effect, Prepare, Report, Send, Store
+from broker.events import ArchivePrepared, Stored
+from broker.fleet import Fleet
+from broker.records import (
+    Change,
+    Prepared,
+    PutVersion,
+    RememberNodes,
+    RemoveVersion,
+    SetDefaultVersion,
+    SetTargets,
+    VersionRecord,
+)
+from shared import errors
+from shared import messages as m
+from shared.settings import BrokerSettings, LoadAtStart
+
+DEFAULT_BATCH_SIZE = 1
+DEFAULT_MAX_BATCH_DELAY_MS = 100
+DEFAULT_VERSION = "1.0"
+#: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
+#: this much more, so that a worker's own startup_timeout is told first.
+WAIT_SLACK_S = 5.0
+
+#: Who asked (None: the broker itself, at start) and under which number.
+Caller = tuple[bytes, int] | None
+
+
+@dataclass(slots=True)
+class Registration:
+    """An archive on its way into the catalog; `at_start` has the name it was given there."""
+
+    caller: Caller
+    ask: m.RegisterModel
+    at_start: LoadAtStart | None = None
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A caller that is answered once a version has what it asked for."""
+
+    caller: Caller
+    key: Key
+    done: m.ModelRegistered | m.WorkersScaled
+    failed_text: str
+    #: A registration whose workers fail is taken back, as in TorchServe.
+    rolls_back: bool
+    deadline: float
+
+
+class Management:
+    """The steps of management asks; writes the catalog, reads the fleet."""
+
+    def __init__(
+        self, catalog: Catalog, fleet: Fleet, settings: BrokerSettings, emit: Callable[[Effect], None]
+    ) -> None:
+        self._catalog = catalog
+        self._fleet = fleet
+        self._settings = settings
+        self._emit = emit
+        #: Targets or workers have changed: the core should reconcile in this turn.
+        self.is_dirty = True
+        self._next_token = 1
+        self._registrations: dict[int, Registration] = {}
+        #: What to do when a change has been stored, by token; the argument is None or what went wrong.
+        self._stores: dict[int, Callable[[errors.RelayError | None, float], None]] = {}
+        self._waiters: list[Waiter] = []
+        #: Asks that have not been answered.
+        self._pending: set[tuple[bytes, int]] = set()
+        #: Names and versions on their way to disk, so that two registrations can't both win.
+        self._reserved: set[Key] = set()
+        #: How long retired workers of a version may finish; see ScaleWorkers.drain_timeout_s.
+        self._patience_s: dict[Key, float] = {}
+
+    # Entry points
+
+    def ask(self, peer: bytes, ask: m.Message, now: float) -> None:
+        """Begin what a gateway asks for; an ask that is being worked on already is not begun again."""
+        assert isinstance(ask, m.RegisterModel | m.UnregisterModel | m.ScaleWorkers | m.SetDefault)
+        if (peer, ask.ask) in self._pending:
+            return
+        self._pending.add((peer, ask.ask))
+        try:
+            match ask:
+                case m.RegisterModel():
+                    self._prepare(Registration((peer, ask.ask), ask))
+                case m.ScaleWorkers():
+                    self._scale((peer, ask.ask), ask)
+                case m.UnregisterModel():
+                    self._unregister((peer, ask.ask), ask)
+                case m.SetDefault():
+                    self._set_default((peer, ask.ask), ask)
+        except errors.RelayError as error:
+            self._refuse((peer, ask.ask), error)
+
+    def load_at_start(self, load: LoadAtStart) -> None:
+        """Register a model of the command line or config.properties, in the background."""
+        workers = self._settings.default_workers_per_model or self._settings.startup_workers_per_model
+        ask = m.RegisterModel(0, load.url, initial_workers=workers, synchronous=False)
+        self._prepare(Registration(None, ask, at_start=load))
+
+    def continue_with(self, event: ArchivePrepared | Stored, now: float) -> None:
+        """Take the next step of an ask whose blocking work is done."""
+        match event:
+            case ArchivePrepared(token, outcome):
+                registration = self._registrations.pop(token)
+                try:
+                    if isinstance(outcome, errors.RelayError):
+                        raise outcome
+                    self._register(registration, outcome)
+                except errors.RelayError as error:
+                    self._refuse(registration.caller, error, url=registration.ask.url)
+            case Stored(token, stored_error):
+                self._stores.pop(token)(stored_error, now)
+
+    def is_pending(self, peer: bytes, ask: int) -> bool:
+        """Tell whether an ask is being worked on."""
+        return (peer, ask) in self._pending
+
+    def forget_peer(self, peer: bytes) -> None:
+        """Answer a gateway no more; what it began goes on."""
+        self._pending = {pending for pending in self._pending if pending[0] != peer}
+
+    def patience_s(self, key: Key) -> float:
+        """Return how long retired workers of a version may finish; negative is for ever."""
+        if self._catalog.get(key) is None:
+            return self._settings.stop_grace_s
+        return self._patience_s.get(key, -1)
+
+    def remember_nodes(self, names: tuple[str, ...]) -> None:
+        """Note which nodes are here, for the next start."""
+        self._store(RememberNodes(names), lambda error, now: None)
+
+    # Register
+
+    def _prepare(self, registration: Registration) -> None:
+        token = self._token()
+        self._registrations[token] = registration
+        self._emit(Prepare(token, registration.ask.url))
+
+    def _register(self, registration: Registration, prepared: Prepared) -> None:
+        record = self._new_record(registration, prepared)
+        key = (record.model, record.version)
+        known = self._catalog.get(key)
+        if registration.at_start is None and (known or key in self._reserved):
+            raise errors.Conflict(
+                f"Model version {record.version} is already registered for model {record.model}"
+            )
+        if known and known.archive == record.archive:
+            return  # a restart: what was scaled or set since holds
+        self._reserved.add(key)
+
+        def stored(error: errors.RelayError | None, now: float) -> None:
+            self._reserved.discard(key)
+            if error:
+                self._refuse(registration.caller, error)
+                return
+            self._catalog.apply(PutVersion(record))
+            self._fleet.forgive(key)
+            self.is_dirty = True
+            if known:
+                self._drop_archive(known)
+            self._answer_registration(registration, record, now)
+
+        self._store(PutVersion(record), stored)
+
+    def _new_record(self, registration: Registration, prepared: Prepared) -> VersionRecord:
+        ask, settings = registration.ask, self._settings
+        at_start = registration.at_start
+        name = ask.model_name or (at_start.name if at_start else None) or prepared.model_name
+        if not name and at_start:
+            name = prepared.file_name
+        if not name:
+            raise errors.InvalidModel("Model name is not defined.")
+        runtime = ask.runtime or prepared.runtime
+        workers = settings.default_workers_per_model if ask.initial_workers is None else ask.initial_workers
+        return VersionRecord(
+            model=name,
+            version=prepared.model_version or DEFAULT_VERSION,
+            url=ask.url,
+            archive=prepared.archive,
+            archive_bytes=prepared.archive_bytes,
+            handler=ask.handler or prepared.handler,
+            runtime=runtime,
+            min_workers=max(0, workers),
+            max_workers=max(0, workers),
+            batch_size=max(1, ask.batch_size or DEFAULT_BATCH_SIZE),
+            max_batch_delay_ms=max(0, _or(ask.max_batch_delay_ms, DEFAULT_MAX_BATCH_DELAY_MS)),
+            response_timeout_s=_or(ask.response_timeout_s, settings.default_response_timeout_s),
+            startup_timeout_s=_or(ask.startup_timeout_s, settings.default_startup_timeout_s),
+            loaded_at_startup=at_start is not None,
+        )
+
+    def _answer_registration(self, registration: Registration, record: VersionRecord, now: float) -> None:
+        self._emit(Report(logging.INFO, "model.registered", {"model": record.model, "version": record.version,
+                                                             "workers": record.min_workers}))  # fmt: skip
+        if registration.caller is None:
+            return
+        ask = registration.ask
+        is_done = ask.synchronous or record.min_workers == 0
+        reply = m.ModelRegistered(ask.ask, record.model, record.version, record.min_workers, is_done)
+        if not ask.synchronous or record.min_workers == 0:
+            self._reply(registration.caller, reply)
+            return
+        self._waiters.append(
+            Waiter(
+                registration.caller,
+                (record.model, record.version),
+                reply,
+                f"Failed to start workers for model {record.model} version: {record.version}",
+                rolls_back=True,
+                deadline=now + record.startup_timeout_s + WAIT_SLACK_S,
+            )
+        )
+
+    # Scale
+
+    def _scale(self, caller: Caller, ask: m.ScaleWorkers) -> None:
+        record = self._catalog.resolve(ask.model, ask.version)
+        key = (record.model, record.version)
+        if not 0 <= ask.min_workers <= ask.max_workers:
+            raise errors.BadRequest("max_worker cannot be less than min_worker.")
+        change = SetTargets(*key, ask.min_workers, ask.max_workers)
+
+        def stored(error: errors.RelayError | None, now: float) -> None:
+            if error is None and self._catalog.get(key) is None:
+                error = errors.ModelNotFound(f"Model not found: {ask.model}")
+            if error:
+                self._refuse(caller, error)
+                return
+            self._catalog.apply(change)
+            self._fleet.forgive(key)
+            self._patience_s[key] = ask.drain_timeout_s
+            self.is_dirty = True
+            reply = m.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, ask.synchronous)
+            if not ask.synchronous:
+                self._reply(caller, reply)
+                return
+            text = f"Failed to start workers for model {ask.model} version: {ask.version or 'null'}"
+            deadline = now + record.startup_timeout_s + WAIT_SLACK_S
+            self._waiters.append(Waiter(caller, key, reply, text, rolls_back=False, deadline=deadline))
+
+        self._store(change, stored)
+
+    # Default version, unregister
+
+    def _set_default(self, caller: Caller, ask: m.SetDefault) -> None:
+        self._catalog.resolve(ask.model, None)
+        if self._catalog.get((ask.model, ask.version)) is None:
+            raise errors.ModelVersionNotFound(
+                f"Model version {ask.version} does not exist for model {ask.model}"
+            )
+        change = SetDefaultVersion(ask.model, ask.version)
+
+        def stored(error: errors.RelayError | None, now: float) -> None:
+            if error:
+                self._refuse(caller, error)
+                return
+            self._catalog.apply(change)
+            self._reply(caller, m.DefaultSet(ask.ask, ask.model, ask.version))
+
+        self._store(change, stored)
+
+    def _unregister(self, caller: Caller, ask: m.UnregisterModel) -> None:
+        record = self._catalog.resolve(ask.model, ask.version)
+        self._catalog.check_removable(record)
+
+        def removed(error: errors.RelayError | None, now: float) -> None:
+            if error:
+                self._refuse(caller, error)
+            else:
+                self._reply(caller, m.ModelUnregistered(ask.ask, ask.model))
+
+        self._remove(record, removed)
+
+    def _remove(self, record: VersionRecord, then: Callable[[errors.RelayError | None, float], None]) -> None:
+        change = RemoveVersion(record.model, record.version)
+
+        def stored(error: errors.RelayError | None, now: float) -> None:
+            if error is None:
+                self._catalog.apply(change)
+                self._fleet.forgive((record.model, record.version))
+                self._patience_s.pop((record.model, record.version), None)
+                self._drop_archive(record)
+                self.is_dirty = True
+                self._emit(Report(logging.INFO, "model.unregistered",
+                                  {"model": record.model, "version": record.version}))  # fmt: skip
+            then(error, now)
+
+        self._store(change, stored)
+
+    def _drop_archive(self, record: VersionRecord) -> None:
+        """Let an archive go, unless a registration on its way may need it; the next start finds those."""
+        is_wanted = self._registrations or self._reserved or self._catalog.is_archive_used(record.archive)
+        if not is_wanted:
+            self._emit(DropArchive(record.archive, record.url))
+
+    # Waiting for workers
+
+    def check_waiters(self, now: float) -> None:
+        """Answer the callers whose workers are all there, or won't be."""
+        waiting, self._waiters = self._waiters, []
+        for waiter in waiting:
+            record = self._catalog.get(waiter.key)
+            if record is None:
+                self._refuse(waiter.caller, errors.ModelNotFound(f"Model not found: {waiter.key[0]}"))
+            elif self._has_its_workers(record):
+                self._reply(waiter.caller, waiter.done)
+            elif self._fleet.condition(waiter.key).failures or now >= waiter.deadline:
+                self._fail_waiter(waiter, record, now)
+            else:
+                self._waiters.append(waiter)
+
+    def _has_its_workers(self, record: VersionRecord) -> bool:
+        key = (record.model, record.version)
+        return (
+            len(self._fleet.ready(key)) >= record.min_workers
+            and len(self._fleet.of_version(key)) <= record.max_workers
+        )
+
+    def _fail_waiter(self, waiter: Waiter, record: VersionRecord, now: float) -> None:
+        condition = self._fleet.condition(waiter.key)
+        details = condition.last_error or self._fleet.explain(record, now)
+        cls = errors.OutOfResources if condition.is_out_of_memory else errors.WorkerStartFailed
+        error = cls(waiter.failed_text, details)
+        if waiter.rolls_back:
+            self._remove(record, lambda store_error, now: self._refuse(waiter.caller, store_error or error))
+        else:
+            self._refuse(waiter.caller, error)
+
+    # Plumbing
+
+    def _token(self) -> int:
+        self._next_token += 1
+        return self._next_token
+
+    def _store(self, change: Change, then: Callable[[errors.RelayError | None, float], None]) -> None:
+        token = self._token()
+        self._stores[token] = then
+        self._emit(Store(token, change))
+
+    def _reply(self, caller: Caller, reply: m.Message) -> None:
+        if caller in self._pending and caller is not None:
+            self._pending.discard(caller)
+            self._emit(Send(caller[0], reply))
+
+    def _refuse(self, caller: Caller, error: errors.RelayError, url: str = "") -> None:
+        if caller is None:
+            self._emit(Report(logging.ERROR, "model.not_loaded", {"url": url, "reason": str(error)}))
+        else:
+            self._reply(caller, m.AskRefused(caller[1], error.name, error.message, error.details))
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None or value < 0 else value

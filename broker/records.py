@@ -1,0 +1,92 @@
+"""What the registry keeps, and the changes made to it; shared by the pure core and the database.
+
+A change is small on purpose: two of them in flight at once never overwrite one another's fields.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An archive that is in the store by its sha256 (hex), with what its manifest says ("" if silent)."""
+
+    archive: str
+    archive_bytes: int
+    model_name: str
+    model_version: str
+    handler: str
+    runtime: str
+    #: The name TorchServe derives from the file for archives without one, used at start only.
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One registered version of a model; times in the unit of their name."""
+
+    model: str
+    version: str
+    url: str
+    archive: str
+    archive_bytes: int
+    handler: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    startup_timeout_s: int
+    loaded_at_startup: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutVersion:
+    """Add a version, or replace one of the same name and number; the first of a name is its default."""
+
+    record: VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVersion:
+    """Drop a version; with the last one the model goes."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTargets:
+    """How many workers a version shall have."""
+
+    model: str
+    version: str
+    min_workers: int
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefaultVersion:
+    """Which version answers when none is named."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberNodes:
+    """Names of the nodes that are here, for the next start to know whom to wait for."""
+
+    names: tuple[str, ...]
+
+
+Change = PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the registry holds when the broker starts; `defaults` is model -> version."""
+
+    versions: tuple[VersionRecord, ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[str, ...] = ()

@@ -1,0 +1,181 @@
+"""The durable registry: what survives the broker. The only module that knows SQL.
+
+`Registry` is the interface; `SqlRegistry` keeps it in any database SQLAlchemy Core speaks, tuned here
+for SQLite in one file. A change is on disk when `apply` returns. Called from one thread at a time.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from broker.records import (
+    Change,
+    PutVersion,
+    RememberNodes,
+    RemoveVersion,
+    SetDefaultVersion,
+    SetTargets,
+    Snapshot,
+    VersionRecord,
+)
+from shared.errors import StoreFailed
+
+#: Kept in the file; a database of a newer layout is refused rather than misread.
+LAYOUT = 1
+
+_metadata = sa.MetaData()
+_facts = sa.Table(
+    "facts",
+    _metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+_models = sa.Table(
+    "models",
+    _metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("default_version", sa.Text, nullable=False),
+)
+_versions = sa.Table(
+    "versions",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, sa.ForeignKey("models.model"), nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("archive", sa.Text, nullable=False),
+    sa.Column("archive_bytes", sa.BigInteger, nullable=False),
+    sa.Column("handler", sa.Text, nullable=False),
+    sa.Column("runtime", sa.Text, nullable=False),
+    sa.Column("min_workers", sa.Integer, nullable=False),
+    sa.Column("max_workers", sa.Integer, nullable=False),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+    sa.Column("max_batch_delay_ms", sa.Integer, nullable=False),
+    sa.Column("response_timeout_s", sa.Integer, nullable=False),
+    sa.Column("startup_timeout_s", sa.Integer, nullable=False),
+    sa.Column("loaded_at_startup", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("model", "version"),
+)
+_nodes = sa.Table("nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
+
+_RECORD_COLUMNS = [column for column in _versions.columns if column.name != "number"]
+
+
+class Registry(Protocol):
+    """What the broker needs of a durable registry."""
+
+    def begin_epoch(self) -> int:
+        """Count this start of the broker and return its number, which only grows."""
+        ...
+
+    def load(self) -> Snapshot:
+        """Read everything, versions in the order they were registered."""
+        ...
+
+    def apply(self, change: Change) -> None:
+        """Make a change durable. Raises StoreFailed, and then nothing of it happened."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
+class SqlRegistry:
+    """The registry in SQLite: write-ahead log, every commit synced to disk."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        sa.event.listen(self._engine, "connect", _tune)
+        try:
+            with self._engine.begin() as connection:
+                _metadata.create_all(connection)
+                layout = _increment(connection, "layout", by=0, first=LAYOUT)
+        except sa.exc.DBAPIError as error:
+            raise StoreFailed(
+                f"The registry {path} can't be opened: {error.orig}",
+                "move the file away to start with an empty registry",
+            ) from error
+        if layout != LAYOUT:
+            raise StoreFailed(
+                f"The registry {path} has layout {layout}, this version reads {LAYOUT}",
+                "run the torchrelay version that wrote it, or another --state-dir",
+            )
+
+    def begin_epoch(self) -> int:
+        """Count this start of the broker; see Registry."""
+        with self._engine.begin() as connection:
+            return _increment(connection, "epoch", by=1, first=1)
+
+    def load(self) -> Snapshot:
+        """Read everything; see Registry."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(sa.select(*_RECORD_COLUMNS).order_by(_versions.c.number)).mappings()
+            versions = tuple(VersionRecord(**row) for row in rows)
+            defaults = connection.execute(sa.select(_models.c.model, _models.c.default_version))
+            nodes = connection.execute(sa.select(_nodes.c.name).order_by(_nodes.c.name)).scalars()
+            return Snapshot(versions, tuple((row[0], row[1]) for row in defaults), tuple(nodes))
+
+    def apply(self, change: Change) -> None:
+        """Make a change durable; see Registry."""
+        try:
+            with self._engine.begin() as connection:
+                _apply(connection, change)
+        except sa.exc.DBAPIError as error:
+            raise StoreFailed("The registry could not be written", str(error.orig)) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+
+def _apply(connection: sa.Connection, change: Change) -> None:
+    match change:
+        case PutVersion(record):
+            model = insert(_models).values(model=record.model, default_version=record.version)
+            connection.execute(model.on_conflict_do_nothing())
+            values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
+            version = insert(_versions).values(**values)
+            connection.execute(
+                version.on_conflict_do_update(index_elements=["model", "version"], set_=values)
+            )
+        case RemoveVersion(model, version):
+            connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
+            is_empty = ~sa.exists().where(_versions.c.model == model)
+            connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
+        case SetTargets(model, version, min_workers, max_workers):
+            connection.execute(
+                sa.update(_versions)
+                .where(*_is_version(model, version))
+                .values(min_workers=min_workers, max_workers=max_workers)
+            )
+        case SetDefaultVersion(model, version):
+            is_there = sa.exists().where(*_is_version(model, version))
+            update = sa.update(_models).where(_models.c.model == model, is_there)
+            connection.execute(update.values(default_version=version))
+        case RememberNodes(names):
+            connection.execute(sa.delete(_nodes))
+            if names:
+                connection.execute(sa.insert(_nodes), [{"name": name} for name in names])
+
+
+def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return _versions.c.model == model, _versions.c.version == version
+
+
+def _increment(connection: sa.Connection, name: str, *, by: int, first: int) -> int:
+    new = insert(_facts).values(name=name, value=first)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["name"], set_={"value": _facts.c.value + by})
+    )
+    return int(connection.execute(sa.select(_facts.c.value).where(_facts.c.name == name)).scalar_one())
+
+
+def _tune(connection: Any, _record: object) -> None:  # Any: the driver's own connection
+    """Write ahead (readers never block the writer) and sync at every commit: "ok" must mean on disk."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")

@@ -1,0 +1,282 @@
+"""The broker's shell: sockets, threads, clock and signals around `core`; the only zmq module here.
+
+One loop: receive all there is (up to a budget), decode, ask the core, do what it says, sleep until the
+next message or the core's next wake. Nothing in it blocks: disk and network work is done by threads,
+which put their result into a queue and wake the loop.
+"""
+
+import contextlib
+import gc
+import logging
+import queue
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar, cast
+
+import zmq
+
+from broker.core import BrokerCore
+from broker.effects import DropArchive, Effect, Prepare, ReadChunk, Report, Send, Store
+from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from broker.registry import Registry, SqlRegistry
+from broker.store import ArchiveStore, drop_download, prepare, startup_urls
+from shared import clock, wire
+from shared.errors import InternalError, RelayError
+from shared.settings import BrokerSettings, LoadAtStart, is_reachable_from_outside
+
+logger = logging.getLogger(__name__)
+
+#: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
+TURN_LIMIT_MESSAGES = 256
+#: Preparing archives and reading chunks; more would only make the disk seek.
+DISK_THREADS = 4
+#: A message part above this ends the connection; the largest are archive chunks and request bodies.
+PART_LIMIT_BYTES = 1 << 30
+HANDSHAKE_MS = 5000
+TCP_KEEPALIVE_IDLE_S = 30
+
+
+ResultT = TypeVar("ResultT")
+
+
+class BindFailed(RelayError):
+    """An address the broker may not, or cannot, listen on."""
+
+
+def run(settings: BrokerSettings) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code."""
+    server = None
+    try:
+        check_addresses(settings)
+        server = Server(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
+        server.bind()
+    except RelayError as error:
+        logger.error("broker.not_started", extra={"reason": str(error)})
+        if server:
+            server.close()
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.stop)
+    try:
+        server.serve()
+    finally:
+        server.close()
+    return 0
+
+
+def check_addresses(settings: BrokerSettings) -> None:
+    """Raise BindFailed for an address that other hosts can reach, unless the operator insists."""
+    open_ones = [address for address in settings.addresses if is_reachable_from_outside(address)]
+    if open_ones and not settings.insecure:
+        raise BindFailed(
+            f"{open_ones[0]} can be reached from other hosts, and the fleet's wire is not encrypted",
+            "bind to a loopback or tunnel address, or say --insecure if the network is private",
+        )
+
+
+class Server:
+    """One broker: its sockets, threads and core."""
+
+    def __init__(self, settings: BrokerSettings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._store = ArchiveStore(Path(settings.state_dir) / "archives")
+        self._context = zmq.Context()
+        self._socket = _router(self._context)
+        self._core = BrokerCore(
+            settings,
+            registry.load(),
+            epoch=registry.begin_epoch(),
+            now=clock.monotonic(),
+            wall_ms=clock.wall_ms(),
+        )
+        # One thread for the registry: changes become durable in the order they were made.
+        self._registry_thread = ThreadPoolExecutor(1, "registry")
+        self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
+        self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._is_stopping = False
+        self._store.keep_only({record.archive for record in self._core.catalog})
+
+    def bind(self) -> None:
+        """Listen on all addresses. Raises BindFailed."""
+        for address in self._settings.addresses:
+            try:
+                self._socket.bind(address)
+            except zmq.ZMQError as error:
+                raise BindFailed(
+                    f"The broker can't listen on {address}: {error.strerror}",
+                    "another process may hold it; choose another --address",
+                ) from error
+
+    def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """End `serve` after its current turn; safe in a signal handler."""
+        self._is_stopping = True
+        self._wake()
+
+    def serve(self) -> None:
+        """Run the loop until `stop`."""
+        logger.info("broker.started", extra={"epoch": self._core.epoch,
+                                             "addresses": ",".join(self._settings.addresses)})  # fmt: skip
+        for load in self._loads_at_start():
+            self._core.management.load_at_start(load)
+        gc.collect()
+        gc.freeze()  # what lives from the start on need not be looked at by the collector again
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake_reader, zmq.POLLIN)
+        events: list[Event] = []
+        while not self._is_stopping:
+            self._receive(events)
+            unreachable: list[Event] = []
+            for effect in self._core.handle(events, now=clock.monotonic()):
+                self._perform(effect, unreachable)
+            events = unreachable
+            wait_s = self._core.next_wake() - clock.monotonic()
+            poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999)))
+
+    def close(self) -> None:
+        """Let go of everything; what is durable is so already, and peers find out by themselves."""
+        self._disk_threads.shutdown(cancel_futures=True)
+        self._registry_thread.shutdown()
+        self._registry.close()
+        self._socket.close(linger=0)
+        self._context.term()
+        self._wake_reader.close()
+        self._wake_writer.close()
+        logger.info("broker.stopped")
+
+    def _loads_at_start(self) -> list[LoadAtStart]:
+        loads: list[LoadAtStart] = []
+        for load in self._settings.load_models:
+            if load.url.lower() == "all":
+                loads += [LoadAtStart(url) for url in startup_urls(self._settings)]
+            else:
+                loads.append(load)
+        return loads
+
+    # Receiving
+
+    def _receive(self, events: list[Event]) -> None:
+        """Take in what has arrived, up to the turn's limit."""
+        for _ in range(TURN_LIMIT_MESSAGES):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            events.append(_decode(frames))
+        self._drain_wakes()
+        while not self._results.empty():
+            events.append(self._results.get_nowait())
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_reader.recv(4096):
+                pass
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is full of wakes already
+            self._wake_writer.send(b"\0")
+
+    # Doing
+
+    def _perform(self, effect: Effect, unreachable: list[Event]) -> None:
+        match effect:
+            case Send():
+                self._send(effect, unreachable)
+            case Store(token, change):
+                self._in_thread(
+                    self._registry_thread,
+                    lambda: self._registry.apply(change),
+                    lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
+                )
+            case Prepare(token, url):
+                self._in_thread(
+                    self._disk_threads,
+                    lambda: prepare(url, self._store, self._settings),
+                    lambda outcome: ArchivePrepared(token, outcome),
+                )
+            case ReadChunk(peer, archive, offset, length):
+                self._in_thread(
+                    self._disk_threads,
+                    lambda: self._store.read(archive, offset, length),
+                    lambda outcome: _chunk_read(peer, archive, offset, outcome),
+                )
+            case DropArchive(archive, url):
+                # Set aside at once, so that the same archive may come in anew meanwhile.
+                self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
+                self._disk_threads.submit(drop_download, url, self._settings)
+            case Report(level, event, facts):
+                logger.log(level, event, extra=facts)
+
+    def _send(self, effect: Send, unreachable: list[Event]) -> None:
+        head = wire.encode(effect.message, self._core.epoch)
+        parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            unreachable.append(Unreachable(effect.peer))
+
+    def _in_thread(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[[], ResultT],
+        event: Callable[[ResultT | RelayError], Event],
+    ) -> None:
+        def job() -> None:
+            outcome: ResultT | RelayError
+            try:
+                outcome = work()
+            except RelayError as error:
+                outcome = error
+            except Exception as error:  # boundary: a fault in a thread must be answered, not lost
+                logger.exception("broker.thread_failed")
+                outcome = InternalError("Internal error in the broker", f"{type(error).__name__}: {error}")
+            self._results.put(event(outcome))
+            self._wake()
+
+        pool.submit(job)
+
+
+def _decode(frames: list[zmq.Frame]) -> Event:
+    peer = frames[0].bytes
+    if len(frames) < 2:
+        return Garbled(peer, "a message without a head")
+    try:
+        message, epoch = wire.decode(frames[1].buffer)
+    except wire.WireError as error:
+        return Garbled(peer, str(error))
+    return Received(peer, message, epoch, tuple(frames[2:]))
+
+
+def _chunk_read(
+    peer: bytes, archive: str, offset: int, outcome: tuple[bytes, int] | RelayError | None
+) -> Event:
+    if outcome is None or isinstance(outcome, RelayError):
+        return ChunkRead(peer, archive, offset, 0, None)
+    return ChunkRead(peer, archive, offset, outcome[1], outcome[0])
+
+
+def _router(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
+    """Make the broker's socket: it never blocks, and never drops a message in silence."""
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    # Bounds are in jobs, bytes and leases; a count of messages would bound neither.
+    router.setsockopt(zmq.SNDHWM, 0)
+    router.setsockopt(zmq.RCVHWM, 0)
+    router.setsockopt(zmq.LINGER, 0)
+    router.setsockopt(zmq.IPV6, 1)
+    router.setsockopt(zmq.MAXMSGSIZE, PART_LIMIT_BYTES)
+    router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    router.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_IDLE_S)
+    return router

@@ -1,0 +1,177 @@
+"""Archives on the broker's disk, kept by the sha256 of their content, and the way an archive gets there.
+
+Blocking; `server` calls it in threads. Nothing here is remembered in memory.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from broker import download
+from broker.records import Prepared
+from shared import archive, errors
+from shared.settings import BrokerSettings
+
+COPY_BYTES = 4 << 20
+#: Files of the model store that `all` stands for, besides folders.
+STARTUP_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ArchiveStore:
+    """Archives by content under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, source: Path) -> tuple[str, int]:
+        """Copy an archive in, durably; return its sha256 in hex and its size."""
+        digest = hashlib.sha256()
+        size = 0
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
+            try:
+                with source.open("rb") as file:
+                    while data := file.read(COPY_BYTES):
+                        digest.update(data)
+                        size += len(data)
+                        part.write(data)
+                part.flush()
+                os.fsync(part.fileno())
+                Path(part.name).rename(self._path(digest.hexdigest()))
+            except BaseException:
+                Path(part.name).unlink(missing_ok=True)
+                raise
+        return digest.hexdigest(), size
+
+    def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int] | None:
+        """Read part of an archive; return it and the archive's size, or None if there is no such archive."""
+        try:
+            with self._path(sha256).open("rb") as file:
+                file.seek(offset)
+                return file.read(length), os.fstat(file.fileno()).st_size
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def set_aside(self, sha256: str) -> Path:
+        """Take an archive out of the store at once; return the file that is left to be deleted."""
+        doomed = self._folder / f"{sha256}.dropped"
+        with contextlib.suppress(FileNotFoundError):
+            self._path(sha256).rename(doomed)
+        return doomed
+
+    def keep_only(self, archives: set[str]) -> None:
+        """Delete what no version uses: leftovers of a broker that was killed."""
+        for path in self._folder.iterdir():
+            if path.stem not in archives or path.suffix != ".archive":
+                path.unlink()
+
+    def _path(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise ValueError(f"{sha256!r} is no sha256")
+        return self._folder / f"{sha256}.archive"
+
+
+def prepare(url: str, store: ArchiveStore, settings: BrokerSettings) -> Prepared:
+    """Find or fetch the archive at `url`, check it, and put it into the store.
+
+    The order of the checks and their texts are TorchServe's. Raises a CallerFault or StoreFailed.
+    """
+    path = _locate(url, settings)
+    try:
+        if path.is_dir():
+            with tempfile.TemporaryDirectory(dir=settings.state_dir) as folder:
+                packed = Path(folder) / f"{path.name}.mar"
+                archive.pack_folder(path, packed)
+                return _keep(packed, url, store)
+        return _keep(path, url, store)
+    except errors.StoreFailed as error:
+        raise errors.StoreFailed(f"Failed to save model: {url}", error.details) from error
+    except OSError as error:
+        raise errors.StoreFailed(f"Failed to save model: {url}", str(error)) from error
+
+
+def startup_urls(settings: BrokerSettings) -> list[str]:
+    """Name the archives of the model store that `all` stands for, in order of their names."""
+    if settings.model_store is None:
+        return []
+    return sorted(
+        entry.name
+        for entry in Path(settings.model_store).iterdir()
+        if not entry.name.startswith(".") and (entry.is_dir() or entry.name.endswith(STARTUP_SUFFIXES))
+    )
+
+
+def drop_download(url: str, settings: BrokerSettings) -> None:
+    """Remove the model store's copy of an archive that came from a url, as TorchServe does."""
+    if settings.model_store is not None and download.is_remote(url):
+        (Path(settings.model_store) / _basename(url)).unlink(missing_ok=True)
+
+
+def _keep(path: Path, url: str, store: ArchiveStore) -> Prepared:
+    manifest = archive.inspect(path).manifest
+    sha256, size = store.put(path)
+    stem = re.sub(r"\.[^.]*$", "", path.name) if re.search(r"\.(model|mar)", path.name) else path.name
+    return Prepared(
+        archive=sha256,
+        archive_bytes=size,
+        model_name=manifest.model_name or "",
+        model_version=manifest.model_version,
+        handler=manifest.handler or "",
+        runtime=manifest.runtime,
+        file_name=re.sub(r"\W", "_", stem),
+    )
+
+
+def _locate(url: str, settings: BrokerSettings) -> Path:
+    if not url:
+        raise errors.ModelNotFound("empty url")
+    if ".." in unquote(url):
+        raise errors.ModelNotFound(f"Relative path is not allowed in url: {url}")
+    if settings.model_store is None:
+        raise errors.ModelNotFound("Model store has not been configured.")
+    folder = Path(settings.model_store)
+    if download.is_remote(url):
+        return _fetch(url, folder, settings)
+    # Only what lies in the model store itself: a path's folders are ignored, as in TorchServe.
+    path = folder / _basename(url)
+    if _basename(url) and (path.is_file() or path.is_dir()):
+        return path
+    raise errors.ModelNotFound(f"Model not found at: {url}")
+
+
+def _fetch(url: str, folder: Path, settings: BrokerSettings) -> Path:
+    download.check_allowed(url, settings)
+    name = _basename(url)
+    target = folder / name
+    if not name:
+        raise errors.DownloadFailed(f"Failed to download archive from: {url}")
+    if target.exists():
+        raise errors.StoreFailed(f"Model file already exists {name}")
+    part = folder / f".{name}.{os.getpid()}.part"
+    if url.lower().startswith("file://"):
+        _copy_file(url, part)
+    else:
+        download.download(url, part, settings)
+    part.rename(target)
+    return target
+
+
+def _copy_file(url: str, target: Path) -> None:
+    try:
+        source = Path(unquote(urlsplit(url).path))
+        with source.open("rb") as file, target.open("xb") as copy:
+            while data := file.read(COPY_BYTES):
+                copy.write(data)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise errors.DownloadFailed(f"Failed to download archive from: {url}") from error
+
+
+def _basename(url: str) -> str:
+    path = urlsplit(url).path if download.is_remote(url) else url
+    return unquote(path).rstrip("/").rpartition("/")[2]
