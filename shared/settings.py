@@ -6,6 +6,8 @@ Where they come from, strongest first: environment (only if config.properties sa
 """
 
 import ipaddress
+import os
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -129,6 +131,11 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.
     stop_grace_s: PositiveSeconds = 3.0
+
+
+def environment() -> Mapping[str, str]:
+    """Read the process's environment; whatever needs it takes it as an argument."""
+    return dict(os.environ)
 
 
 def is_loopback(host: str) -> bool:

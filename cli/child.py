@@ -1,0 +1,84 @@
+"""One process of `torchrelay serve`: `python -m cli.child ROLE`, with a Launch as one line on stdin.
+
+stdin stays open: its end means that the parent is gone, however it went, and this process must go too.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from cli.faults import one_line
+from shared import logs
+from shared.settings import BrokerSettings, GatewaySettings, NodeSettings, SettingsError
+
+Role = Literal["broker", "gateway", "worker"]
+
+#: An orphan that has not stopped orderly after this long is killed, and its own children with it.
+ORPHAN_GRACE_S = 6.0
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child must know; `settings` is the JSON of its role's settings."""
+
+    role: Role
+    settings: msgspec.Raw
+    level: str
+    log_format: logs.LogFormat
+    log_file: str
+
+
+def main() -> int:
+    """Run the process to its end."""
+    launch = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=Launch)
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
+    logs.configure(
+        launch.role, level=launch.level, log_format=launch.log_format, log_file=Path(launch.log_file)
+    )
+    try:
+        return run(launch.role, launch.settings)
+    except SettingsError as error:
+        sys.stderr.write(f"torchrelay {launch.role}: {one_line(str(error))}\n")
+        return 1
+
+
+def run(role: Role, settings: msgspec.Raw) -> int:
+    """Run one role; only that role's package is imported."""
+    if role == "broker":
+        from broker import server
+
+        return server.run(msgspec.json.decode(settings, type=BrokerSettings))
+    if role == "gateway":
+        from gateway import main as gateway
+
+        return gateway.run(msgspec.json.decode(settings, type=GatewaySettings))
+    from worker import node
+
+    return node.run(msgspec.json.decode(settings, type=NodeSettings))
+
+
+def _read_line(fd: int) -> bytes:
+    """Read to the first newline, past Python's buffers: the thread below reads the same descriptor."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        line += part
+    return line
+
+
+def _end_with_parent(fd: int) -> None:
+    while os.read(fd, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(ORPHAN_GRACE_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

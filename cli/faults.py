@@ -1,0 +1,27 @@
+"""What a command says when it can't go on: one line on stderr, and exit status 1."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+
+class Fault(Exception):
+    """A command failed; the message says what failed and what to do next."""
+
+
+class FaultReportingGroup(TyperGroup):
+    """A group of commands that turns a Fault into its line and exit status."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer's own types: the context's class differs between its versions
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Fault as fault:
+            typer.echo(f"torchrelay: {one_line(str(fault))}", err=True)
+            raise typer.Exit(1) from fault
+
+
+def one_line(text: str) -> str:
+    """Join a text's lines, so that a message stays one line wherever its parts came from."""
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,94 @@
+"""What `GET /fleet` answers, as structs, and the few words about it that every view shares.
+
+Unknown fields are ignored, so that this command may be older than the server it asks.
+"""
+
+import msgspec
+
+
+class _Facts(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """Base: the JSON's names are in camel case."""
+
+
+class Device(_Facts, frozen=True):
+    """A device of a node."""
+
+    name: str
+    kind: str
+    description: str = ""
+    memory_bytes: int = 0
+
+
+class Node(_Facts, frozen=True):
+    """A node and how full it is."""
+
+    name: str
+    devices: tuple[Device, ...]
+    slots: int
+    slots_used: int
+
+
+class Worker(_Facts, frozen=True):
+    """One worker of a version."""
+
+    id: str | int
+    state: str
+    node: str = ""
+    device: str = ""
+    pid: int = 0
+    jobs_running: int = 0
+    note: str = ""
+
+
+class Version(_Facts, frozen=True):
+    """One version of a model: what is wanted and what is there."""
+
+    model_name: str
+    model_version: str
+    is_default: bool = True
+    model_url: str = ""
+    min_workers: int = 0
+    workers_ready: int = 0
+    queue_depth: int = 0
+    queue_limit: int = 0
+    oldest_wait_ms: float = 0
+    explanation: str = ""
+    last_error: str = ""
+    workers: tuple[Worker, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name and version in one."""
+        return f"{self.model_name} {self.model_version}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every worker that is wanted is there."""
+        return self.workers_ready >= self.min_workers
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last thing that was heard of it is an error."""
+        return not self.is_ready and bool(self.last_error)
+
+    def summary(self) -> str:
+        """Say in a few words how far it is."""
+        counts = f"{self.workers_ready}/{self.min_workers} workers ready"
+        if self.is_ready:
+            return counts
+        if self.last_error:
+            return f"{counts}: {self.last_error.strip().splitlines()[0]}"
+        notes = sorted(
+            {worker.note or worker.state.lower() for worker in self.workers if worker.state != "READY"}
+        )
+        return f"{counts}: {', '.join(notes) or self.explanation}" if notes or self.explanation else counts
+
+
+class Fleet(_Facts, frozen=True):
+    """The fleet at one moment."""
+
+    epoch: int = 0
+    uptime_s: float = 0
+    gateways: int = 0
+    nodes: tuple[Node, ...] = ()
+    models: tuple[Version, ...] = ()

@@ -1,0 +1,50 @@
+"""The `torchrelay` command.
+
+Commands import what they need when they run, so that `--help` and usage errors come at once.
+"""
+
+from typing import Annotated
+
+import typer
+
+from cli import archive, models, parts, predict, serve, status
+from cli.faults import FaultReportingGroup
+
+app = typer.Typer(
+    cls=FaultReportingGroup,
+    help="A model server for PyTorch that takes TorchServe's archives, clients and configuration.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(serve.serve)
+app.command()(parts.broker)
+app.command()(parts.gateway)
+app.command()(parts.worker)
+app.command()(status.status)
+app.command()(predict.predict)
+app.add_typer(models.app, name="models")
+app.add_typer(archive.app, name="archive")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"torchrelay {version('torchrelay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
+def main() -> None:
+    """Run the command."""
+    app()

@@ -1,0 +1,69 @@
+"""Options that several commands share, each defined once."""
+
+from typing import Annotated
+
+import typer
+
+ModelStore = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="Folder of archives; without it only urls can be registered."),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="M", help="Models to load: `all`, or archives and NAME=ARCHIVE, several after one --models."
+    ),
+]
+MoreModels = Annotated[list[str] | None, typer.Argument(metavar="M", hidden=True)]
+TsConfigFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A config.properties; ./config.properties is taken if there is one."),
+]
+EnableModelApi = Annotated[bool, typer.Option("--enable-model-api", help="Allow register and unregister.")]
+StateDir = Annotated[
+    str, typer.Option(metavar="DIR", help="Registry, stored archives and logs; kept between runs.")
+]
+InferenceAddress = Annotated[str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8080]")]
+ManagementAddress = Annotated[
+    str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8081]")
+]
+MetricsAddress = Annotated[str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8082]")]
+Processes = Annotated[int, typer.Option("--gateway-processes", "--processes", min=1, help="HTTP processes.")]
+Slots = Annotated[int | None, typer.Option(min=1, help="Workers that may run at once on this node.")]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="D", help="`auto`, `cpu`, `cuda:0`, ...; may be given several times."),
+]
+CacheDir = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Unpacked archives. [default: ~/.cache/torchrelay]")
+]
+Broker = Annotated[str, typer.Option("--broker", metavar="ADDR", help="The broker's address.")]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Listen where other hosts can reach it, though nobody checks who calls."),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log to the terminal from INFO on, not WARNING.")]
+JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log lines are JSON objects.")]
+Management = Annotated[
+    str,
+    typer.Option(
+        "--management", metavar="URL", envvar="TORCHRELAY_MANAGEMENT", help="The management address."
+    ),
+]
+Inference = Annotated[
+    str,
+    typer.Option("--inference", metavar="URL", envvar="TORCHRELAY_INFERENCE", help="The inference address."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Version = Annotated[
+    str | None, typer.Option("--version", metavar="V", help="One version; the default one if left out.")
+]
+
+TorchServeFlag = Annotated[
+    bool,
+    typer.Option("--start", "--foreground", "--disable-token-auth", "--dt", hidden=True, help="Always so."),
+]
+
+DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
+DEFAULT_INFERENCE = "http://127.0.0.1:8080"
+DEFAULT_BROKER = "tcp://127.0.0.1:7700"

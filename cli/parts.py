@@ -1,0 +1,110 @@
+"""`torchrelay broker`, `gateway` and `worker`: each part alone, for fleets of more than one host."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli import options
+
+if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
+    from cli.child import Role
+    from shared.settings import Settings
+
+
+def broker(
+    more_models: options.MoreModels = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="Where to listen; repeatable. [default: tcp://127.0.0.1:7700]"),
+    ] = None,
+    state_dir: options.StateDir = ".torchrelay",
+    model_store: options.ModelStore = None,
+    models: options.Models = None,
+    ts_config: options.TsConfigFile = None,
+    insecure: options.Insecure = False,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run the broker: it knows the models and shares out the work."""
+    from cli import compose, prepare
+
+    said = prepare.said(model_store=model_store, models=models, more_models=more_models)
+    settings = compose.broker_settings(
+        prepare.with_file(said, ts_config),
+        addresses=tuple(address or [options.DEFAULT_BROKER]),
+        state_dir=state_dir,
+        insecure=insecure,
+    )
+    prepare.require_private(settings.addresses, insecure)
+    prepare.require_store(settings.model_store)
+    _run("broker", settings, verbose, json_logs)
+
+
+def gateway(
+    broker: options.Broker = options.DEFAULT_BROKER,
+    inference_address: options.InferenceAddress = None,
+    management_address: options.ManagementAddress = None,
+    metrics_address: options.MetricsAddress = None,
+    processes: options.Processes = 1,
+    enable_model_api: options.EnableModelApi = False,
+    ts_config: options.TsConfigFile = None,
+    insecure: options.Insecure = False,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run the gateway: it speaks HTTP and hands requests to the broker."""
+    from cli import compose, prepare
+
+    said = prepare.said(
+        enable_model_api=enable_model_api,
+        inference_address=inference_address,
+        management_address=management_address,
+        metrics_address=metrics_address,
+    )
+    settings = compose.gateway_settings(
+        prepare.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
+    )
+    prepare.require_private(compose.listeners(settings), insecure)
+    prepare.require_free_listeners(settings)
+    _run("gateway", settings, verbose, json_logs)
+
+
+def worker(
+    broker: options.Broker = options.DEFAULT_BROKER,
+    name: Annotated[str | None, typer.Option(help="Shown in `status`. [default: the host's name]")] = None,
+    device: options.Devices = None,
+    slots: options.Slots = None,
+    cache_dir: options.CacheDir = None,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run a node: it offers this host's devices and starts workers on them."""
+    from cli import compose, machine, prepare
+    from shared.settings import NodeSettings, environment
+
+    here = machine.look()
+    settings = NodeSettings(
+        broker_address=broker,
+        name=name or here.name,
+        devices=tuple(device or ["auto"]),
+        slots=slots or compose.default_slots(here),
+        cache_dir=prepare.cache_dir(cache_dir, environment()),
+    )
+    _run("worker", settings, verbose, json_logs)
+
+
+def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> None:
+    import msgspec
+
+    from cli import child
+    from cli.faults import Fault
+    from shared import logs
+    from shared.settings import SettingsError
+
+    # Alone, a part's log is its output: from INFO on unless a terminal's owner asked for less.
+    logs.configure(role, level="DEBUG" if verbose else "INFO", log_format="json" if json_logs else "text")
+    try:
+        code = child.run(role, msgspec.Raw(settings.to_json()))
+    except SettingsError as error:
+        raise Fault(str(error)) from error
+    raise typer.Exit(code)

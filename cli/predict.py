@@ -1,0 +1,61 @@
+"""`torchrelay predict`: one call of a model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.faults import Fault
+
+
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL")],
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE|-]", help="The request's body; - is stdin.")
+    ] = None,
+    version: options.Version = None,
+    content_type: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="The body's type. [default: by the file's name]")
+    ] = None,
+    inference: options.Inference = options.DEFAULT_INFERENCE,
+) -> None:
+    """Send a request to a model and print its answer: JSON for reading, anything else as it is."""
+    import msgspec
+
+    from cli.client import Client, segment
+
+    path = f"/predictions/{segment(model)}" + (f"/{segment(version)}" if version else "")
+    body = _read(file)
+    client = Client("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
+    with client.stream("POST", path, content=body, content_type=content_type or _guess_type(file)) as answer:
+        if answer.headers.get("content-type", "").startswith("application/json"):
+            text = answer.read()
+            try:
+                typer.echo(msgspec.json.format(text, indent=2))
+            except msgspec.DecodeError:  # a handler may say JSON and mean something else
+                typer.echo(text, nl=False)
+            return
+        for part in answer.iter_bytes():
+            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
+    if sys.stdout.isatty():
+        typer.echo()
+
+
+def _read(file: str | None) -> bytes | None:
+    if file is None:
+        return None
+    if file == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise Fault(f"{file} can't be read: {error.strerror}") from error
+
+
+def _guess_type(file: str | None) -> str | None:
+    import mimetypes
+
+    return mimetypes.guess_type(file)[0] if file else None

@@ -1,0 +1,170 @@
+"""What happens before a process starts: folders, config.properties, ports that may be taken."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from cli import compose, machine
+from cli.faults import Fault
+from shared import ts_config
+from shared.settings import GatewaySettings, SettingsError, environment
+from shared.ts_config import Said, TsConfig
+
+#: TorchServe's ports where an address names none.
+DEFAULT_PORTS = {"inference": 80, "management": 8081, "metrics": 8082}
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """Where a run keeps what it has: its socket in one of mode 0700, the rest in its state."""
+
+    sockets: str
+    state: Path
+
+
+def said(
+    *,
+    model_store: str | None = None,
+    models: Sequence[str] | None = None,
+    more_models: Sequence[str] | None = None,
+    enable_model_api: bool = False,
+    inference_address: str | None = None,
+    management_address: str | None = None,
+    metrics_address: str | None = None,
+) -> Said:
+    """Read the command line's share of the settings; it can switch the model API on and never off.
+
+    `more_models` are the words that TorchServe allows after `--models A`, and that typer sees as arguments.
+    """
+    if more_models and not models:
+        raise typer.BadParameter(f"{more_models[0]!r} is no option; models are named after --models")
+    named = [*(models or []), *(more_models or [])]
+    try:
+        return Said(
+            model_store=model_store,
+            load_models=ts_config.parse_models(",".join(named)) if named else None,
+            enable_model_api=enable_model_api or None,
+            inference_address=_address(inference_address),
+            management_address=_address(management_address),
+            metrics_address=_address(metrics_address),
+        )
+    except ValueError as error:
+        raise Fault(str(error)) from error
+
+
+def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
+    """Read the config.properties that counts, if there is one."""
+    path = ts_config.find_file(option, environ, Path.cwd())
+    if path is None:
+        return TsConfig()
+    try:
+        return ts_config.read(path.read_bytes(), environ)
+    except OSError as error:
+        raise Fault(f"--ts-config file {path} can't be read: {error.strerror}") from error
+    except SettingsError as error:
+        raise Fault(f"Invalid configuration: {path}:\n{error}") from error
+
+
+def with_file(command_line: Said, option: str | None) -> Said:
+    """Merge what was said on the command line with config.properties and the environment."""
+    found = config(option, environment())
+    return compose.merge(found.environment, command_line, found.file)
+
+
+def require_private(addresses: Sequence[str], insecure: bool) -> None:
+    """Make sure that nobody listens to other hosts by mistake."""
+    if faults := compose.exposure(addresses, insecure):
+        raise Fault("\n".join(faults))
+
+
+def plan(command_line: Said, config: TsConfig, options: compose.Options) -> compose.Plan:
+    """Settle the three processes' settings, and make sure that they can work on this machine."""
+    try:
+        made = compose.compose(command_line, config, options, machine.look())
+    except SettingsError as error:
+        raise Fault(str(error)) from error
+    require_store(made.broker.model_store)
+    require_free_listeners(made.gateway)
+    for address in made.broker.addresses:
+        require_free(address, "--broker", 0)
+    return made
+
+
+@contextmanager
+def folders(state_dir: str, *, is_temporary: bool) -> Iterator[Folders]:
+    """Make the folders of a run; what is temporary goes at the end."""
+    # $TMPDIR may be too long a path for a socket; /tmp is not.
+    parent = (
+        tempfile.gettempdir()
+        if compose.fits_socket(f"{tempfile.gettempdir()}/torchrelay-12345678")
+        else "/tmp"
+    )
+    with tempfile.TemporaryDirectory(prefix="torchrelay-", dir=parent, ignore_cleanup_errors=True) as private:
+        state = Path(private) / "state" if is_temporary else Path(state_dir).absolute()
+        try:
+            (state / "logs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Fault(
+                f"{state} can't be used: {error.strerror}; choose another with --state-dir"
+            ) from error
+        yield Folders(private, state)
+
+
+def require_store(folder: str | None) -> None:
+    """Make sure that the model store is there; a run without one can only load from urls."""
+    if folder is not None and not Path(folder).is_dir():
+        raise Fault(f"--model-store directory not found: {folder}")
+
+
+def cache_dir(option: str | None, environ: Mapping[str, str]) -> str:
+    """Choose the folder of unpacked archives: as told, else the user's cache."""
+    if option:
+        return str(Path(option).absolute())
+    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return f"{base}/torchrelay"
+
+
+def require_free_listeners(gateway: GatewaySettings) -> None:
+    """Make sure that the gateway's ports are free."""
+    require_free(gateway.inference_address, "--inference-address", DEFAULT_PORTS["inference"])
+    require_free(gateway.management_address, "--management-address", DEFAULT_PORTS["management"])
+    if gateway.enable_metrics_api:
+        require_free(gateway.metrics_address, "--metrics-address", DEFAULT_PORTS["metrics"])
+
+
+def require_free(address: str, option: str, default_port: int) -> None:
+    """Make sure that an address can be listened on, so that a taken port is one clear line."""
+    if not address.startswith(("http:", "tcp:")):
+        return
+    parts = urlsplit(address)
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            parts.hostname, parts.port or default_port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise Fault(
+            f"can't listen on {address}: {error.strerror or error}; stop what is there or choose another"
+            f" address with {option}"
+        ) from error
+
+
+def client_url(address: str, default_port: int) -> str:
+    """Turn an address that is listened on into one that can be called from this machine."""
+    if address.startswith("unix:"):
+        return address
+    parts = urlsplit(address)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")
+    return f"http://{f'[{host}]' if ':' in host else host}:{parts.port or default_port}"
+
+
+def _address(text: str | None) -> str | None:
+    return None if text is None else ts_config.parse_address(text)

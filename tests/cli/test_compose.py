@@ -1,0 +1,175 @@
+"""Composing settings: who wins, and what is refused."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli import compose, machine
+from cli.machine import Machine
+from shared import ts_config
+from shared.settings import LoadAtStart, SettingsError
+from shared.ts_config import Said, TsConfig
+
+PC = Machine(name="pc", cpus=4, gpus=0)
+GPU_BOX = Machine(name="box", cpus=64, gpus=4)
+
+
+OPTIONS = compose.Options(state_dir="/s", cache_dir="/c", socket_dir="/tmp/x")
+
+
+def plan(
+    said: Said | None = None,
+    file: str = "",
+    machine: Machine = PC,
+    environ: dict[str, str] | None = None,
+    **more: object,
+) -> compose.Plan:
+    config = ts_config.read(file.encode(), environ or {})
+    options = msgspec.structs.replace(OPTIONS, **more)
+    return compose.compose(said or Said(), config, options, machine)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "flag", "variable", "admitted", "is_enabled"),
+    [
+        (None, False, None, False, False),
+        ("false", True, None, False, True),
+        ("true", False, None, False, True),
+        ("false", False, None, False, False),
+        (None, True, None, False, True),
+        ("true", True, None, False, True),
+        # An environment that the file does not admit counts for nothing ...
+        (None, False, "true", False, False),
+        ("true", False, "false", False, True),
+        (None, True, "false", False, True),
+        # ... and beats everything where it does.
+        (None, False, "true", True, True),
+        ("false", False, "true", True, True),
+        ("true", False, "false", True, False),
+        (None, True, "false", True, False),
+        ("true", True, "false", True, False),
+        ("false", True, None, True, True),
+    ],
+)
+def test_the_model_api_obeys_environment_then_command_line_then_file(
+    in_file: str | None, flag: bool, variable: str | None, admitted: bool, is_enabled: bool
+) -> None:
+    lines = [f"enable_model_api={in_file}"] if in_file else []
+    lines += ["enable_envvars_config=true"] if admitted else []
+    environ = {"TS_ENABLE_MODEL_API": variable} if variable else {}
+    made = plan(Said(enable_model_api=flag or None), "\n".join(lines), environ=environ)
+    assert made.gateway.enable_model_api is is_enabled
+
+
+def test_every_key_reaches_the_process_that_needs_it() -> None:
+    file = """
+        inference_address=http://127.0.0.1:9080
+        management_address=http://127.0.0.1:9081
+        metrics_address=http://127.0.0.1:9082
+        model_store=/models
+        load_models=a.mar
+        default_workers_per_model=3
+        default_response_timeout=4
+        default_startup_timeout=5
+        job_queue_size=6
+        max_request_size=7
+        max_response_size=8
+        allowed_urls=https://only/.*
+        enable_metrics_api=false
+        decode_input_request=false
+        limit_max_image_pixels=false
+        service_envelope=json
+        default_service_handler=h.py
+    """
+    made = plan(file=file)
+    broker, gateway = made.broker, made.gateway
+    assert gateway.inference_address == "http://127.0.0.1:9080"
+    assert gateway.management_address == "http://127.0.0.1:9081"
+    assert gateway.metrics_address == "http://127.0.0.1:9082"
+    assert (gateway.max_request_size, gateway.enable_metrics_api) == (7, False)
+    assert (broker.model_store, broker.load_models) == ("/models", (LoadAtStart(url="a.mar"),))
+    assert broker.default_workers_per_model == 3
+    assert (broker.default_response_timeout_s, broker.default_startup_timeout_s) == (4, 5)
+    assert (broker.job_queue_size, broker.max_response_size) == (6, 8)
+    assert broker.allowed_urls == ("https://only/.*",)
+    assert (broker.decode_input_request, broker.limit_max_image_pixels) == (False, False)
+    assert (broker.service_envelope, broker.default_service_handler) == ("json", "h.py")
+
+
+def test_the_command_line_replaces_the_files_models_and_store() -> None:
+    said = Said(model_store="/mine", load_models=(LoadAtStart(url="b.mar"),))
+    made = plan(said, "model_store=/theirs\nload_models=all")
+    assert (made.broker.model_store, made.broker.load_models) == ("/mine", (LoadAtStart(url="b.mar"),))
+
+
+def test_all_three_meet_at_the_private_socket() -> None:
+    made = plan(broker_address="tcp://127.0.0.1:7700")
+    assert made.broker.addresses == ("ipc:///tmp/x/broker.sock", "tcp://127.0.0.1:7700")
+    assert made.gateway.broker_address == made.node.broker_address == "ipc:///tmp/x/broker.sock"
+
+
+@pytest.mark.parametrize(
+    ("here", "file", "devices", "wanted", "workers"),
+    [
+        (PC, "", ("auto",), ("auto",), 4),
+        (GPU_BOX, "", ("auto",), ("auto",), 4),
+        (GPU_BOX, "number_of_gpu=2", ("auto",), ("cuda:0", "cuda:1"), 2),
+        (GPU_BOX, "number_of_gpu=9", ("auto",), ("auto",), 4),
+        (GPU_BOX, "number_of_gpu=0", ("auto",), ("cpu",), 64),
+        (PC, "number_of_gpu=2", ("auto",), ("auto",), 4),
+        (GPU_BOX, "number_of_gpu=1", ("cuda:3",), ("cuda:3",), 1),
+        (GPU_BOX, "", ("cpu",), ("cpu",), 64),
+    ],
+)
+def test_a_model_starts_with_a_worker_per_gpu_or_else_per_cpu(
+    here: Machine, file: str, devices: tuple[str, ...], wanted: tuple[str, ...], workers: int
+) -> None:
+    made = plan(file=file, machine=here, devices=devices)
+    assert (made.node.devices, made.broker.startup_workers_per_model) == (wanted, workers)
+
+
+def test_slots_suffice_for_a_model_on_every_cpu_of_a_large_machine() -> None:
+    assert plan(machine=GPU_BOX).node.slots >= 2 * GPU_BOX.cpus
+    assert plan(slots=3).node.slots == 3
+
+
+def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure() -> None:
+    said = Said(inference_address="http://0.0.0.0:8080", metrics_address="http://[::]:8082")
+    with pytest.raises(SettingsError) as caught:
+        plan(said, broker_address="tcp://192.0.2.1:7700")
+    assert len(str(caught.value).splitlines()) == 3
+    assert plan(said, broker_address="tcp://192.0.2.1:7700", insecure=True).broker.insecure
+    # Nobody listens there:
+    assert plan(Said(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
+
+
+def test_a_socket_path_that_the_kernel_would_cut_is_refused() -> None:
+    with pytest.raises(SettingsError, match="too long"):
+        plan(socket_dir="/tmp/" + "x" * 100)
+
+
+def test_settings_survive_the_way_to_a_child_process() -> None:
+    made = plan(Said(load_models=(LoadAtStart(url="a.mar", name="a"),)))
+    assert msgspec.json.decode(made.broker.to_json(), type=type(made.broker)) == made.broker
+
+
+def test_a_merge_of_silence_is_silence() -> None:
+    assert compose.merge(Said(), Said(), TsConfig().file) == Said()
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"),
+    [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("", 8), ("1600000 100000", 8)],
+)
+def test_cpus_are_bounded_by_a_containers_quota(quota: str, cpus: int, tmp_path: Path) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(quota)
+    assert machine.count_cpus(8, file) == cpus
+    assert machine.count_cpus(8, tmp_path / "missing") == 8
+
+
+def test_gpus_are_what_the_driver_lists(tmp_path: Path) -> None:
+    (tmp_path / "0000:01:00.0").mkdir()
+    assert machine.count_gpus(tmp_path) == 1
+    assert machine.count_gpus(tmp_path / "missing") == 0

@@ -1,0 +1,106 @@
+"""What is checked before anything starts: each fault is one line that says what to do."""
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from cli import prepare
+from cli.faults import Fault
+from cli.main import app
+from shared.settings import LoadAtStart
+
+
+def serve(*arguments: str, **env: str) -> Result:
+    return CliRunner().invoke(app, ["serve", "--ncs", *arguments], env=env)
+
+
+def assert_one_line(result: Result, *words: str) -> None:
+    assert (result.exit_code, result.stdout) == (1, ""), result.output
+    assert result.stderr.count("\n") == 1
+    for word in words:
+        assert word in result.stderr
+
+
+def test_a_taken_port_is_one_line_with_the_option_that_helps() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        assert_one_line(serve("--management-address", address), address, "in use", "--management-address")
+
+
+def test_a_host_that_is_not_ours_is_one_line() -> None:
+    assert_one_line(serve("--inference-address", "http://192.0.2.1:80", "--insecure"), "can't listen on")
+
+
+def test_a_missing_store_and_a_missing_or_broken_file_are_one_line(tmp_path: Path) -> None:
+    assert_one_line(serve("--model-store", str(tmp_path / "no")), "--model-store directory not found")
+    assert_one_line(serve("--ts-config", str(tmp_path / "no")), "--ts-config file", "No such file")
+    broken = tmp_path / "config.properties"
+    broken.write_text("job_queue_size=x\nmax_request_size=y")
+    assert_one_line(
+        serve("--ts-config", str(broken)), "Invalid configuration", "job_queue_size", "max_request_size"
+    )
+    assert_one_line(serve(TS_CONFIG_FILE=str(broken)), "Invalid configuration")
+
+
+def test_a_state_folder_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(app, ["serve", "--state-dir", str(tmp_path / "file" / "state")])
+    assert_one_line(result, "can't be used", "--state-dir")
+
+
+def test_models_may_follow_one_option_or_several() -> None:
+    said = prepare.said(models=["a.mar", "x=b.mar"], more_models=["c.mar"])
+    assert said.load_models == (LoadAtStart("a.mar"), LoadAtStart("b.mar", "x"), LoadAtStart("c.mar"))
+    with pytest.raises(typer.BadParameter):
+        prepare.said(more_models=["stray"])
+
+
+def test_an_address_without_scheme_is_a_fault() -> None:
+    with pytest.raises(Fault, match="Invalid binding address"):
+        prepare.said(inference_address="127.0.0.1:8080")
+
+
+def test_folders_of_a_run_are_private_and_temporary_ones_go(tmp_path: Path) -> None:
+    with prepare.folders(str(tmp_path / "state"), is_temporary=False) as kept:
+        assert stat.S_IMODE(Path(kept.sockets).stat().st_mode) == 0o700
+        assert (tmp_path / "state" / "logs").is_dir()
+    assert not Path(kept.sockets).exists()
+    assert (tmp_path / "state").is_dir()
+    with prepare.folders(str(tmp_path / "other"), is_temporary=True) as gone:
+        assert gone.state.is_dir()
+    assert not gone.state.exists()
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        ("http://127.0.0.1:8081", "http://127.0.0.1:8081"),
+        ("http://0.0.0.0", "http://127.0.0.1:8081"),
+        ("http://[::]:9", "http://[::1]:9"),
+        ("unix:/x.sock", "unix:/x.sock"),
+    ],
+)
+def test_what_is_listened_on_can_be_called(address: str, url: str) -> None:
+    assert prepare.client_url(address, 8081) == url
+
+
+def test_the_cache_is_the_users_unless_told_otherwise() -> None:
+    assert prepare.cache_dir("/c", {}) == "/c"
+    assert prepare.cache_dir(None, {"XDG_CACHE_HOME": "/x"}) == "/x/torchrelay"
+    assert prepare.cache_dir(None, {}).endswith("/.cache/torchrelay")
+
+
+def test_a_free_port_is_no_fault() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    prepare.require_free(f"http://127.0.0.1:{port}", "--x", 80)
+    with pytest.raises(Fault):
+        prepare.require_free("http://no.such.host.invalid:1", "--x", 80)

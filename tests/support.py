@@ -1,0 +1,23 @@
+"""What tests share: waiting for something to become true, and nothing that waits blindly."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+POLL_INTERVAL_S = 0.01
+
+
+def eventually(predicate: Callable[[], object], within_s: float = 5.0) -> None:
+    """Wait until the predicate holds; fail after `within_s`."""
+    deadline = time.monotonic() + within_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"not so within {within_s} s"
+        time.sleep(POLL_INTERVAL_S)
+
+
+async def eventually_async(predicate: Callable[[], object], within_s: float = 5.0) -> None:
+    """Wait as `eventually` does, while the event loop goes on."""
+    deadline = time.monotonic() + within_s
+    while not predicate():
+        assert time.monotonic() < deadline, f"not so within {within_s} s"
+        await asyncio.sleep(POLL_INTERVAL_S)
