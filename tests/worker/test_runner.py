@@ -1,0 +1,296 @@
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from ts.context import Context
+from ts.metrics.metrics_cache import MetricsCache
+from ts.utils.util import PredictionException
+
+from shared import wire
+from worker.loader import Model
+from worker.runner import Row, Runner
+
+Handler = Callable[[list[Row], Context], object]
+Input = tuple[str, str, bytes]
+
+
+def run(
+    handler: Handler,
+    *requests: Sequence[Input],
+    headers: Sequence[tuple[str, str]] = (),
+    is_describe: bool = False,
+    decode_input: bool = True,
+    response_limit_bytes: int = 1_000_000,
+) -> list[wire.Response]:
+    """Run one batch through the codec, as the broker sends it."""
+    context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
+    model = Model(lambda data, context: handler(data or [], context), context)
+    runner = Runner(model, decode_input=decode_input, response_limit_bytes=response_limit_bytes)
+    jobs = [wire.pack_request(f"id-{idx}", headers, inputs) for idx, inputs in enumerate(requests or [[]])]
+    responses, handler_us = runner.run(jobs, is_describe=is_describe)
+    assert handler_us >= 0
+    return responses
+
+
+def body(value: bytes = b"x", content_type: str = "") -> list[Input]:
+    return [("body", content_type, value)]
+
+
+def seen(content_type: str, value: bytes, *, decode_input: bool = True) -> object:
+    rows: list[Row] = []
+
+    def handler(data: list[Row], context: Context) -> object:
+        rows.extend(data)
+        return [""] * len(data)
+
+    run(handler, body(value, content_type), decode_input=decode_input)
+    return rows[0]["body"]
+
+
+def answer(value: object) -> wire.Response:
+    [response] = run(lambda data, context: [value], body())
+    return response
+
+
+def failure(raised: Exception | None = None, returned: object = None, rows: int = 1) -> wire.Response:
+    def handler(data: list[Row], context: Context) -> object:
+        if raised is not None:
+            raise raised
+        return returned
+
+    first, *others = run(handler, *[body()] * rows)
+    assert others == [first] * (rows - 1)
+    return first
+
+
+@pytest.mark.parametrize(
+    ("content_type", "value", "expected"),
+    [
+        ("", b"hello", bytearray(b"hello")),
+        ("", b"", bytearray()),
+        ("application/json", b'{"a": [1, 2.5, null, true]}', {"a": [1, 2.5, None, True]}),
+        ("application/json; charset=utf-8", b"[1]", [1]),
+        ("application/json", b"null", None),
+        ("Application/JSON", b"[1]", bytearray(b"[1]")),
+        ("application/vnd.api+json", b"[1]", bytearray(b"[1]")),
+        ("application/json", b'{"a": ', bytearray(b'{"a": ')),
+        ("application/json", b"", bytearray()),
+        ("application/json", b'{"a": "\xff"}', bytearray(b'{"a": "\xff"}')),
+        ("application/json", b"[" * 100_000, bytearray(b"[" * 100_000)),
+        ("text/plain", "plain é".encode(), "plain é"),
+        ("text/html; charset=iso-8859-1", b"<p>", "<p>"),
+        ("text/plain", b"\xff\xfe", bytearray(b"\xff\xfe")),
+        ("Text/plain", b"t", bytearray(b"t")),
+        ("application/octet-stream", b"\0\1", bytearray(b"\0\1")),
+        ("image/png", b"x" * 20_000, bytearray(b"x" * 20_000)),
+    ],
+)
+def test_inputs_are_decoded_by_their_exact_content_type(
+    content_type: str, value: bytes, expected: object
+) -> None:
+    decoded = seen(content_type, value)
+    assert decoded == expected
+    assert type(decoded) is type(expected)
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_nothing_is_decoded_when_that_is_switched_off(content_type: str) -> None:
+    assert seen(content_type, b"1", decode_input=False) == bytearray(b"1")
+
+
+def test_of_an_input_that_comes_twice_the_last_survives() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        return [{name: str(value) for name, value in row.items()} for row in data]
+
+    [response] = run(
+        handler, [("a", "text/plain", b"1"), ("b", "text/plain", b"2"), ("a", "text/plain", b"3")]
+    )
+    assert json.loads(_bytes(response)) == {"a": "3", "b": "2"}
+
+
+def test_headers_keep_their_spelling_and_show_the_type_of_each_input() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        return [context.get_all_request_header(0)]
+
+    headers = [("X-Golden", "one"), ("X-Golden", "two"), ("explain", "False"), ("aUTHORIZATION", "Bearer s")]
+    [response] = run(handler, body(b"{}", "application/json; charset=utf-8"), headers=headers)
+    assert json.loads(_bytes(response)) == {
+        "body": {"content-type": "application/json"},
+        "X-Golden": "two",
+        "explain": "False",
+    }
+
+
+def test_a_handler_sees_the_requests_ids_and_headers_of_its_own_batch() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        return [
+            [context.get_request_id(idx), context.get_request_header(idx, "a"), context.get_sequence_id(idx)]
+            for idx in range(len(data))
+        ]
+
+    responses = run(handler, body(), body(), headers=[("a", "b")])
+    assert [json.loads(_bytes(item)) for item in responses] == [["id-0", "b", None], ["id-1", "b", None]]
+
+
+def test_a_description_is_an_empty_row_with_its_header() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        return [{"row": data[0], "describe": context.get_request_header(0, "describe")}]
+
+    [response] = run(handler, [], is_describe=True)
+    assert json.loads(_bytes(response)) == {"row": {}, "describe": "True"}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"\0\xff", b"\0\xff"),
+        (b"", b""),
+        (bytearray(b"array"), b"array"),
+        ("héllo", "héllo".encode()),
+        (
+            {"b": 2, "a": [1, 2.5, None, True]},
+            b'{\n  "b": 2,\n  "a": [\n    1,\n    2.5,\n    null,\n    true\n  ]\n}',
+        ),
+        ({"t": "é"}, b'{\n  "t": "\\u00e9"\n}'),
+        ({1: "one"}, b'{\n  "1": "one"\n}'),
+        ((1, "two"), b'[\n  1,\n  "two"\n]'),
+        ([], b"[]"),
+        (7, b"7"),
+        (True, b"true"),
+        (None, b"null"),
+        (math.nan, b"NaN"),
+        (math.inf, b"Infinity"),
+    ],
+)
+def test_answers_are_encoded_as_torchserve_does(value: object, expected: bytes) -> None:
+    response = answer(value)
+    assert response == wire.Response(200, "", (), expected)
+
+
+def test_a_tensor_goes_out_as_a_saved_file() -> None:
+    saved = io.BytesIO(_bytes(answer(torch.tensor([1.0, 2.0]))))
+    assert torch.load(saved, weights_only=True).tolist() == [1.0, 2.0]
+
+
+def test_status_headers_and_content_type_are_set_row_by_row() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.set_response_content_type(0, "text/csv")
+        context.set_response_header(0, "X-Own", "value")
+        context.set_response_status(code=799, phrase="Very Fine", idx=1)
+        return ["a", "b", "c"]
+
+    assert run(handler, body(), body(), body()) == [
+        wire.Response(200, "", (("content-type", "text/csv"), ("X-Own", "value")), b"a"),
+        wire.Response(799, "Very Fine", (), b"b"),
+        wire.Response(200, "", (), b"c"),
+    ]
+
+
+def test_one_status_can_be_set_for_all() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.set_all_response_status(code=202)
+        return ["x"] * len(data)
+
+    assert [item.status for item in run(handler, body(), body())] == [202, 202]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("X-Number", 5), ("X-None", None), (3, "x"), ("X-Break", "a\r\nSet-Cookie: b"), ("X-Sign", "你")],
+)
+def test_a_header_that_http_cannot_carry_fails_its_row_alone(name: object, value: object) -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.set_response_header(0, name, value)  # type: ignore[arg-type]  # what a handler may do
+        return ["a", "b"]
+
+    bad, good = run(handler, body(), body())
+    assert bad.status == 503
+    assert bad.error is not None
+    assert bad.error[:2] == ("PredictionFailed", "Prediction failed")
+    assert repr(name) in bad.error[2]
+    assert good.body == b"b"
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "error"),
+    [
+        (ValueError("bad pixel"), 503, ("PredictionFailed", "Prediction failed", "ValueError: bad pixel")),
+        (KeyError("k"), 503, ("PredictionFailed", "Prediction failed", "KeyError: 'k'")),
+        (RuntimeError("one\ntwo"), 503, ("PredictionFailed", "Prediction failed", "RuntimeError: one")),
+        (OSError(), 503, ("PredictionFailed", "Prediction failed", "OSError")),
+        (MemoryError("no"), 507, ("OutOfResources", "Out of resources", "MemoryError: no")),
+        (RuntimeError("CUDA error"), 507, ("OutOfResources", "Out of resources", "RuntimeError: CUDA error")),
+        (PredictionException("for you", 513), 513, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you", 400), 400, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you", 413), 507, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you"), 500, ("PredictionFailed", "for you", "")),
+    ],
+)
+def test_what_a_handler_raises_fails_its_whole_batch(
+    raised: Exception, status: int, error: tuple[str, str, str]
+) -> None:
+    response = failure(raised=raised, rows=3)
+    assert (response.status, response.error) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message", "details"),
+    [
+        ({"not": "a list"}, "Invalid model predict output", "the handler returned a dict, not a list"),
+        ("text", "Invalid model predict output", "the handler returned a str, not a list"),
+        (None, "Invalid model predict output", "the handler returned a NoneType, not a list"),
+        (("row", "row"), "Invalid model predict output", "the handler returned a tuple, not a list"),
+        ([], "number of batch response mismatched", "the handler returned 0 rows for a batch of 2"),
+        (["r"] * 3, "number of batch response mismatched", "the handler returned 3 rows for a batch of 2"),
+    ],
+)
+def test_an_output_that_is_no_list_of_the_batchs_length_fails_it(
+    returned: object, message: str, details: str
+) -> None:
+    response = failure(returned=returned, rows=2)
+    assert (response.status, response.error) == (503, ("PredictionFailed", message, details))
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), {"k": {1}}, "\ud800", {(1, 2): 3}])
+def test_a_row_that_has_no_encoding_fails_alone(value: object) -> None:
+    bad, good = run(lambda data, context: [value, "fine"], body(), body())
+    assert bad.status == 503
+    assert bad.error is not None
+    assert bad.error[:2] == ("PredictionFailed", "Unsupported model output data type.")
+    assert good.body == b"fine"
+
+
+def test_a_row_above_max_response_size_fails_alone_and_names_the_setting() -> None:
+    large, exact = run(lambda data, context: ["x" * 11, "x" * 10], body(), body(), response_limit_bytes=10)
+    assert large.status == 500
+    assert large.error is not None
+    assert large.error[1] == "The response has 11 bytes, max_response_size is 10."
+    assert exact.body == b"x" * 10
+
+
+def test_a_job_that_cannot_be_read_fails_alone() -> None:
+    context = Context("m", "/", {}, 1, None, "0")
+    model = Model(lambda data, context: ["ok"] * len(data or ()), context)
+    runner = Runner(model, decode_input=True, response_limit_bytes=100)
+    good = wire.pack_request("r", [], body())
+    without_frame, _ = wire.pack_request("r", [], body(b"x" * 10_000))
+    responses, _ = runner.run([(without_frame, []), good, (b"\xc1", [])], is_describe=False)
+    assert [item.error and item.error[0] for item in responses] == ["InternalError", None, "InternalError"]
+    assert responses[1].body == b"ok"
+
+
+def test_a_handler_that_exits_ends_the_run() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        run(handler, body())
+
+
+def _bytes(response: wire.Response) -> bytes:
+    assert isinstance(response.body, bytes)
+    assert response.error is None, response.error
+    return response.body
