@@ -1,0 +1,117 @@
+"""What every API has whatever its routes: TorchServe's rules of paths, a description, errors as JSON."""
+
+import logging
+import re
+from typing import Any
+
+import falcon
+import falcon.asgi
+from falcon.asgi import Response
+from falcon.routing import CompiledRouter
+
+from gateway import openapi, presenting
+from gateway.bodies import GatewayRequest
+from gateway.link import ClientLeft
+from shared import errors
+
+logger = logging.getLogger(__name__)
+
+App = falcon.asgi.App[GatewayRequest, Response]
+
+
+def bare_app(description: openapi.Document) -> App:
+    """Make an API without routes of its own: its description, its errors."""
+    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router())
+    # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
+    app.resp_options.default_media_type = None  # type: ignore[assignment]
+    app.add_error_handler(falcon.HTTPError, answer_http_error)
+    app.add_error_handler(errors.RelayError, answer_relay_error)
+    app.add_error_handler(ClientLeft, end_quietly)
+    app.add_error_handler(Exception, answer_bug)
+    app.add_route("/", Root(description))
+    app.add_route("/api-description", Description(description))
+    return app
+
+
+class Router(CompiledRouter):
+    """Falcon's router with TorchServe's rules: trailing slashes are dropped, leading ones count."""
+
+    _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options.default_to_on_request = True
+
+    def find(self, uri: str, req: Any = None) -> Any:  # as in falcon's own signature
+        """Find the route of a decoded path."""
+        if "%" in uri and self._BAD_ESCAPE.search(req.scope.get("raw_path", b"")):
+            raise errors.BadRequest("The path has a percent sign that is no escape.")
+        if uri.startswith("//"):
+            return None
+        return super().find(uri.rstrip("/"), req)
+
+
+class Description:
+    """`/api-description`: any method gets the port's OpenAPI document."""
+
+    def __init__(self, description: openapi.Document) -> None:
+        self._description = description
+
+    async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
+        """Answer with the document."""
+        presenting.answer(resp, self._description)
+
+    on_options = on_request
+
+
+class Root:
+    """`/`: OPTIONS gets the port's OpenAPI document."""
+
+    def __init__(self, description: openapi.Document) -> None:
+        self._description = description
+
+    async def on_options(self, _req: GatewayRequest, resp: Response) -> None:
+        """Answer with the document."""
+        presenting.answer(resp, self._description)
+
+
+async def answer_relay_error(
+    req: GatewayRequest, resp: Response, error: errors.RelayError, _params: object
+) -> None:
+    """Answer with an error of ours; a body that is too large gets TorchServe's bare 413."""
+    if isinstance(error, errors.RequestTooLarge):
+        req.scope["is_bare"] = True
+        resp.status = error.status
+        if req.content_length is None:
+            # The rest of a chunked body has no known end: the connection can't be used again.
+            resp.set_header("connection", "close")
+        return
+    presenting.answer_error(resp, error, error.status)
+
+
+async def answer_http_error(
+    _req: GatewayRequest, resp: Response, error: falcon.HTTPError, _params: object
+) -> None:
+    """Say what falcon found wrong in TorchServe's words."""
+    match error.status_code:
+        case 404:
+            ours: errors.RelayError = errors.ResourceNotFound()
+        case 405:
+            ours = errors.MethodNotAllowed()
+        case _:
+            ours = errors.BadRequest(error.description or error.title)
+    presenting.answer_error(resp, ours, ours.status)
+
+
+async def end_quietly(_req: GatewayRequest, resp: Response, _error: ClientLeft, _params: object) -> None:
+    """Note 499, which nobody reads."""
+    resp.status = 499
+
+
+async def answer_bug(req: GatewayRequest, resp: Response, error: Exception, _params: object) -> None:
+    """Answer 500 and keep what happened for the log: a fault of ours."""
+    logger.error("gateway.bug", exc_info=error, extra={"path": req.path, "request": req.scope["request_id"]})
+    ours = errors.InternalError(
+        "Internal server error.", f"{type(error).__name__}; the gateway's log has more"
+    )
+    presenting.answer_error(resp, ours, ours.status)

@@ -1,0 +1,106 @@
+"""Composition root of the HTTP side: every route of every port, on one screen."""
+
+from falcon.asgi import Response
+
+from gateway import addresses, inference, management, metrics, openapi
+from gateway.api import App, bare_app
+from gateway.bodies import GatewayRequest
+from gateway.edge import AsgiApp, Edge
+from gateway.link import Link
+from shared.settings import GatewaySettings
+
+
+def create_app(link: Link, config: GatewaySettings) -> Edge:
+    """Put the APIs together, one for each listener; equal addresses share one."""
+    apps: dict[addresses.Key, AsgiApp] = {}
+    if config.enable_metrics_api:
+        apps[addresses.key(config.metrics_address, "metrics_address")] = metrics_app(link)
+    inference_key = addresses.key(config.inference_address, "inference_address")
+    management_key = addresses.key(config.management_address, "management_address")
+    if inference_key == management_key:
+        apps[inference_key] = shared_app(link, config)
+    else:
+        apps[inference_key] = inference_app(link, config)
+        apps[management_key] = management_app(link, config)
+    return Edge(link, apps)
+
+
+def inference_app(link: Link, config: GatewaySettings) -> App:
+    """Make the inference API."""
+    app = bare_app(openapi.inference())
+    add_inference(app, link, config)
+    return app
+
+
+def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
+    """Add the routes of inference."""
+    limit = config.max_request_size
+    predictions = inference.Predictions(link, limit)
+    explanations = inference.Predictions(link, limit, explain=True)
+    for prefix, resource in (("/predictions", predictions), ("/explanations", explanations)):
+        app.add_route(prefix + "/{model}", resource)
+        app.add_route(prefix + "/{model}/{version}", resource)
+        app.add_route(prefix + "/{model}/{version}/{rest:path}", resource)
+    app.add_route("/ping", inference.Ping(link))
+    app.add_route("/ping/{rest:path}", inference.Ping(link))
+    app.add_route("/invocations", inference.Invocations(link, limit))
+    app.add_route("/models/{model}/invoke", inference.QueriedPredictions(link, limit))
+    app.add_route("/{model}/predict", inference.QueriedPredictions(link, limit))
+    app.add_route("/{model}/{version}/predict", inference.QueriedPredictions(link, limit))
+    app.add_route("/v1/models/{target}", inference.KserveV1(link, limit))
+    app.add_route("/v2/models/{model}/infer", inference.KserveV2(link, limit))
+    app.add_route("/v2/models/{model}/explain", inference.KserveV2(link, limit, explain=True))
+
+
+def management_app(link: Link, config: GatewaySettings) -> App:
+    """Make the management API."""
+    app = bare_app(openapi.management())
+    add_management(app, link, config)
+    app.add_route("/v1/models/{target}", management.Readiness(link))
+    return app
+
+
+def add_management(app: App, link: Link, config: GatewaySettings) -> None:
+    """Add the routes of management."""
+    app.add_route("/models", management.Models(link, config))
+    app.add_route("/models/{model}", management.Model(link, config))
+    app.add_route("/models/{model}/{version}", management.Model(link, config))
+    app.add_route("/models/{model}/{version}/set-default", management.DefaultVersion(link))
+    app.add_route("/fleet", management.Fleet(link))
+    app.add_route("/livez", management.Probes(link), suffix="live")
+    app.add_route("/readyz", management.Probes(link), suffix="ready")
+
+
+def metrics_app(link: Link) -> App:
+    """Make the metrics API."""
+    app = bare_app(openapi.metrics())
+    add_metrics(app, link)
+    return app
+
+
+def add_metrics(app: App, link: Link) -> None:
+    """Add the route of metrics."""
+    app.add_route("/metrics", metrics.Metrics(link))
+    app.add_route("/metrics/{rest:path}", metrics.Metrics(link))
+
+
+def shared_app(link: Link, config: GatewaySettings) -> App:
+    """Make one API of all: a path that both families have is told apart by its longest match."""
+    app = bare_app(openapi.shared())
+    add_inference(app, link, config)
+    add_management(app, link, config)
+    app.add_route("/v1/models/{target}", SharedKserveV1(link, config.max_request_size))
+    if config.enable_metrics_api:
+        add_metrics(app, link)
+    return app
+
+
+class SharedKserveV1(inference.KserveV1):
+    """`/v1/models/{target}` where both families are: without a verb it asks for readiness."""
+
+    async def on_get(self, req: GatewayRequest, resp: Response, target: str) -> None:
+        """Predict, explain, or tell whether the model is ready."""
+        if inference.kserve_verb(target) is None:
+            await management.Readiness(self._link).on_get(req, resp, target)
+        else:
+            await self.on_request(req, resp, target)

@@ -1,0 +1,64 @@
+"""The ASGI application itself: picks the API by the listener, and gives every response what all have.
+
+No middleware: what every response needs is added where its head goes out, whoever made it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from gateway import presenting
+from gateway.addresses import Key
+from gateway.link import Link
+from gateway.protocol import Scope, set_status_line
+from shared import ids
+
+#: ASGI messages; `Any` because ASGI leaves the types of their values to their kind.
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Event], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Uvicorn knows no status line beyond these.
+_LAST_KNOWN_STATUS = 599
+
+
+class Edge:
+    """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path."""
+
+    def __init__(self, link: Link, apps: Mapping[Key, AsgiApp]) -> None:
+        self._link = link
+        self._apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of ASGI: a request, or the life of the process."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        host, port = scope["server"]
+        request_id = scope["request_id"] = ids.request_id()
+
+        def respond(message: Event) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                self._complete(message, scope, request_id)
+                if "reason" in scope:
+                    set_status_line(send, message["status"], scope["reason"])
+                    message["status"] = min(message["status"], _LAST_KNOWN_STATUS)
+            return send(message)
+
+        await self._apps[host if port is None else port](scope, receive, respond)
+
+    def _complete(self, message: Event, scope: Scope, request_id: str) -> None:
+        status = message["status"]
+        self._link.count_response(status)
+        if "is_bare" not in scope:
+            keep_alive = status < 400 and scope.get("keep_alive", True)
+            message["headers"] += presenting.standard_headers(request_id, keep_alive=keep_alive)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Hold the link while the process serves; uvicorn ends requests before it says shutdown."""
+        await receive()
+        await self._link.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._link.close()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,187 @@
+"""The inference API: any method predicts, and what the handler answers is passed on as it is.
+
+Resources here hold no state of a request. A model's name and version are the path's, decoded.
+"""
+
+import re
+from collections.abc import Sequence
+
+from falcon.asgi import Response
+
+from gateway import bodies, openapi, presenting
+from gateway.bodies import GatewayRequest
+from gateway.link import Link
+from shared import errors, wire
+from shared import messages as m
+
+Headers = Sequence[tuple[str, str]]
+
+#: What authorises a call to us is none of the handler's business.
+_WITHHELD = frozenset((b"authorization", b"proxy-authorization"))
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+class Ping:
+    """`/ping`: whether the fleet has what it should have, for load balancers."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def on_request(self, _req: GatewayRequest, resp: Response, rest: str = "") -> None:
+        """Answer any method, below any path."""
+        try:
+            healthy = (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
+        except errors.BrokerUnreachable:
+            healthy = False
+        presenting.answer(resp, {"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+
+    on_options = on_request
+
+
+class _Model:
+    """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
+
+    def __init__(self, link: Link, max_request_size: int) -> None:
+        self._link = link
+        self._max_request_size = max_request_size
+
+    async def on_options(
+        self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
+    ) -> None:
+        """Answer with the model's own API description, if there is such a model."""
+        await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
+        presenting.answer(resp, openapi.of_model(model))
+
+    async def _read(self, req: GatewayRequest) -> list[bodies.Input]:
+        body = await req.read_body(self._max_request_size, self._link.room_for)
+        return bodies.read_inputs(body, req.content_type or "")
+
+    async def _predict(
+        self,
+        req: GatewayRequest,
+        resp: Response,
+        model: str,
+        version: str | None,
+        inputs: Sequence[bodies.Input],
+        added: Headers = (),
+    ) -> None:
+        """Have a job done with the client's headers, `added` ones behind them so that they win."""
+        headers = client_headers(req)
+        if req.content_length is None:
+            headers.append(("content-length", str(sum(len(value) for _, _, value in inputs))))
+        headers.extend(added)
+        meta, frames = wire.pack_request(req.scope["request_id"], headers, inputs)
+        answer = await self._link.submit(model, version, meta, frames, client_gone=req.client_gone)
+        _present(req, resp, *wire.unpack_response(answer.meta, answer.frames))
+
+
+class Predictions(_Model):
+    """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
+
+    def __init__(self, link: Link, max_request_size: int, *, explain: bool = False) -> None:
+        super().__init__(link, max_request_size)
+        self._explain = str(explain)
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
+    ) -> None:
+        """Predict; the query is not the handler's."""
+        inputs = await self._read(req)
+        added = (("explain", self._explain), ("url_path", rest))
+        await self._predict(req, resp, model, version, inputs, added)
+
+
+class QueriedPredictions(_Model):
+    """`/models/{model}/invoke` and `/{model}[/{version}]/predict`: query parameters are inputs too."""
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Predict; an input of the body replaces one of the query."""
+        inputs = bodies.merged(bodies.query_inputs(req.query_string), await self._read(req))
+        await self._predict(req, resp, model, version, inputs)
+
+
+class Invocations(_Model):
+    """`/invocations`: the model is named by the input `model_name`."""
+
+    async def on_request(self, req: GatewayRequest, resp: Response) -> None:
+        """Predict. TorchServe also takes the one model of its start; that isn't known here."""
+        query = bodies.query_inputs(req.query_string)
+        inputs = bodies.merged(query, await self._read(req))
+        named = [value for name, _, value in [*query, *inputs] if name == "model_name"]
+        if not named:
+            raise errors.BadRequest("Parameter model_name is required.")
+        await self._predict(req, resp, named[0].decode("utf-8", "replace"), None, inputs)
+
+
+class KserveV1(_Model):
+    """`/v1/models/{model}:predict` and `:explain`; the payload is the handler's to read."""
+
+    async def on_request(self, req: GatewayRequest, resp: Response, target: str) -> None:
+        """Predict or explain; what follows the verb is passed over."""
+        model = target.partition(":")[0]
+        explain = kserve_verb(target)
+        if explain is None:
+            raise errors.ResourceNotFound
+        await self._predict(req, resp, model, None, await self._read(req), (("explain", str(explain)),))
+
+    async def on_options(self, req: GatewayRequest, resp: Response, target: str) -> None:  # type: ignore[override]
+        """Answer with the model's own API description. The path's field isn't the model alone."""
+        await super().on_options(req, resp, target.partition(":")[0])
+
+
+def kserve_verb(target: str) -> bool | None:
+    """Read the last segment of a KServe v1 path: False to predict, True to explain, None for neither."""
+    if ":predict" in target:
+        return False
+    return True if ":explain" in target else None
+
+
+class KserveV2(_Model):
+    """`/v2/models/{model}/infer` and `/explain`."""
+
+    def __init__(self, link: Link, max_request_size: int, *, explain: bool = False) -> None:
+        super().__init__(link, max_request_size)
+        self._explain = str(explain)
+
+    async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:
+        """Predict or explain."""
+        await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
+
+
+def client_headers(req: GatewayRequest) -> list[tuple[str, str]]:
+    """Return the client's headers for the handler, spelled as the client did where the server tells."""
+    raw = req.scope.get("raw_headers") or req.scope["headers"]
+    return [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in raw
+        if name.lower() not in _WITHHELD
+    ]
+
+
+def _present(req: GatewayRequest, resp: Response, response: wire.Response, body: bytes | memoryview) -> None:
+    """Pass a worker's answer on. Raises PredictionFailed where it can't be told in HTTP."""
+    if response.error is not None:
+        presenting.answer_error(resp, errors.rebuild(*response.error), response.status)
+        return
+    if not 200 <= response.status <= 999:
+        raise _untellable(f"status {response.status}")
+    resp.status = response.status
+    if response.reason or response.status > 599:
+        if not _HEADER_VALUE.fullmatch(response.reason):
+            raise _untellable(f"the reason phrase {response.reason!r}")
+        req.scope["reason"] = response.reason
+    for name, value in response.headers:
+        if name.lower() in presenting.SERVER_OWNED_HEADERS:
+            continue
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise _untellable(f"the header {name!r}: {value!r}")
+        resp.set_header(name, value)
+    # PERF: Falcon and uvicorn send a memoryview as well as bytes; a copy of 6 MB costs 1 ms.
+    resp.data = body  # type: ignore[assignment]
+
+
+def _untellable(what: str) -> errors.PredictionFailed:
+    return errors.PredictionFailed("Prediction failed", f"the handler set {what}, which HTTP can't carry")

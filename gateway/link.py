@@ -1,0 +1,279 @@
+"""The gateway's one socket to the broker, on the event loop; the only module here that knows zmq.
+
+It feeds `gateway.session` with what comes, sends what that wants sent, and hands outcomes to the
+requests that wait for them. Rules: never a blocking call; the socket's fd tells only of changes, so
+it is read until it is empty and looked at again after each send; requests of one turn of the loop
+leave in one message; one coarse timer for everything that has to do with time.
+"""
+
+import asyncio
+import logging
+import os
+import socket as sockets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import zmq
+
+from gateway.session import Answer, Outcome, Session
+from shared import clock, errors, ids, settings, wire
+from shared import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: Messages read before other callbacks have their turn.
+RECEIVE_BUDGET = 256
+#: Fine enough for beats, slow requests (0.1 s) and outages; 20 wake-ups a second cost nothing that shows.
+TICK_S = 0.05
+#: What may still go out when the process stops: the goodbye.
+LINGER_MS = 1000
+#: Above this a frame is lent to zmq instead of copied.
+LEND_BYTES = 64 * 1024
+#: Exit status that makes gunicorn stop instead of starting another process.
+DISMISSED_STATUS = 3
+
+R = TypeVar("R")
+#: Returns when the client of a request has gone.
+ClientGone = Callable[[], Awaitable[None]]
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before it had its answer, which therefore nobody reads."""
+
+
+class _Waiter:
+    """What an outcome is handed to."""
+
+    __slots__ = ("client_gone", "future", "watch")
+
+    def __init__(self, future: asyncio.Future[Outcome], client_gone: ClientGone | None) -> None:
+        self.future = future
+        self.client_gone = client_gone
+        self.watch: asyncio.Task[None] | None = None
+
+    def settle(self, outcome: Outcome) -> None:
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+
+class Link:
+    """Carries requests to the broker and answers back. Use `start` and `close` on a running loop."""
+
+    def __init__(self, config: settings.GatewaySettings) -> None:
+        self._config = config
+        self._is_flush_due = False
+
+    async def start(self) -> None:
+        """Connect. Context and socket are made here, in the process that uses them, after the fork."""
+        self._loop = asyncio.get_running_loop()
+        self._session: Session[_Waiter] = Session(
+            self._config, name=sockets.gethostname(), pid=os.getpid(), now=clock.monotonic()
+        )
+        self._context = zmq.Context()
+        self._socket = _dealer(self._context, self._config.broker_address)
+        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._timer = self._loop.call_later(0, self._tick)
+
+    async def close(self) -> None:
+        """Say goodbye; what still waits is refused."""
+        self._timer.cancel()
+        self._loop.remove_reader(self._socket.fileno())
+        self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
+        if self._session.state == "welcomed":
+            self._send(m.Bye("the gateway stops"), ())
+        self._socket.close(linger=LINGER_MS)
+        self._context.term()
+
+    # What requests use
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the broker has welcomed this process and is heard of."""
+        return self._session.state == "welcomed"
+
+    @property
+    def unreachable_reason(self) -> str:
+        """Why requests can't be taken on while `is_up` is false."""
+        return self._session.unreachable().details
+
+    def count_response(self, status: int) -> None:
+        """Note an HTTP answer, for the fleet's figures."""
+        self._session.count_response(status)
+
+    @contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """Count a body towards in_flight_limit_bytes while it is read; raises as `submit` does."""
+        self._session.reserve(size)
+        try:
+            yield
+        finally:
+            self._session.release(size)
+
+    async def submit(
+        self,
+        model: str,
+        version: str | None,
+        meta: bytes,
+        frames: Sequence[bytes],
+        *,
+        is_describe: bool = False,
+        client_gone: ClientGone,
+    ) -> Answer:
+        """Have a job done and return its answer; raises the error it ended with."""
+        waiter = _Waiter(self._loop.create_future(), client_gone)
+        job = self._session.submit(
+            model, version, meta, frames, waiter, is_describe=is_describe, now=clock.monotonic()
+        )
+        self._flush_soon()
+        try:
+            outcome = await waiter.future
+        except asyncio.CancelledError:
+            # Only the server's stop cancels a request. The client shall have an answer all the same.
+            self._cancel(job)
+            raise errors.ServiceUnavailable("The gateway stops.") from None
+        finally:
+            if waiter.watch is not None:
+                waiter.watch.cancel()
+        if isinstance(outcome, Answer):
+            return outcome
+        raise _unexpected(outcome)
+
+    async def ask(self, ask: m.Ask, reply: type[R]) -> R:
+        """Ask the broker and return its reply; raises what it refused with. Gives `ask` its number."""
+        waiter = _Waiter(self._loop.create_future(), None)
+        self._session.ask(ask, waiter, now=clock.monotonic())
+        self._flush_soon()
+        outcome = await waiter.future
+        if isinstance(outcome, reply):
+            return outcome
+        raise _unexpected(outcome)
+
+    # Socket and loop
+
+    def _receive(self) -> None:
+        for _ in range(RECEIVE_BUDGET):
+            try:
+                head = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            frames = []
+            while self._socket.rcvmore:
+                frames.append(self._socket.recv(copy=False).buffer)
+            self._hear(head, frames)
+        else:
+            self._loop.call_soon(self._receive)
+        self._flush_soon()
+
+    def _hear(self, head: bytes, frames: Sequence[memoryview]) -> None:
+        before = self._session.state, self._session.epoch
+        try:
+            message, epoch = wire.decode(head)
+            settled = self._session.hear(message, epoch, frames, now=clock.monotonic())
+        except wire.WireError as error:
+            logger.error("gateway.misread", extra={"reason": str(error)})
+            return
+        self._settle(settled)
+        self._log_change(before)
+        if isinstance(message, m.Misunderstood):
+            logger.error("gateway.misunderstood", extra={"reason": message.reason})
+        if self._session.dismissed is not None:
+            logger.error("gateway.dismissed", extra={"reason": self._session.dismissed})
+            raise SystemExit(DISMISSED_STATUS)
+
+    def _flush_soon(self) -> None:
+        """Send at the end of this turn of the loop, when all that it brings has been taken in."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        now = clock.monotonic()
+        for message, frames in self._session.outgoing(now):
+            if not self._send(message, frames):
+                before = self._session.state, self._session.epoch
+                self._settle(self._session.lose(now))
+                self._log_change(before)
+                break
+        # A send can use up the fd's signal that something has come.
+        if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(self._receive)
+
+    def _send(self, message: m.Message, frames: Sequence[bytes | memoryview]) -> bool:
+        """Send one message; False where there is no broker to take it."""
+        epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
+        flags = zmq.NOBLOCK | zmq.SNDMORE if frames else zmq.NOBLOCK
+        try:
+            self._socket.send(wire.encode(message, epoch), flags)
+        except zmq.Again:
+            return False
+        for left, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
+            self._socket.send(frame, zmq.SNDMORE if left else 0, copy=len(frame) < LEND_BYTES)
+        return True
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        now = clock.monotonic()
+        before = self._session.state, self._session.epoch
+        self._settle(self._session.tick(now))
+        self._log_change(before)
+        for job, waiter in self._session.slow(now):
+            if waiter.client_gone is not None:
+                waiter.watch = self._loop.create_task(self._watch(job, waiter.client_gone))
+        self._flush_soon()
+
+    async def _watch(self, job: int, client_gone: ClientGone) -> None:
+        await client_gone()
+        self._cancel(job)
+
+    def _cancel(self, job: int) -> None:
+        waiter = self._session.cancel(job)
+        if waiter is not None and not waiter.future.done():
+            waiter.future.set_exception(ClientLeft())
+        self._flush_soon()
+
+    @staticmethod
+    def _settle(settled: Sequence[tuple[_Waiter, Outcome]]) -> None:
+        for waiter, outcome in settled:
+            waiter.settle(outcome)
+
+    def _log_change(self, before: tuple[str, int]) -> None:
+        after = self._session.state, self._session.epoch
+        if after == before:
+            return
+        facts = {"broker": self._config.broker_address, "epoch": after[1], "waiting": self._session.waiting}
+        if after[0] == "away":
+            logger.warning("gateway.broker_lost", extra=facts)
+        else:
+            logger.info("gateway.welcomed", extra=facts)
+
+
+def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
+    socket = context.socket(zmq.DEALER)
+    options = {
+        zmq.LINGER: 0,
+        # Nothing is queued for a broker that isn't there: what can't be sent stays with the session.
+        zmq.IMMEDIATE: 1,
+        # The session bounds what is in flight; a second bound here would only hide it.
+        zmq.SNDHWM: 0,
+        zmq.RCVHWM: 0,
+        zmq.RECONNECT_IVL: 100,
+        zmq.RECONNECT_IVL_MAX: 1000,
+        zmq.HEARTBEAT_IVL: 1000,
+        zmq.HEARTBEAT_TIMEOUT: 4000,
+        zmq.HANDSHAKE_IVL: 5000,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.IPV6: int("[" in address),
+    }
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+    socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("gateway"))
+    socket.connect(address)
+    return socket
+
+
+def _unexpected(outcome: Outcome) -> errors.RelayError:
+    if isinstance(outcome, errors.RelayError):
+        return outcome
+    return errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)

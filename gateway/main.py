@@ -1,0 +1,115 @@
+"""The gateway's process: gunicorn with our settings, in this process, until a signal stops it.
+
+gunicorn's arbiter forks the processes that serve and starts another where one dies. Nothing here reads
+the environment or the command line: settings are handed down.
+"""
+
+import gc
+import logging
+import os
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from uvicorn_worker import UvicornWorker
+
+from gateway import addresses
+from gateway.app import create_app
+from gateway.edge import Edge
+from gateway.link import Link
+from gateway.protocol import GatewayProtocol
+from shared.settings import GatewaySettings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+#: Idle connections are kept longer than load balancers keep theirs, so that they never meet a closed one.
+KEEP_ALIVE_S = 75
+#: A process whose loop stands still for so long is killed and replaced.
+STUCK_S = 30
+#: Of the time to stop, what is kept for the goodbye after the last request.
+GOODBYE_S = 1
+
+
+def run(config: GatewaySettings) -> int:
+    """Serve until SIGINT or SIGTERM and return an exit status: 1 where it could not start or go on."""
+    try:
+        listeners = addresses.bind_all(config)
+    except SettingsError as error:
+        logger.error("gateway.cannot_start", extra={"reason": str(error)})
+        return 1
+    pid = os.getpid()
+    application = Application(config, [listener.detach() for listener in listeners])
+    try:
+        Arbiter(application).run()
+    except SystemExit as stop:
+        if os.getpid() != pid:
+            raise  # a forked process ends here
+        return 1 if stop.code else 0
+    return 0
+
+
+class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """Our settings in gunicorn's words; `listeners` are the fds of bound sockets."""
+
+    def __init__(self, config: GatewaySettings, listeners: list[int]) -> None:
+        self._config = config
+        self._listeners = listeners
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set what differs from gunicorn's defaults."""
+        chosen = {
+            "bind": [f"fd://{fd}" for fd in self._listeners],
+            "workers": self._config.processes,
+            "worker_class": Worker,
+            "logger_class": PropagatingLogger,
+            "graceful_timeout": self._config.graceful_timeout_s,
+            "timeout": max(STUCK_S, 2 * self._config.graceful_timeout_s + 1),
+            "keepalive": KEEP_ALIVE_S,
+            "proc_name": "torchrelay gateway",
+            "post_worker_init": _freeze,
+            # A door for gunicorn's own tools, which nobody guards.
+            "control_socket_disable": True,
+        }
+        for name, value in chosen.items():
+            if name in self.cfg.settings:  # the last one came with gunicorn 25
+                self.cfg.set(name, value)
+
+    def load(self) -> Edge:
+        """Make the application, after the fork."""
+        return create_app(Link(self._config), self._config)
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
+    """A process that serves: uvicorn on uvloop, with nothing in its answers that we didn't put there."""
+
+    # gunicorn's signature, and its types.
+    def __init__(self, age: Any, ppid: Any, sockets: Any, app: Any, timeout: Any, cfg: Any, log: Any) -> None:
+        self.CONFIG_KWARGS = {
+            "loop": "uvloop",
+            "http": GatewayProtocol,
+            "ws": "none",
+            "lifespan": "on",
+            "access_log": False,
+            "server_header": False,
+            "date_header": False,
+            "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),
+        }
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+
+
+class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """Sends what gunicorn and uvicorn say to the process's own log, warnings and worse."""
+
+    def setup(self, cfg: Any) -> None:
+        """Set up gunicorn's two loggers."""
+        self.error_log.setLevel(logging.WARNING)
+        self.error_log.propagate = True
+        self.access_log.propagate = False
+
+
+def _freeze(_worker: object) -> None:
+    """Keep the collector from walking all modules again and again: they stay."""
+    gc.collect()
+    gc.freeze()

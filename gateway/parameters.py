@@ -1,0 +1,68 @@
+"""Parameters of a call, from its query or a JSON body; pure.
+
+A query is read as leniently as TorchServe reads it: what is no number is as good as absent, anything
+but "true" is false, and of a parameter that comes twice the first counts. In JSON a wrong type is the
+caller's fault.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+from shared import errors
+
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
+
+
+def query_pairs(query: str) -> list[tuple[str, str]]:
+    """Decode a query string, in order."""
+    return parse_qsl(query, keep_blank_values=True, errors="replace")
+
+
+class Parameters:
+    """Parameters of a call, by name; values are what a query or JSON gave."""
+
+    def __init__(self, values: Mapping[str, object], *, strict: bool) -> None:
+        self._values = values
+        self._strict = strict
+
+    @classmethod
+    def of_query(cls, query: str) -> "Parameters":
+        """Read a query string."""
+        return cls(dict(reversed(query_pairs(query))), strict=False)
+
+    @classmethod
+    def of_json(cls, body: bytes) -> "Parameters":
+        """Read a JSON object. Raises BadRequest for anything else, and later for wrong types in it."""
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise errors.BadRequest(f"The body is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise errors.BadRequest("The body is not a JSON object.")
+        return cls({name: value for name, value in values.items() if value is not None}, strict=True)
+
+    def text(self, name: str) -> str | None:
+        """Return a text, None where it is absent."""
+        value = self._values.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise errors.BadRequest(f"Parameter {name} must be a text.")
+
+    def number(self, name: str, default: int) -> int:
+        """Return a whole number of 32 bits."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        is_number = not isinstance(value, bool) and _WHOLE_NUMBER.fullmatch(str(value))
+        if is_number and -(2**31) <= int(str(value)) < 2**31:
+            return int(str(value))
+        if self._strict:
+            raise errors.BadRequest(f"Parameter {name} must be a whole number.")
+        return default
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """Return a boolean: true is `true` in any case."""
+        value = self._values.get(name)
+        return default if value is None else str(value).lower() == "true"

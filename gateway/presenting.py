@@ -1,0 +1,223 @@
+"""Facts into the JSON that TorchServe's clients know; no I/O, and byte for byte where they compare bytes.
+
+Field names, their order and the texts are TorchServe's; see its management and inference API.
+"""
+
+import json
+from collections.abc import Iterable
+
+from falcon.asgi import Response
+
+from shared import clock, errors
+from shared import messages as m
+
+JSON = "application/json"
+
+_STANDARD_HEADERS = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+_KEEP_ALIVE = (b"connection", b"keep-alive")
+_CLOSE = (b"connection", b"close")
+#: Header names that a handler's own can't replace, nor add to.
+SERVER_OWNED_HEADERS = frozenset(
+    (
+        "x-request-id",
+        "pragma",
+        "cache-control",
+        "expires",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+    )
+)
+
+
+def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes, bytes], ...]:
+    """Return what every response has, but the 413 of a body that is too large."""
+    connection = _KEEP_ALIVE if keep_alive else _CLOSE
+    return (*_STANDARD_HEADERS, (b"x-request-id", request_id.encode()), connection)
+
+
+def pretty(value: object) -> bytes:
+    """Write JSON as TorchServe does: two spaces, nothing escaped that needn't be, a newline at the end."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def error_body(error: errors.RelayError, status: int) -> bytes:
+    """Write an error's body. Only a 5xx says why, since clients compare the others whole."""
+    body: dict[str, object] = {"code": status, "type": error.type, "message": error.message}
+    if status >= 500 and error.details:
+        body["details"] = error.details
+    return pretty(body)
+
+
+def answer(resp: Response, value: object, status: int = 200) -> None:
+    """Answer with JSON."""
+    resp.status = status
+    resp.content_type = JSON
+    resp.data = pretty(value)
+
+
+def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
+    """Answer with an error."""
+    resp.status = status
+    resp.content_type = JSON
+    resp.data = error_body(error, status)
+    if error.retryable and status == 503:
+        resp.set_header("retry-after", "1")
+
+
+def description(version: m.VersionFacts) -> dict[str, object]:
+    """Describe one version, in the order of TorchServe's fields."""
+    is_gpu = any(_is_gpu(worker) for worker in version.workers)
+    return {
+        "modelName": version.model,
+        "modelVersion": version.version,
+        "modelUrl": version.url,
+        "runtime": version.runtime,
+        "minWorkers": version.min_workers,
+        "maxWorkers": version.max_workers,
+        "batchSize": version.batch_size,
+        "maxBatchDelay": version.max_batch_delay_ms,
+        "responseTimeout": version.response_timeout_s,
+        "startupTimeout": version.startup_timeout_s,
+        "maxRetryTimeoutInSec": version.restart_window_s,
+        "clientTimeoutInMills": 0,
+        "parallelType": "",
+        "parallelLevel": 0,
+        "deviceType": "gpu" if is_gpu else "cpu",
+        "continuousBatching": False,
+        "useJobTicket": False,
+        "useVenv": False,
+        "stateful": False,
+        "sequenceMaxIdleMSec": 0,
+        "sequenceTimeoutMSec": 0,
+        "maxNumSequence": 0,
+        "maxSequenceJobQueueSize": 0,
+        "loadedAtStartup": version.loaded_at_startup,
+        "workers": [_worker(worker) for worker in version.workers],
+        "jobQueueStatus": {
+            "remainingCapacity": max(0, version.queue_limit - version.queue_depth),
+            "pendingRequests": version.queue_depth,
+        },
+    }
+
+
+def is_ready(version: m.VersionFacts) -> bool:
+    """Tell whether a worker of this version can take a batch."""
+    return any(worker.state == "ready" for worker in version.workers)
+
+
+def _worker(worker: m.WorkerFacts) -> dict[str, object]:
+    return {
+        "id": str(worker.worker_id),
+        "startTime": clock.iso(worker.started_at_ms),
+        "status": "READY" if worker.state == "ready" else "UNLOADING",
+        "memoryUsage": worker.memory_bytes,
+        "pid": worker.pid,
+        "gpu": _is_gpu(worker),
+        "gpuUsage": "N/A",
+    }
+
+
+def _is_gpu(worker: m.WorkerFacts) -> bool:
+    return worker.device.startswith("cuda")
+
+
+def fleet(read: m.FleetRead) -> dict[str, object]:
+    """Write all that `torchrelay status` shows; ours alone, so it may grow."""
+    return {
+        "epoch": read.epoch,
+        "uptimeS": read.uptime_s,
+        "gateways": read.gateways,
+        "nodes": [
+            {
+                "name": node.name,
+                "devices": [
+                    {
+                        "name": device.name,
+                        "kind": device.kind,
+                        "description": device.description,
+                        "memoryBytes": device.memory_bytes,
+                    }
+                    for device in node.devices
+                ],
+                "slots": node.slots,
+                "slotsUsed": node.slots_used,
+                "lastSeenMs": node.last_seen_ms,
+            }
+            for node in read.nodes
+        ],
+        "models": [_fleet_model(version) for version in read.versions],
+    }
+
+
+def _fleet_model(version: m.VersionFacts) -> dict[str, object]:
+    return {
+        "modelName": version.model,
+        "modelVersion": version.version,
+        "isDefault": version.is_default,
+        "modelUrl": version.url,
+        "workersWanted": version.min_workers,
+        "workersReady": sum(worker.state == "ready" for worker in version.workers),
+        "queueDepth": version.queue_depth,
+        "queueLimit": version.queue_limit,
+        "oldestWaitMs": version.oldest_wait_ms,
+        "explanation": version.explanation,
+        "lastError": version.last_error,
+        "workers": [
+            {
+                "id": worker.worker_id,
+                "state": worker.state,
+                "node": worker.node,
+                "device": worker.device,
+                "pid": worker.pid,
+                "startTime": clock.iso(worker.started_at_ms),
+                "memoryBytes": worker.memory_bytes,
+                "jobsRunning": worker.jobs_running,
+                "note": worker.note,
+            }
+            for worker in version.workers
+        ],
+    }
+
+
+def model_list(listed: m.ModelsListed) -> dict[str, object]:
+    """Write a page of the list; the token is a string, and absent on the last page."""
+    page: dict[str, object] = {}
+    if listed.next_offset is not None:
+        page["nextPageToken"] = str(listed.next_offset)
+    page["models"] = [{"modelName": entry.model, "modelUrl": entry.url} for entry in listed.models]
+    return page
+
+
+def exposition(families: Iterable[m.MetricFamily], names: frozenset[str]) -> bytes:
+    """Write metrics in Prometheus' text format 0.0.4, all or those samples whose full name is given.
+
+    TorchServe's counters are called `Requests2XX`, without the `_total` that the Prometheus client
+    library would add.
+    """
+    lines = []
+    for family in families:
+        samples = [s for s in family.samples if not names or family.name + s.suffix in names]
+        if names and not samples:
+            continue
+        lines.append(f"# HELP {family.name} {_escaped(family.help)}")
+        lines.append(f"# TYPE {family.name} {family.kind}")
+        for sample in samples:
+            labels = "".join(f'{key}="{_escaped(value, quote=True)}",' for key, value in sample.labels)
+            braced = f"{{{labels}}}" if labels else ""
+            lines.append(f"{family.name}{sample.suffix}{braced} {_number(sample.value)}")
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def _escaped(text: str, *, quote: bool = False) -> str:
+    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return text.replace('"', '\\"') if quote else text
+
+
+def _number(value: float) -> str:
+    text = repr(float(value))
+    return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text, text)

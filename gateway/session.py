@@ -1,0 +1,367 @@
+"""What this gateway process waits for from the broker, as a pure machine: no socket, no clock, no log.
+
+The shell (`gateway.link`) tells it what was asked, what was heard and what time it is; it answers with
+what is settled and what is to be sent. `W` is whatever the shell wants to get its answer by.
+
+Rules: every job and ask that was taken is settled exactly once, with an answer or an error; it is
+either still to be sent or was sent to the broker that has welcomed us, and what a broker lost on the
+way or in a restart is sent again. An answer to what nobody waits for is dropped.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from shared import errors, settings, wire
+from shared import messages as m
+
+W = TypeVar("W")
+Frames = Sequence[bytes | memoryview]
+State = Literal["away", "welcomed"]
+
+#: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
+SUBMIT_LIMIT_JOBS = 64
+SUBMIT_LIMIT_BYTES = 256 * 1024
+#: Management calls waiting at a time. People and load balancers make them: far fewer than jobs.
+ASK_LIMIT = 512
+HELLO_INTERVAL_S = 0.25
+#: Taken until the first Welcome tells the broker's own figures.
+FIRST_PEER_TIMEOUT_S = 3.0
+#: A request that has waited so long is worth watching whether its client is still there.
+SLOW_S = 0.1
+
+#: Not worth waiting for where there is no broker: they ask how it is now.
+_OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
+#: A second try could answer "taken" or "not found" to a first that did happen.
+_NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A worker's answer to a job, still packed: see `wire.unpack_response`."""
+
+    meta: bytes
+    frames: Frames
+
+
+Outcome = Answer | m.Reply | errors.RelayError
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[W]):
+    """A job or an ask that has no answer yet; `size` counts towards in_flight_limit_bytes."""
+
+    message: m.SubmitItem | m.Ask
+    waiter: W
+    since: float
+    frames: Frames = ()
+    size: int = 0
+
+
+class Session(Generic[W]):
+    """One gateway process's side of its talk with the broker."""
+
+    def __init__(self, config: settings.GatewaySettings, *, name: str, pid: int, now: float) -> None:
+        self._config = config
+        self._hello = m.HelloGateway(m.PROTOCOL_VERSION, name, pid)
+        self.state: State = "away"
+        #: The broker's that last welcomed us; 0 before the first.
+        self.epoch = 0
+        self._away_since = now
+        self._hello_at = now
+        self._heard_at = now
+        self._beat_at = now
+        self._beat_interval_s = 0.0
+        self._peer_timeout_s = FIRST_PEER_TIMEOUT_S
+        self._last_id = 0
+        #: All that is not settled, jobs and asks under one row of numbers, oldest first.
+        self._waiting: dict[int, _Waiting[W]] = {}
+        #: Sum of `size` over the jobs that wait, and of what is reserved.
+        self._bytes = 0
+        #: How many of `_waiting` are jobs.
+        self._jobs = 0
+        #: Ids in `_waiting` that the broker has not been sent since it welcomed us, in order.
+        self._unsent: dict[int, None] = {}
+        self._cancelled: list[int] = []
+        #: (since, id) of jobs that `slow` has not looked at yet, oldest first.
+        self._young: deque[tuple[float, int]] = deque()
+        self._responses: dict[str, int] = {}
+        #: Why the broker wants us gone; None while it does not.
+        self.dismissed: str | None = None
+
+    # What the shell asks
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs and asks have no answer yet."""
+        return len(self._waiting)
+
+    def submit(
+        self,
+        model: str,
+        version: str | None,
+        meta: bytes,
+        frames: Frames,
+        waiter: W,
+        *,
+        is_describe: bool,
+        now: float,
+    ) -> int:
+        """Take a job in and return its id.
+
+        Raises ServiceUnavailable where too much is in flight, BrokerUnreachable where the broker has
+        been away for too long.
+        """
+        self._refuse_if_unreachable(now)
+        size = len(meta) + sum(map(len, frames))
+        if self._jobs >= self._config.in_flight_limit_jobs:
+            raise _full("in_flight_limit_jobs", self._config.in_flight_limit_jobs)
+        self.reserve(size)
+        job = self._next_id()
+        item = m.SubmitItem(job, model, version, 0, is_describe, meta, len(frames))
+        self._waiting[job] = _Waiting(item, waiter, now, frames, size)
+        self._jobs += 1
+        self._unsent[job] = None
+        self._young.append((now, job))
+        return job
+
+    def reserve(self, size: int) -> None:
+        """Count bytes as in flight, such as those of a body that is being read. Raises as `submit`."""
+        if self._bytes + size > self._config.in_flight_limit_bytes:
+            raise _full("in_flight_limit_bytes", self._config.in_flight_limit_bytes)
+        self._bytes += size
+
+    def release(self, size: int) -> None:
+        """Undo a `reserve`."""
+        self._bytes -= size
+
+    def ask(self, ask: m.Ask, waiter: W, *, now: float) -> None:
+        """Take an ask in, and give it its number."""
+        self._refuse_if_unreachable(now)
+        if self.state == "away" and isinstance(ask, _OF_THE_MOMENT):
+            raise self.unreachable()
+        if len(self._waiting) - self._jobs >= ASK_LIMIT:
+            raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
+        number = self._next_id()
+        self._waiting[number] = _Waiting(msgspec.structs.replace(ask, ask=number), waiter, now)
+        self._unsent[number] = None
+
+    def cancel(self, job: int) -> W | None:
+        """Forget a job whose client has gone and return its waiter; None where it is settled already."""
+        waiting = self._remove(job)
+        if waiting is None:
+            return None
+        if job in self._unsent:
+            del self._unsent[job]
+        else:
+            self._cancelled.append(job)
+        return waiting.waiter
+
+    def count_response(self, status: int) -> None:
+        """Note an HTTP answer, for the next beat."""
+        key = f"{status // 100}xx"
+        self._responses[key] = self._responses.get(key, 0) + 1
+
+    def slow(self, now: float) -> list[tuple[int, W]]:
+        """Return the jobs that have become slow since the last call."""
+        found = []
+        while self._young and self._young[0][0] + SLOW_S <= now:
+            _, job = self._young.popleft()
+            waiting = self._waiting.get(job)
+            if waiting is not None:
+                found.append((job, waiting.waiter))
+        return found
+
+    def settle_all(self, error: errors.RelayError) -> list[tuple[W, Outcome]]:
+        """End everything that waits with one error."""
+        return self._settled((number, error) for number in list(self._waiting))
+
+    # What comes and goes on the wire
+
+    def hear(self, message: m.Message, epoch: int, frames: Frames, *, now: float) -> list[tuple[W, Outcome]]:
+        """Take in a message of the broker and return what it settles."""
+        match message:
+            case m.Welcome():
+                return self._welcome(message, epoch, now)
+            case m.IntroduceYourself():
+                return self._lose(now)
+            case m.Leave():
+                self.dismissed = message.reason
+                return []
+            case m.Misunderstood():
+                # Which message it was can't be told, so nothing that waits is sure to be answered.
+                return self.settle_all(errors.InternalError("The broker refused a message.", message.reason))
+        if epoch != self.epoch:
+            return []
+        self._heard_at = now
+        match message:
+            case m.Answered():
+                return self._answers(message, frames)
+            case m.Refused():
+                return self._settled((item.job, _error_of(item)) for item in message.items)
+            case m.AskRefused():
+                return self._settled([(message.ask, _error_of(message))])
+            case m.Forgotten():
+                return self._send_again([*message.jobs, *message.asks], "lost a message")
+        if isinstance(message, m.Reply):
+            return self._settled([(message.ask, message)])
+        return []
+
+    def tick(self, now: float) -> list[tuple[W, Outcome]]:
+        """Let time pass and return what it settles; call it many times a second."""
+        if self.state == "welcomed":
+            return self._lose(now) if now - self._heard_at >= self._peer_timeout_s else []
+        return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
+
+    def lose(self, now: float) -> list[tuple[W, Outcome]]:
+        """Count the broker as away: a message could not be sent."""
+        return self._lose(now)
+
+    def outgoing(self, now: float) -> Iterator[tuple[m.Message, Frames]]:
+        """Yield what is to be sent now; each message once, so the shell must send it or call `lose`."""
+        if self.state == "away":
+            if now >= self._hello_at:
+                self._hello_at = now + HELLO_INTERVAL_S
+                yield self._hello, ()
+            return
+        if self._unsent:
+            unsent = [self._waiting[number] for number in self._unsent]
+            self._unsent.clear()
+            yield from _packed(unsent)
+        if self._cancelled:
+            jobs, self._cancelled = self._cancelled, []
+            yield m.Cancel(tuple(jobs)), ()
+        if now >= self._beat_at:
+            self._beat_at = now + self._beat_interval_s
+            yield self._beat(now), ()
+
+    # Moves
+
+    def _welcome(self, welcome: m.Welcome, epoch: int, now: float) -> list[tuple[W, Outcome]]:
+        if self.state == "welcomed" and epoch == self.epoch:
+            return []  # the answer to a hello that we said twice
+        is_same = epoch == self.epoch
+        self.state, self.epoch = "welcomed", epoch
+        self._heard_at = self._beat_at = now
+        self._beat_interval_s = welcome.beat_interval_ms / 1000
+        self._peer_timeout_s = welcome.peer_timeout_ms / 1000
+        if is_same and not welcome.is_new:
+            return []
+        return self._send_again(
+            list(self._waiting), "lost sight of this gateway" if is_same else "was restarted"
+        )
+
+    def _lose(self, now: float) -> list[tuple[W, Outcome]]:
+        self._hello_at = now
+        if self.state == "away":
+            return []
+        self.state, self._away_since = "away", now
+        momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, _OF_THE_MOMENT)]
+        return self._settled((number, self.unreachable()) for number in momentary)
+
+    def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[W, Outcome]]:
+        """Queue what was sent in vain; what can't be repeated safely is settled instead."""
+        refused = []
+        for number in numbers:
+            waiting = self._waiting.get(number)
+            if waiting is None or number in self._unsent:
+                continue
+            if isinstance(waiting.message, _NOT_REPEATABLE):
+                refused.append(number)
+            else:
+                self._unsent[number] = None
+        return self._settled((number, _uncertain(what_happened)) for number in refused)
+
+    def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[W, Outcome]]:
+        parts = wire.split_frames([item.frames for item in message.items], frames)
+        return self._settled(
+            (item.job, Answer(item.meta, part)) for item, part in zip(message.items, parts, strict=True)
+        )
+
+    def _settled(self, outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[W, Outcome]]:
+        """Remove what has its outcome; numbers that nobody waits for are passed over."""
+        settled: list[tuple[W, Outcome]] = []
+        for number, outcome in outcomes:
+            waiting = self._remove(number)
+            if waiting is not None:
+                self._unsent.pop(number, None)
+                settled.append((waiting.waiter, outcome))
+        return settled
+
+    def _remove(self, number: int) -> _Waiting[W] | None:
+        """Take a number out of `_waiting`; the only writer of what is counted with it."""
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None and isinstance(waiting.message, m.SubmitItem):
+            self._jobs -= 1
+            self._bytes -= waiting.size
+        return waiting
+
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    def _beat(self, now: float) -> m.GatewayBeat:
+        """Name what has waited so long that a message of it may have been lost."""
+        jobs: list[int] = []
+        asks: list[int] = []
+        for number, waiting in self._waiting.items():
+            if waiting.since + self._peer_timeout_s > now:
+                break
+            (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
+        responses, self._responses = self._responses, {}
+        return m.GatewayBeat(responses, tuple(jobs), tuple(asks))
+
+    # Errors
+
+    def _is_given_up(self, now: float) -> bool:
+        return self.state == "away" and now - self._away_since >= self._config.broker_outage_limit_s
+
+    def _refuse_if_unreachable(self, now: float) -> None:
+        if self._is_given_up(now):
+            raise self.unreachable()
+
+    def unreachable(self) -> errors.BrokerUnreachable:
+        """Say that there is no broker to ask."""
+        return errors.BrokerUnreachable(
+            "The broker can't be reached.", f"no broker answers at {self._config.broker_address}"
+        )
+
+
+def _packed(waiting: Sequence[_Waiting[W]]) -> Iterator[tuple[m.Message, Frames]]:
+    """Group jobs into as few Submits as their limits allow; asks go one by one."""
+    items: list[m.SubmitItem] = []
+    frames: list[bytes | memoryview] = []
+    inline_bytes = 0
+    for one in waiting:
+        if not isinstance(one.message, m.SubmitItem):
+            yield one.message, ()
+            continue
+        inline_bytes += len(one.message.meta)
+        is_full = len(items) == SUBMIT_LIMIT_JOBS or inline_bytes > SUBMIT_LIMIT_BYTES
+        if items and (is_full or len(frames) + len(one.frames) > wire.FRAMES_LIMIT):
+            yield m.Submit(tuple(items)), frames
+            items, frames, inline_bytes = [], [], len(one.message.meta)
+        items.append(one.message)
+        frames.extend(one.frames)
+    if items:
+        yield m.Submit(tuple(items)), frames
+
+
+def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:
+    return errors.rebuild(refusal.error, refusal.message, refusal.details)
+
+
+def _full(setting: str, limit: int) -> errors.ServiceUnavailable:
+    return errors.ServiceUnavailable(
+        "The gateway is busy.", f"as much is in flight as {setting} allows ({limit}); try again later"
+    )
+
+
+def _uncertain(what_happened: str) -> errors.BrokerUnreachable:
+    return errors.BrokerUnreachable(
+        "The broker's answer was lost.",
+        f"the broker {what_happened} meanwhile: the change may have been made; look before you try again",
+    )
