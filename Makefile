@@ -1,0 +1,46 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv and models/.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := broker cli gateway shared worker benchmarks examples tests
+
+.PHONY: serve test check clean
+
+# The demo: both example models in the foreground. What is there already is not made again.
+serve: .venv/.demo models/.built
+	$(BIN)/torchrelay serve --model-store models --models all --enable-model-api
+
+# All that CI runs.
+test: .venv/.dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# What a person runs before a commit: seconds, no process started.
+check: .venv/.dev
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not integration and not gpu"
+
+clean:
+	rm -rf .venv models .torchrelay build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "torchrelay needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# Stamps, so that a second run asks no registry. Demo and dev differ by tools that only tests need.
+.venv/.demo: .venv/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo]'
+	touch $@
+
+.venv/.dev: .venv/.made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/.demo
+
+models/.built: .venv/.demo examples/build.py $(wildcard examples/*/*.py examples/*/*.yaml)
+	$(BIN)/python examples/build.py models
+	touch $@
