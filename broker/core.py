@@ -113,7 +113,7 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the time at which `handle` must be called even without events."""
-        return min(self._sweep_due, *self._batch_due.values())
+        return min((self._sweep_due, *self._batch_due.values()))
 
     def wall_ms(self, at: float) -> int:
         """Turn a time of the core into milliseconds since 1970."""

@@ -1,0 +1,239 @@
+"""A core on a bench: virtual time, peers played by the test, every message through the codec."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from broker.catalog import Catalog
+from broker.core import BrokerCore
+from broker.effects import Effect, Prepare, ReadChunk, Report, Send, Store
+from broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
+from broker.records import Change, Prepared, RememberNodes, Snapshot
+from shared import messages as m
+from shared import wire
+from shared.errors import ModelNotFound, RelayError
+from shared.settings import BrokerSettings
+from tests.broker import invariants
+
+MessageT = TypeVar("MessageT", bound=m.Message)
+
+GATEWAY = b"g-1"
+NODE = b"n-1"
+CPU = m.Device("cpu", "cpu")
+
+
+def settings(**changes: Any) -> BrokerSettings:  # Any: BrokerSettings' own fields, by name
+    return BrokerSettings(**{"state_dir": "/nowhere", **changes})
+
+
+class MemoryRegistry:
+    """A registry that survives the core but not the test."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog(Snapshot())
+        self.nodes: tuple[str, ...] = ()
+
+    def apply(self, change: Change) -> None:
+        self.catalog.apply(change)
+        if isinstance(change, RememberNodes):
+            self.nodes = change.names
+
+    def load(self) -> Snapshot:
+        records = tuple(self.catalog)
+        defaults = tuple((r.model, r.version) for r in records if self.catalog.is_default(r))
+        return Snapshot(records, defaults, self.nodes)
+
+
+class Rig:
+    """Drives a BrokerCore and plays its shell; `archives` maps urls to what they hold."""
+
+    def __init__(self, broker_settings: BrokerSettings | None = None) -> None:
+        self.settings = broker_settings or settings()
+        self.now = 1000.0
+        self.epoch = 0
+        self.registry = MemoryRegistry()
+        self.archives: dict[str, Prepared | RelayError] = {}
+        self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
+        self.reports: list[Report] = []
+        self.store_error: RelayError | None = None
+        #: Peers that don't beat, though they are here.
+        self.silent: set[bytes] = set()
+        self._gateways: set[bytes] = set()
+        #: Node -> the workers it was told to start.
+        self._held: dict[bytes, set[int]] = {}
+        #: Worker -> batches it has not answered.
+        self._running: dict[bytes, int] = {}
+        self.core: BrokerCore
+        self.restart()
+
+    def restart(self) -> None:
+        """Kill the broker and start it anew from the registry."""
+        self.epoch += 1
+        self.inbox.clear()
+        self._gateways.clear()
+        self._held.clear()
+        self._running.clear()
+        self.core = BrokerCore(self.settings, self.registry.load(), epoch=self.epoch, now=self.now, wall_ms=0)
+        self.feed()
+
+    # Driving
+
+    def feed(self, *events: Event) -> None:
+        """One turn of the server's loop, and the turns that its threads' results cause."""
+        pending: list[Event] = list(events)
+        while True:
+            results: list[Event] = []
+            for effect in self.core.handle(pending, now=self.now):
+                self._perform(effect, results)
+            invariants.check(self.core)
+            if not results:
+                return
+            pending = results
+
+    def say(
+        self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
+    ) -> None:
+        is_hello = isinstance(message, m.Hello)
+        self.feed(self.event(peer, message, frames, 0 if is_hello and epoch is None else epoch))
+
+    def event(
+        self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
+    ) -> Received:
+        """Make the event of a message that has been through the wire's codec."""
+        decoded, sent_epoch = wire.decode(wire.encode(message, self.epoch if epoch is None else epoch))
+        return Received(peer, decoded, sent_epoch, tuple(frames))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass: the core wakes whenever it wants to, peers that aren't silent beat."""
+        end = self.now + seconds
+        while (wake := self.core.next_wake()) < end:
+            self.now = max(self.now, wake)
+            self.feed(*self._beats())
+        self.now = end
+        self.feed()
+
+    def _beats(self) -> list[Event]:
+        beats = [self.event(peer, m.GatewayBeat({})) for peer in self._gateways - self.silent]
+        for node, workers in self._held.items():
+            if node not in self.silent:
+                beats.append(self.event(node, m.NodeBeat(tuple((worker, 1) for worker in workers))))
+        idle = {peer for peer, batches in self._running.items() if not batches}
+        return [*beats, *(self.event(peer, m.WorkerBeat(0)) for peer in idle - self.silent)]
+
+    def _perform(self, effect: Effect, results: list[Event]) -> None:
+        match effect:
+            case Send(peer, message, frames):
+                decoded, epoch = wire.decode(wire.encode(message, self.core.epoch))
+                assert epoch == self.epoch
+                self._note_sent(peer, decoded)
+                if not isinstance(decoded, m.Beat):
+                    self.inbox[peer].append((decoded, tuple(bytes(f) for f in frames)))  # type: ignore[call-overload]  # test frames are bytes
+            case Prepare(token, url):
+                results.append(
+                    ArchivePrepared(
+                        token, self.archives.get(url, ModelNotFound(f"Model not found at: {url}"))
+                    )
+                )
+            case Store(token, change):
+                if self.store_error is None:
+                    self.registry.apply(change)
+                results.append(Stored(token, self.store_error))
+            case ReadChunk(peer, archive, offset, length):
+                results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
+            case Report():
+                self.reports.append(effect)
+
+    def _note_sent(self, peer: bytes, message: m.Message) -> None:
+        match message:
+            case m.StartWorker(worker_id):
+                self._held[peer].add(worker_id)
+            case m.Assign():
+                self._running[peer] += 1
+
+    # Reading
+
+    def take(self, peer: bytes, kind: type[MessageT]) -> list[MessageT]:
+        """Take the messages of a kind out of a peer's inbox."""
+        found = [message for message, _ in self.inbox[peer] if isinstance(message, kind)]
+        self.inbox[peer] = [item for item in self.inbox[peer] if not isinstance(item[0], kind)]
+        return found
+
+    def only(self, peer: bytes, kind: type[MessageT]) -> MessageT:
+        """Take the one message of a kind that a peer has."""
+        found = self.take(peer, kind)
+        assert len(found) == 1, f"{len(found)} {kind.__name__} for {peer!r}; inbox: {self.inbox[peer]}"
+        return found[0]
+
+    # Playing peers
+
+    def join_gateway(self, peer: bytes = GATEWAY) -> bytes:
+        self.say(peer, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
+        self._gateways.add(peer)
+        self.only(peer, m.Welcome)
+        return peer
+
+    def join_node(
+        self, peer: bytes = NODE, name: str = "", slots: int = 8, workers: tuple[m.HeldWorker, ...] = ()
+    ) -> bytes:
+        self._held[peer] = {worker.worker_id for worker in workers}
+        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), (CPU,), slots, workers, 1)
+        self.say(peer, hello)
+        self.only(peer, m.Welcome)
+        return peer
+
+    def archive(self, url: str = "m.mar", model: str = "m", version: str = "1.0") -> str:
+        self.archives[url] = Prepared(f"sha-{url}", 10, model, version, "handler", "python", "file")
+        return url
+
+    # Any: RegisterModel's own fields, by name
+    def register(self, model: str = "m", version: str = "1.0", **fields: Any) -> None:
+        """Register a model from the gateway, without waiting for workers unless told to."""
+        url = self.archive(f"{model}-{version}.mar", model, version)
+        ask: dict[str, Any] = {"ask": 1, "url": url, "initial_workers": 1, "synchronous": False, **fields}
+        self.say(GATEWAY, m.RegisterModel(**ask))
+        if not ask["synchronous"]:
+            self.only(GATEWAY, m.ModelRegistered)
+
+    def start_workers(self, node: bytes = NODE) -> list[bytes]:
+        """Let a node obey its orders to start: each worker says that it is ready."""
+        return [self.worker_ready(order, node) for order in self.take(node, m.StartWorker)]
+
+    def worker_ready(self, order: m.StartWorker, node: bytes = NODE) -> bytes:
+        return self.worker_ready_again(order, self.core.fleet.nodes[node].name)
+
+    def worker_ready_again(self, order: m.StartWorker, name: str) -> bytes:
+        """Let a worker say hello; its node, called `name`, need not be here."""
+        peer = f"w-{order.worker_id}".encode()
+        self._running[peer] = 0
+        self.say(peer, m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, name, order.model, order.version,
+                                     order.archive, order.device, 77))  # fmt: skip
+        self.take(peer, m.Welcome)
+        return peer
+
+    def submit(self, *jobs: int, model: str = "m", version: str | None = None, gateway: bytes = GATEWAY,
+               is_describe: bool = False) -> None:  # fmt: skip
+        items = tuple(m.SubmitItem(job, model, version, 0, is_describe, b"meta-%d" % job) for job in jobs)
+        self.say(gateway, m.Submit(items))
+
+    def complete(self, worker: bytes, lease: m.Assign, status: int = 200) -> None:
+        """Let a worker answer a batch with the metas it was given."""
+        self._running[worker] -= 1
+        items = tuple(m.CompletedItem(status, item.meta) for item in lease.items)
+        self.say(worker, m.Completed(lease.lease, 1000, items))
+
+    def exit_worker(self, worker_id: int, node: bytes = NODE, reason: str = "killed by signal 9") -> None:
+        self._held[node].discard(worker_id)
+        self._running.pop(b"w-%d" % worker_id, None)
+        self.say(node, m.WorkerExited(worker_id, None, 9, reason, False, ("last words",)))
+
+    def ready_rig(self, workers: int = 1, **fields: Any) -> list[bytes]:  # Any: as for `register`
+        """Join a gateway and a node, register `m` and start its workers; return their peers."""
+        self.join_gateway()
+        self.join_node()
+        self.register(initial_workers=workers, **fields)
+        return self.start_workers()
+
+
+def held(order: m.StartWorker) -> m.HeldWorker:
+    """What a node says of a worker that it was told to start."""
+    return m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 77)

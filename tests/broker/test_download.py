@@ -1,0 +1,130 @@
+"""Fetching archives: from a server on loopback, which only an operator's own pattern opens."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from broker.download import download
+from shared.errors import DownloadFailed, ModelNotFound
+from shared.settings import BrokerSettings
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        match self.path:
+            case "/m.mar":
+                self._answer(200, b"archive")
+            case "/hop":
+                self._answer(302, b"", location="/m.mar")
+            case "/loop":
+                self._answer(302, b"", location="/loop")
+            case "/away":
+                self._answer(302, b"", location="http://169.254.169.254/latest/meta-data")
+            case "/into-file":
+                self._answer(302, b"", location="file:///etc/passwd")
+            case "/short":
+                self.send_response(200)
+                self.send_header("content-length", "100")
+                self.end_headers()
+                self.wfile.write(b"half")
+            case "/stall":
+                self.send_response(200)
+                self.send_header("content-length", "100")
+                self.end_headers()
+                self.wfile.flush()
+                released.wait(10)
+            case _:
+                self._answer(404, b"")
+
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+#: Set when a test is over, so that a stalled answer ends with it.
+released = threading.Event()
+
+
+@pytest.fixture
+def origin() -> Iterator[str]:
+    released.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def opened(origin: str, **changes: float) -> BrokerSettings:
+    """Settings of an operator who names the origin."""
+    changes = {"download_timeout_s": 2.0, **changes}
+    return BrokerSettings(state_dir="/nowhere", allowed_urls=(f"{origin}/.*",), **changes)  # type: ignore[arg-type]  # numbers
+
+
+def test_an_archive_is_fetched_also_behind_a_redirect(origin: str, tmp_path: Path) -> None:
+    for path in ("/m.mar", "/hop"):
+        target = tmp_path / path[1:]
+        download(origin + path, target, opened(origin))
+        assert target.read_bytes() == b"archive"
+
+
+def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
+        download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("path", ["/away", "/into-file"])
+def test_a_redirect_is_checked_again(origin: str, tmp_path: Path, path: str) -> None:
+    with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
+        download(origin + path, tmp_path / "m", opened(origin))
+
+
+def test_a_redirect_to_a_private_address_is_refused_though_any_public_url_is_allowed(
+    origin: str, tmp_path: Path
+) -> None:
+    settings = BrokerSettings(
+        state_dir="/nowhere", allowed_urls=(f"{origin}/.*", "http(s)?://.*"), download_timeout_s=2.0
+    )
+    with pytest.raises(ModelNotFound, match=r"169\.254\.169\.254"):
+        download(f"{origin}/away", tmp_path / "m", settings)
+
+
+@pytest.mark.parametrize("path", ["/nosuch", "/short", "/loop"])
+def test_a_failing_origin_is_a_failed_download_and_leaves_nothing(
+    origin: str, tmp_path: Path, path: str
+) -> None:
+    with pytest.raises(DownloadFailed, match="Failed to download archive from"):
+        download(origin + path, tmp_path / "m", opened(origin))
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_origin_that_stalls_is_given_up(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed):
+        download(f"{origin}/stall", tmp_path / "m", opened(origin, download_timeout_s=0.3))
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_download_above_the_limit_is_stopped(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed, match="download_limit_bytes"):
+        download(f"{origin}/m.mar", tmp_path / "m", opened(origin, download_limit_bytes=3))
+
+
+@pytest.mark.parametrize("url", ["http://", "http://no such host/x.mar", "http://127.0.0.1:1/x.mar"])
+def test_urls_that_lead_nowhere_are_failed_downloads(tmp_path: Path, url: str) -> None:
+    settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
+    with pytest.raises(DownloadFailed):
+        download(url, tmp_path / "m", settings)

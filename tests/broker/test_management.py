@@ -1,0 +1,295 @@
+"""Registering, scaling, defaults and unregistering, in TorchServe's words."""
+
+import pytest
+
+from broker.records import Prepared
+from shared import errors
+from shared import messages as m
+from shared.settings import LoadAtStart
+from tests.broker.rig import GATEWAY, NODE, Rig, settings
+
+
+def joined() -> Rig:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    return rig
+
+
+def refusal(rig: Rig) -> tuple[str, str]:
+    refused = rig.only(GATEWAY, m.AskRefused)
+    return refused.error, refused.message
+
+
+def test_registration_without_workers_is_answered_at_once() -> None:
+    rig = joined()
+    url = rig.archive()
+    rig.say(GATEWAY, m.RegisterModel(5, url))
+    assert rig.only(GATEWAY, m.ModelRegistered) == m.ModelRegistered(5, "m", "1.0", 0, True)
+
+
+def test_a_caller_hears_nothing_before_the_registry_has_it_on_disk() -> None:
+    rig = joined()
+    rig.store_error = errors.StoreFailed("The registry could not be written", "disk full")
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive()))
+    assert refusal(rig) == ("StoreFailed", "The registry could not be written")
+    assert not list(rig.core.catalog)
+    rig.store_error = None
+    rig.say(GATEWAY, m.RegisterModel(6, rig.archive()))
+    rig.only(GATEWAY, m.ModelRegistered)
+
+
+def test_synchronous_registration_waits_for_all_workers() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=2))
+    one, two = rig.take(NODE, m.StartWorker)
+    rig.worker_ready(one)
+    assert not rig.take(GATEWAY, m.ModelRegistered)
+    rig.worker_ready(two)
+    assert rig.only(GATEWAY, m.ModelRegistered) == m.ModelRegistered(5, "m", "1.0", 2, True)
+
+
+def test_asynchronous_registration_says_that_it_is_not_done() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=2, synchronous=False))
+    assert not rig.only(GATEWAY, m.ModelRegistered).done
+
+
+def test_a_failed_start_takes_a_synchronous_registration_back_and_gives_the_reason() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1))
+    rig.exit_worker(
+        rig.only(NODE, m.StartWorker).worker_id, reason="ModuleNotFoundError: No module named 'x'"
+    )
+    refused = rig.only(GATEWAY, m.AskRefused)
+    assert refused.error == "WorkerStartFailed"
+    assert refused.message == "Failed to start workers for model m version: 1.0"
+    assert "ModuleNotFoundError" in refused.details
+    assert not list(rig.core.catalog)
+    assert not list(rig.registry.catalog)
+
+
+def test_a_failed_start_leaves_an_asynchronous_registration_with_its_reason() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1, synchronous=False))
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id, reason="ValueError: no weights")
+    rig.say(GATEWAY, m.DescribeModel(6, "m", None))
+    (facts,) = rig.only(GATEWAY, m.ModelDescribed).versions
+    assert facts.last_error == "ValueError: no weights"
+    assert "wants 1, has 0" in facts.explanation
+
+
+def test_waiting_ends_when_the_fleet_has_no_room() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1, startup_timeout_s=10))
+    rig.pass_time(16)
+    refused = rig.only(GATEWAY, m.AskRefused)
+    assert "no node has joined" in refused.details
+
+
+def test_a_taken_name_and_version_is_a_conflict_even_while_the_first_is_on_its_way() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive()))
+    rig.only(GATEWAY, m.ModelRegistered)
+    rig.say(GATEWAY, m.RegisterModel(6, rig.archive()))
+    assert refusal(rig) == ("Conflict", "Model version 1.0 is already registered for model m")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (errors.DownloadFailed("Failed to download archive from: u"), "DownloadFailed"),
+        (Prepared("sha", 1, "", "1.0", "h", "python", "f"), "InvalidModel"),
+    ],
+)
+def test_archives_that_do_not_serve_are_refused(outcome: Prepared | errors.RelayError, expected: str) -> None:
+    rig = joined()
+    rig.archives["u"] = outcome
+    rig.say(GATEWAY, m.RegisterModel(5, "u"))
+    assert refusal(rig)[0] == expected
+
+
+def test_what_the_request_says_beats_the_manifest_and_the_defaults() -> None:
+    rig = joined()
+    ask = m.RegisterModel(5, rig.archive(), model_name="other", handler="mine:run", batch_size=8,
+                          max_batch_delay_ms=0, response_timeout_s=7, startup_timeout_s=9)  # fmt: skip
+    rig.say(GATEWAY, ask)
+    record = rig.core.catalog.resolve("other", None)
+    assert (record.handler, record.batch_size, record.max_batch_delay_ms) == ("mine:run", 8, 0)
+    assert (record.response_timeout_s, record.startup_timeout_s) == (7, 9)
+
+
+def test_the_first_version_stays_the_default_until_it_is_set() -> None:
+    rig = joined()
+    rig.register(version="1.0", initial_workers=0)
+    rig.register(version="2.0", initial_workers=0)
+    assert rig.core.catalog.resolve("m", None).version == "1.0"
+    rig.say(GATEWAY, m.SetDefault(3, "m", "2.0"))
+    rig.only(GATEWAY, m.DefaultSet)
+    assert rig.core.catalog.resolve("m", None).version == "2.0"
+    rig.say(GATEWAY, m.SetDefault(4, "m", "9"))
+    assert refusal(rig) == ("ModelVersionNotFound", "Model version 9 does not exist for model m")
+    rig.say(GATEWAY, m.SetDefault(4, "no", "9"))
+    assert refusal(rig) == ("ModelNotFound", "Model not found: no")
+
+
+def test_scaling_up_and_down_starts_and_stops_workers() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 3, 3, synchronous=True))
+    assert not rig.take(GATEWAY, m.WorkersScaled)
+    rig.start_workers()
+    assert rig.only(GATEWAY, m.WorkersScaled) == m.WorkersScaled(2, "m", None, 3, True)
+    rig.say(GATEWAY, m.ScaleWorkers(3, "m", None, 1, 1, synchronous=True))
+    stopped = [order.worker_id for order in rig.take(NODE, m.StopWorker)]
+    assert stopped == [9002, 9001]  # the newest go first
+    for worker_id in stopped:
+        rig.exit_worker(worker_id)
+    assert rig.only(GATEWAY, m.WorkersScaled).min_workers == 1
+
+
+@pytest.mark.parametrize(("patience_s", "is_killed_after"), [(0, 0.0), (2, 2.5)])
+def test_a_worker_scaled_away_has_the_time_the_caller_gave(patience_s: int, is_killed_after: float) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.take(worker, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False, drain_timeout_s=patience_s))
+    if patience_s:
+        assert not rig.take(NODE, m.StopWorker)
+    rig.pass_time(is_killed_after)
+    assert rig.only(NODE, m.StopWorker).kill
+
+
+def test_a_worker_that_is_scaled_away_finishes_its_batch_by_default() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False))
+    rig.pass_time(10)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+    assert not rig.only(NODE, m.StopWorker).kill
+
+
+def test_jobs_that_wait_for_a_model_scaled_to_zero_are_answered() -> None:
+    rig = joined()
+    rig.register()
+    rig.submit(1)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False))
+    assert rig.only(GATEWAY, m.Refused).items[0].error == "ServiceUnavailable"
+
+
+def test_failing_to_scale_keeps_the_model_and_names_no_version_as_torchserve_does() -> None:
+    rig = joined()
+    rig.register(initial_workers=0)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 1, synchronous=True))
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id)
+    assert refusal(rig)[1] == "Failed to start workers for model m version: null"
+    assert rig.core.catalog.resolve("m", None).min_workers == 1
+
+
+def test_unregistering_answers_what_waits_and_stops_the_workers() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, 2)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    assert rig.only(GATEWAY, m.ModelUnregistered) == m.ModelUnregistered(2, "m")
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [2]
+    rig.complete(worker, batch)
+    assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
+    rig.only(NODE, m.StopWorker)
+    rig.say(GATEWAY, m.DescribeModel(3, "m", None))
+    assert refusal(rig) == ("ModelNotFound", "Model not found: m")
+
+
+def test_the_default_version_can_only_go_last() -> None:
+    rig = joined()
+    rig.register(version="1.0", initial_workers=0)
+    rig.register(version="2.0", initial_workers=0)
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", "1.0"))
+    assert refusal(rig) == ("InvalidModelVersion", "Cannot remove default version for model m")
+    rig.say(GATEWAY, m.UnregisterModel(3, "m", "2.0"))
+    rig.say(GATEWAY, m.UnregisterModel(4, "m", None))
+    assert len(rig.take(GATEWAY, m.ModelUnregistered)) == 2
+
+
+def test_pages_of_the_list_are_torchserves() -> None:
+    rig = joined()
+    for name in ("m1", "M4", "m3"):
+        rig.register(model=name, initial_workers=0)
+    rig.say(GATEWAY, m.ListModels(9, 2, 0))
+    page = rig.only(GATEWAY, m.ModelsListed)
+    assert [entry.model for entry in page.models] == ["M4", "m1"]
+    assert page.next_offset == 2
+    rig.say(GATEWAY, m.ListModels(9, 1, 2))
+    assert rig.only(GATEWAY, m.ModelsListed).next_offset == 3  # at the exact end there is another page
+    rig.say(GATEWAY, m.ListModels(9, 100, 3))
+    assert rig.only(GATEWAY, m.ModelsListed) == m.ModelsListed(9, (), None)
+
+
+def test_models_of_the_command_line_are_loaded_once_and_replaced_when_their_archive_changes() -> None:
+    rig = Rig(settings(startup_workers_per_model=2))
+    rig.join_gateway()
+    rig.join_node()
+    url = rig.archive()
+    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.feed()
+    assert len(rig.take(NODE, m.StartWorker)) == 2
+    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.feed()
+    assert not rig.take(NODE, m.StartWorker)
+    rig.archives[url] = Prepared("other", 1, "m", "1.0", "h", "python", "f")
+    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.feed()
+    assert len(rig.take(NODE, m.StopWorker)) == 2
+    assert {order.archive for order in rig.take(NODE, m.StartWorker)} == {"other"}
+
+
+def test_a_model_of_the_command_line_that_cannot_be_loaded_is_reported() -> None:
+    rig = Rig()
+    rig.core.management.load_at_start(LoadAtStart("nosuch.mar"))
+    rig.feed()
+    assert [report.event for report in rig.reports] == ["model.not_loaded"]
+
+
+def test_everything_registered_survives_a_restart() -> None:
+    rig = joined()
+    rig.register(version="1.0", initial_workers=2)
+    rig.register(version="2.0", initial_workers=0)
+    rig.say(GATEWAY, m.SetDefault(3, "m", "2.0"))
+    rig.say(GATEWAY, m.ScaleWorkers(4, "m", "1.0", 3, 4, synchronous=False))
+    before = list(rig.core.catalog)
+    rig.restart()
+    assert list(rig.core.catalog) == before
+    assert rig.core.catalog.resolve("m", None).version == "2.0"
+    assert rig.core.catalog.resolve("m", "1.0").min_workers == 3
+
+
+def test_metrics_count_every_outcome() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, 2)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    rig.say(GATEWAY, m.ReadMetrics(8))
+    families = {family.name: family for family in rig.only(GATEWAY, m.MetricsRead).families}
+    outcomes = {dict(s.labels)["outcome"]: s.value for s in families["torchrelay_requests"].samples}
+    assert outcomes == {"answered": 1.0}
+    buckets = [s for s in families["torchrelay_batch_jobs"].samples if dict(s.labels).get("le") == "+Inf"]
+    assert [s.value for s in buckets] == [2.0]
+    (running,) = families["torchrelay_jobs_running"].samples
+    assert running.value == 1.0
+
+
+def test_the_fleet_is_shown_whole() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.ReadFleet(8))
+    fleet = rig.only(GATEWAY, m.FleetRead)
+    assert (fleet.epoch, fleet.gateways, len(fleet.nodes)) == (1, 1, 1)
+    assert fleet.nodes[0].slots_used == 1
+    assert fleet.versions[0].workers[0].state == "ready"

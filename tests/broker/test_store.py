@@ -1,0 +1,121 @@
+"""Archives by content, and how a url becomes one."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from broker.store import ArchiveStore, drop_download, prepare, startup_urls
+from shared import errors
+from shared.settings import BrokerSettings
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> BrokerSettings:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "state").mkdir()
+    return BrokerSettings(state_dir=str(tmp_path / "state"), model_store=str(tmp_path / "models"))
+
+
+@pytest.fixture
+def store(broker: BrokerSettings) -> ArchiveStore:
+    return ArchiveStore(Path(broker.state_dir) / "archives")
+
+
+def write_mar(path: Path, manifest: str = '{"model": {"modelName": "m", "handler": "h.py"}}') -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", manifest)
+        archive.writestr("h.py", "def handle(data, context): return data")
+    return path
+
+
+def test_an_archive_of_the_model_store_is_kept_by_its_content(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    path = write_mar(Path(str(broker.model_store)) / "m.mar")
+    prepared = prepare("m.mar", store, broker)
+    assert prepared.archive == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (prepared.model_name, prepared.handler, prepared.model_version) == ("m", "h.py", "1.0")
+    path.unlink()
+    assert store.read(prepared.archive, 0, 4) == (b"PK\x03\x04", prepared.archive_bytes)
+
+
+def test_only_the_last_part_of_a_local_path_counts(broker: BrokerSettings, store: ArchiveStore) -> None:
+    write_mar(Path(str(broker.model_store)) / "m.mar")
+    assert prepare("/some/where/m.mar", store, broker).model_name == "m"
+
+
+def test_a_folder_of_the_model_store_is_an_archive_too(broker: BrokerSettings, store: ArchiveStore) -> None:
+    folder = Path(str(broker.model_store)) / "m"
+    (folder / "MAR-INF").mkdir(parents=True)
+    (folder / "MAR-INF" / "MANIFEST.json").write_text('{"model": {"modelName": "f", "handler": "h.py"}}')
+    (folder / "h.py").write_text("")
+    assert prepare("m", store, broker).model_name == "f"
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("", errors.ModelNotFound, "empty url"),
+        ("../x.mar", errors.ModelNotFound, "Relative path is not allowed in url: ../x.mar"),
+        ("a/%2e%2e/x.mar", errors.ModelNotFound, "Relative path is not allowed in url: a/%2e%2e/x.mar"),
+        ("nosuch.mar", errors.ModelNotFound, "Model not found at: nosuch.mar"),
+        ("s3://bucket/x.mar", errors.ModelNotFound, "Model not found at: s3://bucket/x.mar"),
+        ("/", errors.ModelNotFound, "Model not found at: /"),
+        ("/etc", errors.ModelNotFound, "Model not found at: /etc"),
+        ("file:///nosuch/x.mar", errors.DownloadFailed, "Failed to download archive from: file:///nosuch/x.mar"),
+    ],
+)  # fmt: skip
+def test_urls_that_name_no_archive_are_refused_in_torchserves_words(
+    broker: BrokerSettings, store: ArchiveStore, url: str, error: type[errors.RelayError], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        prepare(url, store, broker)
+    assert caught.value.message == message
+
+
+def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    url = f"file://{write_mar(tmp_path / 'far.mar')}"
+    assert prepare(url, store, broker).model_name == "m"
+    with pytest.raises(errors.StoreFailed, match="^Model file already exists far.mar$"):
+        prepare(url, store, broker)
+    drop_download(url, broker)
+    assert prepare(url, store, broker).model_name == "m"
+
+
+def test_what_is_set_aside_is_gone_from_the_store_at_once(tmp_path: Path) -> None:
+    store = ArchiveStore(tmp_path / "s")
+    sha256, _ = store.put(write_mar(tmp_path / "m.mar"))
+    doomed = store.set_aside(sha256)
+    assert store.read(sha256, 0, 1) is None
+    store.put(tmp_path / "m.mar")
+    doomed.unlink()
+    assert store.read(sha256, 0, 1) is not None
+
+
+def test_leftovers_are_deleted_and_used_archives_kept(tmp_path: Path) -> None:
+    store = ArchiveStore(tmp_path / "s")
+    used, _ = store.put(write_mar(tmp_path / "a.mar"))
+    unused, _ = store.put(write_mar(tmp_path / "b.mar", "{}"))
+    (tmp_path / "s" / "x.part").write_bytes(b"half")
+    store.keep_only({used})
+    assert [path.stem for path in (tmp_path / "s").iterdir()] == [used]
+    assert store.read(unused, 0, 1) is None
+
+
+@pytest.mark.parametrize("name", ["../registry", "", "x" * 64, "A" * 64])
+def test_only_hashes_name_archives(tmp_path: Path, name: str) -> None:
+    store = ArchiveStore(tmp_path / "s")
+    (tmp_path / "registry.archive").write_bytes(b"secret")
+    assert store.read(name, 0, 10) is None
+
+
+def test_all_means_every_archive_and_folder_but_hidden_ones(broker: BrokerSettings) -> None:
+    folder = Path(str(broker.model_store))
+    for name in ("b.mar", "a.tar.gz", "c.txt", ".hidden.mar"):
+        (folder / name).write_bytes(b"")
+    (folder / "d").mkdir()
+    assert startup_urls(broker) == ["a.tar.gz", "b.mar", "d"]
