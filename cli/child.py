@@ -49,16 +49,16 @@ def main() -> int:
 def run(role: Role, settings: msgspec.Raw) -> int:
     """Run one role; only that role's package is imported."""
     if role == "broker":
-        from broker import server
+        from broker.server import run as run_broker
 
-        return server.run(msgspec.json.decode(settings, type=BrokerSettings))
+        return run_broker(msgspec.json.decode(settings, type=BrokerSettings))
     if role == "gateway":
-        from gateway import main as gateway
+        from gateway.main import run as run_gateway
 
-        return gateway.run(msgspec.json.decode(settings, type=GatewaySettings))
-    from worker import node
+        return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
+    from worker.node import run as run_node
 
-    return node.run(msgspec.json.decode(settings, type=NodeSettings))
+    return run_node(msgspec.json.decode(settings, type=NodeSettings))
 
 
 def _read_line(fd: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import archive, models, parts, predict, serve, status
+from cli import archive, models, parts, ping, predict, serve, status
 from cli.faults import FaultReportingGroup
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(serve.serve)
 app.command()(parts.broker)
 app.command()(parts.gateway)
 app.command()(parts.worker)
+app.command()(ping.ping)
 app.command()(status.status)
 app.command()(predict.predict)
 app.add_typer(models.app, name="models")

@@ -1,0 +1,38 @@
+"""`torchrelay ping`: whether a broker answers; the only zmq module here.
+
+A beat from a stranger changes nothing in a broker, but a broker whose loop runs answers it.
+"""
+
+from typing import Annotated
+
+import typer
+
+from cli import options
+from cli.faults import Fault
+
+
+def ping(
+    broker: options.Broker = options.DEFAULT_BROKER,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait.")] = 3.0,
+) -> None:
+    """Ask a broker whether it is there; exit with 1 if it isn't."""
+    import zmq
+
+    from shared import ids, messages, wire
+
+    context = zmq.Context()
+    socket = context.socket(zmq.DEALER)
+    try:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, 1)
+        socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("ping"))
+        socket.connect(broker)
+        socket.send(wire.encode(messages.GatewayBeat({}), epoch=0))
+        if not socket.poll(int(timeout * 1000)):
+            raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?")
+        _, epoch = wire.decode(socket.recv())
+    except (zmq.ZMQError, wire.WireError) as error:
+        raise Fault(f"{broker} is no broker's address: {error}") from error
+    finally:
+        context.destroy()
+    typer.echo(f"The broker at {broker} lives (epoch {epoch}).")

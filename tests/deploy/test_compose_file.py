@@ -1,0 +1,81 @@
+"""compose.yaml and the Dockerfiles: every command in them is one that our CLI accepts."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from cli.main import app
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]  # a compose file's values are of every type
+DOCKERFILES = sorted((ROOT / "deploy").glob("Dockerfile.*"))
+
+
+def accept(command: list[str]) -> str:
+    """Parse a command line as the CLI would, without running it; return the subcommand's name."""
+    assert command[0] == "torchrelay"
+    group: Any = typer.main.get_command(app)  # typer's own classes differ between its versions
+    context = group.make_context("torchrelay", command[1:])
+    name, subcommand, rest = group.resolve_command(context, [*context._protected_args, *context.args])
+    subcommand.make_context(name, rest, parent=context)
+    return str(name)
+
+
+def test_there_is_a_service_for_each_part() -> None:
+    assert set(SERVICES) == {"broker", "gateway", "worker"}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_service_runs_the_part_it_is_named_after(name: str) -> None:
+    assert accept(SERVICES[name]["command"]) == name
+
+
+@pytest.mark.parametrize("name", ["broker", "gateway"])
+def test_each_health_check_is_a_command_of_ours(name: str) -> None:
+    kind, *command = SERVICES[name]["healthcheck"]["test"]
+    assert kind == "CMD"
+    assert accept(command) in ("ping", "status")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix[1:])
+def test_each_image_starts_its_part_as_an_ordinary_user(dockerfile: Path) -> None:
+    lines = dockerfile.read_text().splitlines()
+    assert "FROM python:3.11-slim" in lines
+    assert "USER torchrelay" in lines
+    assert accept(json.loads(lines[-1].removeprefix("CMD "))) == dockerfile.suffix[1:]
+
+
+@pytest.mark.parametrize("name", ["broker", "gateway"])
+def test_only_the_workers_image_has_torch(name: str) -> None:
+    assert f"'.[{name}]'" in (ROOT / "deploy" / f"Dockerfile.{name}").read_text()
+
+
+def test_workers_can_be_scaled() -> None:
+    assert not {"container_name", "hostname", "ports"} & SERVICES["worker"].keys()
+    assert not any("--name" in part for part in SERVICES["worker"]["command"])
+
+
+def test_ports_are_published_on_loopback_alone() -> None:
+    published = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert len(published) == 3
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_the_commands_refused_here_would_be_refused_there() -> None:
+    with pytest.raises(Exception, match="no-such-option"):
+        accept(["torchrelay", "worker", "--no-such-option"])
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+@pytest.mark.parametrize("overlay", [[], ["-f", "deploy/compose.gpu.yaml"]])
+def test_docker_compose_understands_the_files(overlay: list[str]) -> None:
+    command = ["docker-compose", "-f", "compose.yaml", *overlay, "config", "--quiet"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
