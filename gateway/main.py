@@ -92,6 +92,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
             "ws": "none",
             "lifespan": "on",
             "access_log": False,
+            # Who the client says it is behind a proxy is of no use here.
+            "proxy_headers": False,
             "server_header": False,
             "date_header": False,
             "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),

