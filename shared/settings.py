@@ -61,9 +61,11 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     queue_limit_bytes: Positive = 1 << 30
     #: Tries per job, so that one job can't bring down worker after worker.
     attempt_limit: Positive = 2
-    #: TorchServe's defaults.
+    #: How long a worker may take to answer a batch; TorchServe's default, as are the next two.
     default_response_timeout_s: Positive = 120
+    #: How long a worker may take to load its model.
     default_startup_timeout_s: Positive = 120
+    #: Workers of a model for which nobody said a number.
     default_workers_per_model: NotNegative = 0
     #: Workers of a model loaded at start, where default_workers_per_model is 0. TorchServe takes the
     #: number of GPUs, or of cpus; `torchrelay serve` sets this so.
@@ -79,12 +81,19 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Urls on private, loopback or link-local addresses are refused unless this is set: a server that
     #: fetches any address it is told to is a way into the network it stands in.
     allow_private_urls: bool = False
+    #: The largest archive that is fetched from a url.
     download_limit_bytes: Positive = 64 << 30
+    #: Silence of an archive's server after which a download has failed.
     download_timeout_s: PositiveSeconds = 30.0
+    #: Handler of archives whose manifest names none.
     default_service_handler: str = ""
+    #: Envelope around the requests of all models: `body`, `json`, `kserve`, `kservev2`, or a module.
     service_envelope: str = ""
+    #: Whether handlers get JSON and text bodies decoded.
     decode_input_request: bool = True
+    #: Handed to handlers, which may lift Pillow's limit where it is false.
     limit_max_image_pixels: bool = True
+    #: The largest answer of a worker; TorchServe's default.
     max_response_size: Positive = 6_553_500
     #: Lets the broker bind to an address that other hosts can reach, without encryption or keys.
     insecure: bool = False
@@ -93,9 +102,13 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
 class GatewaySettings(Settings, frozen=True, kw_only=True):
     """The gateway's settings. Addresses are TorchServe's: http://HOST[:PORT]."""
 
+    #: Where the broker listens.
     broker_address: str = DEFAULT_BROKER_ADDRESS
+    #: Listens for predictions, explanations and `/ping`.
     inference_address: str = "http://127.0.0.1:8080"
+    #: Listens for registering, scaling, describing; may be the same as inference_address.
     management_address: str = "http://127.0.0.1:8081"
+    #: Listens for Prometheus.
     metrics_address: str = "http://127.0.0.1:8082"
     #: One process does several thousand requests/s; more only pay where there are cores to spare.
     processes: Positive = 1
@@ -103,6 +116,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     max_request_size: Positive = 6_553_500
     #: Jobs waiting for an answer, per process. Above it the answer is 503 at once.
     in_flight_limit_jobs: Positive = 2048
+    #: Bytes of the bodies of those jobs, per process.
     in_flight_limit_bytes: Positive = 256 << 20
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
@@ -110,6 +124,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     graceful_timeout_s: Positive = 4
     #: register and unregister are refused (405) unless this is set.
     enable_model_api: bool = False
+    #: Whether the metrics port is opened.
     enable_metrics_api: bool = True
     #: Lets the gateway listen where other hosts can reach it.
     insecure: bool = False
@@ -118,6 +133,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
 class NodeSettings(Settings, frozen=True, kw_only=True):
     """A node's settings."""
 
+    #: Where the broker listens.
     broker_address: str = DEFAULT_BROKER_ADDRESS
     #: Shown in status; the host's name unless given.
     name: str
