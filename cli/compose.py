@@ -24,7 +24,7 @@ from shared.ts_config import Said, TsConfig
 SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
 
-_BROKER_FIELDS = {
+BROKER_FIELDS = {
     "model_store": "model_store",
     "load_models": "load_models",
     "default_workers_per_model": "default_workers_per_model",
@@ -38,7 +38,7 @@ _BROKER_FIELDS = {
     "service_envelope": "service_envelope",
     "default_service_handler": "default_service_handler",
 }
-_GATEWAY_FIELDS = {
+GATEWAY_FIELDS = {
     "inference_address": "inference_address",
     "management_address": "management_address",
     "metrics_address": "metrics_address",
@@ -60,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     devices: tuple[str, ...] = ("auto",)
     insecure: bool = False
+    allow_private_urls: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         addresses=(socket, options.broker_address) if options.broker_address else (socket,),
         state_dir=options.state_dir,
         insecure=options.insecure,
+        allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),
     )
     gateway = gateway_settings(
@@ -130,12 +132,12 @@ def default_slots(machine: Machine) -> int:
 
 def broker_settings(said: Said, **more: object) -> BrokerSettings:
     """Make the broker's settings of what was said; `more` are fields that only one command knows."""
-    return msgspec.convert(_fields(said, _BROKER_FIELDS) | more, BrokerSettings)
+    return msgspec.convert(_fields(said, BROKER_FIELDS) | more, BrokerSettings)
 
 
 def gateway_settings(said: Said, **more: object) -> GatewaySettings:
     """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
-    return msgspec.convert(_fields(said, _GATEWAY_FIELDS) | more, GatewaySettings)
+    return msgspec.convert(_fields(said, GATEWAY_FIELDS) | more, GatewaySettings)
 
 
 def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:

@@ -42,6 +42,9 @@ Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Listen where other hosts can reach it, though nobody checks who calls."),
 ]
+AllowPrivateUrls = Annotated[
+    bool, typer.Option("--allow-private-urls", help="Fetch archives from private and loopback addresses too.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log to the terminal from INFO on, not WARNING.")]
 JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log lines are JSON objects.")]
 Management = Annotated[

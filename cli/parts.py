@@ -22,6 +22,7 @@ def broker(
     models: options.Models = None,
     ts_config: options.TsConfigFile = None,
     insecure: options.Insecure = False,
+    allow_private_urls: options.AllowPrivateUrls = False,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
@@ -34,6 +35,7 @@ def broker(
         addresses=tuple(address or [options.DEFAULT_BROKER]),
         state_dir=state_dir,
         insecure=insecure,
+        allow_private_urls=allow_private_urls,
     )
     prepare.require_private(settings.addresses, insecure)
     prepare.require_store(settings.model_store)

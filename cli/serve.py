@@ -28,6 +28,7 @@ def serve(
         str | None, typer.Option(metavar="ADDR", help="Let nodes of other hosts join here, tcp://HOST:PORT.")
     ] = None,
     insecure: options.Insecure = False,
+    allow_private_urls: options.AllowPrivateUrls = False,
     slots: options.Slots = None,
     device: options.Devices = None,
     cache_dir: options.CacheDir = None,
@@ -60,6 +61,7 @@ def serve(
             slots=slots,
             devices=tuple(device or ["auto"]),
             insecure=insecure,
+            allow_private_urls=allow_private_urls,
         )
         plan = prepare.plan(command_line, config, own)
         if config.without_effect:
