@@ -144,7 +144,7 @@ class BrokerCore:
                 self._misunderstand(peer, reason)
             case Unreachable(peer):
                 if worker := self._workers.get(peer):
-                    self._take_back_leases(worker, now, reason="its connection broke")
+                    self._take_back(worker, reason="its connection broke")
             case ArchivePrepared() | Stored():
                 self.management.continue_with(event, now)
             case ChunkRead(peer, archive, offset, total, data):
@@ -236,7 +236,7 @@ class BrokerCore:
             self._send(peer, m.Leave("it was told to stop"))
             return False
         if peer not in self._workers:
-            self._take_back_leases(worker, now, reason="it joined anew")
+            self._take_back(worker, reason="it joined anew")
             self._workers[peer] = worker
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
                          version=hello.version, node=hello.node, device=hello.device)  # fmt: skip
@@ -360,6 +360,8 @@ class BrokerCore:
             return
         if len(done.items) != len(lease.jobs):
             raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
+        # A worker runs its batches in order: what should have come before never reached it.
+        self._take_back(worker, before=lease, reason="the batch was lost on its way")
         self._drop_lease(worker, lease, now)
         stats = self.stats.versions[lease.key]
         stats.handler_seconds.observe(done.handler_us / 1e6)
@@ -383,7 +385,7 @@ class BrokerCore:
     def _on_worker_beat(self, worker: Worker, event: Received, now: float) -> None:
         """An idle worker holds no lease, so what was assigned a while ago got lost on the way."""
         if worker.leases and now - worker.last_assigned_at > self.settings.peer_timeout_s:
-            self._take_back_leases(worker, now, reason="the batch or its result was lost", is_lost=True)
+            self._take_back(worker, reason="the batch or its result was lost", is_lost=True)
             self._dirty.add(worker.key)
 
     def _on_worker_bye(self, worker: Worker, event: Received, now: float) -> None:
@@ -554,14 +556,22 @@ class BrokerCore:
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].began_at = now
 
-    def _take_back_leases(self, worker: Worker, now: float, *, reason: str, out_of_memory: bool = False,
-                          is_lost: bool = False) -> None:  # fmt: skip
-        """Return a worker's jobs to the head of their queue.
+    def _take_back(
+        self,
+        worker: Worker,
+        *,
+        reason: str,
+        before: Lease | None = None,
+        is_lost: bool = False,
+        out_of_memory: bool = False,
+    ) -> None:
+        """Return a worker's jobs, or only those of the leases before one, to the head of their queue.
 
-        With `is_lost` the worker died: those of the batch it was running have used up a try, and one
+        With `is_lost` the worker died: the jobs of the batch it was running have used up a try, and one
         that has used up all is answered, so that it can't bring down worker after worker.
         """
-        leases, worker.leases = worker.leases, []
+        end = worker.leases.index(before) if before else len(worker.leases)
+        leases, worker.leases = worker.leases[:end], worker.leases[end:]
         back: list[Job] = []
         for lease in leases:
             del self.leases[lease.number]
@@ -598,10 +608,10 @@ class BrokerCore:
             return
         self.stats.worker_failures[worker.key] += 1
         self.fleet.count_failure(worker, reason, out_of_memory=out_of_memory, now=now)
-        self._take_back_leases(worker, now, reason=reason, out_of_memory=out_of_memory, is_lost=True)
+        self._take_back(worker, reason=reason, is_lost=True, out_of_memory=out_of_memory)
 
     def _remove_worker(self, worker: Worker, now: float, reason: str) -> None:
-        self._take_back_leases(worker, now, reason=reason, is_lost=True)
+        self._take_back(worker, reason=reason, is_lost=True)
         self._workers.pop(worker.peer or b"", None)
         self.fleet.remove_worker(worker, now)
         self.management.is_dirty = True
@@ -683,7 +693,7 @@ class BrokerCore:
         for waiting in worker.leases:
             waiting.began_at = None
         self._fail_worker(worker, reason, now)
-        self._take_back_leases(worker, now, reason=reason)
+        self._take_back(worker, reason=reason)
         self._stop(worker, now, kill=True, reason=reason)
         self._report(logging.WARNING, "worker.stuck", worker=worker.worker_id, model=worker.key[0],
                      version=worker.key[1], reason=reason)  # fmt: skip
@@ -717,7 +727,7 @@ class BrokerCore:
         """Take a worker out of service: what it runs may end, within the patience that was asked for."""
         patience_s = self.management.patience_s(worker.key)
         if worker.state is WorkerState.STARTING or patience_s == 0:
-            self._take_back_leases(worker, now, reason="it was scaled away")
+            self._take_back(worker, reason="it was scaled away")
             self._stop(worker, now, kill=True, reason="it is not needed any more")
             return
         worker.move(WorkerState.DRAINING, now)

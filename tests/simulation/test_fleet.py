@@ -1,0 +1,99 @@
+"""Whole fleets under a misbehaving network, by seed.
+
+Safety is checked all the time: the core's invariants after each of its turns, one outcome per request,
+and that one its own. Liveness at the end: once nothing breaks any more, every request is settled within
+SETTLED_WITHIN_S and new requests are answered.
+"""
+
+import pytest
+
+from gateway.session import Answer
+from shared.settings import BrokerSettings
+from tests.simulation.world import Faults, Gateway, Node, World
+
+#: Half the response_timeout again above what can follow one another: a node found silent, a worker found
+#: stuck at its lease's deadline, and the waiting for a restart.
+SETTLED_WITHIN_S = 30.0
+TROUBLE_S = 30.0
+
+SCENARIOS = {
+    "calm": Faults(),
+    "losses": Faults(drop=0.03, duplicate=0.03, delay_s=0.02),
+    "broken connections": Faults(breaks_per_s=0.5, delay_s=0.01),
+    "dying workers": Faults(worker_deaths_per_s=0.5, failed_loads=0.2),
+    "dying nodes": Faults(node_deaths_per_s=0.1),
+    "dying broker": Faults(broker_deaths_per_s=0.1),
+    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.1),
+}
+
+
+def fleet(seed: int, faults: Faults) -> World:
+    settings = BrokerSettings(state_dir="/nowhere", job_queue_size=1000, settle_s=2.0)
+    world = World(seed, faults, settings)
+    world.gateways = [Gateway(world, number) for number in range(2)]
+    world.nodes = [Node(world, number, slots=4) for number in range(2)]
+    world.is_faulty = False
+    world.run_until(1.0)
+    world.gateways[0].register(workers=3, batch_size=4)
+    world.run_until(4.0)
+    return world
+
+
+def ask_now_and_then(world: World, until: float) -> None:
+    """Let clients come at random, some of whom hang up."""
+
+    def come() -> None:
+        if world.now >= until:
+            return
+        gateway = world.rng.choice(world.gateways)
+        gateway.request()
+        if world.rng.random() < 0.1:
+            request = gateway.requests[-1]
+            world.after(world.rng.uniform(0, 0.3), lambda: gateway.leave(request))
+        world.after(world.rng.expovariate(30), come)
+
+    come()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("seed", range(6))
+def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: int) -> None:
+    print(f"to repeat: pytest tests/simulation -k '{scenario}' and seed {seed}")  # noqa: T201  # shown on failure
+    world = fleet(seed, SCENARIOS[scenario])
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S)
+    world.run_until(world.now + TROUBLE_S)
+    world.is_faulty = False
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    requests = [request for gateway in world.gateways for request in gateway.requests]
+    unsettled = [request for request in requests if not request.outcomes]
+    assert not unsettled, f"{len(unsettled)} of {len(requests)} were never settled, first {unsettled[0]}"
+    assert not any(gateway.session.waiting for gateway in world.gateways)
+    for gateway in world.gateways:
+        gateway.request()
+    world.run_until(world.now + 2.0)
+    assert all(isinstance(gateway.requests[-1].outcomes[0], Answer) for gateway in world.gateways)
+
+
+def test_a_calm_fleet_answers_everything_with_nothing_tried_twice() -> None:
+    world = fleet(1, Faults())
+    ask_now_and_then(world, world.now + 10)
+    world.run_until(world.now + 15)
+    core = world.broker.core
+    assert core is not None
+    outcomes = core.stats.versions["m", "1.0"].outcomes
+    assert set(outcomes) <= {"answered", "cancelled"}
+    assert core.stats.retries == core.stats.stale_results == core.stats.misunderstood == 0
+
+
+def test_a_seed_repeats_itself_to_the_last_outcome() -> None:
+    def outcomes() -> list[str]:
+        world = fleet(7, SCENARIOS["everything"])
+        world.is_faulty = True
+        world.begin_misfortune()
+        ask_now_and_then(world, world.now + 10)
+        world.run_until(world.now + 20)
+        return [repr(request.outcomes) for gateway in world.gateways for request in gateway.requests]
+
+    assert outcomes() == outcomes()

@@ -1,0 +1,457 @@
+"""A fleet in one thread and virtual time: real cores and sessions over a network that misbehaves.
+
+The broker's core, the gateway's session and the workers' sessions are the real ones, and every message
+goes through the wire's codec. The network delays, drops and duplicates messages and breaks connections;
+workers and nodes die, the broker is killed and restarted from its registry. All chance comes from one
+seed, so that a run can be repeated to the last message.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from broker.core import BrokerCore
+from broker.effects import Effect, Prepare, Send, Store
+from broker.events import ArchivePrepared, Event, Received, Stored
+from broker.records import Prepared
+from gateway.session import Answer, Outcome
+from gateway.session import Session as GatewaySession
+from shared import errors, wire
+from shared import messages as m
+from shared.settings import BrokerSettings, GatewaySettings
+from tests.broker import invariants
+from tests.broker.rig import MemoryRegistry
+from worker.session import Batch, Leases
+from worker.session import Session as PeerSession
+
+TICK_S = 0.05
+#: What a thread of the broker needs for its work.
+DISK_S = 0.005
+MODEL = "m"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How the network and the processes misbehave; rates per message or per second."""
+
+    drop: float = 0.0
+    duplicate: float = 0.0
+    delay_s: float = 0.002
+    breaks_per_s: float = 0.0
+    worker_deaths_per_s: float = 0.0
+    node_deaths_per_s: float = 0.0
+    broker_deaths_per_s: float = 0.0
+    failed_loads: float = 0.0
+
+
+@dataclass
+class Peer:
+    """Somebody with a connection to the broker."""
+
+    identity: bytes
+    hear: Callable[[m.Message, int, Sequence[bytes]], None]
+    #: Rises when the connection breaks: what was under way then is lost.
+    connection: int = 0
+    is_alive: bool = True
+
+
+class World:
+    """The clock, the network, and everybody on it."""
+
+    def __init__(self, seed: int, faults: Faults, broker_settings: BrokerSettings) -> None:
+        self.rng = random.Random(seed)
+        self.faults = faults
+        self.now = 0.0
+        self.settings = broker_settings
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self.peers: dict[bytes, Peer] = {}
+        #: When the last message of a connection and direction arrives: a connection keeps its order.
+        self._arrival: dict[tuple[bytes, int, str], float] = {}
+        self.broker = Broker(self)
+        self.nodes: list[Node] = []
+        self.gateways: list[Gateway] = []
+        self.is_faulty = True
+
+    # Time
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (self.now + seconds, next(self._order), action))
+
+    def run_until(self, time: float) -> None:
+        while self._queue and self._queue[0][0] <= time:
+            self.now, _, action = heapq.heappop(self._queue)
+            action()
+        self.now = time
+
+    # Network
+
+    def join(self, peer: Peer) -> None:
+        self.peers[peer.identity] = peer
+
+    def to_broker(self, peer: Peer, message: m.Message, epoch: int, frames: Sequence[bytes] = ()) -> None:
+        head = wire.encode(message, epoch)
+        self._carry(peer, "up", lambda: self.broker.receive(peer.identity, head, frames))
+
+    def to_peer(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
+        peer = self.peers.get(identity)
+        if peer is not None:
+            decoded, epoch = wire.decode(head)
+            self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
+
+    def _carry(self, peer: Peer, direction: str, deliver: Callable[[], object]) -> None:
+        if not peer.is_alive or self._happens(self.faults.drop):
+            return
+        copies = 2 if self._happens(self.faults.duplicate) else 1
+        connection, life = peer.connection, self.broker.life
+        key = (peer.identity, connection, direction)
+        for _ in range(copies):
+            arrives = max(
+                self.now + self.rng.expovariate(1 / self.faults.delay_s), self._arrival.get(key, 0.0)
+            )
+            self._arrival[key] = arrives
+
+            def arrive() -> None:
+                if peer.is_alive and peer.connection == connection and self.broker.life == life:
+                    deliver()
+
+            self.after(arrives - self.now, arrive)
+
+    def _happens(self, probability: float) -> bool:
+        return self.is_faulty and self.rng.random() < probability
+
+    # Misfortune
+
+    def begin_misfortune(self) -> None:
+        """From now on, things break at the rates of `faults`."""
+        for rate, action in (
+            (self.faults.breaks_per_s, self._break_a_connection),
+            (self.faults.worker_deaths_per_s, self._kill_a_worker),
+            (self.faults.node_deaths_per_s, self._kill_a_node),
+            (self.faults.broker_deaths_per_s, self.broker.die),
+        ):
+            if rate:
+                self._again(rate, action)
+
+    def _again(self, rate: float, action: Callable[[], None]) -> None:
+        def strike() -> None:
+            if self.is_faulty:
+                action()
+                self._again(rate, action)
+
+        self.after(self.rng.expovariate(rate), strike)
+
+    def _break_a_connection(self) -> None:
+        self.peers[self.rng.choice(sorted(self.peers))].connection += 1
+
+    def _kill_a_worker(self) -> None:
+        workers = [worker for node in self.nodes for worker in node.workers.values()]
+        if workers:
+            self.rng.choice(workers).die(None)
+
+    def _kill_a_node(self) -> None:
+        self.rng.choice(self.nodes).die()
+
+
+class Broker:
+    """The real core, with a shell whose disk takes a moment."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._registry = MemoryRegistry()
+        self._events: list[Event] = []
+        self._is_turn_due = False
+        self.epoch = 0
+        #: Rises with each death: what was on its way to or from the dead one is lost.
+        self.life = 0
+        self.core: BrokerCore | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.epoch += 1
+        self.core = BrokerCore(self._world.settings, self._registry.load(), epoch=self.epoch,
+                               now=self._world.now, wall_ms=0)  # fmt: skip
+        self._turn_soon(0.0)
+
+    def die(self) -> None:
+        if self.core is None:
+            return
+        self.core = None
+        self.life += 1
+        self._events.clear()
+        self._world.after(self._world.rng.uniform(0.1, 2.0), self.start)
+
+    def receive(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
+        if self.core is not None:
+            message, epoch = wire.decode(head)
+            self._add(Received(identity, message, epoch, tuple(frames)))
+
+    def _add(self, event: Event) -> None:
+        self._events.append(event)
+        self._turn_soon(0.0001)
+
+    def _turn_soon(self, seconds: float) -> None:
+        if not self._is_turn_due:
+            self._is_turn_due = True
+            self._world.after(seconds, self._turn)
+
+    def _turn(self) -> None:
+        self._is_turn_due = False
+        core = self.core
+        if core is None:
+            return
+        events, self._events = self._events, []
+        for effect in core.handle(events, now=self._world.now):
+            self._perform(effect)
+        invariants.check(core)
+        wake_s = core.next_wake() - self._world.now
+        self._later(max(0.001, wake_s), lambda: self._turn_soon(0.0))
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, message, frames):
+                self._world.to_peer(peer, wire.encode(message, self.epoch), frames)  # type: ignore[arg-type]  # bytes here
+            case Prepare(token, url):
+                prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url)
+                self._later(DISK_S, lambda: self._add(ArchivePrepared(token, prepared)))
+            case Store(token, change):
+                self._registry.apply(change)
+                self._later(DISK_S, lambda: self._add(Stored(token, None)))
+
+    def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something after a while, unless the broker has died meanwhile."""
+        life = self.life
+
+        def act() -> None:
+            if life == self.life:
+                action()
+
+        self._world.after(seconds, act)
+
+
+class Gateway:
+    """The real session; clients whose answers are checked against what they asked."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self._world = world
+        settings = GatewaySettings(broker_outage_limit_s=20.0)
+        self.session: GatewaySession[Request] = GatewaySession(
+            settings, name=f"g{number}", pid=number, now=world.now
+        )
+        self._peer = Peer(b"g%d" % number, self._hear)
+        world.join(self._peer)
+        self.requests: list[Request] = []
+        self._tick()
+
+    def request(self) -> None:
+        """Let a client ask for something of its own."""
+        payload = b"%s-%d" % (self._peer.identity, len(self.requests))
+        request = Request(payload, self._world.now)
+        self.requests.append(request)
+        try:
+            request.job = self.session.submit(
+                MODEL, None, payload, [payload * 2], request, is_describe=False, now=self._world.now
+            )
+        except errors.RelayError as error:
+            request.settle(error)
+        self._flush()
+
+    def leave(self, request: "Request") -> None:
+        """Let a client hang up."""
+        if self.session.cancel(request.job) is not None:
+            request.settle(None)
+        self._flush()
+
+    def register(self, workers: int, batch_size: int) -> None:
+        ask = m.RegisterModel(0, MODEL, initial_workers=workers, batch_size=batch_size,
+                              max_batch_delay_ms=20, response_timeout_s=8, synchronous=False)  # fmt: skip
+        self.session.ask(ask, Request(b"", self._world.now), now=self._world.now)
+        self._flush()
+
+    def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
+        self._settle(self.session.hear(message, epoch, frames, now=self._world.now))
+        self._flush()
+
+    def _tick(self) -> None:
+        self._settle(self.session.tick(self._world.now))
+        self._flush()
+        self._world.after(TICK_S, self._tick)
+
+    def _settle(self, settled: Sequence[tuple["Request", Outcome]]) -> None:
+        for request, outcome in settled:
+            request.settle(outcome)
+
+    def _flush(self) -> None:
+        for message, frames in self.session.outgoing(self._world.now):
+            epoch = 0 if isinstance(message, m.HelloGateway) else self.session.epoch
+            self._world.to_broker(self._peer, message, epoch, [bytes(frame) for frame in frames])
+
+
+@dataclass
+class Request:
+    """What one client asked, and every outcome it was given."""
+
+    payload: bytes
+    asked_at: float
+    job: int = 0
+    outcomes: list[Outcome | None] = field(default_factory=list)
+
+    def settle(self, outcome: Outcome | None) -> None:
+        self.outcomes.append(outcome)
+        assert len(self.outcomes) == 1, f"{self.payload!r} was settled twice: {self.outcomes}"
+        if isinstance(outcome, Answer):
+            assert outcome.meta == self.payload, f"{self.payload!r} was given {outcome.meta!r}"
+            assert [bytes(frame) for frame in outcome.frames] == [self.payload * 2]
+
+
+class Node:
+    """A host: starts workers as it is told; when it dies, so do they."""
+
+    def __init__(self, world: World, number: int, slots: int) -> None:
+        self._world = world
+        self.number = number
+        self._slots = slots
+        self._lives = 0
+        self.workers: dict[int, Worker] = {}
+        self._start()
+
+    @property
+    def name(self) -> str:
+        return f"n{self.number}"
+
+    def _start(self) -> None:
+        self._lives += 1
+        self._session = PeerSession(self._world.now)
+        self._peer = Peer(b"n%d-%d" % (self.number, self._lives), self._hear)
+        self._world.join(self._peer)
+        self._tick(self._lives)
+
+    def die(self) -> None:
+        """Lose power; come back after a while, empty."""
+        if not self._peer.is_alive:
+            return
+        self._peer.is_alive = False
+        del self._world.peers[self._peer.identity]
+        for worker in list(self.workers.values()):
+            worker.vanish()
+        self.workers.clear()
+        self._world.after(self._world.rng.uniform(0.5, 6.0), self._start)
+
+    def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
+        match self._session.heard(message, epoch, self._world.now):
+            case m.StartWorker() as order if order.worker_id not in self.workers:
+                self.workers[order.worker_id] = Worker(self._world, self, order)
+            case m.StopWorker(worker_id, kill) if worker_id in self.workers:
+                self.workers[worker_id].stop(kill)
+
+    def report(self, message: m.Message) -> None:
+        self._world.to_broker(self._peer, message, self._session.epoch)
+
+    def _tick(self, life: int) -> None:
+        if life != self._lives or not self._peer.is_alive:
+            return
+        match self._session.due(self._world.now):
+            case "hello":
+                held = tuple(worker.held for worker in self.workers.values())
+                devices = (m.Device("cpu", "cpu"),)
+                hello = m.HelloNode(m.PROTOCOL_VERSION, self.name, devices, self._slots, held, self.number)
+                self._world.to_broker(self._peer, hello, 0)
+            case "beat":
+                self.report(m.NodeBeat(tuple((worker_id, 1) for worker_id in self.workers)))
+        self._world.after(TICK_S, lambda: self._tick(life))
+
+
+class Worker:
+    """A worker process: one thread, so that it hears nothing while it runs a batch."""
+
+    def __init__(self, world: World, node: Node, order: m.StartWorker) -> None:
+        self._world = world
+        self._node = node
+        self._order = order
+        self.held = m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 1)
+        self._peer = Peer(b"w%d-%d" % (node.number, order.worker_id), self._post)
+        self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
+        self._leases = Leases()
+        self._session: PeerSession | None = None
+        self._is_busy = self._is_told_to_stop = False
+        world.after(world.rng.uniform(0.1, 1.0), self._loaded)
+
+    def _loaded(self) -> None:
+        if not self._peer.is_alive:
+            return
+        if self._world.is_faulty and self._world.rng.random() < self._world.faults.failed_loads:
+            self.die("ValueError: no weights")
+            return
+        self._session = PeerSession(self._world.now)
+        self._world.join(self._peer)
+        self._turn()
+
+    def stop(self, kill: bool) -> None:
+        self._is_told_to_stop = True
+        if kill or not self._is_busy:
+            self.die("told to stop")
+
+    def die(self, reason: str | None) -> None:
+        """End; the node sees it."""
+        self.vanish()
+        self._node.workers.pop(self._order.worker_id, None)
+        signal = 9 if reason is None else None
+        self._node.report(
+            m.WorkerExited(self._order.worker_id, None, signal, reason or "killed by signal 9", False, ())
+        )
+
+    def vanish(self) -> None:
+        self._peer.is_alive = False
+        self._world.peers.pop(self._peer.identity, None)
+
+    def _post(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
+        self._mail.append((message, epoch, frames))
+
+    def _turn(self) -> None:
+        if not self._peer.is_alive or self._is_busy:
+            return
+        session = self._session
+        assert session is not None
+        for message, epoch, frames in self._mail:
+            match session.heard(message, epoch, self._world.now):
+                case m.Assign() as assign:
+                    parts = wire.split_frames([item.frames for item in assign.items], frames)
+                    jobs = [(item.meta, tuple(memoryview(frame) for frame in part))
+                            for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
+                    self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
+                case m.Welcome(is_new=True):
+                    self._leases.forget()
+                case m.Leave():
+                    self.die("sent away")
+                    return
+        self._mail.clear()
+        match session.due(self._world.now):
+            case "hello":
+                o = self._order
+                hello = m.HelloWorker(m.PROTOCOL_VERSION, o.worker_id, self._node.name, o.model, o.version,
+                                      o.archive, o.device, 1)  # fmt: skip
+                self._world.to_broker(self._peer, hello, 0)
+            case "beat" if self._leases.is_idle:
+                self._world.to_broker(self._peer, m.WorkerBeat(0), session.epoch)
+        batch = self._leases.next_batch()
+        if batch is None:
+            self._world.after(TICK_S / 2, self._turn)
+            return
+        self._is_busy = True
+        self._world.after(self._world.rng.uniform(0.001, 0.2), lambda: self._finish(batch))
+
+    def _finish(self, batch: Batch) -> None:
+        if not self._peer.is_alive:
+            return
+        assert self._session is not None
+        self._is_busy = False
+        items = tuple(m.CompletedItem(200, meta, len(part)) for meta, part in batch.jobs)
+        frames = [bytes(frame) for _, part in batch.jobs for frame in part]
+        done = m.Completed(batch.lease, 1, items)
+        self._world.to_broker(self._peer, done, self._session.epoch, frames)
+        if self._is_told_to_stop:
+            self.die("told to stop")
+        else:
+            self._turn()
