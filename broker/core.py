@@ -17,7 +17,7 @@ whose result was lost, nodes' beats tell of workers that are not there, and all 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from broker import facts, policy
 from broker.catalog import Catalog, Key
@@ -342,11 +342,12 @@ class BrokerCore:
         self._report(logging.INFO, "gateway.left", gateway=gateway.name, reason=reason)
 
     def _on_ask(self, gateway: Gateway, event: Received, now: float) -> None:
-        match event.message:
-            case m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() as ask:
-                self._send(gateway.peer, facts.answer(self, ask, now))
-            case m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() as change:
-                self.management.ask(gateway.peer, change, now)
+        ask = event.message
+        if isinstance(ask, m.Question):
+            self._send(gateway.peer, facts.answer(self, ask, now))
+        else:
+            assert isinstance(ask, m.Change)
+            self.management.ask(gateway.peer, ask, now)
 
     # From workers
 
@@ -765,13 +766,12 @@ class BrokerCore:
 
 
 _WITH_FRAMES = (m.Submit, m.Completed)
-_ASKS = m.Ask.__args__
 _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     m.Submit: BrokerCore._on_submit,
     m.Cancel: BrokerCore._on_cancel,
     m.GatewayBeat: BrokerCore._on_gateway_beat,
     m.Bye: BrokerCore._on_gateway_bye,
-    **dict.fromkeys(_ASKS, BrokerCore._on_ask),
+    **dict.fromkeys(get_args(m.Ask), BrokerCore._on_ask),
 }
 _FROM_WORKER: dict[type[m.Message], Callable[..., None]] = {
     m.Completed: BrokerCore._on_completed,

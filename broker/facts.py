@@ -13,10 +13,8 @@ from shared import messages as m
 if TYPE_CHECKING:
     from broker.core import BrokerCore
 
-Question = m.DescribeModel | m.ListModels | m.ReadFleet | m.ReadMetrics | m.ReadHealth
 
-
-def answer(core: BrokerCore, ask: Question, now: float) -> m.Reply:
+def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
     """Answer a question; an unknown model is refused."""
     try:
         match ask:

@@ -86,9 +86,8 @@ class Management:
 
     # Entry points
 
-    def ask(self, peer: bytes, ask: m.Message, now: float) -> None:
+    def ask(self, peer: bytes, ask: m.Change, now: float) -> None:
         """Begin what a gateway asks for; an ask that is being worked on already is not begun again."""
-        assert isinstance(ask, m.RegisterModel | m.UnregisterModel | m.ScaleWorkers | m.SetDefault)
         if (peer, ask.ask) in self._pending:
             return
         self._pending.add((peer, ask.ask))

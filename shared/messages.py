@@ -572,29 +572,11 @@ class Assign(Message, frozen=True):
     items: tuple[AssignItem, ...]
 
 
-Ask = (
-    RegisterModel
-    | UnregisterModel
-    | ScaleWorkers
-    | SetDefault
-    | DescribeModel
-    | ListModels
-    | ReadFleet
-    | ReadMetrics
-    | ReadHealth
-)
-Reply = (
-    AskRefused
-    | ModelRegistered
-    | ModelUnregistered
-    | WorkersScaled
-    | DefaultSet
-    | ModelDescribed
-    | ModelsListed
-    | FleetRead
-    | MetricsRead
-    | HealthRead
-)
+Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth
+Change = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
+Ask = Question | Change
+Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet
+Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = HelloGateway | GatewayBeat | Submit | Cancel | Ask | Bye
 FromNode = HelloNode | NodeBeat | WorkerProgressed | WorkerExited | FetchArchive | Bye

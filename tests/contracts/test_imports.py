@@ -1,0 +1,87 @@
+"""Who may import whom; the arrows of the architecture."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.source import PACKAGES, imports, name, sources
+
+ALLOWED = {
+    "shared": {"shared"},
+    "broker": {"broker", "shared"},
+    "worker": {"worker", "shared"},
+    "gateway": {"gateway", "shared"},
+    "cli": set(PACKAGES),
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    ours = set(PACKAGES)
+    for path in sources(package):
+        tops = {module.partition(".")[0] for module in imports(path)}
+        assert tops & ours <= ALLOWED[package], f"{name(path)} imports {tops & ours - ALLOWED[package]}"
+
+
+def users_of(library: str) -> list[Path]:
+    return [path for path in sources() if any(m.partition(".")[0] == library for m in imports(path))]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_zmq_is_known_to_one_module_of_a_package(package: str) -> None:
+    users = [path for path in users_of("zmq") if name(path).startswith(f"{package}/")]
+    assert len(users) <= 1, f"zmq is imported by {[name(path) for path in users]}"
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("torch", "worker/"),
+        ("falcon", "gateway/"),
+        ("gunicorn", "gateway/"),
+        ("msgpack", "shared/wire.py"),
+        ("sqlalchemy", "broker/registry.py"),
+        ("typer", "cli/"),
+        ("rich", "cli/"),
+    ],
+)
+def test_a_library_stays_in_its_home(library: str, home: str) -> None:
+    strangers = [name(path) for path in users_of(library) if not name(path).startswith(home)]
+    assert not strangers, f"{library} belongs to {home}, but is imported by {strangers}"
+
+
+@pytest.mark.parametrize("library", ["pickle", "dill", "cloudpickle", "marshal", "shelve"])
+def test_nothing_unpickles(library: str) -> None:
+    assert not users_of(library)
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("time", {"shared/clock.py"}),
+        ("random", set[str]()),
+        ("uuid", {"shared/ids.py"}),
+        ("secrets", {"shared/ids.py"}),
+    ],
+)
+def test_clocks_and_chance_live_in_one_place(library: str, homes: set[str]) -> None:
+    assert {name(path) for path in users_of(library)} <= homes
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    for path in sources():
+        if path.parent.name in PACKAGES:
+            continue
+        assert path.stem not in sys.stdlib_module_names, name(path)
+
+
+def test_broker_core_is_pure() -> None:
+    pure = {"core", "catalog", "effects", "events", "facts", "fleet", "management", "policy", "queues",
+            "records", "states", "stats"}  # fmt: skip
+    impure = {"asyncio", "socket", "threading", "subprocess", "os", "pathlib", "tempfile", "zmq", "httpcore",
+              "sqlalchemy", "signal"}  # fmt: skip
+    for path in sources("broker"):
+        if path.stem in pure:
+            tops = {module.partition(".")[0] for module in imports(path)}
+            assert not tops & impure, f"{name(path)} imports {tops & impure}"

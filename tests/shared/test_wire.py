@@ -1,0 +1,185 @@
+"""The wire: every message there and back, golden bytes, and whatever a stranger may send."""
+
+from pathlib import Path
+from typing import get_args
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import messages as m
+from shared import wire
+
+GOLDEN = Path(__file__).parent / "golden_wire.txt"
+
+WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "")
+VERSION = m.VersionFacts(
+    "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
+    (WORKER,), "wants 2, has 1", "ValueError: no",
+)  # fmt: skip
+DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
+
+#: One of each kind, with every field said.
+EXAMPLES: tuple[m.Message, ...] = (
+    m.Bye("stopped"),
+    m.HelloGateway(1, "g", 42),
+    m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
+    m.Submit(
+        (m.SubmitItem(7, "m", None, 0, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", 50, True, b"", 0))
+    ),
+    m.Cancel((7, 8)),
+    m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False),
+    m.UnregisterModel(1, "m", None),
+    m.ScaleWorkers(1, "m", "1.0", 1, 2, True, 0),
+    m.SetDefault(1, "m", "1.0"),
+    m.DescribeModel(1, "m", None, True),
+    m.ListModels(1, 100, 0),
+    m.ReadFleet(1),
+    m.ReadMetrics(1),
+    m.ReadHealth(1),
+    m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77),), 42),
+    m.NodeBeat(((9000, 123),)),
+    m.WorkerProgressed(9000, "fetching", 77, 5, 10),
+    m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines")),
+    m.FetchArchive("ab", 0, 1 << 20),
+    m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77),
+    m.WorkerBeat(5),
+    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0))),
+    m.Welcome(500, 3000, False),
+    m.Beat(),
+    m.IntroduceYourself(),
+    m.Leave("no use"),
+    m.Misunderstood("why"),
+    m.Answered((m.AnsweredItem(7, b"meta", 1),)),
+    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", ""),)),
+    m.AskRefused(1, "Conflict", "taken", ""),
+    m.ModelRegistered(1, "m", "1.0", 2, True),
+    m.ModelUnregistered(1, "m"),
+    m.WorkersScaled(1, "m", None, 2, False),
+    m.DefaultSet(1, "m", "1.0"),
+    m.ModelDescribed(1, (VERSION,)),
+    m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
+    m.FleetRead(1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,)),
+    m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
+    m.HealthRead(1, False, ("m: gone",)),
+    m.Forgotten((1,), (2,)),
+    m.StartWorker(9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar"),
+    m.StopWorker(9000, True, "why"),
+    m.ArchiveChunk("ab", 0, 10),
+    m.ArchiveMissing("ab"),
+    m.Assign(3, False, (m.AssignItem(1, b"meta", 1),)),
+)  # fmt: skip
+
+
+def test_there_is_an_example_of_every_kind_and_every_kind_has_a_number() -> None:
+    assert {type(example) for example in EXAMPLES} == set(wire.KINDS.values())
+
+
+def test_the_unions_of_all_directions_are_what_the_wire_knows() -> None:
+    unions = (m.FromGateway, m.FromNode, m.FromWorker, m.ToGateway, m.ToNode, m.ToWorker)
+    assert {member for union in unions for member in get_args(union)} == set(wire.KINDS.values())
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_every_message_survives_the_wire(message: m.Message) -> None:
+    assert wire.decode(wire.encode(message, 7)) == (message, 7)
+
+
+def test_the_bytes_of_every_message_are_the_golden_ones() -> None:
+    """A change here breaks a fleet of mixed versions: append fields with a default, raise the version."""
+    lines = [f"{type(example).__name__} {wire.encode(example, 7).hex()}" for example in EXAMPLES]
+    assert lines == GOLDEN.read_text(encoding="ascii").splitlines()
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_newer_peers_extra_fields_are_ignored(message: m.Message) -> None:
+    head = wire.encode(message, 7)
+    fields = [*msgpack.unpackb(head[wire.PREFIX.size :]), "of the future"]
+    assert wire.decode(head[: wire.PREFIX.size] + msgpack.packb(fields)) == (message, 7)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_wire_error_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(data)
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_damaged_message_is_read_as_a_message_or_refused(example: m.Message, data: st.DataObject) -> None:
+    head = bytearray(wire.encode(example, 7))
+    position = data.draw(st.integers(0, len(head) - 1))
+    head[position] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(head)))
+    for damaged in (bytes(head), bytes(head[:cut])):
+        try:
+            message, _ = wire.decode(damaged)
+        except wire.WireError:
+            continue
+        assert isinstance(message, m.Message)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"", "shorter than its prefix"),
+        (wire.PREFIX.pack(9, 61, 0, 0) + b"\x90", "wire version 9"),
+        (wire.PREFIX.pack(1, 255, 0, 0) + b"\x90", "unknown kind 255"),
+        (wire.PREFIX.pack(1, 61, 1, 0) + b"\x90", "unknown flags"),
+        (wire.PREFIX.pack(1, 120, 0, 0) + b"\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
+        (wire.PREFIX.pack(1, 1, 0, 0) + b"\x91\xc7\x01\x05x", "exceeds max_ext_len"),
+        (
+            wire.PREFIX.pack(1, 23, 0, 0) + msgpack.packb([["x"]]),
+            r"Expected `int`, got `str` - at `\$\[0\]\[0\]`",
+        ),
+        (wire.PREFIX.pack(1, 61, 0, 0) + b"\x91" * 5000, "not a Beat"),
+    ],
+)
+def test_what_is_wrong_is_said(head: bytes, why: str) -> None:
+    with pytest.raises(wire.WireError, match=why):
+        wire.decode(head)
+
+
+def test_a_head_above_the_limit_is_refused_unread() -> None:
+    with pytest.raises(wire.WireError, match="above the limit"):
+        wire.decode(b"\x00" * (wire.HEAD_LIMIT_BYTES + 1))
+
+
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9), st.binary(max_size=20_000)), max_size=12))
+def test_requests_survive_the_wire_inline_or_as_frames(inputs: list[tuple[str, str, bytes]]) -> None:
+    meta, frames = wire.pack_request("id", [("A", "b")], inputs)
+    request, values = wire.unpack_request(meta, frames)
+    assert (request.request_id, request.headers) == ("id", (("A", "b"),))
+    assert [(i.name, i.content_type, bytes(v)) for i, v in zip(request.inputs, values, strict=True)] == inputs
+    assert len(meta) < wire.INLINE_TOTAL_LIMIT_BYTES + 4096
+    assert all(len(frame) > 0 for frame in frames)
+
+
+@pytest.mark.parametrize("size", [0, wire.INLINE_LIMIT_BYTES, wire.INLINE_LIMIT_BYTES + 1])
+def test_responses_survive_the_wire(size: int) -> None:
+    response = wire.Response(201, "Made", (("a", "b"),), b"x" * size)
+    meta, frames = wire.pack_response(response)
+    unpacked, body = wire.unpack_response(meta, frames)
+    assert (unpacked.status, unpacked.reason, unpacked.headers, bytes(body)) == (
+        201,
+        "Made",
+        (("a", "b"),),
+        b"x" * size,
+    )
+    assert bool(frames) == (size > wire.INLINE_LIMIT_BYTES)
+
+
+def test_a_response_that_names_a_frame_it_lacks_is_refused() -> None:
+    meta, _ = wire.pack_response(wire.Response(200, "", (), b"x" * 10_000))
+    with pytest.raises(wire.WireError, match="frame 0 of 0"):
+        wire.unpack_response(meta, [])
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 2], [-1, 3], [3]])
+def test_frames_that_do_not_add_up_are_refused(counts: list[int]) -> None:
+    with pytest.raises(wire.WireError, match="frames came"):
+        wire.split_frames(counts, [b"a", b"b"])
+
+
+def test_frames_are_dealt_out_in_order() -> None:
+    assert wire.split_frames([1, 0, 2], ["a", "b", "c"]) == [("a",), (), ("b", "c")]
