@@ -152,11 +152,10 @@ class KserveV2(_Model):
 
 
 def client_headers(req: GatewayRequest) -> list[tuple[str, str]]:
-    """Return the client's headers for the handler, spelled as the client did where the server tells."""
-    raw = req.scope.get("raw_headers") or req.scope["headers"]
+    """Return the client's headers for the handler, names spelled as the client did."""
     return [
         (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in raw
+        for name, value in req.scope["raw_headers"]
         if name.lower() not in _WITHHELD
     ]
 

@@ -1,0 +1,154 @@
+"""A link without a socket: the real session, and a scripted broker behind the real codec."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import falcon.testing
+
+from gateway.app import create_app
+from gateway.edge import Edge
+from gateway.link import Link, _Waiter
+from gateway.session import Session
+from shared import errors, messages, wire
+from shared.settings import GatewaySettings
+
+EPOCH = 5
+INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
+
+#: What the scripted broker says to an ask; None leaves it unanswered.
+Replies = Callable[[Any], messages.Message | errors.RelayError]
+#: What the scripted worker says to a job.
+Worker = Callable[[wire.Request, list[bytes]], wire.Response | errors.RelayError]
+
+
+def echo(request: wire.Request, values: list[bytes]) -> wire.Response:
+    """Answer with the first input."""
+    return wire.Response(200, "", (), values[0] if values else b"")
+
+
+def no_replies(ask: Any) -> errors.RelayError:
+    """Refuse every ask."""
+    return errors.InternalError("not scripted", type(ask).__name__)
+
+
+class FakeLink(Link):
+    """Hands what the session wants sent to the script at once, and its answers back."""
+
+    def __init__(
+        self,
+        config: GatewaySettings,
+        replies: Replies = no_replies,
+        worker: Worker = echo,
+        *,
+        is_away: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self._replies = replies
+        self._worker = worker
+        self._is_away = is_away
+        self.asked: list[Any] = []
+        self.submitted: list[messages.SubmitItem] = []
+        self.requests: list[wire.Request] = []
+        self.values: list[list[bytes]] = []
+        self.counted: list[int] = []
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._session: Session[_Waiter] = Session(self._config, name="test", pid=1, now=0.0)
+        if not self._is_away:
+            self._session.hear(messages.Welcome(500, 3000), EPOCH, (), now=0.0)
+
+    async def close(self) -> None:
+        pass
+
+    def count_response(self, status: int) -> None:
+        self.counted.append(status)
+
+    def _flush_soon(self) -> None:
+        for sent, frames in list(self._session.outgoing(0.0)):
+            message, _ = wire.decode(wire.encode(sent, EPOCH))
+            if isinstance(message, messages.Submit):
+                parts = wire.split_frames([item.frames for item in message.items], frames)
+                for item, part in zip(message.items, parts, strict=True):
+                    self._answer(item, part)
+            elif isinstance(message, messages.Ask):
+                self._reply(message)
+
+    def _answer(self, item: messages.SubmitItem, frames: Sequence[bytes | memoryview]) -> None:
+        request, values = wire.unpack_request(item.meta, frames)
+        self.submitted.append(item)
+        self.requests.append(request)
+        self.values.append([bytes(value) for value in values])
+        answer = self._worker(request, self.values[-1])
+        if isinstance(answer, errors.RelayError):
+            refused = messages.RefusedItem(item.job, answer.name, answer.message, answer.details)
+            self._say(messages.Refused((refused,)))
+        else:
+            meta, body = wire.pack_response(answer)
+            self._say(messages.Answered((messages.AnsweredItem(item.job, meta, len(body)),)), body)
+
+    def _reply(self, ask: Any) -> None:
+        self.asked.append(ask)
+        reply = self._replies(ask)
+        if isinstance(reply, errors.RelayError):
+            reply = messages.AskRefused(ask.ask, reply.name, reply.message, reply.details)
+        self._say(reply)
+
+    def _say(self, said: messages.Message, frames: Sequence[bytes] = ()) -> None:
+        message, epoch = wire.decode(wire.encode(said, EPOCH))
+        self._settle(self._session.hear(message, epoch, frames, now=0.0))
+
+
+class Gateway:
+    """All APIs over a FakeLink, asked as a client would."""
+
+    def __init__(
+        self,
+        replies: Replies = no_replies,
+        worker: Worker = echo,
+        *,
+        is_away: bool = False,
+        config: GatewaySettings | None = None,
+    ) -> None:
+        config = config or GatewaySettings(enable_model_api=True)
+        self.link = FakeLink(config, replies, worker, is_away=is_away)
+        self.app: Edge = create_app(self.link, config)
+
+    def ask(
+        self,
+        port: int,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        extras: Mapping[str, Any] | None = None,
+    ) -> falcon.testing.Result:
+        stated = dict(headers or {})
+        if body and "transfer-encoding" not in stated:
+            stated["Content-Length"] = str(len(body))
+        raw_headers = [(name.encode(), value.encode()) for name, value in stated.items()]
+        # As the protocol adds them; falcon gives a content-length of its own to the rest.
+        scope = {"raw_headers": raw_headers, **(extras or {})}
+        return falcon.testing.simulate_request(
+            self.app, method, path, body=body, headers=headers, extras=scope, port=port
+        )
+
+    def predict(
+        self, path: str, body: bytes = b"", content_type: str | None = None, method: str = "POST"
+    ) -> falcon.testing.Result:
+        headers = {} if content_type is None else {"Content-Type": content_type}
+        return self.ask(INFERENCE, method, path, body=body, headers=headers)
+
+    def manage(self, method: str, path: str, **kwargs: Any) -> falcon.testing.Result:
+        return self.ask(MANAGEMENT, method, path, **kwargs)
+
+    def inputs(self) -> dict[str, tuple[str, bytes]]:
+        """The inputs of the last job: name -> (content type, value)."""
+        pairs = zip(self.link.requests[-1].inputs, self.link.values[-1], strict=True)
+        return {one.name: (one.content_type, value) for one, value in pairs}
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the last job; the last of a name counts."""
+        return dict(self.link.requests[-1].headers)

@@ -1,0 +1,362 @@
+"""The inference API as its clients see it."""
+
+import json
+
+import pytest
+
+from shared import errors, messages, wire
+from shared.settings import GatewaySettings
+from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway
+
+NOT_FOUND = {
+    "code": 404,
+    "type": "ResourceNotFoundException",
+    "message": "Requested resource is not found, please refer to API document.",
+}
+
+
+def healthy(ask: messages.ReadHealth) -> messages.HealthRead:
+    return messages.HealthRead(ask.ask, True, ())
+
+
+def unhealthy(ask: messages.ReadHealth) -> messages.HealthRead:
+    return messages.HealthRead(ask.ask, False, ("model a has no worker",))
+
+
+def answering(response: wire.Response) -> Gateway:
+    return Gateway(worker=lambda request, values: response)
+
+
+def refusing(error: errors.RelayError) -> Gateway:
+    return Gateway(worker=lambda request, values: error)
+
+
+@pytest.mark.parametrize("path", ["/ping", "/ping/", "/ping/more/than/that", "/ping?x=1"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+def test_ping_answers_any_method_below_any_path(method: str, path: str) -> None:
+    answer = Gateway(healthy).predict(path, method=method)
+    assert (answer.status_code, answer.content) == (200, b'{\n  "status": "Healthy"\n}\n')
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_ping_is_500_with_a_status_body_when_a_model_lacks_workers_for_good() -> None:
+    answer = Gateway(unhealthy).predict("/ping")
+    assert (answer.status_code, answer.content) == (500, b'{\n  "status": "Unhealthy"\n}\n')
+
+
+def test_ping_does_not_wait_for_a_broker_that_is_away() -> None:
+    answer = Gateway(is_away=True).predict("/ping")
+    assert (answer.status_code, answer.json) == (500, {"status": "Unhealthy"})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
+def test_any_method_predicts(method: str) -> None:
+    gateway = Gateway()
+    assert gateway.predict("/predictions/m", b"x", method=method).content == b"x"
+    assert gateway.link.submitted[-1].model == "m"
+
+
+def test_head_predicts_and_tells_the_length_without_the_body() -> None:
+    answer = Gateway().predict("/predictions/m", b"four", method="HEAD")
+    assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "4", b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "version", "explain", "url_path"),
+    [
+        ("/predictions/m", "m", None, "False", ""),
+        ("/predictions/m///", "m", None, "False", ""),
+        ("/predictions/m/1.0", "m", "1.0", "False", ""),
+        ("/predictions/m/1.0/", "m", "1.0", "False", ""),
+        ("/predictions/m/1.0/deeper/still", "m", "1.0", "False", "deeper/still"),
+        ("/predictions/m/1.0/a%20b%2Fc", "m", "1.0", "False", "a b/c"),
+        ("/predictions/a%20b", "a b", None, "False", ""),
+        ("/predictions/%C3%A9cho", "écho", None, "False", ""),
+        ("/predictions//m", "", "m", "False", ""),
+        ("/predictions/../models", "..", "models", "False", ""),
+        ("/explanations/m", "m", None, "True", ""),
+        ("/explanations/m/2/v1/chat", "m", "2", "True", "v1/chat"),
+        ("/v1/models/m:predict", "m", None, "False", None),
+        ("/v1/models/m:predictions", "m", None, "False", None),
+        ("/v1/models/m:explain", "m", None, "True", None),
+        ("/v2/models/m/infer", "m", None, "False", None),
+        ("/v2/models/m/explain", "m", None, "True", None),
+        ("/models/m/invoke", "m", None, None, None),
+        ("/m/predict", "m", None, None, None),
+        ("/m/1.0/predict", "m", "1.0", None, None),
+    ],
+)
+def test_a_path_names_model_version_and_what_the_handler_is_told(
+    path: str, model: str, version: str | None, explain: str | None, url_path: str | None
+) -> None:
+    gateway = Gateway()
+    assert gateway.predict(path, b"x").content == b"x"
+    item = gateway.link.submitted[-1]
+    assert (item.model, item.version, item.is_describe) == (model, version, False)
+    assert (gateway.headers().get("explain"), gateway.headers().get("url_path")) == (explain, url_path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/predictions",
+        "/predictions/",
+        "/explanations",
+        "/no-such-route",
+        "/models",
+        "/models/m",
+        "/models/m/call",
+        "/v1/models/m",
+        "/v1/models/m:classify",
+        "/v1/models",
+        "/v2",
+        "/v2/models/m",
+        "/v2/models/m/versions/1.0/infer",
+        "/metrics",
+        "/PREDICTIONS/m",
+        "//predictions/m",
+        "/a/b/c/d/e",
+        "/invocations/anything",
+    ],
+)
+def test_what_is_no_route_of_inference_is_404(path: str) -> None:
+    answer = Gateway().predict(path, b"x")
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
+def test_a_bad_percent_escape_is_400_not_a_model_of_that_name() -> None:
+    answer = Gateway().ask(INFERENCE, "GET", "/predictions/a%zz", extras={"raw_path": b"/predictions/a%zz"})
+    assert (answer.status_code, answer.json["type"]) == (400, "BadRequestException")
+
+
+def test_a_percent_sign_that_was_escaped_is_part_of_the_name() -> None:
+    gateway = Gateway()
+    gateway.ask(INFERENCE, "GET", "/predictions/a%25", extras={"raw_path": b"/predictions/a%25"})
+    assert gateway.link.submitted[-1].model == "a%"
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        (None, b"hello", {"body": ("", b"hello")}),
+        (None, b"", {"body": ("", b"")}),
+        ("application/json; charset=utf-8", b"{}", {"body": ("application/json", b"{}")}),
+        ("Application/JSON", b"{}", {"body": ("Application/JSON", b"{}")}),
+        (
+            "application/x-www-form-urlencoded",
+            b"a=1&b=two+words%21",
+            {"a": ("", b"1"), "b": ("", b"two words!")},
+        ),
+        ("application/x-www-form-urlencoded", b'{"a": 1}', {"body": ("", b'{"a": 1}')}),
+        ("multipart/form-data", b"--x--", {"body": ("multipart/form-data", b"--x--")}),
+    ],
+)
+def test_a_body_becomes_inputs(
+    content_type: str | None, body: bytes, expected: dict[str, tuple[str, bytes]]
+) -> None:
+    gateway = Gateway()
+    assert gateway.predict("/predictions/m", body, content_type).status_code == 200
+    assert gateway.inputs() == expected
+
+
+def test_the_query_of_predictions_stays_outside() -> None:
+    gateway = Gateway()
+    gateway.predict("/predictions/m?q=1", b"x")
+    assert list(gateway.inputs()) == ["body"]
+
+
+def test_the_query_of_legacy_routes_comes_before_the_body_and_the_last_of_a_name_wins() -> None:
+    gateway = Gateway()
+    gateway.predict("/m/predict?q=1&q=2&r=", b"legacy")
+    assert gateway.inputs() == {"q": ("", b"2"), "r": ("", b""), "body": ("", b"legacy")}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [
+        ("/invocations?model_name=m", b"x", None),
+        ("/invocations", b"model_name=m&a=1", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_invocations_name_their_model_in_the_query_or_a_field(
+    path: str, body: bytes, content_type: str | None
+) -> None:
+    gateway = Gateway()
+    gateway.predict(path, body, content_type)
+    assert gateway.link.submitted[-1].model == "m"
+    assert gateway.inputs()["model_name"] == ("", b"m")
+
+
+def test_invocations_without_a_model_are_400() -> None:
+    answer = Gateway().predict("/invocations", b"x")
+    assert (answer.status_code, answer.json["message"]) == (400, "Parameter model_name is required.")
+
+
+def test_headers_reach_the_handler_as_spelled_but_what_authorises() -> None:
+    gateway = Gateway()
+    raw = [(b"X-Golden", b"1"), (b"AUTHORIZATION", b"Bearer k"), (b"explain", b"True")]
+    gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", extras={"raw_headers": raw})
+    assert gateway.headers() == {"X-Golden": "1", "explain": "False", "url_path": ""}
+
+
+def test_large_inputs_travel_as_frames() -> None:
+    gateway = Gateway()
+    body = bytes(range(256)) * 100
+    assert gateway.predict("/predictions/m", body).content == body
+    assert gateway.link.submitted[-1].frames == 1
+
+
+@pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413)])
+def test_a_body_may_have_max_request_size_bytes_and_no_more(size: int, status: int) -> None:
+    gateway = Gateway(config=GatewaySettings(max_request_size=1000))
+    answer = gateway.predict("/predictions/m", b"x" * size)
+    assert answer.status_code == status
+
+
+def test_413_is_bare() -> None:
+    answer = Gateway(config=GatewaySettings(max_request_size=10)).predict("/predictions/m", b"x" * 11)
+    assert answer.content == b""
+    assert dict(answer.headers) == {"content-length": "0"}
+
+
+# Answers
+
+
+def test_a_prediction_has_no_content_type_and_all_standard_headers() -> None:
+    gateway = Gateway()
+    headers = gateway.predict("/predictions/m", b"x").headers
+    assert "content-type" not in headers
+    assert headers["x-request-id"] == gateway.link.requests[-1].request_id
+    assert headers["pragma"] == "no-cache"
+    assert headers["cache-control"] == "no-cache; no-store, must-revalidate, private"
+    assert headers["expires"] == "Thu, 01 Jan 1970 00:00:00 UTC"
+    assert headers["connection"] == "keep-alive"
+
+
+def test_status_and_headers_are_the_handlers_but_for_those_that_are_the_servers() -> None:
+    own = (
+        ("Content-Type", "text/csv"),
+        ("X-Own", "v"),
+        ("Cache-Control", "max-age=5"),
+        ("content-length", "2"),
+    )
+    answer = answering(wire.Response(599, "", own, b"longer")).predict("/predictions/m")
+    assert (answer.status_code, answer.content) == (599, b"longer")
+    assert (answer.headers["content-type"], answer.headers["x-own"]) == ("text/csv", "v")
+    assert answer.headers["cache-control"].startswith("no-cache")
+    assert answer.headers["content-length"] == "6"
+    assert answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        wire.Response(99, "", (), b""),
+        wire.Response(200, "", (("X Bad", "v"),), b""),
+        wire.Response(200, "", (("X-Bad", "a\r\nset-cookie: b"),), b""),
+        wire.Response(200, "a\r\nb", (), b""),
+        wire.Response(200, "", (("X-Bad", "日本"),), b""),
+    ],
+)
+def test_what_http_cannot_carry_is_a_failed_prediction_that_says_so(response: wire.Response) -> None:
+    answer = answering(response).predict("/predictions/m")
+    assert (answer.status_code, answer.json["message"]) == (503, "Prediction failed")
+    assert "HTTP can't carry" in answer.json["details"]
+
+
+def test_a_handler_fault_keeps_the_status_that_it_asked_for() -> None:
+    error = ("PredictionFailed", "too small", "ValueError: too small")
+    answer = answering(wire.Response(513, "", (), b"", error)).predict("/predictions/m")
+    assert (answer.status_code, answer.json) == (
+        513,
+        {
+            "code": 513,
+            "type": "InternalServerException",
+            "message": "too small",
+            "details": "ValueError: too small",
+        },
+    )
+
+
+def test_an_error_body_is_byte_for_byte_what_clients_compare() -> None:
+    answer = refusing(errors.ModelNotFound("Model not found: nobody", "a reason")).predict(
+        "/predictions/nobody"
+    )
+    assert answer.content == (
+        b'{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: nobody"\n}\n'
+    )
+    assert (answer.headers["content-type"], answer.headers["connection"]) == ("application/json", "close")
+
+
+def test_503_says_when_to_come_back_and_why_it_is() -> None:
+    answer = refusing(errors.ServiceUnavailable("busy", "the queue is full")).predict("/predictions/m")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json["details"] == "the queue is full"
+
+
+def test_in_flight_is_bounded_in_bytes_and_says_which_setting() -> None:
+    answer = Gateway(config=GatewaySettings(in_flight_limit_bytes=100)).predict("/predictions/m", b"x" * 101)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "in_flight_limit_bytes" in answer.json["details"]
+
+
+def test_a_large_body_that_finds_no_room_is_refused_before_it_is_read() -> None:
+    gateway = Gateway(config=GatewaySettings(in_flight_limit_bytes=10_000))
+    assert gateway.predict("/predictions/m", b"x" * 20_000).status_code == 503
+    assert not gateway.link.submitted
+
+
+def test_a_fault_of_ours_is_500_and_tells_nothing_of_its_inside(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(request: wire.Request, values: list[bytes]) -> wire.Response:
+        raise RuntimeError("secret")
+
+    answer = Gateway(worker=broken).predict("/predictions/m")
+    assert (answer.status_code, answer.json["type"]) == (500, "InternalServerException")
+    assert "secret" not in answer.text
+    assert "gateway.bug" in caplog.text
+
+
+def test_responses_are_counted_for_the_fleet() -> None:
+    gateway = Gateway()
+    gateway.predict("/predictions/m")
+    gateway.predict("/nowhere")
+    assert gateway.link.counted == [200, 404]
+
+
+# Descriptions
+
+
+@pytest.mark.parametrize("port", [INFERENCE, MANAGEMENT, METRICS])
+@pytest.mark.parametrize(
+    ("method", "path"), [("OPTIONS", "/"), ("GET", "/api-description"), ("POST", "/api-description/")]
+)
+def test_each_port_describes_itself(port: int, method: str, path: str) -> None:
+    document = json.loads(Gateway().ask(port, method, path).content)
+    assert document["openapi"] == "3.0.1"
+    wanted = {INFERENCE: "/predictions/{model_name}", MANAGEMENT: "/models/{model_name}", METRICS: "/metrics"}
+    assert wanted[port] in document["paths"]
+
+
+@pytest.mark.parametrize("port", [INFERENCE, MANAGEMENT, METRICS])
+def test_the_root_allows_only_options(port: int) -> None:
+    assert Gateway().ask(port, "GET", "/").status_code == 405
+
+
+def test_a_models_own_description_needs_the_model() -> None:
+    gateway = Gateway(lambda ask: errors.ModelNotFound("Model not found: nobody"))
+    answer = gateway.predict("/predictions/nobody", method="OPTIONS")
+    assert (answer.status_code, answer.json["message"]) == (404, "Model not found: nobody")
+
+
+def test_a_model_describes_itself_by_its_name() -> None:
+    gateway = Gateway(lambda ask: messages.ModelDescribed(ask.ask, ()))
+    document = gateway.predict("/predictions/m", method="OPTIONS").json
+    assert document["info"]["title"] == "RESTful API for: m"
+    assert set(document["paths"]) == {
+        "/prediction/m",
+        "/v1/models/{model_name}:predict",
+        "/v2/models/{model_name}/infer",
+    }
