@@ -41,6 +41,6 @@ clean:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ .venv/.demo
 
-models/.built: .venv/.demo examples/build.py $(wildcard examples/*/*.py examples/*/*.yaml)
+models/.built: .venv/.demo examples/build.py $(wildcard examples/*/*.py)
 	$(BIN)/python examples/build.py models
 	touch $@

@@ -31,7 +31,7 @@ class Node(_Facts, frozen=True):
 class Worker(_Facts, frozen=True):
     """One worker of a version."""
 
-    id: str | int
+    id: int
     state: str
     node: str = ""
     device: str = ""
@@ -45,10 +45,10 @@ class Version(_Facts, frozen=True):
 
     model_name: str
     model_version: str
-    is_default: bool = True
-    model_url: str = ""
-    min_workers: int = 0
-    workers_ready: int = 0
+    is_default: bool
+    model_url: str
+    workers_wanted: int
+    workers_ready: int
     queue_depth: int = 0
     queue_limit: int = 0
     oldest_wait_ms: float = 0
@@ -64,7 +64,7 @@ class Version(_Facts, frozen=True):
     @property
     def is_ready(self) -> bool:
         """Whether every worker that is wanted is there."""
-        return self.workers_ready >= self.min_workers
+        return self.workers_ready >= self.workers_wanted
 
     @property
     def has_failed(self) -> bool:
@@ -73,14 +73,12 @@ class Version(_Facts, frozen=True):
 
     def summary(self) -> str:
         """Say in a few words how far it is."""
-        counts = f"{self.workers_ready}/{self.min_workers} workers ready"
+        counts = f"{self.workers_ready}/{self.workers_wanted} workers ready"
         if self.is_ready:
             return counts
         if self.last_error:
             return f"{counts}: {self.last_error.strip().splitlines()[0]}"
-        notes = sorted(
-            {worker.note or worker.state.lower() for worker in self.workers if worker.state != "READY"}
-        )
+        notes = sorted({worker.note or worker.state for worker in self.workers if worker.state != "ready"})
         return f"{counts}: {', '.join(notes) or self.explanation}" if notes or self.explanation else counts
 
 

@@ -149,7 +149,7 @@ def _models(models: Sequence[Version]) -> Table:
         table.add_row(
             Text(model.model_name),
             Text(model.model_version + (" *" if model.is_default else "")),
-            f"{model.workers_ready}/{model.min_workers}",
+            f"{model.workers_ready}/{model.workers_wanted}",
             f"{model.queue_depth}/{model.queue_limit}",
             f"{model.oldest_wait_ms:.0f} ms",
             Text("failing" if model.has_failed else "ready" if model.is_ready else "starting", style),

@@ -28,7 +28,6 @@ def build_digits(target, scratch):
         handler=str(folder / "handler.py"),
         model_file=folder / "model.py",
         serialized_file=weights,
-        config_file=folder / "model-config.yaml",
         force=True,
     )
 
@@ -56,7 +55,6 @@ def build_voice(target, scratch):
         version="1.0",
         handler=str(folder / "handler.py"),
         serialized_file=weights,
-        config_file=folder / "model-config.yaml",
         force=True,
     )
 
@@ -71,7 +69,7 @@ def main(store):
     store.mkdir(parents=True, exist_ok=True)
     for name, build in (("digits", build_digits), ("voice", build_voice)):
         target = store / f"{name}.mar"
-        sources = [Path(__file__), *(EXAMPLES / name).glob("*.py"), *(EXAMPLES / name).glob("*.yaml")]
+        sources = [Path(__file__), *(EXAMPLES / name).glob("*.py")]
         if is_fresh(target, sources):
             continue
         with tempfile.TemporaryDirectory() as scratch:

@@ -30,7 +30,7 @@ def test_a_taken_port_is_one_line_with_the_option_that_helps() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        assert_one_line(serve("--management-address", address), address, "in use", "--management-address")
+        assert_one_line(serve("--inference-address", address), address, "in use", "--inference-address")
 
 
 def test_a_host_that_is_not_ours_is_one_line() -> None:
