@@ -7,6 +7,7 @@ the environment or the command line: settings are handed down.
 import gc
 import logging
 import os
+import signal
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -99,6 +100,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
             "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),
         }
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Stop as on SIGTERM: on SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know."""
+        signal.raise_signal(signal.SIGTERM)
 
 
 class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -250,9 +250,10 @@ class Session(Generic[W]):
         self._peer_timeout_s = welcome.peer_timeout_ms / 1000
         if is_same and not welcome.is_new:
             return []
-        return self._send_again(
-            list(self._waiting), "lost sight of this gateway" if is_same else "was restarted"
-        )
+        what_happened = "lost sight of this gateway" if is_same else "was restarted"
+        settled = self._send_again(list(self._waiting), what_happened)
+        self._unsent = dict.fromkeys(self._waiting)  # the same, oldest first
+        return settled
 
     def _lose(self, now: float) -> list[tuple[W, Outcome]]:
         self._hello_at = now

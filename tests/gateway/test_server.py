@@ -1,0 +1,410 @@
+"""The real thing: gunicorn, uvicorn, sockets, and a broker of the test's own behind ZeroMQ."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from shared import messages, wire
+from shared.settings import GatewaySettings
+from tests.support import eventually
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+class Broker:
+    """A ROUTER that echoes jobs, but those for `silent`, which it keeps."""
+
+    def __init__(self, address: str, epoch: int = 1) -> None:
+        self.address = address
+        self.epoch = epoch
+        self.seen: list[messages.Message] = []
+        self._is_stopping = threading.Event()
+        self._context = zmq.Context()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_stopping.set()
+        self._thread.join(5)
+        self._context.term()
+
+    def saw(self, kind: type[messages.Message]) -> list[Any]:
+        return [message for message in list(self.seen) if isinstance(message, kind)]
+
+    def jobs(self) -> list[messages.SubmitItem]:
+        return [item for message in self.saw(messages.Submit) for item in message.items]
+
+    def _serve(self) -> None:
+        router = self._context.socket(zmq.ROUTER)
+        router.linger = 0
+        router.rcvtimeo = 50
+        router.bind(self.address)
+        peers: set[bytes] = set()
+        while not self._is_stopping.is_set():
+            try:
+                peer, head, *frames = router.recv_multipart()
+            except zmq.Again:
+                for peer in peers:
+                    router.send_multipart([peer, wire.encode(messages.Beat(), self.epoch)])
+                continue
+            message, epoch = wire.decode(head)
+            self.seen.append(message)
+            if isinstance(message, messages.HelloGateway):
+                peers.add(peer)
+                self._say(router, peer, self.welcome())
+            elif peer not in peers or epoch != self.epoch:
+                self._say(router, peer, messages.IntroduceYourself())
+            elif isinstance(message, messages.Submit):
+                self._echo(router, peer, message, frames)
+            elif isinstance(message, messages.ReadHealth):
+                self._say(router, peer, messages.HealthRead(message.ask, True, ()))
+        router.close()
+
+    def welcome(self) -> messages.Message:
+        return messages.Welcome(100, 1000)
+
+    def _say(
+        self, router: Any, peer: bytes, message: messages.Message, frames: tuple[bytes, ...] = ()
+    ) -> None:
+        router.send_multipart([peer, wire.encode(message, self.epoch), *frames])
+
+    def _echo(self, router: Any, peer: bytes, submit: messages.Submit, frames: list[bytes]) -> None:
+        parts = wire.split_frames([item.frames for item in submit.items], frames)
+        for item, part in zip(submit.items, parts, strict=True):
+            if item.model == "silent":
+                continue
+            request, values = wire.unpack_request(item.meta, part)
+            told = json.dumps(dict(request.headers)).encode() if item.model == "headers" else bytes(values[0])
+            status, _, reason = (item.version or "200").partition(" ")
+            meta, body = wire.pack_response(wire.Response(int(status), reason, (), told))
+            answered = messages.Answered((messages.AnsweredItem(item.job, meta, len(body)),))
+            self._say(router, peer, answered, tuple(body))
+
+
+class DismissingBroker(Broker):
+    """Has no place for gateways."""
+
+    def welcome(self) -> messages.Message:
+        return messages.Leave("unknown protocol")
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that were free just now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports: list[int] = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Served:
+    """A gateway in a process of its own."""
+
+    def __init__(self, config: GatewaySettings, log: Path) -> None:
+        self.config = config
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.gateway.serve", config.to_json().decode()], cwd=ROOT, stderr=out
+            )
+
+    def get(
+        self,
+        url: str,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = self.connect(url)
+        connection.request(method, path, body, headers or {}, encode_chunked=True)
+        response = connection.getresponse()
+        return response, response.read()
+
+    def connect(self, url: str) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
+
+    def predict(
+        self, path: str = "/predictions/m", body: Any = b"x", **kwargs: Any
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        return self.get(self.config.inference_address, path, method="POST", body=body, **kwargs)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get(self.config.management_address, "/readyz")[0].status == 200
+        except OSError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(5)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GatewaySettings:
+    one, two, three = free_ports(3)
+    return GatewaySettings(
+        broker_address=f"ipc://{tmp_path}/broker",
+        inference_address=f"http://127.0.0.1:{one}",
+        management_address=f"http://127.0.0.1:{two}",
+        metrics_address=f"http://127.0.0.1:{three}",
+        max_request_size=200_000,
+    )
+
+
+@pytest.fixture
+def broker(config: GatewaySettings) -> Iterator[Broker]:
+    broker = Broker(config.broker_address)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def served(config: GatewaySettings, broker: Broker, tmp_path: Path) -> Iterator[Served]:
+    served = Served(config, tmp_path / "log")
+    eventually(served.is_ready, within_s=20)
+    yield served
+    if served.process.poll() is None:
+        served.stop()
+
+
+def test_three_ports_answer_each_its_own_family(served: Served) -> None:
+    config = served.config
+    assert served.get(config.inference_address, "/ping")[1] == b'{\n  "status": "Healthy"\n}\n'
+    assert served.get(config.management_address, "/ping")[0].status == 404
+    assert served.get(config.metrics_address, "/api-description")[0].status == 200
+
+
+def test_a_connection_is_kept_for_the_next_request_and_closed_after_an_error(served: Served) -> None:
+    connection = served.connect(served.config.inference_address)
+    for body in (b"one", b"x" * 100_000, b"three"):
+        connection.request("POST", "/predictions/m", body)
+        response = connection.getresponse()
+        assert (response.status, response.read(), response.headers["connection"]) == (200, body, "keep-alive")
+    connection.request("GET", "/nowhere")
+    response = connection.getresponse()
+    assert (response.status, response.headers["connection"]) == (404, "close")
+    assert not {"server", "date"} & {name.lower() for name in response.headers}
+
+
+def test_head_has_the_length_and_the_connection_goes_on(served: Served) -> None:
+    connection = served.connect(served.config.inference_address)
+    for _ in range(2):
+        connection.request("HEAD", "/predictions/m", b"four")
+        response = connection.getresponse()
+        assert (response.status, response.headers["content-length"], response.read()) == (200, "4", b"")
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "reason"),
+    [("299%20Very%20Fine", 299, "Very Fine"), ("599", 599, ""), ("799", 799, ""), ("404", 404, "Not Found")],
+)
+def test_status_and_reason_are_the_handlers(served: Served, version: str, status: int, reason: str) -> None:
+    response, body = served.predict(f"/predictions/m/{version}")
+    assert (response.status, response.reason, body) == (status, reason, b"x")
+
+
+def test_header_names_reach_the_handler_as_the_client_spelled_them(served: Served) -> None:
+    sent = {"X-Golden": "1", "Authorization": "Bearer k"}
+    told = json.loads(served.predict("/predictions/headers", headers=sent)[1])
+    assert (told["X-Golden"], told["Content-Length"], told["explain"]) == ("1", "1", "False")
+    assert "Authorization" not in told
+
+
+def test_a_request_without_content_length_gets_one_for_the_handler(served: Served) -> None:
+    told = json.loads(served.get(served.config.inference_address, "/predictions/headers")[1])
+    assert told["content-length"] == "0"
+
+
+def test_a_chunked_body_is_counted_while_it_is_read(served: Served) -> None:
+    def chunks(count: int) -> Iterator[bytes]:
+        return (b"x" * 1000 for _ in range(count))
+
+    assert served.predict(body=chunks(200))[1] == b"x" * 200_000
+    response, body = served.predict(body=chunks(201))
+    assert (response.status, body, response.headers["connection"]) == (413, b"", "close")
+
+
+def test_a_body_that_is_said_to_be_too_large_is_refused_at_once_and_bare(served: Served) -> None:
+    response, body = served.predict(body=b"x" * 200_001)
+    assert (response.status, body) == (413, b"")
+    assert [name.lower() for name in response.headers] == ["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /ping HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n", 400),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /ping HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 9000 + b"\r\n\r\n", 400),
+        (b"BREW /ping HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    ],
+)
+def test_what_is_not_http_gets_our_errors_json(served: Served, raw: bytes, status: int) -> None:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(raw)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        body = json.loads(response.read())
+    assert (response.status, body["code"]) == (status, status)
+    assert response.headers["x-request-id"]
+    assert served.is_ready()
+
+
+def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    request = b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(request + b"1" + request + b"2" + request + b"3")
+        received = b""
+        while received.count(b"\r\n\r\n") < 3 or not received.endswith(b"3"):
+            received += client.recv(65536)
+    assert [head[-1:] for head in received.split(b"HTTP/1.1 200 OK")[1:]] == [b"1", b"2", b"3"]
+
+
+def test_a_client_that_leaves_is_told_to_the_broker(served: Served, broker: Broker) -> None:
+    connection = served.connect(served.config.inference_address)
+    connection.request("POST", "/predictions/silent", b"x")
+    eventually(broker.jobs)
+    connection.close()
+    eventually(lambda: broker.saw(messages.Cancel))
+    assert broker.saw(messages.Cancel)[0].jobs == (broker.jobs()[0].job,)
+
+
+def test_a_request_that_waits_while_the_broker_is_restarted_is_answered_once(
+    served: Served, broker: Broker, config: GatewaySettings
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(served.predict, "/predictions/silent")
+        eventually(broker.jobs)
+        broker.stop()
+        restarted = EchoingBroker(config.broker_address, epoch=2)
+        response, body = waiting.result(20)
+        assert (response.status, body) == (200, b"x")
+        assert len(restarted.jobs()) == 1
+        assert served.predict(body=b"more")[1] == b"more"
+        restarted.stop()
+
+
+class EchoingBroker(Broker):
+    """Answers every job."""
+
+    def _echo(self, router: Any, peer: bytes, submit: messages.Submit, frames: list[bytes]) -> None:
+        items = [messages.SubmitItem(i.job, "m", None, 0, False, i.meta, i.frames) for i in submit.items]
+        super()._echo(router, peer, messages.Submit(tuple(items)), frames)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_in_time_and_says_goodbye(served: Served, broker: Broker, number: int) -> None:
+    idle = served.connect(served.config.inference_address)
+    idle.request("GET", "/ping")
+    idle.getresponse().read()
+    assert served.stop(number) == 0
+    eventually(lambda: broker.saw(messages.Bye))
+    assert "ERROR" not in served.log.read_text()
+
+
+def test_a_request_that_still_waits_when_it_stops_is_answered(served: Served, broker: Broker) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(served.predict, "/predictions/silent")
+        eventually(broker.jobs)
+        assert served.stop() == 0
+        response, body = waiting.result(10)
+    assert (response.status, json.loads(body)["type"]) == (503, "ServiceUnavailableException")
+
+
+def test_a_process_that_dies_is_replaced(served: Served) -> None:
+    (child,) = children(served.process.pid)
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: children(served.process.pid) not in ([], [child]), within_s=10)
+    eventually(served.is_ready, within_s=10)
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+def test_several_processes_share_the_ports(config: GatewaySettings, broker: Broker, tmp_path: Path) -> None:
+    served = Served(GatewaySettings(**(as_dict(config) | {"processes": 2})), tmp_path / "log")
+    eventually(lambda: len(broker.saw(messages.HelloGateway)) >= 2, within_s=20)
+    assert len({hello.pid for hello in broker.saw(messages.HelloGateway)}) == 2
+    eventually(served.is_ready)
+    assert served.stop() == 0
+
+
+def test_unix_sockets_serve_too(config: GatewaySettings, broker: Broker, tmp_path: Path) -> None:
+    path = tmp_path / "inference"
+    served = Served(
+        GatewaySettings(**(as_dict(config) | {"inference_address": f"unix:{path}"})), tmp_path / "log"
+    )
+    eventually(served.is_ready, within_s=20)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert served.stop() == 0
+    assert not path.exists()
+
+
+def test_a_gateway_that_the_broker_dismisses_ends_with_1(config: GatewaySettings, tmp_path: Path) -> None:
+    broker = DismissingBroker(config.broker_address)
+    served = Served(config, tmp_path / "log")
+    assert served.process.wait(20) == 1
+    assert 'reason="unknown protocol"' in served.log.read_text()
+    broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"management_address": "http://0.0.0.0:1"}, "management_address=http://0.0.0.0:1 can be reached"),
+        ({"inference_address": "https://127.0.0.1:1"}, "TLS is not served here"),
+        ({"inference_address": "127.0.0.1:1"}, "is no address"),
+        ({"inference_address": "http://127.0.0.1:99999"}, "is no address"),
+        ({"inference_address": "unix:/nowhere/at/all"}, "cannot listen there"),
+    ],
+)
+def test_addresses_that_cannot_be_are_refused_in_one_line(
+    config: GatewaySettings, tmp_path: Path, changed: dict[str, str], said: str
+) -> None:
+    served = Served(GatewaySettings(**(as_dict(config) | changed)), tmp_path / "log")
+    assert served.process.wait(20) == 1
+    (line,) = served.log.read_text().splitlines()
+    assert said in line
+
+
+def test_a_port_in_use_is_told_in_one_line_with_its_setting(config: GatewaySettings, tmp_path: Path) -> None:
+    port = int(config.management_address.rpartition(":")[2])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        served = Served(config, tmp_path / "log")
+        assert served.process.wait(20) == 1
+    (line,) = served.log.read_text().splitlines()
+    assert f"management_address={config.management_address}: {port} is in use" in line
+
+
+def as_dict(config: GatewaySettings) -> dict[str, Any]:
+    fields: dict[str, Any] = json.loads(config.to_json())
+    return fields

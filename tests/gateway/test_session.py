@@ -1,0 +1,461 @@
+"""The session's machine: what waits is settled once, whatever the broker does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Session
+from shared import errors, messages, wire
+from shared.settings import GatewaySettings
+
+EPOCH = 7
+WELCOME = messages.Welcome(500, 3000)
+CONFIG = GatewaySettings(broker_outage_limit_s=30.0)
+
+
+def make(config: GatewaySettings = CONFIG) -> Session[str]:
+    return Session(config, name="host", pid=1, now=0.0)
+
+
+def welcomed(config: GatewaySettings = CONFIG) -> Session[str]:
+    session = make(config)
+    session.hear(WELCOME, EPOCH, (), now=0.0)
+    drain(session)
+    return session
+
+
+def submit(
+    session: Session[str], waiter: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
+) -> int:
+    return session.submit("model", None, meta, frames, waiter, is_describe=False, now=now)
+
+
+def drain(session: Session[str], now: float = 0.0) -> list[Any]:
+    return [message for message, _ in session.outgoing(now)]
+
+
+def jobs_in(sent: list[Any]) -> list[int]:
+    return [item.job for message in sent if isinstance(message, messages.Submit) for item in message.items]
+
+
+def answered(*jobs: int) -> messages.Answered:
+    return messages.Answered(tuple(messages.AnsweredItem(job, b"meta") for job in jobs))
+
+
+def scale() -> messages.ScaleWorkers:
+    return messages.ScaleWorkers(0, "model", None, 1, 1, True)
+
+
+# Joining
+
+
+def test_it_says_hello_at_once_and_again_until_it_is_welcomed() -> None:
+    session = make()
+    assert isinstance(drain(session, 0.0)[0], messages.HelloGateway)
+    assert drain(session, 0.2) == []
+    assert len(drain(session, 0.25)) == 1
+    session.hear(WELCOME, EPOCH, (), now=0.3)
+    assert (session.state, session.epoch) == ("welcomed", EPOCH)
+    assert not any(isinstance(message, messages.HelloGateway) for message in drain(session, 1.0))
+
+
+def test_requests_wait_for_the_first_welcome() -> None:
+    session = make()
+    job = submit(session, "a")
+    assert jobs_in(drain(session)) == []
+    session.hear(WELCOME, EPOCH, (), now=1.0)
+    assert jobs_in(drain(session, 1.0)) == [job]
+
+
+def test_a_second_welcome_of_the_same_broker_sends_nothing_again() -> None:
+    session = welcomed()
+    submit(session, "a")
+    drain(session)
+    session.hear(WELCOME, EPOCH, (), now=0.1)
+    assert jobs_in(drain(session)) == []
+
+
+def test_beats_carry_responses_and_what_has_waited_too_long() -> None:
+    session = welcomed()
+    job = submit(session, "a", now=1.0)
+    session.ask(scale(), "b", now=1.0)
+    session.count_response(200)
+    session.count_response(204)
+    session.count_response(503)
+    first = drain(session, 1.0)[-1]
+    assert first == messages.GatewayBeat({"2xx": 2, "5xx": 1})
+    assert drain(session, 4.0)[-1] == messages.GatewayBeat({}, (job,), (job + 1,))
+
+
+# Grouping
+
+
+def test_jobs_of_one_turn_leave_in_one_message() -> None:
+    session = welcomed()
+    jobs = [submit(session, str(number)) for number in range(SUBMIT_LIMIT_JOBS)]
+    (message,) = drain(session)
+    assert jobs_in([message]) == jobs
+
+
+def test_a_submit_is_bounded_in_jobs_bytes_and_frames() -> None:
+    session = welcomed()
+    for number in range(SUBMIT_LIMIT_JOBS + 1):
+        submit(session, str(number))
+    assert [len(message.items) for message in drain(session)] == [SUBMIT_LIMIT_JOBS, 1]
+    for number in range(3):
+        submit(session, str(number), meta=b"x" * 100_000)
+    assert [len(message.items) for message in drain(session)] == [2, 1]
+    for number in range(3):
+        submit(session, str(number), frames=[b"f"] * (wire.FRAMES_LIMIT // 2))
+    sent = list(session.outgoing(0.0))
+    assert [len(frames) for _, frames in sent] == [wire.FRAMES_LIMIT, wire.FRAMES_LIMIT // 2]
+
+
+def test_asks_get_numbers_of_their_own() -> None:
+    session = welcomed()
+    session.ask(scale(), "a", now=0.0)
+    session.ask(scale(), "b", now=0.0)
+    assert [message.ask for message in drain(session)] == [1, 2]
+
+
+# Answers
+
+
+def test_an_answer_settles_its_job_once() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    reply = messages.Answered((messages.AnsweredItem(job, b"meta", 1), messages.AnsweredItem(99, b"", 1)))
+    assert session.hear(reply, EPOCH, [b"one", b"two"], now=0.1) == [("a", Answer(b"meta", (b"one",)))]
+    assert session.hear(reply, EPOCH, [b"one", b"two"], now=0.1) == []
+    assert session.waiting == 0
+
+
+def test_refusals_are_rebuilt_as_errors() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    session.ask(scale(), "b", now=0.0)
+    refused = messages.Refused((messages.RefusedItem(job, "ModelNotFound", "no model", ""),))
+    ((waiter, error),) = session.hear(refused, EPOCH, (), now=0.0)
+    assert (waiter, type(error), str(error)) == ("a", errors.ModelNotFound, "no model")
+    ((waiter, error),) = session.hear(
+        messages.AskRefused(job + 1, "Conflict", "taken", ""), EPOCH, (), now=0.0
+    )
+    assert (waiter, type(error)) == ("b", errors.Conflict)
+
+
+def test_a_reply_settles_its_ask() -> None:
+    session = welcomed()
+    session.ask(messages.ReadHealth(0), "a", now=0.0)
+    reply = messages.HealthRead(1, True, ())
+    assert session.hear(reply, EPOCH, (), now=0.0) == [("a", reply)]
+
+
+def test_answers_of_another_epoch_are_dropped() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    assert session.hear(answered(job), EPOCH - 1, (), now=0.0) == []
+    assert session.waiting == 1
+
+
+def test_frames_that_do_not_add_up_are_a_wire_error_and_settle_nothing() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    with pytest.raises(wire.WireError):
+        session.hear(answered(job), EPOCH, [b"stray"], now=0.0)
+    assert session.waiting == 1
+
+
+# Clients that leave
+
+
+def test_a_client_that_leaves_is_told_to_the_broker_if_it_knows_the_job() -> None:
+    session = welcomed()
+    sent, unsent = submit(session, "a"), 0
+    drain(session)
+    unsent = submit(session, "b")
+    assert (session.cancel(sent), session.cancel(unsent), session.cancel(sent)) == ("a", "b", None)
+    assert drain(session) == [messages.Cancel((sent,))]
+    assert session.waiting == 0
+
+
+def test_only_jobs_that_still_wait_are_slow_and_each_once() -> None:
+    session = welcomed()
+    quick, slow = submit(session, "quick"), submit(session, "slow")
+    session.hear(answered(quick), EPOCH, (), now=0.05)
+    assert session.slow(0.09) == []
+    assert session.slow(0.1) == [(slow, "slow")]
+    assert session.slow(0.2) == []
+
+
+# A broker that goes away
+
+
+def test_silence_counts_as_away_and_a_new_epoch_gets_everything_again_in_order() -> None:
+    session = welcomed()
+    jobs = [submit(session, "a"), submit(session, "b")]
+    drain(session)
+    session.tick(2.9)
+    assert not any(isinstance(message, messages.HelloGateway) for message in drain(session, 2.9))
+    session.tick(3.0)
+    assert isinstance(drain(session, 3.0)[0], messages.HelloGateway)
+    jobs.append(submit(session, "c", now=3.1))
+    session.hear(WELCOME, EPOCH + 1, (), now=3.2)
+    assert jobs_in(drain(session, 3.2)) == jobs
+
+
+def test_a_broker_that_still_knows_us_gets_only_what_it_was_not_sent() -> None:
+    session = welcomed()
+    submit(session, "a")
+    drain(session)
+    session.tick(3.0)
+    job = submit(session, "b", now=3.1)
+    session.hear(messages.Welcome(500, 3000, is_new=False), EPOCH, (), now=3.2)
+    assert jobs_in(drain(session, 3.2)) == [job]
+
+
+def test_a_message_that_cannot_be_sent_counts_as_away_and_is_sent_after_the_welcome() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    next(session.outgoing(0.0))
+    session.lose(0.0)
+    assert session.state == "away"
+    session.hear(WELCOME, EPOCH, (), now=0.1)
+    assert jobs_in(drain(session)) == [job]
+
+
+def test_a_stranger_introduces_itself_and_sends_all_again() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    session.hear(messages.IntroduceYourself(), EPOCH + 1, (), now=0.5)
+    assert isinstance(drain(session, 0.5)[0], messages.HelloGateway)
+    session.hear(WELCOME, EPOCH + 1, (), now=0.6)
+    assert jobs_in(drain(session, 0.6)) == [job]
+
+
+def test_what_the_broker_forgot_is_sent_again() -> None:
+    session = welcomed()
+    jobs = [submit(session, "a"), submit(session, "b")]
+    drain(session)
+    assert session.hear(messages.Forgotten((jobs[1], 99), ()), EPOCH, (), now=4.0) == []
+    assert jobs_in(drain(session)) == [jobs[1]]
+
+
+def test_register_and_unregister_are_not_repeated_since_they_may_have_happened() -> None:
+    session = welcomed()
+    session.ask(messages.RegisterModel(0, "a.mar"), "register", now=0.0)
+    session.ask(messages.UnregisterModel(0, "m", None), "unregister", now=0.0)
+    session.ask(scale(), "scale", now=0.0)
+    drain(session)
+    session.tick(3.0)
+    settled = session.hear(WELCOME, EPOCH + 1, (), now=3.5)
+    assert [(waiter, type(error)) for waiter, error in settled] == [
+        ("register", errors.BrokerUnreachable),
+        ("unregister", errors.BrokerUnreachable),
+    ]
+    assert all(
+        "may have been made" in error.details for _, error in settled if isinstance(error, errors.RelayError)
+    )
+    assert isinstance(drain(session, 3.5)[0], messages.ScaleWorkers)
+
+
+def test_a_register_that_was_never_sent_survives_a_restart() -> None:
+    session = make()
+    session.ask(messages.RegisterModel(0, "a.mar"), "register", now=0.0)
+    assert session.hear(WELCOME, EPOCH, (), now=1.0) == []
+    assert isinstance(drain(session, 1.0)[0], messages.RegisterModel)
+
+
+def test_questions_of_the_moment_do_not_wait_for_a_broker_that_is_away() -> None:
+    session = welcomed()
+    session.ask(messages.ReadHealth(0), "ping", now=0.0)
+    drain(session)
+    ((waiter, error),) = session.tick(3.0)
+    assert (waiter, type(error)) == ("ping", errors.BrokerUnreachable)
+    with pytest.raises(errors.BrokerUnreachable):
+        session.ask(messages.ReadMetrics(0), "scrape", now=3.0)
+
+
+def test_an_outage_ends_at_its_limit_for_those_who_wait_and_those_who_come() -> None:
+    session = welcomed()
+    submit(session, "a")
+    drain(session)
+    session.tick(3.0)
+    submit(session, "b", now=30.0)
+    assert session.tick(32.9) == []
+    settled = session.tick(33.0)
+    assert [(waiter, type(error)) for waiter, error in settled] == [
+        ("a", errors.BrokerUnreachable),
+        ("b", errors.BrokerUnreachable),
+    ]
+    with pytest.raises(errors.BrokerUnreachable):
+        submit(session, "c", now=33.0)
+    session.hear(WELCOME, EPOCH, (), now=34.0)
+    assert submit(session, "d", now=34.0)
+
+
+def test_a_message_that_was_not_understood_leaves_nobody_waiting() -> None:
+    session = welcomed()
+    submit(session, "a")
+    drain(session)
+    ((waiter, error),) = session.hear(messages.Misunderstood("not a Submit"), EPOCH, (), now=0.1)
+    assert (waiter, type(error)) == ("a", errors.InternalError)
+
+
+def test_leave_is_remembered() -> None:
+    session = make()
+    session.hear(messages.Leave("unknown protocol"), EPOCH, (), now=0.1)
+    assert session.dismissed == "unknown protocol"
+
+
+# Bounds
+
+
+def test_in_flight_is_bounded_in_jobs() -> None:
+    session = welcomed(GatewaySettings(in_flight_limit_jobs=1))
+    job = submit(session, "a")
+    with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_jobs"):
+        submit(session, "b")
+    session.hear(answered(job), EPOCH, (), now=0.0)
+    assert submit(session, "c")
+
+
+def test_in_flight_is_bounded_in_bytes_of_jobs_and_of_bodies_being_read() -> None:
+    session = welcomed(GatewaySettings(in_flight_limit_bytes=10))
+    job = submit(session, "a", meta=b"123", frames=[b"4567"])
+    with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_bytes"):
+        session.reserve(4)
+    session.reserve(3)
+    session.release(3)
+    session.cancel(job)
+    session.reserve(10)
+
+
+def test_asks_are_bounded() -> None:
+    session = welcomed()
+    for number in range(ASK_LIMIT):
+        session.ask(scale(), str(number), now=0.0)
+    with pytest.raises(errors.ServiceUnavailable):
+        session.ask(scale(), "one more", now=0.0)
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Requests, answers, restarts, losses and time in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = GatewaySettings(
+            in_flight_limit_jobs=8, in_flight_limit_bytes=64, broker_outage_limit_s=5.0
+        )
+        self.session = make(self.config)
+        self.now = 0.0
+        self.epoch = EPOCH
+        self.taken = 0
+        self.settled: dict[str, int] = {}
+        #: Jobs and asks that the broker of `epoch` holds.
+        self.held: dict[int, Any] = {}
+
+    def note(self, settled: list[tuple[str, Outcome]]) -> None:
+        for waiter, _ in settled:
+            self.settled[waiter] = self.settled.get(waiter, 0) + 1
+
+    @rule(size=st.integers(0, 40))
+    def submit(self, size: int) -> None:
+        try:
+            submit(self.session, str(self.taken), now=self.now, meta=b"x" * size)
+        except errors.ServiceUnavailable:
+            return
+        except errors.BrokerUnreachable:
+            return
+        self.taken += 1
+
+    @rule(kind=st.sampled_from([scale(), messages.RegisterModel(0, "u"), messages.ReadHealth(0)]))
+    def ask(self, kind: Any) -> None:
+        try:
+            self.session.ask(kind, str(self.taken), now=self.now)
+        except (errors.ServiceUnavailable, errors.BrokerUnreachable):
+            return
+        self.taken += 1
+
+    @rule(arrives=st.booleans())
+    def flush(self, arrives: bool) -> None:
+        for message, _ in self.session.outgoing(self.now):
+            if not arrives:
+                self.note(self.session.lose(self.now))
+                return
+            if isinstance(message, messages.Submit):
+                self.held.update({item.job: item for item in message.items})
+            elif isinstance(message, messages.Cancel):
+                for job in message.jobs:
+                    self.held.pop(job, None)
+            elif isinstance(message, messages.Ask):
+                self.held[message.ask] = message
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.held)))
+        held = self.held.pop(number)
+        reply: messages.Message = messages.AskRefused(number, "Conflict", "", "")
+        if isinstance(held, messages.SubmitItem):
+            reply = answered(number)
+        self.note(self.session.hear(reply, self.epoch, (), now=self.now))
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 4.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.note(self.session.tick(self.now))
+
+    @rule()
+    def restart_broker(self) -> None:
+        self.epoch += 1
+        self.held.clear()
+
+    @rule()
+    def welcome(self) -> None:
+        self.note(self.session.hear(WELCOME, self.epoch, (), now=self.now))
+
+    @rule()
+    def beat(self) -> None:
+        known = self.session.epoch == self.epoch
+        said: messages.Message = messages.Beat() if known else messages.IntroduceYourself()
+        self.note(self.session.hear(said, self.epoch, (), now=self.now))
+
+    @rule(number=st.integers(1, 20))
+    def client_leaves(self, number: int) -> None:
+        waiter = self.session.cancel(number)
+        if waiter is not None:
+            self.settled[waiter] = self.settled.get(waiter, 0) + 1
+
+    @invariant()
+    def each_is_settled_once_or_waits(self) -> None:
+        assert all(count == 1 for count in self.settled.values())
+        assert len(self.settled) + self.session.waiting == self.taken
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        assert 0 <= self.session._bytes <= self.config.in_flight_limit_bytes
+        assert 0 <= self.session._jobs <= self.config.in_flight_limit_jobs
+
+    def teardown(self) -> None:
+        """Once a broker is there and answers, nothing waits."""
+        self.note(self.session.hear(messages.IntroduceYourself(), self.epoch, (), now=self.now))
+        self.held.clear()
+        self.welcome()
+        self.flush(arrives=True)
+        for number, held in sorted(self.held.items()):
+            is_job = isinstance(held, messages.SubmitItem)
+            reply = answered(number) if is_job else messages.AskRefused(number, "Conflict", "", "")
+            self.note(self.session.hear(reply, self.epoch, (), now=self.now))
+        assert self.session.waiting == 0
+        assert len(self.settled) == self.taken
+        assert self.session._bytes == self.session._jobs == 0
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = hypothesis_settings(max_examples=100, stateful_step_count=40, deadline=None)
