@@ -1,6 +1,7 @@
 """Follows a server that starts, until every model is loaded or has failed, and says what it sees."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import httpx
@@ -8,30 +9,38 @@ import httpx
 from cli import client, fleet
 
 POLL_INTERVAL_S = 0.15
-#: Models that have not even been registered after this long without any change won't be.
+#: Models that are not even registered after this long, while nothing loads, won't be.
 PATIENCE_S = 8.0
 
 
-def _is_loading(model: fleet.Version) -> bool:
-    return bool(model.workers) and not (model.is_ready or model.has_failed)
+#: A download says its percentage often.
+LINE_INTERVAL_S = 1.0
+
+
+def is_settled(model: fleet.Version) -> bool:
+    """Tell whether waiting for a model has an end: it is ready, or has failed to become so."""
+    return model.is_ready or model.has_failed
 
 
 class LineView:
-    """Prints a line whenever a model's state has changed."""
+    """Writes a line for each change of a model, at most one a second until it is settled."""
 
     def __init__(self, echo: Callable[[str], None]) -> None:
         self._echo = echo
-        self._shown: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
+        self._written_at: dict[str, float] = {}
 
-    def show(self, models: tuple[fleet.Version, ...]) -> bool:
-        """Show the models; tell whether anything is new."""
-        new = {model.label: model.summary() for model in models}
-        for label, summary in new.items():
-            if self._shown.get(label) != summary:
-                self._echo(f"  {label}: {summary}")
-        is_new = new != self._shown
-        self._shown = new
-        return is_new
+    def show(self, models: tuple[fleet.Version, ...], now: float) -> None:
+        """Write what is new and due."""
+        for model in models:
+            line = f"  {model.label}: {model.summary()}"
+            is_due = (
+                is_settled(model) or now - self._written_at.get(model.label, -math.inf) >= LINE_INTERVAL_S
+            )
+            if is_due and self._lines.get(model.label) != line:
+                self._lines[model.label] = line
+                self._written_at[model.label] = now
+                self._echo(line)
 
 
 class Startup:
@@ -55,14 +64,17 @@ class Startup:
                 await asyncio.sleep(POLL_INTERVAL_S)
                 seen = await self._poll(http)
             self._came_up()
-            changed_at = loop.time()
-            while not self._is_settled(seen) and loop.time() - changed_at < PATIENCE_S:
-                await asyncio.sleep(POLL_INTERVAL_S)
-                newer = await self._poll(http)
-                seen = newer or seen
+            idle_since = loop.time()
+            while loop.time() - idle_since < PATIENCE_S:
+                if seen.nodes:
+                    self._view.show(seen.models, loop.time())
+                if len(seen.models) >= self._expected and all(map(is_settled, seen.models)):
+                    break
                 # A model that loads for minutes says so by its workers, and is waited for.
-                if self._view.show(seen.models) or any(_is_loading(model) for model in seen.models):
-                    changed_at = loop.time()
+                if any(model.workers and not is_settled(model) for model in seen.models):
+                    idle_since = loop.time()
+                await asyncio.sleep(POLL_INTERVAL_S)
+                seen = await self._poll(http) or seen
         return seen
 
     async def _poll(self, http: httpx.AsyncClient) -> fleet.Fleet | None:
@@ -71,8 +83,3 @@ class Startup:
         except httpx.TransportError:
             return None
         return client.decode(answer.content, fleet.Fleet) if answer.status_code == 200 else None
-
-    def _is_settled(self, seen: fleet.Fleet) -> bool:
-        self._view.show(seen.models)
-        settled = sum(model.is_ready or model.has_failed for model in seen.models)
-        return settled == len(seen.models) >= self._expected
