@@ -1,0 +1,32 @@
+"""What a broker tells of models and workers, for tests."""
+
+from shared import messages
+
+WORKER = messages.WorkerFacts(9000, "ready", "node-a", "cpu", 17, 1_769_860_800_007, 1024, 0, "")
+GPU_WORKER = messages.WorkerFacts(9001, "loading", "node-b", "cuda:0", -1, 0, 0, 0, "fetching 3 of 9 MB")
+
+
+def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1.0") -> messages.VersionFacts:
+    return messages.VersionFacts(
+        model=model,
+        version=version,
+        is_default=True,
+        url="echo.mar",
+        archive="ab",
+        handler="echo.py",
+        runtime="python",
+        min_workers=1,
+        max_workers=2,
+        batch_size=4,
+        max_batch_delay_ms=50,
+        response_timeout_s=33,
+        startup_timeout_s=44,
+        restart_window_s=55,
+        loaded_at_startup=False,
+        queue_depth=3,
+        queue_limit=100,
+        oldest_wait_ms=12,
+        workers=workers,
+        explanation="wants 1, has 0",
+        last_error="ImportError",
+    )
