@@ -642,8 +642,9 @@ class BrokerCore:
         silent_since = now - self.settings.peer_timeout_s
         for gateway in [g for g in self.gateways.values() if g.last_heard < silent_since]:
             self._drop_gateway(gateway, "it has been silent")
-        for node in [n for n in self.fleet.nodes.values() if n.last_heard < silent_since]:
-            self._drop_node(node, now)
+        for node in list(self.fleet.nodes.values()):
+            if node.last_heard < silent_since or (node.is_leaving and not self.fleet.of_node(node.peer)):
+                self._drop_node(node, now)
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
         for key, queue in self.queues.items():

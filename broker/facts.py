@@ -113,23 +113,23 @@ def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
 def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:
     """Gather all metrics; names follow Prometheus' habits (base units, `_total`)."""
     counters = [
-        _family("torchrelay_requests", "counter", "Requests that ended, by outcome.", [
+        _family("torchrelay_requests_total", "counter", "Requests that ended, by outcome.", [
             _sample({"model": model, "version": version, "outcome": outcome}, count)
             for (model, version), stats in core.stats.versions.items()
             for outcome, count in stats.outcomes.items()
         ]),
-        _family("torchrelay_http_responses", "counter", "HTTP answers of all gateways.", [
+        _family("torchrelay_http_responses_total", "counter", "HTTP answers of all gateways.", [
             _sample({"class": name}, count) for name, count in core.stats.responses.items()
         ]),
-        _family("torchrelay_worker_failures", "counter", "Workers that ended unasked.", [
+        _family("torchrelay_worker_failures_total", "counter", "Workers that ended unasked.", [
             _sample({"model": model, "version": version}, count)
             for (model, version), count in core.stats.worker_failures.items()
         ]),
-        _family("torchrelay_retries", "counter", "Jobs given to another worker after theirs was lost.",
+        _family("torchrelay_retries_total", "counter", "Jobs given to another worker after theirs was lost.",
                 [_sample({}, core.stats.retries)]),
-        _family("torchrelay_stale_results", "counter", "Results that came after their lease had ended.",
+        _family("torchrelay_stale_results_total", "counter", "Results that came after their lease had ended.",
                 [_sample({}, core.stats.stale_results)]),
-        _family("torchrelay_misunderstood_messages", "counter", "Messages that could not be read.",
+        _family("torchrelay_misunderstood_messages_total", "counter", "Messages that could not be read.",
                 [_sample({}, core.stats.misunderstood)]),
     ]  # fmt: skip
     return counters + _gauges(core, now) + _histograms(core)

@@ -277,7 +277,7 @@ def test_metrics_count_every_outcome() -> None:
     rig.complete(worker, rig.only(worker, m.Assign))
     rig.say(GATEWAY, m.ReadMetrics(8))
     families = {family.name: family for family in rig.only(GATEWAY, m.MetricsRead).families}
-    outcomes = {dict(s.labels)["outcome"]: s.value for s in families["torchrelay_requests"].samples}
+    outcomes = {dict(s.labels)["outcome"]: s.value for s in families["torchrelay_requests_total"].samples}
     assert outcomes == {"answered": 1.0}
     buckets = [s for s in families["torchrelay_batch_jobs"].samples if dict(s.labels).get("le") == "+Inf"]
     assert [s.value for s in buckets] == [2.0]

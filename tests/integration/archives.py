@@ -1,0 +1,96 @@
+"""Archives for whole-fleet tests: one behaviour each, made by our own archiver."""
+
+from pathlib import Path
+
+from shared import archive
+
+#: Model name -> its handler's code.
+HANDLERS = {
+    "echo": """
+def handle(data, context):
+    return None if data is None else [bytes(row.get("body") or b"") for row in data]
+""",
+    "teller": """
+import os, time
+
+class Teller:
+    def initialize(self, context):
+        self.loaded_at = time.time()
+        self.device = context.system_properties.get("gpu_id")
+
+    def handle(self, data, context):
+        time.sleep(float(context.get_request_header(0, "x-take-s") or 0))
+        return [{"pid": os.getpid(), "loaded_at": self.loaded_at, "rows": len(data)} for _ in data]
+""",
+    "describes": """
+class Describes:
+    def initialize(self, context):
+        self.context = context
+
+    def handle(self, data, context):
+        if context.get_request_header(0, "describe") == "True":
+            return [{"data1": "1", "data2": "2"}]
+        return ["ok" for _ in data]
+""",
+    "raises_at_load": """
+class Raises:
+    def initialize(self, context):
+        raise ValueError("no weights here")
+
+    def handle(self, data, context):
+        return data
+""",
+    "raises": """
+def handle(data, context):
+    if data is not None:
+        raise KeyError("pixel")
+""",
+    "wrong_rows": """
+def handle(data, context):
+    return None if data is None else ["one", "too", "many"]
+""",
+    "unserialisable": """
+def handle(data, context):
+    return None if data is None else [object() for _ in data]
+""",
+    "exits": """
+import os
+
+def handle(data, context):
+    if data is not None:
+        print("going down", flush=True)
+        os._exit(1)
+""",
+    "kills_itself": """
+import os, signal
+
+def handle(data, context):
+    if data is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+""",
+    "never_returns": """
+import time
+
+def handle(data, context):
+    while data is not None:
+        time.sleep(60)
+""",
+}
+
+
+def make(folder: Path, name: str, *, version: str = "1.0", file_name: str = "", handler: str = "") -> Path:
+    """Write an archive into a model store and return it."""
+    source = folder.parent / f"{name}-source" / (handler or f"{name}_handler.py")
+    source.parent.mkdir(exist_ok=True)
+    source.write_text(HANDLERS[name])
+    target = folder / (file_name or f"{name}.mar")
+    archive.create(target, model_name=name, version=version, handler=str(source))
+    return target
+
+
+def make_store(folder: Path, *names: str) -> Path:
+    """Make a model store with these archives."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        make(folder, name)
+    return folder

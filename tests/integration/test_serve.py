@@ -1,0 +1,94 @@
+"""`torchrelay serve`, as somebody runs it in a terminal."""
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.archives import make_store
+from tests.integration.fleet import Fleet, fleet
+from tests.support import eventually
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Fleet]:
+    with fleet(tmp_path, make_store(tmp_path / "models", "echo")) as made:
+        yield made
+
+
+def test_one_command_serves_a_model_and_says_how_to_ask_it(server: Fleet) -> None:
+    server.serve("--models", "all")
+    eventually(lambda: "Ctrl-C stops everything" in server.output(), within_s=30)
+    assert server.predict("echo", b"\x00raw").content == b"\x00raw"
+    assert "Model server started." in server.output()
+    assert f"curl -T FILE {server.inference}/predictions/echo" in server.output()
+    assert server.http.get(f"{server.inference}/ping").json() == {"status": "Healthy"}
+    assert 'torchrelay_requests_total{model="echo"' in server.http.get(f"{server.metrics}/metrics").text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_takes_less_than_five_seconds_and_leaves_no_process(
+    server: Fleet, number: signal.Signals
+) -> None:
+    process = server.serve("--models", "all")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    server.descendants()
+    began = time.monotonic()
+    process.send_signal(number)
+    process.wait(10)
+    eventually(lambda: not server.descendants(), within_s=5)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 0
+
+
+def test_killing_serve_outright_leaves_no_process(server: Fleet) -> None:
+    process = server.serve("--models", "all")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    assert len(server.descendants()) > 5
+    process.kill()
+    eventually(lambda: not server.descendants(), within_s=15)
+
+
+def test_what_was_registered_is_there_at_the_next_start(server: Fleet) -> None:
+    process = server.serve("--enable-model-api")
+    assert server.register("echo.mar", model_name="kept", initial_workers=1).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    process.wait(10)
+    server.serve()
+    eventually(lambda: server.ready("kept"), within_s=30)
+    assert server.predict("kept").content == b"hello"
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_1(server: Fleet) -> None:
+    with socket.create_server((server.address, 8081)):
+        process = server.run("serve", "--model-store", str(server.store), "--ncs", *server.listeners())
+        assert process.wait(20) == 1
+    (line,) = [line for line in server.output().splitlines() if "8081" in line]
+    assert "in use" in line
+
+
+def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> None:
+    server.serve("--models", "all")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    checked = 0
+    for process in server.descendants():
+        command = " ".join(process.cmdline())
+        if "cli.child gateway" in command or "cli.child broker" in command:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            assert "libtorch" not in maps, command
+            assert process.memory_info().rss < 90 << 20, command
+            checked += 1
+    assert checked >= 3  # the broker, gunicorn's arbiter, and its process
+
+
+def test_every_process_is_a_child_of_serve(server: Fleet) -> None:
+    process = server.serve("--models", "all")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    pids = {worker["pid"] for worker in server.ready("echo")}
+    assert pids <= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
