@@ -138,12 +138,10 @@ def _explain(status: int, body: bytes, advice: Mapping[str, str]) -> str:
     try:
         error = msgspec.json.decode(body, type=_ErrorBody)
     except msgspec.MsgspecError:
+        error = _ErrorBody()
+    if not error.message:
         # A handler may answer an error of its own in any form.
         text = body.decode(errors="replace").strip()
         return f"the server answered {status}" + (f": {text[:300]}" if text else "")
-    parts = [
-        error.message or f"the server answered {status}",
-        error.details[:500],
-        advice.get(error.type, ""),
-    ]
+    parts = [error.message, error.details[:500], advice.get(error.type, "")]
     return "\n".join(part for part in parts if part)

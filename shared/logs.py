@@ -47,18 +47,28 @@ def facts(record: logging.LogRecord) -> dict[str, object]:
 
 
 class TextFormatter(logging.Formatter):
-    """Writes `2026-01-31T12:00:00.000Z WARNING broker worker.lost worker=3 reason="no beat"`."""
+    """Writes `2026-01-31T12:00:00.000Z WARNING broker worker.lost worker=3 reason="no beat"`.
+
+    A field of several lines, such as a process's last output, stands below, each line behind the field's name.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line, and a traceback below it where there is one."""
-        head = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process}"
-        fields = [f"{key}={_quoted(value)}" for key, value in facts(record).items()]
-        line = " ".join([head, _one_line(record.getMessage()), *fields])
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        """Write one line, and below it what has several."""
+        line = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process}"
+        line += f" {_one_line(record.getMessage())}"
+        below = ""
+        for key, value in facts(record).items():
+            text = str(value)
+            if "\n" in text:
+                below += "".join(f"\n  {key}| {part}" for part in text.splitlines())
+            else:
+                line += f" {key}={_quoted(text)}"
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return line + below + trace
 
 
 class JsonFormatter(logging.Formatter):
@@ -86,9 +96,8 @@ def _one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _quoted(value: object) -> str:
+def _quoted(text: str) -> str:
     """Write a value so that a line stays one line and a reader can tell where the value ends."""
-    text = str(value)
     return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t\\') else text
 
 

@@ -218,6 +218,7 @@ def test_predict_takes_stdin_and_hands_bytes_through_untouched() -> None:
             ["Failed to start workers", "line one; line two"],
         ),
         (["predict", "m"], (500, b"oh\nno"), ["answered 500", "oh; no"]),
+        (["predict", "m"], (400, {"error": "no picture"}), ["answered 400", "no picture"]),
         (["status"], (200, {"nodes": 3}), ["not torchrelay's management address"]),
         (["status"], (200, b"<html>"), ["not torchrelay's management address"]),
     ],

@@ -23,9 +23,10 @@ def test_a_text_line_names_process_event_and_facts() -> None:
 
 
 def test_no_field_can_start_a_line_of_its_own() -> None:
-    line = logs.TextFormatter("broker").format(record("a\nb", reason="x\n2026 ERROR forged", empty=""))
-    assert "\n" not in line
-    assert line.endswith('empty=""')
+    text = logs.TextFormatter("broker").format(record("a\nb", reason="x\r\n2026 ERROR forged", empty=""))
+    line, *below = text.splitlines()
+    assert line.endswith('a\\nb empty=""')
+    assert below == ["  reason| x", "  reason| 2026 ERROR forged"]
 
 
 def test_a_json_line_holds_the_same_facts() -> None:
