@@ -49,7 +49,7 @@ def facts(record: logging.LogRecord) -> dict[str, object]:
 class TextFormatter(logging.Formatter):
     """Writes `2026-01-31T12:00:00.000Z WARNING broker worker.lost worker=3 reason="no beat"`.
 
-    A field of several lines, such as a process's last output, stands below, each line behind the field's name.
+    A field of several lines (a process's last output) stands below, each line behind the field's name.
     """
 
     def __init__(self, process: str) -> None:
