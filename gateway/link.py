@@ -79,6 +79,7 @@ class Link:
         """Say goodbye; what still waits is refused."""
         self._timer.cancel()
         self._loop.remove_reader(self._socket.fileno())
+        self._flush()  # cancels of requests that the server has just given up
         self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
         if self._session.state == "welcomed":
             self._send(m.Bye("the gateway stops"), ())
@@ -127,11 +128,10 @@ class Link:
         )
         self._flush_soon()
         try:
-            outcome = await waiter.future
-        except asyncio.CancelledError:
-            # Only the server's stop cancels a request. The client shall have an answer all the same.
+            outcome = await self._outcome(waiter)
+        except errors.ServiceUnavailable:
             self._cancel(job)
-            raise errors.ServiceUnavailable("The gateway stops.") from None
+            raise
         finally:
             if waiter.watch is not None:
                 waiter.watch.cancel()
@@ -144,14 +144,24 @@ class Link:
         waiter = _Waiter(self._loop.create_future(), None)
         self._session.ask(ask, waiter, now=clock.monotonic())
         self._flush_soon()
-        outcome = await waiter.future
+        outcome = await self._outcome(waiter)
         if isinstance(outcome, reply):
             return outcome
         raise _unexpected(outcome)
 
+    @staticmethod
+    async def _outcome(waiter: _Waiter) -> Outcome:
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            # Only the server's stop cancels a request. The client shall have an answer all the same.
+            raise errors.ServiceUnavailable("The gateway stops.") from None
+
     # Socket and loop
 
     def _receive(self) -> None:
+        if self._socket.closed:
+            return
         for _ in range(RECEIVE_BUDGET):
             try:
                 head = self._socket.recv(zmq.NOBLOCK)
@@ -188,6 +198,8 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        if self._socket.closed:
+            return
         self._is_flush_due = False
         now = clock.monotonic()
         for message, frames in self._session.outgoing(now):

@@ -324,13 +324,19 @@ def test_a_signal_stops_it_in_time_and_says_goodbye(served: Served, broker: Brok
     assert "ERROR" not in served.log.read_text()
 
 
-def test_a_request_that_still_waits_when_it_stops_is_answered(served: Served, broker: Broker) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(served.predict, "/predictions/silent")
-        eventually(broker.jobs)
+def test_requests_that_still_wait_when_it_stops_are_answered(served: Served, broker: Broker) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(served.predict, "/predictions/silent"),
+            pool.submit(served.get, served.config.management_address, "/models/m"),
+        ]
+        eventually(lambda: broker.jobs() and broker.saw(messages.DescribeModel))
         assert served.stop() == 0
-        response, body = waiting.result(10)
-    assert (response.status, json.loads(body)["type"]) == (503, "ServiceUnavailableException")
+        answers = [one.result(10) for one in waiting]
+    for response, body in answers:
+        assert (response.status, json.loads(body)["type"]) == (503, "ServiceUnavailableException")
+    eventually(lambda: broker.saw(messages.Cancel) and broker.saw(messages.Bye))
+    assert "Traceback" not in served.log.read_text()
 
 
 def test_a_process_that_dies_is_replaced(served: Served) -> None:
