@@ -127,9 +127,9 @@ class BrokerCore:
         return queue
 
     @property
-    def nodes(self) -> dict[bytes, Node]:
-        """The nodes that are here."""
-        return self.fleet.nodes
+    def nodes(self) -> list[Node]:
+        """The nodes that are here to stay; one that has said goodbye is kept until it falls silent."""
+        return [node for node in self.fleet.nodes.values() if not node.is_leaving]
 
     # Taking events
 
@@ -142,9 +142,9 @@ class BrokerCore:
                     self._misunderstand(event.peer, str(error))
             case Garbled(peer, reason):
                 self._misunderstand(peer, reason)
-            case Unreachable(peer):
+            case Unreachable(peer, message):
                 if worker := self._workers.get(peer):
-                    self._take_back(worker, reason="its connection broke")
+                    self._cut_off(worker, message)
             case ArchivePrepared() | Stored():
                 self.management.continue_with(event, now)
             case ChunkRead(peer, archive, offset, total, data):
@@ -166,6 +166,9 @@ class BrokerCore:
             self._call(_FROM_GATEWAY, gateway, event, now)
         elif worker := self._workers.get(peer):
             worker.last_heard = now
+            if worker.is_cut:
+                worker.is_cut = False
+                self._dirty.add(worker.key)
             self._call(_FROM_WORKER, worker, event, now)
         elif node := self.fleet.nodes.get(peer):
             node.last_heard = now
@@ -236,7 +239,7 @@ class BrokerCore:
             self._send(peer, m.Leave("it was told to stop"))
             return False
         if peer not in self._workers:
-            self._take_back(worker, reason="it joined anew")
+            self._take_back(worker, worker.leases, reason="it joined anew")
             self._workers[peer] = worker
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
                          version=hello.version, node=hello.node, device=hello.device)  # fmt: skip
@@ -362,7 +365,8 @@ class BrokerCore:
         if len(done.items) != len(lease.jobs):
             raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
         # A worker runs its batches in order: what should have come before never reached it.
-        self._take_back(worker, before=lease, reason="the batch was lost on its way")
+        skipped = worker.leases[: worker.leases.index(lease)]
+        self._take_back(worker, skipped, reason="the batch was lost on its way")
         self._drop_lease(worker, lease, now)
         stats = self.stats.versions[lease.key]
         stats.handler_seconds.observe(done.handler_us / 1e6)
@@ -386,7 +390,7 @@ class BrokerCore:
     def _on_worker_beat(self, worker: Worker, event: Received, now: float) -> None:
         """An idle worker holds no lease, so what was assigned a while ago got lost on the way."""
         if worker.leases and now - worker.last_assigned_at > self.settings.peer_timeout_s:
-            self._take_back(worker, reason="the batch or its result was lost", is_lost=True)
+            self._take_back(worker, worker.leases, reason="the batch or its result was lost", is_lost=True)
             self._dirty.add(worker.key)
 
     def _on_worker_bye(self, worker: Worker, event: Received, now: float) -> None:
@@ -508,6 +512,7 @@ class BrokerCore:
                 (node := self.fleet.nodes.get(worker.node or b"")) is not None and node.last_heard < late,
             )
             for worker in self.fleet.ready(key)
+            if not worker.is_cut
         ]
 
     def _assign(self, queue: VersionQueue, record: VersionRecord, worker: Worker, now: float) -> None:
@@ -560,21 +565,20 @@ class BrokerCore:
     def _take_back(
         self,
         worker: Worker,
+        leases: Sequence[Lease],
         *,
         reason: str,
-        before: Lease | None = None,
         is_lost: bool = False,
         out_of_memory: bool = False,
     ) -> None:
-        """Return a worker's jobs, or only those of the leases before one, to the head of their queue.
+        """Return the jobs of some of a worker's leases to the head of their queue.
 
         With `is_lost` the worker died: the jobs of the batch it was running have used up a try, and one
         that has used up all is answered, so that it can't bring down worker after worker.
         """
-        end = worker.leases.index(before) if before else len(worker.leases)
-        leases, worker.leases = worker.leases[:end], worker.leases[end:]
         back: list[Job] = []
-        for lease in leases:
+        for lease in tuple(leases):
+            worker.leases.remove(lease)
             del self.leases[lease.number]
             for job in lease.jobs:
                 if job.state is not JobState.RUNNING:
@@ -603,16 +607,25 @@ class BrokerCore:
 
     # Workers' ends
 
+    def _cut_off(self, worker: Worker, message: m.Message) -> None:
+        """Give a worker without a connection nothing more; a batch that did not leave goes elsewhere.
+
+        What it was running is not touched: it may come back with it, and if it died, its node says so.
+        """
+        worker.is_cut = True
+        if isinstance(message, m.Assign) and (lease := self.leases.get(message.lease)):
+            self._take_back(worker, [lease], reason="it is cut off")
+
     def _fail_worker(self, worker: Worker, reason: str, now: float, *, out_of_memory: bool = False) -> None:
         """Count an end that nobody asked for, and give its jobs another chance."""
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return
         self.stats.worker_failures[worker.key] += 1
         self.fleet.count_failure(worker, reason, out_of_memory=out_of_memory, now=now)
-        self._take_back(worker, reason=reason, is_lost=True, out_of_memory=out_of_memory)
+        self._take_back(worker, worker.leases, reason=reason, is_lost=True, out_of_memory=out_of_memory)
 
     def _remove_worker(self, worker: Worker, now: float, reason: str) -> None:
-        self._take_back(worker, reason=reason, is_lost=True)
+        self._take_back(worker, worker.leases, reason=reason, is_lost=True)
         self._workers.pop(worker.peer or b"", None)
         self.fleet.remove_worker(worker, now)
         self.management.is_dirty = True
@@ -642,9 +655,8 @@ class BrokerCore:
         silent_since = now - self.settings.peer_timeout_s
         for gateway in [g for g in self.gateways.values() if g.last_heard < silent_since]:
             self._drop_gateway(gateway, "it has been silent")
-        for node in list(self.fleet.nodes.values()):
-            if node.last_heard < silent_since or (node.is_leaving and not self.fleet.of_node(node.peer)):
-                self._drop_node(node, now)
+        for node in [n for n in self.fleet.nodes.values() if n.last_heard < silent_since]:
+            self._drop_node(node, now)
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
         for key, queue in self.queues.items():
@@ -695,7 +707,7 @@ class BrokerCore:
         for waiting in worker.leases:
             waiting.began_at = None
         self._fail_worker(worker, reason, now)
-        self._take_back(worker, reason=reason)
+        self._take_back(worker, worker.leases, reason=reason)
         self._stop(worker, now, kill=True, reason=reason)
         self._report(logging.WARNING, "worker.stuck", worker=worker.worker_id, model=worker.key[0],
                      version=worker.key[1], reason=reason)  # fmt: skip
@@ -729,7 +741,7 @@ class BrokerCore:
         """Take a worker out of service: what it runs may end, within the patience that was asked for."""
         patience_s = self.management.patience_s(worker.key)
         if worker.state is WorkerState.STARTING or patience_s == 0:
-            self._take_back(worker, reason="it was scaled away")
+            self._take_back(worker, worker.leases, reason="it was scaled away")
             self._stop(worker, now, kill=True, reason="it is not needed any more")
             return
         worker.move(WorkerState.DRAINING, now)

@@ -28,9 +28,10 @@ class Garbled:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """A send to the peer found no connection."""
+    """A message to the peer found no connection."""
 
     peer: bytes
+    message: m.Message
 
 
 @dataclass(frozen=True, slots=True)

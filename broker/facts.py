@@ -89,7 +89,7 @@ def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
             len(core.fleet.of_node(node.peer)),
             core.wall_ms(node.last_heard),
         )
-        for node in sorted(core.nodes.values(), key=lambda n: (n.name, n.peer))
+        for node in sorted(core.nodes, key=lambda n: (n.name, n.peer))
     )
     records = sorted(core.catalog, key=lambda r: (r.model, r.version))
     versions = tuple(version_facts(core, record, now) for record in records)
@@ -148,7 +148,7 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
             if state is not WorkerState.GONE:
                 count = sum(worker.state == state.value for worker in facts.workers)
                 workers.append(_sample({**labels, "state": state.value}, count))
-    nodes = list(core.nodes.values())
+    nodes = core.nodes
     slots = [_sample({"node": node.name, "use": "all"}, node.slots) for node in nodes]
     slots += [
         _sample({"node": node.name, "use": "taken"}, len(core.fleet.of_node(node.peer))) for node in nodes

@@ -58,6 +58,8 @@ class Worker:
     pid: int = -1
     memory_bytes: int = 0
     note: str = ""
+    #: Its connection was found broken, and it has not been heard since: it gets no batch.
+    is_cut: bool = False
     #: At most two; the first is being run.
     leases: list[Lease] = field(default_factory=list)
     last_assigned_at: float = 0.0

@@ -224,7 +224,7 @@ class Server:
             # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            unreachable.append(Unreachable(effect.peer))
+            unreachable.append(Unreachable(effect.peer, effect.message))
 
     def _in_thread(
         self,

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from broker.events import Unreachable
 from shared import messages as m
 from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
 
@@ -427,3 +428,34 @@ def test_archives_are_handed_out_in_chunks_only_if_a_model_uses_them() -> None:
     assert (message.offset, frames) == (3, (b"xxxx",))
     rig.say(NODE, m.FetchArchive("sha-m-1.0.mar", -1, 4))
     rig.only(NODE, m.Misunderstood)
+
+
+def test_a_batch_that_found_no_connection_goes_to_another_worker_with_no_try_used_up() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    peer, batch = next((p, found[0]) for p in (one, two) if (found := rig.take(p, m.Assign)))
+    other = two if peer == one else one
+    rig.feed(Unreachable(peer, batch))
+    again = rig.only(other, m.Assign)
+    assert again.items[0].attempt == 1
+    rig.complete(other, again)
+    # The one that is cut off gets nothing until it is heard again.
+    rig.silent |= {peer, other}
+    rig.submit(2)
+    rig.only(other, m.Assign)
+    rig.submit(3)
+    assert not rig.take(peer, m.Assign)
+    rig.say(peer, m.WorkerBeat(0))
+    assert rig.only(peer, m.Assign).items[0].meta == b"meta-3"
+
+
+def test_a_beat_that_found_no_connection_takes_nothing_from_a_worker() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.feed(Unreachable(worker, m.Beat()))
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+    assert rig.core.stats.retries == 0

@@ -80,7 +80,7 @@ def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
 ) -> None:
     url = f"file://{write_mar(tmp_path / 'far.mar')}"
     assert prepare(url, store, broker).model_name == "m"
-    with pytest.raises(errors.StoreFailed, match="^Model file already exists far.mar$"):
+    with pytest.raises(errors.StoreFailed, match=r"^Model file already exists far\.mar$"):
         prepare(url, store, broker)
     drop_download(url, broker)
     assert prepare(url, store, broker).model_name == "m"

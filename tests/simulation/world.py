@@ -14,7 +14,7 @@ from itertools import count
 
 from broker.core import BrokerCore
 from broker.effects import Effect, Prepare, Send, Store
-from broker.events import ArchivePrepared, Event, Received, Stored
+from broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
 from broker.records import Prepared
 from gateway.session import Answer, Outcome
 from gateway.session import Session as GatewaySession
@@ -95,11 +95,14 @@ class World:
         head = wire.encode(message, epoch)
         self._carry(peer, "up", lambda: self.broker.receive(peer.identity, head, frames))
 
-    def to_peer(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
+    def to_peer(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> bool:
+        """Send to a peer; False where there is no connection to it, as a ROUTER says it."""
         peer = self.peers.get(identity)
-        if peer is not None:
-            decoded, epoch = wire.decode(head)
-            self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
+        if peer is None:
+            return False
+        decoded, epoch = wire.decode(head)
+        self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
+        return True
 
     def _carry(self, peer: Peer, direction: str, deliver: Callable[[], object]) -> None:
         if not peer.is_alive or self._happens(self.faults.drop):
@@ -167,6 +170,8 @@ class Broker:
         #: Rises with each death: what was on its way to or from the dead one is lost.
         self.life = 0
         self.core: BrokerCore | None = None
+        #: Turns of its loop; a core that spins shows here.
+        self.turns = 0
         self.start()
 
     def start(self) -> None:
@@ -202,6 +207,7 @@ class Broker:
         core = self.core
         if core is None:
             return
+        self.turns += 1
         events, self._events = self._events, []
         for effect in core.handle(events, now=self._world.now):
             self._perform(effect)
@@ -212,7 +218,9 @@ class Broker:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(peer, message, frames):
-                self._world.to_peer(peer, wire.encode(message, self.epoch), frames)  # type: ignore[arg-type]  # bytes here
+                head = wire.encode(message, self.epoch)
+                if not self._world.to_peer(peer, head, frames):  # type: ignore[arg-type]  # bytes here
+                    self._add(Unreachable(peer, message))
             case Prepare(token, url):
                 prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url)
                 self._later(DISK_S, lambda: self._add(ArchivePrepared(token, prepared)))
