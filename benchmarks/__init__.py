@@ -1,0 +1,1 @@
+"""Measures torchrelay, and TorchServe beside it, on one machine."""

@@ -1,0 +1,90 @@
+"""Looks at the processes of a server: which one does what, its memory, its CPU time."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from benchmarks.results import ProcessFacts
+
+#: Command line and the parent's role -> role. The parent's is None for the process that was started.
+RoleOf = Callable[[Sequence[str], str | None], str]
+
+
+def torchrelay_role(command: Sequence[str], parent: str | None) -> str:
+    """Name a process of `torchrelay serve`; forked ones carry their parent's command line."""
+    if parent is None:
+        return "serve"
+    if parent in ("gateway arbiter", "gateway process"):
+        return "gateway process"
+    if parent in ("launcher", "model worker"):
+        return "model worker"
+    if "worker.launcher" in command:
+        return "launcher"
+    if "cli.child" in command:
+        return {"gateway": "gateway arbiter", "worker": "node"}.get(command[-1], command[-1])
+    return "other"
+
+
+def torchserve_role(command: Sequence[str], parent: str | None) -> str:
+    """Name a process of `torchserve --start --foreground`."""
+    if parent is None:
+        return "torchserve"
+    if any(word.endswith("model_service_worker.py") for word in command):
+        return "model worker"
+    if command and command[0].rpartition("/")[2] == "java":
+        return "frontend (Java)"
+    return "other"
+
+
+def tree(root: int, role_of: RoleOf) -> list[tuple[psutil.Process, str]]:
+    """Return the process and all its descendants with their roles, parents first."""
+    found: list[tuple[psutil.Process, str]] = []
+    open_ends: list[tuple[psutil.Process, str | None]] = [(psutil.Process(root), None)]
+    while open_ends:
+        process, parent = open_ends.pop(0)
+        try:
+            role = role_of(process.cmdline(), parent)
+            children = process.children()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        found.append((process, role))
+        open_ends += [(child, role) for child in children]
+    return found
+
+
+def look(server: str, root: int, role_of: RoleOf) -> list[ProcessFacts]:
+    """Read the memory of each process of a server."""
+    return [
+        ProcessFacts(
+            server=server,
+            role=role,
+            rss_bytes=process.memory_info().rss,
+            pss_bytes=_pss(process.pid),
+            has_torch=_has_torch(process.pid),
+        )
+        for process, role in tree(root, role_of)
+    ]
+
+
+def cpu_seconds(root: int, role_of: RoleOf) -> dict[str, float]:
+    """Read the CPU time, user and system, that each role has taken up to now; the kernel counts 10 ms."""
+    spent: defaultdict[str, float] = defaultdict(float)
+    for process, role in tree(root, role_of):
+        times = process.cpu_times()
+        spent[role] += times.user + times.system
+    return dict(spent)
+
+
+def _pss(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
+    lines = (line.split() for line in text.splitlines())
+    return next((int(words[1]) * 1024 for words in lines if words[0] == "Pss:"), None)
+
+
+def _has_torch(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()

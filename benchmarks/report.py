@@ -1,0 +1,242 @@
+"""Makes `docs/performance.md` of a run's results; `python -m benchmarks.report` does it again from the JSON.
+
+Pure but for `write` and `main`.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from benchmarks.results import Load, Point, ProcessFacts, Results
+
+REPORT = Path("docs/performance.md")
+RESULTS = Path("benchmarks/results/performance.json")
+#: Where CPU time is shown: enough clients for full batches, not so many that queues are all one sees.
+CPU_CONNECTIONS = 64
+
+HOW_TO_READ = """\
+## How to read this
+
+- The load generator shares the cores with the server, so on a small machine the figures are what server
+  and clients do together. Ratios travel to other machines better than rates do.
+- Each connection sends its next request when the answer to the last has come (a closed loop): with more
+  connections latency grows while the rate stays. wrk corrects its percentiles for requests that a slow
+  answer kept from being sent.
+- With one connection no batch can fill. TorchServe waits out `max_batch_delay` each time; torchrelay stops
+  waiting once nobody has shared a few batches.
+- TorchServe logs several lines for each request unless it is told not to; "logs off" is TorchServe with a
+  log configuration that writes errors alone. torchrelay logs no requests.
+- Servers were measured in turns, forwards and backwards. The spread is the slowest and the fastest run;
+  two medians closer than their spreads are equal.
+- CPU time comes from the kernel's counters, in steps of 10 ms per process."""
+
+
+def write(results: Results, raw: Path, report: Path) -> None:
+    """Write the results as JSON and as a report."""
+    for path in (raw, report):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    report.write_text(render(results))
+
+
+def render(results: Results) -> str:
+    """Write the whole report."""
+    sections = [_top(results), _load(results), _cpu(results), _starts(results), _memory(results),
+                _loops(results), HOW_TO_READ]  # fmt: skip
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table; every column but the first is aligned to the right."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def summarise(loads: Sequence[Load]) -> tuple[str, str, str, str, str]:
+    """Write the runs of one point: median rate, its spread, median p50 and p99, and errors of all runs."""
+    rates = [load.rate for load in loads]
+    errors, requests = sum(load.errors for load in loads), sum(load.requests for load in loads)
+    return (
+        _count(median(rates)),
+        f"{_count(min(rates))} to {_count(max(rates))}",
+        _ms(median(load.p50_us for load in loads)),
+        _ms(median(load.p99_us for load in loads)),
+        "0" if errors == 0 else f"{errors} of {requests}",
+    )
+
+
+def ratio(ours: Sequence[Load], theirs: Sequence[Load]) -> str:
+    """Write how many times as many requests a second the first ones answer, by their medians."""
+    return f"{median(load.rate for load in ours) / median(load.rate for load in theirs):.2f}"
+
+
+def cpu_by_role(points: Sequence[Point]) -> dict[str, float]:
+    """Return each role's CPU time per request in microseconds, over all given runs together."""
+    requests = sum(point.load.requests for point in points)
+    roles = dict.fromkeys(role for point in points for role in point.cpu_s)
+    return {role: sum(point.cpu_s.get(role, 0.0) for point in points) / requests * 1e6 for role in roles}
+
+
+def _top(results: Results) -> str:
+    machine, plan = results.machine, results.plan
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    facts = [
+        ("CPU", f"{machine.cpu}, {machine.cores} cores for everything, load generator included"),
+        ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
+        ("kernel", machine.kernel),
+        ("Python", machine.python),
+        ("versions", versions),
+        ("commit", results.revision),
+        ("taken at", results.taken_at),
+    ]
+    return f"""\
+# Performance
+
+Written by
+
+    {results.command}
+
+The figures behind it are in `{RESULTS}`; how it is done, and how to do it on another machine, is in
+`benchmarks/README.md`. The handler only returns what it was given, so these are the costs of the servers
+themselves; a model's own time comes on top of them.
+
+{table(("machine", ""), facts)}
+
+One model with one worker, `batch_size` {plan.batch_size}, `max_batch_delay` {plan.max_batch_delay_ms} ms,
+`job_queue_size` {plan.job_queue_size}; the same archive and `config.properties` for all; HTTP processes of
+torchrelay: {plan.gateway_processes}. Everything else is default."""
+
+
+def _load(results: Results) -> str:
+    ours, *others = results.servers
+    head = ["connections", results.servers[ours], *(results.servers[key] for key in others)]
+    head += [f"torchrelay / {results.servers[key]}" for key in others]
+    short, long = [], []
+    for connections in results.plan.connections:
+        loads = {key: [point.load for point in _points(results, key, connections)] for key in results.servers}
+        rows = {key: summarise(loads[key]) for key in results.servers}
+        ratios = [f"**{ratio(loads[ours], loads[key])}**" for key in others]
+        short.append([str(connections), *(row[0] for row in rows.values()), *ratios])
+        long += [[results.servers[key], str(connections), *row] for key, row in rows.items()]
+    details = ("server", "connections", "requests/s", "spread", "p50 ms", "p99 ms", "errors")
+    return f"""\
+## Echo under load
+
+64-byte body, `POST /predictions/echo`, kept-alive connections, each with one request at a time. Requests
+per second, medians of {results.plan.rounds} runs of {results.plan.seconds:g} s:
+
+{table(head, short)}
+
+{table(details, long)}
+
+{_checks(results)}"""
+
+
+def _checks(results: Results) -> str:
+    answers = sum(check.answers for check in results.checks)
+    wrong = sum(check.wrong for check in results.checks)
+    return f"""\
+Before each block of timed runs every server was sent bodies that were all different. Of {answers:,} answers
+{wrong:,} were anything else than status 200 with the body of an open request."""
+
+
+def _cpu(results: Results) -> str:
+    connections = min(results.plan.connections, key=lambda count: abs(count - CPU_CONNECTIONS))
+    rows = []
+    for key, label in results.servers.items():
+        spent = cpu_by_role(_points(results, key, connections))
+        rows += [[f"{label}: {role}", f"{us:.1f}"] for role, us in spent.items() if us >= 0.05]
+        rows.append([f"{label}: **all**", f"**{sum(spent.values()):.1f}**"])
+    return f"""\
+## CPU time per request
+
+At {connections} connections, user and system time of each process in microseconds per request:
+
+{table(("process", "us/request"), rows)}"""
+
+
+def _starts(results: Results) -> str:
+    rows = []
+    for key, label in results.servers.items():
+        for is_cold in (True, False):
+            starts = [start for start in results.starts if (start.server, start.is_cold) == (key, is_cold)]
+            if starts:
+                rows.append([
+                    f"{label}, {'cold' if is_cold else 'warm'}",
+                    f"{median(start.started_s for start in starts):.2f}",
+                    f"{median(start.predicted_s for start in starts):.2f}",
+                ])  # fmt: skip
+    return f"""\
+## Start-up
+
+Seconds from the command to the line "Model server started.", and to the first prediction with status 200;
+medians of {results.plan.start_rounds}. Cold: no state, nothing unpacked; warm: the same folder again. The
+files of either program were in the kernel's page cache by the time of most starts.
+
+{table(("start", "started s", "first prediction s"), rows)}"""
+
+
+def _memory(results: Results) -> str:
+    rows = []
+    for key, label in results.servers.items():
+        facts = [fact for fact in results.processes if fact.server == key]
+        rows += [[f"{label}: {fact.role}", *_memory_cells([fact])] for fact in facts]
+        if facts:
+            rows.append([f"{label}: **all**", *_memory_cells(facts)])
+    return f"""\
+## Memory when idle
+
+After one prediction, in MiB. RSS counts pages that processes share in each of them, PSS by share: the sum
+of PSS is what a server takes. `libtorch` tells whether any library of torch is mapped into the process:
+torchrelay loads it under the node alone.
+
+{table(("process", "RSS", "PSS", "libtorch"), rows)}"""
+
+
+def _memory_cells(facts: Sequence[ProcessFacts]) -> list[str]:
+    shares = [fact.pss_bytes for fact in facts if fact.pss_bytes is not None]
+    pss = _mib(sum(shares)) if len(shares) == len(facts) else "unreadable"
+    return [_mib(sum(f.rss_bytes for f in facts)), pss, "yes" if any(f.has_torch for f in facts) else "no"]
+
+
+def _loops(results: Results) -> str:
+    if not results.loops:
+        return ""
+    rows = [
+        [loop.what, str(loop.jobs_per_call), f"{loop.us_per_job:.2f}", _count(1e6 / loop.us_per_job)]
+        for loop in results.loops
+    ]
+    return f"""\
+## Without sockets
+
+The broker's core with its codec (`python -m benchmarks.core`), by the number of jobs that a message
+carries; and the echo handler called in a plain loop, by the number of rows:
+
+{table(("what", "jobs at once", "us/job", "jobs/s"), rows)}"""
+
+
+def _points(results: Results, server: str, connections: int) -> list[Point]:
+    return [point for point in results.points if (point.server, point.connections) == (server, connections)]
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _ms(us: float) -> str:
+    return f"{us / 1000:.2f}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
+
+
+def main() -> None:
+    write(msgspec.json.decode(RESULTS.read_bytes(), type=Results), RESULTS, REPORT)
+    print(f"Wrote {REPORT}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a run found, as plain data: the JSON file beside the report, and all that the report is made of."""
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the records."""
+
+
+class Machine(Record, frozen=True, kw_only=True):
+    """Where a run took place; `versions` is package -> version, for what differs between runs."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    kernel: str
+    python: str
+    versions: dict[str, str]
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """How long and how often; the defaults are the ones to publish."""
+
+    seconds: float = 5.0
+    warmup_seconds: float = 15.0
+    rounds: int = 4
+    start_rounds: int = 3
+    connections: tuple[int, ...] = (1, 16, 64, 256)
+    batch_size: int = 16
+    max_batch_delay_ms: int = 1
+    job_queue_size: int = 1024
+    #: torchrelay's.
+    gateway_processes: int = 1
+
+
+class StartUp(Record, frozen=True, kw_only=True):
+    """One start; times from the command to the line, and to the first prediction with status 200."""
+
+    server: str
+    is_cold: bool
+    started_s: float
+    predicted_s: float
+
+
+class ProcessFacts(Record, frozen=True, kw_only=True):
+    """One process of an idle server; `pss_bytes` counts shared pages by share, None where unreadable."""
+
+    server: str
+    role: str
+    rss_bytes: int
+    pss_bytes: int | None
+    has_torch: bool
+
+
+class Load(Record, frozen=True, kw_only=True):
+    """What the load generator counted in one run; latencies in microseconds."""
+
+    requests: int
+    duration_us: int
+    p50_us: float
+    p99_us: float
+    #: Answers with a status of 400 or more.
+    refused: int
+    #: Failed connects, reads and writes, and answers that took too long.
+    broken: int
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return self.requests / self.duration_us * 1e6
+
+    @property
+    def errors(self) -> int:
+        """Everything that is not a good answer."""
+        return self.refused + self.broken
+
+
+class Check(Record, frozen=True, kw_only=True):
+    """A run before the timed ones in which every body was different and every answer was compared."""
+
+    server: str
+    connections: int
+    answers: int
+    wrong: int
+
+
+class Point(Record, frozen=True, kw_only=True):
+    """One timed run, and the CPU seconds that each kind of process took during it."""
+
+    server: str
+    connections: int
+    turn: int
+    load: Load
+    cpu_s: dict[str, float]
+
+
+class Loop(Record, frozen=True, kw_only=True):
+    """Work done in a plain loop inside one process, without sockets."""
+
+    what: str
+    jobs_per_call: int
+    us_per_job: float
+
+
+class Results(Record, frozen=True, kw_only=True):
+    """One run of all benchmarks; `servers` is key -> label, the one of interest first."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    plan: Plan
+    servers: dict[str, str]
+    starts: tuple[StartUp, ...] = ()
+    processes: tuple[ProcessFacts, ...] = ()
+    checks: tuple[Check, ...] = ()
+    points: tuple[Point, ...] = ()
+    loops: tuple[Loop, ...] = ()

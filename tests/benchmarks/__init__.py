@@ -1,0 +1,1 @@
+"""Tests of the benchmarks: parsers, tables and rules; what they measure is not tested here."""

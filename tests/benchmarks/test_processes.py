@@ -1,0 +1,54 @@
+import os
+
+import pytest
+
+from benchmarks import processes
+
+CHILD = ["python", "-P", "-m", "cli.child"]
+
+
+@pytest.mark.parametrize(
+    ("command", "parent", "role"),
+    [
+        (["python", "torchrelay", "serve"], None, "serve"),
+        ([*CHILD, "broker"], "serve", "broker"),
+        ([*CHILD, "gateway"], "serve", "gateway arbiter"),
+        ([*CHILD, "gateway"], "gateway arbiter", "gateway process"),
+        ([*CHILD, "worker"], "serve", "node"),
+        (["python", "-m", "worker.launcher", "5"], "node", "launcher"),
+        (["python", "-m", "worker.launcher", "5"], "launcher", "model worker"),
+        (["/bin/true"], "serve", "other"),
+    ],
+)
+def test_each_process_of_serve_is_named_by_its_command_and_parent(
+    command: list[str], parent: str | None, role: str
+) -> None:
+    assert processes.torchrelay_role(command, parent) == role
+
+
+@pytest.mark.parametrize(
+    ("command", "parent", "role"),
+    [
+        (["python", "torchserve", "--start"], None, "torchserve"),
+        (["/usr/bin/java", "-cp", "x"], "torchserve", "frontend (Java)"),
+        (["python", "/ts/model_service_worker.py"], "frontend (Java)", "model worker"),
+        ([], "frontend (Java)", "other"),
+    ],
+)
+def test_each_process_of_torchserve_is_named_by_its_command_and_parent(
+    command: list[str], parent: str | None, role: str
+) -> None:
+    assert processes.torchserve_role(command, parent) == role
+
+
+def test_the_memory_of_a_process_is_read_from_the_kernel() -> None:
+    mine = processes.look("me", os.getpid(), lambda command, parent: "me" if parent is None else "child")[0]
+    assert mine.role == "me"
+    assert mine.rss_bytes > 1 << 20
+    assert mine.pss_bytes is None or 0 < mine.pss_bytes <= mine.rss_bytes
+
+
+def test_cpu_time_is_summed_by_role() -> None:
+    spent = processes.cpu_seconds(os.getpid(), lambda command, parent: "all")
+    assert set(spent) == {"all"}
+    assert spent["all"] > 0
