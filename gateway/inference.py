@@ -168,7 +168,8 @@ def _present(req: GatewayRequest, resp: Response, response: wire.Response, body:
     if not 200 <= response.status <= 999:
         raise _untellable(f"status {response.status}")
     resp.status = response.status
-    if response.reason or response.status > 599:
+    # TorchServe sends no phrase but the handler's; 200 with uvicorn's "OK" is left alone, being most.
+    if response.reason or response.status != 200:
         if not _HEADER_VALUE.fullmatch(response.reason):
             raise _untellable(f"the reason phrase {response.reason!r}")
         req.scope["reason"] = response.reason

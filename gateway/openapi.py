@@ -98,8 +98,7 @@ def of_model(model: str) -> Document:
 
 def management_of_model(model: str) -> Document:
     """Describe the management routes of one model."""
-    paths = {path.replace("{model_name}", model): of for path, of in _ONE_MODEL_MANAGEMENT.items()}
-    return _document(paths, title=f"RESTful Management API for: {model}", number="1.0.0")
+    return _document(_ONE_MODEL_MANAGEMENT, title=f"RESTful Management API for: {model}", number="1.0.0")
 
 
 def _document(

@@ -144,3 +144,9 @@ def test_equal_addresses_share_one_listener_for_all() -> None:
     assert gateway.ask(8080, "POST", "/v1/models/echo:predict", body=b"x").content == b"x"
     paths = gateway.ask(8080, "OPTIONS", "/").json["paths"]
     assert {"/models", "/predictions/{model_name}"} <= set(paths)
+
+
+def test_a_model_describes_its_management_by_name() -> None:
+    document = Gateway(described(facts())).manage("OPTIONS", "/models/echo").json
+    assert document["info"]["title"] == "RESTful Management API for: echo"
+    assert "/models/{model_name}/{model_version}/set-default" in document["paths"]
