@@ -1,0 +1,414 @@
+"""A real node, its launcher and its workers, against a broker that the test plays."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import psutil
+import pytest
+
+from shared import messages as m
+from shared import wire
+from shared.settings import NodeSettings
+from tests.support import eventually
+from tests.worker.fake_broker import FakeBroker
+from tests.worker.models import ECHO, start_worker, write_archive
+
+pytestmark = pytest.mark.integration
+
+RUN = """
+import sys, msgspec
+from shared import logs
+from shared.settings import NodeSettings
+from worker import node
+logs.configure("node", level="INFO")
+sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
+"""
+SLOW = """
+import time
+def handle(data, context):
+    if data:
+        print("batch begins")
+        time.sleep(float(data[0]["body"]))
+        return ["done"]
+"""
+
+
+class Fleet:
+    """A fake broker and the nodes that a test starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = FakeBroker(f"ipc://{folder}/broker")
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.worker_ids = itertools.count(1)
+        self.seen: set[psutil.Process] = set()
+        #: The peer id of the latest node that joined.
+        self.node = b""
+
+    def start_node(self, **changes: object) -> subprocess.Popen[bytes]:
+        settings = NodeSettings(
+            **{
+                "broker_address": self.broker.address,
+                "name": "n",
+                "cache_dir": str(self.folder / "cache"),
+                "stop_grace_s": 2.0,
+                **changes,
+            }  # type: ignore[arg-type]  # a test names its own fields
+        )
+        log = (self.folder / "node.log").open("ab")
+        node = subprocess.Popen([sys.executable, "-c", RUN, settings.to_json().decode()], stderr=log)
+        log.close()
+        self.nodes.append(node)
+        return node
+
+    def beat(self) -> m.NodeBeat:
+        """Return the node's next beat."""
+        self.broker.heard.clear()
+        return self.broker.expect(m.NodeBeat)[0]
+
+    def node_log(self) -> str:
+        return (self.folder / "node.log").read_text()
+
+    def join(self) -> bytes:
+        """Wait for a node to say hello; return its peer id."""
+        self.node = self.broker.expect(m.HelloNode)[1].peer
+        return self.node
+
+    def note_processes(self) -> None:
+        for node in self.nodes:
+            if node.poll() is None:
+                process = psutil.Process(node.pid)
+                self.seen |= {process, *process.children(recursive=True)}
+
+    def close(self) -> None:
+        self.note_processes()
+        for node in self.nodes:
+            node.kill()
+            node.wait(5)
+        eventually(lambda: not [process for process in self.seen if _is_alive(process)], 5)
+        self.broker.close()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet without a node."""
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(scope="module")
+def lasting_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.start_node()
+    fleet.node = fleet.join()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def joined(lasting_fleet: Fleet) -> Iterator[Fleet]:
+    """A fleet with one node, for tests that leave it as it was: starting one takes seconds, for torch."""
+    lasting_fleet.beat()  # while another fleet's test ran, this broker seemed to be away
+    yield lasting_fleet
+    for worker_id, _ in lasting_fleet.beat().memory:
+        lasting_fleet.broker.send(lasting_fleet.node, m.StopWorker(worker_id, True, "the test is over"))
+    lasting_fleet.broker.expect(m.NodeBeat, lambda beat: not beat.memory)
+
+
+class Loaded(NamedTuple):
+    node: bytes
+    worker: bytes
+    hello: m.HelloWorker
+
+
+def order(fleet: Fleet, code: str, **changes: object) -> m.StartWorker:
+    """Put a handler into the broker's store; return the order to start a worker of it."""
+    worker_id = next(fleet.worker_ids)
+    # With its number inside no two archives are equal, and none is in the cache already.
+    archive = write_archive(fleet.folder / f"model-{worker_id}", {"h.py": f"{code}\n# {worker_id}\n"})
+    name = fleet.broker.keep(archive)
+    fields = {"worker_id": worker_id, "archive": name, "archive_bytes": archive.stat().st_size}
+    return start_worker(**{**fields, **changes})
+
+
+def load(fleet: Fleet, code: str = ECHO, **changes: object) -> Loaded:
+    """Start a worker, on a node of its own where there is none yet."""
+    if not fleet.nodes:
+        fleet.start_node()
+        fleet.join()
+    fleet.broker.send(fleet.node, order(fleet, code, **changes))
+    hello, item = fleet.broker.expect(m.HelloWorker)
+    fleet.note_processes()
+    return Loaded(fleet.node, item.peer, hello)
+
+
+def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_describe: bool = False) -> None:
+    items, frames = [], list[bytes]()
+    for number, body in enumerate(bodies):
+        meta, own = wire.pack_request(f"r{number}", [], [("body", "", body)])
+        items.append(m.AssignItem(1, meta, len(own)))
+        frames += own
+    fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
+
+
+def answers(fleet: Fleet, lease: int = 1) -> list[wire.Response]:
+    completed, item = fleet.broker.expect(m.Completed, lambda message: message.lease == lease)
+    parts = wire.split_frames([answer.frames for answer in completed.items], item.frames)
+    responses = []
+    for answer, frames in zip(completed.items, parts, strict=True):
+        response, body = wire.unpack_response(answer.meta, frames)
+        responses.append(wire.Response(response.status, "", (), bytes(body), response.error))
+    return responses
+
+
+def test_a_node_says_what_it_has_and_a_worker_answers_batches(fleet: Fleet) -> None:
+    node_process = fleet.start_node(devices=("cpu",), slots=3)
+    hello, item = fleet.broker.expect(m.HelloNode)
+    assert (hello.name, hello.slots, hello.workers, hello.pid) == ("n", 3, (), node_process.pid)
+    assert [device.name for device in hello.devices] == ["cpu"]
+    start = order(fleet, ECHO)
+    fleet.broker.send(item.peer, start)
+    worker, greeting = fleet.broker.expect(m.HelloWorker)
+    assert (worker.worker_id, worker.node, worker.model, worker.archive) == (1, "n", "m", start.archive)
+    submit(fleet, greeting.peer, b"small", b"x" * 100_000)
+    assert [answer.body for answer in answers(fleet)] == [b"small", b"x" * 100_000]
+    submit(fleet, greeting.peer, b"", lease=2)
+    submit(fleet, greeting.peer, b"next", lease=3)
+    assert [answer.body for answer in answers(fleet, lease=2)] == [b""]
+    assert [answer.body for answer in answers(fleet, lease=3)] == [b"next"]
+    fleet.broker.expect(m.WorkerBeat, lambda beat: beat.completed == 3)
+    fleet.broker.expect(m.NodeBeat, lambda beat: dict(beat.memory).get(1, 0) > 10_000_000)
+
+
+def test_a_killed_worker_is_reported_with_its_signal_and_last_lines(joined: Fleet) -> None:
+    code = ECHO + "print('a line to remember', flush=True)\n"
+    loaded = load(joined, code)
+    os.kill(loaded.hello.pid, signal.SIGKILL)
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.worker_id, exited.exit_code, exited.signal) == (loaded.hello.worker_id, None, 9)
+    assert (exited.reason, exited.out_of_memory) == ("killed by signal 9", False)
+    assert "a line to remember" in exited.last_lines
+    assert 'line="a line to remember"' in joined.node_log()
+
+
+@pytest.mark.parametrize(("ending", "code"), [("os._exit(4)", 4), ("sys.exit(3)", 3)])
+def test_a_handler_that_exits_takes_its_worker_with_it(joined: Fleet, ending: str, code: int) -> None:
+    loaded = load(joined, f"import os, sys\ndef handle(data, context):\n    if data:\n        {ending}\n")
+    submit(joined, loaded.worker, b"x")
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.exit_code, exited.signal, exited.reason) == (code, None, f"exited with {code}")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "out_of_memory"),
+    [
+        (
+            "def handle(data, context):\n    raise ValueError('cannot initialise')\n",
+            "ValueError: cannot initialise",
+            False,
+        ),
+        (
+            "import a_library_nobody_has\n",
+            "ModuleNotFoundError: No module named 'a_library_nobody_has'",
+            False,
+        ),
+        ("def handle(data, context):\n    raise MemoryError('too large')\n", "MemoryError: too large", True),
+    ],
+)
+def test_a_model_that_does_not_load_is_reported_with_the_first_cause(
+    joined: Fleet, code: str, reason: str, out_of_memory: bool
+) -> None:
+    joined.broker.send(joined.node, order(joined, code))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.reason, exited.out_of_memory, exited.exit_code) == (reason, out_of_memory, 1)
+    assert any(line.startswith("Traceback") for line in exited.last_lines)
+    assert exited.last_lines[-1] == reason
+
+
+def test_the_phases_on_the_way_up_are_told(joined: Fleet) -> None:
+    joined.broker.send(joined.node, order(joined, ECHO))
+    joined.broker.until(lambda: joined.broker.all(m.HelloWorker))
+    phases = [(told.phase, told.pid) for told in joined.broker.all(m.WorkerProgressed)]
+    [hello] = joined.broker.all(m.HelloWorker)
+    assert phases == [("fetching", 0), ("unpacking", 0), ("loading", hello.pid)]
+
+
+def test_a_large_archive_comes_in_chunks_and_goes_on_where_it_was_cut(fleet: Fleet) -> None:
+    folder = fleet.folder / "large"
+    (folder / "unpacked").mkdir(parents=True)
+    (folder / "unpacked" / "weights.bin").write_bytes(os.urandom(5_500_000))
+    archive = write_archive(folder, {"h.py": ECHO})
+    name = fleet.broker.keep(archive)
+    start = start_worker(archive=name, archive_bytes=archive.stat().st_size)
+    fleet.broker.serves_up_to = 3 << 20
+    first = fleet.start_node()
+    fleet.broker.send(fleet.join(), start)
+    part = fleet.folder / "cache" / "archives" / f"{name}.part"
+    fleet.broker.until(lambda: part.exists() and part.stat().st_size == 3 << 20)
+    fleet.note_processes()
+    first.kill()
+    first.wait(5)
+    fleet.broker.heard.clear()
+    fleet.broker.serves_up_to = 1 << 60
+    fleet.start_node()
+    fleet.broker.send(fleet.join(), start)
+    fleet.broker.until(lambda: fleet.broker.all(m.HelloWorker))
+    offsets = [fetch.offset for fetch in fleet.broker.all(m.FetchArchive)]
+    assert offsets == [3 << 20, 4 << 20, 5 << 20]
+    assert (fleet.folder / "cache" / "archives" / f"{name}.mar").read_bytes() == archive.read_bytes()
+
+
+def test_two_workers_of_one_archive_share_one_download(joined: Fleet) -> None:
+    start = order(joined, ECHO)
+    joined.broker.send(joined.node, start)
+    joined.broker.send(joined.node, msgspec.structs.replace(start, worker_id=next(joined.worker_ids)))
+    joined.broker.until(lambda: len(joined.broker.all(m.HelloWorker)) == 2)
+    assert len(joined.broker.all(m.FetchArchive)) == 1
+
+
+def test_two_nodes_of_one_host_share_one_download(fleet: Fleet) -> None:
+    start = order(fleet, ECHO)
+    fleet.start_node(name="a")
+    fleet.start_node(name="b")
+    for worker_id, node in enumerate([fleet.join(), fleet.join()]):
+        fleet.broker.send(node, msgspec.structs.replace(start, worker_id=worker_id))
+    fleet.broker.until(lambda: len(fleet.broker.all(m.HelloWorker)) == 2)
+    assert len(fleet.broker.all(m.FetchArchive)) == 1
+    assert {hello.node for hello in fleet.broker.all(m.HelloWorker)} == {"a", "b"}
+
+
+def test_an_archive_that_the_broker_has_not_is_reported(joined: Fleet) -> None:
+    joined.broker.send(joined.node, start_worker(archive="1" * 64, archive_bytes=10))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert exited.reason == f"The broker has no such archive. ({'1' * 64})"
+    assert (exited.exit_code, exited.signal) == (None, None)
+
+
+def test_an_archive_that_comes_broken_is_not_unpacked(fleet: Fleet) -> None:
+    start = order(fleet, ECHO)
+    fleet.broker.archives[start.archive] = b"other bytes"
+    fleet.start_node()
+    fleet.broker.send(fleet.join(), start)
+    exited, _ = fleet.broker.expect(m.WorkerExited)
+    assert exited.reason.startswith("The archive came broken.")
+    assert not list((fleet.folder / "cache" / "models").iterdir())
+
+
+def test_after_a_broker_restart_node_and_worker_announce_themselves_without_a_reload(fleet: Fleet) -> None:
+    loaded = load(fleet)
+    fleet.broker.close()
+    archives = fleet.broker.archives
+    fleet.broker = FakeBroker(fleet.broker.address, epoch=2)
+    fleet.broker.archives = archives
+    hello, item = fleet.broker.expect(m.HelloNode)
+    assert [(held.worker_id, held.pid) for held in hello.workers] == [(1, loaded.hello.pid)]
+    assert item.epoch == 0
+    fleet.broker.until(lambda: fleet.broker.peers >= {loaded.node, loaded.worker})
+    submit(fleet, loaded.worker, b"still there")
+    assert answers(fleet)[0].body == b"still there"
+    assert fleet.broker.all(m.FetchArchive) == []
+
+
+def test_a_broker_that_forgot_a_worker_is_told_again(joined: Fleet) -> None:
+    loaded = load(joined)
+    joined.broker.peers.discard(loaded.worker)
+    hello, item = joined.broker.expect(m.HelloWorker)
+    assert (hello, item.peer) == (loaded.hello, loaded.worker)
+
+
+def test_a_stopped_worker_finishes_its_batch_and_says_goodbye(joined: Fleet) -> None:
+    loaded = load(joined, SLOW)
+    submit(joined, loaded.worker, b"0.5")
+    joined.broker.until(lambda: "batch begins" in joined.node_log())
+    joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
+    joined.broker.until(lambda: joined.broker.all(m.WorkerExited))
+    kinds = [type(item.message) for item in joined.broker.heard]
+    assert kinds.index(m.Completed) < kinds.index(m.Bye) < kinds.index(m.WorkerExited)
+    [exited] = joined.broker.all(m.WorkerExited)
+    assert (exited.exit_code, exited.reason) == (0, "no longer wanted")
+
+
+def test_a_worker_that_ignores_its_stop_is_killed_after_the_grace(joined: Fleet) -> None:
+    loaded = load(joined, SLOW)
+    submit(joined, loaded.worker, b"60")
+    joined.broker.until(lambda: "batch begins" in joined.node_log())
+    joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.signal, exited.reason, exited.out_of_memory) == (9, "no longer wanted", False)
+
+
+def test_what_a_worker_started_dies_with_it(joined: Fleet) -> None:
+    code = "import subprocess\nchild = subprocess.Popen(['sleep', '60'])\nprint('pid', child.pid)\n" + ECHO
+    loaded = load(joined, code)
+    child = psutil.Process(loaded.hello.pid).children()[0]
+    joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, ""))
+    joined.broker.expect(m.WorkerExited)
+    eventually(lambda: not _is_alive(child))
+
+
+def test_a_worker_without_a_place_leaves_by_itself(joined: Fleet) -> None:
+    loaded = load(joined)
+    joined.broker.send(loaded.worker, m.Leave("not registered"))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.exit_code, exited.reason) == (0, "exited with 0")
+
+
+def test_a_node_without_a_place_stops_with_an_error(fleet: Fleet) -> None:
+    node = fleet.start_node()
+    fleet.broker.send(fleet.join(), m.Leave("another protocol"))
+    fleet.note_processes()
+    assert node.wait(10) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_says_goodbye_and_stops_its_workers_in_order(fleet: Fleet, number: signal.Signals) -> None:
+    loaded = load(fleet)
+    fleet.nodes[0].send_signal(number)
+    _, item = fleet.broker.expect(m.Bye)
+    assert item.peer == loaded.node
+    exited, _ = fleet.broker.expect(m.WorkerExited)
+    assert (exited.exit_code, exited.reason) == (0, "its node stops")
+    assert fleet.nodes[0].wait(10) == 0
+    assert not [process for process in fleet.seen if _is_alive(process)]
+
+
+def test_a_killed_node_leaves_no_process_behind(fleet: Fleet) -> None:
+    loaded = load(fleet, "import subprocess\nsubprocess.Popen(['sleep', '60'])\n" + ECHO)
+    names = {process.name() for process in fleet.seen}
+    assert "sleep" in names
+    assert loaded.hello.pid in {process.pid for process in fleet.seen}
+    fleet.nodes[0].kill()
+    fleet.nodes[0].wait(5)
+    eventually(lambda: not [process for process in fleet.seen if _is_alive(process)])
+
+
+def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fleet: Fleet) -> None:
+    loaded = load(fleet)
+    [launcher] = psutil.Process(fleet.nodes[0].pid).children()
+    launcher.kill()
+    exited, _ = fleet.broker.expect(m.WorkerExited)
+    assert exited.reason == "its launcher exited with -9"
+    eventually(lambda: not psutil.pid_exists(loaded.hello.pid))
+    fleet.broker.send(loaded.node, order(fleet, ECHO, worker_id=2))
+    hello, _ = fleet.broker.expect(m.HelloWorker)
+    assert hello.worker_id == 2
+
+
+def test_torch_is_not_imported_by_the_node_itself() -> None:
+    script = "import sys; from worker import node; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,62 @@
+"""The node's end of its launcher: starts it, gives it orders, takes its reports."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+
+import msgspec
+
+from worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec
+
+
+class Launcher:
+    """A fork server process, `python -m worker.launcher`, that ends when this object is closed.
+
+    It takes a moment to import torch; orders given meanwhile wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # -P: what lies in the folder the node was started in is none of a handler's modules.
+            command = [sys.executable, "-P", "-m", "worker.launcher", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+
+    @property
+    def fd(self) -> int:
+        """An fd that is readable when there is a report, or the launcher is gone."""
+        return self._socket.fileno()
+
+    def fork(self, spec: WorkerSpec, output_fd: int, status_fd: int) -> None:
+        """Order a worker; the launcher gets its own copies of the fds."""
+        # A launcher that is gone shows at `fd`, and its orders with it.
+        with contextlib.suppress(BrokenPipeError):
+            socket.send_fds(self._socket, [_packed(Fork(spec))], [output_fd, status_fd])
+
+    def signal(self, worker_id: int, number: int) -> None:
+        """Order a signal; one for a worker that is gone goes nowhere."""
+        with contextlib.suppress(BrokenPipeError):
+            self._socket.send(_packed(Signal(worker_id, number)))
+
+    def report(self) -> Report | None:
+        """Read the next report, or None if the launcher is gone; call it when `fd` is readable."""
+        try:
+            packet = self._socket.recv(PACKET_LIMIT_BYTES)
+        except ConnectionResetError:
+            packet = b""
+        return msgspec.json.decode(packet, type=Report) if packet else None
+
+    def close(self, timeout_s: float) -> int | None:
+        """End the launcher and every worker it still has; return its exit code."""
+        self._socket.close()
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            # It is still importing, or stuck; the kernel takes its workers along.
+            self._process.kill()
+            return self._process.wait()
+
+
+def _packed(order: Order) -> bytes:
+    return msgspec.json.encode(order)

@@ -1,0 +1,152 @@
+"""The fork server: imports torch once, then forks a worker in milliseconds whenever its node asks.
+
+`python -m worker.launcher FD`, where FD is one end of a socket pair that its node holds. It runs one
+thread, no torch operation and no CUDA call, so that its children start clean. When the node goes, its end
+of the pair closes, and the launcher kills all workers and ends.
+"""
+
+import ctypes
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec
+
+_PR_SET_PDEATHSIG = 1
+#: A worker's output and status pipes.
+_FDS_PER_FORK = 2
+
+
+class Child(msgspec.Struct, frozen=True):
+    """What a forked process goes on with."""
+
+    spec: WorkerSpec
+    status_fd: int
+
+
+class ForkServer:
+    """Forks workers, signals them, and reports their ends."""
+
+    def __init__(self, node: socket.socket) -> None:
+        self._node = node
+        self._pids: dict[int, int] = {}
+        #: SIGCHLD writes into the one end, which wakes the loop that reads the other.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def serve(self) -> Child | None:
+        """Serve until the node is gone, and return None; in a forked process, return its work."""
+        self._wake_writer.setblocking(False)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(self._node, selectors.EVENT_READ)
+        selector.register(self._wake_reader, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if self._wake_reader in ready:
+                self._wake_reader.recv(4096)
+                self._reap()
+            if self._node in ready:
+                packet, fds, _, _ = socket.recv_fds(self._node, PACKET_LIMIT_BYTES, _FDS_PER_FORK)
+                if not packet:
+                    break
+                child = self._obey(msgspec.json.decode(packet, type=Order), fds)
+                if child is not None:
+                    selector.close()
+                    return child
+        for pid in self._pids.values():
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return None
+
+    def _obey(self, order: Order, fds: list[int]) -> Child | None:
+        if isinstance(order, Fork):
+            return self._fork(order.spec, *fds)
+        pid = self._pids.get(order.worker_id)
+        if pid is not None:
+            (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
+        return None
+
+    def _fork(self, spec: WorkerSpec, output_fd: int, status_fd: int) -> Child | None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._node.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
+            _become_worker(parent, output_fd)
+            return Child(spec, status_fd)
+        # The child does it too: whoever comes first, no signal to the group finds none.
+        os.setpgid(pid, pid)
+        os.close(output_fd)
+        os.close(status_fd)
+        self._pids[spec.start.worker_id] = pid
+        self._report(Forked(spec.start.worker_id, pid))
+        return None
+
+    def _reap(self) -> None:
+        """Collect the workers that ended, and end what they left running."""
+        for worker_id, pid in list(self._pids.items()):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            # Before the process is reaped its number is no one else's; it may be the group's last.
+            os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            del self._pids[worker_id]
+            code = os.waitstatus_to_exitcode(status)
+            self._report(Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
+
+    def _report(self, report: Report) -> None:
+        try:
+            self._node.send(msgspec.json.encode(report))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the node is gone, and the loop sees it next
+
+
+def _become_worker(parent: int, output_fd: int) -> None:
+    """Make a forked process a worker's: a group of its own, its own output, no handler of the launcher's."""
+    os.setpgid(0, 0)
+    _die_with_parent(parent)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.dup2(output_fd, sys.stdout.fileno())
+    os.dup2(output_fd, sys.stderr.fileno())
+    os.close(output_fd)
+    for stream in (sys.stdout, sys.stderr):
+        # What a handler prints is in the log line by line, also when it is killed.
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the launcher dies."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the kernel was told
+
+
+def main() -> int:
+    """Serve forks; in each forked process, be a worker."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the node that acts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = socket.socket(fileno=int(sys.argv[1]))
+    node.set_inheritable(False)
+    # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
+    sys.path.insert(0, str(Path(__file__).with_name("compat")))
+    from worker import process  # with torch and all that a worker needs, once
+
+    assert not process.is_cuda_initialized(), "no child could use its GPU"
+    child = ForkServer(node).serve()
+    return 0 if child is None else process.run(child.spec, child.status_fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The socket to the broker; the one module that knows zmq, for node and worker alike.
+
+It dials out, never blocks, and belongs to the thread that made it. Made after any fork: a zmq context
+does not survive one.
+"""
+
+import logging
+from collections.abc import Sequence
+
+import zmq
+
+from shared import ids, wire
+from shared import messages as m
+
+logger = logging.getLogger(__name__)
+
+#: A part above this ends the connection; the largest are inputs of requests.
+PART_LIMIT_BYTES = 1 << 30
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 1000
+#: The network's own heartbeat: finds a broken path; whether the broker is well its beats tell.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 4000
+HANDSHAKE_MS = 5000
+
+Payload = bytes | memoryview
+Received = tuple[m.Message, int, list[memoryview]]
+
+
+class Link:
+    """A connection to the broker that may come and go."""
+
+    def __init__(self, address: str, role: str, wake_fd: int | None = None) -> None:
+        """Dial `address`; `wait` also ends when `wake_fd` is readable."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        for option, value in _options(address).items():
+            self._socket.setsockopt(option, value)
+        self._socket.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
+        self._socket.connect(address)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        if wake_fd is not None:
+            self._poller.register(wake_fd, zmq.POLLIN)
+
+    @property
+    def fd(self) -> int:
+        """An fd that turns readable when there may be something: then, and after each send, drain."""
+        return int(self._socket.getsockopt(zmq.FD))
+
+    def send(self, message: m.Message, epoch: int, frames: Sequence[Payload] = ()) -> bool:
+        """Send, or return False where there is no connection to send on."""
+        try:
+            # Large frames go out without a copy, small ones are cheaper copied: pyzmq decides by size.
+            self._socket.send_multipart([wire.encode(message, epoch), *frames], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def receive(self) -> Received | None:
+        """Return the next message with its epoch and frames, or None; what can't be read is dropped."""
+        while True:
+            try:
+                head = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return None
+            frames = []
+            while self._socket.getsockopt(zmq.RCVMORE):
+                frames.append(self._socket.recv(zmq.NOBLOCK, copy=False).buffer)
+            try:
+                message, epoch = wire.decode(head)
+            except wire.WireError as error:
+                logger.warning("message.unreadable", extra={"reason": str(error)})
+                continue
+            return message, epoch, frames
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for a message, for the wake fd, or for the time to pass."""
+        self._poller.poll(max(0, round(timeout_s * 1000)))
+
+    def close(self, linger_s: float) -> None:
+        """Close; what is under way has `linger_s` to leave."""
+        self._socket.close(linger=round(linger_s * 1000))
+        self._context.term()
+
+
+def _options(address: str) -> dict[int, int]:
+    return {
+        zmq.LINGER: 0,
+        # Nothing is queued for a broker that isn't there: the sender knows at once.
+        zmq.IMMEDIATE: 1,
+        # Bounded by credit and by chunks asked for; a high-water mark would only hide it.
+        zmq.SNDHWM: 0,
+        zmq.RCVHWM: 0,
+        zmq.RECONNECT_IVL: RECONNECT_MS,
+        zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.IPV6: int("[" in address),
+        zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
+    }

@@ -1,0 +1,166 @@
+"""The node: offers this host to the broker, and starts, watches and stops workers for it.
+
+One asyncio loop, no torch. Workers speak to the broker themselves: a node that hangs stops no batch.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+
+from shared import clock
+from shared import messages as m
+from shared.settings import NodeSettings, environment
+from worker import host
+from worker.link import Link
+from worker.nursery import Nursery
+from worker.session import Session, State
+
+logger = logging.getLogger(__name__)
+
+#: Resident sets are for people to read, and cost a system call each.
+MEMORY_INTERVAL_S = 2.0
+#: Ends of workers kept for a broker that is away; it learns what is still there from the next hello.
+UNSENT_LIMIT = 256
+FAREWELL_S = 0.5
+#: How far the node's goodbye is ahead of its workers'.
+GOODBYE_LEAD_S = 0.1
+#: The longest the loop waits while it stops, to see that all workers are gone.
+CLOSING_POLL_S = 0.02
+
+
+class Node:
+    """A host's agent."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._settings = settings
+        self._devices = host.devices(settings.devices, environment())
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(settings.broker_address, "node")
+        self._session = Session(clock.monotonic())
+        self._nursery = Nursery(settings, self._tell)
+        self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
+        self._memory_at = 0.0
+        #: Set when a signal or the broker ends this node; wakes the loop.
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        self._loop.add_reader(self._link.fd, self._take_in)
+        self._nursery.open()
+        logger.info(
+            "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
+        )
+        while not self._stopping.is_set():
+            self._keep_in_touch()
+            await self._sleep(self._session.next_wake() - clock.monotonic())
+        await self._close()
+        return self._exit_code
+
+    async def _sleep(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, delay_s)):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _close(self) -> None:
+        """Stop in order; each step leaves less for the next one to lose."""
+        # First, so that the broker sends our workers no more batches and starts none here.
+        self._link.send(m.Bye("the node was told to stop"), self._session.epoch)
+        logger.info("node.stopping", extra={"workers": len(self._nursery.held())})
+        # A worker's own goodbye that overtook it would look like a worker that fails.
+        await asyncio.sleep(GOODBYE_LEAD_S)
+        # Workers finish their batch and say goodbye; a node that fell silent would be taken for lost.
+        self._nursery.stop_all("its node stops")
+        deadline = clock.monotonic() + self._settings.stop_grace_s
+        while not self._nursery.is_empty and clock.monotonic() < deadline:
+            self._keep_in_touch()
+            await asyncio.sleep(CLOSING_POLL_S)
+        await self._nursery.close()
+        # Last, since every step before had something to tell.
+        self._loop.remove_reader(self._link.fd)
+        self._link.close(FAREWELL_S)
+
+    def _keep_in_touch(self) -> None:
+        """Say hello or beat, if that is due."""
+        self._take_in()
+        now = clock.monotonic()
+        state = self._session.state
+        due = self._session.due(now)
+        if self._session.state is State.AWAY is not state:
+            logger.warning("broker.away", extra={"broker": self._settings.broker_address})
+        if due == "hello":
+            self._send(self._hello(), epoch=0)
+        elif due == "beat":
+            if now >= self._memory_at:
+                self._memory_at = now + MEMORY_INTERVAL_S
+                self._nursery.measure_memory()
+            self._send(m.NodeBeat(self._nursery.memory()), self._session.epoch)
+
+    def _hello(self) -> m.HelloNode:
+        return m.HelloNode(
+            protocol=m.PROTOCOL_VERSION,
+            name=self._settings.name,
+            devices=self._devices,
+            slots=self._settings.slots,
+            workers=self._nursery.held(),
+            pid=os.getpid(),
+        )
+
+    def _send(self, message: m.Message, epoch: int) -> bool:
+        # A send may take the fd's wake-up with it; what came meanwhile would lie there.
+        self._loop.call_soon(self._take_in)
+        return self._link.send(message, epoch)
+
+    def _tell(self, message: m.Message) -> None:
+        """Tell the broker; while it is away, keep only what no later message would tell."""
+        is_sent = self._session.state is State.WELCOMED and self._send(message, self._session.epoch)
+        if not is_sent and isinstance(message, m.WorkerExited):
+            self._unsent.append(message)
+
+    def _take_in(self) -> None:
+        while received := self._link.receive():
+            message, epoch, frames = received
+            wanted = self._session.heard(message, epoch, clock.monotonic())
+            if wanted is not None:
+                self._act(wanted, frames)
+
+    def _act(self, message: m.Message, frames: list[memoryview]) -> None:
+        match message:
+            case m.StartWorker():
+                self._nursery.start(message)
+            case m.StopWorker(worker_id, kill, reason):
+                self._nursery.stop(worker_id, reason, kill=kill)
+            case m.ArchiveChunk() if len(frames) == 1:
+                self._nursery.cache.arrived(message, frames[0])
+            case m.ArchiveMissing(archive):
+                self._nursery.cache.missing(archive)
+            case m.Welcome():
+                self._welcomed(message)
+            case m.Leave(reason):
+                logger.error("node.unwanted", extra={"reason": reason})
+                self._exit_code = 1
+                self._stopping.set()
+            case _:
+                logger.error("message.refused", extra={"content": str(message)})
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        if welcome.is_new:
+            logger.info("broker.joined", extra={"epoch": self._session.epoch})
+        self._nursery.cache.reconnected()
+        for _ in range(len(self._unsent)):
+            self._tell(self._unsent.popleft())
+
+
+def run(settings: NodeSettings) -> int:
+    """Run a node until it is told to stop; return its exit code."""
+
+    async def serve() -> int:
+        return await Node(settings).run()
+
+    return asyncio.run(serve())

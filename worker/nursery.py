@@ -1,0 +1,245 @@
+"""The workers of a node: started through the launcher, watched, stopped, and their ends reported.
+
+Runs on the node's event loop. What the broker should hear goes to `tell`.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from shared import clock
+from shared import messages as m
+from shared.errors import RelayError
+from shared.settings import NodeSettings
+from worker import host
+from worker.cache import ArchiveCache, Phase
+from worker.children import Launcher
+from worker.orders import Exited, Forked, WorkerSpec
+from worker.output import OutputPipe, StatusPipe
+
+logger = logging.getLogger(__name__)
+
+#: Progress of a download goes out no more often.
+PROGRESS_INTERVAL_S = 0.5
+#: How long a launcher may take to end by itself.
+LAUNCHER_CLOSE_S = 1.0
+
+
+class Process(msgspec.Struct, eq=False):
+    """A worker's process, ordered from the launcher; `pid` is 0 until it has been forked."""
+
+    output: OutputPipe
+    status: StatusPipe
+    oom_kills_before: int
+    pid: int = 0
+
+
+class Ward(msgspec.Struct, eq=False):
+    """A worker in the node's care, from the order to start it until its process is gone."""
+
+    start: m.StartWorker
+    #: Provides the archive and orders the process.
+    arrival: asyncio.Task[None] | None = None
+    process: Process | None = None
+    memory_bytes: int = 0
+    #: Why it was told to stop; empty while it is wanted.
+    stop_reason: str = ""
+    progress_at: float = 0.0
+
+
+class Nursery:
+    """Every worker of a node, by id."""
+
+    def __init__(self, settings: NodeSettings, tell: Callable[[m.Message], None]) -> None:
+        self._settings = settings
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._wards: dict[int, Ward] = {}
+        self._launcher: Launcher | None = None
+        self.cache = ArchiveCache(Path(settings.cache_dir).resolve(), tell, self._on_progress)
+
+    def open(self) -> None:
+        """Start the launcher: by the time a worker is wanted, it has imported torch."""
+        self._launcher = Launcher()
+        self._loop.add_reader(self._launcher.fd, self._on_report)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is left."""
+        return not self._wards
+
+    def start(self, order: m.StartWorker) -> None:
+        """Start a worker; what comes of it is told."""
+        if order.worker_id in self._wards:
+            return  # the order was repeated
+        ward = Ward(order)
+        self._wards[order.worker_id] = ward
+        ward.arrival = asyncio.create_task(self._raise(ward))
+
+    def stop(self, worker_id: int, reason: str, *, kill: bool) -> None:
+        """Stop a worker: at once, or by SIGTERM, and by SIGKILL if that takes too long."""
+        ward = self._wards.get(worker_id)
+        if ward is None:
+            return
+        ward.stop_reason = reason or "told to stop"
+        if ward.process is None:
+            if ward.arrival is not None:
+                ward.arrival.cancel()
+            self._end(ward)
+        elif kill:
+            self._signal(ward, signal.SIGKILL)
+        else:
+            self._signal(ward, signal.SIGTERM)
+            self._loop.call_later(self._settings.stop_grace_s, self._signal, ward, signal.SIGKILL)
+
+    def stop_all(self, reason: str) -> None:
+        """Let every worker finish its batch and go."""
+        for worker_id in list(self._wards):
+            self.stop(worker_id, reason, kill=False)
+
+    async def close(self) -> None:
+        """End the launcher, which kills what is left, and the downloads."""
+        await self.cache.close()
+        if self._launcher is not None:
+            self._loop.remove_reader(self._launcher.fd)
+            self._launcher.close(LAUNCHER_CLOSE_S)
+        for ward in list(self._wards.values()):
+            self._end(ward)
+
+    def held(self) -> tuple[m.HeldWorker, ...]:
+        """List the workers for a hello."""
+        return tuple(
+            m.HeldWorker(
+                worker_id=ward.start.worker_id,
+                model=ward.start.model,
+                version=ward.start.version,
+                archive=ward.start.archive,
+                device=ward.start.device,
+                pid=ward.process.pid if ward.process else 0,
+            )
+            for ward in self._wards.values()
+        )
+
+    def memory(self) -> tuple[tuple[int, int], ...]:
+        """List every worker with its resident bytes, as last measured."""
+        return tuple((worker_id, ward.memory_bytes) for worker_id, ward in self._wards.items())
+
+    def measure_memory(self) -> None:
+        """Read how much memory each worker has."""
+        for ward in self._wards.values():
+            if ward.process and ward.process.pid:
+                try:
+                    ward.memory_bytes = psutil.Process(ward.process.pid).memory_info().rss
+                except psutil.Error:
+                    continue  # it has just ended; the launcher is about to say so
+
+    async def _raise(self, ward: Ward) -> None:
+        start = ward.start
+        try:
+            folder = await self.cache.provide(start.archive, start.archive_bytes)
+            self._fork(ward, folder)
+        except (RelayError, OSError) as error:
+            self._end(ward, reason=str(error))
+
+    def _fork(self, ward: Ward, folder: Path) -> None:
+        if self._launcher is None:
+            self.open()
+        assert self._launcher is not None
+        output = OutputPipe(lambda line: self._on_line(ward, line))
+        ward.process = Process(output, StatusPipe(), host.oom_kills())
+        spec = WorkerSpec(
+            start=ward.start,
+            node=self._settings.name,
+            broker_address=self._settings.broker_address,
+            model_dir=str(folder),
+            threads=self._settings.threads_per_worker or max(1, host.cpu_count() // max(2, len(self._wards))),
+        )
+        self._launcher.fork(spec, output.writer, ward.process.status.writer)
+        output.close_writer()
+        ward.process.status.close_writer()
+        self._loop.add_reader(output.fd, self._on_output, output)
+
+    def _signal(self, ward: Ward, number: int) -> None:
+        if self._launcher is not None and self._wards.get(ward.start.worker_id) is ward:
+            self._launcher.signal(ward.start.worker_id, number)
+
+    def _on_output(self, output: OutputPipe) -> None:
+        if not output.drain():
+            self._loop.remove_reader(output.fd)
+
+    def _on_line(self, ward: Ward, line: str) -> None:
+        logger.info(
+            "worker.output",
+            extra={"model": ward.start.model, "worker": ward.start.worker_id, "line": line},
+        )
+
+    def _on_progress(self, archive: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
+        now = clock.monotonic()
+        for worker_id, ward in self._wards.items():
+            if ward.start.archive != archive or ward.process is not None:
+                continue
+            if phase == "unpacking" or now - ward.progress_at >= PROGRESS_INTERVAL_S:
+                ward.progress_at = now
+                self._tell(
+                    m.WorkerProgressed(worker_id, phase, done_bytes=done_bytes, total_bytes=total_bytes)
+                )
+
+    def _on_report(self) -> None:
+        assert self._launcher is not None
+        match self._launcher.report():
+            case Forked(worker_id, pid):
+                ward = self._wards[worker_id]
+                assert ward.process is not None
+                ward.process.pid = pid
+                self._tell(m.WorkerProgressed(worker_id, "loading", pid=pid))
+                logger.info(
+                    "worker.forked", extra={"worker": worker_id, "model": ward.start.model, "pid": pid}
+                )
+            case Exited(worker_id, exit_code, signal_number):
+                self._end(self._wards[worker_id], exit_code=exit_code, signal_number=signal_number)
+            case None:
+                self._lose_launcher()
+
+    def _lose_launcher(self) -> None:
+        """Report every process as ended, which the kernel sees to; the next start brings a new launcher."""
+        assert self._launcher is not None
+        self._loop.remove_reader(self._launcher.fd)
+        exit_code = self._launcher.close(LAUNCHER_CLOSE_S)
+        self._launcher = None
+        logger.error("launcher.lost", extra={"exit_code": exit_code})
+        for ward in [ward for ward in self._wards.values() if ward.process]:
+            self._end(ward, signal_number=signal.SIGKILL, reason=f"its launcher exited with {exit_code}")
+
+    def _end(
+        self, ward: Ward, *, exit_code: int | None = None, signal_number: int | None = None, reason: str = ""
+    ) -> None:
+        """Let a worker go and tell why it ended: in its own words, or by how it ended."""
+        worker_id = ward.start.worker_id
+        del self._wards[worker_id]
+        reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
+        out_of_memory = False
+        last_lines: tuple[str, ...] = ()
+        if ward.process is not None:
+            self._loop.remove_reader(ward.process.output.fd)
+            last_lines = ward.process.output.close()
+            words = ward.process.status.last_words()
+            if words is not None:
+                reason, out_of_memory = words.reason, words.out_of_memory
+            elif signal_number == signal.SIGKILL and not ward.stop_reason:
+                out_of_memory = host.oom_kills() > ward.process.oom_kills_before
+                reason += " for lack of memory" if out_of_memory else ""
+        self._tell(m.WorkerExited(worker_id, exit_code, signal_number, reason, out_of_memory, last_lines))
+        logger.log(
+            logging.INFO if ward.stop_reason else logging.WARNING,
+            "worker.exited",
+            extra={"worker": worker_id, "model": ward.start.model, "reason": reason},
+        )
+
+
+def _ending(exit_code: int | None, signal_number: int | None) -> str:
+    return f"killed by signal {signal_number}" if signal_number else f"exited with {exit_code}"

@@ -1,0 +1,60 @@
+"""What a node and its launcher tell each other over their socket pair, as JSON; plain data.
+
+Each message is one packet; `Fork` brings two pipes with it, for the worker's output and its last words.
+"""
+
+import msgspec
+
+from shared import messages as m
+
+#: Packets are short; the longest has a model's name, url and handler in it.
+PACKET_LIMIT_BYTES = 64 * 1024
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """All that a worker process needs to know; `threads` are torch's on the cpu."""
+
+    start: m.StartWorker
+    node: str
+    broker_address: str
+    model_dir: str
+    threads: int
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True):
+    """Start a worker."""
+
+    spec: WorkerSpec
+
+
+class Signal(msgspec.Struct, frozen=True, tag=True):
+    """Send a signal to a worker; SIGKILL goes to everything that it started, too."""
+
+    worker_id: int
+    number: int
+
+
+class Forked(msgspec.Struct, frozen=True, tag=True):
+    """A worker process runs."""
+
+    worker_id: int
+    pid: int
+
+
+class Exited(msgspec.Struct, frozen=True, tag=True):
+    """A worker process is gone; one of `exit_code` and `signal` is set."""
+
+    worker_id: int
+    exit_code: int | None
+    signal: int | None
+
+
+class LastWords(msgspec.Struct, frozen=True):
+    """What a worker that could not load its model writes into its status pipe."""
+
+    reason: str
+    out_of_memory: bool
+
+
+Order = Fork | Signal
+Report = Forked | Exited

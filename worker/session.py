@@ -1,0 +1,153 @@
+"""One peer's side of the link to the broker, and the batches a worker holds: pure, no socket, no clock.
+
+A shell tells it what came (`heard`) and asks what is due (`due`); `now` is always given. Every message
+that came must be told before `due` is asked: a worker that was busy for a minute finds a minute's beats
+waiting, and only afterwards may call the broker silent.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from shared import messages as m
+
+#: Often enough that a broker is back within a blink, seldom enough that a thousand workers are no storm.
+HELLO_INTERVAL_S = 0.25
+
+Payload = bytes | memoryview
+
+
+class State(enum.StrEnum):
+    """Where a peer stands with the broker."""
+
+    #: Says hello, at start and when the broker asked for it, until it is welcomed.
+    GREETING = "greeting"
+    #: Known to the broker of this epoch; sends its beats.
+    WELCOMED = "welcomed"
+    #: Has heard nothing for `peer_timeout`; says hello as well, and takes up again what it hears.
+    AWAY = "away"
+
+
+class Session:
+    """Tells when to say hello and when to beat, and which messages count."""
+
+    def __init__(self, now: float) -> None:
+        self.state = State.GREETING
+        #: The broker's, from its latest Welcome; 0 before the first. Never goes back.
+        self.epoch = 0
+        self._hello_at = now
+        # From here on meaningful only once welcomed.
+        self._heard_at = now
+        self._beat_at = now
+        self._beat_interval_s = 0.0
+        self._peer_timeout_s = 0.0
+
+    def heard(self, message: m.Message, epoch: int, now: float) -> m.Message | None:
+        """Take note of a message; return it if the peer itself has to act on it.
+
+        A Welcome that is returned has `is_new` set if its epoch is new, whatever the broker says.
+        """
+        if epoch < self.epoch:
+            return None
+        match message:
+            case m.Welcome():
+                return self._welcomed(message, epoch, now)
+            case m.IntroduceYourself():
+                self._introduce(now)
+                return None
+            case m.Leave():
+                return message
+        if epoch != self.epoch or self.state is State.GREETING:
+            return None
+        self._heard_at = now
+        self.state = State.WELCOMED
+        return None if isinstance(message, m.Beat) else message
+
+    def due(self, now: float) -> Literal["hello", "beat"] | None:
+        """Return what is to be sent now, which then counts as sent."""
+        if self.state is State.WELCOMED and now - self._heard_at > self._peer_timeout_s:
+            self.state = State.AWAY
+            self._hello_at = now
+        if self.state is State.WELCOMED:
+            if now < self._beat_at:
+                return None
+            self._beat_at = now + self._beat_interval_s
+            return "beat"
+        if now < self._hello_at:
+            return None
+        self._hello_at = now + HELLO_INTERVAL_S
+        return "hello"
+
+    def next_wake(self) -> float:
+        """Return when `due` may have something, if nothing is heard until then."""
+        if self.state is State.WELCOMED:
+            return min(self._beat_at, self._heard_at + self._peer_timeout_s)
+        return self._hello_at
+
+    def _welcomed(self, welcome: m.Welcome, epoch: int, now: float) -> m.Welcome | None:
+        is_new = welcome.is_new or epoch != self.epoch
+        # Hellos that had piled up before a slow broker are each answered; one answer says it all.
+        is_repeated = self.state is State.WELCOMED and not is_new
+        self.state = State.WELCOMED
+        self.epoch = epoch
+        self._heard_at = now
+        # Never zero, which would have the shell spin.
+        self._beat_interval_s = max(1, welcome.beat_interval_ms) / 1000
+        self._peer_timeout_s = welcome.peer_timeout_ms / 1000
+        self._beat_at = now + self._beat_interval_s
+        return None if is_repeated else msgspec.structs.replace(welcome, is_new=is_new)
+
+    def _introduce(self, now: float) -> None:
+        """Say hello at once; while hellos are under way already, they keep their pace."""
+        if self.state is State.WELCOMED:
+            self._hello_at = now
+        self.state = State.GREETING
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Jobs to run together, each with its frames."""
+
+    lease: int
+    is_describe: bool
+    jobs: list[tuple[bytes, tuple[memoryview, ...]]]
+
+
+class Leases:
+    """The batches a worker holds: those to run, oldest first, and answers that could not be sent yet."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Batch] = deque()
+        self._answers: deque[tuple[m.Completed, Sequence[Payload]]] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the worker holds no lease at all."""
+        return not self._waiting and not self._answers
+
+    def assigned(self, batch: Batch) -> None:
+        """Take a batch."""
+        self._waiting.append(batch)
+
+    def next_batch(self) -> Batch | None:
+        """Hand out the oldest batch to run."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def completed(self, answer: m.Completed, frames: Sequence[Payload]) -> None:
+        """Keep a batch's answer until it is sent."""
+        self._answers.append((answer, frames))
+
+    def next_answer(self) -> tuple[m.Completed, Sequence[Payload]] | None:
+        """Show the oldest answer to send."""
+        return self._answers[0] if self._answers else None
+
+    def answer_sent(self) -> None:
+        """Drop the oldest answer."""
+        self._answers.popleft()
+
+    def forget(self) -> None:
+        """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""
+        self._waiting.clear()
+        self._answers.clear()
