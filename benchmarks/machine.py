@@ -22,7 +22,7 @@ def look(torchserve_python: Path | None) -> Machine:
         versions |= {
             "torchserve": ask_version(torchserve_python, "torchserve"),
             "torch (TorchServe's)": ask_version(torchserve_python, "torch"),
-            "Java": _first_line(["java", "-version"]).replace("openjdk version ", "").strip('"'),
+            "Java": _first_line(["java", "-version"]).replace('"', "").removeprefix("openjdk version "),
         }
     return Machine(
         cpu=_cpu_model(),

@@ -98,15 +98,15 @@ Written by
 
     {results.command}
 
-The figures behind it are in `{RESULTS}`; how it is done, and how to do it on another machine, is in
-`benchmarks/README.md`. The handler only returns what it was given, so these are the costs of the servers
-themselves; a model's own time comes on top of them.
+The figures behind it are in `{RESULTS}`; `benchmarks/README.md` tells how it is
+done, and how to do it on another machine. The handler only returns what it was given, so these are the
+costs of the servers themselves; a model's own time comes on top of them.
 
 {table(("machine", ""), facts)}
 
-One model with one worker, `batch_size` {plan.batch_size}, `max_batch_delay` {plan.max_batch_delay_ms} ms,
-`job_queue_size` {plan.job_queue_size}; the same archive and `config.properties` for all; HTTP processes of
-torchrelay: {plan.gateway_processes}. Everything else is default."""
+One model with one worker, `batch_size` {plan.batch_size}, `max_batch_delay` {plan.max_batch_delay_ms} ms, `job_queue_size`
+{plan.job_queue_size}; the same archive and `config.properties` for all; HTTP processes of torchrelay:
+{plan.gateway_processes}. Everything else is default."""
 
 
 def _load(results: Results) -> str:
