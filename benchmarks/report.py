@@ -104,9 +104,9 @@ costs of the servers themselves; a model's own time comes on top of them.
 
 {table(("machine", ""), facts)}
 
-One model with one worker, `batch_size` {plan.batch_size}, `max_batch_delay` {plan.max_batch_delay_ms} ms, `job_queue_size`
-{plan.job_queue_size}; the same archive and `config.properties` for all; HTTP processes of torchrelay:
-{plan.gateway_processes}. Everything else is default."""
+One model with one worker; `batch_size` {plan.batch_size}, `max_batch_delay` {plan.max_batch_delay_ms} ms,
+`job_queue_size` {plan.job_queue_size}, torchrelay with `--gateway-processes {plan.gateway_processes}`.
+The archive and `config.properties` are the same for all, everything else is default."""
 
 
 def _load(results: Results) -> str:
