@@ -1,0 +1,54 @@
+"""A child process of serve, for real: it runs its role, and goes when its parent goes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.child import Launch
+from shared.settings import BrokerSettings
+from tests.support import eventually
+
+
+def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.child", "broker"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+    )
+    launch = Launch(
+        role="broker",
+        settings=msgspec.Raw(settings),
+        level="WARNING",
+        log_format="text",
+        log_file=str(folder / "broker.log"),
+    )
+    assert child.stdin is not None
+    child.stdin.write(msgspec.json.encode(launch) + b"\n")
+    child.stdin.flush()
+    return child
+
+
+@pytest.mark.integration
+def test_a_child_stops_orderly_when_its_parent_is_gone(tmp_path: Path) -> None:
+    settings = BrokerSettings(addresses=(f"ipc://{tmp_path}/b.sock",), state_dir=str(tmp_path / "state"))
+    log = tmp_path / "broker.log"
+    with start_broker(tmp_path, settings.to_json()) as child:
+        eventually(lambda: log.exists() and "broker.started" in log.read_text(), within_s=20)
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(timeout=5) == 0
+    assert "broker.stopped" in log.read_text()
+
+
+@pytest.mark.integration
+def test_a_child_that_can_not_start_says_why_and_exits_with_1(tmp_path: Path) -> None:
+    nowhere = f"ipc://{tmp_path}/no/such/b.sock"
+    settings = BrokerSettings(addresses=(nowhere,), state_dir=str(tmp_path / "state"))
+    with start_broker(tmp_path, settings.to_json()) as child:
+        assert child.wait(timeout=20) == 1
+        assert child.stderr is not None
+        assert b"can't listen on" in child.stderr.read()
