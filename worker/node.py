@@ -95,7 +95,8 @@ class Node:
         if self._session.state is State.AWAY is not state:
             logger.warning("broker.away", extra={"broker": self._settings.broker_address})
         if due == "hello":
-            self._send(self._hello(), epoch=0)
+            if not self._send(self._hello(), epoch=0):
+                self._session.hello_unsent(now)
         elif due == "beat":
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_INTERVAL_S

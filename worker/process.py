@@ -114,9 +114,11 @@ class Worker:
             self._leases.answer_sent()
 
     def _keep_in_touch(self) -> None:
-        match self._session.due(clock.monotonic()):
+        now = clock.monotonic()
+        match self._session.due(now):
             case "hello":
-                self._link.send(self._hello(), 0)
+                if not self._link.send(self._hello(), 0):
+                    self._session.hello_unsent(now)
             case "beat" if self._leases.is_idle:
                 self._link.send(m.WorkerBeat(self._batches_done), self._session.epoch)
 

@@ -16,6 +16,8 @@ from shared import messages as m
 
 #: Often enough that a broker is back within a blink, seldom enough that a thousand workers are no storm.
 HELLO_INTERVAL_S = 0.25
+#: While there is no connection a hello goes nowhere, so trying often troubles no one.
+UNSENT_INTERVAL_S = 0.02
 
 Payload = bytes | memoryview
 
@@ -80,6 +82,10 @@ class Session:
             return None
         self._hello_at = now + HELLO_INTERVAL_S
         return "hello"
+
+    def hello_unsent(self, now: float) -> None:
+        """Take note that the hello just due found no connection."""
+        self._hello_at = now + UNSENT_INTERVAL_S
 
     def next_wake(self) -> float:
         """Return when `due` may have something, if nothing is heard until then."""

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared import messages as m
-from worker.session import HELLO_INTERVAL_S, Batch, Leases, Session, State
+from worker.session import HELLO_INTERVAL_S, UNSENT_INTERVAL_S, Batch, Leases, Session, State
 
 WELCOME = m.Welcome(beat_interval_ms=500, peer_timeout_ms=3000, is_new=True)
 ASSIGN = m.Assign(1, False, ())
@@ -24,6 +24,14 @@ def test_hellos_go_out_every_quarter_of_a_second_until_a_welcome_comes() -> None
     session.heard(WELCOME, 3, 10.3)
     assert session.state is State.WELCOMED
     assert session.due(10.6) is None
+
+
+def test_a_hello_that_found_no_connection_is_tried_again_soon() -> None:
+    session = Session(10.0)
+    assert session.due(10.0) == "hello"
+    session.hello_unsent(10.0)
+    assert session.next_wake() == 10.0 + UNSENT_INTERVAL_S
+    assert session.due(10.02) == "hello"
 
 
 def test_beats_are_due_at_the_brokers_interval() -> None:
