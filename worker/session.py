@@ -70,7 +70,7 @@ class Session:
 
     def due(self, now: float) -> Literal["hello", "beat"] | None:
         """Return what is to be sent now, which then counts as sent."""
-        if self.state is State.WELCOMED and now - self._heard_at > self._peer_timeout_s:
+        if self.state is State.WELCOMED and now >= self._heard_at + self._peer_timeout_s:
             self.state = State.AWAY
             self._hello_at = now
         if self.state is State.WELCOMED:
