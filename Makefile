@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := broker cli gateway shared worker benchmarks examples tests
+SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 
 .PHONY: serve test check clean
 
