@@ -145,8 +145,10 @@ class Fleet:
 
     def has_given_up(self, key: Key, now: float) -> bool:
         """Tell whether a version failed for so long that it isn't started again by itself."""
-        condition = self.condition(key)
-        return bool(condition.failures) and now - condition.first_failure_at >= self._restart_window_s
+        condition = self.conditions.get(key)
+        if condition is None or not condition.failures:
+            return False
+        return now - condition.first_failure_at >= self._restart_window_s
 
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""

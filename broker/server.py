@@ -139,7 +139,9 @@ class Server:
                 self._perform(effect, unreachable)
             events = unreachable
             wait_s = self._core.next_wake() - clock.monotonic()
-            poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999)))
+            ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
+            if self._wake_reader.fileno() in ready:
+                self._drain_wakes()  # before the results are taken, so that none comes unnoticed
 
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
@@ -167,13 +169,26 @@ class Server:
         """Take in what has arrived, up to the turn's limit."""
         for _ in range(TURN_LIMIT_MESSAGES):
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                peer = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            events.append(_decode(frames))
-        self._drain_wakes()
+            events.append(self._rest_of_message(peer))
         while not self._results.empty():
             events.append(self._results.get_nowait())
+
+    def _rest_of_message(self, peer: bytes) -> Event:
+        """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
+        if not self._socket.rcvmore:
+            return Garbled(peer, "a message without a head")
+        head = self._socket.recv(zmq.NOBLOCK)
+        frames: list[zmq.Frame] = []
+        while self._socket.rcvmore:
+            frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+        try:
+            message, epoch = wire.decode(head)
+        except wire.WireError as error:
+            return Garbled(peer, str(error))
+        return Received(peer, message, epoch, tuple(frames))
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -245,17 +260,6 @@ class Server:
             self._wake()
 
         pool.submit(job)
-
-
-def _decode(frames: list[zmq.Frame]) -> Event:
-    peer = frames[0].bytes
-    if len(frames) < 2:
-        return Garbled(peer, "a message without a head")
-    try:
-        message, epoch = wire.decode(frames[1].buffer)
-    except wire.WireError as error:
-        return Garbled(peer, str(error))
-    return Received(peer, message, epoch, tuple(frames[2:]))
 
 
 def _chunk_read(

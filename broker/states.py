@@ -4,10 +4,10 @@ The tables are the law: `core` moves a job or a worker through `check_move` alon
 move is an assertion with a story and never a silent corruption.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 
-class JobState(Enum):
+class JobState(StrEnum):
     """Where a job is; `ended` once somebody was answered or nobody waits any more."""
 
     QUEUED = "queued"
@@ -15,7 +15,7 @@ class JobState(Enum):
     ENDED = "ended"
 
 
-class WorkerState(Enum):
+class WorkerState(StrEnum):
     """Where a worker is on its way, seen from the broker."""
 
     #: Its node was told to start it, or holds it without it having said hello.

@@ -20,6 +20,7 @@ _STANDARD_HEADERS = (
 )
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 _CLOSE = (b"connection", b"close")
+_KEPT_ALIVE_LINES = b"".join(b"%s: %s\r\n" % header for header in (*_STANDARD_HEADERS, _KEEP_ALIVE))
 #: Header names that a handler's own can't replace, nor add to.
 SERVER_OWNED_HEADERS = frozenset(
     (
@@ -38,6 +39,11 @@ def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes,
     """Return what every response has, but the 413 of a body that is too large."""
     connection = _KEEP_ALIVE if keep_alive else _CLOSE
     return (*_STANDARD_HEADERS, (b"x-request-id", request_id.encode()), connection)
+
+
+def kept_alive_lines(request_id: str) -> bytes:
+    """Return `standard_headers` of a connection that is kept alive, as header lines."""
+    return _KEPT_ALIVE_LINES + b"x-request-id: " + request_id.encode() + b"\r\n"
 
 
 def pretty(value: object) -> bytes:

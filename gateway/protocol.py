@@ -54,23 +54,29 @@ class GatewayProtocol(HttpToolsProtocol):
             raise ValueError("request target too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header, as the base does, and keep its name's spelling.
+
+        PERF: not by way of the base's method: this is called for every header of every request.
+        """
         self._header_bytes += len(name) + len(value)
         if self._header_bytes > HEADERS_LIMIT_BYTES:
             raise ValueError("headers too large")
         self._raw_headers.append((name, value))
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
 
     def on_headers_complete(self) -> None:
         """Hand the request to the application, which runs at the loop's next turn."""
         super().on_headers_complete()
-        scope = cast(Scope, self.scope)
+        scope: Scope = self.scope  # type: ignore[assignment]  # a TypedDict, to which we add
         scope["raw_headers"] = self._raw_headers
         scope["keep_alive"] = self.cycle.keep_alive
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         has_body = cycle.scope["method"] != "HEAD"
-        cycle.transport = cast(asyncio.Transport, _OneWrite(cycle.transport, has_body=has_body))
+        cycle.transport = _OneWrite(cycle.transport, has_body=has_body)  # type: ignore[assignment]
         super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
@@ -103,20 +109,23 @@ class _OneWrite:
     74 us of this process's time.
     """
 
-    __slots__ = ("_has_body", "_head", "_transport", "status_line")
+    __slots__ = ("_has_body", "_head", "_transport", "more_lines", "status_line")
 
     def __init__(self, transport: asyncio.Transport, *, has_body: bool) -> None:
         self._transport = transport
         self._has_body = has_body
         #: None before the head was written to us, and empty once it has gone out.
         self._head: bytes | None = None
-        #: Takes the place of the head's first line.
-        self.status_line: bytes | None = None
+        #: Takes the place of the head's first line, if not empty.
+        self.status_line = b""
+        #: Header lines to go out at the head's end as they are, each with its line break.
+        self.more_lines = b""
 
     def write(self, data: bytes) -> None:
         if self._head is None:
-            line = self.status_line
-            self._head = data if line is None else line + data[data.index(b"\r\n") :]
+            if self.status_line:
+                data = self.status_line + data[data.index(b"\r\n") :]
+            self._head = b"".join((data[:-2], self.more_lines, b"\r\n"))
             if not self._has_body:
                 self._flush()
         elif not self._head:
@@ -143,6 +152,24 @@ class _OneWrite:
 
 def set_status_line(send: object, status: int, reason: str) -> None:
     """Make the response that `send` is about to start begin with this status and reason."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if isinstance(transport, _OneWrite):
+    transport = _transport_of(send)
+    if transport is not None:
         transport.status_line = f"HTTP/1.1 {status} {reason}".encode("latin-1")
+
+
+def add_lines(send: object, lines: bytes) -> bool:
+    """Add finished header lines to the response that `send` is about to start; False if it can't be done.
+
+    PERF: uvicorn looks at each header with two regular expressions; five that never change cost 8 of a
+    request's 75 us.
+    """
+    transport = _transport_of(send)
+    if transport is None:
+        return False
+    transport.more_lines = lines
+    return True
+
+
+def _transport_of(send: object) -> _OneWrite | None:
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport if isinstance(transport, _OneWrite) else None
