@@ -34,15 +34,15 @@ class GatewayRequest(falcon.asgi.Request):
         `room_for` is entered with its size, or the limit, while more than a first piece is on its way.
         Raises RequestTooLarge, at once where a Content-Length says so.
         """
-        length = self.content_length
-        if length is not None and length > limit:
-            raise _too_large(limit)
         event = self._first_event or {}
         body: bytes = event.get("body", b"")
         if not event.get("more_body"):
             if len(body) > limit:
                 raise _too_large(limit)
             return body
+        length = self.content_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
         with room_for(limit if length is None else length):
             return await self._read_on(body, limit)
 

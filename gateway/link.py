@@ -128,10 +128,10 @@ class Link:
         )
         self._flush_soon()
         try:
-            outcome = await self._outcome(waiter)
-        except errors.ServiceUnavailable:
+            outcome = await waiter.future
+        except asyncio.CancelledError:
             self._cancel(job)
-            raise
+            raise _stopping() from None
         finally:
             if waiter.watch is not None:
                 waiter.watch.cancel()
@@ -144,18 +144,13 @@ class Link:
         waiter = _Waiter(self._loop.create_future(), None)
         self._session.ask(ask, waiter, now=clock.monotonic())
         self._flush_soon()
-        outcome = await self._outcome(waiter)
+        try:
+            outcome = await waiter.future
+        except asyncio.CancelledError:
+            raise _stopping() from None
         if isinstance(outcome, reply):
             return outcome
         raise _unexpected(outcome)
-
-    @staticmethod
-    async def _outcome(waiter: _Waiter) -> Outcome:
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            # Only the server's stop cancels a request. The client shall have an answer all the same.
-            raise errors.ServiceUnavailable("The gateway stops.") from None
 
     # Socket and loop
 
@@ -283,6 +278,11 @@ def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Soc
     socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("gateway"))
     socket.connect(address)
     return socket
+
+
+def _stopping() -> errors.ServiceUnavailable:
+    """Only the server's stop cancels a request, whose client shall have an answer all the same."""
+    return errors.ServiceUnavailable("The gateway stops.")
 
 
 def _unexpected(outcome: Outcome) -> errors.RelayError:

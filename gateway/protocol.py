@@ -49,7 +49,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request target."""
-        super().on_url(url)
+        self.url += url
         if len(self.url) > TARGET_LIMIT_BYTES:
             raise ValueError("request target too long")
 

@@ -8,7 +8,7 @@ either still to be sent or was sent to the broker that has welcomed us, and what
 way or in a restart is sent again. An answer to what nobody waits for is dropped.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -88,7 +88,8 @@ class Session(Generic[W]):
         self._cancelled: list[int] = []
         #: (since, id) of jobs that `slow` has not looked at yet, oldest first.
         self._young: deque[tuple[float, int]] = deque()
-        self._responses: dict[str, int] = {}
+        #: HTTP answers since the last beat, by the hundreds of their status.
+        self._responses: Counter[int] = Counter()
         #: Why the broker wants us gone; None while it does not.
         self.dismissed: str | None = None
 
@@ -162,8 +163,7 @@ class Session(Generic[W]):
 
     def count_response(self, status: int) -> None:
         """Note an HTTP answer, for the next beat."""
-        key = f"{status // 100}xx"
-        self._responses[key] = self._responses.get(key, 0) + 1
+        self._responses[status // 100] += 1
 
     def slow(self, now: float) -> list[tuple[int, W]]:
         """Return the jobs that have become slow since the last call."""
@@ -312,7 +312,8 @@ class Session(Generic[W]):
             if waiting.since + self._peer_timeout_s > now:
                 break
             (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
-        responses, self._responses = self._responses, {}
+        responses = {f"{hundreds}xx": count for hundreds, count in self._responses.items()}
+        self._responses.clear()
         return m.GatewayBeat(responses, tuple(jobs), tuple(asks))
 
     # Errors
