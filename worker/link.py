@@ -57,7 +57,7 @@ class Link:
 
     def receive(self) -> Received | None:
         """Return the next message with its epoch and frames, or None; what can't be read is dropped."""
-        while True:
+        while not self._socket.closed:  # a loop may call once more after `close`
             try:
                 head = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -71,6 +71,7 @@ class Link:
                 logger.warning("message.unreadable", extra={"reason": str(error)})
                 continue
             return message, epoch, frames
+        return None
 
     def wait(self, timeout_s: float) -> None:
         """Wait for a message, for the wake fd, or for the time to pass."""

@@ -185,4 +185,6 @@ def _response_fault(code: object, phrase: object, headers: dict[str, str]) -> st
             return f"the response header {name!r} is a {type(value).__name__}, not text"
         if not _HEADER_TEXT.fullmatch(name + value):
             return f"the response header {name!r} has signs that HTTP can't carry"
-    return "" if not phrase or _HEADER_TEXT.fullmatch(phrase) else "the reason phrase has signs that HTTP can't carry"
+    if phrase and not _HEADER_TEXT.fullmatch(phrase):
+        return "the reason phrase has signs that HTTP can't carry"
+    return ""

@@ -22,6 +22,18 @@ class Teller:
         time.sleep(float(context.get_request_header(0, "x-take-s") or 0))
         return [{"pid": os.getpid(), "loaded_at": self.loaded_at, "rows": len(data)} for _ in data]
 """,
+    "on_device": """
+import torch
+
+class OnDevice:
+    def initialize(self, context):
+        gpu_id = context.system_properties["gpu_id"]
+        self.device = torch.device("cpu" if gpu_id is None else f"cuda:{gpu_id}")
+        self.weights = torch.arange(4.0, device=self.device)
+
+    def handle(self, data, context):
+        return [{"device": str(self.weights.device), "sum": self.weights.sum().item()} for _ in data]
+""",
     "describes": """
 class Describes:
     def initialize(self, context):
