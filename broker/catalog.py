@@ -51,9 +51,10 @@ class Catalog:
         return record
 
     def versions_of(self, model: str) -> list[VersionRecord]:
-        """Return all versions of a model, oldest first. Raises ModelNotFound."""
+        """Return all versions of a model by their numbers, as text. Raises ModelNotFound."""
         self.resolve(model, None)
-        return [record for record in self._versions.values() if record.model == model]
+        found = [record for record in self._versions.values() if record.model == model]
+        return sorted(found, key=lambda record: record.version)
 
     def is_default(self, record: VersionRecord) -> bool:
         """Tell whether the version answers when none is named."""
