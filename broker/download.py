@@ -41,18 +41,14 @@ def check_allowed(url: str, settings: BrokerSettings) -> None:
 
 
 def download(url: str, target: Path, settings: BrokerSettings) -> None:
-    """Fetch `url` into `target`, which must not exist yet.
+    """Fetch `url` into the file `target`, which a failure may leave half written.
 
     Raises DownloadFailed where the other side fails, ModelNotFound where the url may not be fetched.
     """
     try:
         _download(url, target, settings)
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
-        target.unlink(missing_ok=True)
         raise _failed(url, str(error) or type(error).__name__) from error
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
 
 
 def _download(url: str, target: Path, settings: BrokerSettings) -> None:
@@ -89,7 +85,7 @@ def _download(url: str, target: Path, settings: BrokerSettings) -> None:
 
 def _write(chunks: Iterable[bytes], target: Path, url: str, limit_bytes: int) -> None:
     size = 0
-    with target.open("xb") as file:
+    with target.open("wb") as file:
         for chunk in chunks:
             size += len(chunk)
             if size > limit_bytes:

@@ -152,23 +152,30 @@ def _fetch(url: str, folder: Path, settings: BrokerSettings) -> Path:
         raise errors.DownloadFailed(f"Failed to download archive from: {url}")
     if target.exists():
         raise errors.StoreFailed(f"Model file already exists {name}")
-    part = folder / f".{name}.{os.getpid()}.part"
-    if url.lower().startswith("file://"):
-        _copy_file(url, part)
-    else:
-        download.download(url, part, settings)
-    part.rename(target)
+    # A name of its own: the same url may be on its way for somebody else too.
+    number, part_name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
+    os.close(number)
+    part = Path(part_name)
+    try:
+        if url.lower().startswith("file://"):
+            _copy_file(url, part)
+        else:
+            download.download(url, part, settings)
+        os.link(part, target)  # never over a file that came meanwhile
+    except FileExistsError as error:
+        raise errors.StoreFailed(f"Model file already exists {name}") from error
+    finally:
+        part.unlink()
     return target
 
 
 def _copy_file(url: str, target: Path) -> None:
     try:
         source = Path(unquote(urlsplit(url).path))
-        with source.open("rb") as file, target.open("xb") as copy:
+        with source.open("rb") as file, target.open("wb") as copy:
             while data := file.read(COPY_BYTES):
                 copy.write(data)
     except OSError as error:
-        target.unlink(missing_ok=True)
         raise errors.DownloadFailed(f"Failed to download archive from: {url}") from error
 
 

@@ -86,6 +86,14 @@ def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
     assert prepare(url, store, broker).model_name == "m"
 
 
+def test_a_failed_fetch_leaves_nothing_in_the_model_store(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    with pytest.raises(errors.DownloadFailed):
+        prepare("file:///nosuch/x.mar", store, broker)
+    assert not list(Path(str(broker.model_store)).iterdir())
+
+
 def test_what_is_set_aside_is_gone_from_the_store_at_once(tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path / "s")
     sha256, _ = store.put(write_mar(tmp_path / "m.mar"))
