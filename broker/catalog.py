@@ -88,8 +88,11 @@ class Catalog:
                 self._defaults.setdefault(record.model, record.version)
             case RemoveVersion(model, version):
                 self._versions.pop((model, version), None)
-                if not any(record.model == model for record in self):
+                left = [record.version for record in self if record.model == model]
+                if not left:
                     self._defaults.pop(model, None)
+                elif self._defaults[model] == version:
+                    self._defaults[model] = left[0]
             case SetTargets(model, version, min_workers, max_workers):
                 if old := self._versions.get((model, version)):
                     self._versions[model, version] = replace(

@@ -38,6 +38,7 @@ from shared.wire import Frame, WireError, split_frames
 SWEEPS_PER_BEAT = 5
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
+STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
 #: Answers in one message to a gateway; what a turn has above it goes in further ones.
 ANSWERS_PER_MESSAGE = 256
 
@@ -89,6 +90,9 @@ class BrokerCore:
         #: When a batch that waits for company has waited enough.
         self._batch_due: dict[Key, float] = {}
         self._sweep_due = now
+        self._swept_at = now
+        #: Since when peers are listened to without a break.
+        self._silence_counts_from = now
         self._beat_due = now
         self._remembered_nodes = frozenset(snapshot.nodes)
 
@@ -143,8 +147,7 @@ class BrokerCore:
             case Garbled(peer, reason):
                 self._misunderstand(peer, reason)
             case Unreachable(peer, message):
-                if worker := self._workers.get(peer):
-                    self._cut_off(worker, message)
+                self._not_sent(peer, message, now)
             case ArchivePrepared() | Stored():
                 self.management.continue_with(event, now)
             case ChunkRead(peer, archive, offset, total, data):
@@ -287,9 +290,13 @@ class BrokerCore:
     def _why_not_admit(self, record: VersionRecord, queue: VersionQueue, job: Job, now: float) -> str:
         if record.min_workers == 0 and not self.fleet.live(queue.key):
             return "it has been scaled to 0 workers"
-        if self.fleet.has_given_up(queue.key, now) and not self.fleet.live(queue.key):
+        if self.fleet.has_given_up(queue.key) and not self.fleet.live(queue.key):
             return f"its workers failed too often: {self.fleet.condition(queue.key).last_error}"
-        if len(queue) >= queue.limit_jobs:
+        # What ran on workers before a restart comes back as waiting: it had been accepted.
+        is_coming_back = self.epoch > 1 and now - self.started_at < self.settings.settle_s
+        if len(queue) >= queue.limit_jobs and not is_coming_back:
+            self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
+        if len(queue) >= queue.limit_jobs and not is_coming_back:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
         if self._queued_bytes + job.size > self.settings.queue_limit_bytes:
             return f"the queues hold {self._queued_bytes} bytes, the limit of queue_limit_bytes"
@@ -328,10 +335,12 @@ class BrokerCore:
     def _on_gateway_beat(self, gateway: Gateway, event: Received, now: float) -> None:
         beat = event.message
         assert isinstance(beat, m.GatewayBeat)
-        self.stats.responses.update(beat.responses)
+        for status_class in STATUS_CLASSES & beat.responses.keys():
+            self.stats.responses[status_class] += beat.responses[status_class]
         jobs = tuple(number for number in beat.jobs if number not in gateway.jobs)
         asks = tuple(ask for ask in beat.asks if not self.management.is_pending(gateway.peer, ask))
         if jobs or asks:
+            self._flush(gateway)  # what it misses may be among the answers of this very turn
             self._send(gateway.peer, m.Forgotten(jobs, asks))
 
     def _on_gateway_bye(self, gateway: Gateway, event: Received, now: float) -> None:
@@ -373,7 +382,7 @@ class BrokerCore:
         if lease.began_at is not None:
             queue = self.queue_of(lease.key)
             queue.service_s = policy.smooth_service(queue.service_s, now - lease.began_at)
-        self.fleet.count_success(lease.key)
+        self.fleet.count_success(worker)
         for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
             if job.state is JobState.RUNNING:
                 gateway = self.gateways[job.gateway]
@@ -559,6 +568,9 @@ class BrokerCore:
         """Take a lease off its worker; the next one's time begins."""
         worker.leases.remove(lease)
         del self.leases[lease.number]
+        self._begin_next(worker, now)
+
+    def _begin_next(self, worker: Worker, now: float) -> None:
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].began_at = now
 
@@ -607,14 +619,20 @@ class BrokerCore:
 
     # Workers' ends
 
-    def _cut_off(self, worker: Worker, message: m.Message) -> None:
-        """Give a worker without a connection nothing more; a batch that did not leave goes elsewhere.
+    def _not_sent(self, peer: bytes, message: m.Message, now: float) -> None:
+        """Undo what a message without a connection was to bring about.
 
-        What it was running is not touched: it may come back with it, and if it died, its node says so.
+        A worker is given nothing more until it is heard again, and a batch that did not leave goes
+        elsewhere. What it was running is not touched: it may come back with it, and if it died, its
+        node says so. A start that did not leave is nobody's failure.
         """
-        worker.is_cut = True
-        if isinstance(message, m.Assign) and (lease := self.leases.get(message.lease)):
-            self._take_back(worker, [lease], reason="it is cut off")
+        if worker := self._workers.get(peer):
+            worker.is_cut = True
+            if isinstance(message, m.Assign) and (lease := self.leases.get(message.lease)):
+                self._take_back(worker, [lease], reason="it is cut off")
+                self._begin_next(worker, now)
+        elif isinstance(message, m.StartWorker) and (lost := self.fleet.workers.get(message.worker_id)):
+            self._remove_worker(lost, now, "the order to start it found no node")
 
     def _fail_worker(self, worker: Worker, reason: str, now: float, *, out_of_memory: bool = False) -> None:
         """Count an end that nobody asked for, and give its jobs another chance."""
@@ -652,11 +670,12 @@ class BrokerCore:
             self._beat_due = now + self.settings.beat_interval_s
             for peer in (*self.gateways, *self.fleet.nodes, *self._workers):
                 self._send(peer, m.Beat())
-        silent_since = now - self.settings.peer_timeout_s
-        for gateway in [g for g in self.gateways.values() if g.last_heard < silent_since]:
-            self._drop_gateway(gateway, "it has been silent")
-        for node in [n for n in self.fleet.nodes.values() if n.last_heard < silent_since]:
-            self._drop_node(node, now)
+        if now - self._swept_at > self.settings.peer_timeout_s / 2:
+            # It was the broker that stood still: what peers said meanwhile has not all been read yet.
+            self._silence_counts_from = now
+        self._swept_at = now
+        if now - self._silence_counts_from >= self.settings.peer_timeout_s:
+            self._drop_silent_peers(now - self.settings.peer_timeout_s, now)
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
         for key, queue in self.queues.items():
@@ -664,6 +683,12 @@ class BrokerCore:
                 self._dirty.add(key)
         self._remember_nodes(now)
         self._reconcile(now)
+
+    def _drop_silent_peers(self, silent_since: float, now: float) -> None:
+        for gateway in [g for g in self.gateways.values() if g.last_heard < silent_since]:
+            self._drop_gateway(gateway, "it has been silent")
+        for node in [n for n in self.fleet.nodes.values() if n.last_heard < silent_since]:
+            self._drop_node(node, now)
 
     def _sweep_worker(self, worker: Worker, now: float) -> None:
         record = self.catalog.get(worker.key)
@@ -680,10 +705,12 @@ class BrokerCore:
                 self._fail_worker(worker, "it is idle but silent", now)
                 self._stop(worker, now, kill=True, reason="it is idle but silent")
             case WorkerState.DRAINING if worker.drain_until is not None and now >= worker.drain_until:
+                self._take_back(worker, worker.leases, reason="its time to finish was over", is_lost=True)
                 self._stop(worker, now, kill=True, reason="its time to finish is over")
             case WorkerState.DRAINING if not worker.leases and not self._is_node_leaving(worker):
                 self._stop(worker, now, kill=False, reason="it has nothing left to do")
             case WorkerState.STOPPING if now - worker.stop_sent_at > 2 * self.settings.stop_grace_s:
+                self._take_back(worker, worker.leases, reason="it could not be stopped", is_lost=True)
                 if worker.node is None:
                     self._remove_worker(worker, now, "its node never came back")
                 else:
@@ -732,6 +759,7 @@ class BrokerCore:
             self._refuse_queue(key, "it has been unregistered")
             if not any(lease.key == key for lease in self.leases.values()):
                 del self.queues[key]
+                self.stats.forget(key)
         for key, queue in self.queues.items():
             if queue.jobs and key in wanted and wanted[key].min_workers == 0 and not self.fleet.live(key):
                 self._refuse_queue(key, "it has been scaled to 0 workers")

@@ -9,7 +9,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -21,8 +21,8 @@ from shared.settings import BrokerSettings
 REDIRECTS_LIMIT = 5
 CHUNK_BYTES = 1 << 20
 REDIRECTS = (301, 302, 303, 307, 308)
-#: TorchServe's default, and its halves: they say nothing about private addresses.
-ANY_URL = ("file://.*|http(s)?://.*", "file://.*", "http(s)?://.*", "https?://.*", ".*")
+#: A pattern that matches a url as well with this host in place of its own doesn't name the host.
+ELSEWHERE = "elsewhere.example"
 
 
 class AddressNotAllowed(Exception):
@@ -40,24 +40,34 @@ def check_allowed(url: str, settings: BrokerSettings) -> None:
         raise _not_allowed(url)
 
 
-def download(url: str, target: Path, settings: BrokerSettings) -> None:
+def download(
+    url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool] = lambda: False
+) -> None:
     """Fetch `url` into the file `target`, which a failure may leave half written.
 
     Raises DownloadFailed where the other side fails, ModelNotFound where the url may not be fetched.
     """
     try:
-        _download(url, target, settings)
-    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+        _download(url, target, settings, is_cancelled)
+    # ValueError: a url that can't be taken apart.
+    except (
+        httpcore.NetworkError,
+        httpcore.TimeoutException,
+        httpcore.ProtocolError,
+        httpcore.UnsupportedProtocol,
+        OSError,
+        ValueError,
+    ) as error:
         raise _failed(url, str(error) or type(error).__name__) from error
 
 
-def _download(url: str, target: Path, settings: BrokerSettings) -> None:
+def _download(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
     at = url
     for _ in range(REDIRECTS_LIMIT + 1):
         matching = _matching(at, settings)
         if not matching:
             raise _not_allowed(at)
-        may_be_private = settings.allow_private_urls or any(p not in ANY_URL for p in matching)
+        may_be_private = settings.allow_private_urls or any(_names_host(p, at) for p in matching)
         if not urlsplit(at).hostname:
             raise _failed(url, "the url names no host")
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
@@ -74,27 +84,41 @@ def _download(url: str, target: Path, settings: BrokerSettings) -> None:
                     continue
                 if response.status != 200:
                     raise _failed(url, f"the server answered {response.status}")
-                _write(response.iter_stream(), target, url, settings.download_limit_bytes)
+                write_bounded(response.iter_stream(), target, url, settings, is_cancelled)
                 return
         except AddressNotAllowed as error:
             raise _not_allowed(at) from error
-        except (httpcore.UnsupportedProtocol, UnicodeError) as error:
-            raise _failed(url, str(error)) from error
     raise _failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 
-def _write(chunks: Iterable[bytes], target: Path, url: str, limit_bytes: int) -> None:
+def write_bounded(
+    chunks: Iterable[bytes],
+    target: Path,
+    url: str,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool],
+) -> None:
+    """Write what comes from `url`. Raises DownloadFailed above the limit, or when the broker stops."""
     size = 0
     with target.open("wb") as file:
         for chunk in chunks:
             size += len(chunk)
-            if size > limit_bytes:
-                raise _failed(url, f"it is larger than download_limit_bytes of {limit_bytes}")
+            if size > settings.download_limit_bytes:
+                raise _failed(
+                    url, f"it is larger than download_limit_bytes of {settings.download_limit_bytes}"
+                )
+            if is_cancelled():
+                raise _failed(url, "the broker stops")
             file.write(chunk)
 
 
 def _matching(url: str, settings: BrokerSettings) -> list[str]:
     return [p for p in settings.allowed_urls if re.fullmatch(p, url, re.IGNORECASE)]
+
+
+def _names_host(pattern: str, url: str) -> bool:
+    host = urlsplit(url).netloc
+    return not re.fullmatch(pattern, url.replace(host, ELSEWHERE, 1), re.IGNORECASE)
 
 
 def _not_allowed(url: str) -> ModelNotFound:

@@ -44,7 +44,7 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class DropArchive:
-    """No version uses the archive any more; `url` tells whether a downloaded copy goes too."""
+    """Delete an archive ("" if a version still uses its content), and what was downloaded from `url`."""
 
     archive: str
     url: str

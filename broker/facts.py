@@ -105,7 +105,7 @@ def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
         f"{record.model} {record.version}: {core.fleet.explain(record, now)}"
         for record in core.catalog
         if core.catalog.is_default(record)
-        and core.fleet.has_given_up((record.model, record.version), now)
+        and core.fleet.has_given_up((record.model, record.version))
         and len(core.fleet.ready((record.model, record.version))) < record.min_workers
     )
 

@@ -80,7 +80,8 @@ class Worker:
     @property
     def gpu_id(self) -> int | None:
         """The number in `cuda:N`, None on a cpu."""
-        return int(self.device.partition(":")[2] or 0) if self.device.startswith("cuda") else None
+        kind, _, number = self.device.partition(":")
+        return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None
 
 
 @dataclass(slots=True)
@@ -89,6 +90,9 @@ class Condition:
 
     failures: int = 0
     first_failure_at: float = 0.0
+    last_failure_at: float = 0.0
+    #: The latest failure came when the version had failed for too long.
+    has_given_up: bool = False
     next_start_at: float = 0.0
     last_error: str = ""
     is_out_of_memory: bool = False
@@ -143,12 +147,10 @@ class Fleet:
         """Return how a version's workers fare."""
         return self.conditions.get(key) or Condition()
 
-    def has_given_up(self, key: Key, now: float) -> bool:
+    def has_given_up(self, key: Key) -> bool:
         """Tell whether a version failed for so long that it isn't started again by itself."""
         condition = self.conditions.get(key)
-        if condition is None or not condition.failures:
-            return False
-        return now - condition.first_failure_at >= self._restart_window_s
+        return condition is not None and condition.has_given_up
 
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
@@ -165,7 +167,7 @@ class Fleet:
         if live >= record.min_workers:
             notes = sorted({w.note for w in self.live(key) if w.state is WorkerState.STARTING and w.note})
             return f"{lead}, {live - ready} starting" + (f" ({', '.join(notes)})" if notes else "")
-        if self.has_given_up(key, now):
+        if self.has_given_up(key):
             return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
         if self.is_settling(now):
             return f"{lead}, waiting for nodes {', '.join(sorted(self._awaited))} to come back"
@@ -182,7 +184,9 @@ class Fleet:
 
     def add_node(self, peer: bytes, hello: m.HelloNode, now: float) -> None:
         """Take in a node, and the workers it holds that are not known."""
-        self.nodes[peer] = Node(peer, hello.name, hello.devices, hello.slots, now)
+        known = self.nodes.get(peer)
+        is_leaving = known is not None and known.is_leaving
+        self.nodes[peer] = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving)
         self._awaited.discard(hello.name)
         for held in hello.workers:
             worker = self.workers.get(held.worker_id)
@@ -195,15 +199,20 @@ class Fleet:
                 worker.node = peer
 
     def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
-        """Enter a worker that says it is ready. None if it has been told to stop already."""
+        """Enter a worker that says it is ready.
+
+        None if it has been told to stop, or if another process already is what it says to be.
+        """
         worker = self.workers.get(hello.worker_id)
+        if worker is not None and not _is_who_it_says(worker, peer, hello):
+            return None
         if worker is None:
             node = next((n.peer for n in self.nodes.values() if n.name == hello.node), None)
             worker = self._enter(Worker(
                 hello.worker_id, (hello.model, hello.version), hello.archive, hello.device, hello.node,
                 node, WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
-        if worker.state not in LIVE:
+        if worker.state not in LIVE and worker.state is not WorkerState.DRAINING:
             return None
         if worker.state is WorkerState.STARTING:
             worker.move(WorkerState.READY, now)
@@ -220,9 +229,12 @@ class Fleet:
         worker.move(WorkerState.GONE, now)
         del self.workers[worker.worker_id]
         del self._by_version[worker.key][worker.worker_id]
+        if not self._by_version[worker.key]:
+            del self._by_version[worker.key]
 
     def _enter(self, worker: Worker) -> Worker:
         self.workers[worker.worker_id] = worker
+        self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
         return worker
 
@@ -238,13 +250,16 @@ class Fleet:
         # A worker that never became ready waits from the first failure on.
         step = condition.failures - 1 if was_ready else condition.failures
         condition.next_start_at = now + BACKOFF_S[min(step, len(BACKOFF_S) - 1)]
+        condition.last_failure_at = now
+        condition.has_given_up = now - condition.first_failure_at >= self._restart_window_s
         condition.last_error = reason
         condition.is_out_of_memory = out_of_memory
         condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
 
-    def count_success(self, key: Key) -> None:
-        """Forgive earlier failures: a worker has answered a batch."""
-        if (condition := self.conditions.get(key)) and condition.failures:
+    def count_success(self, worker: Worker) -> None:
+        """Forgive failures if a worker started since has answered a batch; an older one proves nothing."""
+        condition = self.conditions.get(worker.key)
+        if condition and condition.failures and worker.started_at >= condition.last_failure_at:
             condition.failures = 0
             condition.failed_on.clear()
 
@@ -276,7 +291,7 @@ class Fleet:
         return Orders(tuple(start), tuple(stop))
 
     def _may_start(self, key: Key, now: float) -> bool:
-        return self.condition(key).next_start_at <= now and not self.has_given_up(key, now)
+        return self.condition(key).next_start_at <= now and not self.has_given_up(key)
 
     def _newest_and_idlest(self, workers: list[Worker]) -> list[Worker]:
         """Order by what is lost least: not ready yet, then idle, then newest."""
@@ -296,7 +311,6 @@ class Fleet:
                 self._next_worker_id, key, record.archive, self._best_device(node), node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
-            self._next_worker_id += 1
             placed.append((worker, record))
         return placed
 
@@ -323,3 +337,9 @@ class Fleet:
         """The node's device with the fewest workers, in the node's own order."""
         used = [worker.device for worker in self.of_node(node.peer)]
         return min((device.name for device in node.devices), key=used.count, default="cpu")
+
+
+def _is_who_it_says(worker: Worker, peer: bytes, hello: m.HelloWorker) -> bool:
+    """Tell whether a peer may be the worker whose id it gives: its model's, and no other peer's."""
+    is_its_model = worker.key == (hello.model, hello.version) and worker.archive == hello.archive
+    return is_its_model and worker.peer in (None, peer)

@@ -81,6 +81,8 @@ class Management:
         self._pending: set[tuple[bytes, int]] = set()
         #: Names and versions on their way to disk, so that two registrations can't both win.
         self._reserved: set[Key] = set()
+        #: (archive, url) of what may be deleted once no registration is on its way.
+        self._doomed: dict[tuple[str, str], None] = {}
         #: How long retired workers of a version may finish; see ScaleWorkers.drain_timeout_s.
         self._patience_s: dict[Key, float] = {}
 
@@ -120,7 +122,10 @@ class Management:
                         raise outcome
                     self._register(registration, outcome)
                 except errors.RelayError as error:
+                    if isinstance(outcome, Prepared):
+                        self._doomed[outcome.archive, registration.ask.url] = None
                     self._refuse(registration.caller, error, url=registration.ask.url)
+                self._drop_doomed()
             case Stored(token, stored_error):
                 self._stores.pop(token)(stored_error, now)
 
@@ -164,6 +169,7 @@ class Management:
         def stored(error: errors.RelayError | None, now: float) -> None:
             self._reserved.discard(key)
             if error:
+                self._drop_archive(record)
                 self._refuse(registration.caller, error)
                 return
             self._catalog.apply(PutVersion(record))
@@ -171,6 +177,7 @@ class Management:
             self.is_dirty = True
             if known:
                 self._drop_archive(known)
+            self._drop_doomed()
             self._answer_registration(registration, record, now)
 
         self._store(PutVersion(record), stored)
@@ -257,15 +264,19 @@ class Management:
 
     def _set_default(self, caller: Caller, ask: m.SetDefault) -> None:
         self._catalog.resolve(ask.model, None)
+        unknown = errors.ModelVersionNotFound(
+            f"Model version {ask.version} does not exist for model {ask.model}"
+        )
         if self._catalog.get((ask.model, ask.version)) is None:
-            raise errors.ModelVersionNotFound(
-                f"Model version {ask.version} does not exist for model {ask.model}"
-            )
+            raise unknown
         change = SetDefaultVersion(ask.model, ask.version)
 
         def stored(error: errors.RelayError | None, now: float) -> None:
             if error:
                 self._refuse(caller, error)
+                return
+            if self._catalog.get((ask.model, ask.version)) is None:  # it was removed meanwhile
+                self._refuse(caller, unknown)
                 return
             self._catalog.apply(change)
             self._reply(caller, m.DefaultSet(ask.ask, ask.model, ask.version))
@@ -301,10 +312,19 @@ class Management:
         self._store(change, stored)
 
     def _drop_archive(self, record: VersionRecord) -> None:
-        """Let an archive go, unless a registration on its way may need it; the next start finds those."""
-        is_wanted = self._registrations or self._reserved or self._catalog.is_archive_used(record.archive)
-        if not is_wanted:
-            self._emit(DropArchive(record.archive, record.url))
+        """Let an archive go as soon as no registration that is on its way may need it."""
+        self._doomed[record.archive, record.url] = None
+        self._drop_doomed()
+
+    def _drop_doomed(self) -> None:
+        if self._registrations or self._reserved:
+            return
+        doomed, self._doomed = self._doomed, {}
+        for archive, url in doomed:
+            if any(record.url == url for record in self._catalog):
+                continue
+            is_used = self._catalog.is_archive_used(archive)
+            self._emit(DropArchive("" if is_used else archive, url))
 
     # Waiting for workers
 
@@ -317,7 +337,7 @@ class Management:
                 self._refuse(waiter.caller, errors.ModelNotFound(f"Model not found: {waiter.key[0]}"))
             elif self._has_its_workers(record):
                 self._reply(waiter.caller, waiter.done)
-            elif self._fleet.condition(waiter.key).failures or now >= waiter.deadline:
+            elif self._fleet.condition(waiter.key).failures or self._is_hopeless(waiter, record, now):
                 self._fail_waiter(waiter, record, now)
             else:
                 self._waiters.append(waiter)
@@ -328,6 +348,10 @@ class Management:
             len(self._fleet.ready(key)) >= record.min_workers
             and len(self._fleet.of_version(key)) <= record.max_workers
         )
+
+    def _is_hopeless(self, waiter: Waiter, record: VersionRecord, now: float) -> bool:
+        """Tell whether workers are missing that nobody is starting; those that start have their own limit."""
+        return now >= waiter.deadline and len(self._fleet.live(waiter.key)) < record.min_workers
 
     def _fail_waiter(self, waiter: Waiter, record: VersionRecord, now: float) -> None:
         condition = self._fleet.condition(waiter.key)

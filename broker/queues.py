@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from broker.catalog import Key
 from broker.states import JobState, check_move
-from shared.wire import Frame
+from shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
+
+#: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
+METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
 
 
 @dataclass(slots=True, eq=False)
@@ -80,13 +83,20 @@ class VersionQueue:
             self.size += job.size
 
     def take(self, count: int) -> tuple[Job, ...]:
-        """Take up to `count` jobs for a batch; a describe job always travels alone."""
+        """Take up to `count` jobs for a batch, fewer if they would not fit into one message.
+
+        A describe job always travels alone.
+        """
         taken: list[Job] = []
+        frames = meta_bytes = 0
         while self.jobs and len(taken) < count:
-            if self.jobs[0].is_describe and taken:
+            job = self.jobs[0]
+            frames += len(job.frames)
+            meta_bytes += len(job.meta)
+            if taken and (job.is_describe or frames > FRAMES_LIMIT or meta_bytes > METAS_LIMIT_BYTES):
                 break
             taken.append(self._popleft())
-            if taken[0].is_describe:
+            if job.is_describe:
                 break
         return tuple(taken)
 

@@ -49,7 +49,7 @@ class PutVersion:
 
 @dataclass(frozen=True, slots=True)
 class RemoveVersion:
-    """Drop a version; with the last one the model goes."""
+    """Drop a version; with the last one the model goes, else the oldest left takes a lost default's place."""
 
     model: str
     version: str

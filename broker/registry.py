@@ -146,6 +146,12 @@ def _apply(connection: sa.Connection, change: Change) -> None:
             connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
             is_empty = ~sa.exists().where(_versions.c.model == model)
             connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
+            oldest = sa.select(_versions.c.version).where(_versions.c.model == model)
+            oldest = oldest.order_by(_versions.c.number).limit(1)
+            was_default = (_models.c.model == model, _models.c.default_version == version)
+            connection.execute(
+                sa.update(_models).where(*was_default).values(default_version=oldest.scalar_subquery())
+            )
         case SetTargets(model, version, min_workers, max_workers):
             connection.execute(
                 sa.update(_versions)

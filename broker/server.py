@@ -6,6 +6,7 @@ which put their result into a queue and wake the loop.
 """
 
 import contextlib
+import fcntl
 import gc
 import logging
 import queue
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar, cast
+from typing import IO, TypeVar, cast
 
 import zmq
 
@@ -32,11 +33,14 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
 TURN_LIMIT_MESSAGES = 256
-#: Preparing archives and reading chunks; more would only make the disk seek.
-DISK_THREADS = 4
+#: Reading chunks for nodes; more would only make the disk seek.
+DISK_THREADS = 2
+#: Fetching, hashing and checking archives.
+PREPARE_THREADS = 4
 #: A message part above this ends the connection; the largest are archive chunks and request bodies.
 PART_LIMIT_BYTES = 1 << 30
 HANDSHAKE_MS = 5000
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 4000
 TCP_KEEPALIVE_IDLE_S = 30
 
 
@@ -52,6 +56,7 @@ def run(settings: BrokerSettings) -> int:
     server = None
     try:
         check_addresses(settings)
+        lock = lock_state(Path(settings.state_dir))
         server = Server(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
         server.bind()
     except RelayError as error:
@@ -65,7 +70,20 @@ def run(settings: BrokerSettings) -> int:
         server.serve()
     finally:
         server.close()
+        lock.close()
     return 0
+
+
+def lock_state(folder: Path) -> IO[bytes]:
+    """Keep other brokers off a state folder while the file returned is open. Raises BindFailed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise BindFailed(f"Another broker uses {folder}", "stop it, or choose another --state-dir") from error
+    return lock
 
 
 def check_addresses(settings: BrokerSettings) -> None:
@@ -97,12 +115,13 @@ class Server:
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
+        # Apart, so that a slow origin of archives keeps no node from fetching those that are here.
+        self._prepare_threads = ThreadPoolExecutor(PREPARE_THREADS, "prepare")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._is_stopping = False
-        self._store.keep_only({record.archive for record in self._core.catalog})
 
     def bind(self) -> None:
         """Listen on all addresses. Raises BindFailed."""
@@ -124,6 +143,7 @@ class Server:
         """Run the loop until `stop`."""
         logger.info("broker.started", extra={"epoch": self._core.epoch,
                                              "addresses": ",".join(self._settings.addresses)})  # fmt: skip
+        self._store.keep_only({record.archive for record in self._core.catalog})
         for load in self._loads_at_start():
             self._core.management.load_at_start(load)
         gc.collect()
@@ -145,6 +165,8 @@ class Server:
 
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
+        self._is_stopping = True
+        self._prepare_threads.shutdown(cancel_futures=True)
         self._disk_threads.shutdown(cancel_futures=True)
         self._registry_thread.shutdown()
         self._registry.close()
@@ -213,8 +235,8 @@ class Server:
                 )
             case Prepare(token, url):
                 self._in_thread(
-                    self._disk_threads,
-                    lambda: prepare(url, self._store, self._settings),
+                    self._prepare_threads,
+                    lambda: prepare(url, self._store, self._settings, lambda: self._is_stopping),
                     lambda outcome: ArchivePrepared(token, outcome),
                 )
             case ReadChunk(peer, archive, offset, length):
@@ -224,8 +246,9 @@ class Server:
                     lambda outcome: _chunk_read(peer, archive, offset, outcome),
                 )
             case DropArchive(archive, url):
-                # Set aside at once, so that the same archive may come in anew meanwhile.
-                self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
+                if archive:
+                    # Set aside at once, so that the same archive may come in anew meanwhile.
+                    self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
                 self._disk_threads.submit(drop_download, url, self._settings)
             case Report(level, event, facts):
                 logger.log(level, event, extra=facts)
@@ -274,6 +297,11 @@ def _router(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
     """Make the broker's socket: it never blocks, and never drops a message in silence."""
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    # A peer that comes back by a new connection counts, though the old one looks alive (a pulled cable);
+    # the network's own heartbeat closes those that nobody comes back from.
+    router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     # Bounds are in jobs, bytes and leases; a count of messages would bound neither.
     router.setsockopt(zmq.SNDHWM, 0)
     router.setsockopt(zmq.RCVHWM, 0)

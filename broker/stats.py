@@ -54,3 +54,8 @@ class Stats:
         self.worker_failures: Counter[Key] = Counter()
         #: Messages that could not be read or were out of place.
         self.misunderstood = 0
+
+    def forget(self, key: Key) -> None:
+        """Drop the figures of a version that is gone."""
+        self.versions.pop(key, None)
+        self.worker_failures.pop(key, None)

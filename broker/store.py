@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -76,23 +77,27 @@ class ArchiveStore:
         return self._folder / f"{sha256}.archive"
 
 
-def prepare(url: str, store: ArchiveStore, settings: BrokerSettings) -> Prepared:
+def prepare(
+    url: str, store: ArchiveStore, settings: BrokerSettings, is_cancelled: Callable[[], bool] = lambda: False
+) -> Prepared:
     """Find or fetch the archive at `url`, check it, and put it into the store.
 
     The order of the checks and their texts are TorchServe's. Raises a CallerFault or StoreFailed.
     """
-    path = _locate(url, settings)
+    path = _locate(url, settings, is_cancelled)
     try:
         if path.is_dir():
             with tempfile.TemporaryDirectory(dir=settings.state_dir) as folder:
                 packed = Path(folder) / f"{path.name}.mar"
                 archive.pack_folder(path, packed)
-                return _keep(packed, url, store)
-        return _keep(path, url, store)
-    except errors.StoreFailed as error:
-        raise errors.StoreFailed(f"Failed to save model: {url}", error.details) from error
-    except OSError as error:
-        raise errors.StoreFailed(f"Failed to save model: {url}", str(error)) from error
+                return _keep(packed, store)
+        return _keep(path, store)
+    except (errors.RelayError, OSError) as error:
+        drop_download(url, settings)
+        if isinstance(error, errors.CallerFault):
+            raise
+        details = error.details if isinstance(error, errors.RelayError) else str(error)
+        raise errors.StoreFailed(f"Failed to save model: {url}", details) from error
 
 
 def startup_urls(settings: BrokerSettings) -> list[str]:
@@ -112,7 +117,7 @@ def drop_download(url: str, settings: BrokerSettings) -> None:
         (Path(settings.model_store) / _basename(url)).unlink(missing_ok=True)
 
 
-def _keep(path: Path, url: str, store: ArchiveStore) -> Prepared:
+def _keep(path: Path, store: ArchiveStore) -> Prepared:
     manifest = archive.inspect(path).manifest
     sha256, size = store.put(path)
     stem = re.sub(r"\.[^.]*$", "", path.name) if re.search(r"\.(model|mar)", path.name) else path.name
@@ -127,7 +132,7 @@ def _keep(path: Path, url: str, store: ArchiveStore) -> Prepared:
     )
 
 
-def _locate(url: str, settings: BrokerSettings) -> Path:
+def _locate(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Path:
     if not url:
         raise errors.ModelNotFound("empty url")
     if ".." in unquote(url):
@@ -136,47 +141,48 @@ def _locate(url: str, settings: BrokerSettings) -> Path:
         raise errors.ModelNotFound("Model store has not been configured.")
     folder = Path(settings.model_store)
     if download.is_remote(url):
-        return _fetch(url, folder, settings)
+        return _fetch(url, folder, settings, is_cancelled)
     # Only what lies in the model store itself: a path's folders are ignored, as in TorchServe.
     path = folder / _basename(url)
-    if _basename(url) and (path.is_file() or path.is_dir()):
-        return path
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        if _basename(url) and (path.is_file() or path.is_dir()):
+            return path
     raise errors.ModelNotFound(f"Model not found at: {url}")
 
 
-def _fetch(url: str, folder: Path, settings: BrokerSettings) -> Path:
+def _fetch(url: str, folder: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Path:
     download.check_allowed(url, settings)
-    name = _basename(url)
-    target = folder / name
-    if not name:
-        raise errors.DownloadFailed(f"Failed to download archive from: {url}")
-    if target.exists():
-        raise errors.StoreFailed(f"Model file already exists {name}")
     # A name of its own: the same url may be on its way for somebody else too.
     number, part_name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
     os.close(number)
     part = Path(part_name)
     try:
+        target = folder / _basename(url)
+        if target == folder:
+            raise errors.DownloadFailed(f"Failed to download archive from: {url}", "it names no file")
+        if target.exists():
+            raise FileExistsError
         if url.lower().startswith("file://"):
-            _copy_file(url, part)
+            _copy_file(url, part, settings, is_cancelled)
         else:
-            download.download(url, part, settings)
+            download.download(url, part, settings, is_cancelled)
         os.link(part, target)  # never over a file that came meanwhile
     except FileExistsError as error:
-        raise errors.StoreFailed(f"Model file already exists {name}") from error
+        raise errors.StoreFailed(f"Model file already exists {_basename(url)}") from error
+    except (OSError, ValueError) as error:
+        raise errors.DownloadFailed(f"Failed to download archive from: {url}", str(error)) from error
     finally:
         part.unlink()
     return target
 
 
-def _copy_file(url: str, target: Path) -> None:
-    try:
-        source = Path(unquote(urlsplit(url).path))
-        with source.open("rb") as file, target.open("wb") as copy:
-            while data := file.read(COPY_BYTES):
-                copy.write(data)
-    except OSError as error:
-        raise errors.DownloadFailed(f"Failed to download archive from: {url}") from error
+def _copy_file(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
+    source = Path(unquote(urlsplit(url).path))
+    if not source.is_file():
+        raise FileNotFoundError(f"{source} is no file")
+    with source.open("rb") as file:
+        chunks = iter(lambda: file.read(COPY_BYTES), b"")
+        download.write_bounded(chunks, target, url, settings, is_cancelled)
 
 
 def _basename(url: str) -> str:

@@ -41,10 +41,12 @@ def run(plan: Plan, log_dir: Path, *, is_verbose: bool, log_format: LogFormat) -
 
     launches = [launch("broker", plan.broker), launch("gateway", plan.gateway), launch("worker", plan.node)]
     typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
-    asyncio.run(_run(plan, Supervisor(launches, typer.echo)))
+    # What was registered, scaled or unregistered since the start is in the registry, which then counts.
+    later = launch("broker", msgspec.structs.replace(plan.broker, load_models=()))
+    asyncio.run(_run(plan, Supervisor(launches, typer.echo), later))
 
 
-async def _run(plan: Plan, supervisor: Supervisor) -> None:
+async def _run(plan: Plan, supervisor: Supervisor, later_broker: Launch) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
@@ -56,7 +58,7 @@ async def _run(plan: Plan, supervisor: Supervisor) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
     try:
-        await asyncio.gather(supervisor.run(), _announce(plan, supervisor), _until(asked))
+        await asyncio.gather(supervisor.run(), _announce(plan, supervisor, later_broker), _until(asked))
     except _StopAsked:
         typer.echo("Stopping.")
     finally:
@@ -68,7 +70,7 @@ async def _until(asked: asyncio.Event) -> None:
     raise _StopAsked
 
 
-async def _announce(plan: Plan, supervisor: Supervisor) -> None:
+async def _announce(plan: Plan, supervisor: Supervisor, later_broker: Launch) -> None:
     """Tell how far the start is, then what runs where and how to try it."""
     gateway = plan.gateway
 
@@ -79,6 +81,7 @@ async def _announce(plan: Plan, supervisor: Supervisor) -> None:
     management = client_url(gateway.management_address, DEFAULT_PORTS["management"])
     startup = Startup(management, count_models(plan.broker), LineView(typer.echo), came_up)
     seen = await startup.follow()
+    supervisor.change(later_broker)
     inference = client_url(gateway.inference_address, DEFAULT_PORTS["inference"])
     typer.echo(f"  inference   {inference}\n  management  {management}")
     if gateway.enable_metrics_api:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cli.child import Launch
+from cli.child import Launch, Role
 from cli.faults import Fault
 
 #: -P: a folder called `shared` where serve was started must not shadow ours.
@@ -39,7 +39,7 @@ class Supervisor:
         report: Callable[[str], None],
         command: Sequence[str] = CHILD_COMMAND,
     ) -> None:
-        self._launches = launches
+        self._launches = {launch.role: launch for launch in launches}
         self._report = report
         self._command = command
         self._processes: dict[str, Process] = {}
@@ -50,13 +50,17 @@ class Supervisor:
         """Note that everything has worked once: from now on a child is restarted as often as it takes."""
         self._is_up = True
 
+    def change(self, launch: Launch) -> None:
+        """Start a role's next process so, should it come to that."""
+        self._launches[launch.role] = launch
+
     async def run(self) -> None:
         """Keep every child running until `stop`.
 
         Raises:
             Fault: a child can't be started at all.
         """
-        await asyncio.gather(*(self._keep(launch) for launch in self._launches))
+        await asyncio.gather(*(self._keep(role) for role in self._launches))
 
     async def stop(self) -> None:
         """End every child, in an order that lets each finish what it has."""
@@ -75,24 +79,24 @@ class Supervisor:
         for process in self._processes.values():
             _kill_group(process.pid)
 
-    async def _keep(self, launch: Launch) -> None:
+    async def _keep(self, role: Role) -> None:
         loop = asyncio.get_running_loop()
         deaths = 0
         delay_s = 0.0
         while not self._is_stopping:
             started_at = loop.time()
-            process = await self._start(launch)
+            process = await self._start(self._launches[role])
             code = await process.wait()
             _kill_group(process.pid)
-            del self._processes[launch.role]
+            del self._processes[role]
             if self._is_stopping:
                 return
             deaths += 1
             why = _describe_end(code)
             if not self._is_up and (code > 0 or deaths >= START_LIMIT):
-                raise Fault(f"the {launch.role} can't start ({why}); its last words are above")
+                raise Fault(f"the {role} can't start ({why}); its last words are above")
             delay_s = _next_delay(delay_s, loop.time() - started_at)
-            self._report(f"{launch.role} ended ({why}); starting it again")
+            self._report(f"{role} ended ({why}); starting it again")
             await asyncio.sleep(delay_s)
 
     async def _start(self, launch: Launch) -> Process:

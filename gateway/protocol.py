@@ -20,6 +20,7 @@ from shared import errors, ids
 TARGET_LIMIT_BYTES = 4096
 HEADERS_LIMIT_BYTES = 8192
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A body up to this is copied behind its head; above it, the second write costs less than the copy.
 JOINED_LIMIT_BYTES = 64 * 1024
 
@@ -122,7 +123,9 @@ class _OneWrite:
         self.more_lines = b""
 
     def write(self, data: bytes) -> None:
-        if self._head is None:
+        if data == CONTINUE:
+            self._transport.write(data)  # not the response, but the leave to send the body
+        elif self._head is None:
             if self.status_line:
                 data = self.status_line + data[data.index(b"\r\n") :]
             self._head = b"".join((data[:-2], self.more_lines, b"\r\n"))

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import re
 import shutil
 import stat
@@ -61,7 +62,16 @@ _ZIP_MAGIC = b"PK"
 _GZIP_MAGIC = b"\x1f\x8b"
 #: Entries carry no date of their own, so that equal content gives equal archives.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    UnicodeDecodeError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

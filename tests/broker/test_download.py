@@ -124,3 +124,17 @@ def test_urls_that_lead_nowhere_are_failed_downloads(tmp_path: Path, url: str) -
     settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
     with pytest.raises(DownloadFailed):
         download(url, tmp_path / "m", settings)
+
+
+@pytest.mark.parametrize("pattern", ["http://.*", "http.*", "^https?://.*$", "https?://.*|file://.*"])
+def test_a_pattern_that_names_no_host_opens_no_private_address(
+    origin: str, tmp_path: Path, pattern: str
+) -> None:
+    settings = BrokerSettings(state_dir="/nowhere", allowed_urls=(pattern,), download_timeout_s=2.0)
+    with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
+        download(f"{origin}/m.mar", tmp_path / "m", settings)
+
+
+def test_a_download_ends_when_the_broker_does(origin: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadFailed, match="the broker stops"):
+        download(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)

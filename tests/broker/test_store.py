@@ -127,3 +127,25 @@ def test_all_means_every_archive_and_folder_but_hidden_ones(broker: BrokerSettin
         (folder / name).write_bytes(b"")
     (folder / "d").mkdir()
     assert startup_urls(broker) == ["a.tar.gz", "b.mar", "d"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[abc/x.mar", "http://h:99999/x.mar", "http://h:abc/x.mar", "x" * 300 + ".mar", "file:///a%00b",
+     "file:///dev/zero", "http://host/"],
+)  # fmt: skip
+def test_urls_that_cannot_be_are_the_callers_fault(
+    broker: BrokerSettings, store: ArchiveStore, url: str
+) -> None:
+    with pytest.raises(errors.CallerFault):
+        prepare(url, store, broker)
+
+
+def test_a_url_whose_archive_was_broken_can_be_registered_once_it_is_mended(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    source = write_mar(tmp_path / "far.mar", "[]")
+    with pytest.raises(errors.InvalidModel):
+        prepare(f"file://{source}", store, broker)
+    write_mar(source)
+    assert prepare(f"file://{source}", store, broker).model_name == "m"

@@ -282,6 +282,21 @@ def test_pipelined_requests_are_answered_in_order(served: Served) -> None:
     assert [head[-1:] for head in received.split(b"HTTP/1.1 200 OK")[1:]] == [b"1", b"2", b"3"]
 
 
+def test_a_client_that_waits_for_100_continue_gets_it_at_once_and_a_whole_answer(served: Served) -> None:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    head = b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(head)
+        assert client.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b"ok")
+        received = b""
+        while not received.endswith(b"ok"):
+            received += client.recv(65536)
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nx-request-id: " in received
+    assert received.count(b"connection: keep-alive") == 1
+
+
 def test_a_client_that_leaves_is_told_to_the_broker(served: Served, broker: Broker) -> None:
     connection = served.connect(served.config.inference_address)
     connection.request("POST", "/predictions/silent", b"x")

@@ -92,3 +92,15 @@ def test_every_process_is_a_child_of_serve(server: Fleet) -> None:
     eventually(lambda: server.ready("echo"), within_s=30)
     pids = {worker["pid"] for worker in server.ready("echo")}
     assert pids <= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+
+
+def test_a_broker_that_is_restarted_brings_back_no_model_that_was_unregistered(server: Fleet) -> None:
+    server.serve("--models", "all", "--enable-model-api")
+    eventually(lambda: "Ctrl-C stops everything" in server.output(), within_s=30)
+    assert server.http.delete(f"{server.management}/models/echo").status_code == 200
+    (broker,) = [p for p in server.descendants() if "broker" in p.cmdline()]
+    broker.kill()
+    eventually(lambda: "broker ended" in server.output(), within_s=10)
+    eventually(lambda: server.http.get(f"{server.management}/readyz").status_code == 200, within_s=15)
+    eventually(lambda: server.status()["nodes"], within_s=15)
+    assert server.status()["models"] == []
