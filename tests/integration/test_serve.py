@@ -101,6 +101,5 @@ def test_a_broker_that_is_restarted_brings_back_no_model_that_was_unregistered(s
     (broker,) = [p for p in server.descendants() if "broker" in p.cmdline()]
     broker.kill()
     eventually(lambda: "broker ended" in server.output(), within_s=10)
-    eventually(lambda: server.http.get(f"{server.management}/readyz").status_code == 200, within_s=15)
-    eventually(lambda: server.status()["nodes"], within_s=15)
+    eventually(lambda: server.status().get("epoch") == 2 and server.status().get("nodes"), within_s=15)
     assert server.status()["models"] == []
