@@ -70,4 +70,6 @@ def inspect(
         info = archive.inspect(file)
     except RelayError as error:
         raise Fault(f"{file} is broken: {error}; make it again with `torchrelay archive create`") from error
+    if not info.entries:
+        raise Fault(f"{file} is broken: {'; '.join(info.notes) or 'it is empty'}")
     render.show(info, as_json, render.archive_info)

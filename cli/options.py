@@ -6,7 +6,7 @@ import typer
 
 ModelStore = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="Folder of archives; without it only urls can be registered."),
+    typer.Option(metavar="DIR", help="Folder of archives; without it nothing can be registered."),
 ]
 Models = Annotated[
     list[str] | None,

@@ -37,6 +37,7 @@ def broker(
         insecure=insecure,
         allow_private_urls=allow_private_urls,
     )
+    prepare.require_broker_addresses(*settings.addresses)
     prepare.require_private(settings.addresses, insecure)
     prepare.require_store(settings.model_store)
     _run("broker", settings, verbose, json_logs)
@@ -66,6 +67,7 @@ def gateway(
     settings = compose.gateway_settings(
         prepare.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
     )
+    prepare.require_broker_addresses(broker)
     prepare.require_private(compose.listeners(settings), insecure)
     prepare.require_free_listeners(settings)
     _run("gateway", settings, verbose, json_logs)
@@ -84,6 +86,7 @@ def worker(
     from cli import compose, machine, prepare
     from shared.settings import NodeSettings, environment
 
+    prepare.require_broker_addresses(broker)
     here = machine.look()
     settings = NodeSettings(
         broker_address=broker,

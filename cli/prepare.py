@@ -28,6 +28,18 @@ class Folders(msgspec.Struct, frozen=True):
     state: Path
 
 
+def require_broker_addresses(*addresses: str) -> None:
+    """Raise Fault for what can't be a broker's address."""
+    for address in addresses:
+        scheme, _, rest = address.partition("://")
+        if (
+            scheme not in ("tcp", "ipc")
+            or not rest
+            or (scheme == "tcp" and not rest.rpartition(":")[2].isdecimal())
+        ):
+            raise Fault(f"{address!r} is no broker's address; write it as tcp://HOST:PORT")
+
+
 def said(
     *,
     model_store: str | None = None,

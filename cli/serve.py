@@ -49,6 +49,8 @@ def serve(
         management_address=management_address,
         metrics_address=metrics_address,
     )
+    if broker:
+        prepare.require_broker_addresses(broker)
     environ = environment()
     config = prepare.config(ts_config, environ)
     with prepare.folders(state_dir, is_temporary=ncs) as folders:

@@ -47,7 +47,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = (DEFAULT_BROKER_ADDRESS,)
     #: Holds the registry (SQLite) and the archives by content.
     state_dir: str
-    #: Folder of local archives; without it only urls can be registered.
+    #: Folder of local archives, and of what is fetched from urls; without it nothing can be registered.
     model_store: str | None = None
     #: What is registered at start. One named `all` stands for every archive of the model store.
     load_models: tuple[LoadAtStart, ...] = ()

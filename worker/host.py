@@ -10,6 +10,7 @@ import psutil
 import pynvml
 
 from shared import messages as m
+from shared.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -17,16 +18,20 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def devices(wanted: Sequence[str], environment: Mapping[str, str]) -> tuple[m.Device, ...]:
-    """List the devices to offer; `auto` is every GPU that torch would see, or the cpu where there is none."""
+    """List the devices to offer; `auto` is every GPU that torch would see, or the cpu where there is none.
+
+    Raises SettingsError for a device that isn't here.
+    """
     gpus = _gpus(environment.get("CUDA_VISIBLE_DEVICES"))
     known = {device.name: device for device in (_cpu(), *gpus)}
     found = []
     for name in wanted:
         if name == "auto":
             found += gpus or [known["cpu"]]
+        elif name in known:
+            found.append(known[name])
         else:
-            # A device that only torch knows of is taken at its word; its workers' failures will tell.
-            found.append(known.get(name, m.Device(name, "cpu" if name == "cpu" else "gpu")))
+            raise SettingsError(f"This host has no device {name}; it has {', '.join(known)}")
     return tuple(dict.fromkeys(found))
 
 

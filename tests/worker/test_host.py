@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.settings import SettingsError
 from worker import host
 
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
@@ -45,10 +46,15 @@ def test_a_containers_cpu_quota_is_read_in_both_versions_of_cgroups(
     assert host.cpu_quota(tmp_path) == expected
 
 
-def test_a_named_device_is_offered_and_none_twice() -> None:
-    found = host.devices(["cpu", "cuda:7", "cpu"], {})
-    assert [(device.name, device.kind) for device in found] == [("cpu", "cpu"), ("cuda:7", "gpu")]
+def test_a_named_device_is_offered_once() -> None:
+    found = host.devices(["cpu", "cpu"], {})
+    assert [(device.name, device.kind) for device in found] == [("cpu", "cpu")]
     assert found[0].memory_bytes > 0
+
+
+def test_a_device_that_is_not_here_is_an_error_that_names_those_that_are() -> None:
+    with pytest.raises(SettingsError, match="no device banana; it has cpu"):
+        host.devices(["banana"], {})
 
 
 def test_there_is_at_least_one_cpu() -> None:
