@@ -44,9 +44,8 @@ class ArchiveStore:
                 part.flush()
                 os.fsync(part.fileno())
                 Path(part.name).rename(self._path(digest.hexdigest()))
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+            finally:
+                Path(part.name).unlink(missing_ok=True)  # it is there only if something failed
         return digest.hexdigest(), size
 
     def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int] | None:
