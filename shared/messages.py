@@ -55,30 +55,50 @@ class SubmitItem(Item, frozen=True):
     is_describe: bool
     meta: bytes
     frames: int = 0
+    #: What the request's sequence header says; "" where there is none.
+    sequence: str = ""
 
 
 class AssignItem(Item, frozen=True):
-    """One job of a batch; `attempt` counts from 1."""
+    """One job of a batch; `attempt` counts from 1.
+
+    `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
+    """
 
     attempt: int
     meta: bytes
     frames: int = 0
+    sequence: str = ""
+    starts_sequence: bool = False
 
 
 class CompletedItem(Item, frozen=True):
-    """The answer to one job of a batch, in the batch's order."""
+    """The answer to one job of a batch, in the batch's order; the last part, if parts were streamed.
+
+    `ends_sequences` names sequences that the handler closed with this answer.
+    """
 
     status: int
+    meta: bytes
+    frames: int = 0
+    ends_sequences: tuple[str, ...] = ()
+
+
+class StreamedItem(Item, frozen=True):
+    """A part of the answer to the job at `index` of its batch; others will follow."""
+
+    index: int
     meta: bytes
     frames: int = 0
 
 
 class AnsweredItem(Item, frozen=True):
-    """A worker's answer on its way to the gateway."""
+    """A worker's answer, or with `is_final` false a part of one, on its way to the gateway."""
 
     job: int
     meta: bytes
     frames: int = 0
+    is_final: bool = True
 
 
 class RefusedItem(Item, frozen=True):
@@ -145,6 +165,30 @@ class ModelEntry(Item, frozen=True):
 
     model: str
     url: str
+
+
+class MetricPoint(Item, frozen=True):
+    """One measured value, as TorchServe's handlers emit it and its log lines show it.
+
+    `unit` is spelled out (`Milliseconds`, `Count`, ...); `dimensions` are (name, value) without the host.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    value: float
+    dimensions: tuple[tuple[str, str], ...]
+    at_ms: int
+    request_ids: tuple[str, ...] = ()
+
+
+class AccessKey(Item, frozen=True):
+    """A key that opens an API; only its sha256 (hex) travels. `expires_in_ms` None: it never does."""
+
+    api: Literal["inference", "management", "token"]
+    name: str
+    sha256: str
+    expires_in_ms: int | None
 
 
 class Sample(Item, frozen=True):
@@ -222,6 +266,7 @@ class RegisterModel(Message, frozen=True):
     startup_timeout_s: int | None = None
     initial_workers: int | None = None
     synchronous: bool = True
+    s3_sse_kms: bool = False
 
 
 class UnregisterModel(Message, frozen=True):
@@ -250,6 +295,13 @@ class SetDefault(Message, frozen=True):
     ask: int
     model: str
     version: str
+
+
+class RenewKey(Message, frozen=True):
+    """Make a new key for one API; the one before it dies, at once or after the overlap that is set."""
+
+    ask: int
+    api: Literal["inference", "management"]
 
 
 class DescribeModel(Message, frozen=True):
@@ -310,11 +362,20 @@ class NodeBeat(Message, frozen=True):
     memory: tuple[tuple[int, int], ...]
 
 
+class NodeMeasured(Message, frozen=True):
+    """The host's own figures (cpu, memory, disk, GPUs), once in a `metric_time_interval`."""
+
+    hostname: str
+    points: tuple[MetricPoint, ...]
+
+
 class WorkerProgressed(Message, frozen=True):
-    """A worker on its way up: `fetching` its archive (bytes), `unpacking`, or `loading`."""
+    """A worker on its way up: `fetching` its archive (bytes), `unpacking`, `installing` what the
+    archive requires, or `loading`.
+    """
 
     worker_id: int
-    phase: Literal["fetching", "unpacking", "loading"]
+    phase: Literal["fetching", "unpacking", "installing", "loading"]
     pid: int = 0
     done_bytes: int = 0
     total_bytes: int = 0
@@ -372,6 +433,20 @@ class Completed(Message, frozen=True):
     items: tuple[CompletedItem, ...]
 
 
+class Streamed(Message, frozen=True):
+    """Parts of answers of a batch that still runs, with their frames; the first of a job has its head."""
+
+    lease: int
+    items: tuple[StreamedItem, ...]
+
+
+class Measured(Message, frozen=True):
+    """What handlers measured, gathered over a moment."""
+
+    hostname: str
+    points: tuple[MetricPoint, ...]
+
+
 # Broker -> any peer
 
 
@@ -420,6 +495,12 @@ class Refused(Message, frozen=True):
     """Jobs the broker had to answer itself."""
 
     items: tuple[RefusedItem, ...]
+
+
+class KeysChanged(Message, frozen=True):
+    """The keys of all APIs, whole: sent to a gateway that joins, and to all at a change."""
+
+    keys: tuple[AccessKey, ...]
 
 
 class Forgotten(Message, frozen=True):
@@ -473,6 +554,12 @@ class DefaultSet(Message, frozen=True):
     version: str
 
 
+class KeyRenewed(Message, frozen=True):
+    """The new key is where keys are kept; it doesn't travel."""
+
+    ask: int
+
+
 class ModelDescribed(Message, frozen=True):
     """One entry per version asked for."""
 
@@ -520,7 +607,8 @@ class HealthRead(Message, frozen=True):
 class StartWorker(Message, frozen=True):
     """Start one worker process; `archive_bytes` is the archive's size.
 
-    `gpu_id` is None on a cpu. The last five are TorchServe's server-wide settings for handlers.
+    `gpu_id` is None on a cpu. What follows `batch_size` are TorchServe's server-wide settings for
+    handlers, and the archive's url.
     """
 
     worker_id: int
@@ -537,6 +625,11 @@ class StartWorker(Message, frozen=True):
     limit_max_image_pixels: bool = True
     max_response_bytes: int = 6_553_500
     url: str = ""
+    #: Whether what the archive's requirements name is installed for it.
+    install_dependencies: bool = False
+    #: The content of TorchServe's metrics.yaml; empty for the built-in one.
+    metrics_config: bytes = b""
+    metrics_auto_detect: bool = False
 
 
 class StopWorker(Message, frozen=True):
@@ -572,16 +665,23 @@ class Assign(Message, frozen=True):
     items: tuple[AssignItem, ...]
 
 
+class CancelJobs(Message, frozen=True):
+    """The clients of these jobs of a running batch have gone; their parts need not be sent any more."""
+
+    lease: int
+    indexes: tuple[int, ...]
+
+
 Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth
-Change = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
+Change = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault | RenewKey
 Ask = Question | Change
-Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet
+Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
 Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = HelloGateway | GatewayBeat | Submit | Cancel | Ask | Bye
-FromNode = HelloNode | NodeBeat | WorkerProgressed | WorkerExited | FetchArchive | Bye
-FromWorker = HelloWorker | WorkerBeat | Completed | Bye
+FromNode = HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | FetchArchive | Bye
+FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
 ToPeer = Welcome | Beat | IntroduceYourself | Leave | Misunderstood
-ToGateway = ToPeer | Answered | Refused | Forgotten | Reply
+ToGateway = ToPeer | Answered | Refused | Forgotten | KeysChanged | Reply
 ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
-ToWorker = ToPeer | Assign
+ToWorker = ToPeer | Assign | CancelJobs

@@ -18,6 +18,9 @@ VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
     (WORKER,), "wants 2, has 1", "ValueError: no",
 )  # fmt: skip
+POINT = m.MetricPoint(
+    "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)
+)
 DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
 
 #: One of each kind, with every field said.
@@ -26,13 +29,14 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
     m.Submit(
-        (m.SubmitItem(7, "m", None, 0, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", 50, True, b"", 0))
+        (m.SubmitItem(7, "m", None, 0, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", 50, True, b"", 0, "s"))
     ),
     m.Cancel((7, 8)),
-    m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False),
+    m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False, True),
     m.UnregisterModel(1, "m", None),
     m.ScaleWorkers(1, "m", "1.0", 1, 2, True, 0),
     m.SetDefault(1, "m", "1.0"),
+    m.RenewKey(1, "inference"),
     m.DescribeModel(1, "m", None, True),
     m.ListModels(1, 100, 0),
     m.ReadFleet(1),
@@ -40,35 +44,44 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadHealth(1),
     m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77),), 42),
     m.NodeBeat(((9000, 123),)),
+    m.NodeMeasured("h", (POINT,)),
     m.WorkerProgressed(9000, "fetching", 77, 5, 10),
     m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines")),
     m.FetchArchive("ab", 0, 1 << 20),
     m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77),
     m.WorkerBeat(5),
-    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0))),
+    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0, ("s",)))),
+    m.Streamed(3, (m.StreamedItem(0, b"meta", 1),)),
+    m.Measured("h", (POINT,)),
     m.Welcome(500, 3000, False),
     m.Beat(),
     m.IntroduceYourself(),
     m.Leave("no use"),
     m.Misunderstood("why"),
-    m.Answered((m.AnsweredItem(7, b"meta", 1),)),
+    m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False))),
     m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", ""),)),
     m.AskRefused(1, "Conflict", "taken", ""),
     m.ModelRegistered(1, "m", "1.0", 2, True),
     m.ModelUnregistered(1, "m"),
     m.WorkersScaled(1, "m", None, 2, False),
     m.DefaultSet(1, "m", "1.0"),
+    m.KeyRenewed(1),
+    m.KeysChanged((m.AccessKey("inference", "first", "ab", 1000), m.AccessKey("token", "", "cd", None))),
     m.ModelDescribed(1, (VERSION,)),
     m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
     m.FleetRead(1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,)),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
     m.HealthRead(1, False, ("m: gone",)),
     m.Forgotten((1,), (2,)),
-    m.StartWorker(9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar"),
+    m.StartWorker(
+        9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
+        b"yaml", True,
+    ),
     m.StopWorker(9000, True, "why"),
     m.ArchiveChunk("ab", 0, 10),
     m.ArchiveMissing("ab"),
-    m.Assign(3, False, (m.AssignItem(1, b"meta", 1),)),
+    m.Assign(3, False, (m.AssignItem(1, b"meta", 1, "s", True),)),
+    m.CancelJobs(3, (0,)),
 )  # fmt: skip
 
 
