@@ -8,7 +8,7 @@ Where they come from, strongest first: environment (only if config.properties sa
 import ipaddress
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,6 +40,30 @@ class LoadAtStart(msgspec.Struct, frozen=True):
     name: str | None = None
 
 
+class StartupModel(msgspec.Struct, frozen=True):
+    """One entry of config.properties' `models={...}`, or of a snapshot; None where it says nothing."""
+
+    name: str
+    version: str
+    archive_name: str | None = None
+    is_default: bool = False
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int | None = None
+    startup_timeout_s: int | None = None
+    runtime: str | None = None
+
+
+class StaticKey(msgspec.Struct, frozen=True):
+    """A key that somebody else keeps: it neither expires nor can be renewed here."""
+
+    api: Literal["inference", "management", "token"]
+    name: str
+    key: str
+
+
 class BrokerSettings(Settings, frozen=True, kw_only=True):
     """The broker's settings."""
 
@@ -51,6 +75,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     model_store: str | None = None
     #: What is registered at start. One named `all` stands for every archive of the model store.
     load_models: tuple[LoadAtStart, ...] = ()
+    #: What config.properties says of models in its `models`; used when one of them is registered.
+    models: tuple[StartupModel, ...] = ()
+    #: Models of a TorchServe snapshot, registered at start instead of load_models; None without one.
+    snapshot: tuple[StartupModel, ...] | None = None
     #: Beats let both sides notice a death; 0.5 s finds one within a few seconds at no cost that shows.
     beat_interval_s: PositiveSeconds = 0.5
     #: Silence after which a peer is lost. Six beats: one lost packet or a long pause isn't a death.
@@ -95,6 +123,28 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     limit_max_image_pixels: bool = True
     #: The largest answer of a worker; TorchServe's default.
     max_response_size: Positive = 6_553_500
+    #: Whether a worker's environment gets what its archive's requirements name. Off as in TorchServe:
+    #: it runs whatever an index serves.
+    install_py_dep_per_model: bool = False
+    #: Where TorchServe's metrics go: `prometheus` to the metrics API, `log` to files in metrics_log_dir,
+    #: `legacy` its three counters to the API and the rest to files.
+    metrics_mode: Literal["prometheus", "log", "legacy"] = "prometheus"
+    #: Folder of ts_metrics.log and model_metrics.log; without it they aren't written.
+    metrics_log_dir: str | None = None
+    #: TorchServe's metrics.yaml; the built-in one lists the same metrics as TorchServe's.
+    metrics_config: str | None = None
+    #: Whether metrics of handlers that metrics_config doesn't list are taken as they come.
+    model_metrics_auto_detect: bool = False
+    #: Whether keys for the APIs are made; see also GatewaySettings.token_authorization.
+    token_authorization: bool = False
+    #: Life of a key that was made here.
+    token_expiration_min: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    #: How long the key before the newest still opens; TorchServe gives it no time at all.
+    token_overlap_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    #: Where keys made here are written (mode 0600) as TorchServe's key_file.json; None keeps them secret.
+    key_file: str | None = None
+    #: Keys from the environment or a secrets file.
+    static_keys: tuple[StaticKey, ...] = ()
     #: Lets the broker bind to an address that other hosts can reach, without encryption or keys.
     insecure: bool = False
 
@@ -126,6 +176,28 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     enable_model_api: bool = False
     #: Whether the metrics port is opened.
     enable_metrics_api: bool = True
+    #: Whether every request needs a key (`Authorization: Bearer`); the keys are the broker's.
+    token_authorization: bool = False
+    #: PEM file of the certificate for listeners whose address says https.
+    certificate_file: str | None = None
+    #: PEM file of its private key.
+    private_key_file: str | None = None
+    #: PKCS12 file with both, instead of the two.
+    keystore: str | None = None
+    #: TorchServe's default.
+    keystore_pass: str = "changeit"
+    #: access-control-allow-origin of every response; none is sent where this is empty.
+    cors_allowed_origin: str = ""
+    #: access-control-allow-methods, likewise.
+    cors_allowed_methods: str = ""
+    #: access-control-allow-headers, likewise.
+    cors_allowed_headers: str = ""
+    #: Whether KServe's v2 health and metadata routes are there.
+    open_inference_protocol: bool = False
+    #: Request header that names a sequence.
+    header_key_sequence_id: str = "ts_request_sequence_id"
+    #: File of a line per request as TorchServe's access_log.log; None writes none.
+    access_log: str | None = None
     #: Lets the gateway listen where other hosts can reach it.
     insecure: bool = False
 
@@ -147,6 +219,20 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.
     stop_grace_s: PositiveSeconds = 3.0
+    #: Regex: variables of the environment with such a name are kept from workers.
+    blacklist_env_vars: str = ""
+    #: Whether the host's figures (cpu, memory, disk, GPUs) are measured.
+    system_metrics: bool = True
+    #: How often; TorchServe's default.
+    metric_time_interval_s: PositiveSeconds = 60.0
+    #: File that gets what workers print, as TorchServe's model_log.log; None keeps only their last lines.
+    model_log: str | None = None
+    #: Header that names a request's sequence; the gateway's must be the same.
+    header_key_sequence_id: str = "ts_request_sequence_id"
+    #: Header by which a handler learns that the sequence is new.
+    header_key_sequence_start: str = "ts_request_sequence_start"
+    #: Response header by which a handler closes sequences.
+    header_key_sequence_end: str = "ts_request_sequence_end"
 
 
 def environment() -> Mapping[str, str]:
