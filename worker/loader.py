@@ -50,6 +50,7 @@ def load(start: m.StartWorker, model_dir: Path) -> Model:
     """Import the handler and let it load its model. Raises whatever the archive's code raises."""
     manifest = _manifest(model_dir)
     metrics = MetricsCache(start.model)
+    metrics.declare(start.metrics_config)
     context = Context(
         model_name=start.model,
         model_dir=str(model_dir),

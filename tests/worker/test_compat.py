@@ -4,10 +4,6 @@ from pathlib import Path
 import pytest
 from ts.context import Context, RequestProcessor
 from ts.handler_utils.timer import timed
-from ts.metrics.caching_metric import Sample
-from ts.metrics.dimension import Dimension
-from ts.metrics.metric_cache_errors import MetricsCacheKeyError
-from ts.metrics.metric_type_enum import MetricTypes
 from ts.metrics.metrics_cache import MetricsCache
 from ts.service import PredictionException
 from ts.torch_handler.base_handler import BaseHandler
@@ -22,10 +18,6 @@ from ts.utils.util import (
 
 def make_context(**config: object) -> Context:
     return Context("m", "/", None, 2, None, "0", metrics=MetricsCache("m"), model_yaml_config=dict(config))
-
-
-def samples_of(metrics: MetricsCache) -> list[Sample]:
-    return list(metrics.samples)
 
 
 def test_a_context_keeps_attributes_that_a_handler_puts_on_it() -> None:
@@ -56,64 +48,6 @@ def test_a_prediction_exception_is_a_500_unless_said_otherwise() -> None:
     assert PredictionException("m", 404).message == "m"
 
 
-def test_metrics_get_the_models_dimensions_unless_they_bring_them() -> None:
-    metrics = MetricsCache("m")
-    metrics.request_ids = {0: "a", 1: "b"}
-    metrics.add_counter("C", 2)
-    metrics.add_time("T", 1.5, 1, "s", [Dimension("ModelName", "other")])
-    metrics.add_size("S", 3)
-    metrics.add_percent("P", 42)
-    metrics.add_error("E", 1)
-    model = (("ModelName", "m"), ("Level", "Model"))
-    assert samples_of(metrics) == [
-        Sample("C", "Count", MetricTypes.COUNTER, 2.0, model, "a,b"),
-        Sample("T", "Seconds", MetricTypes.GAUGE, 1.5, (("ModelName", "other"), ("Level", "Model")), "b"),
-        Sample("S", "Megabytes", MetricTypes.GAUGE, 3.0, model, "a,b"),
-        Sample("P", "Percent", MetricTypes.GAUGE, 42.0, model, "a,b"),
-        Sample("E", "unit", MetricTypes.COUNTER, 1.0, (("Level", "Error"),), "a,b"),
-    ]
-
-
-def test_metrics_work_while_the_model_loads() -> None:
-    metrics = MetricsCache("m")
-    metrics.add_metric("Loaded", 1, "count")
-    assert len(samples_of(metrics)[0].request_id) == 36
-
-
-def test_units_that_no_one_knows_are_refused() -> None:
-    metrics = MetricsCache("m")
-    with pytest.raises(ValueError, match="'min' is not one of ms, s"):
-        metrics.add_time("T", 1, unit="min")
-    with pytest.raises(ValueError, match="'TB' is not one of MB, kB, GB, B"):
-        metrics.add_size("S", 1, unit="TB")
-
-
-def test_values_that_cannot_be_recorded_are_left_out_and_the_handler_goes_on() -> None:
-    metrics = MetricsCache("m")
-    metric = metrics.add_metric_to_cache("C", "count", ["One"])
-    metric.add_or_update(-1, ["a"])
-    metric.add_or_update(1, ["a", "b"])
-    assert samples_of(metrics) == []
-    metric.add_or_update(1, ["a"])
-    assert [sample.dimensions for sample in samples_of(metrics)] == [(("One", "a"),)]
-
-
-def test_a_metric_that_was_never_added_is_a_key_error() -> None:
-    metrics = MetricsCache("m")
-    added = metrics.add_metric_to_cache("C", "count")
-    assert metrics.get_metric("C") is added
-    with pytest.raises(MetricsCacheKeyError):
-        metrics.get_metric("C", MetricTypes.GAUGE)
-
-
-def test_samples_that_nobody_collects_are_bounded() -> None:
-    metrics = MetricsCache("m")
-    for value in range(10_050):
-        metrics.add_counter("C", value)
-    assert len(metrics.samples) == 10_000
-    assert metrics.samples[-1].value == 10_049
-
-
 class Profiled:
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -130,7 +64,7 @@ def test_methods_are_timed_only_where_the_config_asks(config: dict[str, object],
     context = make_context(**config)
     assert Profiled(context).inference(1) == 2
     assert context.metrics is not None
-    assert [sample.name for sample in samples_of(context.metrics)] == names
+    assert [point.name for point in context.metrics.take_points()] == names
 
 
 @pytest.mark.parametrize(

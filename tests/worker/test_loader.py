@@ -142,7 +142,7 @@ def test_the_base_handler_runs_an_eager_model_from_its_state_dict(tmp_path: Path
     model.context.request_ids = {0: "r"}
     assert model.entry_point([{"body": [1.0, 3.0]}], model.context) == [[3.0]]
     assert model.context.metrics is not None
-    assert [sample.name for sample in model.context.metrics.samples] == ["HandlerTime"]
+    assert [point.name for point in model.context.metrics.take_points()] == ["HandlerTime"]
 
 
 def test_the_base_handler_by_name_needs_no_file_and_runs_torchscript(tmp_path: Path) -> None:

@@ -1,71 +1,122 @@
 """A metric that handlers record values of."""
 
 import logging
+import socket
+import sys
+from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+# `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
+from shared import clock
+from shared.messages import MetricPoint
 from ts.metrics.dimension import Dimension
+from ts.metrics.metric_abstract import MetricAbstract
 from ts.metrics.metric_type_enum import MetricTypes
-from ts.metrics.unit import Units
 
 logger = logging.getLogger(__name__)
 
-
-class Sample(NamedTuple):
-    """One recorded value; `dimensions` are (name, value), `request_id` may be several with commas."""
-
-    name: str
-    unit: str
-    metric_type: MetricTypes
-    value: float
-    dimensions: tuple[tuple[str, str], ...]
-    request_id: str
+#: Points kept until they are taken; of more, the oldest go, so that no handler can fill the memory.
+POINT_LIMIT = 10_000
 
 
-class Sink(Protocol):
-    """Where samples go."""
+class Outlet(Protocol):
+    """Where points go."""
 
-    def append(self, sample: Sample, /) -> None:
-        """Take one sample."""
+    def append(self, point: MetricPoint, /) -> None:
+        """Take one point."""
 
 
-class CachingMetric:
-    """One metric by name, unit, type and names of dimensions."""
+class LineOutlet:
+    """Prints points in TorchServe's form; the node that reads a worker's output takes them from there."""
+
+    def append(self, point: MetricPoint, /) -> None:
+        """Print one point."""
+        sys.stdout.write(metric_line(point) + "\n")
+        sys.stdout.flush()
+
+
+class PointBuffer:
+    """Keeps points until they are taken; handlers may fill it from several threads."""
+
+    def __init__(self) -> None:
+        self._points: deque[MetricPoint] = deque(maxlen=POINT_LIMIT)
+
+    def append(self, point: MetricPoint, /) -> None:
+        """Keep one point."""
+        self._points.append(point)
+
+    def take(self) -> list[MetricPoint]:
+        """Return the points in order, and forget them."""
+        return [self._points.popleft() for _ in range(len(self._points))]
+
+
+def metric_line(point: MetricPoint) -> str:
+    """Write a point as TorchServe's workers print it."""
+    dimensions = ",".join(f"{name}:{value}" for name, value in point.dimensions)
+    ids = "".join(f",{request_id}" for request_id in point.request_ids)
+    return (
+        f"[METRICS]{point.name}.{point.unit}:{point.value}|#{dimensions}|#type:{point.kind.upper()}"
+        f"|#hostname:{socket.gethostname()},{point.at_ms // 1000}{ids}"
+    )
+
+
+class CachingMetric(MetricAbstract):
+    """One metric; its values go to an outlet, which prints them unless a metrics cache brings its own."""
 
     def __init__(
         self,
         metric_name: str,
         unit: str,
-        dimension_names: Sequence[str],
-        metric_type: MetricTypes,
-        sink: Sink,
+        dimension_names: Sequence[str] | None = None,
+        metric_type: MetricTypes = MetricTypes.COUNTER,
+        outlet: Outlet | None = None,
     ) -> None:
-        self.metric_name = metric_name
-        self.unit = Units.units.get(unit, unit)
-        self.dimension_names = list(dimension_names)
-        self.metric_type = metric_type
-        self._sink = sink
+        super().__init__(metric_name, unit, dimension_names, metric_type)
+        self._outlet = outlet or LineOutlet()
 
-    def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "") -> None:
-        """Record a value; one that can't be recorded is logged, and the handler goes on."""
-        if len(dimension_values) != len(self.dimension_names):
+    def add_or_update(
+        self, value: float, dimension_values: Sequence[str] = (), request_id: str | None = ""
+    ) -> None:
+        """Record a value; one that can't be recorded is logged, and the handler goes on.
+
+        `request_id` may be several, with commas between them.
+        """
+        try:
+            point = self._point(value, dimension_values, request_id or "")
+        except (TypeError, ValueError) as error:
             logger.error(
-                "metric %s has dimensions %s, not the %d values given",
+                "[METRICS]Failed to update metric with name:%s and dimensions: %s with value: %s: %s",
                 self.metric_name,
-                self.dimension_names,
-                len(dimension_values),
+                dimension_values,
+                value,
+                error,
             )
             return
-        if self.metric_type is MetricTypes.COUNTER and value < 0:
-            logger.error("counter %s can't go down by %s", self.metric_name, value)
-            return
-        dimensions = tuple(
-            (name, str(given)) for name, given in zip(self.dimension_names, dimension_values, strict=True)
-        )
-        self._sink.append(
-            Sample(self.metric_name, self.unit, self.metric_type, float(value), dimensions, request_id)
-        )
+        self._outlet.append(point)
 
     def update(self, value: float, request_id: str = "", dimensions: Sequence[Dimension] = ()) -> None:
-        """Record a value for Dimension objects."""
+        """Record a value under these dimensions, which become the metric's; kept for older handlers."""
+        logger.warning("Overriding existing dimensions")
+        self.dimension_names = [dimension.name for dimension in dimensions]
         self.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+
+    def _point(self, value: float, dimension_values: Sequence[str], request_id: str) -> MetricPoint:
+        if len(dimension_values) != len(self.dimension_names):
+            raise ValueError(
+                f"Dimension values: {dimension_values} should correspond to "
+                f"Dimension names: {self.dimension_names}"
+            )
+        if self.metric_type is MetricTypes.COUNTER and value < 0:
+            raise ValueError("Counter metric update value cannot be negative")
+        return MetricPoint(
+            name=self.metric_name,
+            kind=self.metric_type.value,
+            unit=self.unit,
+            value=float(value),
+            dimensions=tuple(
+                (name, str(given)) for name, given in zip(self.dimension_names, dimension_values, strict=True)
+            ),
+            at_ms=clock.wall_ms(),
+            request_ids=tuple(request_id.split(",")) if request_id else (),
+        )

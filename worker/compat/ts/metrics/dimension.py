@@ -10,3 +10,7 @@ class Dimension:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.value}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the dimension as `MetricEncoder` writes it."""
+        return {"Name": self.name, "Value": self.value}

@@ -1,36 +1,60 @@
-"""What `context.metrics` is: records what handlers measure, for the server to collect."""
+"""What `context.metrics` is: records what handlers measure, for the worker to take and send."""
 
+import copy
+import logging
 import uuid
-from collections import deque
 from collections.abc import Sequence
 
-from ts.metrics.caching_metric import CachingMetric, Sample
+from shared.messages import MetricPoint
+from ts.metrics import metric_cache_errors as errors
+from ts.metrics.caching_metric import CachingMetric, PointBuffer
+from ts.metrics.declared import declared_metrics, read_config
 from ts.metrics.dimension import Dimension
-from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
-#: Samples kept until they are collected; of more, the oldest go, so that no handler can fill the memory.
-SAMPLE_LIMIT = 10_000
+logger = logging.getLogger(__name__)
+
 _TIME_UNITS = ("ms", "s")
 _SIZE_UNITS = ("MB", "kB", "GB", "B")
 
 
 class MetricsCache:
-    """Metrics by name and type, and the samples recorded since the last collection."""
+    """Metrics by type and name, and the points recorded since they were last taken."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str | None = None) -> None:
         self.model_name = model_name
-        #: Index in the batch -> request id; None while the model loads.
-        self.request_ids: dict[int, str] | None = None
-        self.samples: deque[Sample] = deque(maxlen=SAMPLE_LIMIT)
-        self._metrics: dict[tuple[str, MetricTypes], CachingMetric] = {}
-        self._load_id = str(uuid.uuid4())
+        #: Index in the batch -> request id; one random id while the model loads.
+        self.request_ids: dict[int, str] | str | None = str(uuid.uuid4())
+        self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
+        self._points = PointBuffer()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "MetricsCache":
+        """Return a view for other requests: it records into the same points."""
+        view = copy.copy(self)
+        memo[id(self)] = view
+        return view
+
+    def declare(self, config: bytes) -> None:
+        """Add the metrics of `model_metrics` in a metrics.yaml; an empty one stands for TorchServe's own.
+
+        Raises an error of metric_cache_errors for a file that TorchServe's worker would not start with.
+        """
+        for declared in declared_metrics(read_config(config)):
+            self.add_metric_to_cache(*declared)
+
+    def take_points(self) -> list[MetricPoint]:
+        """Return what was recorded since the last call, in order."""
+        return self._points.take()
+
+    def set_request_ids(self, request_ids: dict[int, str]) -> None:
+        """Say which requests values are recorded for from now on."""
+        self.request_ids = request_ids
 
     def add_counter(
-        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
+        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] = ()
     ) -> None:
         """Count up."""
-        self.add_metric(name, value, "Count", idx, dimensions, MetricTypes.COUNTER)
+        self.add_metric(name, value, "count", idx, dimensions, MetricTypes.COUNTER)
 
     def add_time(
         self,
@@ -38,11 +62,11 @@ class MetricsCache:
         value: float,
         idx: int | None = None,
         unit: str = "ms",
-        dimensions: Sequence[Dimension] | None = None,
+        dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a duration in `ms` or `s`; raises ValueError for another unit."""
-        _check_unit(unit, _TIME_UNITS)
+        _check_unit(unit, _TIME_UNITS, "timed")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
@@ -51,11 +75,11 @@ class MetricsCache:
         value: float,
         idx: int | None = None,
         unit: str = "MB",
-        dimensions: Sequence[Dimension] | None = None,
+        dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
-        _check_unit(unit, _SIZE_UNITS)
+        _check_unit(unit, _SIZE_UNITS, "size based")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
@@ -63,17 +87,16 @@ class MetricsCache:
         name: str,
         value: float,
         idx: int | None = None,
-        dimensions: Sequence[Dimension] | None = None,
+        dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a percentage."""
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
-    def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] | None = None) -> None:
-        """Count errors, under the dimension `Level=Error` alone."""
-        dims = [*(dimensions or ()), Dimension("Level", "Error")]
-        metric = self.add_metric_to_cache(name, "", [dim.name for dim in dims], MetricTypes.COUNTER)
-        metric.update(value, self._request_id(None), dims)
+    def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] = ()) -> None:
+        """Count errors, for no request in particular, under the dimension `Level=Error`."""
+        dims = _with_defaults(dimensions, Dimension("Level", "Error"))
+        self._record(name, value, "", dims, MetricTypes.COUNTER, "")
 
     def add_metric(
         self,
@@ -81,52 +104,89 @@ class MetricsCache:
         value: float,
         unit: str,
         idx: int | None = None,
-        dimensions: Sequence[Dimension] | None = None,
+        dimensions: Sequence[Dimension] = (),
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
-        """Record a value under the given dimensions, `ModelName` and `Level`."""
-        dims = list(dimensions or ())
-        given = {dim.name for dim in dims}
-        dims += [
-            dim
-            for dim in (Dimension("ModelName", self.model_name), Dimension("Level", "Model"))
-            if dim.name not in given
-        ]
-        metric = self.add_metric_to_cache(name, unit, [dim.name for dim in dims], metric_type)
-        metric.update(value, self._request_id(idx), dims)
+        """Record a value for one request of the batch, or for all, under `ModelName` and `Level` as well."""
+        request_id = self._request_id(idx)
+        if request_id is None:  # only in a test of a handler does no request and no load go on
+            dims = _with_defaults(dimensions, Dimension("Level", "Error"))
+        else:
+            model = Dimension("ModelName", str(self.model_name))
+            dims = _with_defaults(dimensions, model, Dimension("Level", "Model"))
+        self._record(name, value, unit, dims, metric_type, request_id)
 
     def add_metric_to_cache(
         self,
         metric_name: str,
         unit: str,
-        dimension_names: Sequence[str] | None = None,
+        dimension_names: Sequence[str] = (),
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> CachingMetric:
-        """Return the metric of this name and type, made now unless it is known."""
-        if not metric_name or not isinstance(metric_name, str):
-            raise ValueError("a metric needs a name")
-        if not isinstance(metric_type, MetricTypes):
-            raise ValueError(f"{metric_type!r} is no MetricTypes")
-        key = (metric_name, metric_type)
-        if key not in self._metrics:
-            self._metrics[key] = CachingMetric(
-                metric_name, unit, dimension_names or (), metric_type, self.samples
-            )
-        return self._metrics[key]
+        """Make a metric, which replaces one of the same name and type."""
+        _check_names(metric_name, unit, metric_type)
+        if dimension_names and not isinstance(dimension_names, list):
+            raise errors.MetricsCacheTypeError("`dimension_names` should be a list of dimension name strings")
+        metrics = self.cache.setdefault(metric_type, {})
+        if metric_name in metrics:
+            logger.warning("Overriding existing key %s:%s", metric_type, metric_name)
+        metrics[metric_name] = CachingMetric(metric_name, unit, dimension_names, metric_type, self._points)
+        return metrics[metric_name]
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
         """Return a metric; raises MetricsCacheKeyError for one that was never added."""
+        _check_names(metric_name, "", metric_type)
         try:
-            return self._metrics[metric_name, metric_type]
+            return self.cache[metric_type][metric_name]
         except KeyError as error:
-            raise MetricsCacheKeyError(f"no {metric_type} called {metric_name}") from error
+            raise errors.MetricsCacheKeyError(
+                f"Metric of type '{metric_type}' and name '{metric_name}' doesn't exist"
+            ) from error
 
-    def _request_id(self, idx: int | None) -> str:
-        if self.request_ids is None:
-            return self._load_id
-        return ",".join(self.request_ids.values()) if idx is None else self.request_ids.get(idx, "")
+    def cache_keys(self) -> list[str]:
+        """Return `type:name` of each metric."""
+        return [f"{kind.value}:{name}" for kind, metrics in self.cache.items() for name in metrics]
+
+    def _record(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        dimensions: list[Dimension],
+        metric_type: MetricTypes,
+        request_id: str | None,
+    ) -> None:
+        """Record a value of a metric, made now if it is new; what it was first made with stays."""
+        try:
+            metric = self.get_metric(name, metric_type)
+        except errors.MetricsCacheKeyError:
+            names = [dimension.name for dimension in dimensions]
+            metric = self.add_metric_to_cache(name, unit, names, metric_type)
+        metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+
+    def _request_id(self, idx: int | None) -> str | None:
+        if not isinstance(self.request_ids, dict):
+            return self.request_ids
+        if idx in self.request_ids:
+            return self.request_ids[idx]
+        return ",".join(self.request_ids.values())
 
 
-def _check_unit(unit: str, allowed: tuple[str, ...]) -> None:
+def _with_defaults(dimensions: Sequence[Dimension], *defaults: Dimension) -> list[Dimension]:
+    given = {dimension.name for dimension in dimensions}
+    return [*dimensions, *(default for default in defaults if default.name not in given)]
+
+
+def _check_unit(unit: str, allowed: tuple[str, ...], kind: str) -> None:
     if unit not in allowed:
-        raise ValueError(f"the unit {unit!r} is not one of {', '.join(allowed)}")
+        raise errors.MetricsCacheValueError(
+            f"the unit for a {kind} metric should be one of {list(allowed)}, not {unit!r}"
+        )
+
+
+def _check_names(metric_name: object, unit: object, metric_type: object) -> None:
+    for name, value in (("metric_name", metric_name), ("unit", unit)):
+        if not isinstance(value, str):
+            raise errors.MetricsCacheTypeError(f"`{name}` must be a str")
+    if not isinstance(metric_type, MetricTypes):
+        raise errors.MetricsCacheTypeError("`metric_type` must be a MetricTypes enum")

@@ -1,0 +1,26 @@
+"""A metrics cache that is configured by a file; a worker's own is handed the content instead."""
+
+from ts.metrics import metric_cache_errors as errors
+from ts.metrics.declared import declared_metrics, read_config
+from ts.metrics.metrics_cache import MetricsCache
+
+
+class MetricsCacheYamlImpl(MetricsCache):
+    """The metrics cache of a metrics.yaml. Raises an error of metric_cache_errors if it can't be read."""
+
+    def __init__(self, config_file_path: str) -> None:
+        super().__init__()
+        self.request_ids = None
+        if not config_file_path:
+            raise errors.MetricsCacheTypeError("Config file not initialized")
+        self.config_file_path = config_file_path
+        try:
+            with open(config_file_path, "rb") as file:
+                self._config = read_config(file.read())
+        except OSError as error:
+            raise errors.MetricsCacheIOError(f"Error reading file {config_file_path}: {error}") from error
+
+    def initialize_cache(self) -> None:
+        """Add the metrics that the file's `model_metrics` lists."""
+        for declared in declared_metrics(self._config):
+            self.add_metric_to_cache(*declared)

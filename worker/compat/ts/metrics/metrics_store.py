@@ -1,0 +1,97 @@
+"""The store of metrics before `context.metrics`; kept for older handlers."""
+
+from collections.abc import Sequence
+
+from ts.metrics.dimension import Dimension
+from ts.metrics.metric import Metric
+
+
+class MetricsStore:
+    """Metrics of a batch, in `store` for `ts.service.emit_metrics`."""
+
+    def __init__(self, request_ids: dict[int, str] | str | None, model_name: str) -> None:
+        self.request_ids = request_ids
+        self.model_name = model_name
+        self.store: list[Metric] = []
+        self.cache: dict[str, Metric] = {}
+
+    def add_counter(
+        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
+    ) -> None:
+        """Count up."""
+        self._add(name, value, self._request_id(idx), "count", dimensions)
+
+    def add_time(
+        self,
+        name: str,
+        value: float,
+        idx: int | None = None,
+        unit: str = "ms",
+        dimensions: Sequence[Dimension] | None = None,
+    ) -> None:
+        """Record a duration in `ms` or `s`; raises ValueError for another unit."""
+        if unit not in ("ms", "s"):
+            raise ValueError("the unit for a timed metric should be one of ['ms', 's']")
+        self._add(name, value, self._request_id(idx), unit, dimensions)
+
+    def add_size(
+        self,
+        name: str,
+        value: float,
+        idx: int | None = None,
+        unit: str = "MB",
+        dimensions: Sequence[Dimension] | None = None,
+    ) -> None:
+        """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
+        if unit not in ("MB", "kB", "GB", "B"):
+            raise ValueError("the unit for a size based metric should be one of ['MB', 'kB', 'GB', 'B']")
+        self._add(name, value, self._request_id(idx), unit, dimensions)
+
+    def add_percent(
+        self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
+    ) -> None:
+        """Record a percentage."""
+        self._add(name, value, self._request_id(idx), "percent", dimensions)
+
+    def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] | None = None) -> None:
+        """Record an error, under the dimension `Level=Error`."""
+        self._add(name, value, None, "", dimensions)
+
+    def add_metric(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        idx: int | None = None,
+        dimensions: Sequence[Dimension] | None = None,
+    ) -> None:
+        """Record a value in a unit of the handler's choice."""
+        self._add(name, value, self._request_id(idx), unit, dimensions)
+
+    def _add(
+        self,
+        name: str,
+        value: float,
+        request_id: str | None,
+        unit: str,
+        dimensions: Sequence[Dimension] | None,
+    ) -> None:
+        """Store a metric; a second value of the same one is printed at once instead, as in TorchServe."""
+        if request_id is None:
+            defaults = [Dimension("Level", "Error")]
+        else:
+            defaults = [Dimension("ModelName", self.model_name), Dimension("Level", "Model")]
+        dims = [*(dimensions or ()), *defaults]
+        key = "-".join([name, unit, str(request_id), *map(str, dims)])
+        if key in self.cache:
+            self.cache[key].update(value)
+            return
+        self.cache[key] = Metric(name, value, unit, dims, request_id)
+        self.store.append(self.cache[key])
+
+    def _request_id(self, idx: int | None) -> str | None:
+        if not isinstance(self.request_ids, dict):
+            return self.request_ids
+        if idx in self.request_ids:
+            return self.request_ids[idx]
+        return ",".join(self.request_ids.values())
