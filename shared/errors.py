@@ -21,6 +21,7 @@
     └── FleetFault                  5xx: the fleet failed or is full
         ├── ServiceUnavailable      503 ServiceUnavailableException
         ├── BrokerUnreachable       503 ServiceUnavailableException
+        ├── PredictionTimeout       504 RequestTimeoutException
         ├── StoreFailed             500 InternalServerException
         └── InternalError           500 InternalServerException
 
@@ -191,6 +192,12 @@ class BrokerUnreachable(FleetFault):
     """The gateway has no broker to ask."""
 
     type, status, retryable = "ServiceUnavailableException", 503, True
+
+
+class PredictionTimeout(FleetFault):
+    """No answer within the model's clientTimeoutInMills, after which TorchServe never answers."""
+
+    type, status, retryable = "RequestTimeoutException", 504, True
 
 
 class StoreFailed(FleetFault):

@@ -43,3 +43,8 @@ os.register_at_fork(after_in_child=_start_afresh)
 def request_id() -> str:
     """Draw an `x-request-id`, a UUIDv4 as TorchServe's are."""
     return next(_ids)
+
+
+def sequence_id() -> str:
+    """Draw the id of a sequence whose client named none, of TorchServe's form."""
+    return f"ts-seq-{next(_ids)}"

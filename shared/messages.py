@@ -248,24 +248,38 @@ class HelloWorker(Message, frozen=True):
 
 
 class WorkerBeat(Message, frozen=True):
-    """A worker lives and is idle: it holds no lease. `completed` counts the batches it has answered."""
+    """A worker lives; `leases` are those it has been given and has not answered.
+
+    One that runs its batches in order beats between them, one with many leases at the same time
+    whenever it can. `completed` counts the batches it has answered.
+    """
 
     completed: int
+    leases: tuple[int, ...] = ()
 
 
 class Completed(Message, frozen=True):
-    """A batch is done: one item per job, in the order assigned, with their frames."""
+    """A batch is done: one item per job, in the order assigned, with their frames.
+
+    Sent for every lease, also where all its jobs were cancelled. `streamed` counts the Streamed
+    messages sent for it.
+    """
 
     lease: int
     handler_us: int
     items: tuple[CompletedItem, ...]
+    streamed: int = 0
 
 
 class Streamed(Message, frozen=True):
-    """Parts of answers of a batch that still runs, with their frames; the first of a job has its head."""
+    """Parts of answers of a batch that still runs, with their frames; the first of a job has its head.
+
+    `number` counts the lease's Streamed messages from 0, so that one lost on the way is noticed.
+    """
 
     lease: int
     items: tuple[StreamedItem, ...]
+    number: int = 0
 
 
 class Measured(Message, frozen=True):
@@ -494,7 +508,10 @@ class Assign(Message, frozen=True):
 
 
 class CancelJobs(Message, frozen=True):
-    """The clients of these jobs of a running batch have gone; their parts need not be sent any more."""
+    """The clients of these jobs of a running batch have gone; their parts need not be sent any more.
+
+    The lease goes on: the worker answers it all the same, with anything for these jobs.
+    """
 
     lease: int
     indexes: tuple[int, ...]

@@ -80,12 +80,17 @@ class StreamedItem(Item, frozen=True):
 
 
 class AnsweredItem(Item, frozen=True):
-    """A worker's answer, or with `is_final` false a part of one, on its way to the gateway."""
+    """A worker's answer, or with `is_final` false a part of one, on its way to the gateway.
+
+    `part` counts the parts sent before this one: a gateway that finds one missing cuts the answer
+    short, one that it has seen already it drops.
+    """
 
     job: int
     meta: bytes
     frames: int = 0
     is_final: bool = True
+    part: int = 0
 
 
 class RefusedItem(Item, frozen=True):
