@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from broker.records import VersionRecord
 from broker.states import LIVE, WorkerState
@@ -39,6 +39,7 @@ def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
 def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.VersionFacts:
     """Describe one version."""
     key = (record.model, record.version)
+    config = record.config
     queue = core.queues.get(key)
     oldest_s = now - queue.jobs[0].arrived_at if queue and queue.jobs else 0.0
     return m.VersionFacts(
@@ -55,10 +56,10 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
         max_batch_delay_ms=record.max_batch_delay_ms,
         response_timeout_s=record.response_timeout_s,
         startup_timeout_s=record.startup_timeout_s,
-        restart_window_s=core.settings.restart_window_s,
+        restart_window_s=_or(config.restart_window_s, core.settings.restart_window_s),
         loaded_at_startup=record.loaded_at_startup,
         queue_depth=len(queue) if queue else 0,
-        queue_limit=core.settings.job_queue_size,
+        queue_limit=config.job_queue_size or core.settings.job_queue_size,
         oldest_wait_ms=int(oldest_s * 1000),
         workers=tuple(
             m.WorkerFacts(
@@ -76,7 +77,36 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
         ),
         explanation=core.fleet.explain(record, now),
         last_error=core.fleet.condition(key).last_error,
+        client_timeout_ms=config.client_timeout_ms,
+        parallel_type=config.parallel_type,
+        parallel_level=config.parallel_level,
+        device_type=_device_type(core, record),
+        device_ids=config.device_ids,
+        continuous_batching=config.continuous_batching,
+        use_job_ticket=config.use_job_ticket,
+        use_venv=config.use_venv,
+        sequence_batching=config.sequence_batching,
+        sequence_max_idle_ms=config.sequence_max_idle_ms,
+        sequence_timeout_ms=config.sequence_timeout_ms,
+        # As in TorchServe, which counts sequences only where they may idle.
+        max_sequences=config.max_sequences if config.sequence_max_idle_ms else 0,
+        max_sequence_queue_jobs=config.max_sequence_queue_jobs if config.sequence_max_idle_ms else 0,
     )
+
+
+def _device_type(core: BrokerCore, record: VersionRecord) -> Literal["cpu", "gpu"]:
+    """Say what its workers run on; without a word of the archive, what the fleet has."""
+    workers = core.fleet.of_version((record.model, record.version))
+    if workers:
+        return "cpu" if workers[0].gpu_id is None else "gpu"
+    if record.config.device_type:
+        return record.config.device_type
+    has_gpu = any(device.kind == "gpu" for node in core.nodes for device in node.devices)
+    return "gpu" if has_gpu else "cpu"
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:

@@ -25,6 +25,7 @@ from broker.records import (
 )
 from shared import errors
 from shared import messages as m
+from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings, LoadAtStart
 
 DEFAULT_BATCH_SIZE = 1
@@ -207,6 +208,8 @@ class Management:
             response_timeout_s=_or(ask.response_timeout_s, settings.default_response_timeout_s),
             startup_timeout_s=_or(ask.startup_timeout_s, settings.default_startup_timeout_s),
             loaded_at_startup=at_start is not None,
+            config=prepared.config or ModelConfig(),
+            has_requirements=prepared.has_requirements,
         )
 
     def _answer_registration(self, registration: Registration, record: VersionRecord, now: float) -> None:

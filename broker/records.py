@@ -3,7 +3,9 @@
 A change is small on purpose: two of them in flight at once never overwrite one another's fields.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from shared.model_config import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,12 @@ class Prepared:
     runtime: str
     #: The name TorchServe derives from the file for archives without one, used at start only.
     file_name: str
+    #: What its model-config.yaml says; None without one.
+    config: ModelConfig | None = None
+    #: What in that file was passed over, a line each.
+    config_warnings: tuple[str, ...] = ()
+    #: Whether it names a file of Python packages that it needs.
+    has_requirements: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,10 @@ class VersionRecord:
     response_timeout_s: int
     startup_timeout_s: int
     loaded_at_startup: bool
+    #: What the archive's model-config.yaml says; what other sources may say too is above, decided.
+    config: ModelConfig = field(default_factory=ModelConfig)
+    #: Whether the archive names a file of Python packages that it needs.
+    has_requirements: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ for SQLite in one file. A change is on disk when `apply` returns. Called from on
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
@@ -21,9 +22,10 @@ from broker.records import (
     VersionRecord,
 )
 from shared.errors import StoreFailed
+from shared.model_config import ModelConfig
 
 #: Kept in the file; a database of a newer layout is refused rather than misread.
-LAYOUT = 1
+LAYOUT = 2
 
 _metadata = sa.MetaData()
 _facts = sa.Table(
@@ -56,9 +58,20 @@ _versions = sa.Table(
     sa.Column("response_timeout_s", sa.Integer, nullable=False),
     sa.Column("startup_timeout_s", sa.Integer, nullable=False),
     sa.Column("loaded_at_startup", sa.Boolean, nullable=False),
+    #: JSON, which takes new keys without a new layout.
+    sa.Column("config", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("has_requirements", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("model", "version"),
 )
 _nodes = sa.Table("nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
+
+#: What leads from the layout of a number to the next.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE versions ADD COLUMN config TEXT DEFAULT '{}' NOT NULL",
+        "ALTER TABLE versions ADD COLUMN has_requirements BOOLEAN DEFAULT 0 NOT NULL",
+    ),
+}
 
 _RECORD_COLUMNS = [column for column in _versions.columns if column.name != "number"]
 
@@ -93,7 +106,7 @@ class SqlRegistry:
         try:
             with self._engine.begin() as connection:
                 _metadata.create_all(connection)
-                layout = _increment(connection, "layout", by=0, first=LAYOUT)
+                layout = _migrate(connection, _increment(connection, "layout", by=0, first=LAYOUT))
         except sa.exc.DBAPIError as error:
             raise StoreFailed(
                 f"The registry {path} can't be opened: {error.orig}",
@@ -114,7 +127,10 @@ class SqlRegistry:
         """Read everything; see Registry."""
         with self._engine.begin() as connection:
             rows = connection.execute(sa.select(*_RECORD_COLUMNS).order_by(_versions.c.number)).mappings()
-            versions = tuple(VersionRecord(**row) for row in rows)
+            versions = tuple(
+                VersionRecord(**{**row, "config": msgspec.json.decode(row["config"], type=ModelConfig)})
+                for row in rows
+            )
             defaults = connection.execute(sa.select(_models.c.model, _models.c.default_version))
             nodes = connection.execute(sa.select(_nodes.c.name).order_by(_nodes.c.name)).scalars()
             return Snapshot(versions, tuple((row[0], row[1]) for row in defaults), tuple(nodes))
@@ -138,6 +154,7 @@ def _apply(connection: sa.Connection, change: Change) -> None:
             model = insert(_models).values(model=record.model, default_version=record.version)
             connection.execute(model.on_conflict_do_nothing())
             values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
+            values["config"] = msgspec.json.encode(record.config).decode()
             version = insert(_versions).values(**values)
             connection.execute(
                 version.on_conflict_do_update(index_elements=["model", "version"], set_=values)
@@ -170,6 +187,15 @@ def _apply(connection: sa.Connection, change: Change) -> None:
 
 def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return _versions.c.model == model, _versions.c.version == version
+
+
+def _migrate(connection: sa.Connection, layout: int) -> int:
+    """Lead a database of an older layout to ours; return the layout it has then."""
+    while layout in _MIGRATIONS:
+        for statement in _MIGRATIONS[layout]:
+            connection.execute(sa.text(statement))
+        layout = _increment(connection, "layout", by=1, first=LAYOUT)
+    return layout
 
 
 def _increment(connection: sa.Connection, name: str, *, by: int, first: int) -> int:

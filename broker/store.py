@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from broker import download
 from broker.records import Prepared
-from shared import archive, errors
+from shared import archive, errors, model_config
 from shared.settings import BrokerSettings
 
 COPY_BYTES = 4 << 20
@@ -117,7 +117,9 @@ def drop_download(url: str, settings: BrokerSettings) -> None:
 
 
 def _keep(path: Path, store: ArchiveStore) -> Prepared:
-    manifest = archive.inspect(path).manifest
+    info = archive.inspect(path)
+    manifest = info.manifest
+    config, warnings = (None, ()) if info.config is None else model_config.parse(info.config)
     sha256, size = store.put(path)
     stem = re.sub(r"\.[^.]*$", "", path.name) if re.search(r"\.(model|mar)", path.name) else path.name
     return Prepared(
@@ -128,6 +130,9 @@ def _keep(path: Path, store: ArchiveStore) -> Prepared:
         handler=manifest.handler or "",
         runtime=manifest.runtime,
         file_name=re.sub(r"\W", "_", stem),
+        config=config,
+        config_warnings=warnings,
+        has_requirements=bool(manifest.requirements_file),
     )
 
 

@@ -77,7 +77,7 @@ def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
 
 def description(version: m.VersionFacts) -> dict[str, object]:
     """Describe one version, in the order of TorchServe's fields."""
-    is_gpu = any(_is_gpu(worker) for worker in version.workers)
+    device_ids = {"deviceIds": version.device_ids} if version.device_ids else {}
     return {
         "modelName": version.model,
         "modelVersion": version.version,
@@ -90,18 +90,19 @@ def description(version: m.VersionFacts) -> dict[str, object]:
         "responseTimeout": version.response_timeout_s,
         "startupTimeout": version.startup_timeout_s,
         "maxRetryTimeoutInSec": version.restart_window_s,
-        "clientTimeoutInMills": 0,
-        "parallelType": "",
-        "parallelLevel": 0,
-        "deviceType": "gpu" if is_gpu else "cpu",
-        "continuousBatching": False,
-        "useJobTicket": False,
-        "useVenv": False,
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 0,
-        "maxSequenceJobQueueSize": 0,
+        "clientTimeoutInMills": version.client_timeout_ms,
+        "parallelType": version.parallel_type,
+        "parallelLevel": version.parallel_level,
+        "deviceType": version.device_type,
+        **device_ids,
+        "continuousBatching": version.continuous_batching,
+        "useJobTicket": version.use_job_ticket,
+        "useVenv": version.use_venv,
+        "stateful": version.sequence_batching,
+        "sequenceMaxIdleMSec": version.sequence_max_idle_ms,
+        "sequenceTimeoutMSec": version.sequence_timeout_ms,
+        "maxNumSequence": version.max_sequences,
+        "maxSequenceJobQueueSize": version.max_sequence_queue_jobs,
         "loadedAtStartup": version.loaded_at_startup,
         "workers": [_worker(worker) for worker in version.workers],
         "jobQueueStatus": {

@@ -52,6 +52,8 @@ RATIO_LIMIT = 100
 RATIO_FLOOR_BYTES = 256 << 20
 #: Manifests have some hundred bytes.
 MANIFEST_LIMIT_BYTES = 1 << 20
+#: Above this a model config is not read; `shared.model_config` refuses far smaller ones.
+CONFIG_LIMIT_BYTES = 1 << 20
 #: Files above this are weights as a rule, and are stored: deflating them takes long and gains little.
 DEFLATE_LIMIT_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
@@ -95,6 +97,8 @@ class ArchiveInfo(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     total_bytes: int
     notes: tuple[str, ...] = ()
+    #: The content of the manifest's configFile; None where there is none.
+    config: bytes | None = None
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -137,7 +141,12 @@ def inspect(path: Path) -> ArchiveInfo:
     missing = _missing_handler(manifest.handler, names)
     if missing:
         notes.append(f"the handler's file {missing} is not in the archive")
-    return ArchiveInfo(manifest=manifest, entries=entries, total_bytes=total, notes=tuple(notes))
+    config = _read_config(path, manifest.config_file, names) if manifest.config_file else None
+    if manifest.config_file and config is None:
+        notes.append(f"the model config {manifest.config_file} is not in the archive")
+    return ArchiveInfo(
+        manifest=manifest, entries=entries, total_bytes=total, notes=tuple(notes), config=config
+    )
 
 
 def extract(path: Path, into: Path) -> None:
@@ -243,6 +252,18 @@ def pack_folder(folder: Path, target: Path) -> None:
     manifest = root / MANIFEST_NAME
     sources = {name: file for name, file in _walk(root) if name != MANIFEST_NAME}
     _write_zip(target, manifest.read_bytes() if manifest.is_file() else None, sources, force=True)
+
+
+def _read_config(path: Path, name: str, names: set[str]) -> bytes | None:
+    """Read one file of an archive that was checked; a tar shows only now which one was meant."""
+    wanted = str(PurePosixPath(name))
+    if wanted not in names:
+        return None
+    for entry in _entries(path):
+        if str(entry.path) == wanted and entry.open is not None:
+            with entry.open() as file:
+                return file.read(CONFIG_LIMIT_BYTES)
+    return None
 
 
 def _entries(path: Path) -> Iterator[_Entry]:

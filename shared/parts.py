@@ -140,6 +140,20 @@ class VersionFacts(Item, frozen=True):
     workers: tuple[WorkerFacts, ...]
     explanation: str
     last_error: str
+    # What follows is the archive's model-config.yaml, as far as `describe` shows it.
+    client_timeout_ms: int = 0
+    parallel_type: str = ""
+    parallel_level: int = 0
+    device_type: Literal["cpu", "gpu"] = "cpu"
+    device_ids: tuple[int, ...] = ()
+    continuous_batching: bool = False
+    use_job_ticket: bool = False
+    use_venv: bool = False
+    sequence_batching: bool = False
+    sequence_max_idle_ms: int = 0
+    sequence_timeout_ms: int = 0
+    max_sequences: int = 0
+    max_sequence_queue_jobs: int = 0
 
 
 class NodeFacts(Item, frozen=True):

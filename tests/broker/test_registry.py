@@ -1,5 +1,7 @@
 """The durable registry: what it was told is there after the process is gone."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from broker.records import (
 )
 from broker.registry import SqlRegistry
 from shared.errors import StoreFailed
+from shared.model_config import ModelConfig
 
 RECORD = VersionRecord("m", "1.0", "m.mar", "sha", 10, "h", "python", 1, 2, 4, 100, 120, 120, False)
 
@@ -107,3 +110,31 @@ def test_a_change_that_cannot_be_written_raises_and_nothing_of_it_happened(tmp_p
         registry.apply(PutVersion(RECORD))
     assert registry.load() == Snapshot()
     registry.close()
+
+
+def test_a_registry_of_the_first_layout_is_led_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    with closing(sqlite3.connect(path)) as old, old:
+        old.executescript("""
+            CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+            INSERT INTO facts VALUES ('layout', 1), ('epoch', 4);
+            CREATE TABLE models (model TEXT PRIMARY KEY, default_version TEXT NOT NULL);
+            INSERT INTO models VALUES ('m', '1.0');
+            CREATE TABLE versions (
+                number INTEGER PRIMARY KEY, model TEXT NOT NULL REFERENCES models (model),
+                version TEXT NOT NULL, url TEXT NOT NULL, archive TEXT NOT NULL,
+                archive_bytes BIGINT NOT NULL, handler TEXT NOT NULL, runtime TEXT NOT NULL,
+                min_workers INTEGER NOT NULL, max_workers INTEGER NOT NULL, batch_size INTEGER NOT NULL,
+                max_batch_delay_ms INTEGER NOT NULL, response_timeout_s INTEGER NOT NULL,
+                startup_timeout_s INTEGER NOT NULL, loaded_at_startup BOOLEAN NOT NULL,
+                UNIQUE (model, version));
+            INSERT INTO versions VALUES
+                (1, 'm', '1.0', 'm.mar', 'sha', 10, 'h', 'python', 1, 2, 4, 100, 120, 120, 0);
+        """)
+    assert reopened(path).versions == (RECORD,)
+    registry = SqlRegistry(path)
+    changed = replace(RECORD, config=ModelConfig(batch_size=3, device_ids=(1,)), has_requirements=True)
+    registry.apply(PutVersion(changed))
+    assert registry.begin_epoch() == 5
+    registry.close()
+    assert reopened(path).versions == (changed,)

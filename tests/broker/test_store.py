@@ -1,6 +1,9 @@
 """Archives by content, and how a url becomes one."""
 
 import hashlib
+import io
+import json
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from broker.store import ArchiveStore, drop_download, prepare, startup_urls
 from shared import errors
+from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings
 
 
@@ -39,6 +43,33 @@ def test_an_archive_of_the_model_store_is_kept_by_its_content(
     assert (prepared.model_name, prepared.handler, prepared.model_version) == ("m", "h.py", "1.0")
     path.unlink()
     assert store.read(prepared.archive, 0, 4) == (b"PK\x03\x04", prepared.archive_bytes)
+
+
+@pytest.mark.parametrize("suffix", [".mar", ".tar.gz"])
+def test_an_archives_own_config_and_its_need_of_packages_are_known(
+    broker: BrokerSettings, store: ArchiveStore, suffix: str
+) -> None:
+    model = {"modelName": "m", "configFile": "serving.yaml", "requirementsFile": "requirements.txt"}
+    files = {
+        "serving.yaml": b"batchSize: 4\nmaxWorkers: many\n",
+        "model-config.yaml": b"batchSize: 9",
+        "MAR-INF/MANIFEST.json": json.dumps({"model": model}).encode(),
+    }
+    path = Path(str(broker.model_store)) / f"m{suffix}"
+    if suffix == ".mar":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(f"top/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    prepared = prepare(path.name, store, broker)
+    assert prepared.config == ModelConfig(batch_size=4)
+    assert [warning.partition(":")[0] for warning in prepared.config_warnings] == ["maxWorkers"]
+    assert prepared.has_requirements
 
 
 def test_only_the_last_part_of_a_local_path_counts(broker: BrokerSettings, store: ArchiveStore) -> None:

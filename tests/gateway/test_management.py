@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import errors, messages, wire
@@ -310,7 +311,43 @@ def test_describe_writes_every_field_in_order() -> None:
 def test_a_worker_is_ready_or_unloading_and_nothing_else() -> None:
     (entry,) = Gateway(described(facts(WORKER, GPU_WORKER))).manage("GET", "/models/echo").json
     assert [(w["status"], w["gpu"]) for w in entry["workers"]] == [("READY", False), ("UNLOADING", True)]
-    assert entry["deviceType"] == "gpu"
+
+
+def test_what_the_archives_own_config_says_is_described() -> None:
+    version = msgspec.structs.replace(
+        facts(),
+        client_timeout_ms=900,
+        parallel_type="pp",
+        parallel_level=2,
+        device_type="gpu",
+        device_ids=(1, 0),
+        continuous_batching=True,
+        use_job_ticket=True,
+        use_venv=True,
+        sequence_batching=True,
+        sequence_max_idle_ms=1000,
+        sequence_timeout_ms=2000,
+        max_sequences=3,
+        max_sequence_queue_jobs=4,
+    )
+    (entry,) = Gateway(described(version)).manage("GET", "/models/echo").json
+    keys = list(entry)
+    described_as = keys[keys.index("clientTimeoutInMills") : keys.index("loadedAtStartup")]
+    assert {key: entry[key] for key in described_as} == {
+        "clientTimeoutInMills": 900,
+        "parallelType": "pp",
+        "parallelLevel": 2,
+        "deviceType": "gpu",
+        "deviceIds": [1, 0],
+        "continuousBatching": True,
+        "useJobTicket": True,
+        "useVenv": True,
+        "stateful": True,
+        "sequenceMaxIdleMSec": 1000,
+        "sequenceTimeoutMSec": 2000,
+        "maxNumSequence": 3,
+        "maxSequenceJobQueueSize": 4,
+    }
 
 
 @pytest.mark.parametrize(

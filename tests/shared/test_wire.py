@@ -16,7 +16,8 @@ GOLDEN = Path(__file__).parent / "golden_wire.txt"
 WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "")
 VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
-    (WORKER,), "wants 2, has 1", "ValueError: no",
+    (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
+    2000, 3, 4,
 )  # fmt: skip
 POINT = m.MetricPoint(
     "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)

@@ -1,0 +1,241 @@
+"""What an archive's model-config.yaml asks of the server; the handler's own keys are left alone.
+
+Pure. The file comes from a stranger: it is bounded before it is built, and a value that can't be meant
+is left out with a warning, as in TorchServe. Keys, defaults and clamps are TorchServe's.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+#: Real ones have some hundred bytes; YAML is slow to read.
+SIZE_LIMIT_BYTES = 256 << 10
+#: Nodes of the document with its aliases written out, which a few lines of them can make endless.
+NODE_LIMIT = 100_000
+#: TorchServe's numbers are 32-bit; it takes a larger one for no integer.
+NUMBER_LIMIT = 2**31 - 1
+
+
+class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How torchrun starts one worker's processes; names are its options'."""
+
+    nproc_per_node: int = 1
+    nnodes: int = 1
+    rdzv_backend: str = "c10d"
+    rdzv_endpoint: str = ""
+    rdzv_conf: str = ""
+    monitor_interval_s: int = 5
+    node_rank: int = 0
+    omp_threads: int = 1
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the file says; None, 0, "" and () where it says nothing."""
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
+    response_timeout_s: int | None = None
+    startup_timeout_s: int | None = None
+    device_type: Literal["", "cpu", "gpu"] = ""
+    device_ids: tuple[int, ...] = ()
+    parallel_type: Literal["", "pp", "tp", "pptp", "custom"] = ""
+    #: GPUs of one worker.
+    parallel_level: int = 0
+    torchrun: Torchrun | None = None
+    #: How long a crashing worker is started again and again.
+    restart_window_s: int | None = None
+    #: Age at which a request is given up; 0 is never.
+    client_timeout_ms: int = 0
+    job_queue_size: int | None = None
+    use_job_ticket: bool = False
+    continuous_batching: bool = False
+    sequence_batching: bool = False
+    sequence_max_idle_ms: int = 0
+    sequence_timeout_ms: int = 0
+    #: Requests waiting per sequence.
+    max_sequence_queue_jobs: int = 1
+    #: Sequences open at the same time.
+    max_sequences: int = 1
+    async_communication: bool = False
+    use_venv: bool = False
+
+
+class Unreadable(ValueError):
+    """A file that is no YAML mapping, or not one to be built: its worker can't load."""
+
+
+def parse(content: bytes) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Read a model-config.yaml; return what it says to the server, and a warning for each fault.
+
+    One that can't be read says nothing; see `load` for what a worker does with it.
+    """
+    try:
+        document = load(content)
+    except Unreadable as error:
+        return ModelConfig(), (str(error),)
+    values, warnings = _read(_READERS, document)
+    options = values.get("torchrun")
+    if isinstance(options, dict):
+        said, faults = _read(_TORCHRUN_READERS, options)
+        warnings += [f"torchrun.{fault}" for fault in faults]
+        torchrun = msgspec.convert(said, Torchrun)
+        values |= {"torchrun": torchrun, "parallel_level": torchrun.nproc_per_node}
+    if values.get("parallel_level") and not values.get("parallel_type"):
+        warnings.append("parallelLevel: has no effect without a parallelType")
+        del values["parallel_level"]
+    return msgspec.convert(values, ModelConfig), tuple(sorted(warnings))
+
+
+def load(content: bytes) -> dict[str, Any]:  # Any: a YAML document, whose keys belong to the handler too
+    """Read the whole document, as handlers get it. Raises Unreadable."""
+    # Here alone: gateways import the struct, and have no YAML.
+    import yaml
+
+    if len(content) > SIZE_LIMIT_BYTES:
+        raise Unreadable(f"a model config of {len(content)} bytes is above the limit of {SIZE_LIMIT_BYTES}")
+    try:
+        # The parser in Python: the one in C has no bound to how deep it goes.
+        loader = yaml.SafeLoader(content)
+        node = loader.get_single_node()
+        if node is None:
+            return {}
+        if _expanded_size(node, {}) > NODE_LIMIT:
+            raise Unreadable(f"its aliases stand for more than {NODE_LIMIT} nodes")
+        document = loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"not readable as YAML: {' '.join(str(error).split())[:500]}") from error
+    if not isinstance(document, dict):
+        raise Unreadable(f"expected a mapping, found {type(document).__name__}")
+    return document
+
+
+def _expanded_size(node: Any, known: dict[int, int]) -> int:  # Any: pyyaml's nodes, imported by load alone
+    """Count nodes as if every alias were written out. Raises Unreadable for one that holds itself."""
+    size = known.get(id(node))
+    if size is None:
+        known[id(node)] = -1
+        size = 1
+        if isinstance(node.value, list):
+            # A mapping's children are pairs of nodes.
+            children = [
+                part for item in node.value for part in (item if isinstance(item, tuple) else (item,))
+            ]
+            size += sum(_expanded_size(child, known) for child in children)
+        known[id(node)] = size
+    if size < 0:
+        raise Unreadable("an alias stands for what it is part of")
+    return size
+
+
+Readers = dict[str, tuple[str, Callable[[object], object]]]
+
+
+def _read(readers: Readers, document: dict[str, Any]) -> tuple[dict[str, object], list[str]]:
+    """Return fields with their values, and a line for each value that is passed over."""
+    values: dict[str, object] = {}
+    warnings: list[str] = []
+    for key in document.keys() & readers.keys():
+        field, read = readers[key]
+        try:
+            values[field] = read(document[key])
+        except ValueError as error:
+            warnings.append(f"{key}: {error}")
+    return values, warnings
+
+
+def _integer(minimum: int, at_least: int | None = None) -> Callable[[object], int]:
+    """Read whole numbers from `minimum` on; those below `at_least` are raised to it."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > NUMBER_LIMIT:
+            raise ValueError(f"expected a whole number, found {_shown(value)}")
+        if value < minimum:
+            raise ValueError(f"{value} is below {minimum}")
+        return value if at_least is None else max(at_least, value)
+
+    return read
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, found {_shown(value)}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text, found {_shown(value)}")
+    return value
+
+
+def _word(*words: str) -> Callable[[object], str]:
+    def read(value: object) -> str:
+        text = _text(value).lower()
+        if text not in words:
+            raise ValueError(f"{_shown(value)} is not one of {', '.join(words)}")
+        return text
+
+    return read
+
+
+def _device_ids(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of whole numbers, found {_shown(value)}")
+    return tuple(_integer(0)(item) for item in value)
+
+
+def _options(value: object) -> dict[object, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected torchrun's options, found {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    """Show a value in a line; a nested one only by its kind, since aliases may make it endless."""
+    if isinstance(value, str | int | float | bool | None):
+        return repr(value)[:60]
+    return type(value).__name__
+
+
+_UNLIMITED = -NUMBER_LIMIT
+_TORCHRUN_READERS: Readers = {
+    "nproc-per-node": ("nproc_per_node", _integer(1)),
+    "nnodes": ("nnodes", _integer(1)),
+    "rdzv-backend": ("rdzv_backend", _text),
+    "rdzv-endpoint": ("rdzv_endpoint", _text),
+    "rdzv-conf": ("rdzv_conf", _text),
+    "monitor-interval": ("monitor_interval_s", _integer(1)),
+    "node-rank": ("node_rank", _integer(0)),
+    "OMP_NUMBER_THREADS": ("omp_threads", _integer(1)),
+}
+#: Key of the file -> field, and how its value is read.
+_READERS: Readers = {
+    "minWorkers": ("min_workers", _integer(_UNLIMITED, at_least=1)),
+    "maxWorkers": ("max_workers", _integer(0)),
+    "batchSize": ("batch_size", _integer(_UNLIMITED, at_least=1)),
+    "maxBatchDelay": ("max_batch_delay_ms", _integer(0)),
+    "responseTimeout": ("response_timeout_s", _integer(1)),
+    "startupTimeout": ("startup_timeout_s", _integer(1)),
+    "deviceType": ("device_type", _word("cpu", "gpu")),
+    "deviceIds": ("device_ids", _device_ids),
+    "parallelType": ("parallel_type", _word("pp", "tp", "pptp", "custom")),
+    "parallelLevel": ("parallel_level", _integer(0)),
+    "torchrun": ("torchrun", _options),
+    "maxRetryTimeoutInSec": ("restart_window_s", _integer(0)),
+    "clientTimeoutInMills": ("client_timeout_ms", _integer(0)),
+    "jobQueueSize": ("job_queue_size", _integer(1)),
+    "useJobTicket": ("use_job_ticket", _boolean),
+    "continuousBatching": ("continuous_batching", _boolean),
+    "sequenceBatching": ("sequence_batching", _boolean),
+    "sequenceMaxIdleMSec": ("sequence_max_idle_ms", _integer(0)),
+    "sequenceTimeoutMSec": ("sequence_timeout_ms", _integer(0)),
+    "maxSequenceJobQueueSize": ("max_sequence_queue_jobs", _integer(_UNLIMITED, at_least=1)),
+    "maxNumSequence": ("max_sequences", _integer(_UNLIMITED, at_least=1)),
+    "asyncCommunication": ("async_communication", _boolean),
+    "useVenv": ("use_venv", _boolean),
+}
