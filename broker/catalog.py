@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from broker.records import (
     Change,
+    PutKeys,
     PutVersion,
     RememberNodes,
     RemoveVersion,
@@ -101,5 +102,5 @@ class Catalog:
             case SetDefaultVersion(model, version):
                 if (model, version) in self._versions:
                     self._defaults[model] = version
-            case RememberNodes():
+            case RememberNodes() | PutKeys():
                 pass

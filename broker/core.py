@@ -24,6 +24,7 @@ from broker.catalog import Catalog, Key
 from broker.effects import Effect, ReadChunk, Report, Send
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
 from broker.fleet import Fleet, Node, Worker
+from broker.keys import Keyring
 from broker.management import Management
 from broker.queues import Job, Lease, VersionQueue
 from broker.records import Snapshot, VersionRecord
@@ -61,7 +62,14 @@ class BrokerCore:
     """Peers, queues, leases; registration and scaling are `management`'s, workers' lives `fleet`'s."""
 
     def __init__(
-        self, settings: BrokerSettings, snapshot: Snapshot, *, epoch: int, now: float, wall_ms: int
+        self,
+        settings: BrokerSettings,
+        snapshot: Snapshot,
+        keys: Keyring | None = None,
+        *,
+        epoch: int,
+        now: float,
+        wall_ms: int,
     ) -> None:
         self.settings = settings
         self.epoch = epoch
@@ -76,7 +84,10 @@ class BrokerCore:
         self.queues: dict[Key, VersionQueue] = {}
         self.leases: dict[int, Lease] = {}
         self.gateways: dict[bytes, Gateway] = {}
-        self.management = Management(self.catalog, self.fleet, settings, self._emit)
+        self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
+        self.management = Management(
+            self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
+        )
         self.started_at = now
         self._wall_offset_ms = wall_ms - now * 1000
         #: Peer id -> worker, for workers that have said hello.
@@ -228,6 +239,8 @@ class BrokerCore:
                     return
         beat_ms = int(self.settings.beat_interval_s * 1000)
         self._send(peer, m.Welcome(beat_ms, int(self.settings.peer_timeout_s * 1000), is_new))
+        if isinstance(hello, m.HelloGateway) and self.settings.token_authorization:
+            self._send(peer, self.keys.message(now))
 
     def _peer_tables(self) -> dict[type[m.Message], dict[bytes, Any]]:  # Any: only keys are read
         return {m.HelloGateway: self.gateways, m.HelloNode: self.fleet.nodes, m.HelloWorker: self._workers}
@@ -792,6 +805,10 @@ class BrokerCore:
 
     def _send(self, peer: bytes, message: m.Message, frames: Sequence[Frame] = ()) -> None:
         self._effects.append(Send(peer, message, tuple(frames)))
+
+    def _tell_gateways(self, message: m.Message) -> None:
+        for peer in self.gateways:
+            self._send(peer, message)
 
     def _report(self, level: int, event: str, **facts_: object) -> None:
         self._effects.append(Report(level, event, facts_))

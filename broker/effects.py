@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from broker.keys import Made
 from broker.records import Change
 from shared import messages as m
 from shared.wire import Frame
@@ -33,6 +34,14 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepKeys:
+    """Make access keys durable and write the key file; answered by Stored."""
+
+    token: int
+    made: Made
+
+
+@dataclass(frozen=True, slots=True)
 class ReadChunk:
     """Read part of an archive for a node; answered by ChunkRead."""
 
@@ -59,4 +68,4 @@ class Report:
     facts: dict[str, object]
 
 
-Effect = Send | Prepare | Store | ReadChunk | DropArchive | Report
+Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | Report

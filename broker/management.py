@@ -6,13 +6,15 @@ wants to wait is answered by `check_waiters`, once its workers are there or one 
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.catalog import Catalog, Key
-from broker.effects import DropArchive, Effect, Prepare, Report, Send, Store
+from broker.effects import DropArchive, Effect, KeepKeys, Prepare, Report, Send, Store
 from broker.events import ArchivePrepared, Stored
 from broker.fleet import Fleet
+from broker.keys import Keyring, Made
 from broker.records import (
     Change,
     Prepared,
@@ -65,12 +67,21 @@ class Management:
     """The steps of management asks; writes the catalog, reads the fleet."""
 
     def __init__(
-        self, catalog: Catalog, fleet: Fleet, settings: BrokerSettings, emit: Callable[[Effect], None]
+        self,
+        catalog: Catalog,
+        fleet: Fleet,
+        settings: BrokerSettings,
+        keys: Keyring,
+        *,
+        emit: Callable[[Effect], None],
+        tell_gateways: Callable[[m.Message], None],
     ) -> None:
         self._catalog = catalog
         self._fleet = fleet
         self._settings = settings
+        self._keys = keys
         self._emit = emit
+        self._tell_gateways = tell_gateways
         #: Targets or workers have changed: the core should reconcile in this turn.
         self.is_dirty = True
         self._next_token = 1
@@ -78,6 +89,8 @@ class Management:
         #: What to do when a change has been stored, by token; the argument is None or what went wrong.
         self._stores: dict[int, Callable[[errors.RelayError | None, float], None]] = {}
         self._waiters: list[Waiter] = []
+        #: Keys to be renewed, one after the other; the first is being stored.
+        self._renewals: deque[tuple[Caller, m.RenewKey]] = deque()
         #: Asks that have not been answered.
         self._pending: set[tuple[bytes, int]] = set()
         #: Names and versions on their way to disk, so that two registrations can't both win.
@@ -104,6 +117,10 @@ class Management:
                     self._unregister((peer, ask.ask), ask)
                 case m.SetDefault():
                     self._set_default((peer, ask.ask), ask)
+                case m.RenewKey():
+                    self._renewals.append(((peer, ask.ask), ask))
+                    if len(self._renewals) == 1:
+                        self._renew_next(now)
         except errors.RelayError as error:
             self._refuse((peer, ask.ask), error)
 
@@ -328,6 +345,38 @@ class Management:
                 continue
             is_used = self._catalog.is_archive_used(archive)
             self._emit(DropArchive("" if is_used else archive, url))
+
+    # Keys
+
+    def _renew_next(self, now: float) -> None:
+        while self._renewals:
+            caller, ask = self._renewals[0]
+            try:
+                made = self._keys.renew(ask.api, now)
+            except errors.RelayError as error:
+                self._renewals.popleft()
+                self._refuse(caller, error)
+                continue
+            self._keep_keys(caller, ask, made)
+            return
+
+    def _keep_keys(self, caller: Caller, ask: m.RenewKey, made: Made) -> None:
+        def kept(error: errors.RelayError | None, now: float) -> None:
+            self._renewals.popleft()
+            if error:
+                self._emit(Report(logging.ERROR, "key.not_renewed", {"api": ask.api, "reason": str(error)}))
+                self._refuse(caller, error)
+            else:
+                self._keys.use(made)
+                self._emit(Report(logging.INFO, "key.renewed", {"api": ask.api}))
+                # Before the answer: whoever reads the new key then finds that it opens.
+                self._tell_gateways(self._keys.message(now))
+                self._reply(caller, m.KeyRenewed(ask.ask))
+            self._renew_next(now)
+
+        token = self._token()
+        self._stores[token] = kept
+        self._emit(KeepKeys(token, made))
 
     # Waiting for workers
 

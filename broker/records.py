@@ -4,8 +4,11 @@ A change is small on purpose: two of them in flight at once never overwrite one 
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from shared.model_config import ModelConfig
+
+Api = Literal["inference", "management", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,23 @@ class RememberNodes:
     names: tuple[str, ...]
 
 
-Change = PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An access key by its sha256 (hex); `expires_at_ms` is wall clock time, None is never."""
+
+    api: Api
+    sha256: str
+    expires_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutKeys:
+    """All access keys made here, in place of those before."""
+
+    keys: tuple[KeyRecord, ...]
+
+
+Change = PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes | PutKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +121,4 @@ class Snapshot:
     versions: tuple[VersionRecord, ...] = ()
     defaults: tuple[tuple[str, str], ...] = ()
     nodes: tuple[str, ...] = ()
+    keys: tuple[KeyRecord, ...] = ()

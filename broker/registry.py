@@ -4,6 +4,7 @@
 for SQLite in one file. A change is on disk when `apply` returns. Called from one thread at a time.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from broker.records import (
     Change,
+    KeyRecord,
+    PutKeys,
     PutVersion,
     RememberNodes,
     RemoveVersion,
@@ -62,6 +65,13 @@ _versions = sa.Table(
     sa.Column("config", sa.Text, nullable=False, server_default="{}"),
     sa.Column("has_requirements", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("model", "version"),
+)
+_keys = sa.Table(
+    "access_keys",
+    _metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("api", sa.Text, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger),
 )
 _nodes = sa.Table("nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
 
@@ -133,7 +143,13 @@ class SqlRegistry:
             )
             defaults = connection.execute(sa.select(_models.c.model, _models.c.default_version))
             nodes = connection.execute(sa.select(_nodes.c.name).order_by(_nodes.c.name)).scalars()
-            return Snapshot(versions, tuple((row[0], row[1]) for row in defaults), tuple(nodes))
+            keys = connection.execute(sa.select(_keys.c.api, _keys.c.sha256, _keys.c.expires_at_ms))
+            return Snapshot(
+                versions,
+                tuple((row[0], row[1]) for row in defaults),
+                tuple(nodes),
+                tuple(KeyRecord(*row) for row in keys),
+            )
 
     def apply(self, change: Change) -> None:
         """Make a change durable; see Registry."""
@@ -183,6 +199,10 @@ def _apply(connection: sa.Connection, change: Change) -> None:
             connection.execute(sa.delete(_nodes))
             if names:
                 connection.execute(sa.insert(_nodes), [{"name": name} for name in names])
+        case PutKeys(keys):
+            connection.execute(sa.delete(_keys))
+            if keys:
+                connection.execute(sa.insert(_keys), [asdict(key) for key in keys])
 
 
 def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:

@@ -20,9 +20,12 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
+from broker import key_file
 from broker.core import BrokerCore
-from broker.effects import DropArchive, Effect, Prepare, ReadChunk, Report, Send, Store
+from broker.effects import DropArchive, Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from broker.keys import Keyring
+from broker.records import Snapshot
 from broker.registry import Registry, SqlRegistry
 from broker.store import ArchiveStore, drop_download, prepare, startup_urls
 from shared import clock, wire
@@ -103,15 +106,15 @@ class Server:
         self._settings = settings
         self._registry = registry
         self._store = ArchiveStore(Path(settings.state_dir) / "archives")
+        snapshot = registry.load()
+        now, wall_ms = clock.monotonic(), clock.wall_ms()
+        keys = Keyring(settings, now=now, wall_ms=wall_ms)
+        self._open_keys(keys, snapshot, now)
+        self._core = BrokerCore(
+            settings, snapshot, keys, epoch=registry.begin_epoch(), now=now, wall_ms=wall_ms
+        )
         self._context = zmq.Context()
         self._socket = _router(self._context)
-        self._core = BrokerCore(
-            settings,
-            registry.load(),
-            epoch=registry.begin_epoch(),
-            now=clock.monotonic(),
-            wall_ms=clock.wall_ms(),
-        )
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
@@ -185,6 +188,15 @@ class Server:
                 loads.append(load)
         return loads
 
+    def _open_keys(self, keys: Keyring, snapshot: Snapshot, now: float) -> None:
+        """Have keys before anybody can ask for one. Raises StoreFailed where they can't be shown."""
+        if self._settings.key_file is None or not keys.makes_keys:
+            return
+        path = Path(self._settings.key_file)
+        made = keys.open(snapshot.keys, key_file.read(path), now)
+        key_file.keep(path, made, self._registry)
+        keys.use(made)
+
     # Receiving
 
     def _receive(self, events: list[Event]) -> None:
@@ -238,6 +250,13 @@ class Server:
                     self._prepare_threads,
                     lambda: prepare(url, self._store, self._settings, lambda: self._is_stopping),
                     lambda outcome: ArchivePrepared(token, outcome),
+                )
+            case KeepKeys(token, made):
+                path = Path(self._settings.key_file or "")
+                self._in_thread(
+                    self._registry_thread,
+                    lambda: key_file.keep(path, made, self._registry),
+                    lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
             case ReadChunk(peer, archive, offset, length):
                 self._in_thread(

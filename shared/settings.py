@@ -61,7 +61,8 @@ class StaticKey(msgspec.Struct, frozen=True):
 
     api: Literal["inference", "management", "token"]
     name: str
-    key: str
+    #: Visible ASCII, since it has to fit a header; one that is guessed quickly is refused.
+    key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{8,}\Z")]
 
 
 class BrokerSettings(Settings, frozen=True, kw_only=True):

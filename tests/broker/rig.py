@@ -2,13 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import count
 from typing import Any, TypeVar
 
 from broker.catalog import Catalog
 from broker.core import BrokerCore
-from broker.effects import Effect, Prepare, ReadChunk, Report, Send, Store
+from broker.effects import Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store
 from broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
-from broker.records import Change, Prepared, RememberNodes, Snapshot
+from broker.keys import Keyring
+from broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
 from shared import messages as m
 from shared import wire
 from shared.errors import ModelNotFound, RelayError
@@ -32,16 +34,19 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self.catalog = Catalog(Snapshot())
         self.nodes: tuple[str, ...] = ()
+        self.keys: tuple[KeyRecord, ...] = ()
 
     def apply(self, change: Change) -> None:
         self.catalog.apply(change)
         if isinstance(change, RememberNodes):
             self.nodes = change.names
+        if isinstance(change, PutKeys):
+            self.keys = change.keys
 
     def load(self) -> Snapshot:
         records = tuple(self.catalog)
         defaults = tuple((r.model, r.version) for r in records if self.catalog.is_default(r))
-        return Snapshot(records, defaults, self.nodes)
+        return Snapshot(records, defaults, self.nodes, self.keys)
 
 
 class Rig:
@@ -56,6 +61,8 @@ class Rig:
         self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
         self.reports: list[Report] = []
         self.store_error: RelayError | None = None
+        #: What the key file shows, by API.
+        self.key_file: dict[Api, str] = {}
         #: Peers that don't beat, though they are here.
         self.silent: set[bytes] = set()
         self._gateways: set[bytes] = set()
@@ -73,7 +80,15 @@ class Rig:
         self._gateways.clear()
         self._held.clear()
         self._running.clear()
-        self.core = BrokerCore(self.settings, self.registry.load(), epoch=self.epoch, now=self.now, wall_ms=0)
+        snapshot = self.registry.load()
+        texts = (f"{self.epoch}-key-{number}" for number in count())
+        keys = Keyring(self.settings, lambda: next(texts), now=self.now, wall_ms=int(self.now * 1000))
+        if keys.makes_keys:
+            made = keys.open(snapshot.keys, self.key_file, self.now)
+            self.registry.apply(made.change())
+            self.key_file = {api: key.text for api, key in made.newest.items()}
+            keys.use(made)
+        self.core = BrokerCore(self.settings, snapshot, keys, epoch=self.epoch, now=self.now, wall_ms=0)
         self.feed()
 
     # Driving
@@ -137,6 +152,11 @@ class Rig:
             case Store(token, change):
                 if self.store_error is None:
                     self.registry.apply(change)
+                results.append(Stored(token, self.store_error))
+            case KeepKeys(token, made):
+                if self.store_error is None:
+                    self.registry.apply(made.change())
+                    self.key_file = {api: key.text for api, key in made.newest.items()}
                 results.append(Stored(token, self.store_error))
             case ReadChunk(peer, archive, offset, length):
                 results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
