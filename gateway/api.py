@@ -9,9 +9,9 @@ import falcon.asgi
 from falcon.asgi import Response
 from falcon.routing import CompiledRouter
 
-from gateway import openapi, presenting
+from gateway import auth, openapi, presenting
 from gateway.bodies import GatewayRequest
-from gateway.link import ClientLeft
+from gateway.link import ClientLeft, Link
 from shared import errors
 
 logger = logging.getLogger(__name__)
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 App = falcon.asgi.App[GatewayRequest, Response]
 
 
-def bare_app(description: openapi.Document) -> App:
-    """Make an API without routes of its own: its description, its errors."""
-    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router())
+def bare_app(description: openapi.Document, guard: "Guard | None" = None) -> App:
+    """Make an API without routes of its own: its description, its errors, and who guards it."""
+    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(guard))
     # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.add_error_handler(falcon.HTTPError, answer_http_error)
@@ -33,26 +33,51 @@ def bare_app(description: openapi.Document) -> App:
     return app
 
 
+class Guard:
+    """Lets pass who has the key. Every resource says by `opened_by` whose key that is, None for anybody."""
+
+    def __init__(self, link: Link, elsewhere: auth.Api) -> None:
+        """Guard an API; `elsewhere` is the key for paths that nothing is at."""
+        self._link = link
+        self._elsewhere = elsewhere
+
+    def check(self, req: GatewayRequest, resource: Any) -> None:  # Any: as falcon hands it
+        """Raise what `Link.authorise` raises, for a path whose resource is this (None: no resource)."""
+        api: auth.Api | None = self._elsewhere if resource is None else resource.opened_by
+        if api is not None:
+            self._link.authorise(api, req.auth)
+
+
 class Router(CompiledRouter):
-    """Falcon's router with TorchServe's rules: trailing slashes are dropped, leading ones count."""
+    """Falcon's router with TorchServe's rules: trailing slashes are dropped, leading ones count.
+
+    Keys are checked here, where the path has just been understood and nothing has been done yet: no
+    route can be without a check, and no check can understand a path otherwise than its route.
+    """
 
     _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard | None) -> None:
         super().__init__()
         self.options.default_to_on_request = True
+        self._guard = guard
 
     def find(self, uri: str, req: Any = None) -> Any:  # as in falcon's own signature
-        """Find the route of a decoded path."""
-        if "%" in uri and self._BAD_ESCAPE.search(req.scope.get("raw_path", b"")):
+        """Find the route of a decoded path. Raises what the guard raises, and BadRequest."""
+        is_broken = "%" in uri and self._BAD_ESCAPE.search(req.scope.get("raw_path", b""))
+        is_absent = is_broken or uri.startswith("//")
+        found = None if is_absent else super().find(uri.rstrip("/"), req)
+        if self._guard is not None:
+            self._guard.check(req, None if found is None else found[0])
+        if is_broken:
             raise errors.BadRequest("The path has a percent sign that is no escape.")
-        if uri.startswith("//"):
-            return None
-        return super().find(uri.rstrip("/"), req)
+        return found
 
 
 class Description:
     """`/api-description`: any method gets the port's OpenAPI document."""
+
+    opened_by = None
 
     def __init__(self, description: openapi.Document) -> None:
         self._description = description
@@ -66,6 +91,8 @@ class Description:
 
 class Root:
     """`/`: OPTIONS gets the port's OpenAPI document."""
+
+    opened_by = None
 
     def __init__(self, description: openapi.Document) -> None:
         self._description = description
@@ -90,13 +117,15 @@ async def answer_relay_error(
 
 
 async def answer_http_error(
-    _req: GatewayRequest, resp: Response, error: falcon.HTTPError, _params: object
+    req: GatewayRequest, resp: Response, error: falcon.HTTPError, _params: object
 ) -> None:
     """Say what falcon found wrong in TorchServe's words."""
     match error.status_code:
         case 404:
             ours: errors.RelayError = errors.ResourceNotFound()
         case 405:
+            ours = errors.MethodNotAllowed()
+        case 400 if req.method not in falcon.COMBINED_METHODS:
             ours = errors.MethodNotAllowed()
         case _:
             ours = errors.BadRequest(error.description or error.title)

@@ -1,13 +1,18 @@
 """Composition root of the HTTP side: every route of every port, on one screen."""
 
+import re
+
 from falcon.asgi import Response
 
-from gateway import addresses, inference, management, metrics, openapi
-from gateway.api import App, bare_app
+from gateway import addresses, auth, inference, management, metadata, metrics, openapi
+from gateway.api import App, Guard, bare_app
 from gateway.bodies import GatewayRequest
 from gateway.edge import AsgiApp, Edge
 from gateway.link import Link
 from shared.settings import GatewaySettings
+
+#: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
+_WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
 
 
 def create_app(link: Link, config: GatewaySettings) -> Edge:
@@ -22,12 +27,16 @@ def create_app(link: Link, config: GatewaySettings) -> Edge:
     else:
         apps[inference_key] = inference_app(link, config)
         apps[management_key] = management_app(link, config)
-    return Edge(link, apps)
+    return Edge(link, apps, config)
+
+
+def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | None:
+    return Guard(link, elsewhere) if config.token_authorization else None
 
 
 def inference_app(link: Link, config: GatewaySettings) -> App:
     """Make the inference API."""
-    app = bare_app(openapi.inference())
+    app = bare_app(openapi.inference(), _guard(link, config, "inference"))
     add_inference(app, link, config)
     return app
 
@@ -50,11 +59,17 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/v1/models/{target}", inference.KserveV1(link, limit))
     app.add_route("/v2/models/{model}/infer", inference.KserveV2(link, limit))
     app.add_route("/v2/models/{model}/explain", inference.KserveV2(link, limit, explain=True))
+    app.add_sink(inference.refuse_workflow, _WORKFLOW)
+    if config.open_inference_protocol:
+        app.add_route("/v2", metadata.Server())
+        app.add_route("/v2/health/live", metadata.Health(link), suffix="live")
+        app.add_route("/v2/health/ready", metadata.Health(link), suffix="ready")
+        app.add_route("/v2/models/{model}/versions/{rest:path}", metadata.Versions())
 
 
 def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
-    app = bare_app(openapi.management())
+    app = bare_app(openapi.management(), _guard(link, config, "management"))
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", management.Readiness(link))
     return app
@@ -66,9 +81,13 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/models/{model}", management.Model(link, config))
     app.add_route("/models/{model}/{version}", management.Model(link, config))
     app.add_route("/models/{model}/{version}/set-default", management.DefaultVersion(link))
+    app.add_route("/workflows", management.Workflows(link))
+    app.add_route("/workflows/{workflow}", management.Workflow(link))
     app.add_route("/fleet", management.Fleet(link))
     app.add_route("/livez", management.Probes(link), suffix="live")
     app.add_route("/readyz", management.Probes(link), suffix="ready")
+    if config.token_authorization:
+        app.add_route("/token", management.Token(link))
 
 
 def metrics_app(link: Link) -> App:
@@ -86,7 +105,7 @@ def add_metrics(app: App, link: Link) -> None:
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
     """Make one API of all: a path that both families have is told apart by its longest match."""
-    app = bare_app(openapi.shared())
+    app = bare_app(openapi.shared(), _guard(link, config, "inference"))
     add_inference(app, link, config)
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", SharedKserveV1(link, config.max_request_size))

@@ -11,6 +11,7 @@ from gateway.addresses import Key
 from gateway.link import Link
 from gateway.protocol import Scope, add_lines, set_status_line
 from shared import ids
+from shared.settings import GatewaySettings
 
 #: ASGI messages; `Any` because ASGI leaves the types of their values to their kind.
 Event = dict[str, Any]
@@ -25,9 +26,11 @@ _LAST_KNOWN_STATUS = 599
 class Edge:
     """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path."""
 
-    def __init__(self, link: Link, apps: Mapping[Key, AsgiApp]) -> None:
+    def __init__(self, link: Link, apps: Mapping[Key, AsgiApp], config: GatewaySettings) -> None:
         self._link = link
         self._apps = apps
+        #: What every response has that doesn't say otherwise; empty where no other site may use us.
+        self.cors = presenting.cors_headers(config)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection of ASGI: a request, or the life of the process.
@@ -52,6 +55,9 @@ class Edge:
     def _complete(self, message: Event, scope: Scope, request_id: str, send: Send) -> None:
         status = message["status"]
         self._link.count_response(status)
+        if self.cors:
+            said = {name for name, _ in message["headers"]}
+            message["headers"] += [header for header in self.cors if header[0] not in said]
         if "is_bare" in scope:
             return
         keep_alive = status < 400 and scope.get("keep_alive", True)

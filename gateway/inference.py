@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
-from gateway import bodies, openapi, presenting
+from gateway import auth, bodies, openapi, presenting
 from gateway.bodies import GatewayRequest
 from gateway.link import Link
 from shared import errors, wire
@@ -24,6 +24,8 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 class Ping:
     """`/ping`: whether the fleet has what it should have, for load balancers."""
+
+    opened_by: auth.Api = "inference"
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -41,6 +43,8 @@ class Ping:
 
 class _Model:
     """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
+
+    opened_by: auth.Api = "inference"
 
     def __init__(self, link: Link, max_request_size: int) -> None:
         self._link = link
@@ -107,13 +111,32 @@ class Invocations(_Model):
     """`/invocations`: the model is named by the input `model_name`."""
 
     async def on_request(self, req: GatewayRequest, resp: Response) -> None:
-        """Predict. TorchServe also takes the one model of its start; that isn't known here."""
+        """Predict; who names no model means the one of the start, if it was one."""
         query = bodies.query_inputs(req.query_string)
         inputs = bodies.merged(query, await self._read(req))
-        named = [value for name, _, value in [*query, *inputs] if name == "model_name"]
-        if not named:
+        await self._predict(req, resp, await self._named(query, inputs), None, inputs)
+
+    async def on_options(self, req: GatewayRequest, resp: Response) -> None:  # type: ignore[override]
+        """Answer with the model's own API description. The model isn't in the path."""
+        query = bodies.query_inputs(req.query_string)
+        await super().on_options(req, resp, await self._named(query, query))
+
+    async def _named(self, query: list[bodies.Input], inputs: list[bodies.Input]) -> str:
+        asked = _value(query, "model_name")
+        if asked:
+            return asked
+        read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
+        started = {version.model for version in read.versions if version.loaded_at_startup}
+        if len(started) == 1:
+            return started.pop()
+        model = _value(inputs, "model_name")
+        if model is None:
             raise errors.BadRequest("Parameter model_name is required.")
-        await self._predict(req, resp, named[0].decode("utf-8", "replace"), None, inputs)
+        return model
+
+
+def _value(inputs: list[bodies.Input], wanted: str) -> str | None:
+    return next((value.decode("utf-8", "replace") for name, _, value in inputs if name == wanted), None)
 
 
 class KserveV1(_Model):
@@ -149,6 +172,11 @@ class KserveV2(_Model):
     async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:
         """Predict or explain."""
         await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
+
+
+async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
+    """Answer for a workflow: there are none."""
+    raise errors.WorkflowNotFound(f"Workflow not found: {fields['workflow']}")
 
 
 def client_headers(req: GatewayRequest) -> list[tuple[str, str]]:

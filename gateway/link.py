@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import zmq
 
+from gateway import auth
 from gateway.session import Answer, Outcome, Session
 from shared import clock, errors, ids, settings, wire
 from shared import messages as m
@@ -97,6 +98,18 @@ class Link:
     def unreachable_reason(self) -> str:
         """Why requests can't be taken on while `is_up` is false."""
         return self._session.unreachable().details
+
+    def authorise(self, api: auth.Api, header: str | None) -> None:
+        """Let a request pass whose `Authorization` opens an API.
+
+        Raises InvalidKey, or ServiceUnavailable while the broker has not told the keys.
+        """
+        keys = self._session.keys
+        if not keys.is_known:
+            reason = "the broker has not told them yet" if self.is_up else self.unreachable_reason
+            raise errors.ServiceUnavailable("The keys are not known.", reason)
+        if not keys.opens(api, header, now=clock.monotonic()):
+            raise auth.refusal(api)
 
     def count_response(self, status: int) -> None:
         """Note an HTTP answer, for the fleet's figures."""

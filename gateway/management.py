@@ -4,7 +4,7 @@ import json
 
 from falcon.asgi import Response
 
-from gateway import openapi, presenting
+from gateway import auth, openapi, presenting
 from gateway.bodies import GatewayRequest
 from gateway.inference import client_headers
 from gateway.link import Link
@@ -16,11 +16,20 @@ _RUNTIMES = ("python", "python3", "LSP")
 _PROCESSING = "Processing worker updates..."
 
 
-class Models:
+class Managing:
+    """Base of what is for those who manage: they have a key of their own."""
+
+    opened_by: auth.Api | None = "management"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+
+class Models(Managing):
     """`/models`: the list, and registration."""
 
     def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
-        self._link = link
+        super().__init__(link)
         self._config = config
 
     async def on_get(self, req: GatewayRequest, resp: Response) -> None:
@@ -54,11 +63,11 @@ class Models:
         raise errors.MethodNotAllowed
 
 
-class Model:
+class Model(Managing):
     """`/models/{model}[/{version}]`: describe, scale, unregister."""
 
     def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
-        self._link = link
+        super().__init__(link)
         self._config = config
 
     async def on_get(
@@ -141,11 +150,8 @@ class Model:
         return metadata if isinstance(metadata, dict) else {}
 
 
-class DefaultVersion:
+class DefaultVersion(Managing):
     """`/models/{model}/{version}/set-default`."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
 
     async def on_put(self, _req: GatewayRequest, resp: Response, model: str, version: str) -> None:
         """Make the version the default one."""
@@ -163,11 +169,8 @@ class DefaultVersion:
         raise errors.MethodNotAllowed
 
 
-class Readiness:
+class Readiness(Managing):
     """`/v1/models/{model}`: KServe's question whether a model is ready."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
 
     async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
         """Answer; a model is ready once a worker can take a batch, not while it still loads."""
@@ -181,22 +184,66 @@ class Readiness:
         raise errors.MethodNotAllowed
 
 
-class Fleet:
-    """`/fleet`: all that `torchrelay status` shows."""
+class Token(Managing):
+    """`/token`: any method makes a new key, which goes where keys are kept and not into the answer."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    opened_by = "token"
+
+    async def on_request(self, req: GatewayRequest, resp: Response) -> None:
+        """Renew the key that `type` names."""
+        match Parameters.of_query(req.query_string).text("type"):
+            case "inference" | "management" as api:
+                await self._link.ask(m.RenewKey(0, api), m.KeyRenewed)
+            case _:
+                raise auth.refusal("token")
+        resp.content_type = presenting.JSON
+        resp.data = b"\n"
+
+    on_options = on_request
+
+
+class Workflows(Managing):
+    """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
+
+    async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
+        """List none."""
+        presenting.answer(resp, {"workflows": []})
+
+    async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
+        """Refuse, in TorchServe's words."""
+        raise errors.BadRequest("Registering new workflows is disabled.")
+
+    async def on_options(self, _req: GatewayRequest, _resp: Response) -> None:
+        """Refuse, as TorchServe does."""
+        raise errors.MethodNotAllowed
+
+
+class Workflow(Managing):
+    """`/workflows/{workflow}`."""
+
+    async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
+        """Describe or unregister what isn't there."""
+        raise errors.WorkflowNotFound(f"Workflow not found: {workflow}")
+
+    on_delete = on_get
+
+    async def on_options(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
+        """Refuse, as TorchServe does."""
+        raise errors.MethodNotAllowed
+
+
+class Fleet(Managing):
+    """`/fleet`: all that `torchrelay status` shows."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with nodes, models, workers, and why they are as they are."""
         presenting.answer(resp, presenting.fleet(await self._link.ask(m.ReadFleet(0), m.FleetRead)))
 
 
-class Probes:
-    """`/livez` and `/readyz`, of this process."""
+class Probes(Managing):
+    """`/livez` and `/readyz`, of this process; probes carry no keys."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    opened_by = None
 
     async def on_get_live(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""

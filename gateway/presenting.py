@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from falcon.asgi import Response
 
-from shared import clock, errors
+from shared import clock, errors, settings
 from shared import messages as m
 
 JSON = "application/json"
@@ -44,6 +44,16 @@ def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes,
 def kept_alive_lines(request_id: str) -> bytes:
     """Return `standard_headers` of a connection that is kept alive, as header lines."""
     return _KEPT_ALIVE_LINES + b"x-request-id: " + request_id.encode() + b"\r\n"
+
+
+def cors_headers(config: settings.GatewaySettings) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that let pages of other sites use us, as they were configured."""
+    said = {
+        b"access-control-allow-origin": config.cors_allowed_origin,
+        b"access-control-allow-methods": config.cors_allowed_methods,
+        b"access-control-allow-headers": config.cors_allowed_headers,
+    }
+    return tuple((name, value.encode("latin-1")) for name, value in said.items() if value)
 
 
 def pretty(value: object) -> bytes:

@@ -97,6 +97,7 @@ class GatewayProtocol(HttpToolsProtocol):
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             *presenting.standard_headers(ids.request_id(), keep_alive=False),
+            *getattr(self.app, "cors", ()),
         ]
         lines = [b"%s: %s\r\n" % header for header in headers]
         self.transport.write(STATUS_LINE[error.status] + b"".join(lines) + b"\r\n" + body)

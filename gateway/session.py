@@ -15,6 +15,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
+from gateway import auth
 from shared import errors, settings, wire
 from shared import messages as m
 
@@ -90,6 +91,8 @@ class Session(Generic[W]):
         self._young: deque[tuple[float, int]] = deque()
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses: Counter[int] = Counter()
+        #: Keys outlive the broker that told them: who may call doesn't change while it is away.
+        self.keys = auth.Keyring()
         #: Why the broker wants us gone; None while it does not.
         self.dismissed: str | None = None
 
@@ -206,6 +209,8 @@ class Session(Generic[W]):
                 return self._settled([(message.ask, _error_of(message))])
             case m.Forgotten():
                 return self._send_again([*message.jobs, *message.asks], "lost a message")
+            case m.KeysChanged():
+                self.keys.learn(message.keys, now=now)
         if isinstance(message, m.Reply):
             return self._settled([(message.ask, message)])
         return []

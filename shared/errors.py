@@ -3,12 +3,14 @@
     RelayError
     ├── CallerFault                 4xx: the request can't be served as it stands
     │   ├── BadRequest              400 BadRequestException
+    │   ├── InvalidKey              400 InvalidKeyException
     │   ├── InvalidModel            400 InvalidModelException
     │   ├── DownloadFailed          400 DownloadArchiveException
     │   ├── InvalidModelVersion     403 InvalidModelVersionException
     │   ├── ResourceNotFound        404 ResourceNotFoundException
     │   ├── ModelNotFound           404 ModelNotFoundException
     │   ├── ModelVersionNotFound    404 ModelVersionNotFoundException
+    │   ├── WorkflowNotFound        404 WorkflowNotFoundException
     │   ├── MethodNotAllowed        405 MethodNotAllowedException
     │   ├── RequestTimeout          408 RequestTimeoutException
     │   ├── Conflict                409 ConflictStatusException
@@ -84,6 +86,12 @@ class BadRequest(CallerFault):
     type, status = "BadRequestException", 400
 
 
+class InvalidKey(CallerFault):
+    """A key that is missing, wrong or expired. TorchServe says 400 here, and its clients expect it."""
+
+    type, status = "InvalidKeyException", 400
+
+
 class InvalidModel(CallerFault):
     """An archive that is broken, incomplete or unsafe."""
 
@@ -125,6 +133,12 @@ class ModelVersionNotFound(CallerFault):
     """The model is known, the version is not."""
 
     type, status = "ModelVersionNotFoundException", 404
+
+
+class WorkflowNotFound(CallerFault):
+    """No such workflow; there are none here."""
+
+    type, status = "WorkflowNotFoundException", 404
 
 
 class MethodNotAllowed(CallerFault):

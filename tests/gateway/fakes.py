@@ -10,7 +10,7 @@ from gateway.app import create_app
 from gateway.edge import Edge
 from gateway.link import Link, _Waiter
 from gateway.session import Session
-from shared import errors, messages, wire
+from shared import clock, errors, messages, wire
 from shared.settings import GatewaySettings
 
 EPOCH = 5
@@ -52,12 +52,15 @@ class FakeLink(Link):
         self.requests: list[wire.Request] = []
         self.values: list[list[bytes]] = []
         self.counted: list[int] = []
+        #: Said by the broker behind its welcome.
+        self.says_at_start: list[messages.Message] = []
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._session: Session[_Waiter] = Session(self._config, name="test", pid=1, now=0.0)
         if not self._is_away:
-            self._session.hear(messages.Welcome(500, 3000), EPOCH, (), now=0.0)
+            for said in (messages.Welcome(500, 3000), *self.says_at_start):
+                self._session.hear(said, EPOCH, (), now=clock.monotonic())
 
     async def close(self) -> None:
         pass

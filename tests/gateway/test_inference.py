@@ -2,11 +2,13 @@
 
 import json
 
+import msgspec
 import pytest
 
 from shared import errors, messages, wire
 from shared.settings import GatewaySettings
-from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway
+from tests.gateway.facts import facts
+from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, Replies
 
 NOT_FOUND = {
     "code": 404,
@@ -184,15 +186,139 @@ def test_the_query_of_legacy_routes_comes_before_the_body_and_the_last_of_a_name
 def test_invocations_name_their_model_in_the_query_or_a_field(
     path: str, body: bytes, content_type: str | None
 ) -> None:
-    gateway = Gateway()
+    gateway = Gateway(started("a", "b"))
     gateway.predict(path, body, content_type)
     assert gateway.link.submitted[-1].model == "m"
     assert gateway.inputs()["model_name"] == ("", b"m")
 
 
-def test_invocations_without_a_model_are_400() -> None:
-    answer = Gateway().predict("/invocations", b"x")
+def started(*models: str) -> Replies:
+    """A broker with these models of its start, and one that was registered later."""
+    of_start = tuple(msgspec.structs.replace(facts(model=name), loaded_at_startup=True) for name in models)
+    versions = (*of_start, facts(model="later"))
+    return lambda ask: messages.FleetRead(ask.ask, 1, 0.0, 1, (), versions)
+
+
+@pytest.mark.parametrize("path", ["/invocations", "/invocations?model_name="])
+def test_invocations_that_name_no_model_mean_the_one_of_the_start(path: str) -> None:
+    gateway = Gateway(started("only"))
+    gateway.predict(path, b"x")
+    assert gateway.link.submitted[-1].model == "only"
+
+
+@pytest.mark.parametrize("models", [(), ("a", "b")])
+def test_invocations_without_a_model_are_400(models: tuple[str, ...]) -> None:
+    answer = Gateway(started(*models)).predict("/invocations", b"x")
     assert (answer.status_code, answer.json["message"]) == (400, "Parameter model_name is required.")
+
+
+def test_invocations_describe_the_model_that_the_query_names() -> None:
+    gateway = Gateway(lambda ask: messages.ModelDescribed(ask.ask, ()))
+    document = gateway.predict("/invocations?model_name=m", method="OPTIONS").json
+    assert document["info"]["title"] == "RESTful API for: m"
+
+
+@pytest.mark.parametrize("path", ["/wfpredict/flow", "/WfPredict/flow", "/wfpredict/flow/"])
+def test_there_are_no_workflows_to_predict_with(path: str) -> None:
+    answer = Gateway().predict(path, b"x")
+    assert answer.json == {
+        "code": 404,
+        "type": "WorkflowNotFoundException",
+        "message": "Workflow not found: flow",
+    }
+
+
+def test_a_model_called_as_the_workflows_route_still_predicts() -> None:
+    gateway = Gateway()
+    gateway.predict("/wfpredict/predict", b"x")
+    assert gateway.link.submitted[-1].model == "wfpredict"
+
+
+OIP = GatewaySettings(open_inference_protocol=True)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/v2/health/live", 200, {"live": True}),
+        ("/v2/health/ready", 200, {"ready": True}),
+        ("/v2/models/m/versions/1.0/infer", 501, {"error": "Model versioning is not yet supported."}),
+    ],
+)
+def test_the_open_inference_protocol_has_its_metadata(
+    method: str, path: str, status: int, told: object
+) -> None:
+    answer = Gateway(config=OIP).predict(path, method=method)
+    assert (answer.status_code, answer.json) == (status, told)
+
+
+def test_the_server_names_itself_as_clients_expect() -> None:
+    told = Gateway(config=OIP).predict("/v2", method="GET").json
+    assert (told["name"], told["extenstion"]) == ("Torchserve", ["kserve", "kubeflow"])
+
+
+def test_a_gateway_without_a_broker_is_not_ready() -> None:
+    answer = Gateway(config=OIP, is_away=True).predict("/v2/health/ready", method="GET")
+    assert (answer.status_code, answer.json) == (503, {"ready": False})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/versions/1.0/infer"]
+)
+def test_its_routes_are_there_only_if_asked_for(path: str) -> None:
+    answer = Gateway().predict(path)
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/ready", "/v2/health", "/v2/models"])
+def test_of_the_protocol_models_have_no_metadata(path: str) -> None:
+    answer = Gateway(config=OIP).predict(path)
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
+CORS = GatewaySettings(
+    cors_allowed_origin="https://app.example.com",
+    cors_allowed_methods="GET, POST",
+    cors_allowed_headers="X-Custom",
+    max_request_size=3,
+)
+
+
+@pytest.mark.parametrize(
+    ("port", "method", "path", "body", "status"),
+    [
+        (INFERENCE, "POST", "/predictions/m", b"x", 200),
+        (INFERENCE, "OPTIONS", "/predictions/m", b"", 404),
+        (INFERENCE, "POST", "/predictions/m", b"long", 413),
+        (INFERENCE, "GET", "/no-such-route", b"", 404),
+        (INFERENCE, "GET", "/", b"", 405),
+        (MANAGEMENT, "GET", "/models/m", b"", 404),
+        (METRICS, "OPTIONS", "/", b"", 200),
+    ],
+)
+def test_every_answer_lets_the_configured_site_in(
+    port: int, method: str, path: str, body: bytes, status: int
+) -> None:
+    gateway = Gateway(lambda ask: errors.ModelNotFound("Model not found: m"), config=CORS)
+    answer = gateway.ask(port, method, path, body=body)
+    assert answer.status_code == status
+    assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert answer.headers["access-control-allow-methods"] == "GET, POST"
+    assert answer.headers["access-control-allow-headers"] == "X-Custom"
+
+
+def test_a_handlers_own_cors_header_goes_before_the_configured_one() -> None:
+    own = wire.Response(200, "", (("Access-Control-Allow-Origin", "https://own.example.com"),), b"")
+    gateway = Gateway(worker=lambda request, values: own, config=CORS)
+    assert (
+        gateway.predict("/predictions/m").headers["access-control-allow-origin"] == "https://own.example.com"
+    )
+
+
+def test_no_site_is_let_in_unless_configured() -> None:
+    answer = Gateway().predict("/predictions/m", b"x")
+    assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_headers_reach_the_handler_as_spelled_but_what_authorises() -> None:

@@ -150,3 +150,45 @@ def test_a_model_describes_its_management_by_name() -> None:
     document = Gateway(described(facts())).manage("OPTIONS", "/models/echo").json
     assert document["info"]["title"] == "RESTful Management API for: echo"
     assert "/models/{model_name}/{model_version}/set-default" in document["paths"]
+
+
+def test_there_are_no_workflows() -> None:
+    assert Gateway().manage("GET", "/workflows").json == {"workflows": []}
+
+
+def test_no_workflow_can_be_registered() -> None:
+    answer = Gateway().manage("POST", "/workflows?url=a.war")
+    assert answer.json == {
+        "code": 400,
+        "type": "BadRequestException",
+        "message": "Registering new workflows is disabled.",
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_no_workflow_is_known(method: str) -> None:
+    answer = Gateway().manage(method, "/workflows/flow")
+    assert answer.json == {
+        "code": 404,
+        "type": "WorkflowNotFoundException",
+        "message": "Workflow not found: flow",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/workflows"),
+        ("DELETE", "/workflows"),
+        ("OPTIONS", "/workflows"),
+        ("PUT", "/workflows/flow"),
+        ("OPTIONS", "/workflows/flow"),
+    ],
+)
+def test_other_methods_on_workflows_are_405(method: str, path: str) -> None:
+    assert Gateway().manage(method, path).content == NOT_ALLOWED
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/m", "/workflows"])
+def test_a_method_that_is_none_of_falcons_is_405_as_well(path: str) -> None:
+    assert Gateway().manage("PURGE", path).content == NOT_ALLOWED
