@@ -1,4 +1,4 @@
-"""Addresses of listeners, `http://HOST[:PORT]` or `unix:PATH`, and the sockets bound to them.
+"""Addresses of listeners, `http(s)://HOST[:PORT]` or `unix:PATH`, and the sockets bound to them.
 
 Sockets are bound here and not by gunicorn, which tries five times and tells in fifteen lines.
 """
@@ -14,7 +14,14 @@ from urllib.parse import urlsplit
 from shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
 
 #: TorchServe's, for an address that names no port.
-_DEFAULT_PORTS = {"inference_address": 80, "management_address": 8081, "metrics_address": 8082}
+_DEFAULT_PORTS = {
+    ("inference_address", "http"): 80,
+    ("inference_address", "https"): 443,
+    ("management_address", "http"): 8081,
+    ("management_address", "https"): 8444,
+    ("metrics_address", "http"): 8082,
+    ("metrics_address", "https"): 8445,
+}
 _BACKLOG = 2048
 
 #: What ASGI tells listeners apart by: the port, or the path of a unix socket.
@@ -27,32 +34,42 @@ def key(address: str, setting: str) -> Key:
         return address.removeprefix("unix:").removeprefix("//")
     try:
         url = urlsplit(address)
-        port = url.port or _DEFAULT_PORTS[setting]
+        port = url.port
     except ValueError as error:
         raise SettingsError(f"{setting}={address} is no address: {error}") from error
-    if url.scheme == "https":
+    if url.scheme not in ("http", "https") or not url.hostname:
         raise SettingsError(
-            f"{setting}={address}: TLS is not served here; put a proxy that speaks it in front"
+            f"{setting}={address} is no address: write http://HOST:PORT, https://HOST:PORT or unix:PATH"
         )
-    if url.scheme != "http" or not url.hostname:
-        raise SettingsError(f"{setting}={address} is no address: write http://HOST:PORT or unix:PATH")
-    return port
+    return port or _DEFAULT_PORTS[setting, url.scheme]
+
+
+def all_of(config: GatewaySettings) -> dict[str, str]:
+    """Return the addresses to listen on, by setting."""
+    wanted = {"inference_address": config.inference_address, "management_address": config.management_address}
+    if config.enable_metrics_api:
+        wanted["metrics_address"] = config.metrics_address
+    return wanted
+
+
+def encrypted(config: GatewaySettings) -> frozenset[Key]:
+    """Return which listeners speak TLS. Raises SettingsError."""
+    wanted = all_of(config).items()
+    return frozenset(key(address, setting) for setting, address in wanted if address.startswith("https:"))
 
 
 def bind_all(config: GatewaySettings) -> list[socket.socket]:
     """Bind a socket for each listener; equal addresses share one. Raises SettingsError, all or none."""
-    wanted = {"inference_address": config.inference_address, "management_address": config.management_address}
-    if config.enable_metrics_api:
-        wanted["metrics_address"] = config.metrics_address
     by_key: dict[Key, tuple[str, str]] = {}
-    for setting, address in wanted.items():
+    for setting, address in all_of(config).items():
         first = by_key.setdefault(key(address, setting), (setting, address))
         if first[1] != address:
             raise SettingsError(f"{setting}={address} has the port of {first[0]}={first[1]}: choose another")
-        if is_reachable_from_outside(address) and not config.insecure:
+        is_guarded = config.token_authorization or config.insecure
+        if is_reachable_from_outside(address) and not is_guarded:
             raise SettingsError(
                 f"{setting}={address} can be reached from other hosts, where anybody could use it:"
-                " listen on 127.0.0.1 behind a proxy that authorises, or allow it with --insecure"
+                " listen on 127.0.0.1, ask for keys with token_authorization, or allow it with --insecure"
             )
     with contextlib.ExitStack() as bound:
         sockets = [

@@ -8,6 +8,9 @@ import gc
 import logging
 import os
 import signal
+import ssl
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -15,11 +18,12 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from gateway import addresses
+from gateway import addresses, certificates
 from gateway.app import create_app
 from gateway.edge import Edge
 from gateway.link import Link
 from gateway.protocol import GatewayProtocol
+from gateway.server import Server
 from shared.settings import GatewaySettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +41,15 @@ GOODBYE_S = 1
 def run(config: GatewaySettings) -> int:
     """Serve until SIGINT or SIGTERM and return an exit status: 1 where it could not start or go on."""
     try:
+        encrypted = addresses.encrypted(config)
+        certificate = certificates.context(config) if encrypted else None
         listeners = addresses.bind_all(config)
     except SettingsError as error:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
     pid = os.getpid()
-    application = Application(config, [listener.detach() for listener in listeners])
+    fds = [listener.detach() for listener in listeners]
+    application = Application(config, fds, {key: certificate for key in encrypted if certificate})
     try:
         Arbiter(application).run()
     except SystemExit as stop:
@@ -53,9 +60,18 @@ def run(config: GatewaySettings) -> int:
 
 
 class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """Our settings in gunicorn's words; `listeners` are the fds of bound sockets."""
+    """Our settings in gunicorn's words; `listeners` are the fds of bound sockets.
 
-    def __init__(self, config: GatewaySettings, listeners: list[int]) -> None:
+    `certificates` are for those that speak TLS.
+    """
+
+    def __init__(
+        self,
+        config: GatewaySettings,
+        listeners: list[int],
+        certificates: Mapping[addresses.Key, ssl.SSLContext],
+    ) -> None:
+        self.certificates = certificates
         self._config = config
         self._listeners = listeners
         super().__init__()
@@ -103,6 +119,15 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
             "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),
         }
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+
+    async def _serve(self) -> None:
+        """Serve as the base does, with our server."""
+        self.config.app = self.wsgi
+        server = Server(self.config, self.app.certificates, self.wsgi.cors)
+        self._install_sigquit_handler()
+        await server.serve(sockets=self.sockets)
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop as on SIGTERM: on SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know."""

@@ -13,14 +13,14 @@ from shared import messages as m
 
 JSON = "application/json"
 
-_STANDARD_HEADERS = (
+#: On every response but the 413 of a body that is too large.
+STANDARD_HEADERS = (
     (b"pragma", b"no-cache"),
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 )
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 _CLOSE = (b"connection", b"close")
-_KEPT_ALIVE_LINES = b"".join(b"%s: %s\r\n" % header for header in (*_STANDARD_HEADERS, _KEEP_ALIVE))
 #: Header names that a handler's own can't replace, nor add to.
 SERVER_OWNED_HEADERS = frozenset(
     (
@@ -35,10 +35,18 @@ SERVER_OWNED_HEADERS = frozenset(
 )
 
 
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write headers as they go out, each with its line break."""
+    return b"".join(b"%s: %s\r\n" % header for header in headers)
+
+
+_KEPT_ALIVE_LINES = lines((*STANDARD_HEADERS, _KEEP_ALIVE))
+
+
 def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes, bytes], ...]:
     """Return what every response has, but the 413 of a body that is too large."""
     connection = _KEEP_ALIVE if keep_alive else _CLOSE
-    return (*_STANDARD_HEADERS, (b"x-request-id", request_id.encode()), connection)
+    return (*STANDARD_HEADERS, (b"x-request-id", request_id.encode()), connection)
 
 
 def kept_alive_lines(request_id: str) -> bytes:

@@ -99,8 +99,7 @@ class GatewayProtocol(HttpToolsProtocol):
             *presenting.standard_headers(ids.request_id(), keep_alive=False),
             *getattr(self.app, "cors", ()),
         ]
-        lines = [b"%s: %s\r\n" % header for header in headers]
-        self.transport.write(STATUS_LINE[error.status] + b"".join(lines) + b"\r\n" + body)
+        self.transport.write(STATUS_LINE[error.status] + presenting.lines(headers) + b"\r\n" + body)
         self.transport.close()
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import zmq
 
+from gateway import addresses
 from shared import messages, wire
-from shared.settings import GatewaySettings
+from shared.settings import GatewaySettings, SettingsError
 from tests.support import eventually
 
 pytestmark = pytest.mark.integration
@@ -397,10 +398,24 @@ def test_a_gateway_that_the_broker_dismisses_ends_with_1(config: GatewaySettings
 
 
 @pytest.mark.parametrize(
+    ("allowing", "said"),
+    [
+        ({}, "can be reached from other hosts"),
+        ({"token_authorization": True}, "cannot listen there"),
+        ({"insecure": True}, "cannot listen there"),
+    ],
+)
+def test_other_hosts_may_be_served_where_keys_are_asked_for(allowing: dict[str, Any], said: str) -> None:
+    documentation_network = "http://192.0.2.1:8081"
+    with pytest.raises(SettingsError, match=said):
+        addresses.bind_all(GatewaySettings(management_address=documentation_network, **allowing))
+
+
+@pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"management_address": "http://0.0.0.0:1"}, "management_address=http://0.0.0.0:1 can be reached"),
-        ({"inference_address": "https://127.0.0.1:1"}, "TLS is not served here"),
+        ({"inference_address": "https://127.0.0.1:1"}, "needs certificate_file"),
         ({"inference_address": "127.0.0.1:1"}, "is no address"),
         ({"inference_address": "http://127.0.0.1:99999"}, "is no address"),
         ({"inference_address": "unix:/nowhere/at/all"}, "cannot listen there"),

@@ -1,0 +1,62 @@
+"""The certificate that https listeners show, from PEM files or a PKCS12 keystore."""
+
+import ssl
+import tempfile
+from pathlib import Path
+
+from shared.settings import GatewaySettings, SettingsError
+
+
+def context(config: GatewaySettings) -> ssl.SSLContext:
+    """Make the TLS side of https listeners. Raises SettingsError where there is nothing usable."""
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_alpn_protocols(["http/1.1"])
+    if config.certificate_file and config.private_key_file:
+        _load(made, config.certificate_file, config.private_key_file)
+    elif config.keystore:
+        _load_keystore(made, Path(config.keystore), config.keystore_pass.encode())
+    else:
+        raise SettingsError(
+            "an https address needs certificate_file and private_key_file (PEM), or keystore (PKCS12)"
+        )
+    return made
+
+
+def _load(made: ssl.SSLContext, certificate: str, key: str, password: bytes = b"") -> None:
+    for setting, path in (("certificate_file", certificate), ("private_key_file", key)):
+        if not Path(path).is_file():
+            raise SettingsError(f"{setting}={path}: there is no such file")
+    try:
+        # With no password at all OpenSSL would ask for one at the terminal.
+        made.load_cert_chain(certificate, key, password)
+    except OSError as error:
+        raise SettingsError(
+            f"certificate_file={certificate} and private_key_file={key} can't be used: {error};"
+            " both must be PEM, belong together, and the key must have no password"
+        ) from error
+
+
+def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
+    # Imported where it is needed: it is large, and most gateways have no keystore.
+    from cryptography.hazmat.primitives import serialization as pem
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    try:
+        held = pkcs12.load_pkcs12(path.read_bytes(), password or None)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"keystore={path} can't be read: {error}; it must be PKCS12 with the password keystore_pass"
+            " (keytool -importkeystore -deststoretype pkcs12 makes one of a JKS)"
+        ) from error
+    if held.key is None or held.cert is None:
+        raise SettingsError(f"keystore={path} must hold a private key and its certificate")
+    # OpenSSL reads files alone: the key's lies there for a moment, and no less encrypted than it was.
+    encryption = pem.BestAvailableEncryption(password) if password else pem.NoEncryption()
+    key = held.key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
+    chain = [held.cert.certificate, *(more.certificate for more in held.additional_certs)]
+    with tempfile.TemporaryDirectory() as folder:
+        certificate_file, key_file = Path(folder, "certificate"), Path(folder, "key")
+        certificate_file.write_bytes(b"".join(one.public_bytes(pem.Encoding.PEM) for one in chain))
+        key_file.write_bytes(key)
+        made.load_cert_chain(certificate_file, key_file, password)
