@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from cli.faults import one_line
-from shared import logs
+from shared import logs, ts_log
 from shared.settings import BrokerSettings, GatewaySettings, NodeSettings, SettingsError
 
 Role = Literal["broker", "gateway", "worker"]
@@ -22,23 +22,35 @@ Role = Literal["broker", "gateway", "worker"]
 ORPHAN_GRACE_S = 6.0
 
 
+class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process writes its log, and how; what is for the terminal has a level of its own."""
+
+    level: str
+    log_format: Literal["text", "json", "torchserve"]
+    file: str | None = None
+
+    def configure(self, process: str) -> None:
+        """Let this process's records go there."""
+        file = Path(self.file) if self.file else None
+        if self.log_format == "torchserve":
+            ts_log.configure(process, level=self.level, log_file=file)
+        else:
+            logs.configure(process, level=self.level, log_format=self.log_format, log_file=file)
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What a child must know; `settings` is the JSON of its role's settings."""
 
     role: Role
     settings: msgspec.Raw
-    level: str
-    log_format: logs.LogFormat
-    log_file: str
+    log: LogTarget
 
 
 def main() -> int:
     """Run the process to its end."""
     launch = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=Launch)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    logs.configure(
-        launch.role, level=launch.level, log_format=launch.log_format, log_file=Path(launch.log_file)
-    )
+    launch.log.configure(launch.role)
     try:
         return run(launch.role, launch.settings)
     except SettingsError as error:

@@ -16,6 +16,7 @@ from shared.settings import (
     GatewaySettings,
     NodeSettings,
     SettingsError,
+    StaticKey,
     is_reachable_from_outside,
 )
 from shared.ts_config import Said, TsConfig
@@ -27,16 +28,23 @@ SLOTS_PER_CPU = 4
 BROKER_FIELDS = {
     "model_store": "model_store",
     "load_models": "load_models",
+    "models": "models",
+    "model_snapshot": "snapshot",
     "default_workers_per_model": "default_workers_per_model",
     "default_response_timeout": "default_response_timeout_s",
     "default_startup_timeout": "default_startup_timeout_s",
     "job_queue_size": "job_queue_size",
     "max_response_size": "max_response_size",
     "allowed_urls": "allowed_urls",
+    "install_py_dep_per_model": "install_py_dep_per_model",
     "decode_input_request": "decode_input_request",
     "limit_max_image_pixels": "limit_max_image_pixels",
     "service_envelope": "service_envelope",
     "default_service_handler": "default_service_handler",
+    "metrics_mode": "metrics_mode",
+    "metrics_config": "metrics_config",
+    "model_metrics_auto_detect": "model_metrics_auto_detect",
+    "token_expiration_min": "token_expiration_min",
 }
 GATEWAY_FIELDS = {
     "inference_address": "inference_address",
@@ -45,15 +53,38 @@ GATEWAY_FIELDS = {
     "max_request_size": "max_request_size",
     "enable_model_api": "enable_model_api",
     "enable_metrics_api": "enable_metrics_api",
+    "certificate_file": "certificate_file",
+    "private_key_file": "private_key_file",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_pass",
+    "cors_allowed_origin": "cors_allowed_origin",
+    "cors_allowed_methods": "cors_allowed_methods",
+    "cors_allowed_headers": "cors_allowed_headers",
+    "ts_open_inference_protocol": "open_inference_protocol",
+    "ts_header_key_sequence_id": "header_key_sequence_id",
+}
+NODE_FIELDS = {
+    "blacklist_env_vars": "blacklist_env_vars",
+    "metric_time_interval": "metric_time_interval_s",
+    "ts_header_key_sequence_id": "header_key_sequence_id",
+    "ts_header_key_sequence_start": "header_key_sequence_start",
+    "ts_header_key_sequence_end": "header_key_sequence_end",
 }
 
 
+#: What each command takes where nobody says anything: TorchServe's own defaults, and ours.
+TORCHSERVE_DEFAULTS = Said(disable_token_authorization=False, metrics_mode="log")
+SERVE_DEFAULTS = Said(disable_token_authorization=True, metrics_mode="prometheus")
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What only the command line says."""
+    """What config.properties has no key for."""
 
     state_dir: str
     cache_dir: str
     socket_dir: str
+    #: The weakest source; see above.
+    defaults: Said = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
     broker_address: str | None = None
     gateway_processes: int = 1
@@ -61,6 +92,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ("auto",)
     insecure: bool = False
     allow_private_urls: bool = False
+    #: Where made keys are written, if there are any.
+    key_file: str | None = None
+    static_keys: tuple[StaticKey, ...] = ()
+    access_log: str | None = None
+    model_log: str | None = None
+    metrics_log_dir: str | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -71,13 +108,13 @@ class Plan(msgspec.Struct, frozen=True):
     node: NodeSettings
 
 
-def merge(environment: Said, command_line: Said, file: Said) -> Said:
+def merge(environment: Said, command_line: Said, file: Said, defaults: Said) -> Said:
     """Take each key from the strongest source that has it.
 
     The command line can only switch `enable_model_api` on, so it says True or nothing.
     """
     strongest: dict[str, Any] = {}  # any field's type
-    for source in (file, command_line, environment):
+    for source in (defaults, file, command_line, environment):
         strongest |= {
             key: value for key, value in msgspec.structs.asdict(source).items() if value is not None
         }
@@ -85,17 +122,18 @@ def merge(environment: Said, command_line: Said, file: Said) -> Said:
 
 
 def compose(command_line: Said, config: TsConfig, options: Options, machine: Machine) -> Plan:
-    """Settle everything for `torchrelay serve`.
+    """Settle everything for `torchrelay serve` and `torchserve`.
 
     Raises:
         SettingsError: what was said can't work; one line for each fault.
     """
-    said = merge(config.environment, command_line, config.file)
+    said = merge(config.environment, command_line, config.file, options.defaults)
     socket = f"ipc://{options.socket_dir}/broker.sock"
     gpus = machine.gpus if said.number_of_gpu is None else min(machine.gpus, said.number_of_gpu)
     faults = (
         [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
     )
+    with_tokens = has_tokens(said)
     broker = broker_settings(
         said,
         addresses=(socket, options.broker_address) if options.broker_address else (socket,),
@@ -103,6 +141,9 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         insecure=options.insecure,
         allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),
+        metrics_log_dir=options.metrics_log_dir,
+        key_file=options.key_file if with_tokens else None,
+        static_keys=options.static_keys if with_tokens else (),
     )
     gateway = gateway_settings(
         said,
@@ -110,16 +151,20 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         processes=options.gateway_processes,
         insecure=options.insecure,
         graceful_timeout_s=2,  # all of serve stops within 5 s
+        access_log=options.access_log,
     )
-    node = NodeSettings(
+    node = node_settings(
+        said,
         broker_address=socket,
         name=machine.name,
         devices=_devices(options.devices, gpus, machine.gpus),
         slots=options.slots or default_slots(machine),
         cache_dir=options.cache_dir,
         stop_grace_s=1.0,
+        model_log=options.model_log,
     )
-    faults += exposure([*broker.addresses, *listeners(gateway)], options.insecure)
+    faults += exposure(broker.addresses, options.insecure)
+    faults += gateway_faults(gateway)
     if faults:
         raise SettingsError("\n".join(faults))
     return Plan(broker, gateway, node)
@@ -130,26 +175,58 @@ def default_slots(machine: Machine) -> int:
     return max(32, SLOTS_PER_CPU * machine.cpus)
 
 
+def has_tokens(said: Said) -> bool:
+    """Tell whether requests need keys; a part that runs alone needs none unless somebody said so."""
+    return said.disable_token_authorization is False
+
+
 def broker_settings(said: Said, **more: object) -> BrokerSettings:
     """Make the broker's settings of what was said; `more` are fields that only one command knows."""
-    return msgspec.convert(_fields(said, BROKER_FIELDS) | more, BrokerSettings)
+    tokens = {"token_authorization": has_tokens(said)}
+    return msgspec.convert(_fields(said, BROKER_FIELDS) | tokens | more, BrokerSettings)
 
 
 def gateway_settings(said: Said, **more: object) -> GatewaySettings:
     """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
-    return msgspec.convert(_fields(said, GATEWAY_FIELDS) | more, GatewaySettings)
+    tokens = {"token_authorization": has_tokens(said)}
+    return msgspec.convert(_fields(said, GATEWAY_FIELDS) | tokens | more, GatewaySettings)
+
+
+def node_settings(said: Said, **more: object) -> NodeSettings:
+    """Make a node's settings of what was said; `more` are fields that only one command knows."""
+    metrics = {"system_metrics": not said.disable_system_metrics}
+    return msgspec.convert(_fields(said, NODE_FIELDS) | metrics | more, NodeSettings)
 
 
 def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
-    """Name each address that other hosts could reach although nobody said that this is meant."""
+    """Name each of a broker's addresses that other hosts could reach although nobody said it is meant."""
     if insecure:
         return []
     return [
-        f"{address} can be reached from other hosts, and nothing here checks who calls yet:"
+        f"{address} can be reached from other hosts, and the fleet's own wire checks nobody:"
         " use a loopback address, or say --insecure where the network is your own"
         for address in addresses
         if is_reachable_from_outside(address)
     ]
+
+
+def gateway_faults(gateway: GatewaySettings) -> list[str]:
+    """Name what can't work: listeners that others reach without keys, and TLS without a certificate."""
+    addresses = listeners(gateway)
+    faults = []
+    if not gateway.insecure and not gateway.token_authorization:
+        faults = [
+            f"{address} can be reached from other hosts, and nothing checks who calls: say --tokens, use a"
+            " loopback address, or say --insecure where the network is your own"
+            for address in addresses
+            if is_reachable_from_outside(address)
+        ]
+    has_pair = bool(gateway.certificate_file) and bool(gateway.private_key_file)
+    if bool(gateway.certificate_file) != bool(gateway.private_key_file):
+        faults.append("certificate_file and private_key_file need each other")
+    if any(address.startswith("https:") for address in addresses) and not (has_pair or gateway.keystore):
+        faults.append("an https address needs certificate_file and private_key_file, or a keystore")
+    return faults
 
 
 def fits_socket(folder: str) -> bool:
@@ -157,14 +234,14 @@ def fits_socket(folder: str) -> bool:
     return len(f"{Path(folder)}/broker.sock".encode()) <= SOCKET_PATH_LIMIT_BYTES
 
 
-def _fields(said: Said, names: dict[str, str]) -> dict[str, object]:
-    return {field: value for key, field in names.items() if (value := getattr(said, key)) is not None}
-
-
 def listeners(gateway: GatewaySettings) -> tuple[str, ...]:
     """Return the addresses that the gateway will listen on."""
     always = (gateway.inference_address, gateway.management_address)
     return (*always, gateway.metrics_address) if gateway.enable_metrics_api else always
+
+
+def _fields(said: Said, names: dict[str, str]) -> dict[str, object]:
+    return {field: value for key, field in names.items() if (value := getattr(said, key)) is not None}
 
 
 def _devices(wanted: tuple[str, ...], gpus: int, gpus_of_machine: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a command says when it can't go on: one line on stderr, and exit status 1."""
+"""What a command says when it can't go on: its lines on stderr, and exit status 1."""
 
 from typing import Any
 
@@ -11,15 +11,21 @@ class Fault(Exception):
 
 
 class FaultReportingGroup(TyperGroup):
-    """A group of commands that turns a Fault into its line and exit status."""
+    """A group of commands that turns a Fault into its lines and exit status."""
 
     def invoke(self, ctx: Any) -> Any:  # typer's own types: the context's class differs between its versions
         """Run the command."""
         try:
             return super().invoke(ctx)
         except Fault as fault:
-            typer.echo(f"torchrelay: {one_line(str(fault))}", err=True)
+            typer.echo(written(str(fault)), err=True)
             raise typer.Exit(1) from fault
+
+
+def written(text: str) -> str:
+    """Write a fault for a terminal: its first line behind our name, the others below it."""
+    first, *others = [line.rstrip() for line in text.splitlines() if line.strip()] or ["failed"]
+    return "\n".join([f"torchrelay: {first}", *(f"  {line.lstrip()}" for line in others)])
 
 
 def one_line(text: str) -> str:

@@ -88,5 +88,7 @@ class Fleet(_Facts, frozen=True):
     epoch: int = 0
     uptime_s: float = 0
     gateways: int = 0
+    #: Start-up archives that are neither registered nor refused yet.
+    loading: tuple[str, ...] = ()
     nodes: tuple[Node, ...] = ()
     models: tuple[Version, ...] = ()

@@ -1,52 +1,65 @@
-"""Runs the three processes of `torchrelay serve` in the foreground and talks to whoever looks on."""
+"""Runs the three processes of a server in the foreground until it is told to stop."""
 
 import asyncio
 import signal
-from pathlib import Path
+from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
-import typer
 
-from broker.store import startup_urls
-from cli import fleet
-from cli.child import Launch, Role
+from cli.child import Launch, LogTarget, Role
 from cli.compose import Plan
-from cli.prepare import DEFAULT_PORTS, client_url
-from cli.startup import LineView, Startup
+from cli.prepare import client_url
+from cli.startup import Startup, Watcher
 from cli.supervisor import Supervisor
-from shared.logs import LogFormat
-from shared.settings import BrokerSettings, Settings
+from shared import ids
+from shared.settings import Settings, StaticKey
+
+#: Who the key belongs to by which we ask our own server.
+OWN_KEY_NAME = "torchrelay serve"
+
+
+class Onlooker(Watcher, Protocol):
+    """A watcher who is told of the processes as well."""
+
+    def process_ended(self, line: str) -> None:
+        """Take note that a process ended by itself and is started again."""
+
+    def stopping(self) -> None:
+        """Take note that somebody asked for the end."""
 
 
 class _StopAsked(Exception):
     """Somebody pressed Ctrl-C or sent SIGTERM."""
 
 
-def run(plan: Plan, log_dir: Path, *, is_verbose: bool, log_format: LogFormat) -> None:
-    """Run everything until it is told to stop.
+def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> None:
+    """Run everything until it is told to stop; `log` says where each process writes what.
 
     Raises:
         Fault: a process can't be started.
     """
-    level = "INFO" if is_verbose else "WARNING"
+    key = None
+    if plan.gateway.token_authorization:
+        key = StaticKey("management", OWN_KEY_NAME, ids.secret())
+        broker = msgspec.structs.replace(plan.broker, static_keys=(*plan.broker.static_keys, key))
+        plan = msgspec.structs.replace(plan, broker=broker)
 
     def launch(role: Role, settings: Settings) -> Launch:
-        return Launch(
-            role=role,
-            settings=msgspec.Raw(settings.to_json()),
-            level=level,
-            log_format=log_format,
-            log_file=str(log_dir / f"{role}.log"),
-        )
+        return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
 
     launches = [launch("broker", plan.broker), launch("gateway", plan.gateway), launch("worker", plan.node)]
-    typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
+    supervisor = Supervisor(launches, onlooker.process_ended)
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
-    later = launch("broker", msgspec.structs.replace(plan.broker, load_models=()))
-    asyncio.run(_run(plan, Supervisor(launches, typer.echo), later))
+    later = launch("broker", msgspec.structs.replace(plan.broker, load_models=(), snapshot=None))
+    watcher = _Registered(onlooker, supervisor, later)
+    startup = Startup(
+        client_url(plan.gateway.management_address, "management"), watcher, key.key if key else None
+    )
+    asyncio.run(_run(supervisor, startup, onlooker))
 
 
-async def _run(plan: Plan, supervisor: Supervisor, later_broker: Launch) -> None:
+async def _run(supervisor: Supervisor, startup: Startup, onlooker: Onlooker) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
@@ -57,11 +70,13 @@ async def _run(plan: Plan, supervisor: Supervisor, later_broker: Launch) -> None
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal)
+    tasks = [asyncio.create_task(part) for part in (supervisor.run(), startup.follow(), _until(asked))]
     try:
-        await asyncio.gather(supervisor.run(), _announce(plan, supervisor, later_broker), _until(asked))
+        await asyncio.gather(*tasks)
     except _StopAsked:
-        typer.echo("Stopping.")
+        onlooker.stopping()
     finally:
+        tasks[1].cancel()
         await supervisor.stop()
 
 
@@ -70,37 +85,20 @@ async def _until(asked: asyncio.Event) -> None:
     raise _StopAsked
 
 
-async def _announce(plan: Plan, supervisor: Supervisor, later_broker: Launch) -> None:
-    """Tell how far the start is, then what runs where and how to try it."""
-    gateway = plan.gateway
+class _Registered:
+    """Between startup and onlooker: lets the supervisor know how far the start is."""
 
-    def came_up() -> None:
-        supervisor.came_up()
-        typer.echo("Model server started.")
+    def __init__(self, onlooker: Onlooker, supervisor: Supervisor, later_broker: Launch) -> None:
+        self._supervisor = supervisor
+        self._later_broker = later_broker
+        self.show = onlooker.show
+        self.settled = onlooker.settled
+        self._onlooker = onlooker
 
-    management = client_url(gateway.management_address, DEFAULT_PORTS["management"])
-    startup = Startup(management, count_models(plan.broker), LineView(typer.echo), came_up)
-    seen = await startup.follow()
-    supervisor.change(later_broker)
-    inference = client_url(gateway.inference_address, DEFAULT_PORTS["inference"])
-    typer.echo(f"  inference   {inference}\n  management  {management}")
-    if gateway.enable_metrics_api:
-        typer.echo(f"  metrics     {client_url(gateway.metrics_address, DEFAULT_PORTS['metrics'])}")
-    typer.echo(f"Try: {example_call(seen, inference)}\nCtrl-C stops everything.")
+    def answers(self) -> None:
+        self._supervisor.came_up()
+        self._onlooker.answers()
 
-
-def count_models(broker: BrokerSettings) -> int:
-    """Count the models that the broker will try to load; `all` stands for what lies in its store."""
-    named = [load for load in broker.load_models if load.url.lower() != "all"]
-    return len(named) + (len(startup_urls(broker)) if len(named) < len(broker.load_models) else 0)
-
-
-def example_call(seen: fleet.Fleet, inference: str) -> str:
-    """Write a curl command that works against what is loaded."""
-    ready = [model.model_name for model in seen.models if model.workers_ready]
-    target = (
-        f"--unix-socket {inference.removeprefix('unix:')} http://localhost"
-        if inference.startswith("unix:")
-        else inference
-    )
-    return f"curl -T FILE {target}/predictions/{ready[0]}" if ready else f"curl {target}/ping"
+    def registered(self) -> None:
+        self._supervisor.change(self._later_broker)
+        self._onlooker.registered()

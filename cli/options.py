@@ -45,7 +45,26 @@ Insecure = Annotated[
 AllowPrivateUrls = Annotated[
     bool, typer.Option("--allow-private-urls", help="Fetch archives from private and loopback addresses too.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Log to the terminal from INFO on, not WARNING.")]
+Tokens = Annotated[
+    bool | None,
+    typer.Option(
+        "--tokens/--disable-token-auth",
+        "/--dt",
+        help="Whether callers need keys; made keys are written to ./key_file.json. [default: no]",
+    ),
+]
+Keys = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Keys that you keep, a line each: API NAME KEY. Switches tokens on."),
+]
+MetricsModeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODE",
+        help="`prometheus`, `log` (files), or `legacy`, as in TorchServe. [default: prometheus]",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log to the terminal from INFO on.")]
 JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log lines are JSON objects.")]
 Management = Annotated[
     str,
@@ -64,7 +83,7 @@ Version = Annotated[
 
 TorchServeFlag = Annotated[
     bool,
-    typer.Option("--start", "--foreground", "--disable-token-auth", "--dt", hidden=True, help="Always so."),
+    typer.Option("--start", "--foreground", hidden=True, help="Always so."),
 ]
 
 DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"

@@ -38,7 +38,7 @@ def broker(
         allow_private_urls=allow_private_urls,
     )
     prepare.require_broker_addresses(*settings.addresses)
-    prepare.require_private(settings.addresses, insecure)
+    prepare.require_private(compose.exposure(settings.addresses, insecure))
     prepare.require_store(settings.model_store)
     _run("broker", settings, verbose, json_logs)
 
@@ -68,7 +68,7 @@ def gateway(
         prepare.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
     )
     prepare.require_broker_addresses(broker)
-    prepare.require_private(compose.listeners(settings), insecure)
+    prepare.require_private(compose.gateway_faults(settings))
     prepare.require_free_listeners(settings)
     _run("gateway", settings, verbose, json_logs)
 

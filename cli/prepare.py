@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -13,12 +14,15 @@ import typer
 
 from cli import compose, machine
 from cli.faults import Fault
-from shared import ts_config
-from shared.settings import GatewaySettings, SettingsError, environment
+from shared import ts_config, ts_keys
+from shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
 from shared.ts_config import Said, TsConfig
 
-#: TorchServe's ports where an address names none.
-DEFAULT_PORTS = {"inference": 80, "management": 8081, "metrics": 8082}
+#: TorchServe's ports where an address names none: of http, and of https.
+DEFAULT_PORTS = {"inference": (80, 443), "management": (8081, 8444), "metrics": (8082, 8445)}
+
+
+MetricsMode = Literal["prometheus", "log", "legacy"]
 
 
 class Folders(msgspec.Struct, frozen=True):
@@ -46,6 +50,8 @@ def said(
     models: Sequence[str] | None = None,
     more_models: Sequence[str] | None = None,
     enable_model_api: bool = False,
+    tokens: bool | None = None,
+    metrics_mode: MetricsMode | None = None,
     inference_address: str | None = None,
     management_address: str | None = None,
     metrics_address: str | None = None,
@@ -60,8 +66,10 @@ def said(
     try:
         return Said(
             model_store=model_store,
-            load_models=ts_config.parse_models(",".join(named)) if named else None,
+            load_models=ts_keys.parse_load_models(",".join(named)) if named else None,
             enable_model_api=enable_model_api or None,
+            disable_token_authorization=None if tokens is None else not tokens,
+            metrics_mode=metrics_mode,
             inference_address=_address(inference_address),
             management_address=_address(management_address),
             metrics_address=_address(metrics_address),
@@ -70,11 +78,20 @@ def said(
         raise Fault(str(error)) from error
 
 
-def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
-    """Read the config.properties that counts, if there is one."""
-    path = ts_config.find_file(option, environ, Path.cwd())
+def metrics_mode(text: str | None) -> MetricsMode | None:
+    """Read --metrics-mode, which, unlike the file's key, is not forgiving."""
+    match text:
+        case None | "prometheus" | "log" | "legacy":
+            return text
+        case _:
+            raise typer.BadParameter(f"{text!r} is none of prometheus, log and legacy")
+
+
+def config(option: str | None, environ: Mapping[str, str], snapshots: Path | None = None) -> TsConfig:
+    """Read the config.properties that counts, if there is one; `snapshots` is a folder that may have it."""
+    path = ts_config.find_file(option, environ, Path.cwd(), snapshots)
     if path is None:
-        return TsConfig()
+        return TsConfig(environment=ts_config.with_oip(Said(), environ))
     try:
         return ts_config.read(path.read_bytes(), environ)
     except OSError as error:
@@ -86,13 +103,18 @@ def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
 def with_file(command_line: Said, option: str | None) -> Said:
     """Merge what was said on the command line with config.properties and the environment."""
     found = config(option, environment())
-    return compose.merge(found.environment, command_line, found.file)
+    return compose.merge(found.environment, command_line, found.file, compose.SERVE_DEFAULTS)
 
 
-def require_private(addresses: Sequence[str], insecure: bool) -> None:
+def require_private(faults: Sequence[str]) -> None:
     """Make sure that nobody listens to other hosts by mistake."""
-    if faults := compose.exposure(addresses, insecure):
+    if faults:
         raise Fault("\n".join(faults))
+
+
+def unheeded(config: TsConfig) -> list[str]:
+    """Say of each key that has no effect why."""
+    return [f"{key} in config.properties has no effect: {why}" for key, why in config.without_effect.items()]
 
 
 def plan(command_line: Said, config: TsConfig, options: compose.Options) -> compose.Plan:
@@ -102,9 +124,16 @@ def plan(command_line: Said, config: TsConfig, options: compose.Options) -> comp
     except SettingsError as error:
         raise Fault(str(error)) from error
     require_store(made.broker.model_store)
+    require_snapshot(made.broker)
+    require_files(
+        made.gateway.certificate_file,
+        made.gateway.private_key_file,
+        made.gateway.keystore,
+        made.broker.metrics_config,
+    )
     require_free_listeners(made.gateway)
     for address in made.broker.addresses:
-        require_free(address, "--broker", 0)
+        require_free(address, "--broker")
     return made
 
 
@@ -134,6 +163,26 @@ def require_store(folder: str | None) -> None:
         raise Fault(f"--model-store directory not found: {folder}")
 
 
+def require_snapshot(broker: BrokerSettings) -> None:
+    """Make sure that the archives of a snapshot are there; TorchServe's text."""
+    for model in broker.snapshot or ():
+        if broker.model_store is None or not (Path(broker.model_store) / str(model.archive_name)).exists():
+            raise Fault(
+                f"Model archive file for model :{model.name}, version :{model.version}"
+                " not found in model store"
+            )
+
+
+def require_files(*files: str | None) -> None:
+    """Make sure that files which settings name can be read."""
+    for file in files:
+        try:
+            if file:
+                Path(file).open("rb").close()
+        except OSError as error:
+            raise Fault(f"{file} can't be read: {error.strerror}") from error
+
+
 def cache_dir(option: str | None, environ: Mapping[str, str]) -> str:
     """Choose the folder of unpacked archives: as told, else the user's cache."""
     if option:
@@ -144,20 +193,20 @@ def cache_dir(option: str | None, environ: Mapping[str, str]) -> str:
 
 def require_free_listeners(gateway: GatewaySettings) -> None:
     """Make sure that the gateway's ports are free."""
-    require_free(gateway.inference_address, "--inference-address", DEFAULT_PORTS["inference"])
-    require_free(gateway.management_address, "--management-address", DEFAULT_PORTS["management"])
+    require_free(gateway.inference_address, "--inference-address", "inference")
+    require_free(gateway.management_address, "--management-address", "management")
     if gateway.enable_metrics_api:
-        require_free(gateway.metrics_address, "--metrics-address", DEFAULT_PORTS["metrics"])
+        require_free(gateway.metrics_address, "--metrics-address", "metrics")
 
 
-def require_free(address: str, option: str, default_port: int) -> None:
+def require_free(address: str, option: str, api: str = "") -> None:
     """Make sure that an address can be listened on, so that a taken port is one clear line."""
-    if not address.startswith(("http:", "tcp:")):
+    if not address.startswith(("http:", "https:", "tcp:")):
         return
     parts = urlsplit(address)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
-            parts.hostname, parts.port or default_port, type=socket.SOCK_STREAM
+            parts.hostname, _port(address, api) if api else parts.port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -169,14 +218,20 @@ def require_free(address: str, option: str, default_port: int) -> None:
         ) from error
 
 
-def client_url(address: str, default_port: int) -> str:
+def client_url(address: str, api: str) -> str:
     """Turn an address that is listened on into one that can be called from this machine."""
     if address.startswith("unix:"):
         return address
     parts = urlsplit(address)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")
-    return f"http://{f'[{host}]' if ':' in host else host}:{parts.port or default_port}"
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{_port(address, api)}"
+
+
+def _port(address: str, api: str) -> int:
+    parts = urlsplit(address)
+    plain, secure = DEFAULT_PORTS[api]
+    return parts.port or (secure if parts.scheme == "https" else plain)
 
 
 def _address(text: str | None) -> str | None:
-    return None if text is None else ts_config.parse_address(text)
+    return None if text is None else ts_keys.parse_address(text)

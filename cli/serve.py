@@ -1,10 +1,16 @@
 """`torchrelay serve`: the whole server on one machine, in the foreground of one terminal."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli import options
+
+if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
+    from cli import fleet
+    from cli.child import LogTarget, Role
+    from cli.compose import Plan
 
 
 def serve(
@@ -13,6 +19,8 @@ def serve(
     models: options.Models = None,
     ts_config: options.TsConfigFile = None,
     enable_model_api: options.EnableModelApi = False,
+    tokens: options.Tokens = None,
+    keys: options.Keys = None,
     ncs: Annotated[
         bool,
         typer.Option(
@@ -24,6 +32,7 @@ def serve(
     inference_address: options.InferenceAddress = None,
     management_address: options.ManagementAddress = None,
     metrics_address: options.MetricsAddress = None,
+    metrics_mode: options.MetricsModeOption = None,
     broker: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Let nodes of other hosts join here, tcp://HOST:PORT.")
     ] = None,
@@ -37,21 +46,25 @@ def serve(
     torchserve_flag: options.TorchServeFlag = False,
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
-    from cli import compose, foreground, prepare
+    from cli import compose, foreground, prepare, secrets_file
+    from cli.child import LogTarget
     from shared.settings import environment
 
+    environ = environment()
+    static_keys = secrets_file.static_keys(keys, environ)
     command_line = prepare.said(
         model_store=model_store,
         models=models,
         more_models=more_models,
         enable_model_api=enable_model_api,
+        tokens=True if static_keys and tokens is None else tokens,
+        metrics_mode=prepare.metrics_mode(metrics_mode),
         inference_address=inference_address,
         management_address=management_address,
         metrics_address=metrics_address,
     )
     if broker:
         prepare.require_broker_addresses(broker)
-    environ = environment()
     config = prepare.config(ts_config, environ)
     with prepare.folders(state_dir, is_temporary=ncs) as folders:
         own = compose.Options(
@@ -64,12 +77,82 @@ def serve(
             devices=tuple(device or ["auto"]),
             insecure=insecure,
             allow_private_urls=allow_private_urls,
+            key_file=None if static_keys else str(Path("key_file.json").absolute()),
+            static_keys=static_keys,
+            metrics_log_dir=str(folders.state / "logs"),
         )
         plan = prepare.plan(command_line, config, own)
-        if config.without_effect:
-            typer.echo(
-                f"These settings have no effect here yet: {', '.join(config.without_effect)}", err=True
+        for line in prepare.unheeded(config):
+            typer.echo(line, err=True)
+        log_dir = folders.state / "logs"
+
+        def log(role: "Role") -> "LogTarget":
+            # What becomes of models is told by the onlooker, in a line each; the terminal is no log.
+            return LogTarget(
+                level="INFO" if verbose else "ERROR",
+                log_format="json" if json_logs else "text",
+                file=str(log_dir / f"{role}.log"),
             )
-        foreground.run(
-            plan, folders.state / "logs", is_verbose=verbose, log_format="json" if json_logs else "text"
+
+        typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
+        foreground.run(plan, log, Terminal(plan))
+
+
+class Terminal:
+    """Tells a person in front of a terminal how far the start is, what runs where, and how to try it."""
+
+    def __init__(self, plan: "Plan") -> None:
+        from cli.startup import LineView
+
+        self._plan = plan
+        self._is_settled = False
+        self.show = LineView(typer.echo).show
+
+    def answers(self) -> None:
+        """Say where the server listens."""
+        from cli.prepare import client_url
+
+        gateway = self._plan.gateway
+        typer.echo("Model server started.")
+        typer.echo(f"  inference   {client_url(gateway.inference_address, 'inference')}")
+        typer.echo(f"  management  {client_url(gateway.management_address, 'management')}")
+        if gateway.enable_metrics_api:
+            typer.echo(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
+        if self._plan.broker.key_file:
+            typer.echo(f"  keys        {self._plan.broker.key_file}")
+
+    def registered(self) -> None:
+        """Say nothing: each model has its line."""
+
+    def settled(self, seen: "fleet.Fleet") -> None:
+        """Say how to try it."""
+        from cli.prepare import client_url
+
+        inference = client_url(self._plan.gateway.inference_address, "inference")
+        typer.echo(
+            f"Try: {example_call(seen, inference, self._plan.broker.key_file)}\nCtrl-C stops everything."
         )
+
+    def process_ended(self, line: str) -> None:
+        """Pass on what the supervisor saw."""
+        typer.echo(line)
+
+    def stopping(self) -> None:
+        """Say that it was understood."""
+        typer.echo("Stopping.")
+
+
+def example_call(seen: "fleet.Fleet", inference: str, key_file: str | None = None) -> str:
+    """Write a curl command that works against what is loaded."""
+    from cli.client import segment
+
+    ready = [model.model_name for model in seen.models if model.workers_ready]
+    target = (
+        f"--unix-socket {inference.removeprefix('unix:')} http://localhost"
+        if inference.startswith("unix:")
+        else inference
+    )
+    key = " -H 'Authorization: Bearer KEY'" if key_file else ""
+    trust = " -k" if inference.startswith("https:") else ""
+    call = f"-T FILE {target}/predictions/{segment(ready[0])}" if ready else f"{target}/ping"
+    return f"curl{trust}{key} {call}"

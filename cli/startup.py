@@ -1,20 +1,36 @@
-"""Follows a server that starts, until every model is loaded or has failed, and says what it sees."""
+"""Follows a server from its start on, and says what becomes of its models."""
 
 import asyncio
 import math
+import ssl
 from collections.abc import Callable
+from typing import Protocol
 
 import httpx
 
 from cli import client, fleet
 
 POLL_INTERVAL_S = 0.15
-#: Models that are not even registered after this long, while nothing loads, won't be.
-PATIENCE_S = 8.0
-
-
+#: Once all models are settled, only news are looked for.
+WATCH_INTERVAL_S = 1.0
 #: A download says its percentage often.
 LINE_INTERVAL_S = 1.0
+
+
+class Watcher(Protocol):
+    """Whoever is told of a start; `now` is a clock that only grows."""
+
+    def answers(self) -> None:
+        """Take note that the listeners answer, and that the broker is behind them."""
+
+    def registered(self) -> None:
+        """Take note that every start-up model is registered, or was refused."""
+
+    def show(self, models: tuple[fleet.Version, ...], now: float) -> None:
+        """See the models as they are now."""
+
+    def settled(self, seen: fleet.Fleet) -> None:
+        """Take note that every model is ready, or has failed to become so."""
 
 
 def is_settled(model: fleet.Version) -> bool:
@@ -23,16 +39,24 @@ def is_settled(model: fleet.Version) -> bool:
 
 
 class LineView:
-    """Writes a line for each change of a model, at most one a second until it is settled."""
+    """Writes a line for each change of a model, at most one a second until it is settled.
+
+    A model whose workers crash again and again, each time in the same way, is one line; the log has all.
+    """
 
     def __init__(self, echo: Callable[[str], None]) -> None:
         self._echo = echo
         self._lines: dict[str, str] = {}
         self._written_at: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
 
     def show(self, models: tuple[fleet.Version, ...], now: float) -> None:
         """Write what is new and due."""
         for model in models:
+            if model.is_ready:
+                self._failures.pop(model.label, None)
+            elif model.last_error and self._failures.get(model.label) == model.last_error:
+                continue  # it crashes as before, or is on its next try
             line = f"  {model.label}: {model.summary()}"
             is_due = (
                 is_settled(model) or now - self._written_at.get(model.label, -math.inf) >= LINE_INTERVAL_S
@@ -41,41 +65,57 @@ class LineView:
                 self._lines[model.label] = line
                 self._written_at[model.label] = now
                 self._echo(line)
+                if model.has_failed:
+                    self._failures[model.label] = model.last_error
 
 
 class Startup:
-    """Polls `GET /fleet` of the server at `url`, which waits for `expected` models."""
+    """Polls `GET /fleet` of our own server and tells a watcher what it sees, until it is cancelled."""
 
-    def __init__(self, url: str, expected: int, view: LineView, came_up: Callable[[], None]) -> None:
+    def __init__(self, url: str, watcher: Watcher, key: str | None = None) -> None:
         self._url = url
-        self._expected = expected
-        self._view = view
-        self._came_up = came_up
+        self._watcher = watcher
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
-    async def follow(self) -> fleet.Fleet:
-        """Return the fleet once all its models are settled; `came_up` is called when the server answers."""
+    async def follow(self) -> None:
+        """Tell the watcher of each step of the start, then of the models' ups and downs."""
         uds = self._url.removeprefix("unix:") if self._url.startswith("unix:") else None
-        transport = httpx.AsyncHTTPTransport(uds=uds)
-        base_url = "http://localhost" if uds else self._url
-        loop = asyncio.get_running_loop()
-        async with httpx.AsyncClient(base_url=base_url, transport=transport, timeout=5.0) as http:
-            seen = await self._poll(http)
-            while seen is None:
-                await asyncio.sleep(POLL_INTERVAL_S)
-                seen = await self._poll(http)
-            self._came_up()
-            idle_since = loop.time()
-            while loop.time() - idle_since < PATIENCE_S:
-                if seen.nodes:
-                    self._view.show(seen.models, loop.time())
-                if len(seen.models) >= self._expected and all(map(is_settled, seen.models)):
-                    break
-                # A model that loads for minutes says so by its workers, and is waited for.
-                if any(model.workers and not is_settled(model) for model in seen.models):
-                    idle_since = loop.time()
-                await asyncio.sleep(POLL_INTERVAL_S)
-                seen = await self._poll(http) or seen
-        return seen
+        # The listener is our own, on this machine, whatever name its certificate has.
+        transport = httpx.AsyncHTTPTransport(uds=uds, verify=_unverified())
+        async with httpx.AsyncClient(
+            base_url="http://localhost" if uds else self._url,
+            transport=transport,
+            headers=self._headers,
+            timeout=5.0,
+        ) as http:
+            await self._follow(http)
+
+    async def _follow(self, http: httpx.AsyncClient) -> None:
+        seen = await self._next(http)
+        self._watcher.answers()
+        while seen.loading:
+            self._show(seen)
+            seen = await self._next(http)
+        self._watcher.registered()
+        while not all(map(is_settled, seen.models)):
+            self._show(seen)
+            seen = await self._next(http)
+        self._show(seen)
+        self._watcher.settled(seen)
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            seen = await self._poll(http) or seen
+            self._show(seen)
+
+    def _show(self, seen: fleet.Fleet) -> None:
+        if seen.nodes:  # before, every model only waits for a node
+            self._watcher.show(seen.models, asyncio.get_running_loop().time())
+
+    async def _next(self, http: httpx.AsyncClient) -> fleet.Fleet:
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            if seen := await self._poll(http):
+                return seen
 
     async def _poll(self, http: httpx.AsyncClient) -> fleet.Fleet | None:
         try:
@@ -83,3 +123,10 @@ class Startup:
         except httpx.TransportError:
             return None
         return client.decode(answer.content, fleet.Fleet) if answer.status_code == 200 else None
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from cli import compose
-from shared import settings
-from shared.ts_config import Said
+from shared import settings, ts_keys
 
 TARGET = Path(__file__).parent / "configuration.md"
 
@@ -23,32 +22,53 @@ HEAD = """\
 Where a value comes from, strongest first:
 
 1. `TS_<KEY>` in the environment, only if config.properties says `enable_envvars_config=true`
-   (`TS_ALLOWED_URLS` needs `use_env_allowed_urls=true` as well);
-2. the command line (`torchrelay serve --help`); `--enable-model-api` can switch on and never off;
-3. config.properties: `TS_CONFIG_FILE`, else `--ts-config`, else `./config.properties`;
+   (`TS_ALLOWED_URLS` needs `use_env_allowed_urls=true` as well, `TS_OPEN_INFERENCE_PROTOCOL=oip` nothing);
+2. the command line (`torchrelay serve --help`, `torchserve --help`); `--enable-model-api` can switch on and
+   never off;
+3. config.properties: `TS_CONFIG_FILE`, else `--ts-config`, else `./config.properties`. `torchserve` without
+   `--ncs` looks for the newest snapshot in `logs/config` before the last;
 4. the default below.
 
 `$$NAME$$` inside a value of the file is replaced by the environment's NAME. All faults are reported
-together, before anything starts. Keys without an effect here are named once at start.
+together, before anything starts. Keys without an effect are named once at start, with the reason.
 
-## Keys of config.properties that have an effect
+## Keys of config.properties
 
+| key | variable | sets |
+|---|---|---|
 {keys}
 
-`number_of_gpu` bounds the GPUs that `torchrelay serve` offers. `load_models` takes `all`, or a comma
-list of archives and `name=archive`, with or without blanks around the commas.
+These two switch the reading itself: `enable_envvars_config`, `use_env_allowed_urls`.
+
+## Keys of config.properties without an effect
+
+| key | why |
+|---|---|
+{reasons}
+
+Any other key is kept, as in TorchServe, and means nothing.
 """
+
+#: What a key sets that no field has to itself.
+ELSEWHERE = {
+    "number_of_gpu": "how many GPUs the node of `torchrelay serve` offers at most",
+    "disable_token_authorization": "whether callers need keys; `torchserve` says yes, `torchrelay serve` no",
+    "disable_system_metrics": "whether nodes measure their host",
+    "keystore_type": "nothing but `PKCS12` can be read",
+}
 
 SECTIONS = (
     (settings.BrokerSettings, compose.BROKER_FIELDS),
     (settings.GatewaySettings, compose.GATEWAY_FIELDS),
-    (settings.NodeSettings, {}),
+    (settings.NodeSettings, compose.NODE_FIELDS),
 )
 
 
 def configuration():
     """Return the page's text."""
-    parts = [HEAD.format(keys=", ".join(f"`{key}`" for key in sorted(Said.__struct_fields__)) + ".")]
+    keys = [f"| `{key}` | {write_variable(key)} | {write_target(key)} |" for key in sorted(ts_keys.PARSERS)]
+    reasons = [f"| `{key}` | {why} |" for key, why in sorted(ts_keys.REASONS.items())]
+    parts = [HEAD.format(keys="\n".join(keys), reasons="\n".join(reasons))]
     for cls, keys in SECTIONS:
         parts.append(f"## {inspect.getdoc(cls).split('.')[0]}\n")
         parts.append("| setting | default | config.properties | meaning |\n|---|---|---|---|")
@@ -59,6 +79,20 @@ def configuration():
             parts.append(f"| `{field.name}` | {write_default(field)} | {key} | {meanings[field.name]} |")
         parts.append("")
     return "\n".join(parts)
+
+
+def write_variable(key):
+    """Write the variable that overrides a key."""
+    name = ts_keys.variable(key)
+    return f"`{name}`" if name else "none"
+
+
+def write_target(key):
+    """Write what a key sets: a field of ours, or what no field says alone."""
+    if key in ELSEWHERE:
+        return ELSEWHERE[key]
+    fields = [f"`{keys[key]}`" for _, keys in SECTIONS if key in keys]
+    return ", ".join(dict.fromkeys(fields))
 
 
 def read_meanings(source):

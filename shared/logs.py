@@ -8,6 +8,7 @@ import json
 import logging
 import logging.handlers
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -26,24 +27,44 @@ def configure(
     """Send this process's records to stderr from `level` on, and from INFO on to `log_file`."""
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(level)
-    handlers: list[logging.Handler] = [console]
-    if log_file is not None:
-        _put_aside(log_file)
-        # Watched, so that logrotate may move it; opened for appending, so that forked processes share it.
-        file = logging.handlers.WatchedFileHandler(log_file)
-        file.setLevel(logging.INFO)
-        handlers.append(file)
     formatter = JsonFormatter(process) if log_format == "json" else TextFormatter(process)
+    install(formatter, console, *([] if log_file is None else [file_handler(log_file)]))
+
+
+def file_handler(log_file: Path) -> logging.Handler:
+    """Return a handler that appends everything from INFO on; a file that is too long is put aside."""
+    _put_aside(log_file)
+    # Watched, so that logrotate may move it; opened for appending, so that several processes share it.
+    file = logging.handlers.WatchedFileHandler(log_file)
+    file.setLevel(logging.INFO)
+    return file
+
+
+def install(formatter: logging.Formatter, *handlers: logging.Handler) -> None:
+    """Let these handlers, and no others, have all records."""
     for handler in handlers:
         handler.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers = handlers
+    root.handlers = list(handlers)
     root.setLevel(min(handler.level for handler in handlers))
 
 
 def facts(record: logging.LogRecord) -> dict[str, object]:
     """Return the fields that the caller gave as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
+
+
+def text_of(event: str, facts: Mapping[str, object]) -> str:
+    """Write an event and its facts: `worker.lost worker=3 reason="no beat"`, and what has lines below."""
+    line = _one_line(event)
+    below = ""
+    for key, value in facts.items():
+        text = str(value)
+        if "\n" in text:
+            below += "".join(f"\n  {key}| {part}" for part in text.splitlines())
+        else:
+            line += f" {key}={_quoted(text)}"
+    return line + below
 
 
 class TextFormatter(logging.Formatter):
@@ -58,17 +79,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one line, and below it what has several."""
-        line = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process}"
-        line += f" {_one_line(record.getMessage())}"
-        below = ""
-        for key, value in facts(record).items():
-            text = str(value)
-            if "\n" in text:
-                below += "".join(f"\n  {key}| {part}" for part in text.splitlines())
-            else:
-                line += f" {key}={_quoted(text)}"
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return line + below + trace
+        line = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process} "
+        line += text_of(record.getMessage(), facts(record))
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):

@@ -17,6 +17,7 @@ class Asked(NamedTuple):
     path: str
     body: bytes
     content_type: str | None
+    authorization: str | None = None
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -37,7 +38,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.server.asked.append(Asked(self.command, self.path, body, self.headers.get("content-type")))
+        headers = self.headers
+        self.server.asked.append(
+            Asked(self.command, self.path, body, headers.get("content-type"), headers.get("authorization"))
+        )
         answers = self.server.answers
         missing = {
             "code": 404,

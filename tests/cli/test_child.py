@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.child import Launch
+from cli.child import Launch, LogTarget
 from shared.settings import BrokerSettings
 from tests.support import eventually
 
@@ -22,9 +22,7 @@ def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
     launch = Launch(
         role="broker",
         settings=msgspec.Raw(settings),
-        level="WARNING",
-        log_format="text",
-        log_file=str(folder / "broker.log"),
+        log=LogTarget(level="WARNING", log_format="text", file=str(folder / "broker.log")),
     )
     assert child.stdin is not None
     child.stdin.write(msgspec.json.encode(launch) + b"\n")

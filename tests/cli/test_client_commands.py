@@ -215,15 +215,15 @@ def test_predict_takes_stdin_and_hands_bytes_through_untouched() -> None:
         (
             ["models", "register", "x.mar", "--wait"],
             error(500, "InternalServerException", "Failed to start workers", details="line one\nline two"),
-            ["Failed to start workers", "line one; line two"],
+            ["Failed to start workers", "\n  line one\n  line two\n"],
         ),
-        (["predict", "m"], (500, b"oh\nno"), ["answered 500", "oh; no"]),
+        (["predict", "m"], (500, b"oh\nno"), ["answered 500: oh", "\n  no\n"]),
         (["predict", "m"], (400, {"error": "no picture"}), ["answered 400", "no picture"]),
         (["status"], (200, {"nodes": 3}), ["not torchrelay's management address"]),
         (["status"], (200, b"<html>"), ["not torchrelay's management address"]),
     ],
 )  # fmt: skip
-def test_each_error_is_one_line_that_says_what_to_do(
+def test_each_error_says_what_to_do_line_by_line(
     arguments: list[str], answer: Answer, words: list[str]
 ) -> None:
     with serving(dict.fromkeys(("POST /models", "POST /predictions/m", "GET /fleet"), answer)) as server:
@@ -231,8 +231,9 @@ def test_each_error_is_one_line_that_says_what_to_do(
         result = ask(server, *arguments)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("torchrelay: ")
-    assert result.stderr.count("\n") == 1
+    first, *others = result.stderr.splitlines()
+    assert first.startswith("torchrelay: ")
+    assert all(line.startswith("  ") for line in others)
     for word in words:
         assert word in result.stderr
 

@@ -155,7 +155,7 @@ def test_settings_survive_the_way_to_a_child_process() -> None:
 
 
 def test_a_merge_of_silence_is_silence() -> None:
-    assert compose.merge(Said(), Said(), TsConfig().file) == Said()
+    assert compose.merge(Said(), Said(), TsConfig().file, Said()) == Said()
 
 
 @pytest.mark.parametrize(

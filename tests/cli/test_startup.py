@@ -2,15 +2,15 @@
 
 import asyncio
 import copy
-
-import pytest
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from cli.fleet import Fleet, Version
-from cli.foreground import count_models, example_call
+from cli.serve import example_call
 from cli.startup import LineView, Startup
-from shared.settings import BrokerSettings, LoadAtStart
-from tests.cli.fake_server import serving
+from tests.cli.fake_server import FakeServer, serving
 from tests.cli.test_client_commands import FLEET
+from tests.support import eventually_async
 
 
 def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> Version:
@@ -31,51 +31,98 @@ def test_changes_are_told_once_and_not_too_often() -> None:
     ]
 
 
-async def follow(startup: Startup) -> Fleet:
-    return await asyncio.wait_for(startup.follow(), timeout=5)
+class Notes:
+    """A watcher that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.show = LineView(self.lines.append).show
+
+    def answers(self) -> None:
+        self.lines.append("answers")
+
+    def registered(self) -> None:
+        self.lines.append("registered")
+
+    def settled(self, seen: Fleet) -> None:
+        self.lines.append(f"settled {len(seen.models)}")
 
 
-async def test_a_start_ends_when_every_model_is_ready_or_has_failed() -> None:
-    lines: list[str] = []
-    with serving({"GET /fleet": (200, FLEET)}) as server:
-        startup = Startup(server.url, 2, LineView(lines.append), lambda: lines.append("up"))
-        seen = await follow(startup)
-    assert len(seen.models) == 2
-    assert lines[0] == "up"
-    assert [line.rpartition(": ")[2] for line in lines[1:]] == [
+@asynccontextmanager
+async def followed(fleet: object, key: str | None = None) -> AsyncIterator[tuple[FakeServer, list[str]]]:
+    notes = Notes()
+    with serving({"GET /fleet": (200, fleet)}) as server:
+        following = asyncio.create_task(Startup(server.url, notes, key).follow())
+        yield server, notes.lines
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_start_is_settled_when_every_model_is_ready_or_has_failed() -> None:
+    async with followed(FLEET) as (_, lines):
+        await eventually_async(lambda: "settled 2" in lines)
+    assert lines[:2] == ["answers", "registered"]
+    assert [line.rpartition(": ")[2] for line in lines[2:4]] == [
         "2/2 workers ready",
         "No module named 'torchvision'",
     ]
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for() -> None:
-    ups: list[str] = []
-    with serving({"GET /fleet": (503, {"code": 503})}) as server:
-        startup = Startup(server.url, 0, LineView(ups.append), lambda: ups.append("up"))
-        following = asyncio.create_task(follow(startup))
-        while len(server.asked) < 3:
-            await asyncio.sleep(0)
-        assert ups == []
-        empty = copy.deepcopy(FLEET) | {"models": []}
-        server.answers["GET /fleet"] = (200, empty)
-        await following
-    assert ups == ["up"]
+    async with followed(FLEET) as (server, lines):
+        server.answers["GET /fleet"] = (503, {"code": 503})
+        lines.clear()
+        asked = len(server.asked)
+        await eventually_async(lambda: len(server.asked) >= asked + 2)
+        server.answers["GET /fleet"] = (200, copy.deepcopy(FLEET) | {"models": []})
+        await eventually_async(lambda: "settled 0" in lines)
 
 
-def test_models_that_all_stands_for_are_counted(tmp_path_factory: pytest.TempPathFactory) -> None:
-    store = tmp_path_factory.mktemp("store")
-    for name in ("a.mar", "b.tar.gz", ".hidden.mar", "notes.txt"):
-        (store / name).touch()
-    loads = (LoadAtStart(url="all"), LoadAtStart(url="https://host/c.mar"))
-    broker = BrokerSettings(state_dir="/s", model_store=str(store), load_models=loads)
-    assert count_models(broker) == 3
+async def test_models_that_are_still_being_registered_are_waited_for() -> None:
+    async with followed(copy.deepcopy(FLEET) | {"loading": ["big.mar"]}) as (server, lines):
+        await eventually_async(lambda: len(server.asked) >= 3)
+        assert lines[0] == "answers"
+        assert "registered" not in lines
+        server.answers["GET /fleet"] = (200, FLEET)
+        await eventually_async(lambda: "registered" in lines)
+
+
+async def test_our_own_server_is_asked_with_the_key_that_was_made_for_us() -> None:
+    async with followed(FLEET, "the-key") as (server, _):
+        await eventually_async(lambda: server.asked)
+        assert server.asked[0].authorization == "Bearer the-key"
+
+
+async def test_a_model_that_fails_after_the_start_is_told_of() -> None:
+    healthy = copy.deepcopy(FLEET)
+    models: list[dict[str, object]] = FLEET["models"]  # type: ignore[assignment]  # JSON
+    healthy["models"] = [model | {"workersReady": model["workersWanted"]} for model in models]
+    async with followed(healthy) as (server, lines):
+        await eventually_async(lambda: "settled 2" in lines)
+        server.answers["GET /fleet"] = (200, FLEET)
+        await eventually_async(lambda: "torchvision" in lines[-1])
+
+
+def test_a_model_that_crashes_again_and_again_is_one_line() -> None:
+    lines: list[str] = []
+    view = LineView(lines.append)
+    crash = "ValueError: no weights"
+    for now in range(20):
+        view.show((version(explanation="starting"),), 10.0 * now)
+        view.show((version(last_error=crash),), 10.0 * now + 5)
+    assert [line for line in lines if crash in line] == [f"  m 1.0: 0/1 workers ready: {crash}"]
+    view.show((version(ready=1),), 300.0)
+    view.show((version(last_error=crash),), 310.0)
+    assert [line for line in lines if crash in line] == 2 * [f"  m 1.0: 0/1 workers ready: {crash}"]
 
 
 def test_the_example_works_against_what_is_loaded() -> None:
     url = "http://127.0.0.1:8080"
     assert example_call(Fleet(), url) == f"curl {url}/ping"
-    loaded = Fleet(models=(version("a"), version("b", ready=1)))
-    assert example_call(loaded, url) == f"curl -T FILE {url}/predictions/b"
+    loaded = Fleet(models=(version("a"), version("b c", ready=1)))
+    assert example_call(loaded, url) == f"curl -T FILE {url}/predictions/b%20c"
     assert example_call(loaded, "unix:/x.sock").startswith(
         "curl -T FILE --unix-socket /x.sock http://localhost/"
     )
+    secured = example_call(Fleet(), "https://h:1", "/k/key_file.json")
+    assert secured == "curl -k -H 'Authorization: Bearer KEY' https://h:1/ping"

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.child import Launch, Role
+from cli.child import Launch, LogTarget, Role
 from cli.faults import Fault
 from cli.supervisor import Supervisor
 from tests.support import eventually_async
@@ -46,7 +46,7 @@ while True:
 
 def launch(role: Role, folder: Path, **what: object) -> Launch:
     settings = msgspec.Raw(msgspec.json.encode({"folder": str(folder), **what}))
-    return Launch(role=role, settings=settings, level="INFO", log_format="text", log_file=str(folder / "log"))
+    return Launch(role=role, settings=settings, log=LogTarget(level="INFO", log_format="text"))
 
 
 @asynccontextmanager

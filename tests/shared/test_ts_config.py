@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import ts_config
-from shared.settings import LoadAtStart, SettingsError
+from cli import compose
+from shared import ts_config, ts_keys
+from shared.settings import LoadAtStart, SettingsError, StartupModel
 from shared.ts_config import Said, TsConfig
 
 
@@ -40,39 +41,182 @@ def test_every_key_with_a_meaning_is_read() -> None:
         service_envelope=json
         default_service_handler=handler.py
     """
-    assert read(text) == TsConfig(
-        file=Said(
-            inference_address="http://0.0.0.0:8080",
-            management_address="unix:/tmp/management.sock",
-            metrics_address="http://[::1]:8082",
-            model_store="/models",
-            load_models=(
-                LoadAtStart(url="a.mar"),
-                LoadAtStart(url="b.mar", name="second"),
-                LoadAtStart(url="https://host/c.mar?key=1"),
-            ),
-            default_workers_per_model=2,
-            default_response_timeout=30,
-            default_startup_timeout=40,
-            job_queue_size=7,
-            max_request_size=1000,
-            max_response_size=2000,
-            number_of_gpu=0,
-            allowed_urls=("https://a/.*", "file:///m/.*"),
-            enable_model_api=True,
-            enable_metrics_api=False,
-            decode_input_request=False,
-            limit_max_image_pixels=False,
-            service_envelope="json",
-            default_service_handler="handler.py",
-        )
+    assert read(text).file == Said(
+        inference_address="http://0.0.0.0:8080",
+        management_address="unix:/tmp/management.sock",
+        metrics_address="http://[::1]:8082",
+        model_store="/models",
+        load_models=(
+            LoadAtStart(url="a.mar"),
+            LoadAtStart(url="b.mar", name="second"),
+            LoadAtStart(url="https://host/c.mar?key=1"),
+        ),
+        default_workers_per_model=2,
+        default_response_timeout=30,
+        default_startup_timeout=40,
+        job_queue_size=7,
+        max_request_size=1000,
+        max_response_size=2000,
+        number_of_gpu=0,
+        allowed_urls=("https://a/.*", "file:///m/.*"),
+        enable_model_api=True,
+        enable_metrics_api=False,
+        decode_input_request=False,
+        limit_max_image_pixels=False,
+        service_envelope="json",
+        default_service_handler="handler.py",
     )
 
 
-def test_keys_without_a_meaning_are_named_and_do_no_harm() -> None:
-    config = read("grpc_inference_port=7070\nvmargs=-Xmx4g\njob_queue_size=5\nenable_envvars_config=false")
-    assert config.without_effect == ("grpc_inference_port", "vmargs")
+def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
+    text = r"""
+        install_py_dep_per_model=true
+        metrics_mode=\ Prometheus
+        metrics_config=/m.yaml
+        model_metrics_auto_detect=true
+        disable_system_metrics=true
+        metric_time_interval=5
+        disable_token_authorization=true
+        token_expiration_min=0.25
+        ts_open_inference_protocol=true
+        ts_header_key_sequence_id=a
+        ts_header_key_sequence_start=b
+        ts_header_key_sequence_end=c
+        cors_allowed_origin=https://app
+        cors_allowed_methods=GET, POST
+        cors_allowed_headers=X-Custom
+        blacklist_env_vars=AWS_.*
+        keystore=/k.p12
+        keystore_pass=secret
+        keystore_type=pkcs12
+        private_key_file=/key.pem
+        certificate_file=/cert.pem
+    """
+    assert read(text).file == Said(
+        install_py_dep_per_model=True,
+        metrics_mode="prometheus",
+        metrics_config="/m.yaml",
+        model_metrics_auto_detect=True,
+        disable_system_metrics=True,
+        metric_time_interval=5,
+        disable_token_authorization=True,
+        token_expiration_min=0.25,
+        ts_open_inference_protocol=True,
+        ts_header_key_sequence_id="a",
+        ts_header_key_sequence_start="b",
+        ts_header_key_sequence_end="c",
+        cors_allowed_origin="https://app",
+        cors_allowed_methods="GET, POST",
+        cors_allowed_headers="X-Custom",
+        blacklist_env_vars="AWS_.*",
+        keystore="/k.p12",
+        keystore_pass="secret",
+        keystore_type="pkcs12",
+        private_key_file="/key.pem",
+        certificate_file="/cert.pem",
+    )
+
+
+def test_keys_without_a_meaning_are_named_with_the_reason_and_do_no_harm() -> None:
+    config = read("grpc_inference_port=7070\nvmargs=-Xmx4g\njob_queue_size=5\nfoo=bar\nversion=0.12.0")
+    assert set(config.without_effect) == {"grpc_inference_port", "vmargs", "foo"}
+    assert "gRPC" in config.without_effect["grpc_inference_port"]
+    assert "Java" in config.without_effect["vmargs"]
     assert config.file == Said(job_queue_size=5)
+    assert config.properties["foo"] == "bar"
+
+
+def test_every_key_that_is_parsed_has_a_field_and_the_other_way_round() -> None:
+    assert set(ts_keys.PARSERS) == set(Said.__struct_fields__)
+    assert not ts_keys.PARSERS.keys() & ts_keys.REASONS.keys()
+    assert all(ts_keys.reason(key) is None for key in (*ts_keys.PARSERS, *ts_keys.SWITCHES))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("metrics_mode", "nonsense", "log"),
+        ("metrics_mode", "LEGACY", "legacy"),
+        ("token_expiration_min", "an hour", None),
+        ("token_expiration_min", "-5", None),
+        ("token_expiration_min", "0", None),
+        ("token_expiration_min", ".5", 0.5),
+        ("async_logging", "2", None),
+    ],
+)
+def test_what_torchserve_forgives_is_forgiven(key: str, text: str, value: object) -> None:
+    assert getattr(read(f"{key}={text}").file, key, None) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("blacklist_env_vars", "("),
+        ("keystore_type", "JKS"),
+        ("models", "[]"),
+        ("models", "{"),
+        ("models", '{"m": 1}'),
+        ("models", '{"m": {"1": []}}'),
+        ("models", '{"m": {"1": {"minWorkers": "two"}}}'),
+        ("models", '{"m": {"1": {"minWorkers": true}}}'),
+        ("models", '{"m": {"1": {"marName": 7}}}'),
+        ("model_snapshot", '{"models": {"m": {"1": {}}}}'),
+        ("model_snapshot", "junk"),
+    ],
+)
+def test_what_can_not_be_meant_is_a_fault_at_start(key: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=key):
+        read(f"{key}={text}")
+
+
+def test_models_are_read_as_torchserve_writes_them() -> None:
+    (one, two) = (
+        read(
+            r"""models={\
+          "noop": {\
+            "1.0": {"defaultVersion": true, "marName": "noop.mar", "minWorkers": 1, "maxWorkers": 2,\
+                    "batchSize": 4, "maxBatchDelay": 100, "responseTimeout": 120, "startupTimeout": 60,\
+                    "runtimeType": "python3", "parallelLevel": 0},\
+            "2.0": {"minWorkers": 0, "batchSize": -1}\
+          }\
+        }"""
+        ).file.models
+        or ()
+    )
+    assert one == StartupModel(
+        name="noop", version="1.0", archive_name="noop.mar", is_default=True, min_workers=1, max_workers=2,
+        batch_size=4, max_batch_delay_ms=100, response_timeout_s=120, startup_timeout_s=60, runtime="python3",
+    )  # fmt: skip
+    assert two == StartupModel(name="noop", version="2.0")
+
+
+def test_a_snapshot_of_torchserves_own_is_read_whole() -> None:
+    content = rb"""#Saving snapshot
+#Sun Nov 22 12:10:09 UTC 2026
+inference_address=http\://127.0.0.1\:39080
+load_models=slow.mar
+model_store=store
+python=/opt/venv/bin/python3
+model_snapshot={\n  "name"\: "20261122121009990-snapshot.cfg",\n  "modelCount"\: 1,\n  "created"\: 1795349409990,\n  "models"\: {\n    "slow"\: {\n      "1.0"\: {\n        "defaultVersion"\: true,\n        "marName"\: "slow.mar",\n        "minWorkers"\: 1,\n        "maxWorkers"\: 1,\n        "batchSize"\: 1,\n        "maxBatchDelay"\: 100,\n        "responseTimeout"\: 2,\n        "startupTimeout"\: 120,\n        "runtimeType"\: "python"\n      }\n    }\n  }\n}
+tsConfigFile=c.properties
+version=0.12.0
+disable_token_authorization=true
+"""  # noqa: E501  # as it stands in the file
+    config = ts_config.read(content, {})
+    assert config.file.model_snapshot == (
+        StartupModel(
+            name="slow", version="1.0", archive_name="slow.mar", is_default=True, min_workers=1,
+            max_workers=1, batch_size=1, max_batch_delay_ms=100, response_timeout_s=2, startup_timeout_s=120,
+            runtime="python",
+        ),
+    )  # fmt: skip
+    assert config.file.inference_address == "http://127.0.0.1:39080"
+    assert config.without_effect == {}
+
+
+@pytest.mark.parametrize("text", ["{}", '{"name": "x"}', ""])
+def test_a_snapshot_of_no_model_is_one_all_the_same(text: str) -> None:
+    assert read(f"model_snapshot={text}").file.model_snapshot == ()
 
 
 def test_all_faults_are_reported_together_with_their_keys() -> None:
@@ -113,12 +257,14 @@ def test_a_number_that_java_would_not_take_is_refused(number: str) -> None:
 )
 def test_an_address_that_can_not_be_bound_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="Invalid binding address"):
-        ts_config.parse_address(address)
+        ts_keys.parse_address(address)
 
 
-def test_https_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ValueError, match="put a proxy"):
-        ts_config.parse_address("https://127.0.0.1:8443")
+@pytest.mark.parametrize(
+    "address", ["http://h", "https://127.0.0.1:8443", "unix:/run/x.sock", "http://[::1]:1/"]
+)
+def test_an_address_that_can_be_bound_is_taken(address: str) -> None:
+    assert ts_keys.parse_address(f" {address} ") == address.rstrip("/")
 
 
 def test_a_reference_to_the_environment_is_replaced_once() -> None:
@@ -137,6 +283,46 @@ def test_the_environment_counts_only_where_the_file_admits_it() -> None:
     assert read("enable_envvars_config=true", **environ).environment == Said(job_queue_size=9)
 
 
+VARIABLES = {
+    "job_queue_size": "TS_JOB_QUEUE_SIZE",
+    "token_expiration_min": "TS_TOKEN_EXPIRATION_TIME_MIN",
+    "ts_header_key_sequence_id": "TS_HEADER_KEY_SEQUENCE_ID",
+    "metrics_config": "TS_METRICS_CONFIG",
+    "models": None,
+    "model_snapshot": None,
+    "metric_time_interval": None,
+}
+
+
+@pytest.mark.parametrize(("key", "name"), VARIABLES.items())
+def test_a_key_has_the_variable_that_torchserve_gives_it(key: str, name: str | None) -> None:
+    assert ts_keys.variable(key) == name
+
+
+def test_keys_that_no_variable_overrides_stay_as_the_file_has_them() -> None:
+    environ = {"TS_METRIC_TIME_INTERVAL": "1", "TS_MODELS": "junk", "TS_MODEL_SNAPSHOT": "junk"}
+    assert read("enable_envvars_config=true", **environ).environment == Said()
+
+
+@pytest.mark.parametrize(
+    ("in_file", "variable", "is_on"),
+    [
+        ("false", "oip", True),
+        ("true", "true", False),
+        ("true", "", True),
+        ("oip", None, False),
+        ("true", None, True),
+    ],
+)
+def test_the_open_inference_protocols_variable_needs_no_leave(
+    in_file: str, variable: str | None, is_on: bool
+) -> None:
+    environ = {} if variable is None else {"TS_OPEN_INFERENCE_PROTOCOL": variable}
+    config = read(f"ts_open_inference_protocol={in_file}", **environ)
+    made = compose.merge(config.environment, Said(), config.file, Said())
+    assert made.ts_open_inference_protocol is is_on
+
+
 def test_allowed_urls_from_the_environment_need_a_leave_of_their_own() -> None:
     admitted = "enable_envvars_config=true\n"
     environ = {"TS_ALLOWED_URLS": "https://evil/.*"}
@@ -147,7 +333,7 @@ def test_allowed_urls_from_the_environment_need_a_leave_of_their_own() -> None:
 
 @pytest.mark.parametrize("text", ["", "none", " NONE ", ",, ,"])
 def test_no_model_at_all_is_a_list_of_none(text: str) -> None:
-    assert ts_config.parse_models(text) == ()
+    assert ts_keys.parse_load_models(text) == ()
 
 
 def test_an_empty_value_says_nothing() -> None:
@@ -197,3 +383,18 @@ def test_the_file_is_chosen_in_torchserves_order(tmp_path: Path) -> None:
     assert ts_config.find_file(None, {}, tmp_path) is None
     (tmp_path / "config.properties").touch()
     assert ts_config.find_file(None, {}, tmp_path) == tmp_path / "config.properties"
+
+
+def test_the_newest_snapshot_comes_before_the_file_nearby(tmp_path: Path) -> None:
+    (tmp_path / "config.properties").touch()
+    snapshots = tmp_path / "logs" / "config"
+    nearby = tmp_path / "config.properties"
+    assert ts_config.find_file(None, {}, tmp_path, snapshots) == nearby
+    snapshots.mkdir(parents=True)
+    for name in ("20260101000000000-startup.cfg", "20260301000000000-snapshot.cfg", "notes.cfg"):
+        (snapshots / name).touch()
+    (snapshots / "20990101000000000-shutdown.cfg").mkdir()
+    newest = snapshots / "20260301000000000-snapshot.cfg"
+    assert ts_config.find_file(None, {}, tmp_path, snapshots) == newest
+    assert ts_config.find_file("/option", {}, tmp_path, snapshots) == Path("/option")
+    assert ts_config.find_file(None, {}, tmp_path) == nearby

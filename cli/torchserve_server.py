@@ -1,0 +1,193 @@
+"""The server behind the `torchserve` command: TorchServe's defaults, console, log files and snapshots.
+
+Runs in the folder where the command was given: key_file.json and logs/ lie there. What is registered lives
+as long as this process; TorchServe, too, brings back only what a snapshot holds.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import typer
+
+from cli import compose, foreground, prepare, secrets_file, torchserve
+from cli.child import LogTarget, Role
+from cli.compose import Plan
+from cli.faults import Fault
+from cli.fleet import Fleet, Version
+from cli.prepare import Folders
+from shared import clock
+from shared.settings import GatewaySettings, environment, is_reachable_from_outside
+from shared.ts_config import TsConfig
+from shared.ts_log import SERVER
+
+LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
+METRICS_FILES = ("ts_metrics.log", "model_metrics.log")
+#: Options that TorchServe needs and we don't, and why.
+UNHEEDED_OPTIONS = {
+    "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
+    "cpp_log_config": "there is no C++ backend here",
+    "workflow_store": "workflows are not offered",
+    "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
+}
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    given = torchserve.parser().parse_args()
+    try:
+        with prepare.folders("", is_temporary=True) as folders:
+            _serve(given, folders)
+    except Fault as fault:
+        typer.echo(str(fault))
+        sys.exit(1)
+
+
+def _serve(given: argparse.Namespace, folders: Folders) -> None:
+    environ = environment()
+    config = torchserve.read_config(given, environ)
+    log_dir, metrics_dir = (_usable(folder) for folder in torchserve.log_folders(environ))
+    _touch(log_dir, LOG_FILES)
+    _touch(metrics_dir, METRICS_FILES)
+    options = compose.Options(
+        state_dir=str(folders.state),
+        cache_dir=prepare.cache_dir(None, environ),
+        socket_dir=folders.sockets,
+        defaults=compose.TORCHSERVE_DEFAULTS,
+        insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
+        key_file=str(Path("key_file.json").absolute()),
+        static_keys=secrets_file.static_keys(None, environ),
+        access_log=_file(log_dir, "access_log.log"),
+        model_log=_file(log_dir, "model_log.log"),
+        metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
+    )
+    plan = prepare.plan(torchserve.said(given), config, options)
+    for line in [*_unheeded(given, config), *_exposed(plan.gateway)]:
+        log_line("WARN", line)
+    log_line("INFO", _summary(plan, given, log_dir, metrics_dir))
+
+    def log(role: Role) -> LogTarget:
+        return LogTarget(level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"))
+
+    foreground.run(plan, log, Console(plan))
+
+
+class Console:
+    """Says on stdout what TorchServe says there, for scripts that wait for it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._gateway = plan.gateway
+
+    def answers(self) -> None:
+        """Wait: TorchServe's listeners open only when the start-up models are registered."""
+
+    def registered(self) -> None:
+        """Say that everything is there, in the words that TorchServe's launcher waits for."""
+        gateway = self._gateway
+        log_line("INFO", f"Inference API bind to: {gateway.inference_address}")
+        log_line("INFO", f"Management API bind to: {gateway.management_address}")
+        if gateway.enable_metrics_api:
+            log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
+        typer.echo("Model server started.")
+
+    def show(self, models: tuple[Version, ...], now: float) -> None:
+        """Say nothing: the broker's own log is on this console."""
+
+    def settled(self, seen: Fleet) -> None:
+        """Say nothing, like TorchServe."""
+
+    def process_ended(self, line: str) -> None:
+        """Pass on what the supervisor saw."""
+        log_line("ERROR", line)
+
+    def stopping(self) -> None:
+        """Say that it was understood."""
+        log_line("INFO", "Stopping.")
+
+
+def log_line(level: str, text: str) -> None:
+    """Write a line as TorchServe's main thread does."""
+    typer.echo(f"{clock.local_iso(clock.wall_ms())} [{level:<5}] main {SERVER} - {text}")
+
+
+def _usable(folder: Path) -> Path | None:
+    """Make a folder of logs; a server that can't write them serves all the same, as TorchServe does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        log_line("ERROR", f"No log is written to {folder}: {error.strerror}")
+        return None
+    return folder
+
+
+def _touch(folder: Path | None, names: tuple[str, ...]) -> None:
+    """Make the files that TorchServe makes at its start, whether or not something is logged."""
+    for name in names:
+        if folder is not None:
+            (folder / name).touch()
+
+
+def _file(folder: Path | None, name: str) -> str | None:
+    return None if folder is None else str(folder.absolute() / name)
+
+
+def _unheeded(given: argparse.Namespace, config: TsConfig) -> list[str]:
+    options = [
+        f"--{option.replace('_', '-')} has no effect: {why}"
+        for option, why in UNHEEDED_OPTIONS.items()
+        if getattr(given, option)
+    ]
+    return options + prepare.unheeded(config)
+
+
+def _exposed(gateway: GatewaySettings) -> list[str]:
+    """Warn of what `torchrelay serve` would refuse."""
+    if gateway.token_authorization:
+        return []
+    return [
+        f"{address} can be reached from other hosts, and token authorization is disabled:"
+        " anybody who can reach it can use it"
+        for address in compose.listeners(gateway)
+        if is_reachable_from_outside(address)
+    ]
+
+
+def _summary(plan: Plan, given: argparse.Namespace, log_dir: Path | None, metrics_dir: Path | None) -> str:
+    """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
+    broker, gateway = plan.broker, plan.gateway
+    models = ", ".join(
+        load.url if load.name is None else f"{load.name}={load.url}" for load in broker.load_models
+    )
+    facts = {
+        "Torchserve version": torchserve.TORCHSERVE_VERSION,
+        "Current directory": Path.cwd(),
+        "Temp directory": Path(broker.state_dir).parent.parent,
+        "Number of GPUs": sum(device.startswith("cuda") for device in plan.node.devices) or "auto",
+        "Python executable": sys.executable,
+        "Config file": given.ts_config or "N/A",
+        "Inference address": gateway.inference_address,
+        "Management address": gateway.management_address,
+        "Metrics address": gateway.metrics_address,
+        "Model Store": Path(broker.model_store or "N/A").absolute(),
+        "Initial Models": models or "N/A",
+        "Log dir": "N/A" if log_dir is None else log_dir.absolute(),
+        "Metrics dir": "N/A" if metrics_dir is None else metrics_dir.absolute(),
+        "Default workers per model": broker.default_workers_per_model or broker.startup_workers_per_model,
+        "Blacklist Regex": plan.node.blacklist_env_vars or "N/A",
+        "Maximum Response Size": broker.max_response_size,
+        "Maximum Request Size": gateway.max_request_size,
+        "Limit Maximum Image Pixels": str(broker.limit_max_image_pixels).lower(),
+        "Allowed Urls": f"[{', '.join(broker.allowed_urls)}]",
+        "Custom python dependency for model allowed": str(broker.install_py_dep_per_model).lower(),
+        "Enable metrics API": str(gateway.enable_metrics_api).lower(),
+        "Metrics mode": broker.metrics_mode.upper(),
+        "Disable system metrics": str(not plan.node.system_metrics).lower(),
+        "Model API enabled": str(gateway.enable_model_api).lower(),
+    }
+    return "\n" + "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+
+if __name__ == "__main__":
+    main()
