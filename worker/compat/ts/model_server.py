@@ -1,0 +1,12 @@
+"""`python -m ts.model_server`: the `torchserve` command by its module's name."""
+
+
+def start() -> None:
+    """Run the command."""
+    from cli.torchserve import main
+
+    main()
+
+
+if __name__ == "__main__":
+    start()
