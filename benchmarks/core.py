@@ -40,8 +40,9 @@ class Bench:
         settings = BrokerSettings(state_dir="/nowhere", peer_timeout_s=1e9, job_queue_size=10_000)
         self._now = 0.0
         self._core = BrokerCore(
-            settings, Snapshot((record,), (("echo", "1.0"),)), epoch=EPOCH, now=self._now, wall_ms=0
-        )
+            settings, Snapshot((record,), (("echo", "1.0"),)), epoch=EPOCH, now=self._now, wall_ms=0,
+            new_sequence_id=lambda: "",
+        )  # fmt: skip
         self._say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1), 0)
         hello = m.HelloNode(m.PROTOCOL_VERSION, "node", (m.Device("cpu", "cpu"),), 1, (), 1)
         orders = self._say(NODE, hello, 0)

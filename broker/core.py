@@ -6,31 +6,32 @@ answers to one gateway make one message. `next_wake` says when to come back thou
 
 What always holds (see `tests/broker/invariants.py`):
 - a job ends exactly once, and until then is in one queue or in one lease;
-- a lease lies on one worker, a worker has at most two, and only the holder's result counts;
+- a lease lies on one worker, which has a bounded number, and only the holder's result counts;
 - a worker changes state by the table in `states`; a peer's nonsense changes nothing and is answered.
 
 The wire may lose messages whenever a connection breaks. So every promise has a second way to be kept:
-gateways ask for what they miss (`Forgotten`), idle beats tell of leases that were never received or
-whose result was lost, nodes' beats tell of workers that are not there, and all else has a deadline.
+gateways ask for what they miss (`Forgotten`), workers' beats tell of leases that were never received or
+whose result was lost, parts of answers are numbered, nodes' beats tell of workers that are not there, and
+all else has a deadline.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from broker import facts, policy
-from broker.catalog import Catalog, Key
+from broker import facts
+from broker.catalog import Catalog
+from broker.desk import Desk, Gateway
 from broker.effects import Effect, ReadChunk, Report, Send
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
 from broker.fleet import Fleet, Node, Worker
+from broker.jobs import Jobs
 from broker.keys import Keyring
 from broker.management import Management
-from broker.queues import Job, Lease, VersionQueue
+from broker.queues import Lease
 from broker.records import Snapshot, VersionRecord
-from broker.states import JobState, WorkerState
+from broker.states import WorkerState
 from broker.stats import Stats
-from shared import errors
 from shared import messages as m
 from shared.settings import BrokerSettings
 from shared.wire import Frame, WireError, split_frames
@@ -40,26 +41,10 @@ SWEEPS_PER_BEAT = 5
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
 STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
-#: Answers in one message to a gateway; what a turn has above it goes in further ones.
-ANSWERS_PER_MESSAGE = 256
-
-
-@dataclass(slots=True, eq=False)
-class Gateway:
-    """A gateway process: what it waits for, and what it is told at the end of the turn."""
-
-    peer: bytes
-    name: str
-    last_heard: float
-    #: Its jobs that have not ended, by its own numbers.
-    jobs: dict[int, Job] = field(default_factory=dict)
-    answered: list[m.AnsweredItem] = field(default_factory=list)
-    frames: list[Frame] = field(default_factory=list)
-    refused: list[m.RefusedItem] = field(default_factory=list)
 
 
 class BrokerCore:
-    """Peers, queues, leases; registration and scaling are `management`'s, workers' lives `fleet`'s."""
+    """Peers and workers; jobs are `jobs`' concern, registration and scaling `management`'s."""
 
     def __init__(
         self,
@@ -70,6 +55,7 @@ class BrokerCore:
         epoch: int,
         now: float,
         wall_ms: int,
+        new_sequence_id: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.epoch = epoch
@@ -81,9 +67,12 @@ class BrokerCore:
             settle_until=now + settings.settle_s,
         )
         self.stats = Stats()
-        self.queues: dict[Key, VersionQueue] = {}
-        self.leases: dict[int, Lease] = {}
-        self.gateways: dict[bytes, Gateway] = {}
+        self._desk = Desk(self.stats, self._send)
+        self.gateways = self._desk.gateways
+        self.jobs = Jobs(
+            self.catalog, self.fleet, self.stats, settings,
+            epoch=epoch, now=now, desk=self._desk, send=self._send, new_sequence_id=new_sequence_id,
+        )  # fmt: skip
         self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
         self.management = Management(
             self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
@@ -93,13 +82,6 @@ class BrokerCore:
         #: Peer id -> worker, for workers that have said hello.
         self._workers: dict[bytes, Worker] = {}
         self._effects: list[Effect] = []
-        self._next_lease = 1
-        #: Bytes waiting in all queues.
-        self._queued_bytes = 0
-        #: Versions whose queue or workers changed in this turn.
-        self._dirty: set[Key] = set()
-        #: When a batch that waits for company has waited enough.
-        self._batch_due: dict[Key, float] = {}
         self._sweep_due = now
         self._swept_at = now
         #: Since when peers are listened to without a break.
@@ -117,29 +99,19 @@ class BrokerCore:
             self._sweep(now)
         if self.management.is_dirty:
             self._reconcile(now)
-        for key in [key for key, due in self._batch_due.items() if due <= now]:
-            self._dirty.add(key)
-        while self._dirty:
-            self._dispatch(self._dirty.pop(), now)
+        self.jobs.end_turn(now)
         for gateway in self.gateways.values():
-            self._flush(gateway)
+            self._desk.flush(gateway)
         effects, self._effects = self._effects, []
         return effects
 
     def next_wake(self) -> float:
         """Return the time at which `handle` must be called even without events."""
-        return min((self._sweep_due, *self._batch_due.values()))
+        return min(self._sweep_due, self.jobs.next_wake())
 
     def wall_ms(self, at: float) -> int:
         """Turn a time of the core into milliseconds since 1970."""
         return int(at * 1000 + self._wall_offset_ms)
-
-    def queue_of(self, key: Key) -> VersionQueue:
-        """Return a version's queue, making it at first use."""
-        queue = self.queues.get(key)
-        if queue is None:
-            queue = self.queues[key] = VersionQueue(key, self.settings.job_queue_size)
-        return queue
 
     @property
     def nodes(self) -> list[Node]:
@@ -182,7 +154,7 @@ class BrokerCore:
             worker.last_heard = now
             if worker.is_cut:
                 worker.is_cut = False
-                self._dirty.add(worker.key)
+                self.jobs.touch(worker.key)
             self._call(_FROM_WORKER, worker, event, now)
         elif node := self.fleet.nodes.get(peer):
             node.last_heard = now
@@ -255,12 +227,12 @@ class BrokerCore:
             self._send(peer, m.Leave("it was told to stop"))
             return False
         if peer not in self._workers:
-            self._take_back(worker, worker.leases, reason="it joined anew")
+            self.jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self._workers[peer] = worker
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
                          version=hello.version, node=hello.node, device=hello.device)  # fmt: skip
         self.management.is_dirty = True
-        self._dirty.add(worker.key)
+        self.jobs.touch(worker.key)
         return True
 
     # From gateways
@@ -271,79 +243,12 @@ class BrokerCore:
         parts = split_frames([item.frames for item in message.items], event.frames)
         for item, frames in zip(message.items, parts, strict=True):
             if item.job not in gateway.jobs:
-                self._admit(gateway, item, frames, now)
-
-    def _admit(self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float) -> None:
-        try:
-            record = self.catalog.resolve(item.model, item.version)
-        except errors.RelayError as error:
-            gateway.refused.append(m.RefusedItem(item.job, error.name, error.message, ""))
-            return
-        key = (record.model, record.version)
-        limit_s = float(record.response_timeout_s)
-        if item.wait_limit_ms:
-            limit_s = min(limit_s, item.wait_limit_ms / 1000)
-        job = Job(
-            gateway.peer, item.job, key, item.version is not None, item.is_describe, item.meta, frames,
-            len(item.meta) + sum(map(len, frames)), now, now + limit_s,
-        )  # fmt: skip
-        self.stats.versions[key].submitted += 1
-        gateway.jobs[job.number] = job
-        queue = self.queue_of(key)
-        if why_not := self._why_not_admit(record, queue, job, now):
-            self._refuse(job, self._no_worker(job, why_not))
-            return
-        if queue.futile_waits:
-            is_running = any(worker.leases for worker in self.fleet.of_version(key))
-            queue.futile_waits = policy.learn_from_arrival(queue.futile_waits, is_running=is_running)
-        queue.push(job)
-        self._queued_bytes += job.size
-        self._dirty.add(key)
-
-    def _why_not_admit(self, record: VersionRecord, queue: VersionQueue, job: Job, now: float) -> str:
-        if record.min_workers == 0 and not self.fleet.live(queue.key):
-            return "it has been scaled to 0 workers"
-        if self.fleet.has_given_up(queue.key) and not self.fleet.live(queue.key):
-            return f"its workers failed too often: {self.fleet.condition(queue.key).last_error}"
-        # What ran on workers before a restart comes back as waiting: it had been accepted.
-        is_coming_back = self.epoch > 1 and now - self.started_at < self.settings.settle_s
-        if len(queue) >= queue.limit_jobs and not is_coming_back:
-            self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
-        if len(queue) >= queue.limit_jobs and not is_coming_back:
-            return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
-        if self._queued_bytes + job.size > self.settings.queue_limit_bytes:
-            return f"the queues hold {self._queued_bytes} bytes, the limit of queue_limit_bytes"
-        return ""
-
-    def _no_worker(self, job: Job, details: str) -> errors.ServiceUnavailable:
-        """TorchServe's one text for "no worker", "queue full" and the like; the stray quote is its own."""
-        model, version = job.key
-        named = f'Model "{model}" Version {version}"' if job.names_version else f'Model "{model}"'
-        if job.is_describe:
-            return errors.ServiceUnavailable(
-                f"{named} has no worker to serve describe request. "
-                "Please use scale workers API to add workers.",
-                details,
-            )
-        return errors.ServiceUnavailable(
-            f"{named} has no worker to serve inference request. Please use scale workers API to add workers. "
-            "If this is a sequence inference, please check if it is closed, or expired; "
-            "or exceeds maxSequenceJobQueueSize",
-            details,
-        )
+                self.jobs.admit(gateway, item, frames, now)
 
     def _on_cancel(self, gateway: Gateway, event: Received, now: float) -> None:
         assert isinstance(event.message, m.Cancel)
-        for number in event.message.jobs:
-            if job := gateway.jobs.get(number):
-                self._cancel(job)
-
-    def _cancel(self, job: Job) -> None:
-        """End a job nobody waits for: at once if it is queued; if it runs, its answer goes nowhere."""
-        if job.state is JobState.QUEUED:
-            self.queues[job.key].remove(job)
-            self._queued_bytes -= job.size
-        self._end(job, "cancelled")
+        jobs = (gateway.jobs.get(number) for number in event.message.jobs)
+        self.jobs.cancel([job for job in jobs if job is not None])
 
     def _on_gateway_beat(self, gateway: Gateway, event: Received, now: float) -> None:
         beat = event.message
@@ -353,15 +258,14 @@ class BrokerCore:
         jobs = tuple(number for number in beat.jobs if number not in gateway.jobs)
         asks = tuple(ask for ask in beat.asks if not self.management.is_pending(gateway.peer, ask))
         if jobs or asks:
-            self._flush(gateway)  # what it misses may be among the answers of this very turn
+            self._desk.flush(gateway)  # what it misses may be among the answers of this very turn
             self._send(gateway.peer, m.Forgotten(jobs, asks))
 
     def _on_gateway_bye(self, gateway: Gateway, event: Received, now: float) -> None:
         self._drop_gateway(gateway, "it said goodbye")
 
     def _drop_gateway(self, gateway: Gateway, reason: str) -> None:
-        for job in list(gateway.jobs.values()):
-            self._cancel(job)
+        self.jobs.cancel(list(gateway.jobs.values()))
         self.management.forget_peer(gateway.peer)
         del self.gateways[gateway.peer]
         self._report(logging.INFO, "gateway.left", gateway=gateway.name, reason=reason)
@@ -376,44 +280,25 @@ class BrokerCore:
 
     # From workers
 
+    def _on_streamed(self, worker: Worker, event: Received, now: float) -> None:
+        streamed = event.message
+        assert isinstance(streamed, m.Streamed)
+        parts = split_frames([item.frames for item in streamed.items], event.frames)
+        self.jobs.streamed(worker, streamed, parts, now)
+
     def _on_completed(self, worker: Worker, event: Received, now: float) -> None:
         done = event.message
         assert isinstance(done, m.Completed)
         parts = split_frames([item.frames for item in done.items], event.frames)
-        lease = self.leases.get(done.lease)
-        if lease is None or lease.worker_id != worker.worker_id:
-            self.stats.stale_results += 1
+        if not self.jobs.completed(worker, done, parts, now):
             return
-        if len(done.items) != len(lease.jobs):
-            raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
-        # A worker runs its batches in order: what should have come before never reached it.
-        skipped = worker.leases[: worker.leases.index(lease)]
-        self._take_back(worker, skipped, reason="the batch was lost on its way")
-        self._drop_lease(worker, lease, now)
-        stats = self.stats.versions[lease.key]
-        stats.handler_seconds.observe(done.handler_us / 1e6)
-        if lease.began_at is not None:
-            queue = self.queue_of(lease.key)
-            queue.service_s = policy.smooth_service(queue.service_s, now - lease.began_at)
         self.fleet.count_success(worker)
-        for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
-            if job.state is JobState.RUNNING:
-                gateway = self.gateways[job.gateway]
-                gateway.answered.append(m.AnsweredItem(job.number, item.meta, item.frames))
-                gateway.frames.extend(frames)
-                if len(gateway.answered) >= ANSWERS_PER_MESSAGE:
-                    self._flush(gateway)
-                stats.total_seconds.observe(now - job.arrived_at)
-                self._end(job, "answered")
         if worker.state is WorkerState.DRAINING and not worker.leases:
             self._stop(worker, now, kill=False, reason="it has finished its batches")
-        self._dirty.add(lease.key)
 
     def _on_worker_beat(self, worker: Worker, event: Received, now: float) -> None:
-        """An idle worker holds no lease, so what was assigned a while ago got lost on the way."""
-        if worker.leases and now - worker.last_assigned_at > self.settings.peer_timeout_s:
-            self._take_back(worker, worker.leases, reason="the batch or its result was lost", is_lost=True)
-            self._dirty.add(worker.key)
+        assert isinstance(event.message, m.WorkerBeat)
+        self.jobs.take_back_lost(worker, event.message.leases, now)
 
     def _on_worker_bye(self, worker: Worker, event: Received, now: float) -> None:
         if worker.state is WorkerState.READY and not self._is_node_leaving(worker):
@@ -481,6 +366,7 @@ class BrokerCore:
         for worker in self.fleet.of_node(node.peer):
             if worker.state is WorkerState.READY:
                 worker.move(WorkerState.DRAINING, now)
+                self.jobs.leave_service(worker)
         self.management.is_dirty = True
         self._report(logging.INFO, "node.leaving", node=node.name)
 
@@ -491,144 +377,6 @@ class BrokerCore:
             self._remove_worker(worker, now, f"its node {node.name} was lost")
         self.management.is_dirty = True
         self._report(logging.INFO if node.is_leaving else logging.WARNING, "node.left", node=node.name)
-
-    # Dispatch
-
-    def _dispatch(self, key: Key, now: float) -> None:
-        """Give a version's waiting jobs to its workers, as far as `policy` lets them go."""
-        self._batch_due.pop(key, None)
-        queue = self.queues.get(key)
-        record = self.catalog.get(key)
-        if queue is None or record is None:
-            return
-        for job in queue.take_expired(now):
-            self._queued_bytes -= job.size
-            waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
-            self._refuse(job, self._no_worker(job, waited + (self.fleet.explain(record, now) or "all busy")))
-        while queue.jobs:
-            worker_id = policy.choose_worker(
-                self._candidates(key, now),
-                depth=len(queue),
-                batch_size=record.batch_size,
-                service_s=queue.service_s,
-            )
-            if worker_id is None:
-                return
-            wait_s = 0.0 if queue.jobs[0].is_describe else policy.batch_wait(
-                depth=len(queue), batch_size=record.batch_size,
-                max_batch_delay_s=record.max_batch_delay_ms / 1000,
-                head_age_s=now - queue.jobs[0].arrived_at, futile_waits=queue.futile_waits,
-            )  # fmt: skip
-            if wait_s > 0:
-                self._batch_due[key] = now + wait_s
-                return
-            self._assign(queue, record, self.fleet.workers[worker_id], now)
-
-    def _candidates(self, key: Key, now: float) -> list[policy.Candidate]:
-        late = now - 2 * self.settings.beat_interval_s
-        return [
-            policy.Candidate(
-                worker.worker_id,
-                len(worker.leases),
-                worker.last_assigned_at,
-                (node := self.fleet.nodes.get(worker.node or b"")) is not None and node.last_heard < late,
-            )
-            for worker in self.fleet.ready(key)
-            if not worker.is_cut
-        ]
-
-    def _assign(self, queue: VersionQueue, record: VersionRecord, worker: Worker, now: float) -> None:
-        jobs = queue.take(record.batch_size)
-        assert worker.peer is not None, worker
-        lease = Lease(self._next_lease, queue.key, worker.worker_id, jobs, jobs[0].is_describe)
-        self._next_lease += 1
-        stats = self.stats.versions[queue.key]
-        items: list[m.AssignItem] = []
-        frames: list[Frame] = []
-        for job in jobs:
-            job.move(JobState.RUNNING)
-            job.attempt += 1
-            self._queued_bytes -= job.size
-            stats.queue_seconds.observe(now - job.arrived_at)
-            items.append(m.AssignItem(job.attempt, job.meta, len(job.frames)))
-            frames.extend(job.frames)
-        stats.batch_jobs.observe(len(jobs))
-        if not lease.is_describe:
-            queue.futile_waits = policy.learn_from_batch(
-                queue.futile_waits, count=len(jobs), batch_size=record.batch_size
-            )
-        if not worker.leases:
-            lease.began_at = now
-        worker.leases.append(lease)
-        worker.last_assigned_at = now
-        self.leases[lease.number] = lease
-        self._send(worker.peer, m.Assign(lease.number, lease.is_describe, tuple(items)), tuple(frames))
-
-    # Ends of jobs and leases
-
-    def _end(self, job: Job, outcome: str) -> None:
-        job.move(JobState.ENDED)
-        self.stats.versions[job.key].outcomes[outcome] += 1
-        del self.gateways[job.gateway].jobs[job.number]
-
-    def _refuse(self, job: Job, error: errors.RelayError) -> None:
-        self.gateways[job.gateway].refused.append(
-            m.RefusedItem(job.number, error.name, error.message, error.details)
-        )
-        self._end(job, error.name)
-
-    def _drop_lease(self, worker: Worker, lease: Lease, now: float) -> None:
-        """Take a lease off its worker; the next one's time begins."""
-        worker.leases.remove(lease)
-        del self.leases[lease.number]
-        self._begin_next(worker, now)
-
-    def _begin_next(self, worker: Worker, now: float) -> None:
-        if worker.leases and worker.leases[0].began_at is None:
-            worker.leases[0].began_at = now
-
-    def _take_back(
-        self,
-        worker: Worker,
-        leases: Sequence[Lease],
-        *,
-        reason: str,
-        is_lost: bool = False,
-        out_of_memory: bool = False,
-    ) -> None:
-        """Return the jobs of some of a worker's leases to the head of their queue.
-
-        With `is_lost` the worker died: the jobs of the batch it was running have used up a try, and one
-        that has used up all is answered, so that it can't bring down worker after worker.
-        """
-        back: list[Job] = []
-        for lease in tuple(leases):
-            worker.leases.remove(lease)
-            del self.leases[lease.number]
-            for job in lease.jobs:
-                if job.state is not JobState.RUNNING:
-                    continue
-                if not (is_lost and lease.began_at is not None):
-                    job.attempt -= 1
-                if job.attempt >= self.settings.attempt_limit:
-                    cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
-                    self._refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
-                else:
-                    back.append(job)
-        if not back:
-            return
-        self.stats.retries += len(back)
-        self._queued_bytes += sum(job.size for job in back)
-        self.queue_of(worker.key).put_back(back)
-        self._dirty.add(worker.key)
-        if self.catalog.get(worker.key) is None:
-            self._refuse_queue(worker.key, "it has been unregistered")
-
-    def _refuse_queue(self, key: Key, why: str) -> None:
-        queue = self.queues[key]
-        for job in queue.take_all():
-            self._queued_bytes -= job.size
-            self._refuse(job, self._no_worker(job, why))
 
     # Workers' ends
 
@@ -641,9 +389,8 @@ class BrokerCore:
         """
         if worker := self._workers.get(peer):
             worker.is_cut = True
-            if isinstance(message, m.Assign) and (lease := self.leases.get(message.lease)):
-                self._take_back(worker, [lease], reason="it is cut off")
-                self._begin_next(worker, now)
+            if isinstance(message, m.Assign):
+                self.jobs.take_back_unsent(worker, message.lease, now)
         elif isinstance(message, m.StartWorker) and (lost := self.fleet.workers.get(message.worker_id)):
             self._remove_worker(lost, now, "the order to start it found no node")
 
@@ -653,10 +400,12 @@ class BrokerCore:
             return
         self.stats.worker_failures[worker.key] += 1
         self.fleet.count_failure(worker, reason, out_of_memory=out_of_memory, now=now)
-        self._take_back(worker, worker.leases, reason=reason, is_lost=True, out_of_memory=out_of_memory)
+        self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,
+                            out_of_memory=out_of_memory)  # fmt: skip
 
     def _remove_worker(self, worker: Worker, now: float, reason: str) -> None:
-        self._take_back(worker, worker.leases, reason=reason, is_lost=True)
+        self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
+        self.jobs.leave_service(worker)
         self._workers.pop(worker.peer or b"", None)
         self.fleet.remove_worker(worker, now)
         self.management.is_dirty = True
@@ -665,6 +414,7 @@ class BrokerCore:
 
     def _stop(self, worker: Worker, now: float, *, kill: bool, reason: str) -> None:
         worker.move(WorkerState.STOPPING, now)
+        self.jobs.leave_service(worker)
         self._order_stop(worker, now, kill=kill, reason=reason)
 
     def _order_stop(self, worker: Worker, now: float, *, kill: bool, reason: str) -> None:
@@ -691,9 +441,7 @@ class BrokerCore:
             self._drop_silent_peers(now - self.settings.peer_timeout_s, now)
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
-        for key, queue in self.queues.items():
-            if queue.jobs and queue.jobs[0].expires_at <= now:
-                self._dirty.add(key)
+        self.jobs.expire(now)
         self._remember_nodes(now)
         self._reconcile(now)
 
@@ -712,18 +460,24 @@ class BrokerCore:
                 reason = f"not ready within startup_timeout of {startup_s} s"
                 self._fail_worker(worker, reason, now)
                 self._stop(worker, now, kill=True, reason=reason)
-            case WorkerState.READY | WorkerState.DRAINING if self._is_overdue(worker, timeout_s, now):
-                self._give_up_stuck(worker, timeout_s, now)
+            case WorkerState.READY | WorkerState.DRAINING if overdue := self.jobs.overdue(
+                worker, timeout_s, now
+            ):
+                self._give_up_stuck(worker, overdue, timeout_s, now)
             case WorkerState.READY if not worker.leases and self._is_silent(worker, now):
                 self._fail_worker(worker, "it is idle but silent", now)
                 self._stop(worker, now, kill=True, reason="it is idle but silent")
             case WorkerState.DRAINING if worker.drain_until is not None and now >= worker.drain_until:
-                self._take_back(worker, worker.leases, reason="its time to finish was over", is_lost=True)
+                self.jobs.take_back(
+                    worker, worker.leases, now, reason="its time to finish was over", is_lost=True
+                )
                 self._stop(worker, now, kill=True, reason="its time to finish is over")
             case WorkerState.DRAINING if not worker.leases and not self._is_node_leaving(worker):
                 self._stop(worker, now, kill=False, reason="it has nothing left to do")
             case WorkerState.STOPPING if now - worker.stop_sent_at > 2 * self.settings.stop_grace_s:
-                self._take_back(worker, worker.leases, reason="it could not be stopped", is_lost=True)
+                self.jobs.take_back(
+                    worker, worker.leases, now, reason="it could not be stopped", is_lost=True
+                )
                 if worker.node is None:
                     self._remove_worker(worker, now, "its node never came back")
                 else:
@@ -732,22 +486,11 @@ class BrokerCore:
     def _is_silent(self, worker: Worker, now: float) -> bool:
         return worker.last_heard < now - 2 * self.settings.peer_timeout_s
 
-    def _is_overdue(self, worker: Worker, timeout_s: int, now: float) -> bool:
-        began_at = worker.leases[0].began_at if worker.leases else None
-        return began_at is not None and now - began_at > timeout_s
-
-    def _give_up_stuck(self, worker: Worker, timeout_s: int, now: float) -> None:
-        """Answer the batch that ran into its deadline; it isn't tried again, its time is over."""
-        lease = worker.leases[0]
+    def _give_up_stuck(self, worker: Worker, overdue: Sequence[Lease], timeout_s: int, now: float) -> None:
         reason = f"no answer within response_timeout of {timeout_s} s"
-        for job in lease.jobs:
-            if job.state is JobState.RUNNING:
-                self._refuse(job, errors.WorkerDied("Worker died.", reason))
-        self._drop_lease(worker, lease, now)
-        for waiting in worker.leases:
-            waiting.began_at = None
+        self.jobs.give_up(worker, overdue, reason, now)
         self._fail_worker(worker, reason, now)
-        self._take_back(worker, worker.leases, reason=reason)
+        self.jobs.take_back(worker, worker.leases, now, reason=reason)
         self._stop(worker, now, kill=True, reason=reason)
         self._report(logging.WARNING, "worker.stuck", worker=worker.worker_id, model=worker.key[0],
                      version=worker.key[1], reason=reason)  # fmt: skip
@@ -768,24 +511,22 @@ class BrokerCore:
         for worker, record in orders.start:
             assert worker.node is not None, worker
             self._send(worker.node, self._start_order(worker, record))
-        for key in [key for key in self.queues if key not in wanted]:
-            self._refuse_queue(key, "it has been unregistered")
-            if not any(lease.key == key for lease in self.leases.values()):
-                del self.queues[key]
-                self.stats.forget(key)
-        for key, queue in self.queues.items():
+        for key in [key for key in self.jobs.queues if key not in wanted]:
+            self.jobs.drop_queue(key)
+        for key, queue in self.jobs.queues.items():
             if queue.jobs and key in wanted and wanted[key].min_workers == 0 and not self.fleet.live(key):
-                self._refuse_queue(key, "it has been scaled to 0 workers")
+                self.jobs.refuse_queue(key, "it has been scaled to 0 workers")
         self.management.check_waiters(now)
 
     def _retire(self, worker: Worker, now: float) -> None:
         """Take a worker out of service: what it runs may end, within the patience that was asked for."""
         patience_s = self.management.patience_s(worker.key)
         if worker.state is WorkerState.STARTING or patience_s == 0:
-            self._take_back(worker, worker.leases, reason="it was scaled away")
+            self.jobs.take_back(worker, worker.leases, now, reason="it was scaled away")
             self._stop(worker, now, kill=True, reason="it is not needed any more")
             return
         worker.move(WorkerState.DRAINING, now)
+        self.jobs.leave_service(worker)
         worker.drain_until = None if patience_s < 0 else now + patience_s
         if not worker.leases:
             self._stop(worker, now, kill=False, reason="it is not needed any more")
@@ -813,17 +554,8 @@ class BrokerCore:
     def _report(self, level: int, event: str, **facts_: object) -> None:
         self._effects.append(Report(level, event, facts_))
 
-    def _flush(self, gateway: Gateway) -> None:
-        """Send a gateway the answers gathered so far."""
-        if gateway.answered:
-            self._send(gateway.peer, m.Answered(tuple(gateway.answered)), gateway.frames)
-            gateway.answered, gateway.frames = [], []
-        if gateway.refused:
-            self._send(gateway.peer, m.Refused(tuple(gateway.refused)))
-            gateway.refused = []
 
-
-_WITH_FRAMES = (m.Submit, m.Completed)
+_WITH_FRAMES = (m.Submit, m.Streamed, m.Completed)
 _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     m.Submit: BrokerCore._on_submit,
     m.Cancel: BrokerCore._on_cancel,
@@ -832,6 +564,7 @@ _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     **dict.fromkeys(get_args(m.Ask), BrokerCore._on_ask),
 }
 _FROM_WORKER: dict[type[m.Message], Callable[..., None]] = {
+    m.Streamed: BrokerCore._on_streamed,
     m.Completed: BrokerCore._on_completed,
     m.WorkerBeat: BrokerCore._on_worker_beat,
     m.Bye: BrokerCore._on_worker_bye,

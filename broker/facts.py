@@ -40,8 +40,9 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
     """Describe one version."""
     key = (record.model, record.version)
     config = record.config
-    queue = core.queues.get(key)
-    oldest_s = now - queue.jobs[0].arrived_at if queue and queue.jobs else 0.0
+    queue = core.jobs.queues.get(key)
+    oldest = queue.oldest if queue else None
+    oldest_s = now - oldest.arrived_at if oldest else 0.0
     return m.VersionFacts(
         model=record.model,
         version=record.version,

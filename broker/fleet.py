@@ -60,7 +60,7 @@ class Worker:
     note: str = ""
     #: Its connection was found broken, and it has not been heard since: it gets no batch.
     is_cut: bool = False
-    #: At most two; the first is being run.
+    #: In the order they were given; which of them run, each says.
     leases: list[Lease] = field(default_factory=list)
     last_assigned_at: float = 0.0
     #: While draining: when patience ends. None waits for the batch however long it takes.

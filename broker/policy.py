@@ -1,26 +1,17 @@
-"""When a batch goes, and to whom. Pure functions over numbers; `core` gathers the numbers."""
+"""When a batch goes, and how many a worker gets. Pure functions over numbers; `jobs` gathers them."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from broker.records import VersionRecord
 
 #: Delays that nobody shared, after which a lone client isn't made to wait any more.
 FUTILE_WAITS_LIMIT = 8
 #: A second batch is sent ahead only where batches are shorter than this: for long ones it is better to
 #: decide late, when it is known which worker is free first.
 SEND_AHEAD_LIMIT_S = 0.5
+#: Jobs that an asynchronous handler is given at the same time. TorchServe sends it all there are; bounded
+#: here so that a second worker gets its share and the queue's limit means something.
+ASYNC_LEASES_LIMIT = 256
 #: Weight of the newest batch in the average service time.
 SERVICE_WEIGHT = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A ready worker: how many leases it holds, and when it was last given one."""
-
-    worker_id: int
-    leases: int
-    last_assigned_at: float
-    #: Its node has not been heard for longer than a beat; it comes last.
-    is_suspect: bool
 
 
 def batch_wait(
@@ -53,25 +44,25 @@ def learn_from_arrival(futile_waits: int, *, is_running: bool) -> int:
     return 0 if is_running else futile_waits
 
 
-def choose_worker(
-    candidates: Iterable[Candidate], *, depth: int, batch_size: int, service_s: float
-) -> int | None:
-    """Return the worker that gets the next batch, or None if the jobs should wait here.
+def leases_beside(record: VersionRecord) -> int:
+    """Return how many leases of one job each a worker runs side by side; 0 where it runs batches in order.
 
-    An idle worker first, the one that ran last (its caches are warm), suspects last. When all are
-    busy, one full batch is sent ahead to a worker with one lease, so that it need not wait for the
-    round trip; never where batches take long, or before it is known how long they take.
+    Twice the batch size for sequences in continuous batching is TorchServe's.
     """
-    best = min(
-        candidates,
-        key=lambda c: (c.leases, c.is_suspect, -c.last_assigned_at, c.worker_id),
-        default=None,
-    )
-    if best is None or best.leases > 1:
-        return None
-    if best.leases == 1 and not (depth >= batch_size and 0 < service_s < SEND_AHEAD_LIMIT_S):
-        return None
-    return best.worker_id
+    config = record.config
+    if config.async_communication:
+        return max(record.batch_size, ASYNC_LEASES_LIMIT)
+    if config.continuous_batching:
+        return record.batch_size * (2 if config.sequence_batching else 1)
+    return 0
+
+
+def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float) -> bool:
+    """Tell whether a worker that runs `leases` batches in order gets one more, so as not to wait for it.
+
+    A full batch only, one at a time, and never where batches take long, or before it is known how long.
+    """
+    return leases == 1 and depth >= batch_size and 0 < service_s < SEND_AHEAD_LIMIT_S
 
 
 def smooth_service(average_s: float, latest_s: float) -> float:

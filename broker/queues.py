@@ -1,10 +1,13 @@
-"""Jobs and the bounded queue of one model version. Pure; `core` decides who goes where."""
+"""Jobs, leases, and the bounded queue of one model version. Pure; `jobs` decides who goes where."""
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
 
 from broker.catalog import Key
+from broker.records import VersionRecord
 from broker.states import JobState, check_move
 from shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 
@@ -29,8 +32,18 @@ class Job:
     arrived_at: float
     #: When waiting in the queue ends; running has the lease's deadline.
     expires_at: float
+    #: When the client's patience ends, whatever the job does then.
+    given_up_at: float = inf
+    #: What it belongs to, of a version that batches by sequence.
+    sequence: str = ""
+    #: Its client named no sequence: this one was made up for it.
+    starts_sequence: bool = False
     #: Tries that began, this one included while running.
     attempt: int = 0
+    #: The lease it runs under; 0 while it waits.
+    lease: int = 0
+    #: Parts of its answer that have been passed on; after the first it isn't tried again.
+    parts: int = 0
     #: Written by `move` alone.
     state: JobState = JobState.QUEUED
 
@@ -45,81 +58,118 @@ class Lease:
     """A batch on one worker: the right, and the duty, to answer its jobs."""
 
     number: int
-    key: Key
+    #: Where its jobs came from; a version that was registered anew since has another.
+    queue: "VersionQueue"
     worker_id: int
     jobs: tuple[Job, ...]
     is_describe: bool
+    assigned_at: float
+    #: Whether its worker runs it after the leases before it, not beside them.
+    is_in_order: bool = True
     #: When the worker began it: at once, or when the lease before it was done. None while it waits.
     began_at: float | None = None
+    #: When it began, or its latest part came: from then on response_timeout counts.
+    heard_at: float = 0.0
+    #: Messages with parts of its answers that have come.
+    streamed: int = 0
+
+    def begin(self, now: float) -> None:
+        """Take note that its worker runs it from now on."""
+        self.began_at = self.heard_at = now
 
 
-@dataclass(slots=True)
-class VersionQueue:
-    """The jobs that wait for one model version, oldest first, and what batching has learnt of them."""
+def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
+    """Return up to `count` of the first jobs, fewer if they would not fit into one message.
 
-    key: Key
-    limit_jobs: int
-    jobs: deque[Job] = field(default_factory=deque)
-    #: Sum of the sizes in `jobs`.
-    size: int = 0
-    #: Batching delays in a row that no further job came to share; see `policy`.
-    futile_waits: int = 0
-    #: Average seconds a batch takes, weighted to the recent; 0 before the first.
-    service_s: float = 0.0
+    A describe job always travels alone.
+    """
+    chosen: list[Job] = []
+    frames = meta_bytes = 0
+    for job in jobs:
+        frames += len(job.frames)
+        meta_bytes += len(job.meta)
+        if chosen and (job.is_describe or frames > FRAMES_LIMIT or meta_bytes > METAS_LIMIT_BYTES):
+            break
+        chosen.append(job)
+        if job.is_describe or len(chosen) == count:
+            break
+    return chosen
+
+
+class VersionQueue(ABC):
+    """The jobs that wait for one model version, and what batching has learnt of them."""
+
+    #: All that wait, oldest first.
+    jobs: Collection[Job]
+
+    def __init__(self, record: VersionRecord) -> None:
+        self.key: Key = (record.model, record.version)
+        self.config = record.config
+        #: Batching delays in a row that no further job came to share; see `policy`.
+        self.futile_waits = 0
+        #: Average seconds a batch takes, weighted to the recent; 0 before the first.
+        self.service_s = 0.0
 
     def __len__(self) -> int:
         return len(self.jobs)
 
+    @property
+    def oldest(self) -> Job | None:
+        """The job that came first."""
+        return next(iter(self.jobs), None)
+
+    @abstractmethod
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
-        self.jobs.append(job)
-        self.size += job.size
 
+    @abstractmethod
     def put_back(self, jobs: Sequence[Job]) -> None:
-        """Return jobs to the head in their order; their worker was lost. The bound doesn't apply."""
-        for job in reversed(jobs):
-            job.move(JobState.QUEUED)
-            self.jobs.appendleft(job)
-            self.size += job.size
+        """Return jobs to the head in their order. The bound doesn't apply."""
 
-    def take(self, count: int) -> tuple[Job, ...]:
-        """Take up to `count` jobs for a batch, fewer if they would not fit into one message.
-
-        A describe job always travels alone.
-        """
-        taken: list[Job] = []
-        frames = meta_bytes = 0
-        while self.jobs and len(taken) < count:
-            job = self.jobs[0]
-            frames += len(job.frames)
-            meta_bytes += len(job.meta)
-            if taken and (job.is_describe or frames > FRAMES_LIMIT or meta_bytes > METAS_LIMIT_BYTES):
-                break
-            taken.append(self._popleft())
-            if job.is_describe:
-                break
-        return tuple(taken)
+    @abstractmethod
+    def remove(self, job: Job) -> None:
+        """Take out one job; nobody waits for it any more."""
 
     def take_expired(self, now: float) -> list[Job]:
         """Take the jobs at the head whose time to wait is over."""
         expired = []
-        while self.jobs and self.jobs[0].expires_at <= now:
-            expired.append(self._popleft())
+        while (oldest := self.oldest) is not None and oldest.expires_at <= now:
+            self.remove(oldest)
+            expired.append(oldest)
         return expired
 
     def take_all(self) -> list[Job]:
         """Empty the queue."""
         jobs = list(self.jobs)
-        self.jobs.clear()
-        self.size = 0
+        for job in jobs:
+            self.remove(job)
         return jobs
 
-    def remove(self, job: Job) -> None:
-        """Take one job out of the middle; its client has gone."""
-        self.jobs.remove(job)
-        self.size -= job.size
 
-    def _popleft(self) -> Job:
-        job = self.jobs.popleft()
-        self.size -= job.size
-        return job
+class PlainQueue(VersionQueue):
+    """One row for all, first come, first served."""
+
+    jobs: deque[Job]
+
+    def __init__(self, record: VersionRecord) -> None:
+        super().__init__(record)
+        self.jobs = deque()
+
+    def push(self, job: Job) -> None:
+        """Add a new job at the end."""
+        self.jobs.append(job)
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Return jobs to the head in their order. The bound doesn't apply."""
+        self.jobs.extendleft(reversed(jobs))
+
+    def remove(self, job: Job) -> None:
+        """Take out one job; nobody waits for it any more."""
+        self.jobs.remove(job)
+
+    def take(self, count: int) -> tuple[Job, ...]:
+        """Take up to `count` jobs for a batch, as many as are `fitting`."""
+        jobs = fitting(self.jobs, count)
+        for _ in jobs:
+            self.jobs.popleft()
+        return tuple(jobs)

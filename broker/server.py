@@ -28,7 +28,7 @@ from broker.keys import Keyring
 from broker.records import Snapshot
 from broker.registry import Registry, SqlRegistry
 from broker.store import ArchiveStore, drop_download, prepare, startup_urls
-from shared import clock, wire
+from shared import clock, ids, wire
 from shared.errors import InternalError, RelayError
 from shared.settings import BrokerSettings, LoadAtStart, is_reachable_from_outside
 
@@ -111,8 +111,9 @@ class Server:
         keys = Keyring(settings, now=now, wall_ms=wall_ms)
         self._open_keys(keys, snapshot, now)
         self._core = BrokerCore(
-            settings, snapshot, keys, epoch=registry.begin_epoch(), now=now, wall_ms=wall_ms
-        )
+            settings, snapshot, keys, epoch=registry.begin_epoch(), now=now, wall_ms=wall_ms,
+            new_sequence_id=ids.sequence_id,
+        )  # fmt: skip
         self._context = zmq.Context()
         self._socket = _router(self._context)
         # One thread for the registry: changes become durable in the order they were made.

@@ -1,6 +1,8 @@
 """What must hold of the broker's core after every step, whatever happened."""
 
+from broker import policy
 from broker.core import BrokerCore
+from broker.sequences import SequenceQueue
 from broker.states import LIVE, JobState, WorkerState
 
 
@@ -8,12 +10,15 @@ def check(core: BrokerCore) -> None:
     """Assert every invariant; the message names the one that broke."""
     _check_jobs(core)
     _check_leases(core)
+    for queue in core.jobs.queues.values():
+        if isinstance(queue, SequenceQueue):
+            _check_sequences(core, queue)
     _check_workers(core)
 
 
 def _check_jobs(core: BrokerCore) -> None:
-    queued = [job for queue in core.queues.values() for job in queue.jobs]
-    leased = [job for lease in core.leases.values() for job in lease.jobs]
+    queued = [job for queue in core.jobs.queues.values() for job in queue.jobs]
+    leased = [job for lease in core.jobs.leases.values() for job in lease.jobs]
     open_jobs = [job for gateway in core.gateways.values() for job in gateway.jobs.values()]
     assert all(job.state is JobState.QUEUED for job in queued), "a queue holds a job that isn't queued"
     assert len({id(job) for job in queued}) == len(queued), "a job is queued twice"
@@ -23,9 +28,7 @@ def _check_jobs(core: BrokerCore) -> None:
     assert {id(job) for job in queued + running} == {id(job) for job in open_jobs}, (
         "a job that has not ended is in no queue and no lease, or one that has is still held"
     )
-    assert core._queued_bytes == sum(job.size for job in queued), "the bytes of the queues are miscounted"
-    for queue in core.queues.values():
-        assert queue.size == sum(job.size for job in queue.jobs)
+    assert core.jobs.queued_bytes == sum(job.size for job in queued), "the bytes of queues are miscounted"
     for key, stats in core.stats.versions.items():
         waiting = sum(job.key == key for job in open_jobs)
         assert stats.submitted == waiting + sum(stats.outcomes.values()), (
@@ -36,18 +39,40 @@ def _check_jobs(core: BrokerCore) -> None:
 
 def _check_leases(core: BrokerCore) -> None:
     held = [lease for worker in core.fleet.workers.values() for lease in worker.leases]
-    assert {id(lease) for lease in held} == {id(lease) for lease in core.leases.values()}, (
+    assert {id(lease) for lease in held} == {id(lease) for lease in core.jobs.leases.values()}, (
         "leases on workers and leases in the table differ"
     )
     for worker in core.fleet.workers.values():
-        assert len(worker.leases) <= 2, "a worker holds more than two leases"
+        record = core.catalog.get(worker.key)
+        limit = (policy.leases_beside(record) or 2) if record and record.archive == worker.archive else None
+        assert limit is None or len(worker.leases) <= limit, f"a worker holds more than {limit} leases"
         for position, lease in enumerate(worker.leases):
             assert lease.worker_id == worker.worker_id, "a lease lies on another worker than it names"
-            assert (lease.began_at is not None) == (position == 0), "only the first lease has begun"
+            has_begun = lease.began_at is not None
+            assert has_begun == (position == 0 or not lease.is_in_order), "one lease runs, or all do"
             assert len(lease.jobs) >= 1, "a lease without jobs"
             assert not lease.is_describe or len(lease.jobs) == 1, "a describe job has company"
+            assert all(job.lease == lease.number for job in lease.jobs if job.state is JobState.RUNNING)
         if worker.leases:
             assert worker.state in (WorkerState.READY, WorkerState.DRAINING, WorkerState.STOPPING)
+
+
+def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:
+    ready = {w.worker_id for w in core.fleet.ready(queue.key)}
+    in_sequences: list[int] = []
+    for sequence in queue.sequences:
+        waiting, running = sequence.waiting, sequence.running
+        in_sequences += map(id, waiting)
+        assert [job.arrived_at for job in waiting] == sorted(job.arrived_at for job in waiting)
+        assert all(job.state is JobState.QUEUED for job in waiting)
+        unheard = [job for job in running if not job.parts]
+        assert len(unheard) <= 1, "two jobs of a sequence run that have both not begun to answer"
+        assert len(running) <= 1 or queue.config.continuous_batching or queue.config.async_communication
+        assert sequence.worker_id in ready or sequence.is_closed or sequence.worker_id is None
+        assert not running or sequence.worker_id is not None, "it runs nowhere"
+        assert not sequence.is_closed or (running and not waiting), "a closed sequence is kept for nothing"
+    describes = [job for job in queue.jobs if not job.sequence]
+    assert len(in_sequences) + len(describes) == len(queue.jobs), "a job waits in no sequence"
 
 
 def _check_workers(core: BrokerCore) -> None:

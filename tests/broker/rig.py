@@ -88,7 +88,11 @@ class Rig:
             self.registry.apply(made.change())
             self.key_file = {api: key.text for api, key in made.newest.items()}
             keys.use(made)
-        self.core = BrokerCore(self.settings, snapshot, keys, epoch=self.epoch, now=self.now, wall_ms=0)
+        names = count()
+        self.core = BrokerCore(
+            self.settings, snapshot, keys, epoch=self.epoch, now=self.now, wall_ms=0,
+            new_sequence_id=lambda: f"made-{self.epoch}-{next(names)}",
+        )  # fmt: skip
         self.feed()
 
     # Driving

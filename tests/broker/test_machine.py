@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
     def a_worker_forges_results(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.held)))
         foreign = [
-            lease for lease, held in self.rig.core.leases.items() if b"w-%d" % held.worker_id != worker
+            lease for lease, held in self.rig.core.jobs.leases.items() if b"w-%d" % held.worker_id != worker
         ]
         lease = data.draw(st.sampled_from(foreign)) if foreign else 10_000
         self.rig.say(worker, m.Completed(lease, 1, (m.CompletedItem(200, b"forged"),)))

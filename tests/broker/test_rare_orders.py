@@ -141,7 +141,7 @@ def test_the_figures_of_a_model_go_with_it() -> None:
     rig.exit_worker(9000)
     rig.pass_time(1)
     assert not rig.core.stats.versions
-    assert not rig.core.queues
+    assert not rig.core.jobs.queues
 
 
 # Workers

@@ -14,6 +14,8 @@ from tests.simulation.world import Faults, Gateway, Node, World
 #: Half the response_timeout again above what can follow one another: a node found silent, a worker found
 #: stuck at its lease's deadline, and the waiting for a restart.
 SETTLED_WITHIN_S = 30.0
+#: The longest wait before a restart that failures in TROUBLE_S can lead to, counted from the last of them.
+RESTARTED_WITHIN_S = 60.0
 TROUBLE_S = 30.0
 #: Turns of the broker's loop per simulated second that so few messages can cause; a core that spins on
 #: something it can't do comes to 10,000.
@@ -74,6 +76,7 @@ def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: 
     assert not unsettled, f"{len(unsettled)} of {len(requests)} were never settled, first {unsettled[0]}"
     assert world.broker.turns < TURNS_PER_S_MAX * world.now, "the broker spins"
     assert not any(gateway.session.waiting for gateway in world.gateways)
+    world.run_until(world.now + RESTARTED_WITHIN_S - SETTLED_WITHIN_S)
     for gateway in world.gateways:
         gateway.request()
     world.run_until(world.now + 2.0)

@@ -170,6 +170,7 @@ class Broker:
         #: Rises with each death: what was on its way to or from the dead one is lost.
         self.life = 0
         self.core: BrokerCore | None = None
+        self._sequences = count()
         #: Turns of its loop; a core that spins shows here.
         self.turns = 0
         self.start()
@@ -177,7 +178,8 @@ class Broker:
     def start(self) -> None:
         self.epoch += 1
         self.core = BrokerCore(self._world.settings, self._registry.load(), epoch=self.epoch,
-                               now=self._world.now, wall_ms=0)  # fmt: skip
+                               now=self._world.now, wall_ms=0,
+                               new_sequence_id=lambda: f"made-{next(self._sequences)}")  # fmt: skip
         self._turn_soon(0.0)
 
     def die(self) -> None:
