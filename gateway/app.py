@@ -19,7 +19,7 @@ def create_app(link: Link, config: GatewaySettings) -> Edge:
     """Put the APIs together, one for each listener; equal addresses share one."""
     apps: dict[addresses.Key, AsgiApp] = {}
     if config.enable_metrics_api:
-        apps[addresses.key(config.metrics_address, "metrics_address")] = metrics_app(link)
+        apps[addresses.key(config.metrics_address, "metrics_address")] = metrics_app(link, config)
     inference_key = addresses.key(config.inference_address, "inference_address")
     management_key = addresses.key(config.management_address, "management_address")
     if inference_key == management_key:
@@ -36,29 +36,28 @@ def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | 
 
 def inference_app(link: Link, config: GatewaySettings) -> App:
     """Make the inference API."""
-    app = bare_app(openapi.inference(), _guard(link, config, "inference"))
+    app = bare_app(openapi.inference(config), _guard(link, config, "inference"))
     add_inference(app, link, config)
     return app
 
 
 def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     """Add the routes of inference."""
-    limit = config.max_request_size
-    predictions = inference.Predictions(link, limit)
-    explanations = inference.Predictions(link, limit, explain=True)
+    predictions = inference.Predictions(link, config)
+    explanations = inference.Predictions(link, config, explain=True)
     for prefix, resource in (("/predictions", predictions), ("/explanations", explanations)):
         app.add_route(prefix + "/{model}", resource)
         app.add_route(prefix + "/{model}/{version}", resource)
         app.add_route(prefix + "/{model}/{version}/{rest:path}", resource)
     app.add_route("/ping", inference.Ping(link))
     app.add_route("/ping/{rest:path}", inference.Ping(link))
-    app.add_route("/invocations", inference.Invocations(link, limit))
-    app.add_route("/models/{model}/invoke", inference.QueriedPredictions(link, limit))
-    app.add_route("/{model}/predict", inference.QueriedPredictions(link, limit))
-    app.add_route("/{model}/{version}/predict", inference.QueriedPredictions(link, limit))
-    app.add_route("/v1/models/{target}", inference.KserveV1(link, limit))
-    app.add_route("/v2/models/{model}/infer", inference.KserveV2(link, limit))
-    app.add_route("/v2/models/{model}/explain", inference.KserveV2(link, limit, explain=True))
+    app.add_route("/invocations", inference.Invocations(link, config))
+    app.add_route("/models/{model}/invoke", inference.QueriedPredictions(link, config))
+    app.add_route("/{model}/predict", inference.QueriedPredictions(link, config))
+    app.add_route("/{model}/{version}/predict", inference.QueriedPredictions(link, config))
+    app.add_route("/v1/models/{target}", inference.KserveV1(link, config))
+    app.add_route("/v2/models/{model}/infer", inference.KserveV2(link, config))
+    app.add_route("/v2/models/{model}/explain", inference.KserveV2(link, config, explain=True))
     app.add_sink(inference.refuse_workflow, _WORKFLOW)
     if config.open_inference_protocol:
         app.add_route("/v2", metadata.Server())
@@ -69,7 +68,7 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
 
 def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
-    app = bare_app(openapi.management(), _guard(link, config, "management"))
+    app = bare_app(openapi.management(config), _guard(link, config, "management"))
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", management.Readiness(link))
     return app
@@ -90,9 +89,9 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
         app.add_route("/token", management.Token(link))
 
 
-def metrics_app(link: Link) -> App:
+def metrics_app(link: Link, config: GatewaySettings) -> App:
     """Make the metrics API."""
-    app = bare_app(openapi.metrics())
+    app = bare_app(openapi.metrics(config))
     add_metrics(app, link)
     return app
 
@@ -105,10 +104,10 @@ def add_metrics(app: App, link: Link) -> None:
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
     """Make one API of all: a path that both families have is told apart by its longest match."""
-    app = bare_app(openapi.shared(), _guard(link, config, "inference"))
+    app = bare_app(openapi.shared(config), _guard(link, config, "inference"))
     add_inference(app, link, config)
     add_management(app, link, config)
-    app.add_route("/v1/models/{target}", SharedKserveV1(link, config.max_request_size))
+    app.add_route("/v1/models/{target}", SharedKserveV1(link, config))
     if config.enable_metrics_api:
         add_metrics(app, link)
     return app

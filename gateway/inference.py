@@ -13,6 +13,7 @@ from gateway.bodies import GatewayRequest
 from gateway.link import Link
 from shared import errors, wire
 from shared import messages as m
+from shared.settings import GatewaySettings
 
 Headers = Sequence[tuple[str, str]]
 
@@ -46,19 +47,19 @@ class _Model:
 
     opened_by: auth.Api = "inference"
 
-    def __init__(self, link: Link, max_request_size: int) -> None:
+    def __init__(self, link: Link, config: GatewaySettings) -> None:
         self._link = link
-        self._max_request_size = max_request_size
+        self._config = config
 
     async def on_options(
         self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
     ) -> None:
         """Answer with the model's own API description, if there is such a model."""
         await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
-        presenting.answer(resp, openapi.of_model(model))
+        presenting.answer(resp, openapi.of_model(model, self._config))
 
     async def _read(self, req: GatewayRequest) -> list[bodies.Input]:
-        body = await req.read_body(self._max_request_size, self._link.room_for)
+        body = await req.read_body(self._config.max_request_size, self._link.room_for)
         return bodies.read_inputs(body, req.content_type or "")
 
     async def _predict(
@@ -83,8 +84,8 @@ class _Model:
 class Predictions(_Model):
     """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
 
-    def __init__(self, link: Link, max_request_size: int, *, explain: bool = False) -> None:
-        super().__init__(link, max_request_size)
+    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
+        super().__init__(link, config)
         self._explain = str(explain)
 
     async def on_request(
@@ -165,8 +166,8 @@ def kserve_verb(target: str) -> bool | None:
 class KserveV2(_Model):
     """`/v2/models/{model}/infer` and `/explain`."""
 
-    def __init__(self, link: Link, max_request_size: int, *, explain: bool = False) -> None:
-        super().__init__(link, max_request_size)
+    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
+        super().__init__(link, config)
         self._explain = str(explain)
 
     async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:

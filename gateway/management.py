@@ -122,7 +122,7 @@ class Model(Managing):
     ) -> None:
         """Answer with the model's own API description, if there is such a model."""
         await self._describe(model, version)
-        presenting.answer(resp, openapi.management_of_model(model))
+        presenting.answer(resp, openapi.management_of_model(model, self._config))
 
     async def _describe(self, model: str, version: str | None, *, every: bool = False) -> m.ModelDescribed:
         return await self._link.ask(m.DescribeModel(0, model, version, every), m.ModelDescribed)

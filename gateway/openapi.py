@@ -1,159 +1,164 @@
 """The OpenAPI 3.0.1 documents that each port answers `OPTIONS /` and `/api-description` with.
 
-Paths, methods and operation ids are TorchServe's, so that generated clients keep their names; the
-words are ours.
+Titles, paths and operation ids are TorchServe's where its documents are right, so that generated clients
+keep their names. Where they aren't (ids that come twice, defaults of the wrong type, paths, parameters
+and fields that don't exist) ours say what happens. Tests hold them against a running server.
 """
 
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from urllib.parse import quote
+
+from gateway import operations, schemas
+from gateway.operations import Operation, Paths
+from shared.settings import GatewaySettings
 
 Document = dict[str, object]
-_Operation = tuple[str, str, str, tuple[str, ...]]
 
-#: path -> operations: (method, operation id, summary, query parameters).
-_INFERENCE: dict[str, tuple[_Operation, ...]] = {
-    "/": (("options", "apiDescription", "This document.", ()),),
-    "/ping": (("get", "ping", "Tell whether the fleet is healthy.", ()),),
-    "/v1/models/{model_name}:predict": (("post", "predictions", "Predict (KServe v1).", ()),),
-    "/v2/models/{model_name}/infer": (("post", "predictions", "Predict (KServe v2).", ()),),
-    "/predictions/{model_name}": (("post", "predictions", "Predict with the default version.", ()),),
-    "/predictions/{model_name}/{model_version}": (
-        ("post", "version_predictions", "Predict with a version.", ()),
-    ),
-    "/api-description": (("get", "apiDescription", "This document; use OPTIONS / instead.", ()),),
-    "/metrics": (("get", "metrics", "Read metrics; see the metrics port.", ("name[]",)),),
-}
-_REGISTER = (
-    "url",
-    "model_name",
-    "handler",
-    "runtime",
-    "batch_size",
-    "max_batch_delay",
-    "initial_workers",
-    "synchronous",
-    "response_timeout",
-    "startup_timeout",
-)
-_SCALE = ("min_worker", "max_worker", "synchronous", "timeout")
+_DESCRIPTION = "The REST API of torchrelay, which is TorchServe's."
 
 
-def _one_model(prefix: str) -> tuple[_Operation, ...]:
-    return (
-        ("get", f"{prefix}describeModel", "Describe a model and its workers.", ("customized",)),
-        ("put", f"{prefix}setAutoScale", "Set how many workers a model has.", _SCALE),
-        ("delete", f"{prefix}unregisterModel", "Unregister a model.", ()),
-    )
-
-
-_MANAGEMENT: dict[str, tuple[_Operation, ...]] = {
-    "/": (("options", "apiDescription", "This document.", ()),),
-    "/models": (
-        ("get", "listModels", "List registered models.", ("limit", "next_page_token")),
-        ("post", "registerModel", "Register a model archive.", _REGISTER),
-    ),
-    "/models/{model_name}": _one_model(""),
-    "/models/{model_name}/{model_version}": _one_model("version_"),
-    "/models/{model_name}/{model_version}/set-default": (
-        ("put", "setDefault", "Make a version the default one.", ()),
-    ),
-    "/api-description": (("get", "apiDescription", "This document; use OPTIONS / instead.", ()),),
-    "/metrics": (("get", "metrics", "Read metrics; see the metrics port.", ("name[]",)),),
-}
-_METRICS: dict[str, tuple[_Operation, ...]] = {
-    "/metrics": (("get", "metrics", "Read metrics in Prometheus' text format.", ("name[]",)),),
-}
-_ONE_MODEL_MANAGEMENT = {path: _MANAGEMENT[path] for path in _MANAGEMENT if "{model_name}" in path}
-
-
-def inference() -> Document:
+def inference(config: GatewaySettings) -> Document:
     """Describe the inference port."""
-    return _document(_INFERENCE)
+    return _document(operations.DESCRIPTION | _inference(config), config)
 
 
-def management() -> Document:
+def management(config: GatewaySettings) -> Document:
     """Describe the management port."""
-    return _document(_MANAGEMENT)
+    return _document(operations.DESCRIPTION | _management(config) | operations.READINESS, config)
 
 
-def metrics() -> Document:
+def metrics(config: GatewaySettings) -> Document:
     """Describe the metrics port."""
-    return _document(_METRICS)
+    return _document(operations.DESCRIPTION | operations.METRICS, config)
 
 
-def shared() -> Document:
+def shared(config: GatewaySettings) -> Document:
     """Describe a port that serves both inference and management."""
-    return _document(_INFERENCE | _MANAGEMENT)
+    paths = operations.DESCRIPTION | _inference(config) | _management(config) | operations.READINESS
+    return _document(paths | operations.METRICS if config.enable_metrics_api else paths, config)
 
 
-def of_model(model: str) -> Document:
+def of_model(model: str, config: GatewaySettings) -> Document:
     """Describe the inference routes of one model."""
-    summary = "Predict with the default version."
-    paths: dict[str, tuple[_Operation, ...]] = {
-        f"/prediction/{model}": (("post", "predictions", summary, ()),),
-        "/v1/models/{model_name}:predict": _INFERENCE["/v1/models/{model_name}:predict"],
-        "/v2/models/{model_name}/infer": _INFERENCE["/v2/models/{model_name}/infer"],
+    name = quote(model, safe="")
+    paths = {
+        path.replace("{model_name}", name): of
+        for path, of in operations.PREDICTIONS.items()
+        if "{model_name}" in path and "{model_version}" not in path
     }
-    return _document(paths, title=f"RESTful API for: {model}", number="1.0.0")
+    return _document(paths, config, title=f"RESTful API for: {model}", number="1.0.0")
 
 
-def management_of_model(model: str) -> Document:
+def management_of_model(model: str, config: GatewaySettings) -> Document:
     """Describe the management routes of one model."""
-    return _document(_ONE_MODEL_MANAGEMENT, title=f"RESTful Management API for: {model}", number="1.0.0")
+    return _document(operations.MODEL, config, title=f"RESTful Management API for: {model}")
+
+
+def _inference(config: GatewaySettings) -> Paths:
+    found = operations.PING | operations.PREDICTIONS
+    return found | operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
+
+
+def _management(config: GatewaySettings) -> Paths:
+    found = operations.MODELS | operations.MODEL | operations.FLEET
+    return found | operations.TOKEN if config.token_authorization else found
 
 
 def _document(
-    paths: dict[str, tuple[_Operation, ...]], *, title: str = "TorchServe APIs", number: str = ""
+    paths: Paths, config: GatewaySettings, *, title: str = "TorchServe APIs", number: str = ""
 ) -> Document:
+    has_keys = config.token_authorization
+    components: Document = {"schemas": schemas.COMPONENTS, "headers": {"RequestId": _REQUEST_ID}}
+    if has_keys:
+        components["securitySchemes"] = {
+            f"{api}Key": {"type": "http", "scheme": "bearer"} for api in ("inference", "management", "token")
+        }
     return {
         "openapi": "3.0.1",
         "info": {
             "title": title,
-            "description": "The REST API of torchrelay, which is TorchServe's.",
+            "description": _DESCRIPTION,
             "version": number or version("torchrelay"),
         },
         "paths": {
-            path: {operation[0]: _operation(path, operation) for operation in of}
+            path: {operation.method: _operation(path, operation, has_keys=has_keys) for operation in of}
             for path, of in paths.items()
         },
+        "components": components,
     }
 
 
-def _operation(path: str, operation: _Operation) -> Document:
-    _, operation_id, summary, query = operation
-    in_path = [name for name in ("model_name", "model_version") if f"{{{name}}}" in path]
-    parameters = [_parameter(name, "path") for name in in_path] + [
-        _parameter(name, "query") for name in query
-    ]
-    media_type = (
-        "text/plain; version=0.0.4; charset=utf-8" if operation_id == "metrics" else "application/json"
-    )
-    if operation_id.endswith("predictions"):
-        media_type = "*/*"
-    described: Document = {"summary": summary, "operationId": operation_id}
-    if parameters:
-        described["parameters"] = parameters
-    if operation_id.endswith("predictions"):
-        described["requestBody"] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-    described["responses"] = {
-        "200": {"description": "Done.", "content": {media_type: {"schema": {"type": "string"}}}},
-        "default": {"description": "An error.", "content": {"application/json": {"schema": _ERROR}}},
-    }
+def _operation(path: str, operation: Operation, *, has_keys: bool) -> Document:
+    described: Document = {"summary": operation.summary, "operationId": operation.id}
+    if operation.description:
+        described["description"] = operation.description
+    if operation.is_deprecated:
+        described["deprecated"] = True
+    in_path = [name for name in _IN_PATH if f"{{{name}}}" in path]
+    described["parameters"] = [_in_path(name) for name in in_path] + list(operation.query)
+    if operation.body is not None:
+        described["requestBody"] = operation.body
+    described["responses"] = _responses(operation, has_keys=has_keys)
+    if has_keys:
+        described["security"] = [{f"{operation.key}Key": []}] if operation.key else []
     return described
 
 
-_ERROR: Document = {
-    "type": "object",
-    "required": ["code", "type", "message"],
-    "properties": {
-        "code": {"type": "integer"},
-        "type": {"type": "string"},
-        "message": {"type": "string"},
-        "details": {"type": "string"},
-    },
+def _responses(operation: Operation, *, has_keys: bool) -> Document:
+    told: dict[int | str, object] = dict(_answers(operation.answers))
+    # A path with a bad escape is 400 everywhere, as is a call without its key.
+    failures = {400: _FAILURES[400]} | {status: _FAILURES[status] for status in operation.failures}
+    if has_keys and operation.key:
+        failures[503] = _FAILURES[503]
+    for status, words in failures.items():
+        if status == 413:
+            told[status] = {"description": words}
+        elif status not in told:
+            told[status] = _answer(words, "application/json", schemas.ref("Error"))
+    if operation.is_handlers:
+        told["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
+    return {str(status): told[status] for status in sorted(told, key=str)}
+
+
+def _answers(answers: Mapping[int, operations.Answer]) -> Iterable[tuple[int, Document]]:
+    for status, answer in answers.items():
+        yield status, _answer(answer.words, answer.media_type, answer.schema)
+
+
+def _answer(words: str, media_type: str, schema: schemas.Schema | None) -> Document:
+    told: Document = {
+        "description": words,
+        "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
+    }
+    if schema is not None:
+        told["content"] = {media_type: {"schema": schema}}
+    return told
+
+
+def _in_path(name: str) -> Document:
+    schema = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
+    return {"in": "path", "name": name, "required": True, "description": _IN_PATH[name], "schema": schema}
+
+
+_REQUEST_ID: Document = {
+    "description": "A new UUID for each request; the handler sees the same.",
+    "schema": {"type": "string", "format": "uuid"},
 }
-
-
-def _parameter(name: str, place: str) -> Document:
-    is_required = place == "path" or name == "url"
-    schema = {"type": "array", "items": {"type": "string"}} if name == "name[]" else {"type": "string"}
-    return {"in": place, "name": name, "required": is_required, "schema": schema}
+_IN_PATH = {
+    "model_name": "The name under which the model is registered.",
+    "model_version": "A version of it.",
+    "sub_path": "For the handler, as its header `url_path`; it may have slashes.",
+}
+_FAILURES = {
+    400: "The request can't be read as it stands, or where keys are asked for has no good one.",
+    403: "The default version can't go while there are others.",
+    404: "There is no such model, version, or archive.",
+    405: "The model API is off (enable_model_api).",
+    408: "It was not finished in its time.",
+    409: "The version is registered already.",
+    413: "The body is larger than max_request_size. This answer has neither body nor x-request-id.",
+    500: "A worker died, did not answer in time, or could not be started.",
+    503: "No worker, no room in a queue, no broker, or the handler failed.",
+    507: "A worker ran out of memory.",
+}

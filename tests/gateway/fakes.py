@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import falcon.inspect
 import falcon.testing
 
+from gateway.api import App
 from gateway.app import create_app
 from gateway.edge import Edge
 from gateway.link import Link, _Waiter
@@ -30,6 +32,11 @@ def echo(request: wire.Request, values: list[bytes]) -> wire.Response:
 def no_replies(ask: Any) -> errors.RelayError:
     """Refuse every ask."""
     return errors.InternalError("not scripted", type(ask).__name__)
+
+
+def templates(app: App) -> list[str]:
+    """Every route of an API, as it was added."""
+    return [route.path for route in falcon.inspect.inspect_compiled_router(app._router)]
 
 
 class FakeLink(Link):

@@ -482,7 +482,11 @@ def test_a_model_describes_itself_by_its_name() -> None:
     document = gateway.predict("/predictions/m", method="OPTIONS").json
     assert document["info"]["title"] == "RESTful API for: m"
     assert set(document["paths"]) == {
-        "/prediction/m",
-        "/v1/models/{model_name}:predict",
-        "/v2/models/{model_name}/infer",
+        "/predictions/m",
+        "/explanations/m",
+        "/models/m/invoke",
+        "/v1/models/m:predict",
+        "/v1/models/m:explain",
+        "/v2/models/m/infer",
+        "/v2/models/m/explain",
     }

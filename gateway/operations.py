@@ -1,0 +1,367 @@
+"""What can be called on each port, for `gateway.openapi`; the routes themselves are `gateway.app`'s."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway import auth
+from gateway.schemas import FLAG, TEXT, Schema, array, one_of, ref, whole
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A success; without a schema the body is whatever it is."""
+
+    words: str
+    schema: Schema | None
+    media_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    id: str
+    summary: str
+    answers: Mapping[int, Answer]
+    #: Statuses of errors, beside 400.
+    failures: tuple[int, ...] = (503,)
+    #: Whose key opens it; None for anybody.
+    key: auth.Api | None
+    description: str = ""
+    query: tuple[Schema, ...] = ()
+    body: Schema | None = None
+    is_deprecated: bool = False
+    #: Whether a handler answers, with any status it likes.
+    is_handlers: bool = False
+
+
+def _number(at_least: int, default: int | None = None) -> Schema:
+    """Describe a parameter that is a number, all of which have 32 bits."""
+    return whole(at_least, 2**31 - 1, default)
+
+
+#: path -> its operations.
+Paths = dict[str, tuple[Operation, ...]]
+
+
+def _query(name: str, schema: Schema, description: str) -> Schema:
+    return {"in": "query", "name": name, "required": False, "description": description, "schema": schema}
+
+
+_DOCUMENT = {200: Answer("This document.", ref("Document"))}
+DESCRIPTION: Paths = {
+    "/": (
+        Operation(
+            method="options",
+            id="apiDescription",
+            summary="Describe this port.",
+            answers=_DOCUMENT,
+            failures=(),
+            key=None,
+        ),
+    ),
+    "/api-description": (
+        Operation(
+            method="get",
+            id="api-description",
+            summary="Describe this port; OPTIONS / does the same.",
+            answers=_DOCUMENT,
+            failures=(),
+            key=None,
+            is_deprecated=True,
+        ),
+    ),
+}
+
+PING: Paths = {
+    "/ping": (
+        Operation(
+            method="get",
+            id="ping",
+            summary="Tell whether the fleet is healthy.",
+            description="Any method does the same, and any path below.",
+            answers={
+                200: Answer("Every default version has its workers, or may still get them.", ref("Health")),
+                500: Answer("A model lacks workers for good, or there is no broker.", ref("Health")),
+            },
+            failures=(),
+            key="inference",
+        ),
+    ),
+}
+
+_HANDLERS_ANSWER = {200: Answer("What the handler made; only it sets a content type.", None)}
+_PREDICTION_FAILURES = (404, 413, 500, 503, 507)
+_INPUT: Schema = {
+    "description": (
+        "What the handler expects. Form fields and multipart parts are inputs by their names, anything"
+        " else is one called `body`."
+    ),
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+}
+
+
+def _prediction(name: str, summary: str, *, query: tuple[Schema, ...] = ()) -> tuple[Operation, ...]:
+    return (
+        Operation(
+            method="post",
+            id=name,
+            summary=summary,
+            description="Any method but OPTIONS predicts; OPTIONS describes the model's routes.",
+            answers=_HANDLERS_ANSWER,
+            failures=_PREDICTION_FAILURES,
+            key="inference",
+            query=query,
+            body=_INPUT,
+            is_handlers=True,
+        ),
+    )
+
+
+PREDICTIONS: Paths = {
+    "/predictions/{model_name}": _prediction("predictions", "Predict with the default version."),
+    "/predictions/{model_name}/{model_version}": _prediction(
+        "version_predictions", "Predict with a version."
+    ),
+    "/predictions/{model_name}/{model_version}/{sub_path}": _prediction(
+        "path_predictions", "Predict with a version, whose handler gets the rest of the path."
+    ),
+    "/explanations/{model_name}": _prediction("explanations", "Explain with the default version."),
+    "/explanations/{model_name}/{model_version}": _prediction(
+        "version_explanations", "Explain with a version."
+    ),
+    "/explanations/{model_name}/{model_version}/{sub_path}": _prediction(
+        "path_explanations", "Explain with a version, whose handler gets the rest of the path."
+    ),
+    "/invocations": _prediction(
+        "invocations",
+        "Predict with a model that is named by a parameter.",
+        query=(_query("model_name", TEXT, "The model; may be left out if one was loaded at the start."),),
+    ),
+    "/models/{model_name}/invoke": _prediction("invoke", "Predict; query parameters are inputs too."),
+    "/v1/models/{model_name}:predict": _prediction("kserve_predictions", "Predict (KServe v1)."),
+    "/v1/models/{model_name}:explain": _prediction("kserve_explanations", "Explain (KServe v1)."),
+    "/v2/models/{model_name}/infer": _prediction("kserve_v2_predictions", "Predict (KServe v2)."),
+    "/v2/models/{model_name}/explain": _prediction("kserve_v2_explanations", "Explain (KServe v2)."),
+}
+
+
+def _protocol(name: str, summary: str, answers: Mapping[int, Answer]) -> tuple[Operation, ...]:
+    return (Operation(method="get", id=name, summary=summary, answers=answers, failures=(), key="inference"),)
+
+
+OPEN_INFERENCE_PROTOCOL: Paths = {
+    "/v2": _protocol(
+        "serverMetadata", "Tell what serves here.", {200: Answer("Told.", ref("ProtocolServer"))}
+    ),
+    "/v2/health/live": _protocol("serverLive", "Live?", {200: Answer("Live.", ref("ProtocolLive"))}),
+    "/v2/health/ready": _protocol(
+        "serverReady",
+        "Ready?",
+        {
+            200: Answer("Ready.", ref("ProtocolReady")),
+            503: Answer("There is no broker to ask.", ref("ProtocolReady")),
+        },
+    ),
+    "/v2/models/{model_name}/versions/{model_version}": _protocol(
+        "modelVersion",
+        "Refuse: models have no versions in this protocol.",
+        {501: Answer("Always.", ref("ProtocolRefusal"))},
+    ),
+}
+
+_LIST = (
+    _query("limit", whole(0, 100, 100), "How many to list; what is no such number counts as 100."),
+    _query("next_page_token", TEXT, "The token of the page before."),
+)
+_REGISTER = (
+    _query("url", TEXT, "The archive: a file of the model store, or a URL. Needed, here or in the body."),
+    _query("model_name", TEXT, "Instead of the archive's own name."),
+    _query("handler", TEXT, "Instead of the archive's own handler."),
+    _query("runtime", one_of("python", "python3", "LSP"), "Instead of the archive's own runtime."),
+    _query("batch_size", _number(1), "Requests that a worker gets at once."),
+    _query("max_batch_delay", _number(0), "Milliseconds that a batch may wait to fill."),
+    _query("response_timeout", _number(1), "Seconds that a worker may take to answer."),
+    _query("startup_timeout", _number(1), "Seconds that a worker may take to load."),
+    _query("initial_workers", _number(0), "Workers to start."),
+    _query("synchronous", FLAG | {"default": True}, "Whether to wait for the workers."),
+    _query("s3_sse_kms", FLAG | {"default": False}, "Whether the archive in S3 is encrypted by KMS."),
+)
+_SCALE = (
+    _query("min_worker", _number(0, 1), "Workers to keep."),
+    _query("max_worker", _number(0), "As many at most; min_worker unless given, and not less."),
+    _query("synchronous", FLAG | {"default": False}, "Whether to wait for the workers."),
+    _query("timeout", _number(-1, -1), "Seconds that running batches may take; -1: as long as they do."),
+)
+_WORKFLOWS = Operation(
+    method="get",
+    id="listWorkflows",
+    summary="List no workflows: there are none.",
+    answers={200: Answer("Listed.", ref("Workflows"))},
+    failures=(),
+    key="management",
+)
+
+MODELS: Paths = {
+    "/models": (
+        Operation(
+            method="get",
+            id="listModels",
+            summary="List registered models by name.",
+            answers={200: Answer("A page of them.", ref("Models"))},
+            key="management",
+            query=_LIST,
+        ),
+        Operation(
+            method="post",
+            id="registerModel",
+            summary="Register a model archive.",
+            description="With a JSON body the query is not looked at.",
+            answers={
+                200: Answer("Registered; the text says with how many workers.", ref("Status")),
+                202: Answer("Registered; its workers are on their way.", ref("Status")),
+            },
+            failures=(404, 405, 408, 409, 413, 500, 503, 507),
+            key="management",
+            query=_REGISTER,
+            body={"content": {JSON: {"schema": ref("Registration")}}},
+        ),
+    ),
+    "/workflows": (_WORKFLOWS,),
+}
+
+
+def _one_model(prefix: str, of: str, query: tuple[Schema, ...]) -> tuple[Operation, ...]:
+    return (
+        Operation(
+            method="get",
+            id=f"{prefix}describeModel",
+            summary=f"Describe {of} and its workers.",
+            description="The version `all` stands for all of them.",
+            answers={200: Answer("One entry for each version asked for.", array(ref("Version")))},
+            failures=(404, 500, 503, 507),
+            key="management",
+            query=(_query("customized", FLAG, "Whether to ask its handler too, which may set the status."),),
+            is_handlers=True,
+        ),
+        Operation(
+            method="put",
+            id=f"{prefix}setAutoScale",
+            summary=f"Set how many workers {of} has.",
+            answers={
+                200: Answer("The workers are there.", ref("Status")),
+                202: Answer("The workers are on their way.", ref("Status")),
+            },
+            failures=(404, 408, 500, 503, 507),
+            key="management",
+            query=(*_SCALE, *query),
+        ),
+        Operation(
+            method="delete",
+            id=f"{prefix}unregisterModel",
+            summary=f"Unregister {of}.",
+            answers={200: Answer("It is gone.", ref("Status"))},
+            failures=(403, 404, 405, 408, 503),
+            key="management",
+        ),
+    )
+
+
+MODEL: Paths = {
+    "/models/{model_name}": _one_model(
+        "", "the default version", (_query("model_version", TEXT, "Another version than the default one."),)
+    ),
+    "/models/{model_name}/{model_version}": _one_model("version_", "a version", ()),
+    "/models/{model_name}/{model_version}/set-default": (
+        Operation(
+            method="put",
+            id="setDefault",
+            summary="Make a version the default one.",
+            answers={200: Answer("It is.", ref("Status"))},
+            failures=(404, 503),
+            key="management",
+        ),
+    ),
+}
+
+READINESS: Paths = {
+    "/v1/models/{model_name}": (
+        Operation(
+            method="get",
+            id="modelReady",
+            summary="Tell whether a worker of the model is ready (KServe v1).",
+            answers={200: Answer("Told.", ref("Readiness"))},
+            failures=(404, 503),
+            key="management",
+        ),
+    ),
+}
+
+FLEET: Paths = {
+    "/fleet": (
+        Operation(
+            method="get",
+            id="fleet",
+            summary="Show nodes, models and workers, and why they are as they are.",
+            answers={200: Answer("Shown.", ref("Fleet"))},
+            key="management",
+        ),
+    ),
+    "/livez": (
+        Operation(
+            method="get",
+            id="livez",
+            summary="Tell that this process lives.",
+            answers={200: Answer("It does.", ref("Probe"))},
+            failures=(),
+            key=None,
+        ),
+    ),
+    "/readyz": (
+        Operation(
+            method="get",
+            id="readyz",
+            summary="Tell whether this process can take requests on to the broker.",
+            answers={
+                200: Answer("It can.", ref("Probe")),
+                503: Answer("It can't; the reason is told.", ref("Probe")),
+            },
+            failures=(),
+            key=None,
+        ),
+    ),
+}
+
+TOKEN: Paths = {
+    "/token": (
+        Operation(
+            method="get",
+            id="renewKey",
+            summary="Make a new key, which goes where keys are kept.",
+            description="Any method does the same.",
+            answers={200: Answer("Made. The body is an empty line.", None)},
+            failures=(500, 503),
+            key="token",
+            query=(_query("type", one_of("inference", "management"), "Whose key.") | {"required": True},),
+        ),
+    ),
+}
+
+METRICS: Paths = {
+    "/metrics": (
+        Operation(
+            method="get",
+            id="metrics",
+            summary="Read the whole fleet's metrics in Prometheus' text format.",
+            description="Any method does the same, and any path below.",
+            answers={200: Answer("Read.", TEXT, "text/plain")},
+            key=None,
+            query=(
+                _query("name[]", array(TEXT), "Samples to read, by their full names; all if none is given."),
+            ),
+        ),
+    ),
+}
