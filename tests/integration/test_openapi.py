@@ -56,7 +56,7 @@ def operations(server: Fleet, port: str, path: str = "/") -> list[Any]:  # Any: 
     document = server.http.options(base + path).json()
     validator: Any = OpenAPIV30SpecValidator(document)  # Any: it has no types
     assert not list(validator.iter_errors())
-    schema = schemathesis.openapi.from_dict(document)
+    schema: Any = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=base)
     return [found.ok() for found in schema.get_all_operations()]
 
