@@ -16,6 +16,7 @@ all else has a deadline.
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
@@ -230,7 +231,8 @@ class BrokerCore:
             self.jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self._workers[peer] = worker
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
-                         version=hello.version, node=hello.node, device=hello.device)  # fmt: skip
+                         version=hello.version, node=hello.node, device=hello.device,
+                         failures=self.fleet.condition(worker.key).failures)  # fmt: skip
         self.management.is_dirty = True
         self.jobs.touch(worker.key)
         return True
@@ -345,10 +347,12 @@ class BrokerCore:
         if worker is None or worker.node != node.peer:
             return
         if worker.state in (WorkerState.STARTING, WorkerState.READY) and not node.is_leaving:
+            was_ready = worker.state is WorkerState.READY
             self._fail_worker(worker, gone.reason, now, out_of_memory=gone.out_of_memory)
             self._report(logging.WARNING, "worker.failed", worker=worker.worker_id, model=worker.key[0],
                          version=worker.key[1], node=node.name, reason=gone.reason, exit_code=gone.exit_code,
-                         signal=gone.signal, output="\n".join(gone.last_lines))  # fmt: skip
+                         signal=gone.signal, was_ready=was_ready, **self._prospects(worker, now),
+                         output="\n".join(gone.last_lines))  # fmt: skip
         self._remove_worker(worker, now, gone.reason)
 
     def _on_fetch(self, node: Node, event: Received, now: float) -> None:
@@ -460,6 +464,9 @@ class BrokerCore:
                 reason = f"not ready within startup_timeout of {startup_s} s"
                 self._fail_worker(worker, reason, now)
                 self._stop(worker, now, kill=True, reason=reason)
+                self._report(logging.WARNING, "worker.late", worker=worker.worker_id, model=worker.key[0],
+                             version=worker.key[1], reason=reason, was_ready=False,
+                             **self._prospects(worker, now))  # fmt: skip
             case WorkerState.READY | WorkerState.DRAINING if overdue := self.jobs.overdue(
                 worker, timeout_s, now
             ):
@@ -493,7 +500,18 @@ class BrokerCore:
         self.jobs.take_back(worker, worker.leases, now, reason=reason)
         self._stop(worker, now, kill=True, reason=reason)
         self._report(logging.WARNING, "worker.stuck", worker=worker.worker_id, model=worker.key[0],
-                     version=worker.key[1], reason=reason)  # fmt: skip
+                     version=worker.key[1], reason=reason, was_ready=True,
+                     **self._prospects(worker, now))  # fmt: skip
+
+    def _prospects(self, worker: Worker, now: float) -> dict[str, object]:
+        """Say for the log how often workers failed in a row, and when the next one starts."""
+        condition = self.fleet.condition(worker.key)
+        if condition.has_given_up:
+            return {"failures": condition.failures}
+        return {
+            "failures": condition.failures,
+            "retry_in_s": max(0, math.ceil(condition.next_start_at - now)),
+        }
 
     def _remember_nodes(self, now: float) -> None:
         names = frozenset(node.name for node in self.fleet.nodes.values() if not node.is_leaving)

@@ -175,7 +175,12 @@ class Nursery:
     def _on_line(self, ward: Ward, line: str) -> None:
         logger.info(
             "worker.output",
-            extra={"model": ward.start.model, "worker": ward.start.worker_id, "line": line},
+            extra={
+                "model": ward.start.model,
+                "version": ward.start.version,
+                "worker": ward.start.worker_id,
+                "line": line,
+            },
         )
 
     def _on_progress(self, archive: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
