@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,11 +12,17 @@ sys.path.insert(0, str(Path(worker.__file__).parent / "compat"))
 
 
 @pytest.fixture
-def imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget afterwards what a test imported, so that each archive brings its modules anew."""
+def imports(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget afterwards what a test imported from its archives, so that each brings its modules anew."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = set(sys.modules)
+    archives = str(tmp_path_factory.getbasetemp())
+    before = dict(sys.modules)
     yield
-    for name in set(sys.modules) - before:
-        if not name.startswith(("torch", "ts.")):
+    for name, module in list(sys.modules.items()):
+        if before.get(name) is not module and _origin(module).startswith(archives):
             del sys.modules[name]
+
+
+def _origin(module: ModuleType) -> str:
+    """Return the file of a module, or the folder of a package without one."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")

@@ -104,7 +104,7 @@ def test_a_deprecated_function_still_works_and_warns() -> None:
     def old(value: int) -> int:
         return value
 
-    with pytest.warns(DeprecationWarning, match=r"old is deprecated since 1\.0\. Use other instead\."):
+    with pytest.warns(PendingDeprecationWarning, match=r"old is deprecated in 1\.0 and moved to other"):
         assert old(3) == 3
 
 

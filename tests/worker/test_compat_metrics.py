@@ -1,4 +1,5 @@
 import copy
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -248,27 +249,30 @@ def test_a_metrics_yaml_that_is_not_there_is_an_io_error(tmp_path: Path) -> None
 
 
 #: Name, unit, value, dimensions, then type, host, time and requests.
-LINE = r"\[METRICS\]C\.Count:1\.0\|#A:x,B:y\|#type:COUNTER\|#hostname:[^,]+,\d{10},r1,r2\n"
+LINE = r"\[METRICS\]C\.Count:1\.0\|#A:x,B:y\|#type:COUNTER\|#hostname:[^,]+,\d{10},r1,r2"
 
 
-def test_a_metric_outside_the_cache_prints_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_metric_outside_the_cache_logs_its_values(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     CachingMetric("C", "count", ["A", "B"]).add_or_update(1, ["x", "y"], "r1,r2")
-    assert re.fullmatch(LINE, capsys.readouterr().out)
+    assert re.fullmatch(LINE, caplog.messages[-1])
 
 
-def test_an_older_metric_prints_its_updates(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_older_metric_logs_its_updates(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     metric = Metric("C", 5, "count", [Dimension("A", "x"), Dimension("B", "y")], "r1,r2")
     metric.update(1)
-    assert re.fullmatch(LINE, capsys.readouterr().out)
+    assert re.fullmatch(LINE, caplog.messages[-1])
     metric.reset()
-    assert "C.Count:0.0|" in capsys.readouterr().out
+    assert "C.Count:0.0|" in caplog.messages[-1]
     assert re.fullmatch(r"C\.Count:5\|#A:x,B:y\|#hostname:[^,]+,\d{10},r1,r2", str(metric))
     encoded = MetricEncoder().encode(metric)
     assert '"MetricName": "C"' in encoded
     assert '{"Name": "A", "Value": "x"}' in encoded
 
 
-def test_the_older_store_keeps_what_is_to_be_emitted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_older_store_keeps_what_is_to_be_emitted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     store = MetricsStore({0: "a", 1: "b"}, "m")
     store.add_counter("C", 1)
     store.add_time("T", 2, 1, "s", [Dimension("D", "d")])
@@ -286,7 +290,7 @@ def test_the_older_store_keeps_what_is_to_be_emitted(capsys: pytest.CaptureFixtu
     ]
     store.add_counter("C", 7)
     assert len(store.store) == 6
-    assert "C.Count:7.0|" in capsys.readouterr().out
+    assert "C.Count:7.0|" in caplog.messages[-1]
     with pytest.raises(ValueError, match="timed metric"):
         store.add_time("T", 1, unit="min")
     with pytest.raises(ValueError, match="size based metric"):

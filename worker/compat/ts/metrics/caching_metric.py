@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import sys
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -28,12 +27,11 @@ class Outlet(Protocol):
 
 
 class LineOutlet:
-    """Prints points in TorchServe's form; the node that reads a worker's output takes them from there."""
+    """Logs points in TorchServe's form; the node that reads a worker's output takes them from there."""
 
     def append(self, point: MetricPoint, /) -> None:
-        """Print one point."""
-        sys.stdout.write(metric_line(point) + "\n")
-        sys.stdout.flush()
+        """Log one point."""
+        logger.info(metric_line(point))
 
 
 class PointBuffer:
@@ -62,7 +60,7 @@ def metric_line(point: MetricPoint) -> str:
 
 
 class CachingMetric(MetricAbstract):
-    """One metric; its values go to an outlet, which prints them unless a metrics cache brings its own."""
+    """One metric; its values go to an outlet, which logs them unless a metrics cache brings its own."""
 
     def __init__(
         self,

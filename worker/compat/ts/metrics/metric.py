@@ -10,7 +10,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 
 class Metric:
-    """A counter's value under given dimensions, printed when it is updated."""
+    """A counter's value under given dimensions, logged when it is updated."""
 
     def __init__(
         self,

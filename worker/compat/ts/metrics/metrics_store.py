@@ -76,7 +76,7 @@ class MetricsStore:
         unit: str,
         dimensions: Sequence[Dimension] | None,
     ) -> None:
-        """Store a metric; a second value of the same one is printed at once instead, as in TorchServe."""
+        """Store a metric; a second value of the same one is logged at once instead, as in TorchServe."""
         if request_id is None:
             defaults = [Dimension("Level", "Error")]
         else:

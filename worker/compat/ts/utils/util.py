@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,7 +54,7 @@ class PredictionException(Exception):
         self.error_code = error_code
 
     def __str__(self) -> str:
-        return f"message : {self.message}, error_code : {self.error_code}"
+        return f"{self.message} : {self.error_code}"
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
@@ -72,30 +72,39 @@ def load_label_mapping(mapping_file_path: str) -> dict[str, Any] | None:
     A list stands for its last element, and `{"object_type_names": [...]}` for labels by position.
     """
     if not os.path.isfile(mapping_file_path):
-        logger.warning(
-            "Missing the %s file. Inference output will not include class name.", mapping_file_path
-        )
+        logger.warning("%r is missing. Inference output will not include class name.", mapping_file_path)
         return None
     with open(mapping_file_path, encoding="utf-8") as file:
         mapping = json.load(file)
     if not isinstance(mapping, dict):
-        raise TypeError("index_to_name mapping should be in json format")
+        raise TypeError('index->name JSON mapping should be in "class": "label" format.')
     if isinstance(mapping.get("object_type_names"), list):
         return {str(index): label for index, label in enumerate(mapping["object_type_names"])}
-    return {key: value[-1] if isinstance(value, list) else value for key, value in mapping.items()}
+    labels = {key: value[-1] if isinstance(value, list) else value for key, value in mapping.items()}
+    if not all(isinstance(label, str) for label in labels.values()):
+        raise TypeError("labels in index->name mapping must be either str or List[str]")
+    return labels
 
 
 def map_class_to_label(
     probs: Sequence[Sequence[float]],
     mapping: dict[str, Any] | None = None,
-    lbl_classes: Sequence[Sequence[int]] | None = None,
-) -> list[dict[str, float]]:
-    """Return label -> probability for each row; without a mapping the class's index is its label."""
+    lbl_classes: Iterable[Sequence[int]] | None = None,
+) -> list[dict[Any, float]]:
+    """Return label -> probability for each row; without a mapping the class's index is its label.
+
+    Without `lbl_classes` a row has a probability for each class, by index. Of two classes with one label
+    the later one counts. Raises KeyError for a class that the mapping lacks.
+    """
+    if not isinstance(probs, list):
+        raise TypeError("Convert classes to list before doing mapping")
+    if mapping is not None and not isinstance(mapping, dict):
+        raise TypeError("Mapping must be a dict")
     if lbl_classes is None:
-        lbl_classes = [list(range(len(row))) for row in probs]
+        lbl_classes = [range(len(row)) for row in probs]
     return [
         {
-            (str(index) if mapping is None else str(mapping[str(index)])): prob
+            (str(index) if mapping is None else mapping[str(index)]): prob
             for index, prob in zip(classes, row, strict=False)
         }
         for classes, row in zip(lbl_classes, probs, strict=False)
@@ -117,18 +126,16 @@ def check_valid_pt2_backend(backend: str) -> bool:
     return False
 
 
-def deprecated(version: str, replacement: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def deprecated(
+    version: str, replacement: str = "", klass: type[Warning] = PendingDeprecationWarning
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Mark a function that will go; calling it warns."""
 
     def mark(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            advice = f" Use {replacement} instead." if replacement else ""
-            warnings.warn(
-                f"{function.__name__} is deprecated since {version}.{advice}",
-                DeprecationWarning,
-                stacklevel=2,
-            )
+            moved = f" and moved to {replacement}" if replacement else ""
+            warnings.warn(f"{function.__name__} is deprecated in {version}{moved}", klass, stacklevel=2)
             return function(*args, **kwargs)
 
         return wrapper

@@ -1,0 +1,1 @@
+"""Set-up of models that several processes hold."""

@@ -1,0 +1,1 @@
+"""Services of the time before handlers."""

@@ -1,0 +1,1 @@
+"""Base handlers for models that several processes hold."""

@@ -1,0 +1,1 @@
+"""What tests of handlers outside a server use."""

@@ -1,0 +1,1 @@
+"""Stand-ins for what a server gives a handler."""
