@@ -18,6 +18,7 @@ from broker.records import (
     VersionRecord,
 )
 from shared import errors, messages
+from shared.settings import StartupModel
 
 #: Model name and version.
 Key = tuple[str, str]
@@ -75,6 +76,26 @@ class Catalog:
             messages.ModelEntry(name, self.resolve(name, None).url) for name in names[offset : offset + limit]
         ]
         return entries, offset + limit if offset + limit <= len(names) else None
+
+    def as_startup_models(self) -> tuple[StartupModel, ...]:
+        """Return what a snapshot keeps: the models by name, their versions as they are now."""
+        records = sorted(self, key=lambda record: (record.model, record.version))
+        return tuple(
+            StartupModel(
+                name=record.model,
+                version=record.version,
+                archive_name=record.url.rstrip("/").rpartition("/")[2],
+                is_default=self.is_default(record),
+                min_workers=record.min_workers,
+                max_workers=record.max_workers,
+                batch_size=record.batch_size,
+                max_batch_delay_ms=record.max_batch_delay_ms,
+                response_timeout_s=record.response_timeout_s,
+                startup_timeout_s=record.startup_timeout_s,
+                runtime=record.runtime,
+            )
+            for record in records
+        )
 
     def check_removable(self, record: VersionRecord) -> None:
         """Raise InvalidModelVersion for a default version that isn't the only one."""

@@ -63,7 +63,6 @@ class BrokerCore:
         self.catalog = Catalog(snapshot)
         self.fleet = Fleet(
             epoch=epoch,
-            restart_window_s=settings.restart_window_s,
             awaited=snapshot.nodes,
             settle_until=now + settings.settle_s,
         )
@@ -403,7 +402,12 @@ class BrokerCore:
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return
         self.stats.worker_failures[worker.key] += 1
-        self.fleet.count_failure(worker, reason, out_of_memory=out_of_memory, now=now)
+        record = self.catalog.get(worker.key)
+        window_s = record.config.restart_window_s if record else None
+        self.fleet.count_failure(
+            worker, reason, out_of_memory=out_of_memory, now=now,
+            window_s=self.settings.restart_window_s if window_s is None else window_s,
+        )  # fmt: skip
         self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,
                             out_of_memory=out_of_memory)  # fmt: skip
 
@@ -534,7 +538,7 @@ class BrokerCore:
         for key, queue in self.jobs.queues.items():
             if queue.jobs and key in wanted and wanted[key].min_workers == 0 and not self.fleet.live(key):
                 self.jobs.refuse_queue(key, "it has been scaled to 0 workers")
-        self.management.check_waiters(now)
+        self.management.after_reconciling(now)
 
     def _retire(self, worker: Worker, now: float) -> None:
         """Take a worker out of service: what it runs may end, within the patience that was asked for."""
@@ -555,6 +559,7 @@ class BrokerCore:
             record.handler or self.settings.default_service_handler, worker.device, worker.gpu_id,
             record.batch_size, self.settings.service_envelope, self.settings.decode_input_request,
             self.settings.limit_max_image_pixels, self.settings.max_response_size, record.url,
+            self.settings.install_py_dep_per_model and record.has_requirements,
         )  # fmt: skip
 
     # Sending

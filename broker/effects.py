@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from broker.keys import Made
 from broker.records import Change
 from shared import messages as m
+from shared.settings import StartupModel
+from shared.snapshot import Kind
 from shared.wire import Frame
 
 
@@ -60,6 +62,14 @@ class DropArchive:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteSnapshot:
+    """Write a snapshot of these models for TorchServe, or for a start of ours elsewhere."""
+
+    kind: Kind
+    models: tuple[StartupModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Say something in the log: an event name of ours and its facts."""
 
@@ -68,4 +78,4 @@ class Report:
     facts: dict[str, object]
 
 
-Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | Report
+Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | WriteSnapshot | Report

@@ -100,8 +100,8 @@ def _device_type(core: BrokerCore, record: VersionRecord) -> Literal["cpu", "gpu
     workers = core.fleet.of_version((record.model, record.version))
     if workers:
         return "cpu" if workers[0].gpu_id is None else "gpu"
-    if record.config.device_type:
-        return record.config.device_type
+    if record.config.device_type == "cpu":
+        return "cpu"
     has_gpu = any(device.kind == "gpu" for node in core.nodes for device in node.devices)
     return "gpu" if has_gpu else "cpu"
 
@@ -124,21 +124,29 @@ def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
     )
     records = sorted(core.catalog, key=lambda r: (r.model, r.version))
     versions = tuple(version_facts(core, record, now) for record in records)
-    return m.FleetRead(ask, core.epoch, now - core.started_at, len(core.gateways), nodes, versions)
+    return m.FleetRead(ask, core.epoch, now - core.started_at, len(core.gateways), nodes, versions,
+                       tuple(core.management.loading))  # fmt: skip
 
 
 def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
     """Name the default versions that lack workers and won't get them by themselves.
 
-    As TorchServe's /ping: a worker that is starting, or will be started again, counts as healthy.
+    As TorchServe's /ping: workers that are starting, or have crashed for less than the model's recovery
+    window, count as healthy.
     """
     return tuple(
         f"{record.model} {record.version}: {core.fleet.explain(record, now)}"
         for record in core.catalog
         if core.catalog.is_default(record)
-        and core.fleet.has_given_up((record.model, record.version))
         and len(core.fleet.ready((record.model, record.version))) < record.min_workers
+        and _is_past_recovery(core, record, now)
     )
+
+
+def _is_past_recovery(core: BrokerCore, record: VersionRecord, now: float) -> bool:
+    condition = core.fleet.condition((record.model, record.version))
+    window_s = _or(record.config.restart_window_s, core.settings.restart_window_s)
+    return condition.failures > 0 and now - condition.first_failure_at >= window_s
 
 
 def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:

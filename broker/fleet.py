@@ -14,7 +14,7 @@ from broker.states import LIVE, WorkerState, check_move
 from shared import messages as m
 
 #: Seconds before the next start, by failures in a row; TorchServe's sequence behind a first try at once.
-BACKOFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
+BACKOFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)
 #: A worker that has been ready so long has proved itself: earlier failures are forgiven.
 PROVEN_AFTER_S = 30.0
 #: TorchServe shows its workers' ports as ids, from this number on.
@@ -79,9 +79,8 @@ class Worker:
 
     @property
     def gpu_id(self) -> int | None:
-        """The number in `cuda:N`, None on a cpu."""
-        kind, _, number = self.device.partition(":")
-        return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None
+        """The number of its GPU, None on a cpu."""
+        return gpu_id(self.device)
 
 
 @dataclass(slots=True)
@@ -96,6 +95,8 @@ class Condition:
     next_start_at: float = 0.0
     last_error: str = ""
     is_out_of_memory: bool = False
+    #: It got no further than installing the packages that its archive names.
+    failed_installing: bool = False
     #: Failures by node name; other nodes come first.
     failed_on: dict[str, int] = field(default_factory=dict)
 
@@ -111,15 +112,12 @@ class Orders:
 class Fleet:
     """Nodes, workers and the conditions of versions."""
 
-    def __init__(
-        self, *, epoch: int, restart_window_s: float, awaited: Iterable[str], settle_until: float
-    ) -> None:
+    def __init__(self, *, epoch: int, awaited: Iterable[str], settle_until: float) -> None:
         self.nodes: dict[bytes, Node] = {}
         self.workers: dict[int, Worker] = {}
         #: The same workers by version; written by `_enter` and `remove_worker` alone.
         self._by_version: dict[Key, dict[int, Worker]] = {}
         self.conditions: dict[Key, Condition] = {}
-        self._restart_window_s = restart_window_s
         self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
         #: Nodes of before the broker's restart that haven't come back yet.
         self._awaited = set(awaited)
@@ -178,6 +176,10 @@ class Fleet:
         if not any(self._free_slots(node) for node in self.nodes.values()):
             slots = sum(node.slots for node in self.nodes.values())
             return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
+        if self._best_node(record) is None:
+            wanted = f"deviceType {record.config.device_type or 'gpu'!r}"
+            ids = f" and deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
+            return f"{lead}, no node with a free slot has a device of {wanted}{ids}"
         return f"{lead}, {live - ready} starting"
 
     # What is reported
@@ -238,8 +240,13 @@ class Fleet:
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
         return worker
 
-    def count_failure(self, worker: Worker, reason: str, *, out_of_memory: bool, now: float) -> None:
-        """Remember that a worker ended unasked, and set when the next may start."""
+    def count_failure(
+        self, worker: Worker, reason: str, *, out_of_memory: bool, now: float, window_s: float
+    ) -> None:
+        """Remember that a worker ended unasked, and set when the next may start.
+
+        One that fails when the version has failed for `window_s` is the last.
+        """
         condition = self.conditions.setdefault(worker.key, Condition())
         was_ready = worker.state is not WorkerState.STARTING
         if was_ready and now - worker.since >= PROVEN_AFTER_S:
@@ -251,9 +258,10 @@ class Fleet:
         step = condition.failures - 1 if was_ready else condition.failures
         condition.next_start_at = now + BACKOFF_S[min(step, len(BACKOFF_S) - 1)]
         condition.last_failure_at = now
-        condition.has_given_up = now - condition.first_failure_at >= self._restart_window_s
+        condition.has_given_up = now - condition.first_failure_at >= window_s
         condition.last_error = reason
         condition.is_out_of_memory = out_of_memory
+        condition.failed_installing = not was_ready and worker.note.startswith("installing")
         condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
 
     def count_success(self, worker: Worker) -> None:
@@ -304,20 +312,24 @@ class Fleet:
         placed = []
         key = (record.model, record.version)
         for _ in range(count):
-            node = self._best_node(key)
+            node = self._best_node(record)
             if node is None:
                 break
+            device = self._best_device(node, record)
             worker = self._enter(Worker(
-                self._next_worker_id, key, record.archive, self._best_device(node), node.name, node.peer,
+                self._next_worker_id, key, record.archive, device, node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
             placed.append((worker, record))
         return placed
 
-    def _best_node(self, key: Key) -> Node | None:
+    def _best_node(self, record: VersionRecord) -> Node | None:
         """Spread a version over nodes; avoid those where it failed, then those that are full."""
+        key = (record.model, record.version)
         failed_on = self.condition(key).failed_on
-        free = [node for node in self.nodes.values() if self._free_slots(node) > 0]
+        free = [
+            node for node in self.nodes.values() if self._free_slots(node) > 0 and self._devices(node, record)
+        ]
         return min(
             free,
             key=lambda n: (
@@ -333,10 +345,30 @@ class Fleet:
     def _free_slots(self, node: Node) -> int:
         return 0 if node.is_leaving else node.slots - len(self.of_node(node.peer))
 
-    def _best_device(self, node: Node) -> str:
-        """The node's device with the fewest workers, in the node's own order."""
+    def _best_device(self, node: Node, record: VersionRecord) -> str:
+        """The device with the fewest workers among those that may be, in the node's own order."""
         used = [worker.device for worker in self.of_node(node.peer)]
-        return min((device.name for device in node.devices), key=used.count, default="cpu")
+        return min(self._devices(node, record), key=used.count)
+
+    def _devices(self, node: Node, record: VersionRecord) -> list[str]:
+        """Name the devices of a node that a version's model config lets its workers run on.
+
+        As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
+        """
+        config = record.config
+        if config.device_type == "cpu":
+            return ["cpu"]
+        has_gpus = any(device.kind == "gpu" for other in self.nodes.values() for device in other.devices)
+        if has_gpus and (config.device_type == "gpu" or config.device_ids):
+            gpus = [device.name for device in node.devices if device.kind == "gpu"]
+            return [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
+        return [device.name for device in node.devices] or ["cpu"]
+
+
+def gpu_id(device: str) -> int | None:
+    """Return the number in `cuda:N`, None on a cpu."""
+    kind, _, number = device.partition(":")
+    return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None
 
 
 def _is_who_it_says(worker: Worker, peer: bytes, hello: m.HelloWorker) -> bool:

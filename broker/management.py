@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from broker.catalog import Catalog, Key
-from broker.effects import DropArchive, Effect, KeepKeys, Prepare, Report, Send, Store
+from broker.effects import DropArchive, Effect, KeepKeys, Prepare, Report, Send, Store, WriteSnapshot
 from broker.events import ArchivePrepared, Stored
 from broker.fleet import Fleet
 from broker.keys import Keyring, Made
+from broker.precedence import settle
 from broker.records import (
     Change,
     Prepared,
@@ -27,12 +28,9 @@ from broker.records import (
 )
 from shared import errors
 from shared import messages as m
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings, LoadAtStart
+from shared.settings import BrokerSettings, LoadAtStart, StartupModel
+from shared.snapshot import Kind
 
-DEFAULT_BATCH_SIZE = 1
-DEFAULT_MAX_BATCH_DELAY_MS = 100
-DEFAULT_VERSION = "1.0"
 #: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
 #: this much more, so that a worker's own startup_timeout is told first.
 WAIT_SLACK_S = 5.0
@@ -43,11 +41,12 @@ Caller = tuple[bytes, int] | None
 
 @dataclass(slots=True)
 class Registration:
-    """An archive on its way into the catalog; `at_start` has the name it was given there."""
+    """An archive on its way into the catalog; one that nobody called for is loaded at start."""
 
     caller: Caller
     ask: m.RegisterModel
-    at_start: LoadAtStart | None = None
+    #: What a snapshot says of it.
+    restored: StartupModel | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +59,16 @@ class Waiter:
     failed_text: str
     #: A registration whose workers fail is taken back, as in TorchServe.
     rolls_back: bool
+    deadline: float
+
+
+@dataclass(slots=True)
+class Departure:
+    """A caller that is answered once the workers of what it unregistered are gone."""
+
+    caller: Caller
+    ask: m.UnregisterModel
+    worker_ids: frozenset[int]
     deadline: float
 
 
@@ -89,6 +98,13 @@ class Management:
         #: What to do when a change has been stored, by token; the argument is None or what went wrong.
         self._stores: dict[int, Callable[[errors.RelayError | None, float], None]] = {}
         self._waiters: list[Waiter] = []
+        self._departures: list[Departure] = []
+        #: Registrations of the start by their tokens, in order, with what came of the archive so far:
+        #: the first version of a name is its default, whichever is prepared first.
+        self._at_start: dict[int, Prepared | errors.RelayError | None] = {}
+        #: Urls of the registrations of the start that have not come to an end.
+        self.loading: list[str] = []
+        self._has_started = False
         #: Keys to be renewed, one after the other; the first is being stored.
         self._renewals: deque[tuple[Caller, m.RenewKey]] = deque()
         #: Asks that have not been answered.
@@ -97,7 +113,7 @@ class Management:
         self._reserved: set[Key] = set()
         #: (archive, url) of what may be deleted once no registration is on its way.
         self._doomed: dict[tuple[str, str], None] = {}
-        #: How long retired workers of a version may finish; see ScaleWorkers.drain_timeout_s.
+        #: How long workers that a scaling retires may finish; forgotten once they are retired.
         self._patience_s: dict[Key, float] = {}
 
     # Entry points
@@ -124,26 +140,26 @@ class Management:
         except errors.RelayError as error:
             self._refuse((peer, ask.ask), error)
 
-    def load_at_start(self, load: LoadAtStart) -> None:
-        """Register a model of the command line or config.properties, in the background."""
-        workers = self._settings.default_workers_per_model or self._settings.startup_workers_per_model
-        ask = m.RegisterModel(0, load.url, initial_workers=workers, synchronous=False)
-        self._prepare(Registration(None, ask, at_start=load))
+    def load_at_start(self, load: LoadAtStart | StartupModel) -> None:
+        """Register a model of the command line or config.properties, or of a snapshot, in the background."""
+        url = load.url if isinstance(load, LoadAtStart) else load.archive_name or ""
+        ask = m.RegisterModel(0, url, model_name=load.name, synchronous=False)
+        restored = load if isinstance(load, StartupModel) else None
+        self.loading.append(url)
+        self._at_start[self._prepare(Registration(None, ask, restored))] = None
 
     def continue_with(self, event: ArchivePrepared | Stored, now: float) -> None:
         """Take the next step of an ask whose blocking work is done."""
         match event:
+            case ArchivePrepared(token, outcome) if token in self._at_start:
+                self._at_start[token] = outcome
+                for first, prepared in list(self._at_start.items()):
+                    if prepared is None:
+                        break
+                    del self._at_start[first]
+                    self._take_prepared(first, prepared)
             case ArchivePrepared(token, outcome):
-                registration = self._registrations.pop(token)
-                try:
-                    if isinstance(outcome, errors.RelayError):
-                        raise outcome
-                    self._register(registration, outcome)
-                except errors.RelayError as error:
-                    if isinstance(outcome, Prepared):
-                        self._doomed[outcome.archive, registration.ask.url] = None
-                    self._refuse(registration.caller, error, url=registration.ask.url)
-                self._drop_doomed()
+                self._take_prepared(token, outcome)
             case Stored(token, stored_error):
                 self._stores.pop(token)(stored_error, now)
 
@@ -161,26 +177,50 @@ class Management:
             return self._settings.stop_grace_s
         return self._patience_s.get(key, -1)
 
+    def after_reconciling(self, now: float) -> None:
+        """Tell callers what has come about, now that targets and workers were compared."""
+        self._patience_s.clear()
+        self._check_waiters(now)
+        self._check_departures(now)
+        if not self._has_started and not self.loading:
+            self._has_started = True
+            self._take_snapshot("startup")
+
     def remember_nodes(self, names: tuple[str, ...]) -> None:
         """Note which nodes are here, for the next start."""
         self._store(RememberNodes(names), lambda error, now: None)
 
     # Register
 
-    def _prepare(self, registration: Registration) -> None:
+    def _prepare(self, registration: Registration) -> int:
         token = self._token()
         self._registrations[token] = registration
         self._emit(Prepare(token, registration.ask.url))
+        return token
+
+    def _take_prepared(self, token: int, outcome: Prepared | errors.RelayError) -> None:
+        registration = self._registrations.pop(token)
+        try:
+            if isinstance(outcome, errors.RelayError):
+                raise outcome
+            self._register(registration, outcome)
+        except errors.RelayError as error:
+            if isinstance(outcome, Prepared):
+                self._doomed[outcome.archive, registration.ask.url] = None
+            self._refuse_registration(registration, error)
+        self._drop_doomed()
 
     def _register(self, registration: Registration, prepared: Prepared) -> None:
-        record = self._new_record(registration, prepared)
+        at_start, restored = registration.caller is None, registration.restored
+        record = settle(registration.ask, prepared, self._settings, at_start=at_start, restored=restored)
         key = (record.model, record.version)
         known = self._catalog.get(key)
-        if registration.at_start is None and (known or key in self._reserved):
+        if not at_start and (known or key in self._reserved):
             raise errors.Conflict(
                 f"Model version {record.version} is already registered for model {record.model}"
             )
-        if known and known.archive == record.archive:
+        if known and known.archive == record.archive and not restored:
+            self._end_loading(registration)
             return  # a restart: what was scaled or set since holds
         self._reserved.add(key)
 
@@ -188,7 +228,7 @@ class Management:
             self._reserved.discard(key)
             if error:
                 self._drop_archive(record)
-                self._refuse(registration.caller, error)
+                self._refuse_registration(registration, error)
                 return
             self._catalog.apply(PutVersion(record))
             self._fleet.forgive(key)
@@ -196,49 +236,37 @@ class Management:
             if known:
                 self._drop_archive(known)
             self._drop_doomed()
-            self._answer_registration(registration, record, now)
+            self._report_registration(record, prepared)
+            if restored and restored.is_default:
+                self._store_default(key, lambda error: self._end_loading(registration))
+            elif at_start:
+                self._end_loading(registration)
+            else:
+                self._answer_registration(registration, record, now)
 
         self._store(PutVersion(record), stored)
 
-    def _new_record(self, registration: Registration, prepared: Prepared) -> VersionRecord:
-        ask, settings = registration.ask, self._settings
-        at_start = registration.at_start
-        name = ask.model_name or (at_start.name if at_start else None) or prepared.model_name
-        if not name and at_start:
-            name = prepared.file_name
-        if not name:
-            raise errors.InvalidModel("Model name is not defined.")
-        runtime = ask.runtime or prepared.runtime
-        workers = settings.default_workers_per_model if ask.initial_workers is None else ask.initial_workers
-        return VersionRecord(
-            model=name,
-            version=prepared.model_version or DEFAULT_VERSION,
-            url=ask.url,
-            archive=prepared.archive,
-            archive_bytes=prepared.archive_bytes,
-            handler=ask.handler or prepared.handler,
-            runtime=runtime,
-            min_workers=max(0, workers),
-            max_workers=max(0, workers),
-            batch_size=max(1, ask.batch_size or DEFAULT_BATCH_SIZE),
-            max_batch_delay_ms=max(0, _or(ask.max_batch_delay_ms, DEFAULT_MAX_BATCH_DELAY_MS)),
-            response_timeout_s=_or(ask.response_timeout_s, settings.default_response_timeout_s),
-            startup_timeout_s=_or(ask.startup_timeout_s, settings.default_startup_timeout_s),
-            loaded_at_startup=at_start is not None,
-            config=prepared.config or ModelConfig(),
-            has_requirements=prepared.has_requirements,
-        )
+    def _report_registration(self, record: VersionRecord, prepared: Prepared) -> None:
+        model = {"model": record.model, "version": record.version}
+        self._emit(Report(logging.INFO, "model.registered", {**model, "workers": record.min_workers}))
+        for warning in prepared.config_warnings:
+            self._emit(Report(logging.WARNING, "model.config_ignored", {**model, "reason": warning}))
+
+    def _refuse_registration(self, registration: Registration, error: errors.RelayError) -> None:
+        self._refuse(registration.caller, error, url=registration.ask.url)
+        self._end_loading(registration)
+
+    def _end_loading(self, registration: Registration) -> None:
+        if registration.caller is None:
+            self.loading.remove(registration.ask.url)
+            self.is_dirty = True
 
     def _answer_registration(self, registration: Registration, record: VersionRecord, now: float) -> None:
-        self._emit(Report(logging.INFO, "model.registered", {"model": record.model, "version": record.version,
-                                                             "workers": record.min_workers}))  # fmt: skip
-        if registration.caller is None:
-            return
         ask = registration.ask
         is_done = ask.synchronous or record.min_workers == 0
         reply = m.ModelRegistered(ask.ask, record.model, record.version, record.min_workers, is_done)
         if not ask.synchronous or record.min_workers == 0:
-            self._reply(registration.caller, reply)
+            self._succeed(registration.caller, reply)
             return
         self._waiters.append(
             Waiter(
@@ -272,7 +300,7 @@ class Management:
             self.is_dirty = True
             reply = m.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, ask.synchronous)
             if not ask.synchronous:
-                self._reply(caller, reply)
+                self._succeed(caller, reply)
                 return
             text = f"Failed to start workers for model {ask.model} version: {ask.version or 'null'}"
             deadline = now + record.startup_timeout_s + WAIT_SLACK_S
@@ -289,17 +317,24 @@ class Management:
         )
         if self._catalog.get((ask.model, ask.version)) is None:
             raise unknown
-        change = SetDefaultVersion(ask.model, ask.version)
 
-        def stored(error: errors.RelayError | None, now: float) -> None:
+        def stored(error: errors.RelayError | None) -> None:
             if error:
                 self._refuse(caller, error)
-                return
-            if self._catalog.get((ask.model, ask.version)) is None:  # it was removed meanwhile
+            elif self._catalog.get((ask.model, ask.version)) is None:  # it was removed meanwhile
                 self._refuse(caller, unknown)
-                return
-            self._catalog.apply(change)
-            self._reply(caller, m.DefaultSet(ask.ask, ask.model, ask.version))
+            else:
+                self._succeed(caller, m.DefaultSet(ask.ask, ask.model, ask.version))
+
+        self._store_default((ask.model, ask.version), stored)
+
+    def _store_default(self, key: Key, then: Callable[[errors.RelayError | None], None]) -> None:
+        change = SetDefaultVersion(*key)
+
+        def stored(error: errors.RelayError | None, now: float) -> None:
+            if error is None:
+                self._catalog.apply(change)
+            then(error)
 
         self._store(change, stored)
 
@@ -310,8 +345,11 @@ class Management:
         def removed(error: errors.RelayError | None, now: float) -> None:
             if error:
                 self._refuse(caller, error)
-            else:
-                self._reply(caller, m.ModelUnregistered(ask.ask, ask.model))
+                return
+            # Answered when the workers' memory is free again, since what comes next may need it.
+            workers = self._fleet.of_version((record.model, record.version))
+            ids = frozenset(worker.worker_id for worker in workers)
+            self._departures.append(Departure(caller, ask, ids, now + self._settings.unregister_timeout_s))
 
         self._remove(record, removed)
 
@@ -380,7 +418,7 @@ class Management:
 
     # Waiting for workers
 
-    def check_waiters(self, now: float) -> None:
+    def _check_waiters(self, now: float) -> None:
         """Answer the callers whose workers are all there, or won't be."""
         waiting, self._waiters = self._waiters, []
         for waiter in waiting:
@@ -388,11 +426,24 @@ class Management:
             if record is None:
                 self._refuse(waiter.caller, errors.ModelNotFound(f"Model not found: {waiter.key[0]}"))
             elif self._has_its_workers(record):
-                self._reply(waiter.caller, waiter.done)
+                self._succeed(waiter.caller, waiter.done)
             elif self._fleet.condition(waiter.key).failures or self._is_hopeless(waiter, record, now):
                 self._fail_waiter(waiter, record, now)
             else:
                 self._waiters.append(waiter)
+
+    def _check_departures(self, now: float) -> None:
+        """Answer the callers whose unregistered workers are gone, or take too long."""
+        leaving, self._departures = self._departures, []
+        for departure in leaving:
+            model = departure.ask.model
+            if not departure.worker_ids & self._fleet.workers.keys():
+                self._succeed(departure.caller, m.ModelUnregistered(departure.ask.ask, model))
+            elif now >= departure.deadline:
+                error = errors.RequestTimeout(f"Timed out while cleaning resources: {model}")
+                self._refuse(departure.caller, error)
+            else:
+                self._departures.append(departure)
 
     def _has_its_workers(self, record: VersionRecord) -> bool:
         key = (record.model, record.version)
@@ -409,7 +460,10 @@ class Management:
         condition = self._fleet.condition(waiter.key)
         details = condition.last_error or self._fleet.explain(record, now)
         cls = errors.OutOfResources if condition.is_out_of_memory else errors.WorkerStartFailed
-        error = cls(waiter.failed_text, details)
+        error: errors.RelayError = cls(waiter.failed_text, details)
+        if waiter.rolls_back and condition.failed_installing:
+            text = f"Custom pip package installation failed for model {record.model}"
+            error = errors.DependenciesFailed(text, details)
         if waiter.rolls_back:
             self._remove(record, lambda store_error, now: self._refuse(waiter.caller, store_error or error))
         else:
@@ -426,6 +480,15 @@ class Management:
         self._stores[token] = then
         self._emit(Store(token, change))
 
+    def _succeed(self, caller: Caller, reply: m.Message) -> None:
+        """Answer a caller whose change has come about."""
+        self._reply(caller, reply)
+        self._take_snapshot("snapshot")
+
+    def _take_snapshot(self, kind: Kind) -> None:
+        if self._settings.snapshot_dir is not None:
+            self._emit(WriteSnapshot(kind, self._catalog.as_startup_models()))
+
     def _reply(self, caller: Caller, reply: m.Message) -> None:
         if caller in self._pending and caller is not None:
             self._pending.discard(caller)
@@ -436,7 +499,3 @@ class Management:
             self._emit(Report(logging.ERROR, "model.not_loaded", {"url": url, "reason": str(error)}))
         else:
             self._reply(caller, m.AskRefused(caller[1], error.name, error.message, error.details))
-
-
-def _or(value: int | None, default: int) -> int:
-    return default if value is None or value < 0 else value

@@ -20,9 +20,19 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
-from broker import key_file
+from broker import key_file, snapshots
 from broker.core import BrokerCore
-from broker.effects import DropArchive, Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store
+from broker.effects import (
+    DropArchive,
+    Effect,
+    KeepKeys,
+    Prepare,
+    ReadChunk,
+    Report,
+    Send,
+    Store,
+    WriteSnapshot,
+)
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
 from broker.keys import Keyring
 from broker.records import Snapshot
@@ -30,7 +40,7 @@ from broker.registry import Registry, SqlRegistry
 from broker.store import ArchiveStore, drop_download, prepare, startup_urls
 from shared import clock, ids, wire
 from shared.errors import InternalError, RelayError
-from shared.settings import BrokerSettings, LoadAtStart, is_reachable_from_outside
+from shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +69,7 @@ def run(settings: BrokerSettings) -> int:
     server = None
     try:
         check_addresses(settings)
+        snapshots.check(settings)
         lock = lock_state(Path(settings.state_dir))
         server = Server(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
         server.bind()
@@ -166,6 +177,7 @@ class Server:
             ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
             if self._wake_reader.fileno() in ready:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
+        snapshots.write(self._settings, "shutdown", self._core.catalog.as_startup_models())
 
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
@@ -180,8 +192,10 @@ class Server:
         self._wake_writer.close()
         logger.info("broker.stopped")
 
-    def _loads_at_start(self) -> list[LoadAtStart]:
-        loads: list[LoadAtStart] = []
+    def _loads_at_start(self) -> list[LoadAtStart | StartupModel]:
+        if self._settings.snapshot is not None:
+            return list(self._settings.snapshot)
+        loads: list[LoadAtStart | StartupModel] = []
         for load in self._settings.load_models:
             if load.url.lower() == "all":
                 loads += [LoadAtStart(url) for url in startup_urls(self._settings)]
@@ -270,6 +284,9 @@ class Server:
                     # Set aside at once, so that the same archive may come in anew meanwhile.
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
                 self._disk_threads.submit(drop_download, url, self._settings)
+            case WriteSnapshot(kind, models):
+                # By the registry's thread, so that they are written in the order of what they show.
+                self._registry_thread.submit(snapshots.write, self._settings, kind, models)
             case Report(level, event, facts):
                 logger.log(level, event, extra=facts)
 

@@ -157,6 +157,7 @@ def fleet(read: m.FleetRead) -> dict[str, object]:
         "epoch": read.epoch,
         "uptimeS": read.uptime_s,
         "gateways": read.gateways,
+        "loading": read.loading,
         "nodes": [
             {
                 "name": node.name,

@@ -24,7 +24,7 @@ from typing import IO
 
 import msgspec
 
-from shared import clock
+from shared import clock, zip_directory
 from shared.errors import InvalidModel, StoreFailed
 
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
@@ -149,10 +149,11 @@ def inspect(path: Path) -> ArchiveInfo:
     )
 
 
-def extract(path: Path, into: Path) -> None:
+def extract(path: Path, into: Path, *, called: str = "") -> None:
     """Unpack an archive into the folder `into`, which is made; nothing is written outside of it.
 
-    Raises as `inspect` does, and StoreFailed where the disk fails. A failure may leave `into` half full.
+    Raises as `inspect` does, and StoreFailed where the disk fails; errors name the archive as `called`.
+    A failure may leave `into` half full.
     """
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -165,7 +166,7 @@ def extract(path: Path, into: Path) -> None:
             with entry.open() as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, COPY_BYTES)
     except (*_BROKEN, OSError) as error:
-        raise StoreFailed(f"Failed to save model: {path.name}", _one_line(error)) from error
+        raise StoreFailed(f"Failed to save model: {called or path.name}", _one_line(error)) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -280,6 +281,10 @@ def _entries(path: Path) -> Iterator[_Entry]:
 
 def _zip_entries(path: Path) -> Iterator[_Entry]:
     budget = _Budget(path.stat().st_size)
+    with path.open("rb") as plain:
+        # zipfile makes an object of each before it tells how many there are: 8 s for a million.
+        if zip_directory.has_more_entries_than(ENTRY_LIMIT, plain):
+            raise InvalidModel(f"The archive has more than {ENTRY_LIMIT} entries.")
     with zipfile.ZipFile(path) as file:
         infos = file.infolist()
         # All before the first is used: the directory at the end of a zip knows every size and name.

@@ -6,6 +6,7 @@
     │   ├── InvalidKey              400 InvalidKeyException
     │   ├── InvalidModel            400 InvalidModelException
     │   ├── DownloadFailed          400 DownloadArchiveException
+    │   ├── DependenciesFailed      400 ModelException
     │   ├── InvalidModelVersion     403 InvalidModelVersionException
     │   ├── ResourceNotFound        404 ResourceNotFoundException
     │   ├── ModelNotFound           404 ModelNotFoundException
@@ -102,6 +103,12 @@ class DownloadFailed(CallerFault):
     """An archive's URL that did not give an archive."""
 
     type, status = "DownloadArchiveException", 400
+
+
+class DependenciesFailed(CallerFault):
+    """The Python packages that an archive names could not be installed."""
+
+    type, status = "ModelException", 400
 
 
 class InvalidModelVersion(CallerFault):

@@ -426,6 +426,8 @@ class FleetRead(Message, frozen=True):
     gateways: int
     nodes: tuple[NodeFacts, ...]
     versions: tuple[VersionFacts, ...]
+    #: Urls of the models of the start that are neither registered nor refused yet.
+    loading: tuple[str, ...] = ()
 
 
 class MetricsRead(Message, frozen=True):

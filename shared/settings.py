@@ -80,6 +80,11 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     models: tuple[StartupModel, ...] = ()
     #: Models of a TorchServe snapshot, registered at start instead of load_models; None without one.
     snapshot: tuple[StartupModel, ...] | None = None
+    #: Folder that gets a snapshot as TorchServe writes them at every change; None gets none, since the
+    #: registry keeps it all.
+    snapshot_dir: str | None = None
+    #: What a snapshot repeats of the configuration, by TorchServe's keys.
+    snapshot_config: tuple[tuple[str, str], ...] = ()
     #: Beats let both sides notice a death; 0.5 s finds one within a few seconds at no cost that shows.
     beat_interval_s: PositiveSeconds = 0.5
     #: Silence after which a peer is lost. Six beats: one lost packet or a long pause isn't a death.
@@ -103,6 +108,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     restart_window_s: Positive = 300
     #: How long a restarted broker waits for nodes it knew before it starts workers in their place.
     settle_s: PositiveSeconds = 5.0
+    #: How long the caller of an unregistration waits for the workers to be gone; TorchServe's default.
+    unregister_timeout_s: Positive = 120
     #: How long a worker may go on with a batch when it is told to stop.
     stop_grace_s: PositiveSeconds = 5.0
     #: Regexes for the whole url, case-insensitive; TorchServe's default. See also allow_private_urls.

@@ -108,15 +108,15 @@ class ArchiveCache:
         for folder in (self._archives, self._models):
             folder.mkdir(parents=True, exist_ok=True)
 
-    async def provide(self, name: str, total_bytes: int) -> Path:
-        """Return the folder of an unpacked archive, fetched and unpacked if need be.
+    async def provide(self, name: str, total_bytes: int, called: str = "") -> Path:
+        """Return the folder of an unpacked archive, fetched and unpacked if need be; errors say `called`.
 
         Raises RelayError for an archive that is missing, broken or unsafe, OSError where the disk fails.
         """
         folder = self._models / name
         if not folder.exists():
             if name not in self._tasks:
-                self._tasks[name] = asyncio.create_task(self._bring(name, total_bytes))
+                self._tasks[name] = asyncio.create_task(self._bring(name, total_bytes, called))
                 self._tasks[name].add_done_callback(lambda task: self._done(name, task))
             # Shielded: a worker that is no longer wanted leaves the others their archive.
             await asyncio.shield(self._tasks[name])
@@ -156,7 +156,7 @@ class ArchiveCache:
         if not task.cancelled() and (failure := task.exception()):
             logger.warning("archive.failed", extra={"archive": name, "reason": str(failure)})
 
-    async def _bring(self, name: str, total_bytes: int) -> None:
+    async def _bring(self, name: str, total_bytes: int, called: str) -> None:
         loop = asyncio.get_running_loop()
         target = self._archives / f"{name}.mar"
         while not target.exists():
@@ -166,7 +166,7 @@ class ArchiveCache:
             if not is_mine:
                 await asyncio.sleep(LOCK_POLL_S)
         self._report(name, "unpacking", 0, 0)
-        await loop.run_in_executor(self._pool, self._unpack, name)
+        await loop.run_in_executor(self._pool, self._unpack, name, called)
 
     async def _download(self, name: str, total_bytes: int) -> None:
         path = self._archives / f"{name}.part"
@@ -216,7 +216,7 @@ class ArchiveCache:
             else:
                 yield True
 
-    def _unpack(self, name: str) -> None:
+    def _unpack(self, name: str, called: str) -> None:
         """Unpack beside its place and move it there, so that a folder that is there is whole."""
         target = self._models / name
         with (self._archives / f"{name}.lock").open("wb") as file:
@@ -227,7 +227,7 @@ class ArchiveCache:
                 shutil.rmtree(leftover)
             scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._models))
             try:
-                archive.extract(self._archives / f"{name}.mar", scratch)
+                archive.extract(self._archives / f"{name}.mar", scratch, called=called)
                 os.rename(scratch, target)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)

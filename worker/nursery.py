@@ -141,7 +141,7 @@ class Nursery:
     async def _raise(self, ward: Ward) -> None:
         start = ward.start
         try:
-            folder = await self.cache.provide(start.archive, start.archive_bytes)
+            folder = await self.cache.provide(start.archive, start.archive_bytes, start.url)
             self._fork(ward, folder)
         except (RelayError, OSError) as error:
             self._end(ward, reason=str(error))

@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 
 from broker.catalog import Catalog
 from broker.core import BrokerCore
-from broker.effects import Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store
+from broker.effects import Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store, WriteSnapshot
 from broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
 from broker.keys import Keyring
 from broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
 from shared import messages as m
 from shared import wire
 from shared.errors import ModelNotFound, RelayError
-from shared.settings import BrokerSettings
+from shared.model_config import ModelConfig
+from shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from tests.broker import invariants
 
 MessageT = TypeVar("MessageT", bound=m.Message)
@@ -60,6 +61,9 @@ class Rig:
         self.archives: dict[str, Prepared | RelayError] = {}
         self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
         self.reports: list[Report] = []
+        self.snapshots: list[WriteSnapshot] = []
+        #: What each start of the broker is told to load.
+        self.at_start: list[LoadAtStart | StartupModel] = []
         self.store_error: RelayError | None = None
         #: What the key file shows, by API.
         self.key_file: dict[Api, str] = {}
@@ -93,6 +97,8 @@ class Rig:
             self.settings, snapshot, keys, epoch=self.epoch, now=self.now, wall_ms=0,
             new_sequence_id=lambda: f"made-{self.epoch}-{next(names)}",
         )  # fmt: skip
+        for load in self.at_start:
+            self.core.management.load_at_start(load)
         self.feed()
 
     # Driving
@@ -164,6 +170,8 @@ class Rig:
                 results.append(Stored(token, self.store_error))
             case ReadChunk(peer, archive, offset, length):
                 results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
+            case WriteSnapshot():
+                self.snapshots.append(effect)
             case Report():
                 self.reports.append(effect)
 
@@ -197,16 +205,23 @@ class Rig:
         return peer
 
     def join_node(
-        self, peer: bytes = NODE, name: str = "", slots: int = 8, workers: tuple[m.HeldWorker, ...] = ()
+        self,
+        peer: bytes = NODE,
+        name: str = "",
+        slots: int = 8,
+        workers: tuple[m.HeldWorker, ...] = (),
+        devices: tuple[m.Device, ...] = (CPU,),
     ) -> bytes:
         self._held[peer] = {worker.worker_id for worker in workers}
-        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), (CPU,), slots, workers, 1)
+        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), devices, slots, workers, 1)
         self.say(peer, hello)
         self.only(peer, m.Welcome)
         return peer
 
-    def archive(self, url: str = "m.mar", model: str = "m", version: str = "1.0") -> str:
-        self.archives[url] = Prepared(f"sha-{url}", 10, model, version, "handler", "python", "file")
+    def archive(
+        self, url: str = "m.mar", model: str = "m", version: str = "1.0", config: ModelConfig | None = None
+    ) -> str:
+        self.archives[url] = Prepared(f"sha-{url}", 10, model, version, "handler", "python", "file", config)
         return url
 
     # Any: RegisterModel's own fields, by name

@@ -5,6 +5,7 @@ import pytest
 from broker.records import Prepared
 from shared import errors
 from shared import messages as m
+from shared.model_config import ModelConfig
 from shared.settings import LoadAtStart
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 
@@ -198,13 +199,133 @@ def test_unregistering_answers_what_waits_and_stops_the_workers() -> None:
     rig.submit(1, 2)
     batch = rig.only(worker, m.Assign)
     rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
-    assert rig.only(GATEWAY, m.ModelUnregistered) == m.ModelUnregistered(2, "m")
     assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [2]
     rig.complete(worker, batch)
     assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
-    rig.only(NODE, m.StopWorker)
+    stop = rig.only(NODE, m.StopWorker)
+    assert not rig.take(GATEWAY, m.ModelUnregistered)  # its memory is not free yet
+    rig.exit_worker(stop.worker_id)
+    assert rig.only(GATEWAY, m.ModelUnregistered) == m.ModelUnregistered(2, "m")
     rig.say(GATEWAY, m.DescribeModel(3, "m", None))
     assert refusal(rig) == ("ModelNotFound", "Model not found: m")
+
+
+def test_unregistering_a_model_whose_worker_loads_waits_for_that_worker_to_go() -> None:
+    rig = joined()
+    rig.register()
+    order = rig.only(NODE, m.StartWorker)
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    assert rig.only(NODE, m.StopWorker).kill
+    rig.exit_worker(order.worker_id)
+    rig.only(GATEWAY, m.ModelUnregistered)
+    assert not rig.core.fleet.conditions
+
+
+def test_a_worker_that_does_not_go_ends_the_wait_of_its_unregistration_only() -> None:
+    rig = Rig(settings(unregister_timeout_s=20))
+    rig.ready_rig()
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    rig.pass_time(19)
+    assert not rig.take(GATEWAY, m.AskRefused)
+    rig.pass_time(2)
+    assert refusal(rig) == ("RequestTimeout", "Timed out while cleaning resources: m")
+    assert not list(rig.core.catalog)
+
+
+def test_a_model_registered_anew_is_not_waited_for_by_the_unregistration_before() -> None:
+    rig = joined()
+    rig.register(initial_workers=1)
+    old = rig.start_workers()
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    rig.register(initial_workers=1)
+    rig.start_workers()
+    rig.exit_worker(int(old[0].removeprefix(b"w-")))
+    rig.only(GATEWAY, m.ModelUnregistered)
+
+
+def test_packages_that_cannot_be_installed_are_the_callers_to_mend() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1))
+    order = rig.only(NODE, m.StartWorker)
+    rig.say(NODE, m.WorkerProgressed(order.worker_id, "installing"))
+    rig.exit_worker(order.worker_id, reason="No matching distribution found for nosuch==9")
+    refused = rig.only(GATEWAY, m.AskRefused)
+    assert refused.error == "DependenciesFailed"
+    assert refused.message == "Custom pip package installation failed for model m"
+    assert "nosuch==9" in refused.details
+    assert not list(rig.core.catalog)
+
+
+@pytest.mark.parametrize(("is_on", "is_named", "is_ordered"), [(1, 1, 1), (1, 0, 0), (0, 1, 0)])
+def test_packages_are_installed_where_it_is_on_and_the_archive_names_them(
+    is_on: bool, is_named: bool, is_ordered: bool
+) -> None:
+    rig = Rig(settings(install_py_dep_per_model=bool(is_on)))
+    rig.join_gateway()
+    rig.join_node()
+    rig.archives["u"] = Prepared("sha", 1, "m", "1.0", "h", "python", "f", has_requirements=bool(is_named))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=False))
+    assert rig.only(NODE, m.StartWorker).install_dependencies == bool(is_ordered)
+
+
+def test_scaling_to_the_same_number_revives_workers_that_were_given_up() -> None:
+    rig = joined()
+    rig.archive("u", config=ModelConfig(restart_window_s=0))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=False))
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id)
+    rig.pass_time(100)
+    assert not rig.take(NODE, m.StartWorker)
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 1, 1, synchronous=True))
+    rig.start_workers()
+    rig.only(GATEWAY, m.WorkersScaled)
+
+
+def test_how_long_a_scaling_lets_workers_finish_is_forgotten_after_it() -> None:
+    rig = Rig()
+    rig.ready_rig(workers=2)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 2, 2, synchronous=False, drain_timeout_s=0))
+    # A third one of before turns up, and is one too many.
+    rig.join_node(b"n-2")
+    order = m.StartWorker(9100, "m", "1.0", "sha-m-1.0.mar", 1, "h", "cpu", None, 1)
+    rig.worker_ready_again(order, "n-2")
+    assert not rig.only(b"n-2", m.StopWorker).kill
+
+
+@pytest.mark.parametrize("window_s", [3, 30])
+def test_a_model_is_healthy_while_it_may_still_recover(window_s: int) -> None:
+    rig = joined()
+    rig.archive("u", config=ModelConfig(restart_window_s=window_s))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=False))
+
+    def is_healthy() -> bool:
+        rig.say(GATEWAY, m.ReadHealth(6))
+        return rig.only(GATEWAY, m.HealthRead).healthy
+
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id)
+    rig.pass_time(window_s - 0.5)
+    assert is_healthy()
+    rig.pass_time(1)
+    assert not is_healthy()  # whether or not a worker is just loading
+    rig.say(GATEWAY, m.UnregisterModel(7, "m", None))
+    assert is_healthy()
+
+
+def test_a_model_has_the_queue_that_its_archive_asks_for() -> None:
+    rig = joined()
+    rig.archive("u", config=ModelConfig(job_queue_size=2))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=False))
+    rig.submit(1, 2, 3)
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [3]
+    rig.say(GATEWAY, m.DescribeModel(6, "m", None))
+    assert rig.only(GATEWAY, m.ModelDescribed).versions[0].queue_limit == 2
+
+
+def test_what_a_model_config_got_wrong_is_said_in_the_log() -> None:
+    rig = joined()
+    rig.archives["u"] = Prepared("sha", 1, "m", "1.0", "h", "python", "f", ModelConfig(), ("batchSize: no",))
+    rig.say(GATEWAY, m.RegisterModel(5, "u"))
+    (report,) = [report for report in rig.reports if report.event == "model.config_ignored"]
+    assert report.facts == {"model": "m", "version": "1.0", "reason": "batchSize: no"}
 
 
 def test_the_default_version_can_only_go_last() -> None:

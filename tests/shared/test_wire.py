@@ -70,7 +70,9 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.KeysChanged((m.AccessKey("inference", "first", "ab", 1000), m.AccessKey("token", "", "cd", None))),
     m.ModelDescribed(1, (VERSION,)),
     m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
-    m.FleetRead(1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,)),
+    m.FleetRead(
+        1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,), ("m.mar",)
+    ),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
     m.HealthRead(1, False, ("m: gone",)),
     m.Forgotten((1,), (2,)),

@@ -1,0 +1,46 @@
+"""Snapshot files on disk: those a start restores models from, and those written for the next. Blocking."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from shared import clock, snapshot
+from shared.errors import StoreFailed
+from shared.settings import BrokerSettings, StartupModel
+
+logger = logging.getLogger(__name__)
+
+
+def check(settings: BrokerSettings) -> None:
+    """Raise StoreFailed, in TorchServe's words, where an archive of the snapshot to restore is missing."""
+    for model in settings.snapshot or ():
+        name = model.archive_name or ""
+        if settings.model_store is None or not (name and Path(settings.model_store, name).exists()):
+            raise StoreFailed(
+                f"Model archive file for model :{model.name}, version :{model.version}"
+                " not found in model store",
+                f"{name!r} is not in {settings.model_store}",
+            )
+
+
+def write(settings: BrokerSettings, kind: snapshot.Kind, models: Iterable[StartupModel]) -> None:
+    """Write a snapshot of this moment. One that can't be written is missed by nobody but its readers."""
+    if settings.snapshot_dir is None:
+        return
+    folder = Path(settings.snapshot_dir)
+    now_ms = clock.wall_ms()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two of one millisecond: the later one's name says a little more.
+        at_ms = next(at for at in range(now_ms, now_ms + 1000) if not _path(folder, kind, at).exists())
+        path = _path(folder, kind, at_ms)
+        text = snapshot.render(models, dict(settings.snapshot_config), name=path.name, created_ms=now_ms)
+        part = path.with_suffix(".part")
+        part.write_text(text, encoding="latin-1")
+        part.rename(path)
+    except (OSError, StopIteration) as error:
+        logger.error("snapshot.not_written", extra={"folder": str(folder), "reason": str(error)})
+
+
+def _path(folder: Path, kind: snapshot.Kind, at_ms: int) -> Path:
+    return folder / snapshot.file_name(kind, at_ms)

@@ -1,0 +1,58 @@
+"""Snapshot files: what is missing stops a start, and what can't be written stops nothing."""
+
+import logging
+from pathlib import Path
+
+import javaproperties
+import pytest
+
+from broker import server, snapshots
+from shared.errors import StoreFailed
+from shared.settings import StartupModel
+from tests.broker.rig import settings
+
+MODEL = StartupModel(name="m", version="1.0", archive_name="m.mar")
+
+
+@pytest.mark.parametrize("name", ["gone.mar", None, ""])
+def test_a_start_from_a_snapshot_needs_its_archives(tmp_path: Path, name: str | None) -> None:
+    (tmp_path / "m.mar").write_text("junk is an archive too, until it is read")
+    lost = StartupModel(name="l", version="2", archive_name=name)
+    with pytest.raises(
+        StoreFailed, match="Model archive file for model :l, version :2 not found in model store"
+    ):
+        snapshots.check(settings(model_store=str(tmp_path), snapshot=(MODEL, lost)))
+    snapshots.check(settings(model_store=str(tmp_path), snapshot=(MODEL,)))
+    snapshots.check(settings())
+
+
+def test_a_broker_does_not_start_from_a_snapshot_without_its_archives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = settings(state_dir=str(tmp_path / "state"), model_store=str(tmp_path), snapshot=(MODEL,))
+    assert server.run(broker) == 1
+    assert "not found in model store" in getattr(caplog.records[-1], "reason", "")
+
+
+def test_snapshots_of_one_moment_have_names_of_their_own(tmp_path: Path) -> None:
+    broker = settings(snapshot_dir=str(tmp_path / "logs" / "config"), snapshot_config=(("a", "b:c"),))
+    for _ in range(20):
+        snapshots.write(broker, "snapshot", [MODEL])
+    files = sorted((tmp_path / "logs" / "config").iterdir())
+    assert len(files) == 20
+    assert all(path.name.endswith("-snapshot.cfg") for path in files)
+    assert javaproperties.loads(files[0].read_text())["a"] == "b:c"
+
+
+def test_a_snapshot_that_cannot_be_written_is_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.ERROR):
+        snapshots.write(settings(snapshot_dir=str(tmp_path / "file")), "startup", [])
+    assert [record.message for record in caplog.records] == ["snapshot.not_written"]
+
+
+def test_without_a_folder_none_is_written() -> None:
+    snapshots.write(settings(), "startup", [MODEL])
+    assert settings().snapshot_dir is None
