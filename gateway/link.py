@@ -91,12 +91,15 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether the broker has welcomed this process and is heard of."""
-        return self._session.state == "welcomed"
+        """Whether the broker has welcomed this process, is heard of, and has told what keys there are."""
+        has_keys = self._session.keys.is_known or not self._config.token_authorization
+        return has_keys and self._session.state == "welcomed"
 
     @property
     def unreachable_reason(self) -> str:
         """Why requests can't be taken on while `is_up` is false."""
+        if self._session.state == "welcomed":
+            return "the broker has not told the keys yet"
         return self._session.unreachable().details
 
     def authorise(self, api: auth.Api, header: str | None) -> None:
@@ -104,11 +107,12 @@ class Link:
 
         Raises InvalidKey, or ServiceUnavailable while the broker has not told the keys.
         """
-        keys = self._session.keys
-        if not keys.is_known:
-            reason = "the broker has not told them yet" if self.is_up else self.unreachable_reason
-            raise errors.ServiceUnavailable("The keys are not known.", reason)
-        if not keys.opens(api, header, now=clock.monotonic()):
+        key, known = auth.key_of(header), self._session.keys
+        if key is None:
+            raise auth.refusal(api)
+        if not known.is_known:
+            raise errors.ServiceUnavailable("The keys are not known.", self.unreachable_reason)
+        if not known.opens(api, key, now=clock.monotonic()):
             raise auth.refusal(api)
 
     def count_response(self, status: int) -> None:

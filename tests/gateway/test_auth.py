@@ -23,18 +23,18 @@ def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:
 def test_a_ring_that_was_told_nothing_opens_nothing_and_says_so() -> None:
     made = auth.Keyring()
     assert not made.is_known
-    assert not made.opens("inference", "Bearer x", now=0.0)
+    assert not made.opens("inference", "x", now=0.0)
 
 
 def test_a_ring_that_was_told_of_no_keys_is_known_and_opens_nothing() -> None:
     made = ring()
     assert made.is_known
-    assert not made.opens("inference", "Bearer x", now=0.0)
+    assert not made.opens("inference", "x", now=0.0)
 
 
 @pytest.mark.parametrize("header", ["Bearer s3cret", "Bearer  s3cret", "Bearer\ts3cret"])
 def test_the_key_may_stand_behind_any_white_space(header: str) -> None:
-    assert ring(key("inference", "s3cret")).opens("inference", header, now=0.0)
+    assert auth.key_of(header) == "s3cret"
 
 
 @pytest.mark.parametrize(
@@ -53,64 +53,65 @@ def test_the_key_may_stand_behind_any_white_space(header: str) -> None:
         "Bearer s3cret ",
         " Bearer s3cret",
         "Bearer s3cret, Bearer s3cret",
-        "Bearer S3CRET",
-        "Bearer s3cre",
-        "Bearer s3crett",
         "Bearer\xa0s3cret",
-        "Bearer s3cret\x00",
-        "Bearer \u20ac",
     ],
 )
-def test_anything_else_opens_nothing(header: str | None) -> None:
-    assert not ring(key("inference", "s3cret")).opens("inference", header, now=0.0)
+def test_anything_else_carries_no_key(header: str | None) -> None:
+    assert auth.key_of(header) is None
+
+
+@pytest.mark.parametrize("other", ["S3CRET", "s3cre", "s3crett", "", "s3cret\x00", "\u20ac", "s3crét"])
+def test_a_key_that_is_not_quite_it_opens_nothing(other: str) -> None:
+    assert not ring(key("inference", "s3cret")).opens("inference", other, now=0.0)
 
 
 @given(st.text())
 def test_no_header_breaks_the_check(header: str) -> None:
-    assert not ring(key("inference", "s3cret")).opens("inference", "Bearer \t" + header + "\x01", now=0.0)
+    said = auth.key_of("Bearer " + header)
+    assert said is None or not ring(key("inference", "\x01")).opens("inference", said + "\x01", now=0.0)
 
 
 @pytest.mark.parametrize("api", ["inference", "management", "token"])
 @pytest.mark.parametrize("other", ["inference", "management", "token"])
 def test_a_key_opens_its_own_api_alone(api: auth.Api, other: auth.Api) -> None:
-    assert ring(key(api, "k")).opens(other, "Bearer k", now=0.0) == (api == other)
+    assert ring(key(api, "k")).opens(other, "k", now=0.0) == (api == other)
 
 
 def test_each_of_several_named_keys_opens() -> None:
     made = ring(key("inference", "one", name="team-a"), key("inference", "two", name="team-b"))
-    assert made.opens("inference", "Bearer one", now=0.0)
-    assert made.opens("inference", "Bearer two", now=0.0)
-    assert not made.opens("inference", "Bearer three", now=0.0)
+    assert made.opens("inference", "one", now=0.0)
+    assert made.opens("inference", "two", now=0.0)
+    assert not made.opens("inference", "three", now=0.0)
 
 
 def test_a_key_opens_until_its_time_is_up_counted_from_when_it_was_told() -> None:
     made = ring(key("inference", "k", 3000), now=100.0)
-    assert made.opens("inference", "Bearer k", now=102.999)
-    assert not made.opens("inference", "Bearer k", now=103.0)
+    assert made.opens("inference", "k", now=102.999)
+    assert not made.opens("inference", "k", now=103.0)
 
 
 def test_a_key_that_never_expires_opens_for_ever() -> None:
-    assert ring(key("inference", "k"), now=0.0).opens("inference", "Bearer k", now=1e12)
+    assert ring(key("inference", "k"), now=0.0).opens("inference", "k", now=1e12)
 
 
 def test_new_keys_replace_all_before_them() -> None:
     made = ring(key("inference", "old"), key("management", "m"))
     made.learn([key("inference", "new")], now=1.0)
-    assert made.opens("inference", "Bearer new", now=1.0)
-    assert not made.opens("inference", "Bearer old", now=1.0)
-    assert not made.opens("management", "Bearer m", now=1.0)
+    assert made.opens("inference", "new", now=1.0)
+    assert not made.opens("inference", "old", now=1.0)
+    assert not made.opens("management", "m", now=1.0)
 
 
 def test_two_keys_live_side_by_side_while_one_replaces_the_other() -> None:
     made = ring(key("inference", "new"), key("inference", "old", 2000), now=0.0)
-    assert made.opens("inference", "Bearer old", now=1.0)
-    assert not made.opens("inference", "Bearer old", now=2.0)
-    assert made.opens("inference", "Bearer new", now=2.0)
+    assert made.opens("inference", "old", now=1.0)
+    assert not made.opens("inference", "old", now=2.0)
+    assert made.opens("inference", "new", now=2.0)
 
 
 def test_a_key_may_have_letters_beyond_ascii_as_its_bytes_came() -> None:
     sent = "schlüssel".encode().decode("latin-1")
-    assert ring(key("inference", "schlüssel")).opens("inference", f"Bearer {sent}", now=0.0)
+    assert ring(key("inference", "schlüssel")).opens("inference", sent, now=0.0)
 
 
 def test_a_refusal_has_torchserves_words() -> None:

@@ -144,11 +144,17 @@ def test_before_the_broker_has_told_the_keys_requests_are_put_off() -> None:
     gateway = Gateway(replies, config=CONFIG)
     result = gateway.ask(INFERENCE, "GET", "/ping", headers=bearer("inference"))
     assert (result.status_code, result.json["type"]) == (503, "ServiceUnavailableException")
-    assert "has not told them yet" in result.json["details"]
+    assert "has not told the keys yet" in result.json["details"]
+    assert gateway.ask(MANAGEMENT, "GET", "/readyz").status_code == 503
+
+
+def test_a_request_that_carries_no_key_need_not_wait_for_them() -> None:
+    assert Gateway(replies, config=CONFIG, is_away=True).ask(INFERENCE, "GET", "/ping").status_code == 400
 
 
 def test_while_there_is_no_broker_the_reason_is_that() -> None:
-    result = Gateway(replies, config=CONFIG, is_away=True).ask(INFERENCE, "GET", "/ping")
+    away = Gateway(replies, config=CONFIG, is_away=True)
+    result = away.ask(INFERENCE, "GET", "/ping", headers=bearer("inference"))
     assert "no broker answers" in result.json["details"]
 
 
