@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from gateway import presenting
+from gateway.access import AccessLog
 from gateway.addresses import Key
 from gateway.link import Link
 from gateway.protocol import Scope, add_lines, set_status_line
@@ -31,6 +32,7 @@ class Edge:
         self._apps = apps
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = presenting.cors_headers(config)
+        self._access = AccessLog(config.access_log) if config.access_log else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection of ASGI: a request, or the life of the process.
@@ -50,7 +52,8 @@ class Edge:
                     message["status"] = min(message["status"], _LAST_KNOWN_STATUS)
             return send(message)
 
-        return self._apps[host if port is None else port](scope, receive, respond)
+        answer = respond if self._access is None else self._access.watch(scope, respond)
+        return self._apps[host if port is None else port](scope, receive, answer)
 
     def _complete(self, message: Event, scope: Scope, request_id: str, send: Send) -> None:
         status = message["status"]
@@ -72,4 +75,6 @@ class Edge:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._link.close()
+        if self._access is not None:
+            self._access.flush()
         await send({"type": "lifespan.shutdown.complete"})

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -387,6 +388,18 @@ def test_unix_sockets_serve_too(config: GatewaySettings, broker: Broker, tmp_pat
         assert client.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
     assert served.stop() == 0
     assert not path.exists()
+
+
+def test_the_access_log_is_kept_where_it_is_asked_for_and_whole_at_the_end(
+    config: GatewaySettings, broker: Broker, tmp_path: Path
+) -> None:
+    log = tmp_path / "access_log.log"
+    served = Served(GatewaySettings(**(as_dict(config) | {"access_log": str(log)})), tmp_path / "log")
+    eventually(served.is_ready, within_s=20)
+    assert served.predict("/predictions/m?a=b")[1] == b"x"
+    assert served.stop() == 0
+    (line,) = [line for line in log.read_text().splitlines() if "predictions" in line]
+    assert re.search(r' - /127\.0\.0\.1:\d+ "POST /predictions/m\?a=b HTTP/1\.1" 200 \d+$', line)
 
 
 def test_a_gateway_that_the_broker_dismisses_ends_with_1(config: GatewaySettings, tmp_path: Path) -> None:

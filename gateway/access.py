@@ -1,0 +1,60 @@
+"""The access log: a line for each response, in TorchServe's words, where one is asked for."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from gateway.protocol import Scope
+from shared import clock
+
+logger = logging.getLogger(__name__)
+
+#: ASGI's; `Any` because ASGI leaves the types of a message's values to its kind.
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+#: Lines are written together, so that a request doesn't wait for the disk.
+FLUSH_S = 0.2
+
+
+class AccessLog:
+    """Writes to one file, which other processes may write to as well, and may be moved away meanwhile."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        #: Not written yet.
+        self._lines: list[str] = []
+
+    def watch(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that notes the response when its end has been sent."""
+        started, status = clock.monotonic(), 0
+
+        def noting(message: dict[str, Any]) -> Awaitable[None]:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif not message.get("more_body"):
+                self._note(scope, status, clock.monotonic() - started)
+            return send(message)
+
+        return noting
+
+    def flush(self) -> None:
+        """Write what has been noted. A log that can't be written doesn't keep anybody from being served."""
+        lines, self._lines = self._lines, []
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(lines))
+        except OSError as error:
+            logger.warning("gateway.access_log_failed", extra={"lost": len(lines), "reason": str(error)})
+
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        host, port = scope.get("client") or ("", 0)
+        target = scope.get("raw_path") or scope["path"].encode()
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        request = f"{scope['method']} {target.decode('latin-1')} HTTP/{scope['http_version']}"
+        time = clock.local_iso(clock.wall_ms())
+        self._lines.append(f'{time} - /{host}:{port} "{request}" {status} {round(took_s * 1000)}\n')
