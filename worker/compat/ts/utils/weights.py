@@ -31,5 +31,11 @@ def load_weights(
         raise RuntimeError(
             f"{source} holds more than tensors and plain containers, and loading that may run code. If you "
             "trust where it comes from, put `handler: {weights_only: false}` into the archive's "
-            f"model-config.yaml ({str(error).splitlines()[0]})"
+            f"model-config.yaml ({_reason(error)})"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the one line of torch's page of advice that names what it did not load."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
