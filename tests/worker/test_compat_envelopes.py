@@ -37,6 +37,10 @@ def test_without_rows_or_answers_there_is_nothing_to_wrap(envelope: str, nothing
     assert seen_by(envelope, nothing, answers=[]) == (nothing, [])
 
 
+def test_answers_to_no_instances_are_nobodys() -> None:
+    assert seen_by("json", [], answers=[1, 2]) == ([], [])
+
+
 def test_a_body_envelope_hands_each_body_over() -> None:
     rows = [{"body": [1, 2]}, {"data": b"x", "body": b"y"}, {"other": 1}]
     assert seen_by("body", rows, ["answer"]) == ([[1, 2], b"x", None], ["answer"])

@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any  # what clients send and handlers return
 
@@ -11,7 +12,8 @@ from ts.torch_handler.request_envelope.base import BaseEnvelope
 class JSONEnvelope(BaseEnvelope):
     """Joins the instances of all requests to one batch, and hands each request its share of the answers."""
 
-    _lengths: list[int]
+    #: Instances of each request of the batch.
+    _lengths: Sequence[int] = ()
 
     def parse_input(self, data: Any) -> Any:
         """Return the instances of all requests."""
