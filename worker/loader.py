@@ -4,8 +4,11 @@ Needs `worker/compat` on sys.path, for `ts` is what archives import. Failures ar
 exceptions: the caller reports the first cause, not what happened on the way.
 """
 
+import asyncio
 import importlib
+import inspect
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,8 +19,9 @@ from ts.model_loader import EntryPoint, resolve, wrap
 from ts.utils.util import get_yaml_config
 from ts.version import __version__ as server_version
 
-from shared import archive
+from shared import archive, model_config
 from shared import messages as m
+from shared.model_config import ModelConfig
 
 _OUR_PACKAGES = frozenset(("broker", "cli", "gateway", "shared", "worker"))
 
@@ -27,6 +31,9 @@ class Model(msgspec.Struct, frozen=True):
 
     entry_point: EntryPoint
     context: Context
+    config: ModelConfig = ModelConfig()
+    #: The event loop of an async handler, on which it has been loaded; None for all others.
+    loop: asyncio.AbstractEventLoop | None = None
 
 
 def make_room(model_dir: Path) -> dict[str, ModuleType]:
@@ -59,11 +66,28 @@ def load(start: m.StartWorker, model_dir: Path) -> Model:
         metrics=metrics,
         model_yaml_config=_yaml_config(model_dir, manifest),
     )
+    config = server_config(model_dir, manifest)
     entry_point, initialize = resolve(start.handler, model_dir)
-    initialize(context)
+    loop = None
+    if config.async_communication:
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    loading = initialize(context)
+    if loop is not None and inspect.isawaitable(loading):
+        loop.run_until_complete(_finish(loading))
     if start.service_envelope:
         entry_point = wrap(entry_point, start.service_envelope)
-    return Model(entry_point, context)
+    return Model(entry_point, context, config, loop)
+
+
+async def _finish(loading: Awaitable[object]) -> None:
+    await loading
+
+
+def server_config(model_dir: Path, manifest: dict[str, object] | None) -> ModelConfig:
+    """Read what the archive's model config asks of the server."""
+    file = _config_file(model_dir, manifest)
+    return model_config.parse(file.read_bytes())[0] if file else ModelConfig()
 
 
 def _manifest(model_dir: Path) -> dict[str, object] | None:
@@ -71,7 +95,12 @@ def _manifest(model_dir: Path) -> dict[str, object] | None:
     return archive.parse_manifest(file.read_bytes()).raw if file.is_file() else None
 
 
-def _yaml_config(model_dir: Path, manifest: dict[str, object] | None) -> dict[str, object]:
+def _config_file(model_dir: Path, manifest: dict[str, object] | None) -> Path | None:
     model = (manifest or {}).get("model")
     name = model.get("configFile") if isinstance(model, dict) else None
-    return get_yaml_config(str(model_dir / name)) or {} if name else {}
+    return model_dir / str(name) if name else None
+
+
+def _yaml_config(model_dir: Path, manifest: dict[str, object] | None) -> dict[str, object]:
+    file = _config_file(model_dir, manifest)
+    return get_yaml_config(str(file)) or {} if file else {}

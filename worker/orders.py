@@ -3,12 +3,22 @@
 Each message is one packet; `Fork` brings two pipes with it, for the worker's output and its last words.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 from shared import messages as m
 
 #: Packets are short; the longest has a model's name, url and handler in it.
 PACKET_LIMIT_BYTES = 64 * 1024
+
+
+class SequenceHeaders(NamedTuple):
+    """Names of the headers by which server and handler speak about sequences."""
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
@@ -19,6 +29,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     broker_address: str
     model_dir: str
     threads: int
+    sequence_headers: SequenceHeaders = SequenceHeaders()
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

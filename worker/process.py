@@ -1,9 +1,11 @@
-"""The worker process: loads one model, runs batches one after another, and answers.
+"""The worker process: loads one model, runs what it is assigned, and answers.
 
-One thread does it all. While it runs a batch, zmq's own thread takes in the next, and nothing beats: the
-broker knows the lease's deadline, and the node sees the process end.
+One thread does it all. While a handler runs, zmq's own thread takes in what comes, and nothing beats: the
+broker knows the lease's deadline, and the node sees the process end. Only async handlers run beside the
+link, on one event loop with it.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -16,12 +18,16 @@ import torch
 
 from shared import clock, wire
 from shared import messages as m
+from worker.concurrency import AsyncEngine
+from worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
 from worker.faults import is_out_of_memory, one_line
 from worker.link import Link
-from worker.loader import load, make_room
+from worker.loader import Model, load, make_room
+from worker.measuring import Measuring
 from worker.orders import LastWords, WorkerSpec
+from worker.parts import Part
 from worker.runner import Runner
-from worker.session import Batch, Leases, Payload, Session
+from worker.session import Batch, Job, Leases, Payload, Session, State
 
 logger = logging.getLogger(__name__)
 
@@ -44,74 +50,145 @@ class StopSignal:
 
 
 class Worker:
-    """A loaded model and its link to the broker."""
+    """A loaded model's link to the broker."""
 
     def __init__(self, spec: WorkerSpec, runner: Runner, link: Link, stop: StopSignal) -> None:
         self._spec = spec
-        self._runner = runner
         self._link = link
         self._stop = stop
+        #: Set by `serve`.
+        self._engine: Engine | None = None
         self._session = Session(clock.monotonic())
-        self._leases = Leases()
+        self.leases = Leases()
+        self._measuring: Measuring = runner.measuring
+        self._end_header = runner.sequence_headers.end
         self._batches_done = 0
+        #: False once the broker has said that it has no use for this worker.
+        self._is_wanted = True
+        #: Set on an event loop alone: what came, or was sent, must be looked after.
+        self._woken: asyncio.Event | None = None
 
-    def serve(self) -> None:
-        """Run batches until told to stop; then say goodbye, which hands back what is held."""
-        while not self._stop.is_set:
-            if not self._take_in():
-                return
-            self._send_answers()
-            self._keep_in_touch()
-            batch = self._leases.next_batch()
-            if batch is not None:
-                self._run(batch)
-            else:
-                self._link.wait(self._session.next_wake() - clock.monotonic())
-        self._send_answers()
-        self._link.send(m.Bye("told to stop"), self._session.epoch)
+    def serve(self, engine: Engine) -> None:
+        """Run what comes until told to stop; then say goodbye, which hands back what has not begun."""
+        self._engine = engine
+        while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
+            self._turn(engine)
+            if self._is_wanted and not engine.work():
+                self._link.wait(self._next_wake() - clock.monotonic())
+        self._leave()
 
-    def _take_in(self) -> bool:
-        """Take in every message that came; return False if the broker has no use for this worker."""
+    async def serve_async(self, engine: Engine) -> None:
+        """Do the same beside what the engine runs on the event loop."""
+        self._engine = engine
+        loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        loop.add_reader(self._link.fd, self._woken.set)
+        loop.add_reader(self._stop.fd, self._see_stop)
+        while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
+            # First: what comes from here on must not be missed.
+            self._woken.clear()
+            self._turn(engine)
+            if not self._stop.is_set:
+                engine.work()
+            try:
+                async with asyncio.timeout(max(0.0, self._next_wake() - clock.monotonic())):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+        loop.remove_reader(self._link.fd)
+        engine.forget()
+        self._leave()
+
+    def listen(self) -> None:
+        """Take in what came while a handler runs."""
+        assert self._engine is not None
+        self._take_in(self._engine)
+
+    def parts(self, parts: list[Part]) -> None:
+        """Send parts of answers at once."""
+        by_lease: dict[int, tuple[list[m.StreamedItem], list[Payload]]] = {}
+        for (lease, index), part in parts:
+            items, frames = by_lease.setdefault(lease, ([], []))
+            meta, own_frames = wire.pack_response(part)
+            items.append(m.StreamedItem(index, meta, len(own_frames)))
+            frames += own_frames
+        for lease, (items, frames) in by_lease.items():
+            self.leases.streamed(lease, tuple(items), frames)
+        self._flush()
+
+    def done(self, lease: int, handler_us: int, replies: list[wire.Response], *ends: str) -> None:
+        """Answer a lease; `ends` are sequences that parts of it have closed."""
+        items, frames = [], list[Payload]()
+        for reply in replies:
+            meta, own_frames = wire.pack_response(reply)
+            ended = (*ends, *ended_sequences(reply, self._end_header))
+            items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
+            frames += own_frames
+        self.leases.completed(lease, handler_us, tuple(items), frames)
+        self._batches_done += 1
+        # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
+        if not self._measuring.has_points():
+            self._flush()
+
+    def _see_stop(self) -> None:
+        assert self._woken is not None
+        asyncio.get_running_loop().remove_reader(self._stop.fd)
+        self._woken.set()
+
+    def _turn(self, engine: Engine) -> None:
+        """Take in what came, send what waits, and keep in touch."""
+        self._take_in(engine)
+        self._send_measured(is_idle=not self.leases.has_waiting)
+        self._flush()
+        self._keep_in_touch()
+
+    def _take_in(self, engine: Engine) -> None:
         while received := self._link.receive():
             message, epoch, frames = received
             match self._session.heard(message, epoch, clock.monotonic()):
                 case m.Assign() as batch:
                     self._accept(batch, frames)
+                case m.CancelJobs(lease, indexes):
+                    engine.cancelled(lease, indexes)
                 case m.Welcome(is_new=True):
-                    self._leases.forget()
+                    engine.forget()
+                    self.leases.forget()
                 case m.Leave(reason):
                     logger.info("worker.leaves: %s", reason)
-                    return False
+                    self._is_wanted = False
                 case m.Misunderstood(reason):
                     logger.error("worker.misunderstood: %s", reason)
-        return True
 
     def _accept(self, batch: m.Assign, frames: list[memoryview]) -> None:
+        if self._stop.is_set:
+            return  # the goodbye hands it back
         try:
             parts = wire.split_frames([item.frames for item in batch.items], frames)
         except wire.WireError as error:
-            # Left unanswered: that this worker is idle tells the broker that the batch is lost.
+            # Left unanswered: that this worker doesn't hold it tells the broker that it is lost.
             logger.error("batch.unreadable: %s", error)
             return
-        jobs = [(item.meta, part) for item, part in zip(batch.items, parts, strict=True)]
-        self._leases.assigned(Batch(batch.lease, batch.is_describe, jobs))
+        jobs = [
+            Job(item.meta, part, item.sequence, item.starts_sequence)
+            for item, part in zip(batch.items, parts, strict=True)
+        ]
+        self.leases.assigned(Batch(batch.lease, batch.is_describe, jobs))
 
-    def _run(self, batch: Batch) -> None:
-        responses, handler_us = self._runner.run(batch.jobs, is_describe=batch.is_describe)
-        items, answer_frames = [], list[Payload]()
-        for response in responses:
-            meta, own_frames = wire.pack_response(response)
-            items.append(m.CompletedItem(response.status, meta, len(own_frames)))
-            answer_frames += own_frames
-        self._leases.completed(m.Completed(batch.lease, handler_us, tuple(items)), answer_frames)
-        self._batches_done += 1
-        self._send_answers()
-
-    def _send_answers(self) -> None:
-        while answer := self._leases.next_answer():
-            if not self._link.send(answer[0], self._session.epoch, answer[1]):
+    def _flush(self) -> None:
+        while first := self.leases.first():
+            if not self._link.send(first[0], self._session.epoch, first[1]):
                 return
-            self._leases.answer_sent()
+            self.leases.sent()
+            if self._woken is not None:
+                self._woken.set()  # the send may have taken the wake-up for what came with it
+
+    def _send_measured(self, *, is_idle: bool) -> None:
+        if self._session.state is not State.WELCOMED:
+            return
+        now = clock.monotonic()
+        measured = self._measuring.due(now, is_idle=is_idle)
+        if measured is not None and self._link.send(measured, self._session.epoch):
+            self._measuring.sent(now)
 
     def _keep_in_touch(self) -> None:
         now = clock.monotonic()
@@ -119,8 +196,19 @@ class Worker:
             case "hello":
                 if not self._link.send(self._hello(), 0):
                     self._session.hello_unsent(now)
-            case "beat" if self._leases.is_idle:
-                self._link.send(m.WorkerBeat(self._batches_done), self._session.epoch)
+            case "beat":
+                beat = m.WorkerBeat(self._batches_done, self.leases.held)
+                self._link.send(beat, self._session.epoch)
+
+    def _next_wake(self) -> float:
+        return min(self._session.next_wake(), self._measuring.next_wake())
+
+    def _leave(self) -> None:
+        if not self._is_wanted:
+            return
+        self._send_measured(is_idle=True)
+        self._flush()
+        self._link.send(m.Bye("told to stop"), self._session.epoch)
 
     def _hello(self) -> m.HelloWorker:
         start = self._spec.start
@@ -166,16 +254,31 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
     torch.set_num_threads(spec.threads)
     model_dir = Path(spec.model_dir)
     os.chdir(model_dir)
-    start = spec.start
     with _ReportsFailure(status_fd):
         ours = make_room(model_dir)
-        model = load(start, model_dir)
+        model = load(spec.start, model_dir)
+    _serve(spec, model)
+    del ours  # our modules, kept alive until here
+    return 0
+
+
+def _serve(spec: WorkerSpec, model: Model) -> None:
+    start = spec.start
     runner = Runner(
-        model, decode_input=start.decode_input_request, response_limit_bytes=start.max_response_bytes
+        model,
+        decode_input=start.decode_input_request,
+        response_limit_bytes=start.max_response_bytes,
+        sequence_headers=spec.sequence_headers,
     )
     stop = StopSignal()
     link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
-    Worker(spec, runner, link, stop).serve()
+    worker = Worker(spec, runner, link, stop)
+    if model.loop is not None:
+        model.loop.run_until_complete(
+            worker.serve_async(AsyncEngine(runner, worker.leases, worker, model.loop))
+        )
+    elif model.config.continuous_batching:
+        worker.serve(GenerationEngine(runner, worker.leases, worker))
+    else:
+        worker.serve(BatchEngine(runner, worker.leases, worker))
     link.close(FAREWELL_S)
-    del ours  # our modules, kept alive until here
-    return 0

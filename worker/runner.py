@@ -1,190 +1,129 @@
-"""Runs a batch: requests in, responses out, whatever the handler does; no I/O.
+"""Calls the handler: requests in, its output out, whatever it does; no I/O.
 
-One bad item fails alone; what the handler itself gets wrong fails its whole batch, as in TorchServe.
+One bad item fails alone; what the handler itself gets wrong fails its whole call, as in TorchServe.
 A handler that ends the process (SystemExit, os._exit) ends it: that is the node's to report.
 """
 
-import io
-import json
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from ts.context import Context, RequestProcessor
-from ts.utils.util import PredictionException
 
 from shared import clock, wire
-from shared.errors import InternalError, OutOfResources, PredictionFailed, RelayError
-from worker.faults import is_out_of_memory, one_line
+from shared.errors import InternalError
+from worker import answers, rows
 from worker.loader import Model
+from worker.measuring import Measuring
+from worker.orders import SequenceHeaders
+from worker.parts import PartDoor, Place, SendParts
+from worker.rows import Opened, Row
+from worker.session import Batch, Job
 
 logger = logging.getLogger(__name__)
 
-Payload = bytes | memoryview
-Row = dict[str, object]
-
-#: Callers' keys to our own door are none of a handler's business.
-_WITHHELD_HEADERS = frozenset(("authorization",))
-#: What a header line can carry; a line break in it would begin a header, or a response, of its own.
-_HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
 
 class Runner:
-    """Calls a loaded model batch by batch."""
+    """A loaded model, and how to call it."""
 
-    def __init__(self, model: Model, *, decode_input: bool, response_limit_bytes: int) -> None:
-        self._model = model
+    def __init__(
+        self,
+        model: Model,
+        *,
+        decode_input: bool,
+        response_limit_bytes: int,
+        sequence_headers: SequenceHeaders | None = None,
+    ) -> None:
+        self.model = model
+        self.response_limit_bytes = response_limit_bytes
+        self.measuring = Measuring(model.context.model_name, model.context.metrics)
+        self.sequence_headers = sequence_headers or SequenceHeaders()
         self._decode_input = decode_input
-        self._response_limit_bytes = response_limit_bytes
 
-    def run(
-        self, jobs: Sequence[tuple[bytes, Sequence[Payload]]], *, is_describe: bool
-    ) -> tuple[list[wire.Response], int]:
-        """Answer each job, packed by `wire.pack_request`, in order; also return the handler's time in us."""
-        opened = [_open(meta, frames) for meta, frames in jobs]
-        good = [item for item in opened if not isinstance(item, wire.Response)]
-        answers, handler_us = self._call(good, is_describe) if good else ([], 0)
-        rest = iter(answers)
+    def new_door(self, context: Context, send: SendParts) -> PartDoor:
+        """Give a context its door for parts; they go to `send`."""
+        door = PartDoor(context, send, self.response_limit_bytes)
+        context.cl_socket = door
+        return door
+
+    def run(self, door: PartDoor, batch: Batch) -> tuple[list[wire.Response], int]:
+        """Answer each job of a batch, in order; also return the handler's time in us."""
+        opened = [self.open(job) for job in batch.jobs]
+        good = [item for item in opened if isinstance(item, Opened)]
+        if not good:
+            return [item for item in opened if isinstance(item, wire.Response)], 0
+        places = [(batch.lease, idx) for idx, item in enumerate(opened) if isinstance(item, Opened)]
+        output, handler_us = self.call(door, good, places, is_describe=batch.is_describe)
+        replies = self._replies(door, output, len(good))
+        if len(good) == len(opened):
+            return replies, handler_us
+        rest = iter(replies)
         return [item if isinstance(item, wire.Response) else next(rest) for item in opened], handler_us
 
-    def _call(
-        self, requests: list[tuple[wire.Request, list[Payload]]], is_describe: bool
-    ) -> tuple[list[wire.Response], int]:
-        context = self._model.context
-        rows = [self._row(request, values) for request, values in requests]
-        context.request_ids = {idx: request.request_id for idx, (request, _) in enumerate(requests)}
+    def open(self, job: Job) -> Opened | wire.Response:
+        """Unpack a job, or return its answer where it can't be."""
+        try:
+            return rows.opened(job)
+        except wire.WireError as error:
+            logger.warning("job.unreadable: %s", error)
+            return answers.failed(InternalError("The request reached its worker in pieces.", str(error)))
+
+    def call(
+        self,
+        door: PartDoor,
+        jobs: Sequence[Opened],
+        places: Sequence[Place],
+        *,
+        is_describe: bool = False,
+        known: int = 0,
+    ) -> tuple[object, int]:
+        """Call the handler once, and return its output, or what it raised, and its time in us.
+
+        The first `known` of the jobs are ones that the handler has seen before.
+        """
+        data = self.begin(door.context, jobs, is_describe=is_describe, known=known)
+        door.open(places)
+        started = clock.monotonic()
+        output = guarded(self.model.entry_point, data, door.context)
+        handler_us = round((clock.monotonic() - started) * 1_000_000)
+        door.close()
+        self.ended(door.context, output, len(data), handler_us)
+        return output, handler_us
+
+    def begin(
+        self, context: Context, jobs: Sequence[Opened], *, is_describe: bool = False, known: int = 0
+    ) -> list[Row]:
+        """Tell the context which requests come next; return their rows, empty for known ones."""
+        context.request_ids = request_ids = {idx: job.request.request_id for idx, job in enumerate(jobs)}
         context.request_processor = [
-            RequestProcessor(_headers(request, is_describe)) for request, _ in requests
+            RequestProcessor(
+                rows.headers(job, self.sequence_headers, is_describe=is_describe, is_known=idx < known)
+            )
+            for idx, job in enumerate(jobs)
         ]
         if context.metrics is not None:
-            context.metrics.request_ids = context.request_ids
-        started = clock.monotonic()
-        try:
-            output = self._model.entry_point(rows, context)
-        except Exception as error:  # boundary: a handler may raise anything, and its worker goes on
-            logger.exception("handler.raised")
-            output = error
-        handler_us = round((clock.monotonic() - started) * 1_000_000)
-        failure = _batch_failure(output, len(rows))
+            context.metrics.request_ids = request_ids
+        return [
+            {} if idx < known else rows.row(job, decode_input=self._decode_input)
+            for idx, job in enumerate(jobs)
+        ]
+
+    def ended(self, context: Context, output: object, row_count: int, handler_us: int) -> None:
+        """Take note of a call's time, which counts only if it went well, as in TorchServe."""
+        if isinstance(output, list) and len(output) == row_count and context.request_ids:
+            self.measuring.predicted(handler_us, tuple(context.request_ids.values()))
+
+    def _replies(self, door: PartDoor, output: object, row_count: int) -> list[wire.Response]:
+        failure = answers.batch_failure(output, row_count)
         if failure is not None:
-            return [failure] * len(rows), handler_us
+            return [failure] * row_count
         assert isinstance(output, list)
-        return [self._answer(context, idx, value) for idx, value in enumerate(output)], handler_us
-
-    def _row(self, request: wire.Request, values: list[Payload]) -> Row:
-        """Return name -> value; of a name that comes twice the last survives, as in TorchServe."""
-        return {
-            item.name: self._decode(item.content_type, value)
-            for item, value in zip(request.inputs, values, strict=True)
-        }
-
-    def _decode(self, content_type: str, value: Payload) -> object:
-        """Decode an input by its content type, which is compared with its letters' case.
-
-        What can't be decoded stays bytes, and is the handler's to refuse.
-        """
-        kind = _plain_type(content_type)
-        if self._decode_input and (kind == "application/json" or kind.startswith("text")):
-            try:
-                text = str(value, "utf-8")
-                return json.loads(text) if kind == "application/json" else text
-            except (ValueError, RecursionError) as error:
-                logger.warning("input.undecodable: %s", one_line(error))
-        return bytearray(value)
-
-    def _answer(self, context: Context, idx: int, value: object) -> wire.Response:
-        try:
-            body = _encode(value)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            return _failed(PredictionFailed("Unsupported model output data type.", one_line(error)))
-        if len(body) > self._response_limit_bytes:
-            fault = f"The response has {len(body)} bytes, max_response_size is {self._response_limit_bytes}."
-            # TorchServe's worker dies of it, with a 500; this row alone gets that status.
-            return _failed(PredictionFailed(fault), status=500)
-        code, phrase = context.get_response_status(idx)
-        headers = context.get_response_headers(idx)
-        fault = _response_fault(code, phrase, headers)
-        if fault:
-            return _failed(PredictionFailed("Prediction failed", fault))
-        return wire.Response(code, phrase, tuple(headers.items()), body)
+        return [door.last(idx, value) for idx, value in enumerate(output)]
 
 
-def _open(meta: bytes, frames: Sequence[Payload]) -> tuple[wire.Request, list[Payload]] | wire.Response:
+def guarded(function: Callable[..., object], *arguments: object) -> object:
+    """Call a handler's own code; return what it raises, instead of raising it."""
     try:
-        return wire.unpack_request(meta, frames)
-    except wire.WireError as error:
-        logger.warning("job.unreadable: %s", error)
-        return _failed(InternalError("The request reached its worker in pieces.", str(error)))
-
-
-def _headers(request: wire.Request, is_describe: bool) -> dict[str, object]:
-    """Return what `get_all_request_header` shows: each input's content type, then the HTTP headers."""
-    headers: dict[str, object] = {
-        item.name: {"content-type": _plain_type(item.content_type)} for item in request.inputs
-    }
-    headers |= {name: value for name, value in request.headers if name.lower() not in _WITHHELD_HEADERS}
-    if is_describe:
-        headers["describe"] = "True"
-    return headers
-
-
-def _plain_type(content_type: str) -> str:
-    return content_type.partition(";")[0].strip()
-
-
-def _batch_failure(output: object, rows: int) -> wire.Response | None:
-    """Return what every request of the batch is answered, if the handler raised or returned no such list."""
-    if isinstance(output, Exception):
-        return _raised(output)
-    if not isinstance(output, list):
-        details = f"the handler returned a {type(output).__name__}, not a list"
-        return _failed(PredictionFailed("Invalid model predict output", details))
-    if len(output) != rows:
-        details = f"the handler returned {len(output)} rows for a batch of {rows}"
-        return _failed(PredictionFailed("number of batch response mismatched", details))
-    return None
-
-
-def _raised(error: Exception) -> wire.Response:
-    if isinstance(error, PredictionException):
-        code = error.error_code if isinstance(error.error_code, int) else 500
-        # TorchServe keeps 413 for bodies above its limit.
-        return _failed(PredictionFailed(str(error.message)), status=507 if code == 413 else code)
-    if is_out_of_memory(error):
-        return _failed(OutOfResources("Out of resources", one_line(error)))
-    return _failed(PredictionFailed("Prediction failed", one_line(error)))
-
-
-def _failed(error: RelayError, status: int | None = None) -> wire.Response:
-    """Return an answer that is an error; `status` where it isn't the error's own."""
-    return wire.Response(
-        status or error.status, "", (), b"", error=(error.name, error.message, error.details)
-    )
-
-
-def _encode(value: object) -> bytes:
-    """Encode one row of the answer. Raises TypeError and its like for what has no encoding."""
-    if isinstance(value, bytes | bytearray):
-        return bytes(value)
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, torch.Tensor):
-        file = io.BytesIO()
-        torch.save(value, file)
-        return file.getvalue()
-    return json.dumps(value, indent=2).encode()
-
-
-def _response_fault(code: object, phrase: object, headers: dict[str, str]) -> str:
-    """Say what HTTP could not carry of what the handler set; empty if nothing."""
-    if not isinstance(code, int) or not isinstance(phrase, str):
-        return f"the status {code!r} {phrase!r} is not a number and a text"
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            return f"the response header {name!r} is a {type(value).__name__}, not text"
-        if not _HEADER_TEXT.fullmatch(name + value):
-            return f"the response header {name!r} has signs that HTTP can't carry"
-    if phrase and not _HEADER_TEXT.fullmatch(phrase):
-        return "the reason phrase has signs that HTTP can't carry"
-    return ""
+        return function(*arguments)
+    except Exception as error:  # boundary: a handler may raise anything, and its worker goes on
+        logger.warning("Invoking custom service failed.", exc_info=True)
+        return error

@@ -1,4 +1,4 @@
-"""One peer's side of the link to the broker, and the batches a worker holds: pure, no socket, no clock.
+"""One peer's side of the link to the broker, and the leases a worker holds: pure, no socket, no clock.
 
 A shell tells it what came (`heard`) and asks what is due (`due`); `now` is always given. Every message
 that came must be told before `due` is asked: a worker that was busy for a minute finds a minute's beats
@@ -8,7 +8,7 @@ waiting, and only afterwards may call the broker silent.
 import enum
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -113,47 +113,85 @@ class Session:
         self.state = State.GREETING
 
 
+class Job(NamedTuple):
+    """One job of a batch as it came; `sequence` is "" unless the model batches by sequence."""
+
+    meta: bytes
+    frames: Sequence[Payload] = ()
+    sequence: str = ""
+    starts_sequence: bool = False
+
+
 class Batch(msgspec.Struct, frozen=True):
-    """Jobs to run together, each with its frames."""
+    """Jobs that came together."""
 
     lease: int
     is_describe: bool
-    jobs: list[tuple[bytes, tuple[memoryview, ...]]]
+    jobs: list[Job]
 
 
 class Leases:
-    """The batches a worker holds: those to run, oldest first, and answers that could not be sent yet."""
+    """What a worker holds: batches to begin, oldest first, those begun, and what could not be sent yet."""
 
     def __init__(self) -> None:
         self._waiting: deque[Batch] = deque()
-        self._answers: deque[tuple[m.Completed, Sequence[Payload]]] = deque()
+        #: Leases begun and not answered -> the Streamed messages there were for each.
+        self._begun: dict[int, int] = {}
+        self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[Payload]]] = deque()
 
     @property
-    def is_idle(self) -> bool:
-        """Whether the worker holds no lease at all."""
-        return not self._waiting and not self._answers
+    def held(self) -> tuple[int, ...]:
+        """All leases whose answers have not been sent."""
+        answered = (message.lease for message, _ in self._outbox if isinstance(message, m.Completed))
+        return (*answered, *self._begun, *(batch.lease for batch in self._waiting))
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is a batch to begin."""
+        return bool(self._waiting)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a batch that was begun and is not answered."""
+        return bool(self._begun)
 
     def assigned(self, batch: Batch) -> None:
         """Take a batch."""
         self._waiting.append(batch)
 
     def next_batch(self) -> Batch | None:
-        """Hand out the oldest batch to run."""
-        return self._waiting.popleft() if self._waiting else None
+        """Hand out the oldest batch, which is begun by it."""
+        if not self._waiting:
+            return None
+        batch = self._waiting.popleft()
+        self._begun[batch.lease] = 0
+        return batch
 
-    def completed(self, answer: m.Completed, frames: Sequence[Payload]) -> None:
-        """Keep a batch's answer until it is sent."""
-        self._answers.append((answer, frames))
+    def streamed(self, lease: int, items: tuple[m.StreamedItem, ...], frames: Sequence[Payload]) -> None:
+        """Keep parts of answers until they are sent; of a lease that is not begun any more, nothing."""
+        number = self._begun.get(lease)
+        if number is not None:
+            self._begun[lease] = number + 1
+            self._outbox.append((m.Streamed(lease, items, number), frames))
 
-    def next_answer(self) -> tuple[m.Completed, Sequence[Payload]] | None:
-        """Show the oldest answer to send."""
-        return self._answers[0] if self._answers else None
+    def completed(
+        self, lease: int, handler_us: int, items: tuple[m.CompletedItem, ...], frames: Sequence[Payload]
+    ) -> None:
+        """Keep a batch's answer until it is sent; of one that is not begun any more, nothing."""
+        number = self._begun.pop(lease, None)
+        if number is not None:
+            self._outbox.append((m.Completed(lease, handler_us, items, number), frames))
 
-    def answer_sent(self) -> None:
-        """Drop the oldest answer."""
-        self._answers.popleft()
+    def first(self) -> tuple[m.Completed | m.Streamed, Sequence[Payload]] | None:
+        """Show the oldest message to send."""
+        return self._outbox[0] if self._outbox else None
+
+    def sent(self) -> None:
+        """Drop the oldest message."""
+        self._outbox.popleft()
 
     def forget(self) -> None:
         """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""
         self._waiting.clear()
-        self._answers.clear()
+        self._begun.clear()
+        self._outbox.clear()

@@ -23,7 +23,7 @@ from shared import messages as m
 from shared.settings import BrokerSettings, GatewaySettings
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
-from worker.session import Batch, Leases
+from worker.session import Batch, Job, Leases
 from worker.session import Session as PeerSession
 
 TICK_S = 0.05
@@ -428,7 +428,7 @@ class Worker:
             match session.heard(message, epoch, self._world.now):
                 case m.Assign() as assign:
                     parts = wire.split_frames([item.frames for item in assign.items], frames)
-                    jobs = [(item.meta, tuple(memoryview(frame) for frame in part))
+                    jobs = [Job(item.meta, tuple(memoryview(frame) for frame in part))
                             for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
                     self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
                 case m.Welcome(is_new=True):
@@ -443,8 +443,8 @@ class Worker:
                 hello = m.HelloWorker(m.PROTOCOL_VERSION, o.worker_id, self._node.name, o.model, o.version,
                                       o.archive, o.device, 1)  # fmt: skip
                 self._world.to_broker(self._peer, hello, 0)
-            case "beat" if self._leases.is_idle:
-                self._world.to_broker(self._peer, m.WorkerBeat(0), session.epoch)
+            case "beat":
+                self._world.to_broker(self._peer, m.WorkerBeat(0, self._leases.held), session.epoch)
         batch = self._leases.next_batch()
         if batch is None:
             self._world.after(TICK_S / 2, self._turn)
@@ -457,10 +457,12 @@ class Worker:
             return
         assert self._session is not None
         self._is_busy = False
-        items = tuple(m.CompletedItem(200, meta, len(part)) for meta, part in batch.jobs)
-        frames = [bytes(frame) for _, part in batch.jobs for frame in part]
-        done = m.Completed(batch.lease, 1, items)
-        self._world.to_broker(self._peer, done, self._session.epoch, frames)
+        items = tuple(m.CompletedItem(200, job.meta, len(job.frames)) for job in batch.jobs)
+        self._leases.completed(batch.lease, 1, items, [frame for job in batch.jobs for frame in job.frames])
+        while first := self._leases.first():
+            done, frames = first
+            self._world.to_broker(self._peer, done, self._session.epoch, [bytes(frame) for frame in frames])
+            self._leases.sent()
         if self._is_told_to_stop:
             self.die("told to stop")
         else:

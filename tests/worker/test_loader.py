@@ -185,12 +185,14 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     from shared import messages as m, wire
     from worker import loader
     from worker.runner import Runner
+    from worker.session import Batch, Job
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
     ours = loader.make_room(model_dir)
     runner = Runner(loader.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
     meta, frames = wire.pack_request("r", [], [("body", "text/plain", b"hi")])
-    [response], _ = runner.run([(meta, frames)], is_describe=False)
+    door = runner.new_door(runner.model.context, print)
+    [response], _ = runner.run(door, Batch(1, False, [Job(meta, frames)]))
     body = wire.unpack_response(*wire.pack_response(response))[1]
     for cls in wire.KINDS.values():
         try:  # each message's field types are looked up at its first use

@@ -11,7 +11,9 @@ from ts.utils.util import PredictionException
 
 from shared import wire
 from worker.loader import Model
-from worker.runner import Row, Runner
+from worker.rows import Row
+from worker.runner import Runner
+from worker.session import Batch, Job
 
 Handler = Callable[[list[Row], Context], object]
 Input = tuple[str, str, bytes]
@@ -29,8 +31,11 @@ def run(
     context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
     model = Model(lambda data, context: handler(data or [], context), context)
     runner = Runner(model, decode_input=decode_input, response_limit_bytes=response_limit_bytes)
-    jobs = [wire.pack_request(f"id-{idx}", headers, inputs) for idx, inputs in enumerate(requests or [[]])]
-    responses, handler_us = runner.run(jobs, is_describe=is_describe)
+    jobs = [
+        Job(*wire.pack_request(f"id-{idx}", headers, inputs)) for idx, inputs in enumerate(requests or [[]])
+    ]
+    door = runner.new_door(context, lambda parts: None)
+    responses, handler_us = runner.run(door, Batch(1, is_describe, jobs))
     assert handler_us >= 0
     return responses
 
@@ -275,9 +280,10 @@ def test_a_job_that_cannot_be_read_fails_alone() -> None:
     context = Context("m", "/", {}, 1, None, "0")
     model = Model(lambda data, context: ["ok"] * len(data or ()), context)
     runner = Runner(model, decode_input=True, response_limit_bytes=100)
-    good = wire.pack_request("r", [], body())
+    good = Job(*wire.pack_request("r", [], body()))
     without_frame, _ = wire.pack_request("r", [], body(b"x" * 10_000))
-    responses, _ = runner.run([(without_frame, []), good, (b"\xc1", [])], is_describe=False)
+    door = runner.new_door(context, lambda parts: None)
+    responses, _ = runner.run(door, Batch(1, False, [Job(without_frame), good, Job(b"\xc1")]))
     assert [item.error and item.error[0] for item in responses] == ["InternalError", None, "InternalError"]
     assert responses[1].body == b"ok"
 

@@ -45,9 +45,21 @@ def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Contex
 
 
 def wrap(entry_point: EntryPoint, envelope: str) -> EntryPoint:
-    """Put a request envelope around an entry point. Raises ModuleNotFoundError for one that there isn't."""
-    module = importlib.import_module(f"ts.torch_handler.request_envelope.{envelope}")
-    wrapped: EntryPoint = list_classes_from_module(module)[0](entry_point).handle
+    """Put a request envelope around an entry point: one that comes with the server, or a module's first class.
+
+    Raises ModuleNotFoundError for one that there isn't.
+    """
+    ours = f"ts.torch_handler.request_envelope.{envelope}"
+    try:
+        module = importlib.import_module(ours)
+    except ModuleNotFoundError as error:
+        if not _is_about(error, ours):
+            raise
+        module = importlib.import_module(envelope)
+    classes = list_classes_from_module(module)
+    if not classes:
+        raise ValueError(f"the envelope {envelope} has no class")
+    wrapped: EntryPoint = classes[0](entry_point).handle
     return wrapped
 
 

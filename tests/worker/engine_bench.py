@@ -1,0 +1,81 @@
+"""An engine under test: a handler, leases, and an outlet that remembers what it was told."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ts.context import Context
+from ts.metrics.metrics_cache import MetricsCache
+
+from shared import wire
+from worker.engines import Engine
+from worker.loader import Model
+from worker.parts import Part
+from worker.rows import Row
+from worker.runner import Runner
+from worker.session import Batch, Job, Leases
+
+Handler = Callable[[list[Row], Context], object]
+
+
+class Done(NamedTuple):
+    """The answer to a lease."""
+
+    lease: int
+    replies: list[wire.Response]
+    ends: tuple[str, ...]
+
+
+class Bench:
+    """Plays the worker's shell."""
+
+    def __init__(self, handler: Handler, limit_bytes: int = 1_000_000) -> None:
+        self.context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
+        model = Model(lambda data, context: handler(data or [], context), self.context)
+        self.runner = Runner(model, decode_input=True, response_limit_bytes=limit_bytes)
+        self.leases = Leases()
+        self.told: list[Part | Done] = []
+        #: Leases whose clients are found to have gone while a handler runs.
+        self.gone: list[int] = []
+        self.engine: Engine | None = None
+
+    def listen(self) -> None:
+        assert self.engine is not None
+        for lease in self.gone:
+            self.engine.cancelled(lease, (0,))
+
+    def parts(self, parts: list[Part]) -> None:
+        self.told += parts
+
+    def done(self, lease: int, handler_us: int, replies: list[wire.Response], *ends: str) -> None:
+        assert handler_us >= 0
+        self.leases.completed(lease, handler_us, (), ())
+        self.told.append(Done(lease, replies, ends))
+
+    def assign(self, lease: int, *bodies: bytes, is_describe: bool = False, sequence: str = "") -> None:
+        jobs = [
+            Job(*wire.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence))
+            for idx, body in enumerate(bodies)
+        ]
+        self.leases.assigned(Batch(lease, is_describe, jobs))
+
+    def said(self) -> list[tuple[int, int, object] | tuple[int, list[object]]]:
+        """Return what was told, and forget it: (lease, index, body) of parts, (lease, bodies) of answers.
+
+        An error stands as its message.
+        """
+        told, self.told = self.told, []
+        return [
+            (item.lease, [content(reply) for reply in item.replies])
+            if isinstance(item, Done)
+            else (*item[0], content(item[1]))
+            for item in told
+        ]
+
+
+def content(reply: wire.Response) -> object:
+    return reply.error[1] if reply.error else reply.body
+
+
+def bodies(rows: Sequence[Row]) -> list[str]:
+    """Return each row's body as text; of an empty row nothing."""
+    return [bytes(row["body"]).decode() if "body" in row else "" for row in rows]  # type: ignore[call-overload]  # rows hold anything

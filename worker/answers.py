@@ -1,0 +1,92 @@
+"""What callers get: a row of a handler's output, or what it raised, becomes a response; no I/O."""
+
+import io
+import json
+import re
+
+import torch
+from ts.context import Context
+from ts.utils.util import PredictionException
+
+from shared import wire
+from shared.errors import OutOfResources, PredictionFailed, RelayError
+from worker.faults import is_out_of_memory, one_line
+
+#: What a header line can carry; a line break in it would begin a header, or a response, of its own.
+_HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+def answer(context: Context, idx: int, value: object, limit_bytes: int) -> wire.Response:
+    """Return the response of one row, with the status and headers that the handler has set for it."""
+    try:
+        body = _encoded(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return failed(PredictionFailed("Unsupported model output data type.", one_line(error)))
+    if len(body) > limit_bytes:
+        fault = f"The response has {len(body)} bytes, max_response_size is {limit_bytes}."
+        # TorchServe's worker dies of it, with a 500; this row alone gets that status.
+        return failed(PredictionFailed(fault), status=500)
+    code, phrase = context.get_response_status(idx)
+    headers = context.get_response_headers(idx)
+    fault = _unsendable(code, phrase, headers)
+    if fault:
+        return failed(PredictionFailed("Prediction failed", fault))
+    return wire.Response(code, phrase, tuple(headers.items()), body)
+
+
+def batch_failure(output: object, rows: int) -> wire.Response | None:
+    """Return what every request of a call is answered, if the handler raised or returned no such list."""
+    if isinstance(output, BaseException):
+        return raised(output)
+    if not isinstance(output, list):
+        details = f"the handler returned a {type(output).__name__}, not a list"
+        return failed(PredictionFailed("Invalid model predict output", details))
+    if len(output) != rows:
+        details = f"the handler returned {len(output)} rows for a batch of {rows}"
+        return failed(PredictionFailed("number of batch response mismatched", details))
+    return None
+
+
+def raised(error: BaseException) -> wire.Response:
+    """Return the answer for what a handler raised."""
+    if isinstance(error, PredictionException):
+        code = error.error_code if isinstance(error.error_code, int) else 500
+        # TorchServe keeps 413 for bodies above its limit.
+        return failed(PredictionFailed(str(error.message)), status=507 if code == 413 else code)
+    if is_out_of_memory(error):
+        return failed(OutOfResources("Out of resources", one_line(error)))
+    return failed(PredictionFailed("Prediction failed", one_line(error)))
+
+
+def failed(error: RelayError, status: int | None = None) -> wire.Response:
+    """Return an answer that is an error; `status` where it isn't the error's own."""
+    return wire.Response(
+        status or error.status, "", (), b"", error=(error.name, error.message, error.details)
+    )
+
+
+def _encoded(value: object) -> bytes:
+    """Encode one row of the answer. Raises TypeError and its like for what has no encoding."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, torch.Tensor):
+        file = io.BytesIO()
+        torch.save(value, file)
+        return file.getvalue()
+    return json.dumps(value, indent=2).encode()
+
+
+def _unsendable(code: object, phrase: object, headers: dict[str, str]) -> str:
+    """Say what HTTP could not carry of what the handler set; empty if nothing."""
+    if not isinstance(code, int) or not isinstance(phrase, str):
+        return f"the status {code!r} {phrase!r} is not a number and a text"
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            return f"the response header {name!r} is a {type(value).__name__}, not text"
+        if not _HEADER_TEXT.fullmatch(name + value):
+            return f"the response header {name!r} has signs that HTTP can't carry"
+    if phrase and not _HEADER_TEXT.fullmatch(phrase):
+        return "the reason phrase has signs that HTTP can't carry"
+    return ""

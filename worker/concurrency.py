@@ -1,0 +1,126 @@
+"""Async handlers: every request is a call of its own, and as many run as were assigned; no I/O.
+
+Source: TorchServe's `asyncCommunication`. Each call has its own copy of the context.
+"""
+
+import asyncio
+import copy
+import functools
+import inspect
+
+import msgspec
+
+from shared import clock, wire
+from worker import answers
+from worker.engines import Outlet, client_gone
+from worker.parts import Part, SendParts
+from worker.runner import Runner, guarded
+from worker.session import Batch, Job, Leases
+
+
+class _Call(msgspec.Struct, eq=False):
+    """A lease whose requests run, each in a task."""
+
+    batch: Batch
+    task: asyncio.Task[None] | None = None
+    #: What the handler returned to be awaited, by index of its request.
+    awaited: dict[int, asyncio.Future[object]] = {}
+    cancelled: set[int] = set()
+
+
+class AsyncEngine:
+    """Runs requests side by side on the event loop of the worker's one thread."""
+
+    def __init__(
+        self, runner: Runner, leases: Leases, outlet: Outlet, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._loop = loop
+        self._calls: dict[int, _Call] = {}
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Cancel what the handler awaits; it is the handler's to see to it."""
+        call = self._calls.get(lease)
+        if call is not None:
+            call.cancelled.update(indexes)
+            for index in indexes:
+                if index in call.awaited:
+                    call.awaited[index].cancel()
+
+    def forget(self) -> None:
+        """Drop everything."""
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.cancelled.update(range(len(call.batch.jobs)))
+            for awaited in call.awaited.values():
+                awaited.cancel()
+
+    def work(self) -> bool:
+        """Start what has come; the event loop does the rest."""
+        while batch := self._leases.next_batch():
+            call = _Call(batch, awaited={}, cancelled=set())
+            self._calls[batch.lease] = call
+            call.task = self._loop.create_task(self._run(call))
+        return False
+
+    async def _run(self, call: _Call) -> None:
+        started = clock.monotonic()
+        replies = await asyncio.gather(
+            *(self._answer(call, idx, job) for idx, job in enumerate(call.batch.jobs))
+        )
+        if self._calls.get(call.batch.lease) is call:
+            del self._calls[call.batch.lease]
+            handler_us = round((clock.monotonic() - started) * 1_000_000)
+            self._outlet.done(call.batch.lease, handler_us, replies)
+
+    async def _answer(self, call: _Call, idx: int, job: Job) -> wire.Response:
+        opened = self._runner.open(job)
+        if isinstance(opened, wire.Response):
+            return opened
+        if idx in call.cancelled:
+            return client_gone()
+        context = guarded(copy.deepcopy, self._runner.model.context)
+        if isinstance(context, Exception):
+            return answers.raised(context)
+        assert isinstance(context, type(self._runner.model.context))
+        door = self._runner.new_door(context, self._sender(call))
+        data = self._runner.begin(context, [opened], is_describe=call.batch.is_describe)
+        door.open([(call.batch.lease, idx)])
+        started = clock.monotonic()
+        output = guarded(self._runner.model.entry_point, data, context)
+        if inspect.isawaitable(output):
+            call.awaited[idx] = asyncio.ensure_future(output)
+            [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
+        door.close()
+        self._runner.ended(context, output, 1, round((clock.monotonic() - started) * 1_000_000))
+        failure = answers.batch_failure(output, 1)
+        if failure is not None:
+            return failure
+        assert isinstance(output, list)
+        return door.last(0, output[0])
+
+    def _sender(self, call: _Call) -> SendParts:
+        """Return what sends parts from whatever thread: the link belongs to the loop's."""
+
+        def send(parts: list[Part]) -> None:
+            wanted = [part for part in parts if part[0][1] not in call.cancelled]
+            if wanted and self._calls.get(call.batch.lease) is call:
+                self._outlet.parts(wanted)
+
+        def from_any_thread(parts: list[Part]) -> None:
+            if _is_running(self._loop):
+                send(parts)
+            else:
+                self._loop.call_soon_threadsafe(functools.partial(send, parts))
+
+        return from_any_thread
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this thread is the loop's."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

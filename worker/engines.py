@@ -1,0 +1,223 @@
+"""How a worker goes through what it is assigned: batch by batch, or merging requests call by call; no I/O.
+
+Its shell (`worker.process`) fills the leases, calls `work` when there is time, and carries answers out.
+Async handlers have an engine of their own in `worker.concurrency`.
+"""
+
+import logging
+from typing import Protocol
+
+import msgspec
+
+from shared import wire
+from shared.errors import PredictionFailed
+from worker import answers
+from worker.parts import STREAM_HEADER, Part, Place
+from worker.rows import Opened
+from worker.runner import Runner, guarded
+from worker.session import Batch, Leases
+
+logger = logging.getLogger(__name__)
+
+
+class Outlet(Protocol):
+    """The way to the broker, and from it."""
+
+    def listen(self) -> None:
+        """Take in what came while a handler runs."""
+
+    def parts(self, parts: list[Part]) -> None:
+        """Send parts of answers at once."""
+
+    def done(self, lease: int, handler_us: int, replies: list[wire.Response], *ends: str) -> None:
+        """Answer a lease; `ends` are sequences that parts of it have closed."""
+
+
+class Engine(Protocol):
+    """Takes batches from the worker's leases and has each answered."""
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Take note that the clients of these jobs have gone."""
+
+    def forget(self) -> None:
+        """Drop what has begun: the broker has given it to others."""
+
+    def work(self) -> bool:
+        """Call the handler once; return False if there is nothing to do."""
+
+
+class BatchEngine:
+    """Runs batches one after another."""
+
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._door = runner.new_door(runner.model.context, self._send)
+        #: Jobs whose clients have gone, of batches that are held.
+        self._cancelled: set[Place] = set()
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Drop the parts that are still to come; a handler that runs is left alone."""
+        self._cancelled.update((lease, index) for index in indexes)
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._cancelled.clear()
+
+    def work(self) -> bool:
+        """Run the oldest batch."""
+        batch = self._leases.next_batch()
+        if batch is None:
+            return False
+        if self._cancelled and self._is_cancelled(batch):
+            replies, handler_us = [client_gone()] * len(batch.jobs), 0
+        else:
+            replies, handler_us = self._runner.run(self._door, batch)
+        if self._cancelled:
+            self._cancelled = {place for place in self._cancelled if place[0] != batch.lease}
+        self._outlet.done(batch.lease, handler_us, replies)
+        return True
+
+    def _is_cancelled(self, batch: Batch) -> bool:
+        return all((batch.lease, idx) in self._cancelled for idx in range(len(batch.jobs)))
+
+    def _send(self, parts: list[Part]) -> None:
+        self._outlet.listen()
+        wanted = [part for part in parts if part[0] not in self._cancelled] if self._cancelled else parts
+        if wanted:
+            self._outlet.parts(wanted)
+
+
+class _Running(msgspec.Struct, eq=False):
+    """A request that takes part in one call after another."""
+
+    lease: int
+    job: Opened
+    #: Whether the handler has seen it.
+    is_known: bool = False
+    is_cancelled: bool = False
+    handler_us: int = 0
+    #: Sequences that its parts have closed.
+    ends: tuple[str, ...] = ()
+
+
+class GenerationEngine:
+    """Continuous batching: each call has all requests of the moment; those that are done leave.
+
+    Source: TorchServe's `continuousBatching`. A request that goes on comes with empty inputs, and
+    `context.stopping_criteria[index](result)` tells whether it ends: True for the last part of a stream,
+    None for an answer that is none, False for a part.
+    """
+
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._context = runner.model.context
+        self._door = runner.new_door(self._context, self._send)
+        #: By lease; those that the handler knows come first, since a request joins at the end.
+        self._running: dict[int, _Running] = {}
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Leave a request out of the next call."""
+        if lease in self._running:
+            self._running[lease].is_cancelled = True
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._running.clear()
+
+    def work(self) -> bool:
+        """Call the handler with every request that is here, and part with those that are done."""
+        has_run = self._let_join()
+        self._part_with_cancelled()
+        requests = list(self._running.values())
+        if not requests:
+            return has_run
+        output, handler_us = self._runner.call(
+            self._door,
+            [request.job for request in requests],
+            [(request.lease, 0) for request in requests],
+            known=sum(request.is_known for request in requests),
+        )
+        failure = answers.batch_failure(output, len(requests))
+        for idx, request in enumerate(requests):
+            request.handler_us += handler_us
+            if failure is not None:
+                self._end(request, failure)
+            else:
+                assert isinstance(output, list)
+                self._settle(request, idx, output[idx])
+        return True
+
+    def _let_join(self) -> bool:
+        """Take in every request that waits; return whether there was one that is answered by it."""
+        has_run = False
+        while batch := self._leases.next_batch():
+            job = self._runner.open(batch.jobs[0]) if len(batch.jobs) == 1 else None
+            if batch.is_describe or not isinstance(job, Opened):
+                replies, handler_us = self._runner.run(self._door, batch)
+                self._outlet.done(batch.lease, handler_us, replies)
+                has_run = True
+            else:
+                self._running[batch.lease] = _Running(batch.lease, job)
+        return has_run
+
+    def _send(self, parts: list[Part]) -> None:
+        self._outlet.listen()
+        wanted = [part for part in parts if not self._is_cancelled(part[0][0])]
+        if wanted:
+            self._outlet.parts(wanted)
+
+    def _is_cancelled(self, lease: int) -> bool:
+        request = self._running.get(lease)
+        return request is None or request.is_cancelled
+
+    def _part_with_cancelled(self) -> None:
+        for request in [request for request in self._running.values() if request.is_cancelled]:
+            # TorchServe's words, which its tests look for.
+            request_id = request.job.request.request_id
+            logger.info("Connection to client got closed; Removing job: %s", request_id)
+            self._end(request, client_gone())
+
+    def _settle(self, request: _Running, idx: int, value: object) -> None:
+        """End a request or let it go on, as its stopping criterion says of the value."""
+        request.is_known = True
+        verdict = self._verdict(idx, value)
+        if isinstance(verdict, Exception):
+            self._end(request, answers.raised(verdict))
+            return
+        is_part = verdict is not None and not verdict
+        if is_part:
+            self._context.set_response_header(idx, STREAM_HEADER, "true")
+            part = answers.answer(self._context, idx, value, self._runner.response_limit_bytes)
+            if part.error is None:
+                request.ends += ended_sequences(part, self._runner.sequence_headers.end)
+                self._outlet.parts([((request.lease, 0), part)])
+                return
+            self._end(request, part)
+        else:
+            self._end(request, self._door.last(idx, value))
+
+    def _verdict(self, idx: int, value: object) -> object:
+        criteria = self._context.stopping_criteria
+        return guarded(lambda: criteria[idx](value)) if criteria else None
+
+    def _end(self, request: _Running, reply: wire.Response) -> None:
+        # Forgotten meanwhile, if the broker took its leases back while the handler ran.
+        self._running.pop(request.lease, None)
+        self._outlet.done(request.lease, request.handler_us, [reply], *request.ends)
+
+
+def client_gone() -> wire.Response:
+    """Return the answer for a client that doesn't wait for one."""
+    return answers.failed(PredictionFailed("Prediction failed", "the client has gone"))
+
+
+def ended_sequences(reply: wire.Response, header: str) -> tuple[str, ...]:
+    """Return the sequences that a handler closes with an answer."""
+    if not reply.headers:
+        return ()
+    value = dict(reply.headers).get(header, "")
+    return tuple(name for name in (part.strip() for part in value.split(";")) if name)
