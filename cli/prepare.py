@@ -1,15 +1,12 @@
-"""What happens before a process starts: folders, config.properties, ports that may be taken."""
+"""What happens before a process starts: config.properties, files that must be there, ports to be free."""
 
 import os
 import socket
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
 import typer
 
 from cli import compose, machine
@@ -23,13 +20,6 @@ DEFAULT_PORTS = {"inference": (80, 443), "management": (8081, 8444), "metrics": 
 
 
 MetricsMode = Literal["prometheus", "log", "legacy"]
-
-
-class Folders(msgspec.Struct, frozen=True):
-    """Where a run keeps what it has: its socket in one of mode 0700, the rest in its state."""
-
-    sockets: str
-    state: Path
 
 
 def require_broker_addresses(*addresses: str) -> None:
@@ -135,26 +125,6 @@ def plan(command_line: Said, config: TsConfig, options: compose.Options) -> comp
     for address in made.broker.addresses:
         require_free(address, "--broker")
     return made
-
-
-@contextmanager
-def folders(state_dir: str, *, is_temporary: bool) -> Iterator[Folders]:
-    """Make the folders of a run; what is temporary goes at the end."""
-    # $TMPDIR may be too long a path for a socket; /tmp is not.
-    parent = (
-        tempfile.gettempdir()
-        if compose.fits_socket(f"{tempfile.gettempdir()}/torchrelay-12345678")
-        else "/tmp"
-    )
-    with tempfile.TemporaryDirectory(prefix="torchrelay-", dir=parent, ignore_cleanup_errors=True) as private:
-        state = Path(private) / "state" if is_temporary else Path(state_dir).absolute()
-        try:
-            (state / "logs").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Fault(
-                f"{state} can't be used: {error.strerror}; choose another with --state-dir"
-            ) from error
-        yield Folders(private, state)
 
 
 def require_store(folder: str | None) -> None:

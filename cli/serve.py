@@ -48,6 +48,7 @@ def serve(
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from cli import compose, foreground, prepare, secrets_file
     from cli.child import LogTarget
+    from cli.folders import folders
     from shared.settings import environment
 
     environ = environment()
@@ -66,11 +67,11 @@ def serve(
     if broker:
         prepare.require_broker_addresses(broker)
     config = prepare.config(ts_config, environ)
-    with prepare.folders(state_dir, is_temporary=ncs) as folders:
+    with folders(None if ncs else state_dir) as made:
         own = compose.Options(
-            state_dir=str(folders.state),
+            state_dir=str(made.state),
             cache_dir=prepare.cache_dir(cache_dir, environ),
-            socket_dir=folders.sockets,
+            socket_dir=made.sockets,
             broker_address=broker,
             gateway_processes=gateway_processes,
             slots=slots,
@@ -79,12 +80,12 @@ def serve(
             allow_private_urls=allow_private_urls,
             key_file=None if static_keys else str(Path("key_file.json").absolute()),
             static_keys=static_keys,
-            metrics_log_dir=str(folders.state / "logs"),
+            metrics_log_dir=str(made.state / "logs"),
         )
         plan = prepare.plan(command_line, config, own)
         for line in prepare.unheeded(config):
             typer.echo(line, err=True)
-        log_dir = folders.state / "logs"
+        log_dir = made.state / "logs"
 
         def log(role: "Role") -> "LogTarget":
             # What becomes of models is told by the onlooker, in a line each; the terminal is no log.

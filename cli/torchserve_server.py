@@ -15,7 +15,7 @@ from cli.child import LogTarget, Role
 from cli.compose import Plan
 from cli.faults import Fault
 from cli.fleet import Fleet, Version
-from cli.prepare import Folders
+from cli.folders import Folders, folders
 from shared import clock
 from shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from shared.ts_config import TsConfig
@@ -36,23 +36,23 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     given = torchserve.parser().parse_args()
     try:
-        with prepare.folders("", is_temporary=True) as folders:
-            _serve(given, folders)
+        with folders(None) as made:
+            _serve(given, made)
     except Fault as fault:
         typer.echo(str(fault))
         sys.exit(1)
 
 
-def _serve(given: argparse.Namespace, folders: Folders) -> None:
+def _serve(given: argparse.Namespace, made: Folders) -> None:
     environ = environment()
     config = torchserve.read_config(given, environ)
     log_dir, metrics_dir = (_usable(folder) for folder in torchserve.log_folders(environ))
     _touch(log_dir, LOG_FILES)
     _touch(metrics_dir, METRICS_FILES)
     options = compose.Options(
-        state_dir=str(folders.state),
+        state_dir=str(made.state),
         cache_dir=prepare.cache_dir(None, environ),
-        socket_dir=folders.sockets,
+        socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
         insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
         key_file=str(Path("key_file.json").absolute()),

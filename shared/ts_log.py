@@ -98,9 +98,12 @@ def _stuck(facts: Facts) -> list[Line]:
 
 
 def _failed(facts: Facts) -> list[Line]:
-    thread = _thread(facts)
-    reason = f"Backend worker process died: {facts.get('reason')}"
-    return [("ERROR", thread, WORKER_THREAD, reason), *_recovery(facts)]
+    text, reason = "Backend worker process died.", str(facts.get("reason"))
+    # An exception's last line is on the console with the rest of its traceback; who counts tracebacks by
+    # that line must not find it twice.
+    if reason not in str(facts.get("output")):
+        text = f"{text} Reason: {reason}"
+    return [("ERROR", _thread(facts), WORKER_THREAD, text), *_recovery(facts)]
 
 
 def _recovery(facts: Facts) -> list[Line]:

@@ -1,7 +1,6 @@
 """What is checked before anything starts: each fault is one line that says what to do."""
 
 import socket
-import stat
 from pathlib import Path
 
 import pytest
@@ -66,18 +65,6 @@ def test_models_may_follow_one_option_or_several() -> None:
 def test_an_address_without_scheme_is_a_fault() -> None:
     with pytest.raises(Fault, match="Invalid binding address"):
         prepare.said(inference_address="127.0.0.1:8080")
-
-
-def test_folders_of_a_run_are_private_and_temporary_ones_go(tmp_path: Path) -> None:
-    with prepare.folders(str(tmp_path / "state"), is_temporary=False) as kept:
-        assert stat.S_IMODE(Path(kept.sockets).stat().st_mode) == 0o700
-        assert (tmp_path / "state" / "logs").is_dir()
-    assert not Path(kept.sockets).exists()
-    assert (tmp_path / "state").is_dir()
-    with prepare.folders(str(tmp_path / "other"), is_temporary=True) as gone:
-        assert gone.state.is_dir()
-    assert not gone.state.exists()
-    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The pid file: who holds it, what a dead server leaves behind, and what is not ours to touch."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli import pid_file
+from tests.support import eventually
+
+#: Inherits the lock and holds it until it is told to stop.
+HOLDER = "import signal; signal.sigwait({signal.SIGTERM})"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / pid_file.NAME
+
+
+def hold(path: Path) -> "subprocess.Popen[bytes]":
+    lock = pid_file.take(path)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], pass_fds=(lock,))
+    pid_file.write(lock, holder.pid)
+    os.close(lock)
+    return holder
+
+
+def test_nobody_runs_where_there_is_no_file(path: Path) -> None:
+    assert pid_file.running_pid(path) is None
+    assert not pid_file.remove(path)
+
+
+def test_the_process_that_inherited_the_lock_is_found_by_its_pid(path: Path) -> None:
+    with hold(path) as holder:
+        assert pid_file.running_pid(path) == holder.pid
+        assert path.read_text() == str(holder.pid)
+        with pytest.raises(pid_file.AlreadyRunning):
+            pid_file.take(path)
+        assert not pid_file.remove(path)
+        assert not pid_file.wait_until_free(path, within_s=0.1)
+        holder.terminate()
+    assert pid_file.wait_until_free(path, within_s=5)
+
+
+def test_a_killed_server_leaves_a_file_that_counts_for_nothing(path: Path) -> None:
+    with hold(path) as holder:
+        holder.send_signal(signal.SIGKILL)
+    eventually(lambda: pid_file.running_pid(path) is None)
+    assert pid_file.remove(path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [str(os.getpid()), "1", "", "junk", "-1"])
+def test_a_pid_without_a_lock_is_never_taken_for_a_servers(path: Path, content: str) -> None:
+    path.write_text(content)
+    assert pid_file.running_pid(path) is None
+    os.close(pid_file.take(path))
+
+
+def test_a_link_that_somebody_laid_there_is_not_followed(path: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic"):
+        pid_file.take(path)
+    assert victim.read_text() == "precious"
+
+
+def test_a_file_that_was_removed_in_between_is_made_anew(path: Path) -> None:
+    first = pid_file.take(path)
+    path.unlink()
+    second = pid_file.take(path)
+    try:
+        assert path.exists()
+        assert not os.path.samestat(os.fstat(first), os.fstat(second))
+    finally:
+        os.close(first)
+        os.close(second)

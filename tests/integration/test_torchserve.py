@@ -1,0 +1,279 @@
+"""The `torchserve` command as scripts use it: real processes, TorchServe's messages, nothing left behind."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from cli import pid_file
+from shared.settings import environment
+from tests.integration.archives import make_store
+from tests.integration.fleet import own_address
+from tests.support import eventually
+
+pytestmark = pytest.mark.integration
+
+
+class TorchServe:
+    """The command in a folder of its own, with a temporary folder and addresses that nobody else has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self.pid_path = self.temporary / pid_file.NAME
+        host = own_address()
+        self.urls = {
+            api: f"http://{host}:{port}"
+            for api, port in {"inference": 8080, "management": 8081, "metrics": 8082}.items()
+        }
+        self.config = folder / "own.properties"
+        self.configure()
+        self.output = folder / "output"
+        self._started: list[psutil.Process] = []
+
+    def configure(self, *lines: str) -> None:
+        addresses = [f"{api}_address={url}" for api, url in self.urls.items()]
+        self.config.write_text("\n".join([*addresses, "default_workers_per_model=1", *lines]))
+
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command to its end; a server that it starts writes to `output`."""
+        own = {"TMPDIR": str(self.temporary), "XDG_CACHE_HOME": str(self.folder / "cache")}
+        # stdout is a file: a pipe would stay open for as long as the server in the background lives.
+        with self.output.open("a+b") as output:
+            start = output.tell()
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "cli.torchserve", *arguments],
+                cwd=self.folder,
+                env={**environment(), **own, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=60,
+                check=False,
+            )
+            output.seek(start)
+            said = output.read().decode()
+        return subprocess.CompletedProcess(done.args, done.returncode, said)
+
+    def start(self, *arguments: str, **variables: str) -> int:
+        """Start a server in the background, wait until it says that it is there, and return its pid."""
+        before = self.said().count("Model server started.")
+        store = ("--model-store", "models", "--ts-config", str(self.config))
+        done = self.run("--start", *store, *arguments, **variables)
+        assert done.returncode == 0, done.stdout
+        pid = int(self.pid_path.read_text())
+        self._started.append(psutil.Process(pid))
+        eventually(lambda: self.said().count("Model server started.") > before, within_s=60)
+        return pid
+
+    def said(self) -> str:
+        return self.output.read_text() if self.output.exists() else ""
+
+    def family(self) -> list[psutil.Process]:
+        """Every process of every server that was started, as far as it lives."""
+        for process in list(self._started):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._started += [c for c in process.children(recursive=True) if c not in self._started]
+        return [process for process in self._started if _lives(process)]
+
+    def key(self, api: str) -> str:
+        keys = json.loads((self.folder / "key_file.json").read_text())
+        return f"Bearer {keys[api]['key']}"
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.fixture
+def torchserve(tmp_path: Path) -> Iterator[TorchServe]:
+    make_store(tmp_path / "models", "echo")
+    made = TorchServe(tmp_path)
+    try:
+        yield made
+    finally:
+        left = made.family()
+        made.run("--stop", "--foreground")
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill() if _lives(process) else None
+
+
+def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) -> None:
+    pid = torchserve.start("--models", "all")
+    for api, url in torchserve.urls.items():
+        assert f"{api.capitalize()} API bind to: {url}\n" in torchserve.said()
+    assert psutil.Process(pid).ppid() != os.getpid()
+    again = torchserve.run("--start", "--model-store", "models")
+    text = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
+    assert again.returncode == 1
+    assert again.stdout.endswith(text)
+    with httpx.Client(headers={"authorization": torchserve.key("inference")}, timeout=60) as http:
+        eventually(
+            lambda: http.post(f"{torchserve.urls['inference']}/predictions/echo", content=b"hi").text == "hi",
+            within_s=60,
+        )
+    family = torchserve.family()
+    assert len(family) >= 5
+    stopped = torchserve.run("--stop")
+    assert stopped.returncode == 0
+    assert stopped.stdout.endswith("TorchServe has stopped.\n")
+    eventually(lambda: not torchserve.family(), within_s=10)
+    assert not (torchserve.folder / "key_file.json").exists()
+    assert not torchserve.pid_path.exists()
+    assert list(torchserve.temporary.iterdir()) == []
+    assert torchserve.run("--stop").stdout == "TorchServe is not currently running.\n"
+
+
+def test_its_defaults_are_torchserves(torchserve: TorchServe) -> None:
+    torchserve.start("--ncs")
+    management = torchserve.urls["management"]
+    refused = httpx.get(f"{management}/models")
+    assert (refused.status_code, refused.json()["type"]) == (400, "InvalidKeyException")
+    headers = {"authorization": torchserve.key("management")}
+    assert httpx.get(f"{management}/models", headers=headers).json() == {"models": []}
+    locked = httpx.post(f"{management}/models", params={"url": "echo.mar"}, headers=headers)
+    assert (locked.status_code, locked.json()["type"]) == (405, "MethodNotAllowedException")
+    logs = {path.name for path in (torchserve.folder / "logs").iterdir()}
+    assert logs >= {"access_log.log", "model_log.log", "ts_log.log", "ts_metrics.log", "model_metrics.log"}
+    assert (torchserve.folder / "key_file.json").stat().st_mode & 0o077 == 0
+
+
+def test_its_switches_switch_on(torchserve: TorchServe) -> None:
+    torchserve.start("--ncs", "--disable-token-auth", "--enable-model-api")
+    management = torchserve.urls["management"]
+    assert httpx.post(f"{management}/models", params={"url": "echo.mar"}, timeout=60).status_code == 200
+    assert not (torchserve.folder / "key_file.json").exists()
+
+
+def test_logs_lie_where_the_environment_says(torchserve: TorchServe) -> None:
+    torchserve.start(LOG_LOCATION="elsewhere", METRICS_LOCATION=str(torchserve.folder / "figures"))
+    assert "Model server started" not in (torchserve.folder / "elsewhere" / "ts_log.log").read_text()
+    assert "broker.started" in (torchserve.folder / "elsewhere" / "ts_log.log").read_text()
+    assert {path.name for path in (torchserve.folder / "figures").iterdir()} >= {"ts_metrics.log"}
+    assert not (torchserve.folder / "logs").exists()
+
+
+def test_logs_that_can_not_be_written_stop_nobody(torchserve: TorchServe) -> None:
+    (torchserve.folder / "file").touch()
+    torchserve.start(LOG_LOCATION="file")
+    assert "No log is written to file" in torchserve.said()
+
+
+def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: TorchServe) -> None:
+    pid = torchserve.start("--models", "all")
+    assert len(torchserve.family()) >= 4
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not torchserve.family(), within_s=20)
+    torchserve.start()
+    assert "Removing orphan pid file.\n" in torchserve.said()
+    # What the killed one kept in the temporary folder went with the next start.
+    kept = [path.name for path in torchserve.temporary.iterdir() if path.name.startswith("torchrelay-")]
+    assert len(kept) == 1
+
+
+def test_in_the_foreground_it_runs_until_it_is_told_to_stop(torchserve: TorchServe) -> None:
+    own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
+    command = ["--foreground", "--model-store", "models", "--ts-config", str(torchserve.config)]
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "cli.torchserve", *command],
+        cwd=torchserve.folder,
+        env={**environment(), **own},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        assert any("Model server started." in line for line in server.stdout)
+        assert torchserve.pid_path.read_text() == str(server.pid)
+        server.terminate()
+        assert server.wait(10) == 0
+
+
+def test_a_port_that_is_taken_ends_the_server_with_the_reason(torchserve: TorchServe) -> None:
+    port = int(torchserve.urls["management"].rpartition(":")[2])
+    host = torchserve.urls["management"].removeprefix("http://").rpartition(":")[0]
+    with socket.create_server((host, port)):
+        done = torchserve.run("--start", "--model-store", "models", "--ts-config", str(torchserve.config))
+        assert done.returncode == 0  # as TorchServe's command, which doesn't wait for its server
+        eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None, within_s=30)
+    assert f"can't listen on {torchserve.urls['management']}" in torchserve.said()
+    assert "Model server started" not in torchserve.said()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--start"], "Missing mandatory parameter --model-store"),
+        (["--model-store", "no"], "--model-store directory not found: no"),
+        (["--model-store", "models", "--ts-config", "no"], "--ts-config file not found: no"),
+        (["--model-store", "models", "--workflow-store", "no"], "--workflow-store directory not found: no"),
+        (["--model-store", "models", "--log-config", "no"], "--log-config file not found: {folder}/no"),
+        (["--model-store", "models", "--cpp-log-config", "x"], "--cpp-log-config file not found: {folder}/x"),
+        (["--model-store", "models", "--ts-config", "broken"], "Invalid configuration: broken:\nInvalid"
+                                                               " Environment Variable NOWHERE"),
+        (["--model-store", "models", "--ts-config", "snapshot.cfg"], None),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_is_told_in_torchserves_words(
+    torchserve: TorchServe, arguments: list[str], text: str | None
+) -> None:
+    (torchserve.folder / "broken").write_text("model_store=$$NOWHERE$$")
+    (torchserve.folder / "snapshot.cfg").write_text("model_snapshot=junk")
+    done = torchserve.run(*arguments)
+    assert done.returncode == 1
+    if text is not None:
+        assert done.stdout == text.format(folder=torchserve.folder.resolve()) + "\n"
+    assert not torchserve.pid_path.exists()
+
+
+def test_the_environments_file_wins_over_the_options(torchserve: TorchServe) -> None:
+    done = torchserve.run(
+        "--model-store", "models", "--ts-config", str(torchserve.config), TS_CONFIG_FILE="no"
+    )
+    assert done.stdout == "--ts-config file not found: no\n"
+
+
+def test_a_model_store_of_the_file_is_enough(torchserve: TorchServe) -> None:
+    torchserve.configure("model_store=nowhere")
+    done = torchserve.run("--ts-config", str(torchserve.config))
+    assert done.stdout == "--model-store directory not found: nowhere\n"
+
+
+def test_start_stop_and_version_exclude_each_other(torchserve: TorchServe) -> None:
+    done = torchserve.run("--start", "--stop")
+    assert done.returncode == 2
+    assert "not allowed with argument" in done.stdout
+
+
+@pytest.mark.parametrize("flag", ["-v", "--version"])
+def test_it_says_whose_place_it_takes(torchserve: TorchServe, flag: str) -> None:
+    assert torchserve.run(flag).stdout == "TorchServe Version is 0.12.0\n"
+
+
+def test_stop_with_foreground_is_silent(torchserve: TorchServe) -> None:
+    torchserve.start()
+    said = torchserve.run("--stop", "--foreground").stdout
+    assert "TorchServe" not in "".join(line for line in said.splitlines() if not line.startswith("20"))
+    eventually(lambda: not torchserve.family(), within_s=10)
+
+
+def test_a_snapshot_whose_archive_is_gone_keeps_the_server_from_starting(torchserve: TorchServe) -> None:
+    models = {"models": {"gone": {"1.0": {"marName": "gone.mar", "minWorkers": 1, "maxWorkers": 1}}}}
+    torchserve.configure(f"model_snapshot={json.dumps(models)}")
+    torchserve.run("--model-store", "models", "--ts-config", str(torchserve.config))
+    text = "Model archive file for model :gone, version :1.0 not found in model store"
+    eventually(lambda: text in torchserve.said(), within_s=30)
+    eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None, within_s=10)
