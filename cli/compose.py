@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cli.machine import Machine
+from shared import snapshot, ts_keys
 from shared.settings import (
     BrokerSettings,
     GatewaySettings,
@@ -33,6 +34,7 @@ BROKER_FIELDS = {
     "default_workers_per_model": "default_workers_per_model",
     "default_response_timeout": "default_response_timeout_s",
     "default_startup_timeout": "default_startup_timeout_s",
+    "unregister_model_timeout": "unregister_timeout_s",
     "job_queue_size": "job_queue_size",
     "max_response_size": "max_response_size",
     "allowed_urls": "allowed_urls",
@@ -98,6 +100,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     access_log: str | None = None
     model_log: str | None = None
     metrics_log_dir: str | None = None
+    #: Where snapshots are written, if they are.
+    snapshot_dir: str | None = None
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -142,6 +146,8 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),
         metrics_log_dir=options.metrics_log_dir,
+        snapshot_dir=options.snapshot_dir,
+        snapshot_config=snapshot_config(command_line, config),
         key_file=options.key_file if with_tokens else None,
         static_keys=options.static_keys if with_tokens else (),
     )
@@ -168,6 +174,14 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
     if faults:
         raise SettingsError("\n".join(faults))
     return Plan(broker, gateway, node)
+
+
+def snapshot_config(command_line: Said, config: TsConfig) -> tuple[tuple[str, str], ...]:
+    """Return what a snapshot repeats of the configuration: every key that was said, as its text."""
+    said = msgspec.structs.asdict(command_line)
+    texts = {key: ts_keys.text_of(value) for key, value in said.items() if value is not None}
+    strongest = {**config.properties, **texts, **config.overrides}
+    return tuple((key, text) for key, text in strongest.items() if key != snapshot.KEY)
 
 
 def default_slots(machine: Machine) -> int:

@@ -12,7 +12,7 @@ import typer
 from cli import compose, machine
 from cli.faults import Fault
 from shared import ts_config, ts_keys
-from shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
+from shared.settings import GatewaySettings, SettingsError, environment
 from shared.ts_config import Said, TsConfig
 
 #: TorchServe's ports where an address names none: of http, and of https.
@@ -114,7 +114,6 @@ def plan(command_line: Said, config: TsConfig, options: compose.Options) -> comp
     except SettingsError as error:
         raise Fault(str(error)) from error
     require_store(made.broker.model_store)
-    require_snapshot(made.broker)
     require_files(
         made.gateway.certificate_file,
         made.gateway.private_key_file,
@@ -131,16 +130,6 @@ def require_store(folder: str | None) -> None:
     """Make sure that the model store is there; a run without one can only load from urls."""
     if folder is not None and not Path(folder).is_dir():
         raise Fault(f"--model-store directory not found: {folder}")
-
-
-def require_snapshot(broker: BrokerSettings) -> None:
-    """Make sure that the archives of a snapshot are there; TorchServe's text."""
-    for model in broker.snapshot or ():
-        if broker.model_store is None or not (Path(broker.model_store) / str(model.archive_name)).exists():
-            raise Fault(
-                f"Model archive file for model :{model.name}, version :{model.version}"
-                " not found in model store"
-            )
 
 
 def require_files(*files: str | None) -> None:

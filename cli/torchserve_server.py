@@ -16,7 +16,7 @@ from cli.compose import Plan
 from cli.faults import Fault
 from cli.fleet import Fleet, Version
 from cli.folders import Folders, folders
-from shared import clock
+from shared import clock, ts_keys
 from shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from shared.ts_config import TsConfig
 from shared.ts_log import SERVER
@@ -60,6 +60,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         access_log=_file(log_dir, "access_log.log"),
         model_log=_file(log_dir, "model_log.log"),
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
+        snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
     plan = prepare.plan(torchserve.said(given), config, options)
     for line in [*_unheeded(given, config), *_exposed(plan.gateway)]:
@@ -157,9 +158,6 @@ def _exposed(gateway: GatewaySettings) -> list[str]:
 def _summary(plan: Plan, given: argparse.Namespace, log_dir: Path | None, metrics_dir: Path | None) -> str:
     """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
     broker, gateway = plan.broker, plan.gateway
-    models = ", ".join(
-        load.url if load.name is None else f"{load.name}={load.url}" for load in broker.load_models
-    )
     facts = {
         "Torchserve version": torchserve.TORCHSERVE_VERSION,
         "Current directory": Path.cwd(),
@@ -171,7 +169,7 @@ def _summary(plan: Plan, given: argparse.Namespace, log_dir: Path | None, metric
         "Management address": gateway.management_address,
         "Metrics address": gateway.metrics_address,
         "Model Store": Path(broker.model_store or "N/A").absolute(),
-        "Initial Models": models or "N/A",
+        "Initial Models": ts_keys.text_of(broker.load_models) or "N/A",
         "Log dir": "N/A" if log_dir is None else log_dir.absolute(),
         "Metrics dir": "N/A" if metrics_dir is None else metrics_dir.absolute(),
         "Default workers per model": broker.default_workers_per_model or broker.startup_workers_per_model,

@@ -33,6 +33,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     default_workers_per_model: int | None = None
     default_response_timeout: int | None = None
     default_startup_timeout: int | None = None
+    unregister_model_timeout: int | None = None
     job_queue_size: int | None = None
     max_request_size: int | None = None
     max_response_size: int | None = None
@@ -70,14 +71,15 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class TsConfig(msgspec.Struct, frozen=True):
     """Both sources apart, since the command line stands between them.
 
-    `without_effect` says of each key of the file that means nothing here why; `properties` is the file as
-    it was read, which snapshots keep.
+    `without_effect` says of each key of the file that means nothing here why. `properties` is what the file
+    says, `overrides` what the environment says over it, both as texts by key: snapshots repeat them.
     """
 
     environment: Said = Said()
     file: Said = Said()
     without_effect: dict[str, str] = {}
     properties: dict[str, str] = {}
+    overrides: dict[str, str] = {}
 
 
 def find_file(
@@ -118,11 +120,13 @@ def read(content: bytes, environ: Mapping[str, str]) -> TsConfig:
     faults: list[str] = []
     properties = {key: _substitute(value, environ, faults) for key, value in raw.items()}
     file = _parse({key: (key, text) for key, text in properties.items()}, faults)
-    environment = _parse(_overrides(properties, environ), faults)
+    overrides = _overrides(properties, environ)
+    environment = _parse(overrides, faults)
     if faults:
         raise SettingsError("\n".join(faults))
     ignored = {key: why for key in sorted(properties) if (why := ts_keys.reason(key)) is not None}
-    return TsConfig(with_oip(environment, environ), file, ignored, properties)
+    texts = {key: text for key, (_, text) in overrides.items()}
+    return TsConfig(with_oip(environment, environ), file, ignored, properties, texts)
 
 
 def with_oip(said: Said, environ: Mapping[str, str]) -> Said:

@@ -73,6 +73,21 @@ def parse_snapshot(text: str) -> tuple[StartupModel, ...]:
     return models
 
 
+def text_of(value: object) -> str:
+    """Write a value so that its parser reads it again."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(_item(item) for item in value)
+    return str(value)
+
+
+def _item(item: object) -> str:
+    if isinstance(item, LoadAtStart):
+        return item.url if item.name is None else f"{item.name}={item.url}"
+    return str(item)
+
+
 def is_true(text: str) -> bool:
     """Read a boolean as Java does: anything but `true` is false."""
     return text.strip().lower() == "true"
@@ -186,6 +201,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "default_workers_per_model": _number(0),
     "default_response_timeout": _number(1),
     "default_startup_timeout": _number(1),
+    "unregister_model_timeout": _number(1),
     "job_queue_size": _number(1),
     "max_request_size": _number(1),
     "max_response_size": _number(1),
@@ -248,7 +264,6 @@ REASONS: dict[str, str] = {
     "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
     "cpp_log_config": "there is no C++ backend here",
     "workflow_store": "workflows are not offered",
-    "unregister_model_timeout": "requests of a model that is removed are answered at once",
     "initial_worker_port": _WORKERS_DIAL,
     "initial_distribution_port": "free ports are found when a worker with several processes starts",
     "cpu_launcher_enable": "cores are shared out by threads; see threads_per_worker",

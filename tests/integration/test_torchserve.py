@@ -36,7 +36,8 @@ class TorchServe:
             api: f"http://{host}:{port}"
             for api, port in {"inference": 8080, "management": 8081, "metrics": 8082}.items()
         }
-        self.config = folder / "own.properties"
+        #: Found without being named, as long as there is no snapshot.
+        self.config = folder / "config.properties"
         self.configure()
         self.output = folder / "output"
         self._started: list[psutil.Process] = []
@@ -68,8 +69,7 @@ class TorchServe:
     def start(self, *arguments: str, **variables: str) -> int:
         """Start a server in the background, wait until it says that it is there, and return its pid."""
         before = self.said().count("Model server started.")
-        store = ("--model-store", "models", "--ts-config", str(self.config))
-        done = self.run("--start", *store, *arguments, **variables)
+        done = self.run("--start", "--model-store", "models", *arguments, **variables)
         assert done.returncode == 0, done.stdout
         pid = int(self.pid_path.read_text())
         self._started.append(psutil.Process(pid))
@@ -268,6 +268,30 @@ def test_stop_with_foreground_is_silent(torchserve: TorchServe) -> None:
     said = torchserve.run("--stop", "--foreground").stdout
     assert "TorchServe" not in "".join(line for line in said.splitlines() if not line.startswith("20"))
     eventually(lambda: not torchserve.family(), within_s=10)
+
+
+def test_what_was_registered_comes_back_with_the_newest_snapshot(torchserve: TorchServe) -> None:
+    torchserve.start("--dt", "--enable-model-api")
+    management = torchserve.urls["management"]
+    with httpx.Client(timeout=60) as http:
+        http.post(f"{management}/models", params={"url": "echo.mar", "model_name": "kept", "batch_size": 3})
+        http.put(f"{management}/models/kept", params={"min_worker": 2, "synchronous": "true"})
+        before = http.get(f"{management}/models/kept").json()[0]
+        torchserve.run("--stop")
+        kinds = [
+            path.stem.rpartition("-")[2] for path in sorted((torchserve.folder / "logs/config").iterdir())
+        ]
+        assert (kinds[0], kinds[-1], kinds.count("snapshot")) == ("startup", "shutdown", 2)
+        torchserve.config.unlink()  # the snapshot says all that it said
+        torchserve.start()
+        after = http.get(f"{management}/models/kept").json()[0]
+    same = ("modelUrl", "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")
+    assert [after[key] for key in same] == [before[key] for key in same]
+    assert (after["minWorkers"], after["loadedAtStartup"]) == (2, False)
+    torchserve.run("--stop")
+    torchserve.configure()
+    torchserve.start("--ncs", "--dt")
+    assert httpx.get(f"{management}/models").json() == {"models": []}
 
 
 def test_a_snapshot_whose_archive_is_gone_keeps_the_server_from_starting(torchserve: TorchServe) -> None:

@@ -71,6 +71,7 @@ def test_every_key_with_a_meaning_is_read() -> None:
 def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
     text = r"""
         install_py_dep_per_model=true
+        unregister_model_timeout=9
         metrics_mode=\ Prometheus
         metrics_config=/m.yaml
         model_metrics_auto_detect=true
@@ -94,6 +95,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
     """
     assert read(text).file == Said(
         install_py_dep_per_model=True,
+        unregister_model_timeout=9,
         metrics_mode="prometheus",
         metrics_config="/m.yaml",
         model_metrics_auto_detect=True,
