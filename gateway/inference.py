@@ -98,7 +98,7 @@ class Predictions(_Model):
 
 
 class QueriedPredictions(_Model):
-    """`/models/{model}/invoke` and `/{model}[/{version}]/predict`: query parameters are inputs too."""
+    """`/models/{model}/invoke`: query parameters are inputs too."""
 
     async def on_request(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -106,6 +106,20 @@ class QueriedPredictions(_Model):
         """Predict; an input of the body replaces one of the query."""
         inputs = bodies.merged(bodies.query_inputs(req.query_string), await self._read(req))
         await self._predict(req, resp, model, version, inputs)
+
+
+class OldPredictions(QueriedPredictions):
+    """`/{model}[/{version}]/predict`, unless it looks like a route with a name of its own."""
+
+    _OTHERS = frozenset(("models", "invocations", "api-description"))
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Predict."""
+        if model in self._OTHERS:
+            raise errors.ResourceNotFound
+        await super().on_request(req, resp, model, version)
 
 
 class Invocations(_Model):

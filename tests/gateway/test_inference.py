@@ -218,6 +218,14 @@ def test_invocations_describe_the_model_that_the_query_names() -> None:
     assert document["info"]["title"] == "RESTful API for: m"
 
 
+@pytest.mark.parametrize(
+    "path", ["/invocations/predict", "/models/predict", "/models/m/predict", "/api-description/predict"]
+)
+def test_the_oldest_spelling_names_no_model_after_another_route(path: str) -> None:
+    answer = Gateway().predict(path, b"x")
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
 @pytest.mark.parametrize("path", ["/wfpredict/flow", "/WfPredict/flow", "/wfpredict/flow/"])
 def test_there_are_no_workflows_to_predict_with(path: str) -> None:
     answer = Gateway().predict(path, b"x")
