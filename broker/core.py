@@ -222,6 +222,9 @@ class BrokerCore:
         if record is None or record.archive != hello.archive:
             self._send(peer, m.Leave(f"{hello.model} {hello.version} of this archive isn't registered"))
             return False
+        known = self.fleet.workers.get(hello.worker_id)
+        if known and known.state is WorkerState.STARTING:
+            self._sweep_worker(known, now)  # it may be ready, and yet too late
         worker = self.fleet.add_worker(peer, hello, now)
         if worker is None:
             self._send(peer, m.Leave("it was told to stop"))
@@ -402,6 +405,7 @@ class BrokerCore:
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return
         self.stats.worker_failures[worker.key] += 1
+        self.management.is_dirty = True
         record = self.catalog.get(worker.key)
         window_s = record.config.restart_window_s if record else None
         self.fleet.count_failure(

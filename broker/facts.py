@@ -74,7 +74,7 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
                 sum(len(lease.jobs) for lease in worker.leases),
                 worker.note,
             )
-            for worker in core.fleet.of_version(key)
+            for worker in core.fleet.of_record(record)
         ),
         explanation=core.fleet.explain(record, now),
         last_error=core.fleet.condition(key).last_error,

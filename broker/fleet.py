@@ -97,6 +97,8 @@ class Condition:
     is_out_of_memory: bool = False
     #: It got no further than installing the packages that its archive names.
     failed_installing: bool = False
+    #: Workers that have failed and not been replaced yet, oldest first.
+    fallen: list[Worker] = field(default_factory=list)
     #: Failures by node name; other nodes come first.
     failed_on: dict[str, int] = field(default_factory=dict)
 
@@ -128,6 +130,13 @@ class Fleet:
     def of_version(self, key: Key) -> list[Worker]:
         """Return a version's workers that are not gone, oldest first."""
         return list(self._by_version.get(key, {}).values())
+
+    def of_record(self, record: VersionRecord) -> list[Worker]:
+        """Return a version's workers as TorchServe shows them, with failed ones that have no successor."""
+        here = self.of_version((record.model, record.version))
+        missing = max(0, record.min_workers - len(here))
+        fallen = [w for w in self.condition((record.model, record.version)).fallen if w not in here]
+        return [*fallen[:missing], *here]
 
     def live(self, key: Key) -> list[Worker]:
         """Return the workers that count towards the target."""
@@ -229,6 +238,7 @@ class Fleet:
     def remove_worker(self, worker: Worker, now: float) -> None:
         """Drop a worker whose process is gone."""
         worker.move(WorkerState.GONE, now)
+        worker.memory_bytes = 0
         del self.workers[worker.worker_id]
         del self._by_version[worker.key][worker.worker_id]
         if not self._by_version[worker.key]:
@@ -262,6 +272,8 @@ class Fleet:
         condition.last_error = reason
         condition.is_out_of_memory = out_of_memory
         condition.failed_installing = not was_ready and worker.note.startswith("installing")
+        condition.fallen.append(worker)
+        worker.note = reason
         condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
 
     def count_success(self, worker: Worker) -> None:
@@ -321,6 +333,8 @@ class Fleet:
                 WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
             placed.append((worker, record))
+            if fallen := self.condition(key).fallen:
+                fallen.pop(0)
         return placed
 
     def _best_node(self, record: VersionRecord) -> Node | None:

@@ -37,7 +37,7 @@ from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, 
 from broker.keys import Keyring
 from broker.records import Snapshot
 from broker.registry import Registry, SqlRegistry
-from broker.store import ArchiveStore, drop_download, prepare, startup_urls
+from broker.store import ArchiveStore, prepare, set_aside_download, startup_urls
 from shared import clock, ids, wire
 from shared.errors import InternalError, RelayError
 from shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
@@ -280,10 +280,11 @@ class Server:
                     lambda outcome: _chunk_read(peer, archive, offset, outcome),
                 )
             case DropArchive(archive, url):
+                # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
-                    # Set aside at once, so that the same archive may come in anew meanwhile.
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
-                self._disk_threads.submit(drop_download, url, self._settings)
+                if doomed := set_aside_download(url, self._settings):
+                    self._disk_threads.submit(doomed.unlink, missing_ok=True)
             case WriteSnapshot(kind, models):
                 # By the registry's thread, so that they are written in the order of what they show.
                 self._registry_thread.submit(snapshots.write, self._settings, kind, models)

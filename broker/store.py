@@ -92,7 +92,8 @@ def prepare(
                 return _keep(packed, store)
         return _keep(path, store)
     except (errors.RelayError, OSError) as error:
-        drop_download(url, settings)
+        if doomed := set_aside_download(url, settings):
+            doomed.unlink(missing_ok=True)
         if isinstance(error, errors.CallerFault):
             raise
         details = error.details if isinstance(error, errors.RelayError) else str(error)
@@ -110,10 +111,18 @@ def startup_urls(settings: BrokerSettings) -> list[str]:
     )
 
 
-def drop_download(url: str, settings: BrokerSettings) -> None:
-    """Remove the model store's copy of an archive that came from a url, as TorchServe does."""
-    if settings.model_store is not None and download.is_remote(url):
-        (Path(settings.model_store) / _basename(url)).unlink(missing_ok=True)
+def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
+    """Take the model store's copy of an archive that came from a url out of the way, as TorchServe does.
+
+    At once, so that the url can be fetched anew; return the file that is left to be deleted, if any.
+    """
+    if settings.model_store is None or not download.is_remote(url):
+        return None
+    copy = Path(settings.model_store) / _basename(url)
+    doomed = copy.with_name(f".{copy.name}.dropped")
+    with contextlib.suppress(OSError):  # it is gone already, or can't be touched
+        return copy.rename(doomed)
+    return None
 
 
 def _keep(path: Path, store: ArchiveStore) -> Prepared:

@@ -280,6 +280,41 @@ def test_scaling_to_the_same_number_revives_workers_that_were_given_up() -> None
     rig.only(GATEWAY, m.WorkersScaled)
 
 
+def test_a_worker_that_failed_is_described_until_another_takes_its_place() -> None:
+    rig = joined()
+    rig.archive("u", config=ModelConfig(restart_window_s=2))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=2, synchronous=False))
+
+    def described() -> list[tuple[int, str]]:
+        rig.say(GATEWAY, m.DescribeModel(6, "m", None))
+        (version,) = rig.only(GATEWAY, m.ModelDescribed).versions
+        return [(worker.worker_id, worker.state) for worker in version.workers]
+
+    one, two = rig.take(NODE, m.StartWorker)
+    rig.worker_ready(two)
+    rig.exit_worker(one.worker_id)
+    assert described() == [(9000, "gone"), (9001, "ready")]
+    rig.pass_time(1.5)
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id)
+    rig.pass_time(1.5)
+    assert described() == [(9001, "ready"), (9003, "starting")]
+    rig.exit_worker(rig.only(NODE, m.StartWorker).worker_id)
+    rig.pass_time(60)  # it has been given up
+    assert described() == [(9003, "gone"), (9001, "ready")]
+    rig.say(GATEWAY, m.ScaleWorkers(7, "m", None, 1, 1, synchronous=False))
+    assert described() == [(9001, "ready")]
+
+
+def test_a_worker_that_comes_up_too_late_is_not_taken() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1, startup_timeout_s=0))
+    order = rig.only(NODE, m.StartWorker)
+    rig.now += 0.01
+    worker = rig.worker_ready(order)
+    assert rig.take(worker, m.Leave)
+    assert refusal(rig) == ("WorkerStartFailed", "Failed to start workers for model m version: 1.0")
+
+
 def test_how_long_a_scaling_lets_workers_finish_is_forgotten_after_it() -> None:
     rig = Rig()
     rig.ready_rig(workers=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.store import ArchiveStore, drop_download, prepare, startup_urls
+from broker.store import ArchiveStore, prepare, set_aside_download, startup_urls
 from shared import errors
 from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings
@@ -113,8 +113,12 @@ def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
     assert prepare(url, store, broker).model_name == "m"
     with pytest.raises(errors.StoreFailed, match=r"^Model file already exists far\.mar$"):
         prepare(url, store, broker)
-    drop_download(url, broker)
-    assert prepare(url, store, broker).model_name == "m"
+    doomed = set_aside_download(url, broker)
+    assert doomed
+    assert prepare(url, store, broker).model_name == "m"  # before it is deleted
+    assert doomed.name not in startup_urls(broker)
+    assert set_aside_download("m.mar", broker) is None
+    assert set_aside_download("file:///nosuch/m.mar", broker) is None
 
 
 def test_a_failed_fetch_leaves_nothing_in_the_model_store(

@@ -91,6 +91,12 @@ def test_what_is_no_number_or_cannot_be_meant_counts_as_absent(query: str) -> No
     assert gateway.link.asked == [messages.RegisterModel(1, "echo.mar")]
 
 
+def test_no_time_to_start_in_is_taken_at_its_word() -> None:
+    gateway = Gateway(registered())
+    gateway.manage("POST", "/models?url=echo.mar&startup_timeout=0")
+    assert gateway.link.asked == [messages.RegisterModel(1, "echo.mar", startup_timeout_s=0)]
+
+
 def test_of_a_query_parameter_that_comes_twice_the_first_counts() -> None:
     gateway = Gateway(registered())
     gateway.manage("POST", "/models?url=echo.mar&model_name=first&model_name=second")

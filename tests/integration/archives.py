@@ -90,13 +90,28 @@ def handle(data, context):
 }
 
 
-def make(folder: Path, name: str, *, version: str = "1.0", file_name: str = "", handler: str = "") -> Path:
-    """Write an archive into a model store and return it."""
+def make(
+    folder: Path,
+    name: str,
+    *,
+    version: str = "1.0",
+    file_name: str = "",
+    handler: str = "",
+    model_name: str = "",
+    config: str | None = None,
+) -> Path:
+    """Write an archive into a model store and return it; `config` is its model-config.yaml."""
     source = folder.parent / f"{name}-source" / (handler or f"{name}_handler.py")
     source.parent.mkdir(exist_ok=True)
     source.write_text(HANDLERS[name])
     target = folder / (file_name or f"{name}.mar")
-    archive.create(target, model_name=name, version=version, handler=str(source))
+    config_file = None
+    if config is not None:
+        config_file = source.parent / "model-config.yaml"
+        config_file.write_text(config)
+    archive.create(
+        target, model_name=model_name or name, version=version, handler=str(source), config_file=config_file
+    )
     return target
 
 
