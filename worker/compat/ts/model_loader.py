@@ -45,7 +45,7 @@ def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Contex
 
 
 def wrap(entry_point: EntryPoint, envelope: str) -> EntryPoint:
-    """Put a request envelope around an entry point: one that comes with the server, or a module's first class.
+    """Put a request envelope around an entry point: the server's, or a module's first class.
 
     Raises ModuleNotFoundError for one that there isn't.
     """

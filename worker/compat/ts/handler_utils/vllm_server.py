@@ -1,0 +1,130 @@
+"""vLLM's own OpenAI server as a child process on a unix socket; needs the package vllm (with `--uds`).
+
+Its command line and its HTTP API are what vLLM keeps stable; the classes behind them move with each
+release. The child is in the worker's process group, and ends with it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any  # what a model's config holds
+
+import httpx
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+_TERM_GRACE_S = 10.0
+
+
+def engine_arguments(config: Mapping[str, Any], model_dir: str) -> list[str]:
+    """Return the arguments of `vllm serve` for what model-config.yaml has under `handler`.
+
+    Raises ValueError where neither `vllm_engine_config: {model: ...}` nor `model_path` names a model.
+    """
+    engine = dict(config.get("vllm_engine_config") or {})
+    model = engine.pop("model", None) or _model_path(config.get("model_path"), model_dir)
+    if not model:
+        raise ValueError("please define model in vllm_engine_config or model_path in handler")
+    arguments = [str(model)]
+    for key, value in engine.items():
+        arguments += _option(key, value)
+    adapters = [f"{name}={path}" for name, path in (config.get("adapters") or {}).items()]
+    return [
+        *arguments,
+        *_option("lora_modules", adapters),
+        *_option("chat_template", config.get("chat_template")),
+    ]
+
+
+def _model_path(path: str | None, model_dir: str) -> str | None:
+    """Return a model in the archive by its full path; any other is a name that vLLM knows what to do with."""
+    local = Path(model_dir, path) if path else None
+    return str(local) if local is not None and local.exists() else path
+
+
+def _option(key: str, value: object) -> Iterator[str]:
+    flag = key.replace("_", "-")
+    if value is None or value == []:
+        return
+    if isinstance(value, bool):
+        yield f"--{flag}" if value else f"--no-{flag}"
+        return
+    yield f"--{flag}"
+    if isinstance(value, Mapping):
+        yield json.dumps(value)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        yield from map(str, value)
+    else:
+        yield str(value)
+
+
+class VllmServer:
+    """The child, from its start until its end; `socket_path` is where it listens."""
+
+    def __init__(self, arguments: Sequence[str], gpu_id: int | None) -> None:
+        self._folder = tempfile.mkdtemp(prefix="vllm-")
+        self.socket_path = os.path.join(self._folder, "http")
+        command = [_command(), "serve", *arguments, "--uds", self.socket_path]
+        logger.info("vllm.started: %s", command)
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_environment(gpu_id))
+        #: Ends the child; also when this object, or the interpreter, goes.
+        self.close = weakref.finalize(self, _end, self._process, self._folder)
+
+    def wait_until_ready(self) -> None:
+        """Return once the model is loaded; the worker's startup timeout bounds it. Raises RuntimeError."""
+        transport = httpx.HTTPTransport(uds=self.socket_path)
+        with httpx.Client(transport=transport, base_url="http://vllm") as client:
+            while not _is_healthy(client):
+                if self.exit_code is not None:
+                    raise RuntimeError(
+                        f"vllm ended with code {self.exit_code} before it was ready; see its output"
+                    )
+                time.sleep(_POLL_S)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The child's exit code, None while it runs."""
+        return self._process.poll()
+
+
+def _command() -> str:
+    """Find the program that came with this interpreter's vllm, or any on the path."""
+    beside = os.path.dirname(sys.executable)
+    found = shutil.which("vllm", path=beside) or shutil.which("vllm")
+    if found is None:
+        raise ImportError("VLLMHandler needs the package vllm, which is not installed here")
+    return found
+
+
+def _environment(gpu_id: int | None) -> dict[str, str]:
+    """Return the child's environment: of GPUs it sees the worker's one, unless the worker was told."""
+    environment = {**os.environ, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    if gpu_id is not None:
+        environment.setdefault("CUDA_VISIBLE_DEVICES", str(gpu_id))
+    return environment
+
+
+def _is_healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _end(process: "subprocess.Popen[bytes]", folder: str) -> None:
+    process.terminate()
+    try:
+        process.wait(_TERM_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
