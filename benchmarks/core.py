@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from benchmarks.results import Loop
+from broker import metrics_config
 from broker.core import BrokerCore
 from broker.effects import Send
 from broker.events import Event, Received
+from broker.metrics import Metrics
 from broker.records import Snapshot, VersionRecord
 from shared import clock, wire
 from shared import messages as m
@@ -40,7 +42,8 @@ class Bench:
         settings = BrokerSettings(state_dir="/nowhere", peer_timeout_s=1e9, job_queue_size=10_000)
         self._now = 0.0
         self._core = BrokerCore(
-            settings, Snapshot((record,), (("echo", "1.0"),)), epoch=EPOCH, now=self._now, wall_ms=0,
+            settings, Snapshot((record,), (("echo", "1.0"),)), metrics=Metrics(metrics_config.built_in()),
+            epoch=EPOCH, now=self._now, wall_ms=0,
             new_sequence_id=lambda: "",
         )  # fmt: skip
         self._say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1), 0)

@@ -23,12 +23,13 @@ from typing import Any, get_args
 from broker import facts
 from broker.catalog import Catalog
 from broker.desk import Desk, Gateway
-from broker.effects import Effect, ReadChunk, Report, Send
+from broker.effects import Effect, ReadChunk, Report, Send, WriteMetrics
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
 from broker.fleet import Fleet, Node, Worker
 from broker.jobs import Jobs
 from broker.keys import Keyring
 from broker.management import Management
+from broker.metrics import Metrics
 from broker.queues import Lease
 from broker.records import Snapshot, VersionRecord
 from broker.states import WorkerState
@@ -52,6 +53,7 @@ class BrokerCore:
         settings: BrokerSettings,
         snapshot: Snapshot,
         keys: Keyring | None = None,
+        metrics: Metrics | None = None,
         *,
         epoch: int,
         now: float,
@@ -67,6 +69,7 @@ class BrokerCore:
             settle_until=now + settings.settle_s,
         )
         self.stats = Stats()
+        self.metrics = metrics or Metrics()
         self._desk = Desk(self.stats, self._send)
         self.gateways = self._desk.gateways
         self.jobs = Jobs(
@@ -102,6 +105,8 @@ class BrokerCore:
         self.jobs.end_turn(now)
         for gateway in self.gateways.values():
             self._desk.flush(gateway)
+        if self.metrics.is_logging and (lines := self.metrics.take_lines(self.stats, self.wall_ms(now))):
+            self._effects.append(WriteMetrics(lines))
         effects, self._effects = self._effects, []
         return effects
 
@@ -225,6 +230,8 @@ class BrokerCore:
         known = self.fleet.workers.get(hello.worker_id)
         if known and known.state is WorkerState.STARTING:
             self._sweep_worker(known, now)  # it may be ready, and yet too late
+        # One that a node brought along when it joined had been loaded before.
+        loading_s = now - known.started_at if known and known.note else None
         worker = self.fleet.add_worker(peer, hello, now)
         if worker is None:
             self._send(peer, m.Leave("it was told to stop"))
@@ -232,6 +239,8 @@ class BrokerCore:
         if peer not in self._workers:
             self.jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self._workers[peer] = worker
+            if loading_s is not None:
+                self.metrics.worker_loaded(_load_label(worker), loading_s, self.wall_ms(now))
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
                          version=hello.version, node=hello.node, device=hello.device,
                          failures=self.fleet.condition(worker.key).failures)  # fmt: skip
@@ -258,7 +267,9 @@ class BrokerCore:
         beat = event.message
         assert isinstance(beat, m.GatewayBeat)
         for status_class in STATUS_CLASSES & beat.responses.keys():
-            self.stats.responses[status_class] += beat.responses[status_class]
+            count = beat.responses[status_class]
+            self.stats.responses[status_class] += count
+            self.metrics.count_responses(status_class, count, self.wall_ms(now))
         jobs = tuple(number for number in beat.jobs if number not in gateway.jobs)
         asks = tuple(ask for ask in beat.asks if not self.management.is_pending(gateway.peer, ask))
         if jobs or asks:
@@ -384,6 +395,19 @@ class BrokerCore:
         self.management.is_dirty = True
         self._report(logging.INFO if node.is_leaving else logging.WARNING, "node.left", node=node.name)
 
+    # Figures
+
+    def _on_measured(self, worker: Worker, event: Received, now: float) -> None:
+        measured = event.message
+        assert isinstance(measured, m.Measured)
+        self.metrics.measured(measured.hostname, measured.points, by_node=False)
+
+    def _on_node_measured(self, node: Node, event: Received, now: float) -> None:
+        measured = event.message
+        assert isinstance(measured, m.NodeMeasured)
+        node.used_bytes.update(facts.used_bytes(node, measured.points))
+        self.metrics.measured(measured.hostname, measured.points, by_node=True)
+
     # Workers' ends
 
     def _not_sent(self, peer: bytes, message: m.Message, now: float) -> None:
@@ -419,6 +443,7 @@ class BrokerCore:
         self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
         self.jobs.leave_service(worker)
         self._workers.pop(worker.peer or b"", None)
+        self.metrics.worker_gone(_load_label(worker))
         self.fleet.remove_worker(worker, now)
         self.management.is_dirty = True
         self._report(logging.INFO, "worker.gone", worker=worker.worker_id, model=worker.key[0],
@@ -564,6 +589,8 @@ class BrokerCore:
             record.batch_size, self.settings.service_envelope, self.settings.decode_input_request,
             self.settings.limit_max_image_pixels, self.settings.max_response_size, record.url,
             self.settings.install_py_dep_per_model and record.has_requirements,
+            metrics_config=self.metrics.file_content,
+            metrics_auto_detect=self.settings.model_metrics_auto_detect,
         )  # fmt: skip
 
     # Sending
@@ -582,6 +609,12 @@ class BrokerCore:
         self._effects.append(Report(level, event, facts_))
 
 
+def _load_label(worker: Worker) -> str:
+    """Return what TorchServe calls a worker in its metrics."""
+    model, version = worker.key
+    return f"W-{worker.worker_id}-{model}_{version}"
+
+
 _WITH_FRAMES = (m.Submit, m.Streamed, m.Completed)
 _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     m.Submit: BrokerCore._on_submit,
@@ -594,10 +627,12 @@ _FROM_WORKER: dict[type[m.Message], Callable[..., None]] = {
     m.Streamed: BrokerCore._on_streamed,
     m.Completed: BrokerCore._on_completed,
     m.WorkerBeat: BrokerCore._on_worker_beat,
+    m.Measured: BrokerCore._on_measured,
     m.Bye: BrokerCore._on_worker_bye,
 }
 _FROM_NODE: dict[type[m.Message], Callable[..., None]] = {
     m.NodeBeat: BrokerCore._on_node_beat,
+    m.NodeMeasured: BrokerCore._on_node_measured,
     m.WorkerProgressed: BrokerCore._on_progress,
     m.WorkerExited: BrokerCore._on_exited,
     m.FetchArchive: BrokerCore._on_fetch,

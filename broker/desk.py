@@ -38,7 +38,9 @@ class Desk:
         self._send = send
         self.gateways: dict[bytes, Gateway] = {}
 
-    def pass_on(self, job: Job, meta: bytes, frames: Sequence[Frame], *, is_final: bool) -> None:
+    def pass_on(
+        self, job: Job, meta: bytes, frames: Sequence[Frame], *, is_final: bool, has_failed: bool = False
+    ) -> None:
         """Send a worker's answer, or the next part of one."""
         gateway = self.gateways[job.gateway]
         gateway.answered.append(m.AnsweredItem(job.number, meta, len(frames), is_final, job.parts))
@@ -46,7 +48,7 @@ class Desk:
         if len(gateway.answered) >= ANSWERS_PER_MESSAGE:
             self.flush(gateway)
         if is_final:
-            self.end(job, "answered")
+            self.end(job, "failed" if has_failed else "answered")
         else:
             job.parts += 1
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker.keys import Made
+from broker.metrics import Line
 from broker.records import Change
 from shared import messages as m
 from shared.settings import StartupModel
@@ -70,6 +71,13 @@ class WriteSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteMetrics:
+    """Append lines to TorchServe's metrics logs."""
+
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Say something in the log: an event name of ours and its facts."""
 
@@ -78,4 +86,4 @@ class Report:
     facts: dict[str, object]
 
 
-Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | WriteSnapshot | Report
+Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | WriteSnapshot | WriteMetrics | Report

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from broker.fleet import Node
 from broker.records import VersionRecord
 from broker.states import LIVE, WorkerState
-from broker.stats import Histogram
+from broker.stats import samples_of
 from shared import errors
 from shared import messages as m
 
 if TYPE_CHECKING:
     from broker.core import BrokerCore
+
+#: More memory than this, no host has.
+MEMORY_LIMIT_MB = 1e12
 
 
 def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
@@ -28,7 +32,8 @@ def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
             case m.ReadFleet(number):
                 return fleet_facts(core, number, now)
             case m.ReadMetrics(number):
-                return m.MetricsRead(number, tuple(metric_families(core, now)))
+                own = metric_families(core, now) if core.settings.own_metrics else []
+                return m.MetricsRead(number, (*core.metrics.families(core.stats), *own))
             case m.ReadHealth(number):
                 reasons = health_reasons(core, now)
                 return m.HealthRead(number, not reasons, reasons)
@@ -128,6 +133,23 @@ def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
                        tuple(core.management.loading))  # fmt: skip
 
 
+def used_bytes(node: Node, points: tuple[m.MetricPoint, ...]) -> dict[str, int]:
+    """Find in a host's figures how much memory of its devices is in use, by their names."""
+    found = {}
+    offered = {device.name for device in node.devices}
+    for point in points:
+        match point.name, dict(point.dimensions).get("DeviceId"):
+            case "MemoryUsed", None:
+                name = "cpu"
+            case "GPUMemoryUsed", str(index):
+                name = f"cuda:{index}"
+            case _:
+                continue
+        if 0 <= point.value < MEMORY_LIMIT_MB and (name == "cpu" or name in offered):
+            found[name] = int(point.value * (1 << 20))
+    return found
+
+
 def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
     """Name the default versions that lack workers and won't get them by themselves.
 
@@ -168,6 +190,8 @@ def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:
                 [_sample({}, core.stats.retries)]),
         _family("torchrelay_stale_results_total", "counter", "Results that came after their lease had ended.",
                 [_sample({}, core.stats.stale_results)]),
+        _family("torchrelay_metric_points_dropped_total", "counter", "Measured values that were not taken.",
+                [_sample({"reason": reason}, count) for reason, count in core.metrics.dropped.items()]),
         _family("torchrelay_misunderstood_messages_total", "counter", "Messages that could not be read.",
                 [_sample({}, core.stats.misunderstood)]),
     ]  # fmt: skip
@@ -192,6 +216,21 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
     slots += [
         _sample({"node": node.name, "use": "taken"}, len(core.fleet.of_node(node.peer))) for node in nodes
     ]
+    devices = [
+        _sample({"node": node.name, "device": device.name, "use": "all"}, device.memory_bytes)
+        for node in nodes
+        for device in node.devices
+    ]
+    devices += [
+        _sample({"node": node.name, "device": device, "use": "taken"}, used)
+        for node in nodes
+        for device, used in node.used_bytes.items()
+    ]
+    memory = [
+        _sample({"node": worker.node_name, "model": worker.key[0], "version": worker.key[1],
+                 "worker": str(worker.worker_id)}, worker.memory_bytes)
+        for worker in core.fleet.workers.values()
+    ]  # fmt: skip
     live = sum(worker.state in LIVE for worker in core.fleet.workers.values())
     return [
         _family("torchrelay_queue_depth", "gauge", "Jobs that wait.", depths),
@@ -202,6 +241,8 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
             "torchrelay_workers_live", "gauge", "Workers that are ready or starting.", [_sample({}, live)]
         ),
         _family("torchrelay_node_slots", "gauge", "Places for workers.", slots),
+        _family("torchrelay_device_memory_bytes", "gauge", "Memory of devices; cpu is the host's.", devices),
+        _family("torchrelay_worker_memory_bytes", "gauge", "Resident memory of workers.", memory),
         _family("torchrelay_nodes", "gauge", "Nodes that have joined.", [_sample({}, len(nodes))]),
         _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(core.gateways))]),
     ]
@@ -210,11 +251,13 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
 def _histograms(core: BrokerCore) -> list[m.MetricFamily]:
     queue, handler, total, batch = [], [], [], []
     for (model, version), stats in core.stats.versions.items():
-        labels = {"model": model, "version": version}
-        queue += _buckets(labels, stats.queue_seconds)
-        handler += _buckets(labels, stats.handler_seconds)
-        total += _buckets(labels, stats.total_seconds)
-        batch += _buckets(labels, stats.batch_jobs)
+        if not stats.submitted:
+            continue  # a fleet with a thousand idle models has room for its busy ones
+        labels = (("model", model), ("version", version))
+        queue += samples_of(labels, stats.queue_seconds)
+        handler += samples_of(labels, stats.handler_seconds)
+        total += samples_of(labels, stats.total_seconds)
+        batch += samples_of(labels, stats.batch_jobs)
     return [
         _family("torchrelay_queue_seconds", "histogram", "Time from arrival to a worker.", queue),
         _family("torchrelay_handler_seconds", "histogram", "Time in the handler, by batch.", handler),
@@ -230,12 +273,3 @@ def _family(name: str, kind: str, text: str, samples: list[m.Sample]) -> m.Metri
 
 def _sample(labels: dict[str, str], value: float, suffix: str = "") -> m.Sample:
     return m.Sample(suffix, tuple(labels.items()), float(value))
-
-
-def _buckets(labels: dict[str, str], histogram: Histogram) -> list[m.Sample]:
-    samples, below = [], 0
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        below += count
-        le = "+Inf" if bound == float("inf") else repr(bound)
-        samples.append(_sample({**labels, "le": le}, below, "_bucket"))
-    return [*samples, _sample(labels, below, "_count"), _sample(labels, histogram.total, "_sum")]

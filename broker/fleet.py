@@ -34,6 +34,8 @@ class Node:
     last_heard: float
     #: It said goodbye: its workers finish what they have, and it gets no new ones.
     is_leaving: bool = False
+    #: Memory in use as it last measured, by device; the host's is under `cpu`.
+    used_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

@@ -101,7 +101,12 @@ class Jobs:
         if record.config.sequence_batching and not item.is_describe:
             job.starts_sequence = not item.sequence
             job.sequence = item.sequence or self._new_sequence_id()
-        self._stats.versions[key].submitted += 1
+        stats = self._stats.versions[key]
+        stats.submitted += 1
+        if not job.is_describe:
+            (stats.named if job.names_version else stats.unnamed).requests += 1
+            if not stats.is_touched:
+                self._stats.touch(stats)
         gateway.jobs[job.number] = job
         queue = self._queue_for(record)
         if why_not := self._why_not_admit(record, queue, job, now):
@@ -285,11 +290,11 @@ class Jobs:
             job.attempt += 1
             job.lease = number
             self.queued_bytes -= job.size
-            stats.queue_seconds.observe(now - job.arrived_at)
             items.append(
                 m.AssignItem(job.attempt, job.meta, len(job.frames), job.sequence, job.starts_sequence)
             )
             frames.extend(job.frames)
+        stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
         if not lease.is_describe and lease.is_in_order:
             queue.futile_waits = policy.learn_from_batch(
@@ -344,22 +349,24 @@ class Jobs:
         if len(done.items) != len(lease.jobs):
             raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
         queue = lease.queue
-        stats = self._stats.versions[queue.key]
-        stats.handler_seconds.observe(done.handler_us / 1e6)
+        began_at = lease.began_at
         if lease.is_in_order:
-            began_at = lease.began_at
             self._skip_to(worker, lease, now)
             if began_at is not None:
                 queue.service_s = policy.smooth_service(queue.service_s, now - began_at)
         is_whole = done.streamed == lease.streamed
+        answered: list[tuple[Job, int]] = []
         for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
             if job.state is not JobState.RUNNING:
                 continue
             if not is_whole:
                 self._desk.refuse(job, part_lost())
                 continue
-            self._desk.pass_on(job, item.meta, frames, is_final=True)
-            stats.total_seconds.observe(now - job.arrived_at)
+            self._desk.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
+            answered.append((job, item.status))
+        self._stats.batch_done(
+            lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
+        )
         self._drop_lease(worker, lease, now)
         self._begin_next(worker, now)
         if isinstance(queue, SequenceQueue):

@@ -20,7 +20,7 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
-from broker import key_file, snapshots
+from broker import key_file, metrics_config, snapshots
 from broker.core import BrokerCore
 from broker.effects import (
     DropArchive,
@@ -31,10 +31,13 @@ from broker.effects import (
     Report,
     Send,
     Store,
+    WriteMetrics,
     WriteSnapshot,
 )
 from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
 from broker.keys import Keyring
+from broker.metrics import Line, Metrics
+from broker.metrics_log import MetricsLog
 from broker.records import Snapshot
 from broker.registry import Registry, SqlRegistry
 from broker.store import ArchiveStore, prepare, set_aside_download, startup_urls
@@ -121,9 +124,10 @@ class Server:
         now, wall_ms = clock.monotonic(), clock.wall_ms()
         keys = Keyring(settings, now=now, wall_ms=wall_ms)
         self._open_keys(keys, snapshot, now)
+        self._metrics_log = _open_metrics_log(settings)
         self._core = BrokerCore(
-            settings, snapshot, keys, epoch=registry.begin_epoch(), now=now, wall_ms=wall_ms,
-            new_sequence_id=ids.sequence_id,
+            settings, snapshot, keys, _metrics(settings), epoch=registry.begin_epoch(), now=now,
+            wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
         )  # fmt: skip
         self._context = zmq.Context()
         self._socket = _router(self._context)
@@ -186,6 +190,8 @@ class Server:
         self._disk_threads.shutdown(cancel_futures=True)
         self._registry_thread.shutdown()
         self._registry.close()
+        if self._metrics_log is not None:
+            self._metrics_log.close()
         self._socket.close(linger=0)
         self._context.term()
         self._wake_reader.close()
@@ -288,8 +294,14 @@ class Server:
             case WriteSnapshot(kind, models):
                 # By the registry's thread, so that they are written in the order of what they show.
                 self._registry_thread.submit(snapshots.write, self._settings, kind, models)
+            case WriteMetrics(lines):
+                self._write_metrics(lines)
             case Report(level, event, facts):
                 logger.log(level, event, extra=facts)
+
+    def _write_metrics(self, lines: tuple[Line, ...]) -> None:
+        if self._metrics_log is not None:
+            self._metrics_log.write(lines)
 
     def _send(self, effect: Send, unreachable: list[Event]) -> None:
         head = wire.encode(effect.message, self._core.epoch)
@@ -321,6 +333,34 @@ class Server:
             self._wake()
 
         pool.submit(job)
+
+
+def _metrics(settings: BrokerSettings) -> Metrics:
+    """Make the metrics that are configured; a file that can't be used leaves none, as in TorchServe."""
+    path = Path(settings.metrics_config) if settings.metrics_config else metrics_config.BUILT_IN
+    config, content = metrics_config.MetricsConfig(), b""
+    try:
+        content = path.read_bytes()
+        config = metrics_config.parse(content)
+    except (OSError, metrics_config.MetricsConfigError) as error:
+        logger.error("metrics.not_configured", extra={"file": str(path), "reason": str(error)})
+    return Metrics(
+        config,
+        mode=settings.metrics_mode,
+        auto_detect=settings.model_metrics_auto_detect,
+        hostname=socket.gethostname(),
+        file_content=content if settings.metrics_config else b"",
+    )
+
+
+def _open_metrics_log(settings: BrokerSettings) -> MetricsLog | None:
+    if settings.metrics_log_dir is None:
+        return None
+    try:
+        return MetricsLog(Path(settings.metrics_log_dir))
+    except OSError as error:
+        logger.error("metrics.no_log", extra={"folder": settings.metrics_log_dir, "reason": str(error)})
+        return None
 
 
 def _chunk_read(

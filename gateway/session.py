@@ -91,6 +91,8 @@ class Session(Generic[W]):
         self._young: deque[tuple[float, int]] = deque()
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses: Counter[int] = Counter()
+        #: Metrics are being asked for, which shall count every answer that has gone out from here.
+        self._is_count_due = False
         #: Keys outlive the broker that told them: who may call doesn't change while it is away.
         self.keys = auth.Keyring()
         #: Why the broker wants us gone; None while it does not.
@@ -149,6 +151,7 @@ class Session(Generic[W]):
             raise self.unreachable()
         if len(self._waiting) - self._jobs >= ASK_LIMIT:
             raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
+        self._is_count_due |= isinstance(ask, m.ReadMetrics)
         number = self._next_id()
         self._waiting[number] = _Waiting(msgspec.structs.replace(ask, ask=number), waiter, now)
         self._unsent[number] = None
@@ -232,6 +235,9 @@ class Session(Generic[W]):
                 self._hello_at = now + HELLO_INTERVAL_S
                 yield self._hello, ()
             return
+        if self._is_count_due:
+            self._is_count_due = False
+            yield m.GatewayBeat(self._take_responses()), ()
         if self._unsent:
             unsent = [self._waiting[number] for number in self._unsent]
             self._unsent.clear()
@@ -317,9 +323,15 @@ class Session(Generic[W]):
             if waiting.since + self._peer_timeout_s > now:
                 break
             (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
-        responses = {f"{hundreds}xx": count for hundreds, count in self._responses.items()}
+        return m.GatewayBeat(self._take_responses(), tuple(jobs), tuple(asks))
+
+    def _take_responses(self) -> dict[str, int]:
+        """Return the answers by class since the last call; a handler's own status above 599 counts as 5xx."""
+        responses: Counter[str] = Counter()
+        for hundreds, count in self._responses.items():
+            responses[f"{min(hundreds, 5)}xx"] += count
         self._responses.clear()
-        return m.GatewayBeat(responses, tuple(jobs), tuple(asks))
+        return dict(responses)
 
     # Errors
 

@@ -143,6 +143,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     metrics_config: str | None = None
     #: Whether metrics of handlers that metrics_config doesn't list are taken as they come.
     model_metrics_auto_detect: bool = False
+    #: Whether torchrelay_* metrics stand beside TorchServe's at the metrics API, in every metrics_mode.
+    own_metrics: bool = True
     #: Whether keys for the APIs are made; see also GatewaySettings.token_authorization.
     token_authorization: bool = False
     #: Life of a key that was made here.

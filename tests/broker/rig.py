@@ -5,11 +5,23 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, TypeVar
 
+from broker import metrics_config
 from broker.catalog import Catalog
 from broker.core import BrokerCore
-from broker.effects import Effect, KeepKeys, Prepare, ReadChunk, Report, Send, Store, WriteSnapshot
+from broker.effects import (
+    Effect,
+    KeepKeys,
+    Prepare,
+    ReadChunk,
+    Report,
+    Send,
+    Store,
+    WriteMetrics,
+    WriteSnapshot,
+)
 from broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
 from broker.keys import Keyring
+from broker.metrics import Line, Metrics
 from broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
 from shared import messages as m
 from shared import wire
@@ -64,6 +76,8 @@ class Rig:
         self.snapshots: list[WriteSnapshot] = []
         #: What each start of the broker is told to load.
         self.at_start: list[LoadAtStart | StartupModel] = []
+        #: What went into the metrics logs.
+        self.lines: list[Line] = []
         self.store_error: RelayError | None = None
         #: What the key file shows, by API.
         self.key_file: dict[Api, str] = {}
@@ -92,9 +106,15 @@ class Rig:
             self.registry.apply(made.change())
             self.key_file = {api: key.text for api, key in made.newest.items()}
             keys.use(made)
+        metrics = Metrics(
+            metrics_config.built_in(),
+            mode=self.settings.metrics_mode,
+            auto_detect=self.settings.model_metrics_auto_detect,
+            hostname="here",
+        )
         names = count()
         self.core = BrokerCore(
-            self.settings, snapshot, keys, epoch=self.epoch, now=self.now, wall_ms=0,
+            self.settings, snapshot, keys, metrics, epoch=self.epoch, now=self.now, wall_ms=0,
             new_sequence_id=lambda: f"made-{self.epoch}-{next(names)}",
         )  # fmt: skip
         for load in self.at_start:
@@ -168,6 +188,8 @@ class Rig:
                     self.registry.apply(made.change())
                     self.key_file = {api: key.text for api, key in made.newest.items()}
                 results.append(Stored(token, self.store_error))
+            case WriteMetrics(lines):
+                self.lines += lines
             case ReadChunk(peer, archive, offset, length):
                 results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
             case WriteSnapshot():

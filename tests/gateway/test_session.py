@@ -94,6 +94,18 @@ def test_beats_carry_responses_and_what_has_waited_too_long() -> None:
 # Grouping
 
 
+def test_whoever_reads_metrics_finds_every_answer_that_has_gone_out_before() -> None:
+    session = welcomed()
+    drain(session)
+    session.count_response(200)
+    session.count_response(999)
+    session.ask(messages.ReadMetrics(0), "scraper", now=0.0)
+    counts, read = drain(session)
+    assert counts == messages.GatewayBeat({"2xx": 1, "5xx": 1})
+    assert isinstance(read, messages.ReadMetrics)
+    assert drain(session) == []
+
+
 def test_jobs_of_one_turn_leave_in_one_message() -> None:
     session = welcomed()
     jobs = [submit(session, str(number)) for number in range(SUBMIT_LIMIT_JOBS)]

@@ -1,0 +1,76 @@
+"""TorchServe's ts_metrics.log and model_metrics.log, written by a thread of their own.
+
+The loop hands lines over and goes on; where the disk doesn't keep up they are dropped and counted.
+"""
+
+import logging
+import logging.handlers
+import queue
+import threading
+from pathlib import Path
+
+from broker.metrics import Line
+from shared import clock
+
+logger = logging.getLogger(__name__)
+
+#: TorchServe's log4j2.xml: as much in one file, and as many files.
+FILE_LIMIT_BYTES = 100 << 20
+FILES_LIMIT = 5
+#: Turns of the broker's loop whose lines may wait.
+WAITING_LIMIT = 10_000
+CLOSE_LIMIT_S = 5.0
+
+
+class MetricsLog:
+    """The two files in `folder`. Raises OSError if they can't be opened."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._files = {False: _file(folder / "ts_metrics.log"), True: _file(folder / "model_metrics.log")}
+        self._waiting: queue.Queue[tuple[Line, ...] | None] = queue.Queue(WAITING_LIMIT)
+        #: Lines that found no room.
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._write_all, name="metrics-log", daemon=True)
+        self._thread.start()
+
+    def write(self, lines: tuple[Line, ...]) -> None:
+        """Have lines written soon; never blocks."""
+        try:
+            self._waiting.put_nowait(lines)
+        except queue.Full:
+            if not self.dropped:
+                logger.warning("metrics.log_behind", extra={"waiting": WAITING_LIMIT})
+            self.dropped += len(lines)
+
+    def close(self) -> None:
+        """Write what waits, for a moment at most, and close the files."""
+        try:
+            self._waiting.put(None, timeout=CLOSE_LIMIT_S)
+        except queue.Full:
+            logger.warning("metrics.log_lost", extra={"waiting": self._waiting.qsize()})
+        self._thread.join(CLOSE_LIMIT_S)
+        for file in self._files.values():
+            file.close()
+
+    def _write_all(self) -> None:
+        while (lines := self._waiting.get()) is not None:
+            for is_model, file in self._files.items():
+                text = "\n".join(formatted(line) for line in lines if line.is_model == is_model)
+                if text:
+                    file.handle(logging.makeLogRecord({"msg": text}))
+
+
+def formatted(line: Line) -> str:
+    """Write a line as TorchServe does; a handler's line names its requests."""
+    labels = ",".join(f"{name}:{value}" for name, value in line.labels)
+    requests = f"requestID:{','.join(line.request_ids) or 'null'}," if line.is_model else ""
+    text = (
+        f"{clock.local(clock.wall_ms())} - {line.name}.{line.unit}:{line.value!r}|#{labels}"
+        f"|#hostname:{line.hostname},{requests}timestamp:{line.at_ms // 1000}"
+    )
+    return text.replace("\n", " ").replace("\r", " ")
+
+
+def _file(path: Path) -> logging.Handler:
+    return logging.handlers.RotatingFileHandler(path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_LIMIT)
