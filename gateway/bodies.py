@@ -122,7 +122,8 @@ def _multipart(body: bytes, boundary: bytes) -> list[Input]:
     for piece in pieces[1:]:
         if piece.startswith(b"--"):
             return _last_of_each(inputs)
-        inputs.append(_part(piece))
+        if piece:  # clients that have nothing to send put nothing between two delimiters
+            inputs.append(_part(piece))
     if len(pieces) > 1:
         raise errors.BadRequest("The multipart body ends before its last boundary, or has too many parts.")
     return []

@@ -174,11 +174,11 @@ OPEN_INFERENCE_PROTOCOL: Paths = {
 }
 
 _LIST = (
-    _query("limit", whole(0, 100, 100), "How many to list; what is no such number counts as 100."),
+    _query("limit", whole(None, None, 100), "How many to list; what is not from 0 to 100 counts as 100."),
     _query("next_page_token", TEXT, "The token of the page before."),
 )
 _REGISTER = (
-    _query("url", TEXT, "The archive: a file of the model store, or a URL. Needed, here or in the body."),
+    _query("url", TEXT, "The archive: a file of the model store, or a URL.") | {"required": True},
     _query("model_name", TEXT, "Instead of the archive's own name."),
     _query("handler", TEXT, "Instead of the archive's own handler."),
     _query("runtime", one_of("python", "python3", "LSP"), "Instead of the archive's own runtime."),
@@ -219,7 +219,7 @@ MODELS: Paths = {
             method="post",
             id="registerModel",
             summary="Register a model archive.",
-            description="With a JSON body the query is not looked at.",
+            description="With a JSON body the query is not looked at, nor needed.",
             answers={
                 200: Answer("Registered; the text says with how many workers.", ref("Status")),
                 202: Answer("Registered; its workers are on their way.", ref("Status")),

@@ -81,6 +81,7 @@ def test_names_are_utf_8_and_may_be_quoted_with_escapes() -> None:
     ("body", "content_type", "expected"),
     [
         (b"--edge--\r\n", MULTIPART, []),
+        (b"--edge\r\n--edge--\r\n", MULTIPART, []),
         (b"--other\r\n\r\n--other--", MULTIPART, []),
         (b"", MULTIPART, []),
         (b"x", "multipart/form-data", [("body", "multipart/form-data", b"x")]),
