@@ -136,6 +136,10 @@ def _check_name(name: str) -> None:
 def _check_config(config: ModelConfig) -> None:
     if config.sequence_batching and not config.sequence_max_idle_ms:
         raise errors.InvalidModel("sequenceBatching needs a sequenceMaxIdleMSec above 0 in the model config.")
+    if config.torchrun and config.parallel_type != "custom":
+        raise errors.InvalidModel(
+            "The model config asks for workers of several processes by torchrun, which do not exist here yet."
+        )
 
 
 def _first(*values: int | None) -> int:

@@ -8,7 +8,7 @@ from broker.precedence import settle
 from broker.records import Prepared, VersionRecord
 from shared import errors
 from shared import messages as m
-from shared.model_config import ModelConfig
+from shared.model_config import ModelConfig, Torchrun
 from shared.settings import BrokerSettings, StartupModel
 from tests.broker.rig import settings
 
@@ -156,6 +156,13 @@ def test_an_archive_without_a_name_takes_that_of_its_file_at_start_only(
 def test_a_name_that_no_url_can_hold_is_refused(name: str) -> None:
     with pytest.raises(errors.BadRequest, match="can't be part of a URL"):
         settled({"model_name": name})
+
+
+def test_workers_of_several_processes_are_refused_rather_than_started_as_one() -> None:
+    with pytest.raises(errors.InvalidModel, match="torchrun"):
+        settled(config=ModelConfig(torchrun=Torchrun(nproc_per_node=4), parallel_type="pp"))
+    own_way = ModelConfig(torchrun=Torchrun(), parallel_type="custom", parallel_level=2)
+    assert settled(config=own_way).config == own_way
 
 
 def test_sequences_without_an_end_are_refused_at_registration() -> None:

@@ -4,6 +4,8 @@ import textwrap
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.model_config import SIZE_LIMIT_BYTES, ModelConfig, Torchrun, Unreadable, load, parse
 
@@ -158,6 +160,13 @@ def test_a_file_that_is_no_mapping_says_nothing_and_keeps_its_worker_from_loadin
     assert len(warnings[0]) < 600
     with pytest.raises(Unreadable):
         load(content)
+
+
+@given(st.binary(max_size=200) | st.text(alphabet="minWorkers:[]{}&*<\n -'\"1!", max_size=80).map(str.encode))
+def test_whatever_the_file_holds_reading_it_ends(content: bytes) -> None:
+    config, warnings = parse(content)
+    assert isinstance(config, ModelConfig)
+    assert all("\n" not in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("level", ["a{0}: &a{0} [{1}]", "a{0}: &a{0} {{<<: [{1}], k{0}: 1}}"])
