@@ -17,7 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -42,6 +42,8 @@ DEFAULT_HANDLERS = frozenset(
     )
 )
 RUNTIMES = ("python", "python3", "LSP")
+#: Forms of an archive, by torch-model-archiver's names, and what a file of each is called.
+FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 #: An archive with vendored dependencies has some ten thousand files; inodes run out before this hurts.
 ENTRY_LIMIT = 100_000
 #: The largest single-host models are a few hundred GB; more is a mistake or an attack on the disk.
@@ -213,13 +215,16 @@ def create(
     requirements_file: Path | None = None,
     config_file: Path | None = None,
     runtime: str = "python",
+    archive_format: str = "default",
     force: bool = False,
 ) -> None:
-    """Write a `.mar` with its manifest; folders among `extra_files` are added by content.
+    """Write an archive with its manifest; folders among `extra_files` are added by content.
 
-    `handler` is a file, `file:function`, or one of DEFAULT_HANDLERS. Raises InvalidModel for what can't
-    become an archive, and where `target` exists unless `force` is given.
+    `handler` is a file, `file:function`, or one of DEFAULT_HANDLERS; `archive_format` one of FORMATS. Raises
+    InvalidModel for what can't become an archive, and where `target` exists unless `force` is given.
     """
+    if archive_format not in FORMATS:
+        raise InvalidModel(f"Archive format {archive_format!r} is not one of {', '.join(FORMATS)}.")
     if not _MODEL_NAME.fullmatch(model_name):
         raise InvalidModel(f"Model name {model_name!r} may have only letters, digits, '_', '-' and '.'.")
     if runtime not in RUNTIMES:
@@ -241,7 +246,14 @@ def create(
     }
     files = [file for file in (handler_file, *named.values()) if file is not None]
     sources = _sources([*files, *extra_files])
-    _write_zip(target, json.dumps(manifest, indent=2).encode(), sources, force=force)
+    content = json.dumps(manifest, indent=2).encode()
+    if archive_format == "tgz":
+        _write_tar(target, content, sources, model_name, force=force)
+    elif archive_format == "no-archive":
+        _write_folder(target, content, sources, force=force)
+    else:
+        is_stored = archive_format == "zip-store"
+        _write_zip(target, content, sources, force=force, is_stored=is_stored)
 
 
 def pack_folder(folder: Path, target: Path) -> None:
@@ -442,27 +454,64 @@ def _inner_folder(folder: Path) -> Path:
     return children[0] if len(children) == 1 and children[0].is_dir() else folder
 
 
-def _write_zip(target: Path, manifest: bytes | None, sources: dict[str, Path], *, force: bool) -> None:
-    """Write the zip beside its place and move it there, so that no half archive is ever seen."""
-    if target.exists() and not force:
-        raise InvalidModel(f"{target} exists; it is replaced only when forced.")
+@contextmanager
+def _replacing(target: Path, *, force: bool) -> Iterator[Path]:
+    """Give out a path beside a file's place and move what is there then, so that no half is ever seen."""
+    if target.exists() and not (force and target.is_file()):
+        raise InvalidModel(f"{target} exists; it is replaced only when forced, and no folder ever is.")
     target.parent.mkdir(parents=True, exist_ok=True)
     half = target.with_name(target.name + ".part")
     try:
-        with zipfile.ZipFile(half, "w") as file:
-            if manifest is not None:
-                file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
-            for name in sorted(sources):
-                _add(file, name, sources[name])
+        yield half
         half.replace(target)
     finally:
         half.unlink(missing_ok=True)
 
 
-def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+def _write_zip(
+    target: Path, manifest: bytes | None, sources: dict[str, Path], *, force: bool, is_stored: bool = False
+) -> None:
+    with _replacing(target, force=force) as half, zipfile.ZipFile(half, "w") as file:
+        if manifest is not None:
+            file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
+        for name in sorted(sources):
+            _add(file, name, sources[name], is_stored=is_stored)
+
+
+def _write_tar(target: Path, manifest: bytes, sources: dict[str, Path], top: str, *, force: bool) -> None:
+    """Write a gzipped tar whose entries lie below one folder, which readers drop."""
+    with _replacing(target, force=force) as half, tarfile.open(half, "w:gz") as file:
+        entry = tarfile.TarInfo(f"{top}/{MANIFEST_NAME}")
+        entry.size = len(manifest)
+        file.addfile(entry, io.BytesIO(manifest))
+        for name in sorted(sources):
+            file.add(sources[name].resolve(), f"{top}/{name}", filter=_without_owner)
+
+
+def _without_owner(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = entry.mtime = 0
+    entry.uname = entry.gname = ""
+    return entry
+
+
+def _write_folder(target: Path, manifest: bytes, sources: dict[str, Path], *, force: bool) -> None:
+    """Lay an archive's content out as a folder; what lay there goes only if it was a model's folder, too."""
+    if target.exists():
+        if not (force and (target / MANIFEST_NAME).is_file()):
+            raise InvalidModel(f"{target} exists; only a model's folder is replaced, and only when forced.")
+        shutil.rmtree(target)
+    for name, source in sources.items():
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, place)
+    (target / MANIFEST_NAME).parent.mkdir(parents=True, exist_ok=True)
+    (target / MANIFEST_NAME).write_bytes(manifest)
+
+
+def _add(archive: zipfile.ZipFile, name: str, path: Path, *, is_stored: bool) -> None:
     info = zipfile.ZipInfo(name, _ZIP_DATE)
     info.file_size = path.stat().st_size
-    small = info.file_size <= DEFLATE_LIMIT_BYTES
+    small = info.file_size <= DEFLATE_LIMIT_BYTES and not is_stored
     info.compress_type = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
     with path.open("rb") as source, archive.open(info, "w") as sink:
         shutil.copyfileobj(source, sink, COPY_BYTES)

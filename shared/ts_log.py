@@ -106,6 +106,17 @@ def _failed(facts: Facts) -> list[Line]:
     return [("ERROR", _thread(facts), WORKER_THREAD, text), *_recovery(facts)]
 
 
+def _gone(facts: Facts) -> list[Line]:
+    """Its reason was told when it failed, and where it was told to go there is none to be told."""
+    thread = _thread(facts)
+    return [("DEBUG", thread, WORKER_THREAD, f"{thread} State change -> WORKER_STOPPED")]
+
+
+def _exited(facts: Facts) -> list[Line]:
+    thread = f"{_thread(facts)}-stdout"
+    return [("INFO", thread, "org.pytorch.serve.wlm.WorkerLifeCycle", f"Stopped Scanner - {thread}")]
+
+
 def _recovery(facts: Facts) -> list[Line]:
     """What TorchServe says between a worker's end and its next start."""
     thread, worker = _thread(facts), facts.get("worker")
@@ -137,6 +148,8 @@ _WRITERS: dict[str, Callable[[Facts], list[Line]]] = {
     "worker.stuck": _stuck,
     "worker.late": _stuck,
     "worker.failed": _failed,
+    "worker.gone": _gone,
+    "worker.exited": _exited,
     "model.registered": _registered,
     "model.not_loaded": _not_loaded,
 }

@@ -242,7 +242,12 @@ class Nursery:
         logger.log(
             logging.INFO if ward.stop_reason else logging.WARNING,
             "worker.exited",
-            extra={"worker": worker_id, "model": ward.start.model, "reason": reason},
+            extra={
+                "worker": worker_id,
+                "model": ward.start.model,
+                "version": ward.start.version,
+                "reason": reason,
+            },
         )
 
 

@@ -74,6 +74,13 @@ def test_an_exception_that_was_printed_already_is_not_repeated() -> None:
     assert told[0].endswith("Backend worker process died.")
 
 
+@pytest.mark.parametrize("event", ["worker.gone", "worker.exited"])
+def test_nor_do_the_lines_of_a_workers_end_repeat_it(event: str) -> None:
+    (line,) = lines(event, **WORKER, reason="ValueError: no weights")
+    assert "ValueError" not in line
+    assert "W-9000-m_1.0" in line
+
+
 def test_a_traceback_of_ours_is_not_lost() -> None:
     try:
         raise ValueError("no good")
