@@ -1,10 +1,13 @@
 """The certificate that https listeners show, from PEM files or a PKCS12 keystore."""
 
+import logging
 import ssl
 import tempfile
 from pathlib import Path
 
 from shared.settings import GatewaySettings, SettingsError
+
+logger = logging.getLogger(__name__)
 
 
 def context(config: GatewaySettings) -> ssl.SSLContext:
@@ -29,12 +32,24 @@ def _load(made: ssl.SSLContext, certificate: str, key: str, password: bytes = b"
             raise SettingsError(f"{setting}={path}: there is no such file")
     try:
         # With no password at all OpenSSL would ask for one at the terminal.
-        made.load_cert_chain(certificate, key, password)
+        _load_chain(made, certificate, key, password)
     except OSError as error:
         raise SettingsError(
             f"certificate_file={certificate} and private_key_file={key} can't be used: {error};"
             " both must be PEM, belong together, and the key must have no password"
         ) from error
+
+
+def _load_chain(made: ssl.SSLContext, certificate: str, key: str, password: bytes) -> None:
+    try:
+        made.load_cert_chain(certificate, key, password)
+    except ssl.SSLError as error:
+        if error.reason != "EE_KEY_TOO_SMALL":
+            raise
+        # TorchServe serves with such a key, its own tests' among them. Who trusts it is the client's choice.
+        logger.warning("certificate.weak", extra={"certificate": certificate, "reason": "its key is short"})
+        made.set_ciphers("DEFAULT:@SECLEVEL=1")
+        made.load_cert_chain(certificate, key, password)
 
 
 def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
@@ -59,4 +74,4 @@ def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
         certificate_file, key_file = Path(folder, "certificate"), Path(folder, "key")
         certificate_file.write_bytes(b"".join(one.public_bytes(pem.Encoding.PEM) for one in chain))
         key_file.write_bytes(key)
-        made.load_cert_chain(certificate_file, key_file, password)
+        _load_chain(made, str(certificate_file), str(key_file), password)

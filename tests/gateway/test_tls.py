@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ import httpx
 import msgspec
 import pytest
 import trustme
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as pem
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import (
+    CertificateBuilder,
+    Name,
+    NameAttribute,
+    load_pem_x509_certificate,
+    random_serial_number,
+)
+from cryptography.x509.oid import NameOID
 
 from gateway import certificates
 from shared.settings import GatewaySettings, SettingsError
@@ -230,3 +240,24 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(authority: Authority
     config = GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
     with pytest.raises(SettingsError, match="must have no password"):
         certificates.context(config)
+
+
+def test_a_short_key_is_taken_as_in_torchserve_and_complained_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = rsa.generate_private_key(65537, 1024)  # its weakness is the point
+    name = Name([NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = CertificateBuilder(
+        name, name, key.public_key(), random_serial_number(), day, day + timedelta(365)
+    )
+    (tmp_path / "certificate").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem.Encoding.PEM))
+    (tmp_path / "key").write_bytes(
+        key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
+    )
+    certificates.context(
+        GatewaySettings(
+            certificate_file=str(tmp_path / "certificate"), private_key_file=str(tmp_path / "key")
+        )
+    )
+    assert [record.getMessage() for record in caplog.records] == ["certificate.weak"]
