@@ -4,15 +4,19 @@ One asyncio loop, no torch. Workers speak to the broker themselves: a node that 
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import socket
+import threading
 from collections import deque
 
 from shared import clock
 from shared import messages as m
 from shared.settings import NodeSettings, environment
 from worker import host
+from worker.figures import HostFigures
 from worker.link import Link
 from worker.nursery import Nursery
 from worker.session import Session, State
@@ -42,6 +46,9 @@ class Node:
         self._nursery = Nursery(settings, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
+        self._figures = HostFigures(environment()) if settings.system_metrics else None
+        self._figures_at = 0.0
+        self._is_measuring = False
         #: Set when a signal or the broker ends this node; wakes the loop.
         self._stopping = asyncio.Event()
         self._exit_code = 0
@@ -102,6 +109,24 @@ class Node:
                 self._memory_at = now + MEMORY_INTERVAL_S
                 self._nursery.measure_memory()
             self._send(m.NodeBeat(self._nursery.memory()), self._session.epoch)
+            self._measure_host(now)
+
+    def _measure_host(self, now: float) -> None:
+        """Have the host measured, if that is due, by a thread: a GPU's driver may hang, the node must not."""
+        if self._figures is None or self._is_measuring or now < self._figures_at:
+            return
+        self._figures_at = now + self._settings.metric_time_interval_s
+        self._is_measuring = True
+        threading.Thread(target=self._read_figures, args=(self._figures,), daemon=True).start()
+
+    def _read_figures(self, figures: HostFigures) -> None:
+        points = figures.read()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            self._loop.call_soon_threadsafe(self._tell_figures, points)
+
+    def _tell_figures(self, points: tuple[m.MetricPoint, ...]) -> None:
+        self._is_measuring = False
+        self._tell(m.NodeMeasured(socket.gethostname(), points))
 
     def _hello(self) -> m.HelloNode:
         return m.HelloNode(
@@ -153,6 +178,8 @@ class Node:
     def _welcomed(self, welcome: m.Welcome) -> None:
         if welcome.is_new:
             logger.info("broker.joined", extra={"epoch": self._session.epoch})
+            self._figures_at = 0.0  # a broker that doesn't know the host yet shall soon
+        self._measure_host(clock.monotonic())
         self._nursery.cache.reconnected()
         for _ in range(len(self._unsent)):
             self._tell(self._unsent.popleft())

@@ -409,6 +409,14 @@ def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fl
     assert hello.worker_id == 2
 
 
+def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Fleet) -> None:
+    fleet.start_node(metric_time_interval_s=0.2)
+    fleet.broker.until(lambda: len(fleet.broker.all(m.NodeMeasured)) >= 2)
+    for measured in fleet.broker.all(m.NodeMeasured):
+        names = {point.name for point in measured.points}
+        assert {"CPUUtilization", "DiskUtilization", "MemoryUsed"} <= names
+
+
 def test_torch_is_not_imported_by_the_node_itself() -> None:
     script = "import sys; from worker import node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

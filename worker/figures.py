@@ -1,0 +1,103 @@
+"""What a host measures of itself: cpu, memory, disk and GPUs, by TorchServe's names and units."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import psutil
+import pynvml
+
+from shared import clock
+from shared import messages as m
+from worker.host import visible_order
+
+logger = logging.getLogger(__name__)
+
+Unit = Literal["Percent", "Megabytes", "Gigabytes"]
+
+_HOST = ("Level", "Host")
+MEGABYTE, GIGABYTE = 1 << 20, 1 << 30
+#: The filesystem whose room is shown.
+DISK = "/"
+
+
+class Gpu(NamedTuple):
+    """What a GPU says of itself; `busy_percent` None where it can't tell (one that is shared by MIG)."""
+
+    uuid: str
+    used_bytes: int
+    total_bytes: int
+    busy_percent: float | None
+
+
+def read_gpus() -> list[Gpu]:
+    """Ask the driver about all GPUs in its own order; without a driver there are none."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [_read_gpu(pynvml.nvmlDeviceGetHandleByIndex(n)) for n in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError as error:
+        logger.warning("gpus.not_measured", extra={"reason": str(error)})
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+class HostFigures:
+    """Reads the figures of this host; each read's cpu use is that since the read before.
+
+    Blocks for as long as the GPUs' driver likes: not for a loop to call.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], read_gpus: Callable[[], Sequence[Gpu]] = read_gpus
+    ) -> None:
+        self._visible = environment.get("CUDA_VISIBLE_DEVICES")
+        self._read_gpus = read_gpus
+        psutil.cpu_percent()  # the first call has nothing to compare with, and answers 0
+
+    def read(self) -> tuple[m.MetricPoint, ...]:
+        """Measure now; what can't be measured is left out."""
+        points: list[m.MetricPoint] = []
+        try:
+            points += _host_points()
+        except (psutil.Error, OSError) as error:
+            logger.warning("host.not_measured", extra={"reason": str(error)})
+        return (*points, *self._gpu_points())
+
+    def _gpu_points(self) -> Iterator[m.MetricPoint]:
+        """Measure GPUs by torch's numbers, as handlers know them."""
+        gpus = self._read_gpus()
+        for number, index in enumerate(visible_order(self._visible, [gpu.uuid for gpu in gpus])):
+            gpu, device = gpus[index], ("DeviceId", str(number))
+            share = 100 * gpu.used_bytes / max(1, gpu.total_bytes)
+            yield _point("GPUMemoryUtilization", "Percent", share, device)
+            yield _point("GPUMemoryUsed", "Megabytes", gpu.used_bytes / MEGABYTE, device)
+            if gpu.busy_percent is not None:
+                yield _point("GPUUtilization", "Percent", gpu.busy_percent, device)
+
+
+def _read_gpu(handle: object) -> Gpu:
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        busy = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    except pynvml.NVMLError:
+        busy = None
+    return Gpu(str(pynvml.nvmlDeviceGetUUID(handle)), int(memory.used), int(memory.total), busy)
+
+
+def _host_points() -> Iterator[m.MetricPoint]:
+    disk, memory = psutil.disk_usage(DISK), psutil.virtual_memory()
+    yield _point("CPUUtilization", "Percent", psutil.cpu_percent())
+    yield _point("DiskAvailable", "Gigabytes", disk.free / GIGABYTE)
+    yield _point("DiskUsage", "Gigabytes", disk.used / GIGABYTE)
+    yield _point("DiskUtilization", "Percent", disk.percent)
+    yield _point("MemoryAvailable", "Megabytes", memory.available / MEGABYTE)
+    yield _point("MemoryUsed", "Megabytes", memory.used / MEGABYTE)
+    yield _point("MemoryUtilization", "Percent", memory.percent)
+
+
+def _point(name: str, unit: Unit, value: float, *more: tuple[str, str]) -> m.MetricPoint:
+    return m.MetricPoint(name, "gauge", unit, float(value), (_HOST, *more), clock.wall_ms())
