@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -97,6 +98,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(folder / "python"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     model = tmp_path / "model"
     model.mkdir()
     monkeypatch.chdir(model)
@@ -227,13 +230,16 @@ def test_an_engine_that_ends_before_it_is_ready_fails_the_load(program: Path) ->
     config = {"model_path": "m", "vllm_engine_config": {"fail": True}}
     with pytest.raises(RuntimeError, match="vllm ended with code 3 before it was ready"):
         VLLMHandler().initialize(context_of(program, config))
+    assert os.listdir(program.parent / "tmp") == []
 
 
 def test_without_vllm_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ImportError, match="VLLMHandler needs the package vllm"):
         VLLMHandler().initialize(context_of(tmp_path, {"model_path": "m"}))
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_config_becomes_vllms_arguments(tmp_path: Path) -> None:

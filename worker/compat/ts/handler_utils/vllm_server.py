@@ -71,13 +71,14 @@ class VllmServer:
     """The child, from its start until its end; `socket_path` is where it listens."""
 
     def __init__(self, arguments: Sequence[str], gpu_id: int | None) -> None:
-        self._folder = tempfile.mkdtemp(prefix="vllm-")
-        self.socket_path = os.path.join(self._folder, "http")
-        command = [_command(), "serve", *arguments, "--uds", self.socket_path]
+        program = _command()
+        folder = tempfile.mkdtemp(prefix="vllm-")
+        self.socket_path = os.path.join(folder, "http")
+        command = [program, "serve", *arguments, "--uds", self.socket_path]
         logger.info("vllm.started: %s", command)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_environment(gpu_id))
         #: Ends the child; also when this object, or the interpreter, goes.
-        self.close = weakref.finalize(self, _end, self._process, self._folder)
+        self.close = weakref.finalize(self, _end, self._process, folder)
 
     def wait_until_ready(self) -> None:
         """Return once the model is loaded; the worker's startup timeout bounds it. Raises RuntimeError."""
@@ -85,6 +86,7 @@ class VllmServer:
         with httpx.Client(transport=transport, base_url="http://vllm") as client:
             while not _is_healthy(client):
                 if self.exit_code is not None:
+                    self.close()
                     raise RuntimeError(
                         f"vllm ended with code {self.exit_code} before it was ready; see its output"
                     )

@@ -53,8 +53,9 @@ def metric_line(point: MetricPoint) -> str:
     """Write a point as TorchServe's workers print it."""
     dimensions = ",".join(f"{name}:{value}" for name, value in point.dimensions)
     ids = "".join(f",{request_id}" for request_id in point.request_ids)
+    value = int(point.value) if point.value.is_integer() else point.value
     return (
-        f"[METRICS]{point.name}.{point.unit}:{point.value}|#{dimensions}|#type:{point.kind.upper()}"
+        f"[METRICS]{point.name}.{point.unit}:{value}|#{dimensions}|#type:{point.kind.upper()}"
         f"|#hostname:{socket.gethostname()},{point.at_ms // 1000}{ids}"
     )
 
@@ -82,7 +83,7 @@ class CachingMetric(MetricAbstract):
         """
         try:
             point = self._point(value, dimension_values, request_id or "")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             logger.error(
                 "[METRICS]Failed to update metric with name:%s and dimensions: %s with value: %s: %s",
                 self.metric_name,

@@ -31,7 +31,7 @@ def read_config(content: bytes) -> Mapping[str, object]:
     try:
         parsed = yaml.safe_load(content or DEFAULT_CONFIG)
     except yaml.YAMLError as error:
-        raise errors.MetricsCachePyYamlError(f"Error parsing the metrics configuration: {error}") from error
+        raise errors.MetricsCachePyYamlError(f"Error parsing file: {error}") from error
     if not isinstance(parsed, Mapping):
         raise errors.MetricsCacheValueError("the metrics configuration is no mapping")
     return parsed
@@ -57,5 +57,5 @@ def _declared(metric: object, metric_type: MetricTypes) -> Declared:
         raise errors.MetricsCacheValueError(f"a metric is described by a mapping, not {metric!r}")
     missing = [key for key in ("name", "unit", "dimensions") if key not in metric]
     if missing:
-        raise errors.MetricsCacheKeyError(f"Key not found in cache spec: {missing[0]}")
+        raise errors.MetricsCacheKeyError(f"Key not found in cache spec: {missing[0]!r}")
     return Declared(metric["name"], metric["unit"], metric["dimensions"], metric_type)

@@ -25,6 +25,3 @@ class MetricsCacheValueError(ValueError):
 
 class MetricsCacheKeyError(KeyError):
     """No metric of this name and type was added, or the configuration lacks a key."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""

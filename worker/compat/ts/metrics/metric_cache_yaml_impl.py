@@ -1,6 +1,7 @@
-"""A metrics cache that is configured by a file; a worker's own is handed the content instead."""
+"""A metrics cache that a handler, or a test of one, makes itself: its values are logged as they come."""
 
 from ts.metrics import metric_cache_errors as errors
+from ts.metrics.caching_metric import LineOutlet
 from ts.metrics.declared import declared_metrics, read_config
 from ts.metrics.metrics_cache import MetricsCache
 
@@ -9,7 +10,7 @@ class MetricsCacheYamlImpl(MetricsCache):
     """The metrics cache of a metrics.yaml. Raises an error of metric_cache_errors if it can't be read."""
 
     def __init__(self, config_file_path: str) -> None:
-        super().__init__()
+        super().__init__(outlet=LineOutlet())
         self.request_ids = None
         if not config_file_path:
             raise errors.MetricsCacheTypeError("Config file not initialized")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shared.messages import MetricPoint
 from ts.metrics import metric_cache_errors as errors
-from ts.metrics.caching_metric import CachingMetric, PointBuffer
+from ts.metrics.caching_metric import CachingMetric, Outlet, PointBuffer
 from ts.metrics.declared import declared_metrics, read_config
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
@@ -21,12 +21,14 @@ _SIZE_UNITS = ("MB", "kB", "GB", "B")
 class MetricsCache:
     """Metrics by type and name, and the points recorded since they were last taken."""
 
-    def __init__(self, model_name: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, outlet: Outlet | None = None) -> None:
         self.model_name = model_name
         #: Index in the batch -> request id; one random id while the model loads.
         self.request_ids: dict[int, str] | str | None = str(uuid.uuid4())
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
         self._points = PointBuffer()
+        #: Where points go; to a buffer that the worker empties, unless there is no worker.
+        self._outlet = outlet or self._points
 
     def __deepcopy__(self, memo: dict[int, object]) -> "MetricsCache":
         """Return a view for other requests: it records into the same points."""
@@ -66,7 +68,8 @@ class MetricsCache:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a duration in `ms` or `s`; raises ValueError for another unit."""
-        _check_unit(unit, _TIME_UNITS, "timed")
+        if unit not in _TIME_UNITS:
+            raise errors.MetricsCacheValueError("the unit for a timed metric should be one of ['ms', 's']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
@@ -79,7 +82,8 @@ class MetricsCache:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
-        _check_unit(unit, _SIZE_UNITS, "size based")
+        if unit not in _SIZE_UNITS:
+            raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
@@ -130,7 +134,7 @@ class MetricsCache:
         metrics = self.cache.setdefault(metric_type, {})
         if metric_name in metrics:
             logger.warning("Overriding existing key %s:%s", metric_type, metric_name)
-        metrics[metric_name] = CachingMetric(metric_name, unit, dimension_names, metric_type, self._points)
+        metrics[metric_name] = CachingMetric(metric_name, unit, dimension_names, metric_type, self._outlet)
         return metrics[metric_name]
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
@@ -175,13 +179,6 @@ class MetricsCache:
 def _with_defaults(dimensions: Sequence[Dimension], *defaults: Dimension) -> list[Dimension]:
     given = {dimension.name for dimension in dimensions}
     return [*dimensions, *(default for default in defaults if default.name not in given)]
-
-
-def _check_unit(unit: str, allowed: tuple[str, ...], kind: str) -> None:
-    if unit not in allowed:
-        raise errors.MetricsCacheValueError(
-            f"the unit for a {kind} metric should be one of {list(allowed)}, not {unit!r}"
-        )
 
 
 def _check_names(metric_name: object, unit: object, metric_type: object) -> None:

@@ -44,7 +44,7 @@ class MetricsStore:
     ) -> None:
         """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
         if unit not in ("MB", "kB", "GB", "B"):
-            raise ValueError("the unit for a size based metric should be one of ['MB', 'kB', 'GB', 'B']")
+            raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
         self._add(name, value, self._request_id(idx), unit, dimensions)
 
     def add_percent(
