@@ -9,6 +9,9 @@ from shared.settings import GatewaySettings, SettingsError
 
 logger = logging.getLogger(__name__)
 
+#: OpenSSL's reasons to take a certificate for too weak, which TorchServe served all the same.
+_TOO_WEAK = ("EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK")
+
 
 def context(config: GatewaySettings) -> ssl.SSLContext:
     """Make the TLS side of https listeners. Raises SettingsError where there is nothing usable."""
@@ -16,7 +19,7 @@ def context(config: GatewaySettings) -> ssl.SSLContext:
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
     if config.certificate_file and config.private_key_file:
-        _load(made, config.certificate_file, config.private_key_file)
+        _load_files(made, config.certificate_file, config.private_key_file)
     elif config.keystore:
         _load_keystore(made, Path(config.keystore), config.keystore_pass.encode())
     else:
@@ -26,13 +29,13 @@ def context(config: GatewaySettings) -> ssl.SSLContext:
     return made
 
 
-def _load(made: ssl.SSLContext, certificate: str, key: str, password: bytes = b"") -> None:
+def _load_files(made: ssl.SSLContext, certificate: str, key: str) -> None:
     for setting, path in (("certificate_file", certificate), ("private_key_file", key)):
         if not Path(path).is_file():
             raise SettingsError(f"{setting}={path}: there is no such file")
     try:
         # With no password at all OpenSSL would ask for one at the terminal.
-        _load_chain(made, certificate, key, password)
+        _load(made, Path(certificate), Path(key), b"")
     except OSError as error:
         raise SettingsError(
             f"certificate_file={certificate} and private_key_file={key} can't be used: {error};"
@@ -40,26 +43,27 @@ def _load(made: ssl.SSLContext, certificate: str, key: str, password: bytes = b"
         ) from error
 
 
-def _load_chain(made: ssl.SSLContext, certificate: str, key: str, password: bytes) -> None:
+def _load(made: ssl.SSLContext, certificate: Path, key: Path, password: bytes) -> None:
+    """Load a chain, if need be a weak one: whoever connects may still refuse it."""
     try:
         made.load_cert_chain(certificate, key, password)
     except ssl.SSLError as error:
-        if error.reason != "EE_KEY_TOO_SMALL":
+        if error.reason not in _TOO_WEAK:
             raise
-        # TorchServe serves with such a key, its own tests' among them. Who trusts it is the client's choice.
-        logger.warning("certificate.weak", extra={"certificate": certificate, "reason": "its key is short"})
-        made.set_ciphers("DEFAULT:@SECLEVEL=1")
+        logger.warning("gateway.weak_certificate", extra={"reason": error.reason})
+        made.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=0")
         made.load_cert_chain(certificate, key, password)
 
 
 def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
     # Imported where it is needed: it is large, and most gateways have no keystore.
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.serialization import pkcs12
 
     try:
         held = pkcs12.load_pkcs12(path.read_bytes(), password or None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise SettingsError(
             f"keystore={path} can't be read: {error}; it must be PKCS12 with the password keystore_pass"
             " (keytool -importkeystore -deststoretype pkcs12 makes one of a JKS)"
@@ -70,8 +74,11 @@ def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
     encryption = pem.BestAvailableEncryption(password) if password else pem.NoEncryption()
     key = held.key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
     chain = [held.cert.certificate, *(more.certificate for more in held.additional_certs)]
-    with tempfile.TemporaryDirectory() as folder:
-        certificate_file, key_file = Path(folder, "certificate"), Path(folder, "key")
-        certificate_file.write_bytes(b"".join(one.public_bytes(pem.Encoding.PEM) for one in chain))
-        key_file.write_bytes(key)
-        _load_chain(made, str(certificate_file), str(key_file), password)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            certificate_file, key_file = Path(folder, "certificate"), Path(folder, "key")
+            certificate_file.write_bytes(b"".join(one.public_bytes(pem.Encoding.PEM) for one in chain))
+            key_file.write_bytes(key)
+            _load(made, certificate_file, key_file, password)
+    except OSError as error:
+        raise SettingsError(f"keystore={path} can't be used: {error}") from error

@@ -6,7 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,11 @@ import httpx
 import msgspec
 import pytest
 import trustme
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
-from cryptography.x509 import (
-    CertificateBuilder,
-    Name,
-    NameAttribute,
-    load_pem_x509_certificate,
-    random_serial_number,
-)
-from cryptography.x509.oid import NameOID
 
 from gateway import certificates
 from shared.settings import GatewaySettings, SettingsError
@@ -50,8 +43,29 @@ class Authority:
         self.trust = ssl.create_default_context()
         authority.configure_trust(self.trust)
 
+    def weaken(self) -> None:
+        """Put a key of 1024 bits in place of the good one, such as TorchServe's examples have."""
+        key = rsa.generate_private_key(65537, 1024)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+            .sign(key, hashes.SHA256())
+        )
+        encoding = pem.Encoding.PEM
+        self.certificate.write_bytes(certificate.public_bytes(encoding))
+        self.key.write_bytes(
+            key.private_bytes(encoding, pem.PrivateFormat.TraditionalOpenSSL, pem.NoEncryption())
+        )
+        self.keystore.write_bytes(self.packed(b"changeit"))
+
     def packed(self, password: bytes) -> bytes:
-        chain = [load_pem_x509_certificate(self.certificate.read_bytes())]
+        chain = [x509.load_pem_x509_certificate(self.certificate.read_bytes())]
         key: Any = pem.load_pem_private_key(self.key.read_bytes(), None)
         encryption = pem.BestAvailableEncryption(password) if password else pem.NoEncryption()
         return pkcs12.serialize_key_and_certificates(b"1", key, chain[0], None, encryption)
@@ -242,22 +256,16 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(authority: Authority
         certificates.context(config)
 
 
-def test_a_short_key_is_taken_as_in_torchserve_and_complained_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["pem", "keystore"])
+def test_a_weak_certificate_as_torchserve_took_it_is_served_with_a_warning(
+    authority: Authority, tmp_path: Path, kind: str
 ) -> None:
-    key = rsa.generate_private_key(65537, 1024)  # its weakness is the point
-    name = Name([NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    day = datetime(2026, 1, 1, tzinfo=UTC)
-    builder = CertificateBuilder(
-        name, name, key.public_key(), random_serial_number(), day, day + timedelta(365)
-    )
-    (tmp_path / "certificate").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem.Encoding.PEM))
-    (tmp_path / "key").write_bytes(
-        key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption())
-    )
-    certificates.context(
-        GatewaySettings(
-            certificate_file=str(tmp_path / "certificate"), private_key_file=str(tmp_path / "key")
-        )
-    )
-    assert [record.getMessage() for record in caplog.records] == ["certificate.weak"]
+    authority.weaken()
+    material = {"keystore": str(authority.keystore)}
+    if kind == "pem":
+        material = {"certificate_file": str(authority.certificate), "private_key_file": str(authority.key)}
+    config = settings(tmp_path, ("https", "http", "http"), **material)
+    with running(config, authority, tmp_path / "log") as (served, _, _):
+        assert httpx.get(config.inference_address + "/ping", verify=False).status_code == 200
+        assert "gateway.weak_certificate reason=EE_KEY_TOO_SMALL" in served.log.read_text()
