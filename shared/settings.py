@@ -192,7 +192,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     certificate_file: str | None = None
     #: PEM file of its private key.
     private_key_file: str | None = None
-    #: PKCS12 file with both, instead of the two.
+    #: PKCS12 file with both, instead of the two. Key material is read at the start alone.
     keystore: str | None = None
     #: TorchServe's default.
     keystore_pass: str = "changeit"
@@ -208,7 +208,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     header_key_sequence_id: str = "ts_request_sequence_id"
     #: File of a line per request as TorchServe's access_log.log; None writes none.
     access_log: str | None = None
-    #: Lets the gateway listen where other hosts can reach it.
+    #: Lets the gateway listen where other hosts can reach it, though it asks nobody for a key.
     insecure: bool = False
 
 
