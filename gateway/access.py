@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway.protocol import Scope
+from gateway.exchange import Scope
 from shared import clock
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from falcon.routing import CompiledRouter
 
 from gateway import auth, openapi, presenting
 from gateway.bodies import GatewayRequest
-from gateway.link import ClientLeft, Link
+from gateway.exchange import ClientLeft
+from gateway.link import Link
 from shared import errors
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from falcon.asgi import Response
 from gateway import addresses, auth, inference, management, metadata, metrics, openapi
 from gateway.api import App, Guard, bare_app
 from gateway.bodies import GatewayRequest
-from gateway.edge import AsgiApp, Edge
+from gateway.edge import Edge
+from gateway.exchange import AsgiApp
 from gateway.link import Link
 from shared.settings import GatewaySettings
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import falcon
 import falcon.asgi
 
-from gateway.link import ClientLeft
+from gateway.exchange import ClientLeft
 from gateway.parameters import query_pairs
 from shared import errors
 
@@ -58,11 +58,6 @@ class GatewayRequest(falcon.asgi.Request):
         if size > limit:
             raise _too_large(limit)
         return b"".join(pieces)
-
-    async def client_gone(self) -> None:
-        """Return when the client has closed the connection; the body must have been read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
 
 def _too_large(limit: int) -> errors.RequestTooLarge:

@@ -3,25 +3,15 @@
 No middleware: what every response needs is added where its head goes out, whoever made it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Mapping
 
 from gateway import presenting
 from gateway.access import AccessLog
 from gateway.addresses import Key
+from gateway.exchange import HEAD_EXTENSION, AsgiApp, Event, Receive, Scope, Send
 from gateway.link import Link
-from gateway.protocol import Scope, add_lines, set_status_line
 from shared import ids
 from shared.settings import GatewaySettings
-
-#: ASGI messages; `Any` because ASGI leaves the types of their values to their kind.
-Event = dict[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[Event], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-#: Uvicorn knows no status line beyond these.
-_LAST_KNOWN_STATUS = 599
 
 
 class Edge:
@@ -46,26 +36,26 @@ class Edge:
 
         def respond(message: Event) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                self._complete(message, scope, request_id, send)
-                if "reason" in scope:
-                    set_status_line(send, message["status"], scope["reason"])
-                    message["status"] = min(message["status"], _LAST_KNOWN_STATUS)
+                self._complete(message, scope, request_id)
             return send(message)
 
         answer = respond if self._access is None else self._access.watch(scope, respond)
         return self._apps[host if port is None else port](scope, receive, answer)
 
-    def _complete(self, message: Event, scope: Scope, request_id: str, send: Send) -> None:
+    def _complete(self, message: Event, scope: Scope, request_id: str) -> None:
         status = message["status"]
         self._link.count_response(status)
         if self.cors:
             said = {name for name, _ in message["headers"]}
             message["headers"] += [header for header in self.cors if header[0] not in said]
+        if "reason" in scope:
+            message["reason"] = scope["reason"]
         if "is_bare" in scope:
             return
         keep_alive = status < 400 and scope.get("keep_alive", True)
-        # That a connection closes is for uvicorn to know, and it reads it in the headers.
-        if not (keep_alive and add_lines(send, presenting.kept_alive_lines(request_id))):
+        if keep_alive and HEAD_EXTENSION in scope.get("extensions", ()):
+            message["lines"] = presenting.kept_alive_lines(request_id)
+        else:
             message["headers"] += presenting.standard_headers(request_id, keep_alive=keep_alive)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -77,7 +77,7 @@ class _Model:
             headers.append(("content-length", str(sum(len(value) for _, _, value in inputs))))
         headers.extend(added)
         meta, frames = wire.pack_request(req.scope["request_id"], headers, inputs)
-        answer = await self._link.submit(model, version, meta, frames, client_gone=req.client_gone)
+        answer = await self._link.submit(model, version, meta, frames)
         _present(req, resp, *wire.unpack_response(answer.meta, answer.frames))
 
 

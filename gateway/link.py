@@ -10,14 +10,17 @@ import asyncio
 import logging
 import os
 import socket as sockets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from contextvars import Context
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import zmq
 
 from gateway import auth
-from gateway.session import Answer, Outcome, Session
+from gateway.exchange import ClientLeft
+from gateway.session import Answer, Outcome, Pending, Session
 from shared import clock, errors, ids, settings, wire
 from shared import messages as m
 
@@ -34,28 +37,69 @@ LEND_BYTES = 64 * 1024
 #: Exit status that makes gunicorn stop instead of starting another process.
 DISMISSED_STATUS = 3
 
+#: Parts of one answer that wait for a slow client; above either, its connection is cut.
+BACKLOG_LIMIT_PARTS = 4096
+BACKLOG_LIMIT_BYTES = 16 << 20
+
+T = TypeVar("T")
 R = TypeVar("R")
-#: Returns when the client of a request has gone.
-ClientGone = Callable[[], Awaitable[None]]
 
 
-class ClientLeft(Exception):
-    """The client closed its connection before it had its answer, which therefore nobody reads."""
+class Waiter(Pending, Generic[T]):
+    """What a request awaits: a reply, or an answer, which may come in parts.
 
+    PERF: it is the session's record and a future in one: three objects less for a request, and whoever
+    awaits it goes on at once instead of at the loop's next turn, which only an asyncio Task needs.
+    """
 
-class _Waiter:
-    """What an outcome is handed to."""
+    __slots__ = ("_asyncio_future_blocking", "_backlog_bytes", "_callback", "_link", "_outcomes", "_wanted")
 
-    __slots__ = ("client_gone", "future", "watch")
+    def __init__(self, link: "Link", wanted: type[T]) -> None:
+        self._asyncio_future_blocking = False
+        self._link = link
+        self._wanted = wanted
+        self._outcomes: list[Outcome] = []
+        self._backlog_bytes = 0
+        self._callback: Callable[[], object] | None = None
 
-    def __init__(self, future: asyncio.Future[Outcome], client_gone: ClientGone | None) -> None:
-        self.future = future
-        self.client_gone = client_gone
-        self.watch: asyncio.Task[None] | None = None
+    def __await__(self) -> Generator["Waiter[T]", None, T]:
+        """Return what came, or wait for it. Raises the error that it was, and what is thrown in."""
+        if not self._outcomes:
+            self._asyncio_future_blocking = True
+            try:
+                yield self
+            except (ClientLeft, asyncio.CancelledError):
+                self._link.forget(self)
+                raise
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, self._wanted):
+            return outcome
+        raise _unexpected(outcome)
 
-    def settle(self, outcome: Outcome) -> None:
-        if not self.future.done():
-            self.future.set_result(outcome)
+    def tell(self, outcome: Outcome) -> None:
+        """Hand an outcome over to whoever awaits it."""
+        self._outcomes.append(outcome)
+        if self._callback is not None:
+            callback, self._callback = self._callback, None
+            callback()
+
+    # What asyncio wants of a future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop that it belongs to."""
+        return self._link.loop
+
+    def add_done_callback(
+        self, callback: Callable[["Waiter[T]"], object], *, context: Context | None = None
+    ) -> None:
+        """Have the next outcome announced: to a Task, which brings a context, by the loop."""
+        if context is None:
+            self._callback = partial(callback, self)
+        else:
+            self._callback = partial(self._link.loop.call_soon, callback, self, context=context)
+
+    def result(self) -> None:
+        """Say that there is an outcome, which `await` then takes."""
 
 
 class Link:
@@ -67,21 +111,21 @@ class Link:
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
-        self._loop = asyncio.get_running_loop()
-        self._session: Session[_Waiter] = Session(
+        self.loop = asyncio.get_running_loop()
+        self._session: Session[Waiter[Any]] = Session(
             self._config, name=sockets.gethostname(), pid=os.getpid(), now=clock.monotonic()
         )
         self._context = zmq.Context()
         self._socket = _dealer(self._context, self._config.broker_address)
-        self._loop.add_reader(self._socket.fileno(), self._receive)
-        self._timer = self._loop.call_later(0, self._tick)
+        self.loop.add_reader(self._socket.fileno(), self._receive)
+        self._timer = self.loop.call_later(0, self._tick)
 
     async def close(self) -> None:
         """Say goodbye; what still waits is refused."""
         self._timer.cancel()
-        self._loop.remove_reader(self._socket.fileno())
-        self._flush()  # cancels of requests that the server has just given up
+        self.loop.remove_reader(self._socket.fileno())
         self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
+        self._flush()  # cancels of what has just been given up
         if self._session.state == "welcomed":
             self._send(m.Bye("the gateway stops"), ())
         self._socket.close(linger=LINGER_MS)
@@ -128,7 +172,7 @@ class Link:
         finally:
             self._session.release(size)
 
-    async def submit(
+    def submit(
         self,
         model: str,
         version: str | None,
@@ -136,38 +180,34 @@ class Link:
         frames: Sequence[bytes],
         *,
         is_describe: bool = False,
-        client_gone: ClientGone,
-    ) -> Answer:
-        """Have a job done and return its answer; raises the error it ended with."""
-        waiter = _Waiter(self._loop.create_future(), client_gone)
-        job = self._session.submit(
-            model, version, meta, frames, waiter, is_describe=is_describe, now=clock.monotonic()
+        sequence: str = "",
+    ) -> Waiter[Answer]:
+        """Have a job done; to be awaited once for each part of its answer, up to the final one."""
+        waiter = Waiter(self, Answer)
+        self._session.submit(
+            waiter,
+            model,
+            version,
+            meta,
+            frames,
+            is_describe=is_describe,
+            sequence=sequence,
+            now=clock.monotonic(),
         )
         self._flush_soon()
-        try:
-            outcome = await waiter.future
-        except asyncio.CancelledError:
-            self._cancel(job)
-            raise _stopping() from None
-        finally:
-            if waiter.watch is not None:
-                waiter.watch.cancel()
-        if isinstance(outcome, Answer):
-            return outcome
-        raise _unexpected(outcome)
+        return waiter
 
-    async def ask(self, ask: m.Ask, reply: type[R]) -> R:
-        """Ask the broker and return its reply; raises what it refused with. Gives `ask` its number."""
-        waiter = _Waiter(self._loop.create_future(), None)
-        self._session.ask(ask, waiter, now=clock.monotonic())
+    def ask(self, ask: m.Ask, reply: type[R]) -> Waiter[R]:
+        """Ask the broker; to be awaited for its reply. Gives `ask` its number."""
+        waiter = Waiter(self, reply)
+        self._session.ask(waiter, ask, now=clock.monotonic())
         self._flush_soon()
-        try:
-            outcome = await waiter.future
-        except asyncio.CancelledError:
-            raise _stopping() from None
-        if isinstance(outcome, reply):
-            return outcome
-        raise _unexpected(outcome)
+        return waiter
+
+    def forget(self, waiter: Waiter[Any]) -> None:
+        """Wait no longer: the client has gone."""
+        self._session.forget(waiter)
+        self._flush_soon()
 
     # Socket and loop
 
@@ -184,7 +224,7 @@ class Link:
                 frames.append(self._socket.recv(copy=False).buffer)
             self._hear(head, frames)
         else:
-            self._loop.call_soon(self._receive)
+            self.loop.call_soon(self._receive)
         self._flush_soon()
 
     def _hear(self, head: bytes, frames: Sequence[memoryview]) -> None:
@@ -207,7 +247,7 @@ class Link:
         """Send at the end of this turn of the loop, when all that it brings has been taken in."""
         if not self._is_flush_due:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         if self._socket.closed:
@@ -222,7 +262,7 @@ class Link:
                 break
         # A send can use up the fd's signal that something has come.
         if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(self._receive)
+            self.loop.call_soon(self._receive)
 
     def _send(self, message: m.Message, frames: Sequence[bytes | memoryview]) -> bool:
         """Send one message; False where there is no broker to take it."""
@@ -237,30 +277,17 @@ class Link:
         return True
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+        self._timer = self.loop.call_later(TICK_S, self._tick)
         now = clock.monotonic()
         before = self._session.state, self._session.epoch
         self._settle(self._session.tick(now))
         self._log_change(before)
-        for job, waiter in self._session.slow(now):
-            if waiter.client_gone is not None:
-                waiter.watch = self._loop.create_task(self._watch(job, waiter.client_gone))
-        self._flush_soon()
-
-    async def _watch(self, job: int, client_gone: ClientGone) -> None:
-        await client_gone()
-        self._cancel(job)
-
-    def _cancel(self, job: int) -> None:
-        waiter = self._session.cancel(job)
-        if waiter is not None and not waiter.future.done():
-            waiter.future.set_exception(ClientLeft())
         self._flush_soon()
 
     @staticmethod
-    def _settle(settled: Sequence[tuple[_Waiter, Outcome]]) -> None:
+    def _settle(settled: Sequence[tuple[Waiter[Any], Outcome]]) -> None:
         for waiter, outcome in settled:
-            waiter.settle(outcome)
+            waiter.tell(outcome)
 
     def _log_change(self, before: tuple[str, int]) -> None:
         after = self._session.state, self._session.epoch
@@ -295,11 +322,6 @@ def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Soc
     socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("gateway"))
     socket.connect(address)
     return socket
-
-
-def _stopping() -> errors.ServiceUnavailable:
-    """Only the server's stop cancels a request, whose client shall have an answer all the same."""
-    return errors.ServiceUnavailable("The gateway stops.")
 
 
 def _unexpected(outcome: Outcome) -> errors.RelayError:

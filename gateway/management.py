@@ -133,9 +133,7 @@ class Model(Managing):
         """Have the handler describe itself: a job with the header `describe` and no inputs."""
         headers = [*client_headers(req), ("describe", "True")]
         meta, frames = wire.pack_request(req.scope["request_id"], headers, ())
-        answer = await self._link.submit(
-            model, version, meta, frames, is_describe=True, client_gone=req.client_gone
-        )
+        answer = await self._link.submit(model, version, meta, frames, is_describe=True)
         response, body = wire.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
             raise errors.rebuild(*response.error)

@@ -5,10 +5,11 @@ Field names, their order and the texts are TorchServe's; see its management and 
 
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 
 from falcon.asgi import Response
 
-from shared import clock, errors, settings
+from shared import clock, errors, ids, settings
 from shared import messages as m
 
 JSON = "application/json"
@@ -75,6 +76,19 @@ def error_body(error: errors.RelayError, status: int) -> bytes:
     if status >= 500 and error.details:
         body["details"] = error.details
     return pretty(body)
+
+
+def whole_error(error: errors.RelayError, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """Write the whole response, head and all, for what never reaches the application."""
+    body = error_body(error, error.status)
+    headers = (
+        (b"content-type", JSON.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *standard_headers(ids.request_id(), keep_alive=False),
+        *more,
+    )
+    line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
+    return line + lines(headers) + b"\r\n" + body
 
 
 def answer(resp: Response, value: object, status: int = 200) -> None:

@@ -1,16 +1,16 @@
 """What this gateway process waits for from the broker, as a pure machine: no socket, no clock, no log.
 
 The shell (`gateway.link`) tells it what was asked, what was heard and what time it is; it answers with
-what is settled and what is to be sent. `W` is whatever the shell wants to get its answer by.
+what is settled and what is to be sent. What the shell hands in to be settled is its own kind of
+`Pending`.
 
 Rules: every job and ask that was taken is settled exactly once, with an answer or an error; it is
 either still to be sent or was sent to the broker that has welcomed us, and what a broker lost on the
 way or in a restart is sent again. An answer to what nobody waits for is dropped.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import msgspec
@@ -19,7 +19,6 @@ from gateway import auth
 from shared import errors, settings, wire
 from shared import messages as m
 
-W = TypeVar("W")
 Frames = Sequence[bytes | memoryview]
 State = Literal["away", "welcomed"]
 
@@ -31,8 +30,6 @@ ASK_LIMIT = 512
 HELLO_INTERVAL_S = 0.25
 #: Taken until the first Welcome tells the broker's own figures.
 FIRST_PEER_TIMEOUT_S = 3.0
-#: A request that has waited so long is worth watching whether its client is still there.
-SLOW_S = 0.1
 
 #: Not worth waiting for where there is no broker: they ask how it is now.
 _OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
@@ -40,29 +37,37 @@ _OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
 _NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A worker's answer to a job, still packed: see `wire.unpack_response`."""
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A worker's answer to a job, or a part of one; still packed, see `wire.unpack_response`."""
 
     meta: bytes
     frames: Frames
+    is_final: bool = True
 
 
 Outcome = Answer | m.Reply | errors.RelayError
 
 
-@dataclass(slots=True)
-class _Waiting(Generic[W]):
-    """A job or an ask that has no answer yet; `size` counts towards in_flight_limit_bytes."""
+class Pending:
+    """A job or an ask that has no answer yet. Its attributes are the session's."""
+
+    __slots__ = ("frames", "message", "number", "parts", "since", "size")
 
     message: m.SubmitItem | m.Ask
-    waiter: W
+    #: The job's or ask's own.
+    number: int
     since: float
-    frames: Frames = ()
-    size: int = 0
+    frames: Frames
+    #: Counts towards in_flight_limit_bytes.
+    size: int
+    #: How many parts of its answer have come.
+    parts: int
 
 
-class Session(Generic[W]):
+P = TypeVar("P", bound=Pending)
+
+
+class Session(Generic[P]):
     """One gateway process's side of its talk with the broker."""
 
     def __init__(self, config: settings.GatewaySettings, *, name: str, pid: int, now: float) -> None:
@@ -79,16 +84,14 @@ class Session(Generic[W]):
         self._peer_timeout_s = FIRST_PEER_TIMEOUT_S
         self._last_id = 0
         #: All that is not settled, jobs and asks under one row of numbers, oldest first.
-        self._waiting: dict[int, _Waiting[W]] = {}
+        self._waiting: dict[int, P] = {}
         #: Sum of `size` over the jobs that wait, and of what is reserved.
         self._bytes = 0
         #: How many of `_waiting` are jobs.
         self._jobs = 0
-        #: Ids in `_waiting` that the broker has not been sent since it welcomed us, in order.
-        self._unsent: dict[int, None] = {}
+        #: What of `_waiting` the broker has not been sent since it welcomed us, in order.
+        self._unsent: dict[int, P] = {}
         self._cancelled: list[int] = []
-        #: (since, id) of jobs that `slow` has not looked at yet, oldest first.
-        self._young: deque[tuple[float, int]] = deque()
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses: Counter[int] = Counter()
         #: Metrics are being asked for, which shall count every answer that has gone out from here.
@@ -107,32 +110,30 @@ class Session(Generic[W]):
 
     def submit(
         self,
+        pending: P,
         model: str,
         version: str | None,
         meta: bytes,
         frames: Frames,
-        waiter: W,
         *,
         is_describe: bool,
+        sequence: str = "",
         now: float,
-    ) -> int:
-        """Take a job in and return its id.
+    ) -> None:
+        """Take a job in.
 
         Raises ServiceUnavailable where too much is in flight, BrokerUnreachable where the broker has
         been away for too long.
         """
         self._refuse_if_unreachable(now)
-        size = len(meta) + sum(map(len, frames))
+        size = len(meta) + sum(map(len, frames)) if frames else len(meta)
         if self._jobs >= self._config.in_flight_limit_jobs:
             raise _full("in_flight_limit_jobs", self._config.in_flight_limit_jobs)
         self.reserve(size)
-        job = self._next_id()
-        item = m.SubmitItem(job, model, version, 0, is_describe, meta, len(frames))
-        self._waiting[job] = _Waiting(item, waiter, now, frames, size)
         self._jobs += 1
-        self._unsent[job] = None
-        self._young.append((now, job))
-        return job
+        number = self._last_id + 1
+        item = m.SubmitItem(number, model, version, 0, is_describe, meta, len(frames), sequence)
+        self._add(pending, item, frames, size, now)
 
     def reserve(self, size: int) -> None:
         """Count bytes as in flight, such as those of a body that is being read. Raises as `submit`."""
@@ -144,7 +145,7 @@ class Session(Generic[W]):
         """Undo a `reserve`."""
         self._bytes -= size
 
-    def ask(self, ask: m.Ask, waiter: W, *, now: float) -> None:
+    def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
         """Take an ask in, and give it its number."""
         self._refuse_if_unreachable(now)
         if self.state == "away" and isinstance(ask, _OF_THE_MOMENT):
@@ -152,42 +153,38 @@ class Session(Generic[W]):
         if len(self._waiting) - self._jobs >= ASK_LIMIT:
             raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
         self._is_count_due |= isinstance(ask, m.ReadMetrics)
-        number = self._next_id()
-        self._waiting[number] = _Waiting(msgspec.structs.replace(ask, ask=number), waiter, now)
-        self._unsent[number] = None
+        self._add(pending, msgspec.structs.replace(ask, ask=self._last_id + 1), (), 0, now)
 
-    def cancel(self, job: int) -> W | None:
-        """Forget a job whose client has gone and return its waiter; None where it is settled already."""
-        waiting = self._remove(job)
-        if waiting is None:
-            return None
-        if job in self._unsent:
-            del self._unsent[job]
-        else:
-            self._cancelled.append(job)
-        return waiting.waiter
+    def _add(self, pending: P, message: m.SubmitItem | m.Ask, frames: Frames, size: int, now: float) -> None:
+        number = pending.number = self._last_id = self._last_id + 1
+        pending.message = message
+        pending.since = now
+        pending.frames = frames
+        pending.size = size
+        pending.parts = 0
+        self._waiting[number] = self._unsent[number] = pending
+
+    def forget(self, pending: P) -> None:
+        """Wait no longer for something; a job that the broker knows is cancelled, an ask goes on."""
+        if self._remove(pending.number) is None or self._unsent.pop(pending.number, None) is not None:
+            return
+        if isinstance(pending.message, m.SubmitItem):
+            self._cancelled.append(pending.number)
 
     def count_response(self, status: int) -> None:
         """Note an HTTP answer, for the next beat."""
         self._responses[status // 100] += 1
 
-    def slow(self, now: float) -> list[tuple[int, W]]:
-        """Return the jobs that have become slow since the last call."""
-        found = []
-        while self._young and self._young[0][0] + SLOW_S <= now:
-            _, job = self._young.popleft()
-            waiting = self._waiting.get(job)
-            if waiting is not None:
-                found.append((job, waiting.waiter))
-        return found
-
-    def settle_all(self, error: errors.RelayError) -> list[tuple[W, Outcome]]:
-        """End everything that waits with one error."""
-        return self._settled((number, error) for number in list(self._waiting))
+    def settle_all(self, error: errors.RelayError) -> list[tuple[P, Outcome]]:
+        """End everything that waits with one error; what the broker knows of it is cancelled."""
+        waiting = list(self._waiting.values())
+        for pending in waiting:
+            self.forget(pending)
+        return [(pending, error) for pending in waiting]
 
     # What comes and goes on the wire
 
-    def hear(self, message: m.Message, epoch: int, frames: Frames, *, now: float) -> list[tuple[W, Outcome]]:
+    def hear(self, message: m.Message, epoch: int, frames: Frames, *, now: float) -> list[tuple[P, Outcome]]:
         """Take in a message of the broker and return what it settles."""
         match message:
             case m.Welcome():
@@ -218,13 +215,13 @@ class Session(Generic[W]):
             return self._settled([(message.ask, message)])
         return []
 
-    def tick(self, now: float) -> list[tuple[W, Outcome]]:
+    def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
         if self.state == "welcomed":
             return self._lose(now) if now - self._heard_at >= self._peer_timeout_s else []
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
-    def lose(self, now: float) -> list[tuple[W, Outcome]]:
+    def lose(self, now: float) -> list[tuple[P, Outcome]]:
         """Count the broker as away: a message could not be sent."""
         return self._lose(now)
 
@@ -239,7 +236,7 @@ class Session(Generic[W]):
             self._is_count_due = False
             yield m.GatewayBeat(self._take_responses()), ()
         if self._unsent:
-            unsent = [self._waiting[number] for number in self._unsent]
+            unsent = list(self._unsent.values())
             self._unsent.clear()
             yield from _packed(unsent)
         if self._cancelled:
@@ -251,7 +248,7 @@ class Session(Generic[W]):
 
     # Moves
 
-    def _welcome(self, welcome: m.Welcome, epoch: int, now: float) -> list[tuple[W, Outcome]]:
+    def _welcome(self, welcome: m.Welcome, epoch: int, now: float) -> list[tuple[P, Outcome]]:
         if self.state == "welcomed" and epoch == self.epoch:
             return []  # the answer to a hello that we said twice
         is_same = epoch == self.epoch
@@ -262,11 +259,12 @@ class Session(Generic[W]):
         if is_same and not welcome.is_new:
             return []
         what_happened = "lost sight of this gateway" if is_same else "was restarted"
+        self._cancelled.clear()
         settled = self._send_again(list(self._waiting), what_happened)
-        self._unsent = dict.fromkeys(self._waiting)  # the same, oldest first
+        self._unsent = self._waiting.copy()  # the same, oldest first
         return settled
 
-    def _lose(self, now: float) -> list[tuple[W, Outcome]]:
+    def _lose(self, now: float) -> list[tuple[P, Outcome]]:
         self._hello_at = now
         if self.state == "away":
             return []
@@ -274,46 +272,56 @@ class Session(Generic[W]):
         momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, _OF_THE_MOMENT)]
         return self._settled((number, self.unreachable()) for number in momentary)
 
-    def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[W, Outcome]]:
+    def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
         """Queue what was sent in vain; what can't be repeated safely is settled instead."""
-        refused = []
+        refused: list[tuple[int, Outcome]] = []
         for number in numbers:
-            waiting = self._waiting.get(number)
-            if waiting is None or number in self._unsent:
+            pending = self._waiting.get(number)
+            if pending is None or number in self._unsent:
                 continue
-            if isinstance(waiting.message, _NOT_REPEATABLE):
-                refused.append(number)
+            if pending.parts:
+                refused.append((number, _incomplete(what_happened)))
+            elif isinstance(pending.message, _NOT_REPEATABLE):
+                refused.append((number, _uncertain(what_happened)))
             else:
-                self._unsent[number] = None
-        return self._settled((number, _uncertain(what_happened)) for number in refused)
+                self._unsent[number] = pending
+        return self._settled(refused)
 
-    def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[W, Outcome]]:
+    def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[P, Outcome]]:
         parts = wire.split_frames([item.frames for item in message.items], frames)
-        return self._settled(
-            (item.job, Answer(item.meta, part)) for item, part in zip(message.items, parts, strict=True)
-        )
-
-    def _settled(self, outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[W, Outcome]]:
-        """Remove what has its outcome; numbers that nobody waits for are passed over."""
-        settled: list[tuple[W, Outcome]] = []
-        for number, outcome in outcomes:
-            waiting = self._remove(number)
-            if waiting is not None:
-                self._unsent.pop(number, None)
-                settled.append((waiting.waiter, outcome))
+        settled: list[tuple[P, Outcome]] = []
+        for item, part in zip(message.items, parts, strict=True):
+            pending = self._waiting.get(item.job)
+            if pending is None or item.part < pending.parts:
+                continue
+            if item.part > pending.parts:
+                self.forget(pending)
+                settled.append((pending, _incomplete("left out a part of its answer")))
+                continue
+            if item.is_final:
+                self._remove(item.job)
+                self._unsent.pop(item.job, None)
+            pending.parts += 1
+            settled.append((pending, Answer(item.meta, part, item.is_final)))
         return settled
 
-    def _remove(self, number: int) -> _Waiting[W] | None:
-        """Take a number out of `_waiting`; the only writer of what is counted with it."""
-        waiting = self._waiting.pop(number, None)
-        if waiting is not None and isinstance(waiting.message, m.SubmitItem):
-            self._jobs -= 1
-            self._bytes -= waiting.size
-        return waiting
+    def _settled(self, outcomes: Iterable[tuple[int, Outcome]]) -> list[tuple[P, Outcome]]:
+        """Remove what has its outcome; numbers that nobody waits for are passed over."""
+        settled: list[tuple[P, Outcome]] = []
+        for number, outcome in outcomes:
+            pending = self._remove(number)
+            if pending is not None:
+                self._unsent.pop(number, None)
+                settled.append((pending, outcome))
+        return settled
 
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
+    def _remove(self, number: int) -> P | None:
+        """Take a number out of `_waiting`; the only writer of what is counted with it."""
+        pending = self._waiting.pop(number, None)
+        if pending is not None and isinstance(pending.message, m.SubmitItem):
+            self._jobs -= 1
+            self._bytes -= pending.size
+        return pending
 
     def _beat(self, now: float) -> m.GatewayBeat:
         """Name what has waited so long that a message of it may have been lost."""
@@ -349,7 +357,7 @@ class Session(Generic[W]):
         )
 
 
-def _packed(waiting: Sequence[_Waiting[W]]) -> Iterator[tuple[m.Message, Frames]]:
+def _packed(waiting: Sequence[Pending]) -> Iterator[tuple[m.Message, Frames]]:
     """Group jobs into as few Submits as their limits allow; asks go one by one."""
     items: list[m.SubmitItem] = []
     frames: list[bytes | memoryview] = []
@@ -377,6 +385,10 @@ def _full(setting: str, limit: int) -> errors.ServiceUnavailable:
     return errors.ServiceUnavailable(
         "The gateway is busy.", f"as much is in flight as {setting} allows ({limit}); try again later"
     )
+
+
+def _incomplete(what_happened: str) -> errors.BrokerUnreachable:
+    return errors.BrokerUnreachable("The rest of the answer was lost.", f"the broker {what_happened}")
 
 
 def _uncertain(what_happened: str) -> errors.BrokerUnreachable:

@@ -10,7 +10,7 @@ import falcon.testing
 from gateway.api import App
 from gateway.app import create_app
 from gateway.edge import Edge
-from gateway.link import Link, _Waiter
+from gateway.link import Link, Waiter
 from gateway.session import Session
 from shared import clock, errors, messages, wire
 from shared.settings import GatewaySettings
@@ -63,8 +63,8 @@ class FakeLink(Link):
         self.says_at_start: list[messages.Message] = []
 
     async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._session: Session[_Waiter] = Session(self._config, name="test", pid=1, now=0.0)
+        self.loop = asyncio.get_running_loop()
+        self._session: Session[Waiter[Any]] = Session(self._config, name="test", pid=1, now=0.0)
         if not self._is_away:
             for said in (messages.Welcome(500, 3000), *self.says_at_start):
                 self._session.hear(said, EPOCH, (), now=clock.monotonic())

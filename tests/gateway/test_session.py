@@ -1,5 +1,6 @@
 """The session's machine: what waits is settled once, whatever the broker does."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Session
+from gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
 from shared import errors, messages, wire
 from shared.settings import GatewaySettings
 
@@ -17,11 +18,26 @@ WELCOME = messages.Welcome(500, 3000)
 CONFIG = GatewaySettings(broker_outage_limit_s=30.0)
 
 
-def make(config: GatewaySettings = CONFIG) -> Session[str]:
+class Named(Pending):
+    """What waits, equal to what has the same name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Named) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+def make(config: GatewaySettings = CONFIG) -> Session[Named]:
     return Session(config, name="host", pid=1, now=0.0)
 
 
-def welcomed(config: GatewaySettings = CONFIG) -> Session[str]:
+def welcomed(config: GatewaySettings = CONFIG) -> Session[Named]:
     session = make(config)
     session.hear(WELCOME, EPOCH, (), now=0.0)
     drain(session)
@@ -29,12 +45,20 @@ def welcomed(config: GatewaySettings = CONFIG) -> Session[str]:
 
 
 def submit(
-    session: Session[str], waiter: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
+    session: Session[Named], name: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
 ) -> int:
-    return session.submit("model", None, meta, frames, waiter, is_describe=False, now=now)
+    return submitted(session, name, now=now, meta=meta, frames=frames).number
 
 
-def drain(session: Session[str], now: float = 0.0) -> list[Any]:
+def submitted(
+    session: Session[Named], name: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
+) -> Named:
+    pending = Named(name)
+    session.submit(pending, "model", None, meta, frames, is_describe=False, now=now)
+    return pending
+
+
+def drain(session: Session[Named], now: float = 0.0) -> list[Any]:
     return [message for message, _ in session.outgoing(now)]
 
 
@@ -82,7 +106,7 @@ def test_a_second_welcome_of_the_same_broker_sends_nothing_again() -> None:
 def test_beats_carry_responses_and_what_has_waited_too_long() -> None:
     session = welcomed()
     job = submit(session, "a", now=1.0)
-    session.ask(scale(), "b", now=1.0)
+    session.ask(Named("b"), scale(), now=1.0)
     session.count_response(200)
     session.count_response(204)
     session.count_response(503)
@@ -99,7 +123,7 @@ def test_whoever_reads_metrics_finds_every_answer_that_has_gone_out_before() -> 
     drain(session)
     session.count_response(200)
     session.count_response(999)
-    session.ask(messages.ReadMetrics(0), "scraper", now=0.0)
+    session.ask(Named("scraper"), messages.ReadMetrics(0), now=0.0)
     counts, read = drain(session)
     assert counts == messages.GatewayBeat({"2xx": 1, "5xx": 1})
     assert isinstance(read, messages.ReadMetrics)
@@ -129,8 +153,8 @@ def test_a_submit_is_bounded_in_jobs_bytes_and_frames() -> None:
 
 def test_asks_get_numbers_of_their_own() -> None:
     session = welcomed()
-    session.ask(scale(), "a", now=0.0)
-    session.ask(scale(), "b", now=0.0)
+    session.ask(Named("a"), scale(), now=0.0)
+    session.ask(Named("b"), scale(), now=0.0)
     assert [message.ask for message in drain(session)] == [1, 2]
 
 
@@ -142,7 +166,7 @@ def test_an_answer_settles_its_job_once() -> None:
     job = submit(session, "a")
     drain(session)
     reply = messages.Answered((messages.AnsweredItem(job, b"meta", 1), messages.AnsweredItem(99, b"", 1)))
-    assert session.hear(reply, EPOCH, [b"one", b"two"], now=0.1) == [("a", Answer(b"meta", (b"one",)))]
+    assert session.hear(reply, EPOCH, [b"one", b"two"], now=0.1) == [(Named("a"), Answer(b"meta", (b"one",)))]
     assert session.hear(reply, EPOCH, [b"one", b"two"], now=0.1) == []
     assert session.waiting == 0
 
@@ -150,21 +174,21 @@ def test_an_answer_settles_its_job_once() -> None:
 def test_refusals_are_rebuilt_as_errors() -> None:
     session = welcomed()
     job = submit(session, "a")
-    session.ask(scale(), "b", now=0.0)
+    session.ask(Named("b"), scale(), now=0.0)
     refused = messages.Refused((messages.RefusedItem(job, "ModelNotFound", "no model", ""),))
     ((waiter, error),) = session.hear(refused, EPOCH, (), now=0.0)
-    assert (waiter, type(error), str(error)) == ("a", errors.ModelNotFound, "no model")
+    assert (waiter, type(error), str(error)) == (Named("a"), errors.ModelNotFound, "no model")
     ((waiter, error),) = session.hear(
         messages.AskRefused(job + 1, "Conflict", "taken", ""), EPOCH, (), now=0.0
     )
-    assert (waiter, type(error)) == ("b", errors.Conflict)
+    assert (waiter, type(error)) == (Named("b"), errors.Conflict)
 
 
 def test_a_reply_settles_its_ask() -> None:
     session = welcomed()
-    session.ask(messages.ReadHealth(0), "a", now=0.0)
+    session.ask(Named("a"), messages.ReadHealth(0), now=0.0)
     reply = messages.HealthRead(1, True, ())
-    assert session.hear(reply, EPOCH, (), now=0.0) == [("a", reply)]
+    assert session.hear(reply, EPOCH, (), now=0.0) == [(Named("a"), reply)]
 
 
 def test_answers_of_another_epoch_are_dropped() -> None:
@@ -187,21 +211,75 @@ def test_frames_that_do_not_add_up_are_a_wire_error_and_settle_nothing() -> None
 
 def test_a_client_that_leaves_is_told_to_the_broker_if_it_knows_the_job() -> None:
     session = welcomed()
-    sent, unsent = submit(session, "a"), 0
+    sent = submitted(session, "a")
     drain(session)
-    unsent = submit(session, "b")
-    assert (session.cancel(sent), session.cancel(unsent), session.cancel(sent)) == ("a", "b", None)
-    assert drain(session) == [messages.Cancel((sent,))]
+    unsent = submitted(session, "b")
+    for gone in (sent, unsent, sent):
+        session.forget(gone)
+    assert drain(session) == [messages.Cancel((sent.number,))]
     assert session.waiting == 0
 
 
-def test_only_jobs_that_still_wait_are_slow_and_each_once() -> None:
+def test_a_change_goes_on_without_the_client_that_asked_for_it() -> None:
     session = welcomed()
-    quick, slow = submit(session, "quick"), submit(session, "slow")
-    session.hear(answered(quick), EPOCH, (), now=0.05)
-    assert session.slow(0.09) == []
-    assert session.slow(0.1) == [(slow, "slow")]
-    assert session.slow(0.2) == []
+    asked = Named("a")
+    session.ask(asked, scale(), now=0.0)
+    drain(session)
+    session.forget(asked)
+    assert (drain(session), session.waiting) == ([], 0)
+
+
+# Answers in parts
+
+
+def part(job: int, number: int, *, is_final: bool = False) -> messages.Answered:
+    return messages.Answered((messages.AnsweredItem(job, b"%d" % number, 0, is_final, number),))
+
+
+def test_parts_come_one_by_one_and_the_last_one_settles() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    for number in (0, 1):
+        assert session.hear(part(job, number), EPOCH, (), now=0.0) == [
+            (Named("a"), Answer(b"%d" % number, (), False))
+        ]
+        assert session.waiting == 1
+    assert session.hear(part(job, 2, is_final=True), EPOCH, (), now=0.0) == [(Named("a"), Answer(b"2", ()))]
+    assert session.waiting == 0
+
+
+def test_a_part_that_comes_twice_counts_once() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    session.hear(part(job, 0), EPOCH, (), now=0.0)
+    assert session.hear(part(job, 0), EPOCH, (), now=0.0) == []
+    assert session.waiting == 1
+
+
+def test_a_part_that_is_missing_ends_the_answer_and_cancels_the_rest() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    session.hear(part(job, 0), EPOCH, (), now=0.0)
+    ((waiter, error),) = session.hear(part(job, 2), EPOCH, (), now=0.0)
+    assert (waiter, type(error)) == (Named("a"), errors.BrokerUnreachable)
+    assert drain(session) == [messages.Cancel((job,))]
+    assert session.waiting == 0
+
+
+@pytest.mark.parametrize("epoch", [EPOCH, EPOCH + 1])
+def test_an_answer_that_has_begun_is_not_begun_again(epoch: int) -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    untouched = submit(session, "b")
+    drain(session)
+    session.hear(part(job, 0), EPOCH, (), now=0.0)
+    session.tick(3.0)
+    ((waiter, error),) = session.hear(WELCOME, epoch, (), now=3.1)
+    assert (waiter, type(error)) == (Named("a"), errors.BrokerUnreachable)
+    assert jobs_in(drain(session, 3.1)) == [untouched]
 
 
 # A broker that goes away
@@ -260,15 +338,15 @@ def test_what_the_broker_forgot_is_sent_again() -> None:
 
 def test_register_and_unregister_are_not_repeated_since_they_may_have_happened() -> None:
     session = welcomed()
-    session.ask(messages.RegisterModel(0, "a.mar"), "register", now=0.0)
-    session.ask(messages.UnregisterModel(0, "m", None), "unregister", now=0.0)
-    session.ask(scale(), "scale", now=0.0)
+    session.ask(Named("register"), messages.RegisterModel(0, "a.mar"), now=0.0)
+    session.ask(Named("unregister"), messages.UnregisterModel(0, "m", None), now=0.0)
+    session.ask(Named("scale"), scale(), now=0.0)
     drain(session)
     session.tick(3.0)
     settled = session.hear(WELCOME, EPOCH + 1, (), now=3.5)
     assert [(waiter, type(error)) for waiter, error in settled] == [
-        ("register", errors.BrokerUnreachable),
-        ("unregister", errors.BrokerUnreachable),
+        (Named("register"), errors.BrokerUnreachable),
+        (Named("unregister"), errors.BrokerUnreachable),
     ]
     assert all(
         "may have been made" in error.details for _, error in settled if isinstance(error, errors.RelayError)
@@ -278,19 +356,19 @@ def test_register_and_unregister_are_not_repeated_since_they_may_have_happened()
 
 def test_a_register_that_was_never_sent_survives_a_restart() -> None:
     session = make()
-    session.ask(messages.RegisterModel(0, "a.mar"), "register", now=0.0)
+    session.ask(Named("register"), messages.RegisterModel(0, "a.mar"), now=0.0)
     assert session.hear(WELCOME, EPOCH, (), now=1.0) == []
     assert isinstance(drain(session, 1.0)[0], messages.RegisterModel)
 
 
 def test_questions_of_the_moment_do_not_wait_for_a_broker_that_is_away() -> None:
     session = welcomed()
-    session.ask(messages.ReadHealth(0), "ping", now=0.0)
+    session.ask(Named("ping"), messages.ReadHealth(0), now=0.0)
     drain(session)
     ((waiter, error),) = session.tick(3.0)
-    assert (waiter, type(error)) == ("ping", errors.BrokerUnreachable)
+    assert (waiter, type(error)) == (Named("ping"), errors.BrokerUnreachable)
     with pytest.raises(errors.BrokerUnreachable):
-        session.ask(messages.ReadMetrics(0), "scrape", now=3.0)
+        session.ask(Named("scrape"), messages.ReadMetrics(0), now=3.0)
 
 
 def test_an_outage_ends_at_its_limit_for_those_who_wait_and_those_who_come() -> None:
@@ -302,8 +380,8 @@ def test_an_outage_ends_at_its_limit_for_those_who_wait_and_those_who_come() -> 
     assert session.tick(32.9) == []
     settled = session.tick(33.0)
     assert [(waiter, type(error)) for waiter, error in settled] == [
-        ("a", errors.BrokerUnreachable),
-        ("b", errors.BrokerUnreachable),
+        (Named("a"), errors.BrokerUnreachable),
+        (Named("b"), errors.BrokerUnreachable),
     ]
     with pytest.raises(errors.BrokerUnreachable):
         submit(session, "c", now=33.0)
@@ -316,7 +394,7 @@ def test_a_message_that_was_not_understood_leaves_nobody_waiting() -> None:
     submit(session, "a")
     drain(session)
     ((waiter, error),) = session.hear(messages.Misunderstood("not a Submit"), EPOCH, (), now=0.1)
-    assert (waiter, type(error)) == ("a", errors.InternalError)
+    assert (waiter, type(error)) == (Named("a"), errors.InternalError)
 
 
 def test_leave_is_remembered() -> None:
@@ -339,21 +417,21 @@ def test_in_flight_is_bounded_in_jobs() -> None:
 
 def test_in_flight_is_bounded_in_bytes_of_jobs_and_of_bodies_being_read() -> None:
     session = welcomed(GatewaySettings(in_flight_limit_bytes=10))
-    job = submit(session, "a", meta=b"123", frames=[b"4567"])
+    job = submitted(session, "a", meta=b"123", frames=[b"4567"])
     with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_bytes"):
         session.reserve(4)
     session.reserve(3)
     session.release(3)
-    session.cancel(job)
+    session.forget(job)
     session.reserve(10)
 
 
 def test_asks_are_bounded() -> None:
     session = welcomed()
     for number in range(ASK_LIMIT):
-        session.ask(scale(), str(number), now=0.0)
+        session.ask(Named(str(number)), scale(), now=0.0)
     with pytest.raises(errors.ServiceUnavailable):
-        session.ask(scale(), "one more", now=0.0)
+        session.ask(Named("one more"), scale(), now=0.0)
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -367,32 +445,31 @@ class AnyHistory(RuleBasedStateMachine):
         self.session = make(self.config)
         self.now = 0.0
         self.epoch = EPOCH
-        self.taken = 0
+        #: All that was taken, by its number.
+        self.taken: list[Named] = []
         self.settled: dict[str, int] = {}
         #: Jobs and asks that the broker of `epoch` holds.
         self.held: dict[int, Any] = {}
+        #: How many parts it has sent of each.
+        self.parts: dict[int, int] = {}
 
-    def note(self, settled: list[tuple[str, Outcome]]) -> None:
-        for waiter, _ in settled:
-            self.settled[waiter] = self.settled.get(waiter, 0) + 1
+    def note(self, settled: list[tuple[Named, Outcome]]) -> None:
+        for waiter, outcome in settled:
+            if not isinstance(outcome, Answer) or outcome.is_final:
+                self.settled[waiter.name] = self.settled.get(waiter.name, 0) + 1
 
     @rule(size=st.integers(0, 40))
     def submit(self, size: int) -> None:
-        try:
-            submit(self.session, str(self.taken), now=self.now, meta=b"x" * size)
-        except errors.ServiceUnavailable:
-            return
-        except errors.BrokerUnreachable:
-            return
-        self.taken += 1
+        with contextlib.suppress(errors.ServiceUnavailable, errors.BrokerUnreachable):
+            meta = b"x" * size
+            self.taken.append(submitted(self.session, str(len(self.taken)), now=self.now, meta=meta))
 
     @rule(kind=st.sampled_from([scale(), messages.RegisterModel(0, "u"), messages.ReadHealth(0)]))
     def ask(self, kind: Any) -> None:
-        try:
-            self.session.ask(kind, str(self.taken), now=self.now)
-        except (errors.ServiceUnavailable, errors.BrokerUnreachable):
-            return
-        self.taken += 1
+        asked = Named(str(len(self.taken)))
+        with contextlib.suppress(errors.ServiceUnavailable, errors.BrokerUnreachable):
+            self.session.ask(asked, kind, now=self.now)
+            self.taken.append(asked)
 
     @rule(arrives=st.booleans())
     def flush(self, arrives: bool) -> None:
@@ -415,8 +492,17 @@ class AnyHistory(RuleBasedStateMachine):
         held = self.held.pop(number)
         reply: messages.Message = messages.AskRefused(number, "Conflict", "", "")
         if isinstance(held, messages.SubmitItem):
-            reply = answered(number)
+            reply = part(number, self.parts.get(number, 0), is_final=True)
         self.note(self.session.hear(reply, self.epoch, (), now=self.now))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def answer_in_part(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.held)))
+        if isinstance(self.held[number], messages.SubmitItem):
+            count = self.parts.get(number, 0)
+            self.parts[number] = count + 1
+            self.note(self.session.hear(part(number, count), self.epoch, (), now=self.now))
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 4.0]))
     def pass_time(self, seconds: float) -> None:
@@ -427,6 +513,7 @@ class AnyHistory(RuleBasedStateMachine):
     def restart_broker(self) -> None:
         self.epoch += 1
         self.held.clear()
+        self.parts.clear()
 
     @rule()
     def welcome(self) -> None:
@@ -438,16 +525,19 @@ class AnyHistory(RuleBasedStateMachine):
         said: messages.Message = messages.Beat() if known else messages.IntroduceYourself()
         self.note(self.session.hear(said, self.epoch, (), now=self.now))
 
-    @rule(number=st.integers(1, 20))
-    def client_leaves(self, number: int) -> None:
-        waiter = self.session.cancel(number)
-        if waiter is not None:
-            self.settled[waiter] = self.settled.get(waiter, 0) + 1
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def client_leaves(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(self.taken))
+        before = self.session.waiting
+        self.session.forget(gone)
+        if self.session.waiting < before:
+            self.note([(gone, errors.InternalError(""))])
 
     @invariant()
     def each_is_settled_once_or_waits(self) -> None:
         assert all(count == 1 for count in self.settled.values())
-        assert len(self.settled) + self.session.waiting == self.taken
+        assert len(self.settled) + self.session.waiting == len(self.taken)
 
     @invariant()
     def bounds_hold(self) -> None:
@@ -458,6 +548,7 @@ class AnyHistory(RuleBasedStateMachine):
         """Once a broker is there and answers, nothing waits."""
         self.note(self.session.hear(messages.IntroduceYourself(), self.epoch, (), now=self.now))
         self.held.clear()
+        self.parts.clear()
         self.welcome()
         self.flush(arrives=True)
         for number, held in sorted(self.held.items()):
@@ -465,7 +556,7 @@ class AnyHistory(RuleBasedStateMachine):
             reply = answered(number) if is_job else messages.AskRefused(number, "Conflict", "", "")
             self.note(self.session.hear(reply, self.epoch, (), now=self.now))
         assert self.session.waiting == 0
-        assert len(self.settled) == self.taken
+        assert len(self.settled) == len(self.taken)
         assert self.session._bytes == self.session._jobs == 0
 
 

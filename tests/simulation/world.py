@@ -16,7 +16,7 @@ from broker.core import BrokerCore
 from broker.effects import Effect, Prepare, Send, Store
 from broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
 from broker.records import Prepared
-from gateway.session import Answer, Outcome
+from gateway.session import Answer, Outcome, Pending
 from gateway.session import Session as GatewaySession
 from shared import errors, wire
 from shared import messages as m
@@ -261,8 +261,8 @@ class Gateway:
         request = Request(payload, self._world.now)
         self.requests.append(request)
         try:
-            request.job = self.session.submit(
-                MODEL, None, payload, [payload * 2], request, is_describe=False, now=self._world.now
+            self.session.submit(
+                request, MODEL, None, payload, [payload * 2], is_describe=False, now=self._world.now
             )
         except errors.RelayError as error:
             request.settle(error)
@@ -270,14 +270,15 @@ class Gateway:
 
     def leave(self, request: "Request") -> None:
         """Let a client hang up."""
-        if self.session.cancel(request.job) is not None:
+        if not request.outcomes:
+            self.session.forget(request)
             request.settle(None)
         self._flush()
 
     def register(self, workers: int, batch_size: int) -> None:
         ask = m.RegisterModel(0, MODEL, initial_workers=workers, batch_size=batch_size,
                               max_batch_delay_ms=20, response_timeout_s=8, synchronous=False)  # fmt: skip
-        self.session.ask(ask, Request(b"", self._world.now), now=self._world.now)
+        self.session.ask(Request(b"", self._world.now), ask, now=self._world.now)
         self._flush()
 
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
@@ -300,12 +301,11 @@ class Gateway:
 
 
 @dataclass
-class Request:
+class Request(Pending):
     """What one client asked, and every outcome it was given."""
 
     payload: bytes
     asked_at: float
-    job: int = 0
     outcomes: list[Outcome | None] = field(default_factory=list)
 
     def settle(self, outcome: Outcome | None) -> None:

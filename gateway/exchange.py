@@ -1,0 +1,255 @@
+"""One request and its response: runs the application for it, and writes what that answers.
+
+It speaks ASGI to the application and bytes to the connection, which feeds it. Two things are added to
+ASGI, for our own application: the message that starts a response may have a `reason` phrase, and
+`lines`, finished header lines that go out as they are.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+from gateway import presenting
+from shared import errors
+
+logger = logging.getLogger(__name__)
+
+#: An ASGI scope or message; `Any` because ASGI leaves the types of their values to their kind.
+Scope = dict[str, Any]
+Event = dict[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Says in a scope's `extensions` that the server takes `reason` and `lines`.
+HEAD_EXTENSION = "torchrelay.head"
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: A body up to this is copied behind its head; above it, the second write costs less than the copy.
+JOINED_LIMIT_BYTES = 64 * 1024
+#: Of a body that comes faster than it is received; beyond, the connection isn't read for a while.
+UNREAD_LIMIT_BYTES = 64 * 1024
+
+_STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+_BODILESS = (204, 304)
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before it had its answer, which therefore nobody reads."""
+
+
+class CutShort(Exception):
+    """The rest of a response whose head has gone out will never come: its connection must be closed."""
+
+
+class Connection(Protocol):
+    """What an exchange needs of the connection that it belongs to."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    #: Ends when a client that is slow has taken what was written; None while it isn't slow.
+    drained: asyncio.Future[None] | None
+
+    def resume_reading(self) -> None:
+        """Let more of the body come."""
+
+    def answered(self) -> None:
+        """Take note that the response has gone out."""
+
+
+class Exchange:
+    """A request, its response, and the coroutine that makes the one of the other.
+
+    PERF: it drives that coroutine itself instead of by an asyncio Task: the first step needs no turn of
+    the loop, and any other runs as soon as what it waits for is there. What the application gives up for
+    it is `asyncio.current_task()`, and with it `asyncio.timeout`.
+    """
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_coroutine",
+        "_has_all",
+        "_head",
+        "_is_chunked",
+        "_is_continued",
+        "_is_open",
+        "_reader",
+        "_waits_for",
+        "is_answered",
+        "is_running",
+        "scope",
+    )
+
+    def __init__(self, connection: Connection, scope: Scope) -> None:
+        self._connection = connection
+        #: Its `keep_alive` is set to false where the response is to be the connection's last.
+        self.scope = scope
+        self.is_running = False
+        #: Whether the response has gone out, whole or cut short.
+        self.is_answered = False
+        #: Whether the client is still there.
+        self._is_open = True
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._waits_for: object = None
+        #: What has come of the body and was not received by the application yet.
+        self._body = b""
+        self._has_all = False
+        self._reader: asyncio.Future[None] | None = None
+        self._is_continued = False
+        #: Pieces of the response's head: None before it is made, empty once it has gone out.
+        self._head: list[bytes] | None = None
+        self._is_chunked = False
+
+    # What the connection tells
+
+    def run(self, app: AsgiApp) -> None:
+        """Start the application; what has come of the body is what it receives first."""
+        self.is_running = True
+        self._coroutine = cast(Coroutine[Any, Any, None], app(self.scope, self.receive, self.send))
+        self._step(None)
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece of the body."""
+        self._body = self._body + piece if self._body else piece
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more of the body should come for now."""
+        return len(self._body) > UNREAD_LIMIT_BYTES
+
+    def feed_end(self) -> None:
+        """Take note that this was the whole body."""
+        self._has_all = True
+
+    def wake(self) -> None:
+        """Let the application have what has come of the body, if it waits for it."""
+        if self._reader is not None and not self._reader.done() and (self._body or self._has_all):
+            self._reader.set_result(None)
+
+    def leave(self) -> None:
+        """Take note that the client has gone."""
+        self._is_open = False
+        if self.is_running and self._coroutine is not None:
+            self._advance(self._coroutine.throw, ClientLeft())
+
+    # What drives the application
+
+    def _step(self, waited_for: object) -> None:
+        # What it was torn away from may still call.
+        if waited_for is self._waits_for and self._coroutine is not None:
+            self._advance(self._coroutine.send, None)
+
+    def _advance(self, resume: Callable[[Any], Any], value: object) -> None:
+        try:
+            future = self._waits_for = resume(value)
+        except (StopIteration, ClientLeft, CutShort):
+            self._end()
+        except Exception:  # boundary: what the application raises ends its own request alone
+            logger.exception("gateway.unanswered", extra={"path": self.scope["path"]})
+            self._end()
+        else:
+            if future is None:
+                self._connection.loop.call_soon(self._step, None)
+            else:
+                future._asyncio_future_blocking = False
+                future.add_done_callback(self._step)
+
+    def _end(self) -> None:
+        """Close the connection of a response that isn't whole: there is no other way to say so."""
+        self.is_running = False
+        self._coroutine = self._waits_for = None
+        if self.is_answered or not self._is_open:
+            return
+        if self._head is None:
+            self._head = [presenting.whole_error(errors.InternalError("Internal server error."))]
+        self._flush()
+        self.is_answered = True
+        self._connection.transport.close()
+
+    # ASGI
+
+    async def receive(self) -> Event:
+        """Return the next piece of the body, or that the client has gone."""
+        if not (self._has_all or self._body or self.is_answered):
+            self._call_for_more()
+            self._reader = self._connection.loop.create_future()
+            await self._reader
+        if self.is_answered:
+            return {"type": "http.disconnect"}
+        body, self._body = self._body, b""
+        return {"type": "http.request", "body": body, "more_body": not self._has_all}
+
+    def _call_for_more(self) -> None:
+        if not self._is_continued:
+            self._is_continued = True
+            if any(name == b"expect" and _is_continue(value) for name, value in self.scope["headers"]):
+                self._connection.transport.write(CONTINUE)
+        self._connection.resume_reading()
+
+    async def send(self, message: Event) -> None:
+        """Take the response's head, or the next piece of its body. Waits for a client that is slow."""
+        if not self._is_open or self.is_answered:
+            return
+        if self._head is None:
+            self._head = self._start(message)
+            return
+        body: bytes = b"" if self.scope["method"] == "HEAD" else message.get("body", b"")
+        is_last = not message.get("more_body", False)
+        if self._is_chunked:
+            body = _chunk(body, is_last=is_last)
+        # PERF: a write is a system call; one for head and body takes a tenth off a small request.
+        if self._head and len(body) <= JOINED_LIMIT_BYTES:
+            self._head.append(body)
+            body = b""
+        self._flush()
+        if body:
+            self._connection.transport.write(body)
+        if is_last:
+            self._finish()
+        elif self._connection.drained is not None:
+            await self._connection.drained
+
+    def _start(self, message: Event) -> list[bytes]:
+        """Make the head, which waits for the first piece of the body."""
+        status, reason = message["status"], message.get("reason")
+        line = _STATUS_LINES.get(status) if reason is None else None
+        head = [line or f"HTTP/1.1 {status} {reason or ''}\r\n".encode("latin-1")]
+        is_sized = False
+        for name, value in message["headers"]:
+            head.append(b"%s: %s\r\n" % (name, value))
+            if name == b"content-length":
+                is_sized = True
+            elif name == b"connection" and value == b"close":
+                self.scope["keep_alive"] = False
+        if not (is_sized or status in _BODILESS or self.scope["method"] == "HEAD"):
+            # HTTP/1.0 has no chunks: there the end of the connection is the end of the body.
+            self._is_chunked = self.scope["http_version"] != "1.0"
+            if self._is_chunked:
+                head.append(b"transfer-encoding: chunked\r\n")
+        head.append(message.get("lines", b""))
+        head.append(b"\r\n")
+        return head
+
+    def _flush(self) -> None:
+        if self._head:
+            self._connection.transport.write(b"".join(self._head))
+        self._head = []
+
+    def _finish(self) -> None:
+        self.is_answered = True
+        if not self.scope["keep_alive"]:
+            self._connection.transport.close()
+        self._connection.answered()
+
+
+def _is_continue(value: bytes) -> bool:
+    return value.lower() == b"100-continue"
+
+
+def _chunk(body: bytes, *, is_last: bool) -> bytes:
+    """Frame a piece of a body; an empty one has no frame of its own, since that would end the body."""
+    chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    return chunk + b"0\r\n\r\n" if is_last else chunk
