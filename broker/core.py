@@ -591,6 +591,7 @@ class BrokerCore:
             self.settings.install_py_dep_per_model and record.has_requirements,
             metrics_config=self.metrics.file_content,
             metrics_auto_detect=self.settings.model_metrics_auto_detect,
+            gpu_ids=worker.gpu_ids,
         )  # fmt: skip
 
     # Sending

@@ -67,6 +67,8 @@ class Worker:
     last_assigned_at: float = 0.0
     #: While draining: when patience ends. None waits for the batch however long it takes.
     drain_until: float | None = None
+    #: All devices of one that was started here; `device` is the first.
+    devices: tuple[str, ...] = ()
     #: The order to stop it went out at, for repeating it should it get lost.
     stop_sent_at: float = 0.0
 
@@ -83,6 +85,13 @@ class Worker:
     def gpu_id(self) -> int | None:
         """The number of its GPU, None on a cpu."""
         return gpu_id(self.device)
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        """The numbers of its GPUs where it has several."""
+        if len(self.devices) < 2:
+            return ()
+        return tuple(number for device in self.devices if (number := gpu_id(device)) is not None)
 
 
 @dataclass(slots=True)
@@ -188,9 +197,8 @@ class Fleet:
             slots = sum(node.slots for node in self.nodes.values())
             return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
         if self._best_node(record) is None:
-            wanted = f"deviceType {record.config.device_type or 'gpu'!r}"
-            ids = f" and deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
-            return f"{lead}, no node with a free slot has a device of {wanted}{ids}"
+            ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
+            return f"{lead}, no node with a free slot has {record.config.processes} GPU{ids} for each"
         return f"{lead}, {live - ready} starting"
 
     # What is reported
@@ -329,10 +337,10 @@ class Fleet:
             node = self._best_node(record)
             if node is None:
                 break
-            device = self._best_device(node, record)
+            devices = self._best_devices(node, record)
             worker = self._enter(Worker(
-                self._next_worker_id, key, record.archive, device, node.name, node.peer,
-                WorkerState.STARTING, since=now, last_heard=now,
+                self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
+                WorkerState.STARTING, since=now, last_heard=now, devices=devices,
             ))  # fmt: skip
             placed.append((worker, record))
             if fallen := self.condition(key).fallen:
@@ -361,24 +369,27 @@ class Fleet:
     def _free_slots(self, node: Node) -> int:
         return 0 if node.is_leaving else node.slots - len(self.of_node(node.peer))
 
-    def _best_device(self, node: Node, record: VersionRecord) -> str:
-        """The device with the fewest workers among those that may be, in the node's own order."""
-        used = [worker.device for worker in self.of_node(node.peer)]
-        return min(self._devices(node, record), key=used.count)
+    def _best_devices(self, node: Node, record: VersionRecord) -> tuple[str, ...]:
+        """The devices with the fewest workers among those that may be, in the node's own order."""
+        used = [name for worker in self.of_node(node.peer) for name in worker.devices or (worker.device,)]
+        names = sorted(self._devices(node, record), key=used.count)
+        return tuple(names[: record.config.processes if gpu_id(names[0]) is not None else 1])
 
     def _devices(self, node: Node, record: VersionRecord) -> list[str]:
         """Name the devices of a node that a version's model config lets its workers run on.
 
         As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
+        Processes that share a model need a GPU each.
         """
         config = record.config
         if config.device_type == "cpu":
             return ["cpu"]
         has_gpus = any(device.kind == "gpu" for other in self.nodes.values() for device in other.devices)
-        if has_gpus and (config.device_type == "gpu" or config.device_ids):
-            gpus = [device.name for device in node.devices if device.kind == "gpu"]
-            return [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
-        return [device.name for device in node.devices] or ["cpu"]
+        if not has_gpus or not (config.device_type == "gpu" or config.device_ids or config.processes > 1):
+            return [device.name for device in node.devices] or ["cpu"]
+        gpus = [device.name for device in node.devices if device.kind == "gpu"]
+        allowed = [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
+        return allowed if len(allowed) >= config.processes else []
 
 
 def gpu_id(device: str) -> int | None:

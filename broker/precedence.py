@@ -136,9 +136,12 @@ def _check_name(name: str) -> None:
 def _check_config(config: ModelConfig) -> None:
     if config.sequence_batching and not config.sequence_max_idle_ms:
         raise errors.InvalidModel("sequenceBatching needs a sequenceMaxIdleMSec above 0 in the model config.")
-    if config.torchrun and config.parallel_type != "custom":
+    if config.torchrun and config.torchrun.nnodes > 1:
+        raise errors.InvalidModel("A worker's processes share one host here: torchrun's nnodes must be 1.")
+    if config.processes > 1 and (config.continuous_batching or config.async_communication):
         raise errors.InvalidModel(
-            "The model config asks for workers of several processes by torchrun, which do not exist here yet."
+            "Workers of several processes run batch by batch: a parallelType goes with neither "
+            "continuousBatching nor asyncCommunication."
         )
 
 

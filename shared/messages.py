@@ -474,6 +474,8 @@ class StartWorker(Message, frozen=True):
     #: The content of TorchServe's metrics.yaml; empty for the built-in one.
     metrics_config: bytes = b""
     metrics_auto_detect: bool = False
+    #: GPUs of a worker of several processes, one for each.
+    gpu_ids: tuple[int, ...] = ()
 
 
 class StopWorker(Message, frozen=True):

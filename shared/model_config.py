@@ -62,6 +62,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     async_communication: bool = False
     use_venv: bool = False
 
+    @property
+    def processes(self) -> int:
+        """How many processes a worker has, which share a model between them."""
+        return self.parallel_level if self.parallel_level and self.parallel_type != "custom" else 1
+
 
 class Unreadable(ValueError):
     """A file that is no YAML mapping, or not one to be built: its worker can't load."""

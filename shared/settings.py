@@ -250,6 +250,11 @@ def environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
+def add_to_environment(variables: Mapping[str, str]) -> None:
+    """Set variables of this process's environment, for code that isn't ours and reads them there."""
+    os.environ.update(variables)
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether only this host can reach a listener on `host`."""
     if host == "localhost":

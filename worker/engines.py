@@ -5,6 +5,7 @@ Async handlers have an engine of their own in `worker.concurrency`.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -49,10 +50,14 @@ class Engine(Protocol):
 class BatchEngine:
     """Runs batches one after another."""
 
-    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet) -> None:
+    def __init__(
+        self, runner: Runner, leases: Leases, outlet: Outlet, share: Callable[[Batch], None] | None = None
+    ) -> None:
         self._runner = runner
         self._leases = leases
         self._outlet = outlet
+        #: Passes a batch on to the worker's other processes, where it has some.
+        self._share = share
         self._door = runner.new_door(runner.model.context, self._send)
         #: Jobs whose clients have gone, of batches that are held.
         self._cancelled: set[Place] = set()
@@ -73,6 +78,8 @@ class BatchEngine:
         if self._cancelled and self._is_cancelled(batch):
             replies, handler_us = [client_gone()] * len(batch.jobs), 0
         else:
+            if self._share is not None:
+                self._share(batch)
             replies, handler_us = self._runner.run(self._door, batch)
         if self._cancelled:
             self._cancelled = {place for place in self._cancelled if place[0] != batch.lease}

@@ -66,7 +66,7 @@ def load(start: m.StartWorker, model_dir: Path) -> Model:
         metrics=metrics,
         model_yaml_config=_yaml_config(model_dir, manifest),
     )
-    config = server_config(model_dir, manifest)
+    config = server_config(model_dir)
     entry_point, initialize = resolve(start.handler, model_dir)
     loop = None
     if config.async_communication:
@@ -84,9 +84,9 @@ async def _finish(loading: Awaitable[object]) -> None:
     await loading
 
 
-def server_config(model_dir: Path, manifest: dict[str, object] | None) -> ModelConfig:
+def server_config(model_dir: Path) -> ModelConfig:
     """Read what the archive's model config asks of the server."""
-    file = _config_file(model_dir, manifest)
+    file = _config_file(model_dir, _manifest(model_dir))
     return model_config.parse(file.read_bytes())[0] if file else ModelConfig()
 
 

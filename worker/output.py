@@ -74,7 +74,9 @@ class StatusPipe(_Pipe):
     def last_words(self) -> LastWords | None:
         """Read what the worker, which is gone, has said; close."""
         try:
-            return msgspec.json.decode(os.read(self.fd, READ_BYTES), type=LastWords)
+            # Where a worker has several processes, the first words are nearest to the cause.
+            first, _, _ = os.read(self.fd, READ_BYTES).partition(b"\n")
+            return msgspec.json.decode(first, type=LastWords)
         except (BlockingIOError, msgspec.DecodeError):
             return None  # it said nothing, or a handler of its own found the pipe
         finally:

@@ -18,11 +18,12 @@ import torch
 
 from shared import clock, wire
 from shared import messages as m
+from worker import ranks
 from worker.concurrency import AsyncEngine
 from worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
 from worker.faults import is_out_of_memory, one_line
 from worker.link import Link
-from worker.loader import Model, load, make_room
+from worker.loader import Model, load, make_room, server_config
 from worker.measuring import Measuring
 from worker.orders import LastWords, WorkerSpec
 from worker.parts import Part
@@ -238,7 +239,7 @@ class _ReportsFailure:
     ) -> None:
         if isinstance(error, Exception):
             words = LastWords(one_line(error), is_out_of_memory(error))
-            os.write(self._status_fd, msgspec.json.encode(words))
+            os.write(self._status_fd, msgspec.json.encode(words) + b"\n")
         os.close(self._status_fd)
 
 
@@ -251,18 +252,23 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
     # As TorchServe has it, so that what handlers log looks the same.
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
-    torch.set_num_threads(spec.threads)
     model_dir = Path(spec.model_dir)
     os.chdir(model_dir)
     with _ReportsFailure(status_fd):
+        config = server_config(model_dir)
+        seat = ranks.gather(config, spec.start.gpu_ids) if config.processes > 1 else None
+        start = spec.start
+        if seat and start.gpu_ids:  # they see no others, and each has the one of its own number
+            start = msgspec.structs.replace(start, gpu_id=seat.rank)
+        torch.set_num_threads(ranks.threads(config) if seat else spec.threads)
         ours = make_room(model_dir)
-        model = load(spec.start, model_dir)
-    _serve(spec, model)
+        model = load(start, model_dir)
+    _serve(spec, model, seat)
     del ours  # our modules, kept alive until here
     return 0
 
 
-def _serve(spec: WorkerSpec, model: Model) -> None:
+def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower | None) -> None:
     start = spec.start
     runner = Runner(
         model,
@@ -270,6 +276,9 @@ def _serve(spec: WorkerSpec, model: Model) -> None:
         response_limit_bytes=start.max_response_bytes,
         sequence_headers=spec.sequence_headers,
     )
+    if isinstance(seat, ranks.Follower):
+        seat.follow(runner)
+        return
     stop = StopSignal()
     link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
     worker = Worker(spec, runner, link, stop)
@@ -280,5 +289,5 @@ def _serve(spec: WorkerSpec, model: Model) -> None:
     elif model.config.continuous_batching:
         worker.serve(GenerationEngine(runner, worker.leases, worker))
     else:
-        worker.serve(BatchEngine(runner, worker.leases, worker))
+        worker.serve(BatchEngine(runner, worker.leases, worker, share=seat.share if seat else None))
     link.close(FAREWELL_S)

@@ -53,6 +53,41 @@ def test_a_model_for_gpus_goes_to_the_nodes_that_have_some() -> None:
     assert devices(rig, ModelConfig(device_type="gpu")) == [("cuda:0", 0), ("cuda:0", 0)]
 
 
+def test_processes_that_share_a_model_get_a_gpu_each() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type="tp", parallel_level=2))
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=3, synchronous=False))
+    orders = rig.take(NODE, m.StartWorker)
+    assert [(order.device, order.gpu_ids) for order in orders] == [
+        ("cuda:0", (0, 1)),
+        ("cuda:2", (2, 3)),
+        ("cuda:0", (0, 1)),
+    ]
+
+
+def test_processes_that_share_a_model_share_a_cpu_too() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type="tp", parallel_level=4, device_type="cpu"))
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=1, synchronous=False))
+    order = rig.only(NODE, m.StartWorker)
+    assert (order.device, order.gpu_id, order.gpu_ids) == ("cpu", None, ())
+
+
+def test_more_processes_than_any_node_has_gpus_wait_for_one() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type="pp", parallel_level=5))
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=1, synchronous=False, startup_timeout_s=1))
+    assert not rig.take(NODE, m.StartWorker)
+    rig.say(GATEWAY, m.DescribeModel(2, "m", None))
+    assert "has 5 GPU" in rig.only(GATEWAY, m.ModelDescribed).versions[0].explanation
+
+
 def test_a_device_that_nobody_has_is_said_to_be_missing() -> None:
     rig = Rig()
     rig.join_gateway()

@@ -158,11 +158,17 @@ def test_a_name_that_no_url_can_hold_is_refused(name: str) -> None:
         settled({"model_name": name})
 
 
-def test_workers_of_several_processes_are_refused_rather_than_started_as_one() -> None:
-    with pytest.raises(errors.InvalidModel, match="torchrun"):
-        settled(config=ModelConfig(torchrun=Torchrun(nproc_per_node=4), parallel_type="pp"))
-    own_way = ModelConfig(torchrun=Torchrun(), parallel_type="custom", parallel_level=2)
-    assert settled(config=own_way).config == own_way
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"torchrun": Torchrun(nnodes=2)}, "nnodes"),
+        ({"continuous_batching": True}, "continuousBatching"),
+        ({"async_communication": True}, "asyncCommunication"),
+    ],
+)
+def test_what_workers_of_several_processes_cannot_do_is_refused(more: dict[str, Any], why: str) -> None:
+    with pytest.raises(errors.InvalidModel, match=why):
+        settled(config=ModelConfig(parallel_type="tp", parallel_level=2, **more))
 
 
 def test_sequences_without_an_end_are_refused_at_registration() -> None:
