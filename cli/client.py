@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
-from cli import fleet
+from cli import access, fleet
+from cli.access import Port
 from cli.faults import Fault
+from shared.settings import StartupModel, environment
 
 T = TypeVar("T")
-Port = Literal["management", "inference"]
-
 #: What a person can do about an error, by TorchServe's name for it.
 _ADVICE = {
     "MethodNotAllowedException": "the server must run with --enable-model-api for this",
@@ -22,6 +23,7 @@ _ADVICE = {
     "ConflictStatusException": "unregister that version first, or give the archive another one",
     "ServiceUnavailableException": "`torchrelay status` shows why",
     "InvalidModelException": "`torchrelay archive inspect FILE` checks an archive",
+    "InvalidKeyException": "the key comes from TORCHRELAY_KEY, or from a key_file.json in this folder",
 }
 
 
@@ -29,17 +31,29 @@ class Client:
     """One port of a server at a base url, `http://HOST:PORT` or `unix:/PATH`."""
 
     def __init__(
-        self, port: Port, url: str, timeout_s: float | None = 30.0, advice: Mapping[str, str] | None = None
+        self,
+        port: Port,
+        url: str,
+        timeout_s: float | None = 30.0,
+        advice: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> None:
         self._port = port
         self._url = url
         self._advice = _ADVICE | dict(advice or {})
         is_socket = url.startswith("unix:")
+        environ = environment()
+        key = key or access.find_key(port, environ, Path.cwd())
         self._http = httpx.Client(
             base_url="http://localhost" if is_socket else url,
-            transport=httpx.HTTPTransport(uds=url.removeprefix("unix:")) if is_socket else None,
+            # A proxy between this command and its server is never meant, so the environment isn't trusted;
+            # what it says of certificates is.
+            transport=httpx.HTTPTransport(
+                uds=url.removeprefix("unix:") if is_socket else None, verify=access.trust(environ)
+            ),
+            headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(timeout_s, connect=5.0),
-            trust_env=False,  # a proxy between this command and its server is never meant
+            trust_env=False,
         )
 
     def call(self, method: str, path: str, parameters: Mapping[str, object] | None = None) -> bytes:
@@ -81,6 +95,16 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Fault(f"can't talk to {self._url}: {error}") from error
 
+    def models(self) -> "list[ModelLine]":
+        """Read the whole list of models, page by page."""
+        models: list[ModelLine] = []
+        token: str | None = "0"
+        while token is not None:
+            page = decode(self.call("GET", "/models", {"next_page_token": token}), ModelPage)
+            models += page.models
+            token = page.next_page_token if page.models else None
+        return models
+
     def fleet(self) -> fleet.Fleet:
         """Read the whole fleet's state."""
         return decode(self.call("GET", "/fleet"), fleet.Fleet)
@@ -98,6 +122,37 @@ class ModelPage(msgspec.Struct, frozen=True, rename="camel"):
 
     models: list[ModelLine]
     next_page_token: str | None = None
+
+
+class Described(msgspec.Struct, frozen=True, rename="camel"):
+    """What describe says of a version, as far as a snapshot repeats it."""
+
+    model_name: str
+    model_version: str
+    model_url: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    response_timeout: int
+    startup_timeout: int
+
+    def as_startup_model(self, *, is_default: bool) -> StartupModel:
+        """Return what a start needs to bring it back."""
+        return StartupModel(
+            name=self.model_name,
+            version=self.model_version,
+            archive_name=self.model_url.rstrip("/").rpartition("/")[2],
+            is_default=is_default,
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
+            batch_size=self.batch_size,
+            max_batch_delay_ms=self.max_batch_delay,
+            response_timeout_s=self.response_timeout,
+            startup_timeout_s=self.startup_timeout,
+            runtime=self.runtime,
+        )
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import archive, models, parts, ping, predict, serve, status
+from cli import archive, keys, models, parts, ping, predict, serve, snapshot, status
 from cli.faults import FaultReportingGroup
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command()(status.status)
 app.command()(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(archive.app, name="archive")
+app.add_typer(keys.app, name="keys")
+app.command()(snapshot.snapshot)
 
 
 def _print_version(wanted: bool) -> None:

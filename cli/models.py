@@ -29,16 +29,9 @@ def list_models(
 ) -> None:
     """List the registered models."""
     from cli import render
-    from cli.client import Client, ModelLine, ModelPage, decode
+    from cli.client import Client
 
-    client = Client("management", management)
-    models: list[ModelLine] = []
-    token: str | None = "0"
-    while token is not None:
-        page = decode(client.call("GET", "/models", {"next_page_token": token}), ModelPage)
-        models += page.models
-        token = page.next_page_token if page.models else None
-    render.show(models, as_json, render.model_list)
+    render.show(Client("management", management).models(), as_json, render.model_list)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`torchrelay broker`, `gateway` and `worker`: each part alone, for fleets of more than one host."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,21 +22,35 @@ def broker(
     model_store: options.ModelStore = None,
     models: options.Models = None,
     ts_config: options.TsConfigFile = None,
+    tokens: options.Tokens = None,
+    keys: options.Keys = None,
+    metrics_mode: options.MetricsModeOption = None,
     insecure: options.Insecure = False,
     allow_private_urls: options.AllowPrivateUrls = False,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the broker: it knows the models and shares out the work."""
-    from cli import compose, prepare
+    from cli import compose, prepare, secrets_file
+    from shared.settings import environment
 
-    said = prepare.said(model_store=model_store, models=models, more_models=more_models)
+    static_keys = secrets_file.static_keys(keys, environment())
+    said = prepare.said(
+        model_store=model_store,
+        models=models,
+        more_models=more_models,
+        tokens=True if static_keys and tokens is None else tokens,
+        metrics_mode=prepare.metrics_mode(metrics_mode),
+    )
     settings = compose.broker_settings(
         prepare.with_file(said, ts_config),
         addresses=tuple(address or [options.DEFAULT_BROKER]),
         state_dir=state_dir,
         insecure=insecure,
         allow_private_urls=allow_private_urls,
+        metrics_log_dir=str(Path(state_dir, "logs").absolute()),
+        key_file=None if static_keys else str(Path("key_file.json").absolute()),
+        static_keys=static_keys,
     )
     prepare.require_broker_addresses(*settings.addresses)
     prepare.require_private(compose.exposure(settings.addresses, insecure))
@@ -51,6 +66,7 @@ def gateway(
     processes: options.Processes = 1,
     enable_model_api: options.EnableModelApi = False,
     ts_config: options.TsConfigFile = None,
+    tokens: options.Tokens = None,
     insecure: options.Insecure = False,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
@@ -60,6 +76,7 @@ def gateway(
 
     said = prepare.said(
         enable_model_api=enable_model_api,
+        tokens=tokens,
         inference_address=inference_address,
         management_address=management_address,
         metrics_address=metrics_address,
@@ -79,16 +96,19 @@ def worker(
     device: options.Devices = None,
     slots: options.Slots = None,
     cache_dir: options.CacheDir = None,
+    ts_config: options.TsConfigFile = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
     from cli import compose, machine, prepare
-    from shared.settings import NodeSettings, environment
+    from shared.settings import environment
+    from shared.ts_config import Said
 
     prepare.require_broker_addresses(broker)
     here = machine.look()
-    settings = NodeSettings(
+    settings = compose.node_settings(
+        prepare.with_file(Said(), ts_config),
         broker_address=broker,
         name=name or here.name,
         devices=tuple(device or ["auto"]),

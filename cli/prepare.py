@@ -12,7 +12,7 @@ import typer
 from cli import compose, machine
 from cli.faults import Fault
 from shared import ts_config, ts_keys
-from shared.settings import GatewaySettings, SettingsError, environment
+from shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
 from shared.ts_config import Said, TsConfig
 
 #: TorchServe's ports where an address names none: of http, and of https.
@@ -124,6 +124,20 @@ def plan(command_line: Said, config: TsConfig, options: compose.Options) -> comp
     for address in made.broker.addresses:
         require_free(address, "--broker")
     return made
+
+
+def near_misses(broker: BrokerSettings) -> list[str]:
+    """Say what was probably meant by a start-up model that is not in the store."""
+    store = Path(broker.model_store or "")
+    if broker.model_store is None or not store.is_dir():
+        return []
+    there = {path.name for path in store.iterdir()}
+    misses = []
+    for load in broker.load_models:
+        meant = sorted(name for name in there if name.startswith(f"{load.url}."))
+        if load.url.lower() != "all" and load.url not in there and meant:
+            misses.append(f"{load.url} is not in {store}: did you mean {' or '.join(meant)}?")
+    return misses
 
 
 def require_store(folder: str | None) -> None:

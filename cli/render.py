@@ -1,5 +1,6 @@
 """How answers look: JSON as it came, or tables that fit 80 columns."""
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
@@ -22,6 +23,11 @@ from shared.archive import ArchiveInfo
 T = TypeVar("T")
 POLL_INTERVAL_S = 0.3
 WATCH_INTERVAL_S = 1.0
+#: Facts of a version that say something even where they are 0.
+ALWAYS_SHOWN = frozenset({"minWorkers", "maxWorkers", "maxBatchDelay", "jobQueueStatus"})
+#: What is shown of a worker, and by which heading; `gpu` and `gpuUsage` say the same twice.
+WORKER_COLUMNS = {"id": "WORKER", "status": "STATUS", "pid": "PID", "memoryUsage": "MEMORY",
+                  "gpuUsage": "DEVICE", "startTime": "SINCE"}  # fmt: skip
 
 
 def show(data: T, as_json: bool, view: Callable[[T], RenderableType]) -> None:
@@ -53,26 +59,34 @@ def model_list(models: Sequence[ModelLine]) -> RenderableType:
     return table
 
 
+def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
+    """Lay out which keys there are."""
+    table = _table("API", "EXPIRES")
+    for entry in entries:
+        table.add_row(Text(entry["api"]), Text(entry["expires"]))
+    return table
+
+
 def description(versions: Sequence[dict[str, object]]) -> RenderableType:
-    """Lay out what describe says: a block of facts and a table of workers for each version."""
+    """Lay out what describe says: a block of facts and a table of workers for each version.
+
+    What is off or unlimited is left out: most versions use few of TorchServe's many features.
+    """
     parts: list[RenderableType] = []
     for version in versions:
-        facts = _table("", "")
-        facts.show_header = False
+        facts = _facts()
         for key, value in version.items():
-            if key != "workers":
-                facts.add_row(Text(key), Text(_as_text(value), overflow="fold"))
+            if key != "workers" and (value or key in ALWAYS_SHOWN):
+                facts.add_row(Text(key), Text(_as_words(value)))
         parts.append(facts)
         workers = version.get("workers")
-        if isinstance(workers, list) and workers:
-            parts.append(_workers(workers))
+        parts.append(_workers(workers) if isinstance(workers, list) and workers else Text("No worker."))
     return Group(*parts)
 
 
 def archive_info(info: ArchiveInfo) -> RenderableType:
     """Lay out what an archive says of itself, and what will be wrong with it."""
-    facts = _table("", "")
-    facts.show_header = False
+    facts = _facts()
     for key, value in msgspec.structs.asdict(info.manifest).items():
         if key != "raw" and value is not None:
             facts.add_row(key.replace("_", " "), Text(str(value)))
@@ -140,6 +154,14 @@ def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
     return table
 
 
+def _facts() -> Table:
+    """Make a list of facts: each name whole, each value over as many lines as it takes."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 def _models(models: Sequence[Version]) -> Table:
     table = _table(
         "MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE", widths={"MODEL": 26, "VERSION": 16}
@@ -180,13 +202,34 @@ def _nodes(nodes: Sequence[Node]) -> Table:
     return table
 
 
-def _workers(workers: Sequence[object]) -> Table:
+def _workers(workers: Sequence[object]) -> RenderableType:
     rows = [worker for worker in workers if isinstance(worker, dict)]
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    table = _table(*names)
+    table = _table(*WORKER_COLUMNS.values())
     for row in rows:
-        table.add_row(*(Text(_as_text(row.get(name, ""))) for name in names))
-    return table
+        shown = {key: row.get(key, "") for key in WORKER_COLUMNS}
+        shown["memoryUsage"] = f"{_whole(row.get('memoryUsage')) >> 20:,} MiB"
+        gpu = re.search(r"gpuId::(\d+)", str(row.get("gpuUsage")))
+        shown["gpuUsage"] = f"gpu {gpu[1]}" if gpu else "gpu" if row.get("gpu") else "cpu"
+        shown["startTime"] = str(shown["startTime"])[:19].replace("T", " ")
+        table.add_row(*(Text(_as_text(value)) for value in shown.values()))
+    others = [
+        Text(f"{row.get('id')} {key}: {_as_words(value)}", overflow="fold")
+        for row in rows
+        for key, value in row.items()
+        if value and key not in WORKER_COLUMNS and key != "gpu"
+    ]
+    return Group(table, *others)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _as_words(value: object) -> str:
+    """Write a fact; an object's fields one after the other, without JSON's marks."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_as_text(part)}" for key, part in value.items())
+    return _as_text(value)
 
 
 def _as_text(value: object) -> str:

@@ -48,6 +48,7 @@ def serve(
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from cli import compose, foreground, prepare, secrets_file
     from cli.child import LogTarget
+    from cli.faults import Fault
     from cli.folders import folders
     from shared.settings import environment
 
@@ -83,6 +84,8 @@ def serve(
             metrics_log_dir=str(made.state / "logs"),
         )
         plan = prepare.plan(command_line, config, own)
+        if misses := prepare.near_misses(plan.broker):
+            raise Fault("\n".join(misses))
         for line in prepare.unheeded(config):
             typer.echo(line, err=True)
         log_dir = made.state / "logs"

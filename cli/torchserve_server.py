@@ -63,7 +63,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
     plan = prepare.plan(torchserve.said(given), config, options)
-    for line in [*_unheeded(given, config), *_exposed(plan.gateway)]:
+    for line in [*_unheeded(given, config), *_exposed(plan.gateway), *prepare.near_misses(plan.broker)]:
         log_line("WARN", line)
     log_line("INFO", _summary(plan, given, log_dir, metrics_dir))
 

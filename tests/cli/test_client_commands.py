@@ -163,18 +163,44 @@ def test_set_default_and_scale_use_torchserves_routes() -> None:
     assert server.asked[1].path == "/models/m/2.0?min_worker=0&synchronous=false"
 
 
-def test_describe_shows_settings_and_workers() -> None:
+def test_describe_fits_eighty_columns_and_leaves_out_what_is_off() -> None:
+    worker = {
+        "id": "9000", "startTime": "2026-01-31T12:00:00.000Z", "status": "READY", "memoryUsage": 391 << 20,
+        "pid": 123456, "gpu": True, "gpuUsage": "gpuId::0 utilization.gpu [%]::0 % memory.used [MiB]::9 MiB",
+    }  # fmt: skip
     described = [
         {
             "modelName": "m",
+            "modelUrl": "https://archives.example.com/a/rather/long/path/" + "m" * 60 + ".mar",
             "batchSize": 4,
-            "workers": [{"id": "9000", "status": "READY", "gpu": False, "pid": 12}],
-        }
+            "minWorkers": 0,
+            "parallelLevel": 0,
+            "continuousBatching": False,
+            "useVenv": True,
+            "workers": [worker, {**worker, "gpu": False, "gpuUsage": "N/A", "details": "it has failed"}],
+            "jobQueueStatus": {"remainingCapacity": 100, "pendingRequests": 0},
+        },
+        {"modelName": "m", "workers": []},
     ]
     with serving({"GET /models/m/all": (200, described)}) as server:
         output = ask(server, "models", "describe", "m", "--all").output
-    for words in ("batchSize", "9000", "READY", "false"):
+    assert max(map(len, output.splitlines())) <= 80
+    for words in (
+        "batchSize",
+        "minWorkers",
+        "useVenv",
+        "READY",
+        "391 MiB",
+        "cpu",
+        "gpu 0",
+        "2026-01-31 12:00:00",
+        "remainingCapacity 100, pendingRequests 0",
+        "9000 details: it has failed",
+        "No worker.",
+    ):
         assert words in output
+    for words in ("parallelLevel", "continuousBatching"):
+        assert words not in output
 
 
 def test_predict_sends_the_file_with_its_type_and_prints_json_for_reading(tmp_path: Path) -> None:

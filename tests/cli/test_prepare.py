@@ -62,6 +62,23 @@ def test_models_may_follow_one_option_or_several() -> None:
         prepare.said(more_models=["stray"])
 
 
+def test_an_archive_that_was_named_without_its_ending_is_guessed(tmp_path: Path) -> None:
+    for name in ("digits.mar", "digits.tar.gz", "voice", "other.mar"):
+        (tmp_path / name).touch()
+    result = serve("--model-store", str(tmp_path), "--models", "digits", "voice", "nothing")
+    assert_one_line(result, "digits is not in", "did you mean digits.mar or digits.tar.gz?")
+
+
+@pytest.mark.parametrize("mode", ["Prometheus", "logs"])
+def test_a_metrics_mode_that_there_is_not_is_refused(mode: str) -> None:
+    assert serve("--metrics-mode", mode).exit_code == 2
+
+
+def test_keys_that_are_given_switch_tokens_on_and_dt_off_again(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("inference alice short")
+    assert_one_line(serve("--keys", str(tmp_path / "keys")), "line 1", "8 ASCII characters")
+
+
 def test_an_address_without_scheme_is_a_fault() -> None:
     with pytest.raises(Fault, match="Invalid binding address"):
         prepare.said(inference_address="127.0.0.1:8080")
