@@ -239,6 +239,7 @@ def test_a_detector_that_is_sure_of_nothing_answers_no_boxes(tmp_path: Path) -> 
         ("ts.torch_handler.base_handler", "torchvision captum onnxruntime PIL matplotlib transformers"),
         ("ts.torch_handler.vision_handler", "torchvision captum onnxruntime"),
         ("ts.torch_handler.text_classifier", "torchvision captum onnxruntime PIL"),
+        ("ts.torch_handler.vllm_handler", "torchvision captum onnxruntime PIL transformers vllm"),
     ],
 )
 def test_a_handler_imports_only_what_it_needs(module: str, absent: str) -> None:
