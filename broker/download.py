@@ -15,23 +15,36 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from shared.errors import DownloadFailed, ModelNotFound
+from broker.object_stores import is_in_object_store
+from broker.writing import failed, write_bounded
+from shared.errors import ModelNotFound
 from shared.settings import BrokerSettings
 
 REDIRECTS_LIMIT = 5
-CHUNK_BYTES = 1 << 20
 REDIRECTS = (301, 302, 303, 307, 308)
 #: A pattern that matches a url as well with this host in place of its own doesn't name the host.
 ELSEWHERE = "elsewhere.example"
+
+
+Sign = Callable[[str], list[tuple[bytes, bytes]]]
+
+
+def _unsigned(url: str) -> list[tuple[bytes, bytes]]:
+    return []
 
 
 class AddressNotAllowed(Exception):
     """A name that resolves to an address of the broker's own network."""
 
 
-def is_remote(url: str) -> bool:
-    """Tell whether a url names something to fetch, not a file of the model store."""
-    return url.lower().startswith(("http://", "https://", "file://"))
+def is_remote(url: str, settings: BrokerSettings) -> bool:
+    """Tell whether a url names something to fetch, not a file of the model store.
+
+    As in TorchServe, a url that is none of its three kinds is one only if allowed_urls says so.
+    """
+    if url.lower().startswith(("http://", "https://", "file://")):
+        return True
+    return is_in_object_store(url) and bool(_matching(url, settings))
 
 
 def check_allowed(url: str, settings: BrokerSettings) -> None:
@@ -41,14 +54,20 @@ def check_allowed(url: str, settings: BrokerSettings) -> None:
 
 
 def download(
-    url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool] = lambda: False
+    url: str,
+    target: Path,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    *,
+    sign: Sign = _unsigned,
 ) -> None:
     """Fetch `url` into the file `target`, which a failure may leave half written.
 
+    `sign` makes headers for each url that is asked, one that a redirect leads to as well.
     Raises DownloadFailed where the other side fails, ModelNotFound where the url may not be fetched.
     """
     try:
-        _download(url, target, settings, is_cancelled)
+        _download(url, target, settings, is_cancelled, sign)
     # ValueError: a url that can't be taken apart.
     except (
         httpcore.NetworkError,
@@ -58,10 +77,12 @@ def download(
         OSError,
         ValueError,
     ) as error:
-        raise _failed(url, str(error) or type(error).__name__) from error
+        raise failed(url, str(error) or type(error).__name__) from error
 
 
-def _download(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
+def _download(
+    url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign
+) -> None:
     at = url
     for _ in range(REDIRECTS_LIMIT + 1):
         matching = _matching(at, settings)
@@ -69,47 +90,26 @@ def _download(url: str, target: Path, settings: BrokerSettings, is_cancelled: Ca
             raise _not_allowed(at)
         may_be_private = settings.allow_private_urls or any(_names_host(p, at) for p in matching)
         if not urlsplit(at).hostname:
-            raise _failed(url, "the url names no host")
+            raise failed(url, "the url names no host")
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
         try:
             with (
                 httpcore.ConnectionPool(
                     ssl_context=ssl.create_default_context(), network_backend=_Backend(may_be_private)
                 ) as pool,
-                pool.stream("GET", at, extensions={"timeout": timeouts}) as response,
+                pool.stream("GET", at, headers=sign(at), extensions={"timeout": timeouts}) as response,
             ):
                 if response.status in REDIRECTS:
                     headers = {name.lower(): value for name, value in response.headers}
                     at = urljoin(at, headers.get(b"location", b"").decode("latin-1"))
                     continue
                 if response.status != 200:
-                    raise _failed(url, f"the server answered {response.status}")
+                    raise failed(url, f"the server answered {response.status}")
                 write_bounded(response.iter_stream(), target, url, settings, is_cancelled)
                 return
         except AddressNotAllowed as error:
             raise _not_allowed(at) from error
-    raise _failed(url, f"more than {REDIRECTS_LIMIT} redirects")
-
-
-def write_bounded(
-    chunks: Iterable[bytes],
-    target: Path,
-    url: str,
-    settings: BrokerSettings,
-    is_cancelled: Callable[[], bool],
-) -> None:
-    """Write what comes from `url`. Raises DownloadFailed above the limit, or when the broker stops."""
-    size = 0
-    with target.open("wb") as file:
-        for chunk in chunks:
-            size += len(chunk)
-            if size > settings.download_limit_bytes:
-                raise _failed(
-                    url, f"it is larger than download_limit_bytes of {settings.download_limit_bytes}"
-                )
-            if is_cancelled():
-                raise _failed(url, "the broker stops")
-            file.write(chunk)
+    raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 
 def _matching(url: str, settings: BrokerSettings) -> list[str]:
@@ -123,10 +123,6 @@ def _names_host(pattern: str, url: str) -> bool:
 
 def _not_allowed(url: str) -> ModelNotFound:
     return ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
-
-
-def _failed(url: str, why: str) -> DownloadFailed:
-    return DownloadFailed(f"Failed to download archive from: {url}", why)
 
 
 class _Backend(httpcore.SyncBackend):

@@ -26,6 +26,7 @@ class Prepare:
 
     token: int
     url: str
+    s3_sse_kms: bool = False
 
 
 @dataclass(frozen=True, slots=True)

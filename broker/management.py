@@ -195,7 +195,7 @@ class Management:
     def _prepare(self, registration: Registration) -> int:
         token = self._token()
         self._registrations[token] = registration
-        self._emit(Prepare(token, registration.ask.url))
+        self._emit(Prepare(token, registration.ask.url, registration.ask.s3_sse_kms))
         return token
 
     def _take_prepared(self, token: int, outcome: Prepared | errors.RelayError) -> None:

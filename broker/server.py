@@ -266,10 +266,12 @@ class Server:
                     lambda: self._registry.apply(change),
                     lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
-            case Prepare(token, url):
+            case Prepare(token, url, s3_sse_kms):
                 self._in_thread(
                     self._prepare_threads,
-                    lambda: prepare(url, self._store, self._settings, lambda: self._is_stopping),
+                    lambda: prepare(
+                        url, self._store, self._settings, lambda: self._is_stopping, s3_sse_kms=s3_sse_kms
+                    ),
                     lambda outcome: ArchivePrepared(token, outcome),
                 )
             case KeepKeys(token, made):

@@ -5,6 +5,7 @@ Blocking; `server` calls it in threads. Nothing here is remembered in memory.
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from broker import download
+from broker import download, object_stores
 from broker.records import Prepared
+from broker.writing import failed, without_query, write_bounded
 from shared import archive, errors, model_config
 from shared.settings import BrokerSettings
+
+logger = logging.getLogger(__name__)
 
 COPY_BYTES = 4 << 20
 #: Files of the model store that `all` stands for, besides folders.
@@ -77,13 +81,18 @@ class ArchiveStore:
 
 
 def prepare(
-    url: str, store: ArchiveStore, settings: BrokerSettings, is_cancelled: Callable[[], bool] = lambda: False
+    url: str,
+    store: ArchiveStore,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    *,
+    s3_sse_kms: bool = False,
 ) -> Prepared:
     """Find or fetch the archive at `url`, check it, and put it into the store.
 
     The order of the checks and their texts are TorchServe's. Raises a CallerFault or StoreFailed.
     """
-    path = _locate(url, settings, is_cancelled)
+    path = _locate(url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
     try:
         if path.is_dir():
             with tempfile.TemporaryDirectory(dir=settings.state_dir) as folder:
@@ -116,9 +125,9 @@ def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
 
     At once, so that the url can be fetched anew; return the file that is left to be deleted, if any.
     """
-    if settings.model_store is None or not download.is_remote(url):
+    if settings.model_store is None or not download.is_remote(url, settings):
         return None
-    copy = Path(settings.model_store) / _basename(url)
+    copy = Path(settings.model_store) / _basename(url, is_remote=True)
     doomed = copy.with_name(f".{copy.name}.dropped")
     with contextlib.suppress(OSError):  # it is gone already, or can't be touched
         return copy.rename(doomed)
@@ -145,7 +154,9 @@ def _keep(path: Path, store: ArchiveStore) -> Prepared:
     )
 
 
-def _locate(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Path:
+def _locate(
+    url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
+) -> Path:
     if not url:
         raise errors.ModelNotFound("empty url")
     if ".." in unquote(url):
@@ -153,37 +164,49 @@ def _locate(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]
     if settings.model_store is None:
         raise errors.ModelNotFound("Model store has not been configured.")
     folder = Path(settings.model_store)
-    if download.is_remote(url):
-        return _fetch(url, folder, settings, is_cancelled)
+    if download.is_remote(url, settings):
+        try:
+            return _fetch(url, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+        except errors.DownloadFailed as error:
+            # TorchServe's answer has no place for the reason.
+            logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
+            raise
     # Only what lies in the model store itself: a path's folders are ignored, as in TorchServe.
-    path = folder / _basename(url)
+    name = _basename(url, is_remote=False)
+    path = folder / name
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-        if _basename(url) and (path.is_file() or path.is_dir()):
+        if name and (path.is_file() or path.is_dir()):
             return path
     raise errors.ModelNotFound(f"Model not found at: {url}")
 
 
-def _fetch(url: str, folder: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Path:
+def _fetch(
+    url: str, folder: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
+) -> Path:
     download.check_allowed(url, settings)
     # A name of its own: the same url may be on its way for somebody else too.
     number, part_name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
     os.close(number)
     part = Path(part_name)
     try:
-        target = folder / _basename(url)
+        target = folder / _basename(url, is_remote=True)
         if target == folder:
-            raise errors.DownloadFailed(f"Failed to download archive from: {url}", "it names no file")
+            raise failed(url, "it names no file")
         if target.exists():
             raise FileExistsError
         if url.lower().startswith("file://"):
             _copy_file(url, part, settings, is_cancelled)
+        elif object_stores.is_in_object_store(url):
+            object_stores.fetch(url, part, settings, is_cancelled)
+        elif s3_sse_kms:
+            download.download(url, part, settings, is_cancelled, sign=object_stores.signed_headers)
         else:
             download.download(url, part, settings, is_cancelled)
         os.link(part, target)  # never over a file that came meanwhile
     except FileExistsError as error:
-        raise errors.StoreFailed(f"Model file already exists {_basename(url)}") from error
+        raise errors.StoreFailed(f"Model file already exists {_basename(url, is_remote=True)}") from error
     except (OSError, ValueError) as error:
-        raise errors.DownloadFailed(f"Failed to download archive from: {url}", str(error)) from error
+        raise failed(url, str(error)) from error
     finally:
         part.unlink()
     return target
@@ -195,9 +218,9 @@ def _copy_file(url: str, target: Path, settings: BrokerSettings, is_cancelled: C
         raise FileNotFoundError(f"{source} is no file")
     with source.open("rb") as file:
         chunks = iter(lambda: file.read(COPY_BYTES), b"")
-        download.write_bounded(chunks, target, url, settings, is_cancelled)
+        write_bounded(chunks, target, url, settings, is_cancelled)
 
 
-def _basename(url: str) -> str:
-    path = urlsplit(url).path if download.is_remote(url) else url
+def _basename(url: str, *, is_remote: bool) -> str:
+    path = urlsplit(url).path if is_remote else url
     return unquote(path).rstrip("/").rpartition("/")[2]

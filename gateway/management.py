@@ -280,4 +280,5 @@ def _registration(said: Parameters) -> m.RegisterModel:
         startup_timeout_s=at_least(0, "startup_timeout"),  # TorchServe's clients are tested to get a 500
         initial_workers=at_least(0, "initial_workers"),
         synchronous=said.flag("synchronous", default=True),
+        s3_sse_kms=said.flag("s3_sse_kms", default=False),
     )

@@ -1,0 +1,182 @@
+"""Archives in object stores: S3 by boto3; Google's, Azure's and Hugging Face's by fsspec. Blocking.
+
+boto3 for S3, because it is made for threads (s3fs runs an event loop of its own), resumes by range and
+ETag, and names what is wrong. Credentials, region and endpoint (AWS_ENDPOINT_URL for MinIO) are found as
+every AWS tool finds them: environment, files, the host's IAM role. The libraries are extras, imported
+where they are used.
+
+Nothing here is fetched unless allowed_urls names such urls. Who names them trusts the store: its
+addresses are the operator's configuration, not a caller's.
+"""
+
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from broker.writing import CHUNK_BYTES, failed, write_bounded
+from shared.errors import DownloadFailed
+from shared.settings import BrokerSettings
+
+logger = logging.getLogger(__name__)
+
+#: How often a broken download is taken up again, also if each time a little more has come.
+RESUMES_LIMIT = 5
+#: Tries of a request that S3 has not begun to answer, the first one included.
+ATTEMPTS_LIMIT = 3
+BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
+#: The region in the name of one of Amazon's own hosts: bucket.s3.eu-west-1.amazonaws.com.
+REGION = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What reads urls of a scheme: an extra of ours, and the errors it raises beside OSError."""
+
+    extra: str
+    module: str
+    error: str
+
+
+LIBRARIES = {
+    "s3": Library("s3", "botocore.exceptions", "BotoCoreError"),
+    "gs": Library("gs", "gcsfs.retry", "HttpError"),
+    "az": Library("az", "azure.core.exceptions", "AzureError"),
+    "abfs": Library("az", "azure.core.exceptions", "AzureError"),
+    "abfss": Library("az", "azure.core.exceptions", "AzureError"),
+    "hf": Library("hf", "huggingface_hub.errors", "HfHubHTTPError"),
+}
+
+
+def is_in_object_store(url: str) -> bool:
+    """Tell whether a url is of one of the stores known here."""
+    return scheme_of(url) in LIBRARIES
+
+
+def scheme_of(url: str) -> str:
+    """Return what stands before `://`, in lower case."""
+    scheme, colon, _ = url.partition("://")
+    return scheme.lower() if colon else ""
+
+
+def fetch(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
+    """Fetch `url` into the file `target`. Raises DownloadFailed, which says what the store said."""
+    library = LIBRARIES[scheme_of(url)]
+    try:
+        errors = getattr(importlib.import_module(library.module), library.error)
+        chunks = _s3_chunks(url, settings) if library.extra == "s3" else fsspec_chunks(url)
+        write_bounded(chunks, target, url, settings, is_cancelled)
+    except ImportError as error:
+        raise _failed(url, f"it needs a library: pip install 'torchrelay[{library.extra}]'") from error
+    except (errors, OSError, ValueError) as error:
+        raise _failed(url, _one_line(error)) from error
+
+
+def signed_headers(url: str) -> list[tuple[bytes, bytes]]:
+    """Sign a GET of an https url of S3, as it demands for objects that KMS has encrypted.
+
+    Raises DownloadFailed without boto3, credentials or a region.
+    """
+    try:
+        import boto3
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+    except ImportError as error:
+        raise failed(url, "it needs a library: pip install 'torchrelay[s3]'") from error
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    in_host = REGION.search(urlsplit(url).hostname or "")
+    region = in_host[1] if in_host else session.region_name
+    if credentials is None or not region:
+        raise failed(url, "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION")
+    request = AWSRequest("GET", url)
+    S3SigV4Auth(credentials.get_frozen_credentials(), "s3", region).add_auth(request)
+    return [(name.encode(), value.encode()) for name, value in request.headers.items()]
+
+
+def _s3_chunks(url: str, settings: BrokerSettings) -> Iterator[bytes]:
+    """Read an object, taking it up again where a connection breaks, as long as it is the same object."""
+    from botocore import exceptions
+
+    bucket, _, key = url[len("s3://") :].partition("/")
+    if not BUCKET.fullmatch(bucket) or not key:
+        raise ValueError("an S3 url is s3://BUCKET/KEY")
+    client = _s3_client(settings)
+    where = {"Bucket": bucket, "Key": key}
+    done = breaks = 0
+    try:
+        answer = client.get_object(**where)
+        same = {"IfMatch": answer["ETag"]}
+        while True:
+            try:
+                for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                    done += len(chunk)
+                    yield chunk
+                return
+            except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
+                breaks += 1
+                if breaks > RESUMES_LIMIT:
+                    raise
+                logger.warning("download.broken", extra={"url": url, "done": done, "reason": str(error)})
+            finally:
+                answer["Body"].close()
+            answer = client.get_object(**where, **same, Range=f"bytes={done}-")
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206:
+                raise ValueError("the store can't take up a broken download")
+    except exceptions.ClientError as error:
+        raise ValueError(_s3_reason(error.response, done)) from error
+    finally:
+        client.close()
+
+
+def _s3_client(settings: BrokerSettings) -> Any:  # Any: boto3 makes its classes at run time
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.Session()
+    config = Config(
+        connect_timeout=settings.download_timeout_s,
+        read_timeout=settings.download_timeout_s,
+        retries={"total_max_attempts": ATTEMPTS_LIMIT, "mode": "standard"},
+    )
+    client = session.client("s3", config=config)
+    if "amazonaws.com" in (urlsplit(client.meta.endpoint_url).hostname or ""):
+        return client
+    # A store of the operator's own rarely has a name in the DNS for each bucket.
+    client.close()
+    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+
+
+def _s3_reason(response: dict[str, Any], done: int) -> str:  # Any: a JSON answer
+    error = response.get("Error", {})
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if status == 412 and done:
+        return "the object was changed while it was read; try again"
+    return f"S3 answered {status} {error.get('Code', '')}: {error.get('Message', '')}"
+
+
+def fsspec_chunks(url: str) -> Iterator[bytes]:
+    """Read whatever fsspec can open. Raises ValueError where it has changed by the end."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(url)
+    before = filesystem.ukey(path)
+    with filesystem.open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+    filesystem.invalidate_cache()
+    if filesystem.ukey(path) != before:
+        raise ValueError("the object was changed while it was read; try again")
+
+
+def _failed(url: str, why: str) -> DownloadFailed:
+    """Unlike TorchServe's, which knows none of these urls, the message says why."""
+    return DownloadFailed(f"Failed to download archive from: {url} ({why})", why)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
