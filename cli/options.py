@@ -50,6 +50,7 @@ Tokens = Annotated[
     typer.Option(
         "--tokens/--disable-token-auth",
         "/--dt",
+        envvar="TORCHRELAY_TOKENS",
         help="Whether callers need keys; made keys are written to ./key_file.json. [default: no]",
     ),
 ]

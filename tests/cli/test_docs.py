@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cli import torchserve
 from shared import settings
 from tests.deploy.test_compose_file import accept
 
@@ -26,13 +27,13 @@ def generator() -> Any:  # a script without types
 
 
 def commands(page: Path) -> list[str]:
-    """Return the torchrelay commands in a page's code blocks, without prompts, hosts and comments."""
+    """Return the commands of ours in a page's code blocks, without prompts, hosts and comments."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [
         line[found.start() :]
         for line in lines
-        if (found := re.search(r"(?<![\w/.-])torchrelay [a-z-]", line))
+        if (found := re.search(r"(?<![\w/.-])(torchrelay|torchserve) [a-z-]", line))
     ]
 
 
@@ -53,11 +54,16 @@ def test_every_setting_says_what_it_means(cls: type[settings.Settings]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_in_the_documentation_is_accepted(page: Path) -> None:
     for command in commands(page):
-        accept(shlex.split(command, comments=True))
+        name, *words = shlex.split(command, comments=True)
+        if name == "torchserve":
+            torchserve.parser().parse_args(words)
+        else:
+            accept([name, *words])
 
 
 def test_the_commands_are_found_at_all() -> None:
     assert len(commands(ROOT / "docs" / "several-hosts.md")) >= 6
+    assert len([line for line in commands(ROOT / "README.md") if line.startswith("torchserve")]) >= 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

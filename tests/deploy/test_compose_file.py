@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
+from cli import options, secrets_file
 from cli.main import app
+from shared.settings import environment
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -73,9 +76,31 @@ def test_the_commands_refused_here_would_be_refused_there() -> None:
         accept(["torchrelay", "worker", "--no-such-option"])
 
 
+def test_the_overlay_for_keys_sets_what_the_commands_read() -> None:
+    overlay = yaml.safe_load((ROOT / "deploy" / "compose.tokens.yaml").read_text())["services"]
+    assert set(overlay["broker"]["environment"]) <= set(secrets_file.VARIABLES.values())
+    assert set(overlay["gateway"]["environment"]) == {"TORCHRELAY_TOKENS", "TORCHRELAY_KEY"}
+    seen: list[bool | None] = []
+    probe = typer.Typer()
+
+    @probe.command()
+    def show(tokens: options.Tokens = None) -> None:
+        seen.append(tokens)
+
+    environs: list[dict[str, str]] = [overlay["gateway"]["environment"], {}]
+    for environ in environs:
+        CliRunner().invoke(probe, [], env=environ)
+    assert seen == [True, None]
+
+
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
-@pytest.mark.parametrize("overlay", [[], ["-f", "deploy/compose.gpu.yaml"]])
+@pytest.mark.parametrize(
+    "overlay", [[], ["-f", "deploy/compose.gpu.yaml"], ["-f", "deploy/compose.tokens.yaml"]]
+)
 def test_docker_compose_understands_the_files(overlay: list[str]) -> None:
     command = ["docker-compose", "-f", "compose.yaml", *overlay, "config", "--quiet"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    keys = dict.fromkeys(("TORCHRELAY_INFERENCE_KEY", "TORCHRELAY_MANAGEMENT_KEY"), "a-long-enough-key")
+    done = subprocess.run(
+        command, cwd=ROOT, env={**environment(), **keys}, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
