@@ -120,7 +120,7 @@ def _s3_chunks(url: str, settings: BrokerSettings) -> Iterator[bytes]:
             except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
                 breaks += 1
                 if breaks > RESUMES_LIMIT:
-                    raise
+                    raise ValueError(f"it broke off {breaks} times, at last after {done} bytes") from error
                 logger.warning("download.broken", extra={"url": url, "done": done, "reason": str(error)})
             finally:
                 answer["Body"].close()
