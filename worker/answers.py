@@ -27,6 +27,7 @@ def answer(context: Context, idx: int, value: object, limit_bytes: int) -> wire.
         # TorchServe's worker dies of it, with a 500; this row alone gets that status.
         return failed(PredictionFailed(fault), status=500)
     code, phrase = context.get_response_status(idx)
+    phrase = "" if phrase is None else phrase
     headers = context.get_response_headers(idx)
     fault = _unsendable(code, phrase, headers)
     if fault:

@@ -40,7 +40,7 @@ def test_the_response_of_a_request_reads_back_as_it_was_set() -> None:
     context.set_response_status(404, "Gone", 1)
     assert context.get_response_content_type(0) == "text/csv"
     assert context.get_response_headers(1) == {}
-    assert [context.get_response_status(idx) for idx in range(2)] == [(200, ""), (404, "Gone")]
+    assert [context.get_response_status(idx) for idx in range(2)] == [(200, None), (404, "Gone")]
 
 
 def test_a_prediction_exception_is_a_500_unless_said_otherwise() -> None:
@@ -148,3 +148,9 @@ def test_a_base_handler_describes_instead_of_predicting() -> None:
     context = make_context()
     context.request_processor = [RequestProcessor({"describe": "True"})]
     assert BaseHandler().handle([{}], context) == [None]
+
+
+def test_a_status_may_be_reported_without_a_phrase() -> None:
+    processor = RequestProcessor({})
+    processor.report_status(404)
+    assert (processor.get_response_status_code(), processor.get_response_status_phrase()) == (404, None)

@@ -19,7 +19,7 @@ class RequestProcessor:
         self._request_header = request_header
         self._response_header: dict[str, str] = {}
         self._status_code = 200
-        self._reason_phrase = ""
+        self._reason_phrase: str | None = None
 
     def get_request_property(self, key: str) -> Any:
         """Return a request header by its exact name, or None."""
@@ -29,7 +29,7 @@ class RequestProcessor:
         """Return every request header."""
         return self._request_header
 
-    def report_status(self, code: int, reason_phrase: str = "") -> None:
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
         """Set the response's status."""
         self._status_code = code
         self._reason_phrase = reason_phrase
@@ -38,8 +38,8 @@ class RequestProcessor:
         """Return the response's status code."""
         return self._status_code
 
-    def get_response_status_phrase(self) -> str:
-        """Return the response's reason phrase."""
+    def get_response_status_phrase(self) -> str | None:
+        """Return the response's reason phrase, or None where nobody gave one."""
         return self._reason_phrase
 
     def add_response_property(self, key: str, value: str) -> None:
@@ -129,7 +129,7 @@ class Context:
         for processor in self.request_processor:
             processor.report_status(code, reason_phrase=phrase)
 
-    def get_response_status(self, idx: int) -> tuple[int, str]:
+    def get_response_status(self, idx: int) -> tuple[int, str | None]:
         """Return the response's status code and reason phrase."""
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
