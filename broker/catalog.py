@@ -5,6 +5,7 @@ Pure. Error texts are TorchServe's.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from urllib.parse import unquote, urlsplit
 
 from broker.records import (
     Change,
@@ -84,7 +85,7 @@ class Catalog:
             StartupModel(
                 name=record.model,
                 version=record.version,
-                archive_name=record.url.rstrip("/").rpartition("/")[2],
+                archive_name=_file_of(record.url),
                 is_default=self.is_default(record),
                 min_workers=record.min_workers,
                 max_workers=record.max_workers,
@@ -125,3 +126,9 @@ class Catalog:
                     self._defaults[model] = version
             case RememberNodes() | PutKeys():
                 pass
+
+
+def _file_of(url: str) -> str:
+    """Name the model store's file of an archive; a url's query, which may be a secret, is no part of it."""
+    path = urlsplit(url).path if "://" in url else url
+    return unquote(path).rstrip("/").rpartition("/")[2]

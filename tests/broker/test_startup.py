@@ -1,5 +1,7 @@
 """Models of the start, in their order, and snapshots: restored, and written at every change."""
 
+import pytest
+
 from broker.effects import Prepare
 from broker.events import ArchivePrepared, Event, Stored
 from broker.records import Prepared
@@ -147,11 +149,21 @@ def test_what_did_not_come_about_leaves_no_snapshot() -> None:
     assert not rig.snapshots
 
 
-def test_a_snapshot_names_an_archive_from_a_url_by_its_file() -> None:
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("m.mar", "m.mar"),
+        ("some/where/m.mar", "m.mar"),
+        ("folder/", "folder"),
+        ("https://example.org/models/m%20n.mar?X-Signature=secret", "m n.mar"),
+        ("s3://bucket/models/m.mar", "m.mar"),
+    ],
+)
+def test_a_snapshot_names_an_archive_by_its_file(url: str, name: str) -> None:
     rig = snapshot_rig()
-    rig.archive("https://example.org/models/m.mar")
-    rig.say(GATEWAY, m.RegisterModel(5, "https://example.org/models/m.mar"))
-    assert rig.snapshots[-1].models[0].archive_name == "m.mar"
+    rig.archive(url)
+    rig.say(GATEWAY, m.RegisterModel(5, url))
+    assert rig.snapshots[-1].models[0].archive_name == name
 
 
 def test_a_model_of_the_start_that_cannot_be_stored_ends_the_wait_for_it() -> None:
