@@ -54,10 +54,13 @@ class Catalog:
         return record
 
     def versions_of(self, model: str) -> list[VersionRecord]:
-        """Return all versions of a model by their numbers, as text. Raises ModelNotFound."""
+        """Return all versions of a model in the order that TorchServe lists them in.
+
+        Raises ModelNotFound.
+        """
         self.resolve(model, None)
         found = [record for record in self._versions.values() if record.model == model]
-        return sorted(found, key=lambda record: record.version)
+        return sorted(found, key=lambda record: (_java_bucket(record.version), record.version))
 
     def is_default(self, record: VersionRecord) -> bool:
         """Tell whether the version answers when none is named."""
@@ -132,3 +135,14 @@ def _file_of(url: str) -> str:
     """Name the model store's file of an archive; a url's query, which may be a secret, is no part of it."""
     path = urlsplit(url).path if "://" in url else url
     return unquote(path).rstrip("/").rpartition("/")[2]
+
+
+def _java_bucket(text: str) -> int:
+    """Return where a text lies in a Java hash map of 16 buckets, which gives TorchServe's lists their order.
+
+    It puts 1.2.1 before 1.11, and there are clients that take the first.
+    """
+    code = 0
+    for character in text:
+        code = (31 * code + ord(character)) & 0xFFFF_FFFF
+    return (code ^ code >> 16) & 15

@@ -1,14 +1,15 @@
 """Parameters of a call, from its query or a JSON body; pure.
 
 A query is read as leniently as TorchServe reads it: what is no number is as good as absent, anything
-but "true" is false, and of a parameter that comes twice the first counts. In JSON a wrong type is the
-caller's fault.
+but "true" is false, and of a parameter that comes twice the first counts. JSON may have
+single quotes and bare names, as TorchServe's reader allows; a wrong type in it is the caller's fault.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
+
+import pyjson5
 
 from shared import errors
 
@@ -36,9 +37,11 @@ class Parameters:
     def of_json(cls, body: bytes) -> "Parameters":
         """Read a JSON object. Raises BadRequest for anything else, and later for wrong types in it."""
         try:
-            values = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise errors.BadRequest(f"The body is not JSON: {error}") from error
+            values = pyjson5.decode_buffer(body)
+        except pyjson5.Json5DecoderException as error:
+            # Its messages quote what was expected as Python's bytes.
+            reason = (error.message or "").replace("b'", "'")
+            raise errors.BadRequest(f"The body is not JSON: {reason}") from error
         if not isinstance(values, dict):
             raise errors.BadRequest("The body is not a JSON object.")
         return cls({name: value for name, value in values.items() if value is not None}, strict=True)

@@ -125,6 +125,15 @@ def test_a_json_body_counts_alone_and_may_write_numbers_as_texts() -> None:
     assert gateway.link.asked == [messages.RegisterModel(1, "echo.mar", "j", batch_size=2, synchronous=False)]
 
 
+def test_json_may_be_as_lax_as_torchserves_own_clients_write_it() -> None:
+    gateway = Gateway(registered())
+    answer = gateway.manage("POST", "/models", **json_body(b"{'url': 'echo.mar', initial_workers: '1',}"))
+    assert answer.status_code == 200
+    asked = gateway.link.asked[-1]
+    assert isinstance(asked, messages.RegisterModel)
+    assert (asked.url, asked.initial_workers) == ("echo.mar", 1)
+
+
 @pytest.mark.parametrize(
     "body",
     [
