@@ -45,3 +45,12 @@ def trust(environ: Mapping[str, str]) -> ssl.SSLContext:
         except OSError as error:
             raise Fault(f"TORCHRELAY_CA={file} can't be used: {error}") from error
     return context
+
+
+def untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+    """Find out whether a connection failed for the server's certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

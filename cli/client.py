@@ -84,6 +84,11 @@ class Client:
                     raise Fault(_explain(answer.status_code, answer.read(), self._advice))
                 yield answer
         except httpx.ConnectError as error:
+            if refused := access.untrusted(error):
+                raise Fault(
+                    f"the certificate of {self._url} is not trusted: {refused.verify_message}\n"
+                    "set TORCHRELAY_CA to the PEM file of the authority that signed it"
+                ) from error
             raise Fault(
                 f"no server answers at {self._url}: start one with `torchrelay serve`, or say where it is"
                 f" with --{self._port} or TORCHRELAY_{self._port.upper()}"

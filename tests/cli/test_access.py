@@ -1,10 +1,12 @@
 """How commands get in: which key they send, whom they trust, and the commands about keys and snapshots."""
 
 import json
+import ssl
 from pathlib import Path
 
 import javaproperties
 import pytest
+import trustme
 from typer.testing import CliRunner
 
 from cli import access
@@ -64,6 +66,22 @@ def test_a_wrong_key_is_told_with_the_way_to_a_right_one() -> None:
 def test_an_authority_that_can_not_be_read_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="TORCHRELAY_CA"):
         access.trust({"TORCHRELAY_CA": str(tmp_path / "no.pem")})
+
+
+def test_a_certificate_that_is_not_trusted_is_told_from_a_server_that_is_not_there(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with serving({"GET /models": (200, {"models": []})}) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http:", "https:")
+        refused = CliRunner().invoke(app, ["models", "list", "--management", url])
+        trusted = CliRunner().invoke(
+            app, ["models", "list", "--management", url], env={"TORCHRELAY_CA": str(tmp_path / "ca.pem")}
+        )
+    assert (refused.exit_code, "TORCHRELAY_CA" in refused.stderr) == (1, True)
+    assert (trusted.exit_code, trusted.stdout) == (0, "No model is registered.\n")
 
 
 def test_keys_are_listed_without_being_shown(folder: Path) -> None:
