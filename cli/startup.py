@@ -24,7 +24,7 @@ class Watcher(Protocol):
         """Take note that the listeners answer, and that the broker is behind them."""
 
     def registered(self) -> None:
-        """Take note that every start-up model is registered, or was refused."""
+        """Take note that every start-up model is registered or refused, and that workers can be placed."""
 
     def show(self, models: tuple[fleet.Version, ...], now: float) -> None:
         """See the models as they are now."""
@@ -93,7 +93,8 @@ class Startup:
     async def _follow(self, http: httpx.AsyncClient) -> None:
         seen = await self._next(http)
         self._watcher.answers()
-        while seen.loading:
+        # Without a node no worker can be placed: who registers a model would find none in its description.
+        while seen.loading or not seen.nodes:
             self._show(seen)
             seen = await self._next(http)
         self._watcher.registered()

@@ -87,6 +87,14 @@ async def test_models_that_are_still_being_registered_are_waited_for() -> None:
         await eventually_async(lambda: "registered" in lines)
 
 
+async def test_a_node_is_waited_for_before_anybody_hears_that_all_is_there() -> None:
+    async with followed(copy.deepcopy(FLEET) | {"nodes": []}) as (server, lines):
+        await eventually_async(lambda: len(server.asked) >= 3)
+        assert lines == ["answers"]
+        server.answers["GET /fleet"] = (200, FLEET)
+        await eventually_async(lambda: "registered" in lines)
+
+
 async def test_our_own_server_is_asked_with_the_key_that_was_made_for_us() -> None:
     async with followed(FLEET, "the-key") as (server, _):
         await eventually_async(lambda: server.asked)
