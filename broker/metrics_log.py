@@ -66,7 +66,7 @@ def formatted(line: Line) -> str:
     labels = ",".join(f"{name}:{value}" for name, value in line.labels)
     requests = f"requestID:{','.join(line.request_ids) or 'null'}," if line.is_model else ""
     text = (
-        f"{clock.local(clock.wall_ms())} - {line.name}.{line.unit}:{line.value!r}|#{labels}"
+        f"{clock.local_iso(clock.wall_ms())} - {line.name}.{line.unit}:{line.value!r}|#{labels}"
         f"|#hostname:{line.hostname},{requests}timestamp:{line.at_ms // 1000}"
     )
     return text.replace("\n", " ").replace("\r", " ")

@@ -46,6 +46,7 @@ BROKER_FIELDS = {
     "metrics_mode": "metrics_mode",
     "metrics_config": "metrics_config",
     "model_metrics_auto_detect": "model_metrics_auto_detect",
+    "own_metrics": "own_metrics",
     "token_expiration_min": "token_expiration_min",
 }
 GATEWAY_FIELDS = {
@@ -75,8 +76,8 @@ NODE_FIELDS = {
 
 
 #: What each command takes where nobody says anything: TorchServe's own defaults, and ours.
-TORCHSERVE_DEFAULTS = Said(disable_token_authorization=False, metrics_mode="log")
-SERVE_DEFAULTS = Said(disable_token_authorization=True, metrics_mode="prometheus")
+TORCHSERVE_DEFAULTS = Said(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
+SERVE_DEFAULTS = Said(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -251,6 +251,9 @@ class Session(Generic[P]):
     def _welcome(self, welcome: m.Welcome, epoch: int, now: float) -> list[tuple[P, Outcome]]:
         if self.state == "welcomed" and epoch == self.epoch:
             return []  # the answer to a hello that we said twice
+        if not self.epoch:
+            # TorchServe's listeners are not open yet when ours say that the fleet is still coming up.
+            self._responses.clear()
         is_same = epoch == self.epoch
         self.state, self.epoch = "welcomed", epoch
         self._heard_at = self._beat_at = now

@@ -12,11 +12,6 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def local(ms: int) -> str:
-    """Write a wall clock time as the lines of TorchServe's log files: `2026-01-31T12:00:00,000`, local."""
-    return datetime.fromtimestamp(ms // 1000).strftime("%Y-%m-%dT%H:%M:%S") + f",{ms % 1000:03d}"
-
-
 def iso(ms: int) -> str:
     """Write a wall clock time as TorchServe does: `2026-01-31T12:00:00.000Z`, in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"

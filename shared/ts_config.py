@@ -49,6 +49,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     metrics_mode: Literal["prometheus", "log", "legacy"] | None = None
     metrics_config: str | None = None
     model_metrics_auto_detect: bool | None = None
+    #: Ours, which TorchServe ignores.
+    own_metrics: bool | None = None
     disable_system_metrics: bool | None = None
     metric_time_interval: int | None = None
     disable_token_authorization: bool | None = None

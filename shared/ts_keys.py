@@ -217,6 +217,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "metrics_mode": _metrics_mode,
     "metrics_config": _word,
     "model_metrics_auto_detect": is_true,
+    "own_metrics": is_true,
     "disable_system_metrics": is_true,
     "metric_time_interval": _number(1),
     "disable_token_authorization": is_true,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.effects import Prepare
 from broker.records import Prepared
 from shared import errors
 from shared import messages as m
@@ -449,3 +450,11 @@ def test_the_fleet_is_shown_whole() -> None:
     assert (fleet.epoch, fleet.gateways, len(fleet.nodes)) == (1, 1, 1)
     assert fleet.nodes[0].slots_used == 1
     assert fleet.versions[0].workers[0].state == "ready"
+
+
+def test_whether_kms_encrypted_an_archive_reaches_the_thread_that_fetches_it() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    ask = m.RegisterModel(1, "https://b.s3.amazonaws.com/m.mar", s3_sse_kms=True)
+    effects = rig.core.handle([rig.event(GATEWAY, ask)], now=rig.now)
+    assert [effect.s3_sse_kms for effect in effects if isinstance(effect, Prepare)] == [True]

@@ -55,10 +55,10 @@ def test_register_reads_every_parameter_of_the_query() -> None:
     gateway.manage(
         "POST",
         "/models?url=echo.mar&model_name=n&handler=h.py&runtime=python3&batch_size=8&max_batch_delay=250"
-        "&response_timeout=12&startup_timeout=13&initial_workers=2&synchronous=false",
+        "&response_timeout=12&startup_timeout=13&initial_workers=2&synchronous=false&s3_sse_kms=true",
     )
     assert gateway.link.asked == [
-        messages.RegisterModel(1, "echo.mar", "n", "h.py", "python3", 8, 250, 12, 13, 2, False)
+        messages.RegisterModel(1, "echo.mar", "n", "h.py", "python3", 8, 250, 12, 13, 2, False, True)
     ]
 
 

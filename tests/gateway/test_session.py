@@ -130,6 +130,17 @@ def test_whoever_reads_metrics_finds_every_answer_that_has_gone_out_before() -> 
     assert drain(session) == []
 
 
+def test_answers_from_before_the_fleet_was_there_do_not_count_those_of_an_outage_do() -> None:
+    session = make()
+    session.count_response(503)
+    session.hear(messages.Welcome(500, 3000), 1, (), now=0.0)
+    assert drain(session, 1.0)[-1] == messages.GatewayBeat({})
+    session.lose(1.0)
+    session.count_response(503)
+    session.hear(messages.Welcome(500, 3000), 2, (), now=2.0)
+    assert drain(session, 2.0)[-1] == messages.GatewayBeat({"5xx": 1})
+
+
 def test_jobs_of_one_turn_leave_in_one_message() -> None:
     session = welcomed()
     jobs = [submit(session, str(number)) for number in range(SUBMIT_LIMIT_JOBS)]

@@ -75,6 +75,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         metrics_mode=\ Prometheus
         metrics_config=/m.yaml
         model_metrics_auto_detect=true
+        own_metrics=false
         disable_system_metrics=true
         metric_time_interval=5
         disable_token_authorization=true
@@ -99,6 +100,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         metrics_mode="prometheus",
         metrics_config="/m.yaml",
         model_metrics_auto_detect=True,
+        own_metrics=False,
         disable_system_metrics=True,
         metric_time_interval=5,
         disable_token_authorization=True,
