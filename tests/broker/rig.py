@@ -1,11 +1,11 @@
 """A core on a bench: virtual time, peers played by the test, every message through the codec."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from broker import metrics_config
+from broker import metrics_config, policy
 from broker.catalog import Catalog
 from broker.core import BrokerCore
 from broker.effects import (
@@ -86,8 +86,10 @@ class Rig:
         self._gateways: set[bytes] = set()
         #: Node -> the workers it was told to start.
         self._held: dict[bytes, set[int]] = {}
-        #: Worker -> batches it has not answered.
-        self._running: dict[bytes, int] = {}
+        #: Worker -> leases it has not answered; one that is told to forget them is one that lost them.
+        self.leases: dict[bytes, list[int]] = {}
+        #: Lease -> messages with parts that its worker has sent.
+        self._streamed: Counter[int] = Counter()
         self.core: BrokerCore
         self.restart()
 
@@ -97,7 +99,7 @@ class Rig:
         self.inbox.clear()
         self._gateways.clear()
         self._held.clear()
-        self._running.clear()
+        self.leases.clear()
         snapshot = self.registry.load()
         texts = (f"{self.epoch}-key-{number}" for number in count())
         keys = Keyring(self.settings, lambda: next(texts), now=self.now, wall_ms=int(self.now * 1000))
@@ -158,12 +160,20 @@ class Rig:
         self.feed()
 
     def _beats(self) -> list[Event]:
-        beats = [self.event(peer, m.GatewayBeat({})) for peer in self._gateways - self.silent]
+        beats: list[Event] = [self.event(peer, m.GatewayBeat({})) for peer in self._gateways - self.silent]
         for node, workers in self._held.items():
             if node not in self.silent:
                 beats.append(self.event(node, m.NodeBeat(tuple((worker, 1) for worker in workers))))
-        idle = {peer for peer, batches in self._running.items() if not batches}
-        return [*beats, *(self.event(peer, m.WorkerBeat(0)) for peer in idle - self.silent)]
+        for worker, leases in self.leases.items():
+            # One that runs a batch hears and says nothing meanwhile.
+            if worker not in self.silent and (not leases or self._runs_side_by_side(worker)):
+                beats.append(self.event(worker, m.WorkerBeat(0, tuple(leases))))
+        return beats
+
+    def _runs_side_by_side(self, worker: bytes) -> bool:
+        known = self.core.fleet.workers.get(int(worker[2:]))
+        record = self.core.catalog.get(known.key) if known else None
+        return record is not None and policy.leases_beside(record) > 0
 
     def _perform(self, effect: Effect, results: list[Event]) -> None:
         match effect:
@@ -199,10 +209,10 @@ class Rig:
 
     def _note_sent(self, peer: bytes, message: m.Message) -> None:
         match message:
-            case m.StartWorker(worker_id):
+            case m.StartWorker(worker_id) if peer in self._held:
                 self._held[peer].add(worker_id)
-            case m.Assign():
-                self._running[peer] += 1
+            case m.Assign(lease) if peer in self.leases:
+                self.leases[peer].append(lease)
 
     # Reading
 
@@ -240,16 +250,24 @@ class Rig:
         self.only(peer, m.Welcome)
         return peer
 
+    def lose_node(self, node: bytes) -> None:
+        """Let a node and its workers be silent from now on."""
+        for worker_id in self._held.pop(node):
+            self.leases.pop(b"w-%d" % worker_id, None)
+
     def archive(
         self, url: str = "m.mar", model: str = "m", version: str = "1.0", config: ModelConfig | None = None
     ) -> str:
-        self.archives[url] = Prepared(f"sha-{url}", 10, model, version, "handler", "python", "file", config)
+        sha = f"sha-{url}"
+        self.archives[url] = Prepared(sha, 10, model, version, "handler", "python", "file", config)
         return url
 
     # Any: RegisterModel's own fields, by name
-    def register(self, model: str = "m", version: str = "1.0", **fields: Any) -> None:
+    def register(
+        self, model: str = "m", version: str = "1.0", config: ModelConfig | None = None, **fields: Any
+    ) -> None:
         """Register a model from the gateway, without waiting for workers unless told to."""
-        url = self.archive(f"{model}-{version}.mar", model, version)
+        url = self.archive(f"{model}-{version}.mar", model, version, config)
         ask: dict[str, Any] = {"ask": 1, "url": url, "initial_workers": 1, "synchronous": False, **fields}
         self.say(GATEWAY, m.RegisterModel(**ask))
         if not ask["synchronous"]:
@@ -265,26 +283,44 @@ class Rig:
     def worker_ready_again(self, order: m.StartWorker, name: str) -> bytes:
         """Let a worker say hello; its node, called `name`, need not be here."""
         peer = f"w-{order.worker_id}".encode()
-        self._running[peer] = 0
+        self.leases[peer] = []
         self.say(peer, m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, name, order.model, order.version,
                                      order.archive, order.device, 77))  # fmt: skip
         self.take(peer, m.Welcome)
         return peer
 
     def submit(self, *jobs: int, model: str = "m", version: str | None = None, gateway: bytes = GATEWAY,
-               is_describe: bool = False) -> None:  # fmt: skip
-        items = tuple(m.SubmitItem(job, model, version, 0, is_describe, b"meta-%d" % job) for job in jobs)
+               is_describe: bool = False, sequence: str = "", wait_limit_ms: int = 0) -> None:  # fmt: skip
+        items = tuple(
+            m.SubmitItem(job, model, version, wait_limit_ms, is_describe, b"meta-%d" % job, sequence=sequence)
+            for job in jobs
+        )
         self.say(gateway, m.Submit(items))
 
-    def complete(self, worker: bytes, lease: m.Assign, status: int = 200) -> None:
+    def stream(self, worker: bytes, lease: m.Assign, part: bytes, *indexes: int) -> None:
+        """Let a worker send a part of the answers of some jobs of a batch."""
+        number = self._streamed[lease.lease]
+        self._streamed[lease.lease] += 1
+        items = tuple(m.StreamedItem(index, part) for index in indexes)
+        self.say(worker, m.Streamed(lease.lease, items, number))
+
+    def complete(
+        self, worker: bytes, lease: m.Assign, status: int = 200, ends_sequences: tuple[str, ...] = ()
+    ) -> None:
         """Let a worker answer a batch with the metas it was given."""
-        self._running[worker] -= 1
-        items = tuple(m.CompletedItem(status, item.meta) for item in lease.items)
-        self.say(worker, m.Completed(lease.lease, 1000, items))
+        self.lose_lease(worker, lease)
+        items = tuple(
+            m.CompletedItem(status, item.meta, ends_sequences=ends_sequences) for item in lease.items
+        )
+        self.say(worker, m.Completed(lease.lease, 1000, items, self._streamed.pop(lease.lease, 0)))
+
+    def lose_lease(self, worker: bytes, lease: m.Assign) -> None:
+        """Let a worker know nothing of a lease any more, without a word."""
+        self.leases[worker] = [number for number in self.leases[worker] if number != lease.lease]
 
     def exit_worker(self, worker_id: int, node: bytes = NODE, reason: str = "killed by signal 9") -> None:
         self._held[node].discard(worker_id)
-        self._running.pop(b"w-%d" % worker_id, None)
+        self.leases.pop(b"w-%d" % worker_id, None)
         self.say(node, m.WorkerExited(worker_id, None, 9, reason, False, ("last words",)))
 
     def ready_rig(self, workers: int = 1, **fields: Any) -> list[bytes]:  # Any: as for `register`
