@@ -5,6 +5,7 @@ as long as this process; TorchServe, too, brings back only what a snapshot holds
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class Console:
         log_line("INFO", f"Management API bind to: {gateway.management_address}")
         if gateway.enable_metrics_api:
             log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
-        typer.echo("Model server started.")
+        say("Model server started.")
 
     def show(self, models: tuple[Version, ...], now: float) -> None:
         """Say nothing: the broker's own log is on this console."""
@@ -108,7 +109,13 @@ class Console:
 
 def log_line(level: str, text: str) -> None:
     """Write a line as TorchServe's main thread does."""
-    typer.echo(f"{clock.local_iso(clock.wall_ms())} [{level:<5}] main {SERVER} - {text}")
+    say(f"{clock.local_iso(clock.wall_ms())} [{level:<5}] main {SERVER} - {text}")
+
+
+def say(text: str) -> None:
+    """Write to whoever listens; a reader that has gone (`torchserve --start | head`) ends no server."""
+    with contextlib.suppress(BrokenPipeError):
+        typer.echo(text)
 
 
 def _usable(folder: Path) -> Path | None:

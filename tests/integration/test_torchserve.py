@@ -184,6 +184,30 @@ def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: 
     assert len(kept) == 1
 
 
+def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
+    own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
+    reader, writer = os.pipe()
+    subprocess.run(
+        [sys.executable, "-P", "-m", "cli.torchserve", "--start", "--model-store", "models", "--dt"],
+        cwd=torchserve.folder,
+        env={**environment(), **own},
+        stdout=writer,
+        stderr=writer,
+        check=True,
+        timeout=60,
+    )
+    os.close(writer)
+    os.close(reader)
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{torchserve.urls['management']}/models").status_code == 200
+        return False
+
+    eventually(answers, within_s=60)
+    assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
+
+
 def test_in_the_foreground_it_runs_until_it_is_told_to_stop(torchserve: TorchServe) -> None:
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
     command = ["--foreground", "--model-store", "models", "--ts-config", str(torchserve.config)]
