@@ -17,6 +17,8 @@ Unit = Literal["Percent", "Megabytes", "Gigabytes"]
 
 _HOST = ("Level", "Host")
 MEGABYTE, GIGABYTE = 1 << 20, 1 << 30
+#: The first reading has none before it to compare with, and would be 0 or 100.
+FIRST_CPU_SAMPLE_S = 0.1
 #: The filesystem whose room is shown.
 DISK = "/"
 
@@ -56,13 +58,15 @@ class HostFigures:
     ) -> None:
         self._visible = environment.get("CUDA_VISIBLE_DEVICES")
         self._read_gpus = read_gpus
-        psutil.cpu_percent()  # the first call has nothing to compare with, and answers 0
+        #: How long to look at the cpu; None compares with the reading before.
+        self._cpu_sample_s: float | None = FIRST_CPU_SAMPLE_S
 
     def read(self) -> tuple[m.MetricPoint, ...]:
         """Measure now; what can't be measured is left out."""
         points: list[m.MetricPoint] = []
         try:
-            points += _host_points()
+            points += _host_points(self._cpu_sample_s)
+            self._cpu_sample_s = None
         except (psutil.Error, OSError) as error:
             logger.warning("host.not_measured", extra={"reason": str(error)})
         return (*points, *self._gpu_points())
@@ -88,9 +92,9 @@ def _read_gpu(handle: object) -> Gpu:
     return Gpu(str(pynvml.nvmlDeviceGetUUID(handle)), int(memory.used), int(memory.total), busy)
 
 
-def _host_points() -> Iterator[m.MetricPoint]:
+def _host_points(cpu_sample_s: float | None) -> Iterator[m.MetricPoint]:
     disk, memory = psutil.disk_usage(DISK), psutil.virtual_memory()
-    yield _point("CPUUtilization", "Percent", psutil.cpu_percent())
+    yield _point("CPUUtilization", "Percent", psutil.cpu_percent(cpu_sample_s))
     yield _point("DiskAvailable", "Gigabytes", disk.free / GIGABYTE)
     yield _point("DiskUsage", "Gigabytes", disk.used / GIGABYTE)
     yield _point("DiskUtilization", "Percent", disk.percent)
