@@ -4,6 +4,7 @@ import contextlib
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,12 +17,15 @@ class Launcher:
     It takes a moment to import torch; orders given meanwhile wait for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        """Start it with these variables as its whole environment."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
             command = [sys.executable, "-P", "-m", "worker.launcher", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables
+            )
 
     @property
     def fd(self) -> int:

@@ -5,7 +5,6 @@ thread, no torch operation and no CUDA call, so that its children start clean. W
 of the pair closes, and the launcher kills all workers and ends.
 """
 
-import ctypes
 import os
 import selectors
 import signal
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from worker import fresh
+from worker.leash import die_with_parent, live_alone
 from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec
 
-_PR_SET_PDEATHSIG = 1
 #: A worker's output and status pipes.
 _FDS_PER_FORK = 2
 
@@ -80,6 +80,8 @@ class ForkServer:
             self._wake_reader.close()
             self._wake_writer.close()
             _become_worker(parent, output_fd)
+            if spec.interpreter:
+                fresh.become(spec, status_fd)
             return Child(spec, status_fd)
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
@@ -111,7 +113,7 @@ class ForkServer:
 def _become_worker(parent: int, output_fd: int) -> None:
     """Make a forked process a worker's: a group of its own, its own output, no handler of the launcher's."""
     os.setpgid(0, 0)
-    _die_with_parent(parent)
+    die_with_parent(parent)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -123,15 +125,6 @@ def _become_worker(parent: int, output_fd: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the launcher dies."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the kernel was told
-
-
 def main() -> int:
     """Serve forks; in each forked process, be a worker."""
     # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the node that acts.
@@ -139,11 +132,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     node = socket.socket(fileno=int(sys.argv[1]))
     node.set_inheritable(False)
+    # While it imports it doesn't hear that its node is gone; later it has workers to see to first.
+    die_with_parent(os.getppid())
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(Path(__file__).with_name("compat")))
     from worker import process  # with torch and all that a worker needs, once
 
     assert not process.is_cuda_initialized(), "no child could use its GPU"
+    live_alone()
     child = ForkServer(node).serve()
     return 0 if child is None else process.run(child.spec, child.status_fd)
 

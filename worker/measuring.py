@@ -1,13 +1,21 @@
-"""What handlers measure, on its way to the broker: gathered for a moment under load, else sent at once."""
+"""What is measured, on its way to the broker: gathered for a moment under load, else sent at once.
 
+In a worker what its handler records; in a node what handlers print.
+"""
+
+import asyncio
 import socket
+from collections.abc import Callable
 from typing import Protocol
 
 from shared import clock
 from shared import messages as m
+from worker import metric_lines
 
 #: While the worker is busy, points wait this long for others.
 GATHER_S = 0.5
+#: What is printed waits so long for more of it.
+PRINTED_GATHER_S = 0.05
 #: Points kept for a broker that is away; of more, the oldest go.
 POINTS_LIMIT = 10_000
 
@@ -75,3 +83,29 @@ class Measuring:
                 request_ids,
             ),
         )
+
+
+class PrintedMetrics:
+    """Metrics that workers of a node print, told to the broker a moment later; on the node's event loop."""
+
+    def __init__(self, tell: Callable[[m.Message], None]) -> None:
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._hostname = socket.gethostname()
+        self._points: list[m.MetricPoint] = []
+
+    def take(self, line: str) -> bool:
+        """Take a line of output if it is a metric."""
+        point = metric_lines.parse(line, clock.wall_ms()) if metric_lines.is_metric(line) else None
+        if point is None or len(self._points) >= POINTS_LIMIT:
+            return False
+        if not self._points:
+            self._loop.call_later(PRINTED_GATHER_S, self.flush)
+        self._points.append(point)
+        return True
+
+    def flush(self) -> None:
+        """Tell what there is."""
+        points, self._points = self._points, []
+        if points:
+            self._tell(m.NodeMeasured(self._hostname, tuple(points)))

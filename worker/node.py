@@ -39,11 +39,12 @@ class Node:
 
     def __init__(self, settings: NodeSettings) -> None:
         self._settings = settings
-        self._devices = host.devices(settings.devices, environment())
+        variables = environment()
+        self._devices = host.devices(settings.devices, variables)
         self._loop = asyncio.get_running_loop()
         self._link = Link(settings.broker_address, "node")
         self._session = Session(clock.monotonic())
-        self._nursery = Nursery(settings, self._tell)
+        self._nursery = Nursery(settings, variables, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
         self._figures = HostFigures(environment()) if settings.system_metrics else None

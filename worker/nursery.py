@@ -6,7 +6,7 @@ Runs on the node's event loop. What the broker should hear goes to `tell`.
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,10 +16,13 @@ from shared import clock
 from shared import messages as m
 from shared.errors import RelayError
 from shared.settings import NodeSettings
-from worker import host
+from worker import host, variables
 from worker.cache import ArchiveCache, Phase
 from worker.children import Launcher
-from worker.orders import Exited, Forked, WorkerSpec
+from worker.dependencies import Environment, Installer, InstallFailed, requirements
+from worker.measuring import PrintedMetrics
+from worker.model_log import ModelLog
+from worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
 from worker.output import OutputPipe, StatusPipe
 
 logger = logging.getLogger(__name__)
@@ -55,17 +58,29 @@ class Ward(msgspec.Struct, eq=False):
 class Nursery:
     """Every worker of a node, by id."""
 
-    def __init__(self, settings: NodeSettings, tell: Callable[[m.Message], None]) -> None:
+    def __init__(
+        self, settings: NodeSettings, environment: Mapping[str, str], tell: Callable[[m.Message], None]
+    ) -> None:
         self._settings = settings
         self._tell = tell
+        self._variables = variables.inherited(environment, settings.blacklist_env_vars)
+        self._sequence_headers = SequenceHeaders(
+            settings.header_key_sequence_id,
+            settings.header_key_sequence_start,
+            settings.header_key_sequence_end,
+        )
         self._loop = asyncio.get_running_loop()
         self._wards: dict[int, Ward] = {}
         self._launcher: Launcher | None = None
-        self.cache = ArchiveCache(Path(settings.cache_dir).resolve(), tell, self._on_progress)
+        root = Path(settings.cache_dir).resolve()
+        self.cache = ArchiveCache(root, tell, self._on_progress)
+        self._installer = Installer(root, self._variables)
+        self._model_log = ModelLog(Path(settings.model_log)) if settings.model_log else None
+        self._metrics = PrintedMetrics(tell)
 
     def open(self) -> None:
         """Start the launcher: by the time a worker is wanted, it has imported torch."""
-        self._launcher = Launcher()
+        self._launcher = Launcher(self._variables)
         self._loop.add_reader(self._launcher.fd, self._on_report)
 
     @property
@@ -103,13 +118,17 @@ class Nursery:
             self.stop(worker_id, reason, kill=False)
 
     async def close(self) -> None:
-        """End the launcher, which kills what is left, and the downloads."""
+        """End the launcher, which kills what is left, the downloads and the installers."""
         await self.cache.close()
+        await self._installer.close()
         if self._launcher is not None:
             self._loop.remove_reader(self._launcher.fd)
             self._launcher.close(LAUNCHER_CLOSE_S)
         for ward in list(self._wards.values()):
             self._end(ward)
+        self._metrics.flush()
+        if self._model_log is not None:
+            self._model_log.close()
 
     def held(self) -> tuple[m.HeldWorker, ...]:
         """List the workers for a hello."""
@@ -142,22 +161,48 @@ class Nursery:
         start = ward.start
         try:
             folder = await self.cache.provide(start.archive, start.archive_bytes, start.url)
-            self._fork(ward, folder)
+            environment = await self._install(ward, folder) if start.install_dependencies else None
+            self._fork(ward, folder, environment)
+        except InstallFailed as error:
+            # TorchServe's words, then the installer's.
+            reason = f"Custom pip package installation failed for model {start.model}: {error}"
+            self._end(ward, reason=reason, last_lines=error.last_lines)
         except (RelayError, OSError) as error:
             self._end(ward, reason=str(error))
 
-    def _fork(self, ward: Ward, folder: Path) -> None:
+    async def _install(self, ward: Ward, folder: Path) -> Environment | None:
+        """Provide what the archive requires; its installer's output is the worker's."""
+        start = ward.start
+        wanted = requirements(folder, start.archive)
+        if wanted is None:
+            return None
+        progress = m.WorkerProgressed(start.worker_id, "installing")
+        return await self._installer.provide(
+            wanted,
+            folder,
+            on_line=lambda line: self._on_line(ward, line),
+            on_progress=lambda: self._tell(progress),
+        )
+
+    def _fork(self, ward: Ward, folder: Path, environment: Environment | None) -> None:
         if self._launcher is None:
             self.open()
         assert self._launcher is not None
         output = OutputPipe(lambda line: self._on_line(ward, line))
         ward.process = Process(output, StatusPipe(), host.oom_kills())
+        packages = [Path(environment.packages)] if environment and environment.packages else []
         spec = WorkerSpec(
             start=ward.start,
             node=self._settings.name,
             broker_address=self._settings.broker_address,
             model_dir=str(folder),
             threads=self._settings.threads_per_worker or max(1, host.cpu_count() // max(2, len(self._wards))),
+            sequence_headers=self._sequence_headers,
+            variables=variables.for_worker(
+                self._variables, ward.start, self._sequence_headers, folder, *packages
+            ),
+            interpreter=environment.interpreter if environment else "",
+            packages=environment.packages if environment else "",
         )
         self._launcher.fork(spec, output.writer, ward.process.status.writer)
         output.close_writer()
@@ -173,15 +218,17 @@ class Nursery:
             self._loop.remove_reader(output.fd)
 
     def _on_line(self, ward: Ward, line: str) -> None:
-        logger.info(
-            "worker.output",
-            extra={
-                "model": ward.start.model,
-                "version": ward.start.version,
-                "worker": ward.start.worker_id,
-                "line": line,
-            },
-        )
+        if self._metrics.take(line):
+            return
+        facts = {
+            "model": ward.start.model,
+            "version": ward.start.version,
+            "worker": ward.start.worker_id,
+            "line": line,
+        }
+        logger.info("worker.output", extra=facts)
+        if self._model_log is not None:
+            self._model_log.write(facts)
 
     def _on_progress(self, archive: str, phase: Phase, done_bytes: int, total_bytes: int) -> None:
         now = clock.monotonic()
@@ -221,14 +268,19 @@ class Nursery:
             self._end(ward, signal_number=signal.SIGKILL, reason=f"its launcher exited with {exit_code}")
 
     def _end(
-        self, ward: Ward, *, exit_code: int | None = None, signal_number: int | None = None, reason: str = ""
+        self,
+        ward: Ward,
+        *,
+        exit_code: int | None = None,
+        signal_number: int | None = None,
+        reason: str = "",
+        last_lines: tuple[str, ...] = (),
     ) -> None:
         """Let a worker go and tell why it ended: in its own words, or by how it ended."""
         worker_id = ward.start.worker_id
         del self._wards[worker_id]
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
         out_of_memory = False
-        last_lines: tuple[str, ...] = ()
         if ward.process is not None:
             self._loop.remove_reader(ward.process.output.fd)
             last_lines = ward.process.output.close()

@@ -22,7 +22,11 @@ class SequenceHeaders(NamedTuple):
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
-    """All that a worker process needs to know; `threads` are torch's on the cpu."""
+    """All that a worker process needs to know; `threads` are torch's on the cpu.
+
+    `variables` are added to its environment. With an `interpreter` it is a process of that, which finds
+    what lies in the folder `packages` first; without one it is a fork of the launcher.
+    """
 
     start: m.StartWorker
     node: str
@@ -30,6 +34,9 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     model_dir: str
     threads: int
     sequence_headers: SequenceHeaders = SequenceHeaders()
+    variables: dict[str, str] = {}
+    interpreter: str = ""
+    packages: str = ""
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

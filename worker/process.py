@@ -16,7 +16,7 @@ from types import TracebackType
 import msgspec
 import torch
 
-from shared import clock, wire
+from shared import clock, settings, wire
 from shared import messages as m
 from worker import ranks
 from worker.concurrency import AsyncEngine
@@ -250,6 +250,7 @@ def is_cuda_initialized() -> bool:
 
 def run(spec: WorkerSpec, status_fd: int) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
+    settings.add_to_environment(spec.variables)
     # As TorchServe has it, so that what handlers log looks the same.
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     model_dir = Path(spec.model_dir)

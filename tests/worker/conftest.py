@@ -6,6 +6,8 @@ from types import ModuleType
 import pytest
 
 import worker
+from shared import messages as m
+from tests.worker.nodes import Fleet
 
 # Before any test module imports ours that speak `ts`; the launcher does the same before it imports them.
 sys.path.insert(0, str(Path(worker.__file__).parent / "compat"))
@@ -26,3 +28,30 @@ def imports(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
 def _origin(module: ModuleType) -> str:
     """Return the file of a module, or the folder of a package without one."""
     return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet without a node."""
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture(scope="module")
+def lasting_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.start_node()
+    fleet.node = fleet.join()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def joined(lasting_fleet: Fleet) -> Iterator[Fleet]:
+    """A fleet with one node, for tests that leave it as it was: starting one takes seconds, for torch."""
+    lasting_fleet.beat()  # while another fleet's test ran, this broker seemed to be away
+    yield lasting_fleet
+    for worker_id, _ in lasting_fleet.beat().memory:
+        lasting_fleet.broker.send(lasting_fleet.node, m.StopWorker(worker_id, True, "the test is over"))
+    lasting_fleet.broker.expect(m.NodeBeat, lambda beat: not beat.memory)

@@ -1,35 +1,22 @@
 """A real node, its launcher and its workers, against a broker that the test plays."""
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import psutil
 import pytest
 
 from shared import messages as m
-from shared import wire
-from shared.settings import NodeSettings
 from tests.support import eventually
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
+from tests.worker.nodes import Fleet, answers, is_alive, load, order, submit
 
 pytestmark = pytest.mark.integration
 
-RUN = """
-import sys, msgspec
-from shared import logs
-from shared.settings import NodeSettings
-from worker import node
-logs.configure("node", level="INFO")
-sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
-"""
 SLOW = """
 import time
 def handle(data, context):
@@ -38,142 +25,6 @@ def handle(data, context):
         time.sleep(float(data[0]["body"]))
         return ["done"]
 """
-
-
-class Fleet:
-    """A fake broker and the nodes that a test starts."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.broker = FakeBroker(f"ipc://{folder}/broker")
-        self.nodes: list[subprocess.Popen[bytes]] = []
-        self.worker_ids = itertools.count(1)
-        self.seen: set[psutil.Process] = set()
-        #: The peer id of the latest node that joined.
-        self.node = b""
-
-    def start_node(self, **changes: object) -> subprocess.Popen[bytes]:
-        settings = NodeSettings(
-            **{
-                "broker_address": self.broker.address,
-                "name": "n",
-                "cache_dir": str(self.folder / "cache"),
-                "stop_grace_s": 2.0,
-                **changes,
-            }  # type: ignore[arg-type]  # a test names its own fields
-        )
-        log = (self.folder / "node.log").open("ab")
-        node = subprocess.Popen([sys.executable, "-c", RUN, settings.to_json().decode()], stderr=log)
-        log.close()
-        self.nodes.append(node)
-        return node
-
-    def beat(self) -> m.NodeBeat:
-        """Return the node's next beat."""
-        self.broker.heard.clear()
-        return self.broker.expect(m.NodeBeat)[0]
-
-    def node_log(self) -> str:
-        return (self.folder / "node.log").read_text()
-
-    def join(self) -> bytes:
-        """Wait for a node to say hello; return its peer id."""
-        self.node = self.broker.expect(m.HelloNode)[1].peer
-        return self.node
-
-    def note_processes(self) -> None:
-        for node in self.nodes:
-            if node.poll() is None:
-                process = psutil.Process(node.pid)
-                self.seen |= {process, *process.children(recursive=True)}
-
-    def close(self) -> None:
-        self.note_processes()
-        for node in self.nodes:
-            node.kill()
-            node.wait(5)
-        eventually(lambda: not [process for process in self.seen if _is_alive(process)], 5)
-        self.broker.close()
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet without a node."""
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture(scope="module")
-def lasting_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
-    fleet.start_node()
-    fleet.node = fleet.join()
-    yield fleet
-    fleet.close()
-
-
-@pytest.fixture
-def joined(lasting_fleet: Fleet) -> Iterator[Fleet]:
-    """A fleet with one node, for tests that leave it as it was: starting one takes seconds, for torch."""
-    lasting_fleet.beat()  # while another fleet's test ran, this broker seemed to be away
-    yield lasting_fleet
-    for worker_id, _ in lasting_fleet.beat().memory:
-        lasting_fleet.broker.send(lasting_fleet.node, m.StopWorker(worker_id, True, "the test is over"))
-    lasting_fleet.broker.expect(m.NodeBeat, lambda beat: not beat.memory)
-
-
-class Loaded(NamedTuple):
-    node: bytes
-    worker: bytes
-    hello: m.HelloWorker
-
-
-def order(fleet: Fleet, code: str, **changes: object) -> m.StartWorker:
-    """Put a handler into the broker's store; return the order to start a worker of it."""
-    worker_id = next(fleet.worker_ids)
-    # With its number inside no two archives are equal, and none is in the cache already.
-    archive = write_archive(fleet.folder / f"model-{worker_id}", {"h.py": f"{code}\n# {worker_id}\n"})
-    name = fleet.broker.keep(archive)
-    fields = {"worker_id": worker_id, "archive": name, "archive_bytes": archive.stat().st_size}
-    return start_worker(**{**fields, **changes})
-
-
-def load(fleet: Fleet, code: str = ECHO, **changes: object) -> Loaded:
-    """Start a worker, on a node of its own where there is none yet."""
-    if not fleet.nodes:
-        fleet.start_node()
-        fleet.join()
-    fleet.broker.send(fleet.node, order(fleet, code, **changes))
-    hello, item = fleet.broker.expect(m.HelloWorker)
-    fleet.note_processes()
-    return Loaded(fleet.node, item.peer, hello)
-
-
-def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_describe: bool = False) -> None:
-    items, frames = [], list[bytes]()
-    for number, body in enumerate(bodies):
-        meta, own = wire.pack_request(f"r{number}", [], [("body", "", body)])
-        items.append(m.AssignItem(1, meta, len(own)))
-        frames += own
-    fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
-
-
-def answers(fleet: Fleet, lease: int = 1) -> list[wire.Response]:
-    completed, item = fleet.broker.expect(m.Completed, lambda message: message.lease == lease)
-    parts = wire.split_frames([answer.frames for answer in completed.items], item.frames)
-    responses = []
-    for answer, frames in zip(completed.items, parts, strict=True):
-        response, body = wire.unpack_response(answer.meta, frames)
-        responses.append(wire.Response(response.status, "", (), bytes(body), response.error))
-    return responses
 
 
 def test_a_node_says_what_it_has_and_a_worker_answers_batches(fleet: Fleet) -> None:
@@ -358,7 +209,7 @@ def test_what_a_worker_started_dies_with_it(joined: Fleet) -> None:
     child = psutil.Process(loaded.hello.pid).children()[0]
     joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, ""))
     joined.broker.expect(m.WorkerExited)
-    eventually(lambda: not _is_alive(child))
+    eventually(lambda: not is_alive(child))
 
 
 def test_a_worker_without_a_place_leaves_by_itself(joined: Fleet) -> None:
@@ -384,7 +235,7 @@ def test_a_node_says_goodbye_and_stops_its_workers_in_order(fleet: Fleet, number
     exited, _ = fleet.broker.expect(m.WorkerExited)
     assert (exited.exit_code, exited.reason) == (0, "its node stops")
     assert fleet.nodes[0].wait(10) == 0
-    assert not [process for process in fleet.seen if _is_alive(process)]
+    assert not [process for process in fleet.seen if is_alive(process)]
 
 
 def test_a_killed_node_leaves_no_process_behind(fleet: Fleet) -> None:
@@ -394,7 +245,7 @@ def test_a_killed_node_leaves_no_process_behind(fleet: Fleet) -> None:
     assert loaded.hello.pid in {process.pid for process in fleet.seen}
     fleet.nodes[0].kill()
     fleet.nodes[0].wait(5)
-    eventually(lambda: not [process for process in fleet.seen if _is_alive(process)])
+    eventually(lambda: not [process for process in fleet.seen if is_alive(process)])
 
 
 def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fleet: Fleet) -> None:

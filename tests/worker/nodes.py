@@ -1,0 +1,159 @@
+"""Real nodes with their launchers and workers, and the broker that a test plays for them."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from shared import messages as m
+from shared import wire
+from shared.settings import NodeSettings, environment
+from tests.support import eventually
+from tests.worker.fake_broker import FakeBroker
+from tests.worker.models import ECHO, start_worker, write_archive
+
+RUN = """
+import sys, msgspec
+from shared import logs
+from shared.settings import NodeSettings, environment
+from worker import node
+logs.configure("node", level="INFO")
+sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
+"""
+
+
+class Fleet:
+    """A fake broker and the nodes that a test starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.broker = FakeBroker(f"ipc://{folder}/broker")
+        self.nodes: list[subprocess.Popen[bytes]] = []
+        self.worker_ids = itertools.count(1)
+        self.seen: set[psutil.Process] = set()
+        #: What nodes have in their environment besides the test's own.
+        self.variables: dict[str, str] = {}
+        #: The peer id of the latest node that joined.
+        self.node = b""
+
+    def start_node(self, **changes: object) -> subprocess.Popen[bytes]:
+        settings = NodeSettings(
+            **{
+                "broker_address": self.broker.address,
+                "name": "n",
+                "cache_dir": str(self.folder / "cache"),
+                # A worker's interpreter takes a second or two to end where the host is busy.
+                "stop_grace_s": 5.0,
+                **changes,
+            }  # type: ignore[arg-type]  # a test names its own fields
+        )
+        log = (self.folder / "node.log").open("ab")
+        node = subprocess.Popen(
+            [sys.executable, "-c", RUN, settings.to_json().decode()],
+            stderr=log,
+            env=dict(environment()) | self.variables,
+        )
+        log.close()
+        self.nodes.append(node)
+        return node
+
+    def beat(self) -> m.NodeBeat:
+        """Return the node's next beat."""
+        self.broker.heard.clear()
+        return self.broker.expect(m.NodeBeat)[0]
+
+    def node_log(self) -> str:
+        return (self.folder / "node.log").read_text()
+
+    def join(self) -> bytes:
+        """Wait for a node to say hello; return its peer id."""
+        self.node = self.broker.expect(m.HelloNode)[1].peer
+        return self.node
+
+    def note_processes(self) -> None:
+        for node in self.nodes:
+            if node.poll() is None:
+                process = psutil.Process(node.pid)
+                self.seen |= {process, *process.children(recursive=True)}
+
+    def close(self) -> None:
+        self.note_processes()
+        for node in self.nodes:
+            node.kill()
+            node.wait(5)
+        try:
+            eventually(lambda: not [process for process in self.seen if is_alive(process)], 10)
+        finally:
+            self.broker.close()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Loaded(NamedTuple):
+    node: bytes
+    worker: bytes
+    hello: m.HelloWorker
+
+
+def order(
+    fleet: Fleet,
+    code: str,
+    *,
+    files: Mapping[str, str] | None = None,
+    manifest: Mapping[str, object] | None = None,
+    **changes: object,
+) -> m.StartWorker:
+    """Put a handler into the broker's store; return the order to start a worker of it."""
+    worker_id = next(fleet.worker_ids)
+    # With its number inside no two archives are equal, and none is in the cache already.
+    content = {"h.py": f"{code}\n# {worker_id}\n", **(files or {})}
+    archive = write_archive(fleet.folder / f"model-{worker_id}", content, **(manifest or {}))
+    name = fleet.broker.keep(archive)
+    fields = {"worker_id": worker_id, "archive": name, "archive_bytes": archive.stat().st_size}
+    return start_worker(**{**fields, **changes})
+
+
+def load(
+    fleet: Fleet,
+    code: str = ECHO,
+    *,
+    files: Mapping[str, str] | None = None,
+    manifest: Mapping[str, object] | None = None,
+    **changes: object,
+) -> Loaded:
+    """Start a worker, on a node of its own where there is none yet."""
+    if not fleet.nodes:
+        fleet.start_node()
+        fleet.join()
+    fleet.broker.send(fleet.node, order(fleet, code, files=files, manifest=manifest, **changes))
+    hello, item = fleet.broker.expect(m.HelloWorker)
+    fleet.note_processes()
+    return Loaded(fleet.node, item.peer, hello)
+
+
+def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_describe: bool = False) -> None:
+    items, frames = [], list[bytes]()
+    for number, body in enumerate(bodies):
+        meta, own = wire.pack_request(f"r{lease}-{number}", [], [("body", "", body)])
+        items.append(m.AssignItem(1, meta, len(own)))
+        frames += own
+    fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
+
+
+def answers(fleet: Fleet, lease: int = 1) -> list[wire.Response]:
+    completed, item = fleet.broker.expect(m.Completed, lambda message: message.lease == lease)
+    parts = wire.split_frames([answer.frames for answer in completed.items], item.frames)
+    responses = []
+    for answer, frames in zip(completed.items, parts, strict=True):
+        response, body = wire.unpack_response(answer.meta, frames)
+        responses.append(wire.Response(response.status, "", (), bytes(body), response.error))
+    return responses

@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from shared.settings import SettingsError
+from tests.worker.models import start_worker
+from worker.orders import SequenceHeaders
+from worker.variables import for_worker, inherited
+
+HAD = {"HOME": "/root", "AWS_SECRET": "s", "MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
+
+
+def test_variables_whose_whole_name_is_on_the_blacklist_are_kept_back() -> None:
+    assert inherited(HAD, "") == HAD
+    assert inherited(HAD, "AWS.*|HOME") == {"MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
+
+
+def test_a_blacklist_that_is_no_regex_is_refused() -> None:
+    with pytest.raises(SettingsError, match="blacklist_env_vars"):
+        inherited(HAD, "AWS(")
+
+
+def test_a_worker_finds_what_torchserves_workers_find() -> None:
+    headers = SequenceHeaders("x-id", "x-start", "x-end")
+    found = for_worker(HAD, start_worker(decode_input_request=False), headers, Path("/model"))
+    assert found == {
+        "TS_DECODE_INPUT_REQUEST": "false",
+        "TS_IPEX_ENABLE": "false",
+        "TS_IPEX_GPU_ENABLE": "false",
+        "TS_REQUEST_SEQUENCE_ID": "x-id",
+        "TS_REQUEST_SEQUENCE_START": "x-start",
+        "TS_REQUEST_SEQUENCE_END": "x-end",
+        "PYTHONPATH": "/a:/b:/model",
+    }
+
+
+def test_what_the_operator_has_set_for_ipex_stays() -> None:
+    found = for_worker({"TS_IPEX_GPU_ENABLE": "true"}, start_worker(), SequenceHeaders(), Path("/model"))
+    assert (found["TS_IPEX_GPU_ENABLE"], found["PYTHONPATH"]) == ("true", "/model")

@@ -1,0 +1,49 @@
+"""A worker in an interpreter of its own, for models whose requirements may replace what we import, too.
+
+The launcher execs it in a process that it has forked. The spec comes in a file that has no name.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from worker.orders import WorkerSpec
+
+#: Our two packages first, by their place, whatever others are called like them; then what was installed.
+_START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import shared, worker
+sys.path[:1] = [path for path in sys.argv[2:3] if path]
+from worker import fresh
+sys.exit(fresh.main(int(sys.argv[3]), int(sys.argv[4])))
+"""
+
+
+def become(spec: WorkerSpec, status_fd: int) -> NoReturn:
+    """Go on as a worker in the spec's interpreter."""
+    spec_fd = os.memfd_create("spec", 0)
+    os.write(spec_fd, msgspec.json.encode(spec))
+    os.lseek(spec_fd, 0, os.SEEK_SET)
+    os.set_inheritable(status_fd, True)
+    ours = str(Path(__file__).parents[1])
+    # -P: the folder that the node was started in has nothing that a handler should find.
+    command = [spec.interpreter, "-P", "-c", _START, ours, spec.packages, str(spec_fd), str(status_fd)]
+    os.execv(spec.interpreter, command)
+
+
+def main(spec_fd: int, status_fd: int) -> int:
+    """Be the worker; return the exit code."""
+    with open(spec_fd, "rb") as file:
+        spec = msgspec.json.decode(file.read(), type=WorkerSpec)
+    os.set_inheritable(status_fd, False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
+    # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
+    sys.path.insert(0, str(Path(__file__).with_name("compat")))
+    from worker import process
+
+    return process.run(spec, status_fd)

@@ -1,0 +1,31 @@
+"""Locks between the processes of a host, as flocks on files: they end with their holder."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def try_lock(file: Path) -> Iterator[bool]:
+    """Hold a lock alone, or tell that another process, or another part of this one, holds it."""
+    with file.open("ab") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class SharedLock:
+    """A lock that many hold at the same time, each of which keeps others from holding it alone."""
+
+    def __init__(self, file: Path) -> None:
+        """Wait for whoever holds it alone, which is never for long, and hold it."""
+        self._file = file.open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Let go."""
+        self._file.close()

@@ -1,0 +1,32 @@
+"""The file of what workers print, as TorchServe's model_log.log."""
+
+import logging
+import logging.handlers
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.ts_log import TorchServeFormatter
+
+#: TorchServe's own rotation.
+FILE_LIMIT_BYTES = 100 << 20
+FILES_KEPT = 5
+
+
+class ModelLog:
+    """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = logging.handlers.RotatingFileHandler(
+            path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="replace"
+        )
+        self._file.setFormatter(TorchServeFormatter("worker"))
+
+    def write(self, facts: Mapping[str, object]) -> None:
+        """Write what a record `worker.output` says."""
+        record = logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO})
+        self._file.emit(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,40 @@
+"""The environment of worker processes: what they inherit, and what TorchServe's workers find in it; pure."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared import messages as m
+from shared.settings import SettingsError
+from worker.orders import SequenceHeaders
+
+
+def inherited(environment: Mapping[str, str], blacklist: str) -> dict[str, str]:
+    """Return the variables whose whole name doesn't match the blacklist, a regex; all for an empty one.
+
+    Raises SettingsError for what is no regex.
+    """
+    if not blacklist:
+        return dict(environment)
+    try:
+        unwanted = re.compile(blacklist)
+    except re.error as error:
+        raise SettingsError(f"blacklist_env_vars {blacklist!r} is no regular expression: {error}") from error
+    return {name: value for name, value in environment.items() if not unwanted.fullmatch(name)}
+
+
+def for_worker(
+    environment: Mapping[str, str], start: m.StartWorker, headers: SequenceHeaders, *folders: Path
+) -> dict[str, str]:
+    """Return what a worker finds beside what it inherits; `folders` come last in its PYTHONPATH."""
+    path = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return {
+        "TS_DECODE_INPUT_REQUEST": str(start.decode_input_request).lower(),
+        "TS_IPEX_ENABLE": environment.get("TS_IPEX_ENABLE", "false"),
+        "TS_IPEX_GPU_ENABLE": environment.get("TS_IPEX_GPU_ENABLE", "false"),
+        "TS_REQUEST_SEQUENCE_ID": headers.id,
+        "TS_REQUEST_SEQUENCE_START": headers.start,
+        "TS_REQUEST_SEQUENCE_END": headers.end,
+        "PYTHONPATH": os.pathsep.join([*path, *(str(folder) for folder in folders)]),
+    }
