@@ -64,7 +64,8 @@ def download(
     """Fetch `url` into the file `target`, which a failure may leave half written.
 
     `sign` makes headers for each url that is asked, one that a redirect leads to as well.
-    Raises DownloadFailed where the other side fails, ModelNotFound where the url may not be fetched.
+    Raises DownloadFailed where the other side fails or is at a private address, ModelNotFound where no
+    pattern allows the url.
     """
     try:
         _download(url, target, settings, is_cancelled, sign)
@@ -108,7 +109,9 @@ def _download(
                 write_bounded(response.iter_stream(), target, url, settings, is_cancelled)
                 return
         except AddressNotAllowed as error:
-            raise _not_allowed(at) from error
+            # Answered as what can't be reached, so that nobody learns from us what is in our network.
+            why = f"{error} is a private address: name it in allowed_urls, or set allow_private_urls"
+            raise failed(url, why) from error
     raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 

@@ -19,7 +19,8 @@ Wait = Annotated[
 
 _ARCHIVE_ADVICE = {
     "ModelNotFoundException": "the archive must lie in the server's model store, or be given as a url",
-    "DownloadArchiveException": "the server itself must be able to fetch that url",
+    "DownloadArchiveException": "the server itself must be able to fetch that url, and private addresses"
+    " only with allow_private_urls; the broker's log has the reason",
 }
 
 

@@ -210,8 +210,9 @@ def test_an_https_url_is_signed_if_kms_encrypted_what_it_names_and_else_not(
 
 def test_a_signed_url_still_needs_leave(bucket: Bucket, tmp_path: Path) -> None:
     settings = BrokerSettings(state_dir=str(tmp_path), model_store=str(tmp_path))
-    with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
+    with pytest.raises(DownloadFailed) as refused:
         prepare(f"{bucket.cable.url}/b-1/m.mar", ArchiveStore(tmp_path / "a"), settings, s3_sse_kms=True)
+    assert "is a private address" in refused.value.details
     assert bucket.cable.heads == []
 
 

@@ -183,7 +183,7 @@ def test_archives_may_call_their_modules_what_we_call_ours(server: Fleet) -> Non
 # Registration
 
 
-NOT_ALLOWED = "Given URL {} does not match any allowed URL(s)"
+NOT_FETCHED = "Failed to download archive from: {}"
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ NOT_ALLOWED = "Given URL {} does not match any allowed URL(s)"
         ("?url=..%2Fecho.mar", 404, "Relative path is not allowed in url: ../echo.mar"),
         ("?url=nosuch.mar", 404, "Model not found at: nosuch.mar"),
         ("?url=ftp://host/x.mar", 404, "Model not found at: ftp://host/x.mar"),
-        ("?url=http://127.0.0.1:1/x.mar", 404, NOT_ALLOWED.format("http://127.0.0.1:1/x.mar")),
-        ("?url=http://169.254.169.254/x.mar", 404, NOT_ALLOWED.format("http://169.254.169.254/x.mar")),
+        ("?url=http://127.0.0.1:1/x.mar", 400, NOT_FETCHED.format("http://127.0.0.1:1/x.mar")),
+        ("?url=http://169.254.169.254/x.mar", 400, NOT_FETCHED.format("http://169.254.169.254/x.mar")),
         ("?url=file:///nosuch/x.mar", 400, "Failed to download archive from: file:///nosuch/x.mar"),
         ("?url=echo.mar", 409, "Model version 1.0 is already registered for model echo"),
         ("?url=echo.mar&runtime=ruby", 400, "Invalid RuntimeType value: ruby"),
