@@ -156,8 +156,9 @@ class Leases:
         return bool(self._begun)
 
     def assigned(self, batch: Batch) -> None:
-        """Take a batch."""
-        self._waiting.append(batch)
+        """Take a batch; one that is held already came twice."""
+        if batch.lease not in self._begun and all(batch.lease != other.lease for other in self._waiting):
+            self._waiting.append(batch)
 
     def next_batch(self) -> Batch | None:
         """Hand out the oldest batch, which is begun by it."""

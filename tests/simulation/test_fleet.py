@@ -8,6 +8,7 @@ SETTLED_WITHIN_S and new requests are answered.
 import pytest
 
 from gateway.session import Answer
+from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings
 from tests.simulation.world import Faults, Gateway, Node, World
 
@@ -32,9 +33,22 @@ SCENARIOS = {
 }
 
 
-def fleet(seed: int, faults: Faults) -> World:
+MODES = {
+    "streams": ModelConfig(),
+    "continuous": ModelConfig(continuous_batching=True),
+    "async": ModelConfig(async_communication=True),
+    "sequences": ModelConfig(sequence_batching=True, sequence_max_idle_ms=2000, max_sequence_queue_jobs=50,
+                             max_sequences=10),
+    "sequences, continuous": ModelConfig(sequence_batching=True, sequence_max_idle_ms=2000,
+                                         max_sequence_queue_jobs=50, max_sequences=10,
+                                         continuous_batching=True),
+    "impatient clients": ModelConfig(client_timeout_ms=500),
+}  # fmt: skip
+
+
+def fleet(seed: int, faults: Faults, config: ModelConfig | None = None) -> World:
     settings = BrokerSettings(state_dir="/nowhere", job_queue_size=1000, settle_s=2.0)
-    world = World(seed, faults, settings)
+    world = World(seed, faults, settings, config)
     world.gateways = [Gateway(world, number) for number in range(2)]
     world.nodes = [Node(world, number, slots=4) for number in range(2)]
     world.is_faulty = False
@@ -81,6 +95,30 @@ def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: 
         gateway.request()
     world.run_until(world.now + 2.0)
     assert all(isinstance(gateway.requests[-1].outcomes[0], Answer) for gateway in world.gateways)
+
+
+@pytest.mark.parametrize("scenario", ["losses", "dying workers", "everything"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("seed", range(2))
+def test_every_mode_settles_every_request_once_with_its_parts_in_order(
+    mode: str, scenario: str, seed: int
+) -> None:
+    """That parts are in order, none doubled or missing, each request checks by itself."""
+    world = fleet(seed, SCENARIOS[scenario], MODES[mode])
+    world.parts_max = 3
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S / 2)
+    world.run_until(world.now + TROUBLE_S / 2)
+    world.is_faulty = False
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    requests = [request for gateway in world.gateways for request in gateway.requests]
+    assert all(request.outcomes for request in requests)
+    assert not any(gateway.session.waiting for gateway in world.gateways)
+    assert any(isinstance(request.outcomes[0], Answer) and request.got for request in requests)
+    if scenario == "dying workers":  # with nothing lost on the way and no broker that forgets
+        for sequence, numbers in world.begun.items():
+            assert numbers == sorted(set(numbers)), f"{sequence} ran out of order, or a job of it twice"
 
 
 def test_a_calm_fleet_answers_everything_with_nothing_tried_twice() -> None:

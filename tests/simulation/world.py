@@ -8,9 +8,10 @@ seed, so that a run can be repeated to the last message.
 
 import heapq
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, repeat
 
 from broker.core import BrokerCore
 from broker.effects import Effect, Prepare, Send, Store
@@ -20,6 +21,7 @@ from gateway.session import Answer, Outcome, Pending
 from gateway.session import Session as GatewaySession
 from shared import errors, wire
 from shared import messages as m
+from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings, GatewaySettings
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
@@ -30,6 +32,8 @@ TICK_S = 0.05
 #: What a thread of the broker needs for its work.
 DISK_S = 0.005
 MODEL = "m"
+#: Each gateway's clients have so many sequences, if the model batches by them.
+SEQUENCES = 3
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,15 @@ class Peer:
 class World:
     """The clock, the network, and everybody on it."""
 
-    def __init__(self, seed: int, faults: Faults, broker_settings: BrokerSettings) -> None:
+    def __init__(
+        self, seed: int, faults: Faults, broker_settings: BrokerSettings, config: ModelConfig | None = None
+    ) -> None:
         self.rng = random.Random(seed)
+        #: How the model wants its jobs, and the most parts that an answer of it has beside the last one.
+        self.config = config or ModelConfig()
+        self.parts_max = 0
+        #: Jobs of sequences by the order in which workers began them.
+        self.begun: defaultdict[str, list[int]] = defaultdict(list)
         self.faults = faults
         self.now = 0.0
         self.settings = broker_settings
@@ -224,7 +235,8 @@ class Broker:
                 if not self._world.to_peer(peer, head, frames):  # type: ignore[arg-type]  # bytes here
                     self._add(Unreachable(peer, message))
             case Prepare(token, url):
-                prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url)
+                config = self._world.config
+                prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url, config)
                 self._later(DISK_S, lambda: self._add(ArchivePrepared(token, prepared)))
             case Store(token, change):
                 self._registry.apply(change)
@@ -257,13 +269,17 @@ class Gateway:
 
     def request(self) -> None:
         """Let a client ask for something of its own."""
-        payload = b"%s-%d" % (self._peer.identity, len(self.requests))
+        number = len(self.requests)
+        payload = b"%s-%d" % (self._peer.identity, number)
+        # A sequence is one gateway's here: only then is its order known.
+        sequence = f"{self._peer.identity.decode()}/{number % SEQUENCES}"
         request = Request(payload, self._world.now)
         self.requests.append(request)
         try:
             self.session.submit(
-                request, MODEL, None, payload, [payload * 2], is_describe=False, now=self._world.now
-            )
+                request, MODEL, None, payload, [payload * 2], is_describe=False, sequence=sequence,
+                now=self._world.now,
+            )  # fmt: skip
         except errors.RelayError as error:
             request.settle(error)
         self._flush()
@@ -302,18 +318,23 @@ class Gateway:
 
 @dataclass
 class Request(Pending):
-    """What one client asked, and every outcome it was given."""
+    """What one client asked, and every outcome it was given; `parts` came before it."""
 
     payload: bytes
     asked_at: float
     outcomes: list[Outcome | None] = field(default_factory=list)
+    got: int = 0
 
     def settle(self, outcome: Outcome | None) -> None:
-        self.outcomes.append(outcome)
-        assert len(self.outcomes) == 1, f"{self.payload!r} was settled twice: {self.outcomes}"
+        assert not self.outcomes, f"{self.payload!r} is settled, and now {outcome}"
         if isinstance(outcome, Answer):
-            assert outcome.meta == self.payload, f"{self.payload!r} was given {outcome.meta!r}"
+            wanted = b"%s/%d" % (self.payload, self.got)
+            assert outcome.meta == wanted, f"{wanted!r} was given {outcome.meta!r}"
             assert [bytes(frame) for frame in outcome.frames] == [self.payload * 2]
+            if not outcome.is_final:
+                self.got += 1
+                return
+        self.outcomes.append(outcome)
 
 
 class Node:
@@ -374,7 +395,10 @@ class Node:
 
 
 class Worker:
-    """A worker process: one thread, so that it hears nothing while it runs a batch."""
+    """A worker process: one thread, so that it hears nothing while it runs a batch.
+
+    One of a model whose jobs run side by side begins each as it comes.
+    """
 
     def __init__(self, world: World, node: Node, order: m.StartWorker) -> None:
         self._world = world
@@ -428,7 +452,7 @@ class Worker:
             match session.heard(message, epoch, self._world.now):
                 case m.Assign() as assign:
                     parts = wire.split_frames([item.frames for item in assign.items], frames)
-                    jobs = [Job(item.meta, tuple(memoryview(frame) for frame in part))
+                    jobs = [Job(item.meta, tuple(memoryview(frame) for frame in part), item.sequence)
                             for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
                     self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
                 case m.Welcome(is_new=True):
@@ -445,24 +469,54 @@ class Worker:
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self._world.to_broker(self._peer, m.WorkerBeat(0, self._leases.held), session.epoch)
-        batch = self._leases.next_batch()
-        if batch is None:
-            self._world.after(TICK_S / 2, self._turn)
-            return
-        self._is_busy = True
-        self._world.after(self._world.rng.uniform(0.001, 0.2), lambda: self._finish(batch))
+        while batch := self._leases.next_batch():
+            self._begin(batch)
+            if self._is_busy:
+                return
+        self._world.after(TICK_S / 2, self._turn)
 
-    def _finish(self, batch: Batch) -> None:
+    def _begin(self, batch: Batch) -> None:
+        config = self._world.config
+        self._is_busy = not (config.continuous_batching or config.async_communication)
+        names = [job.sequence for job in batch.jobs if job.sequence]
+        assert len(names) == len(set(names)), "two jobs of one sequence in a batch"
+        for job in batch.jobs:
+            if job.sequence:
+                self._world.begun[job.sequence].append(int(bytes(job.meta).rpartition(b"-")[2]))
+        parts = self._world.rng.randint(0, self._world.parts_max)
+        self._world.after(self._world.rng.uniform(0.001, 0.2), lambda: self._go_on(batch, 0, parts))
+
+    def _go_on(self, batch: Batch, number: int, parts: int) -> None:
+        """Send the next part of each answer of a batch, or the last."""
         if not self._peer.is_alive:
             return
+        metas = [b"%s/%d" % (job.meta, number) for job in batch.jobs]
+        counts = [len(job.frames) for job in batch.jobs]
+        frames = [frame for job in batch.jobs for frame in job.frames]
+        if number == parts:
+            items = tuple(map(m.CompletedItem, repeat(200), metas, counts))
+            self._leases.completed(batch.lease, 1, items, frames)
+        else:
+            self._leases.streamed(
+                batch.lease, tuple(map(m.StreamedItem, range(len(metas)), metas, counts)), frames
+            )
+        self._send()
+        if number < parts:
+            self._world.after(
+                self._world.rng.uniform(0.001, 0.05), lambda: self._go_on(batch, number + 1, parts)
+            )
+        elif self._is_busy:
+            self._finish()
+
+    def _send(self) -> None:
         assert self._session is not None
-        self._is_busy = False
-        items = tuple(m.CompletedItem(200, job.meta, len(job.frames)) for job in batch.jobs)
-        self._leases.completed(batch.lease, 1, items, [frame for job in batch.jobs for frame in job.frames])
         while first := self._leases.first():
             done, frames = first
             self._world.to_broker(self._peer, done, self._session.epoch, [bytes(frame) for frame in frames])
             self._leases.sent()
+
+    def _finish(self) -> None:
+        self._is_busy = False
         if self._is_told_to_stop:
             self.die("told to stop")
         else:

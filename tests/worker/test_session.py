@@ -194,3 +194,13 @@ def test_a_broker_that_holds_nothing_of_a_worker_makes_it_forget_all() -> None:
     leases.streamed(1, (), [])
     leases.completed(1, 0, (), [])
     assert (leases.held, leases.next_batch(), leases.first()) == ((), None, None)
+
+
+def test_a_batch_that_comes_twice_is_held_once_whether_it_waits_or_was_begun() -> None:
+    leases = Leases()
+    leases.assigned(batch(1))
+    leases.assigned(batch(1))
+    assert leases.next_batch() == batch(1)
+    leases.assigned(batch(1))
+    assert leases.next_batch() is None
+    assert leases.held == (1,)
