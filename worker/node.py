@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 MEMORY_INTERVAL_S = 2.0
 #: Ends of workers kept for a broker that is away; it learns what is still there from the next hello.
 UNSENT_LIMIT = 256
+#: A broker that hasn't answered after so long is worth a word, and again every so often.
+COMPLAINT_AFTER_S, COMPLAINT_INTERVAL_S = 5.0, 60.0
 FAREWELL_S = 0.5
 #: How far the node's goodbye is ahead of its workers'.
 GOODBYE_LEAD_S = 0.1
@@ -50,6 +52,8 @@ class Node:
         self._figures = HostFigures(environment()) if settings.system_metrics else None
         self._figures_at = 0.0
         self._is_measuring = False
+        #: When to say next that no broker has welcomed this node.
+        self._complain_at = clock.monotonic() + COMPLAINT_AFTER_S
         #: Set when a signal or the broker ends this node; wakes the loop.
         self._stopping = asyncio.Event()
         self._exit_code = 0
@@ -100,6 +104,9 @@ class Node:
         now = clock.monotonic()
         state = self._session.state
         due = self._session.due(now)
+        if state is State.GREETING and now >= self._complain_at:
+            self._complain_at = now + COMPLAINT_INTERVAL_S
+            logger.warning("broker.awaited", extra={"broker": self._settings.broker_address})
         if self._session.state is State.AWAY is not state:
             logger.warning("broker.away", extra={"broker": self._settings.broker_address})
         if due == "hello":

@@ -268,6 +268,12 @@ def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Flee
         assert {"CPUUtilization", "DiskUtilization", "MemoryUsed"} <= names
 
 
+def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> None:
+    fleet.start_node(broker_address=f"ipc://{fleet.folder}/nobody")
+    eventually(lambda: "broker.awaited" in fleet.node_log(), 30)
+    assert f"broker=ipc://{fleet.folder}/nobody" in fleet.node_log()
+
+
 def test_torch_is_not_imported_by_the_node_itself() -> None:
     script = "import sys; from worker import node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,117 @@
+"""Async handlers and requirements, through real processes."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from shared import archive
+from tests.integration.fleet import Fleet, fleet
+from tests.worker.wheels import write_wheel
+
+pytestmark = pytest.mark.integration
+
+HANDLERS = {
+    # Nobody is answered before everybody is here.
+    "async": (
+        "asyncCommunication: true\nbatchSize: 10\nmaxBatchDelay: 10\n",
+        """
+import asyncio
+
+class Handler:
+    def initialize(self, context):
+        self.here, self.all_here = 0, asyncio.Event()
+
+    async def handle(self, data, context):
+        self.here += 1
+        if self.here == 10:
+            self.all_here.set()
+        await self.all_here.wait()
+        return [bytes(data[0]["body"])]
+""",
+    ),
+    "requires": (
+        "",
+        """
+import tiny_one
+
+def handle(data, context):
+    return None if data is None else [tiny_one.WORD] * len(data)
+""",
+    ),
+}
+
+
+def make(folder: Path, name: str, *, requirements: str = "") -> None:
+    """Write an archive into the model store."""
+    config, code = HANDLERS[name]
+    source = folder / name
+    source.mkdir()
+    (source / f"{name}_handler.py").write_text(code)
+    (source / "model-config.yaml").write_text(config)
+    (source / "requirements.txt").write_text(requirements)
+    archive.create(
+        folder / "store" / f"{name}.mar",
+        model_name=name,
+        version="1.0",
+        handler=str(source / f"{name}_handler.py"),
+        config_file=source / "model-config.yaml",
+        requirements_file=source / "requirements.txt",
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("modes")
+    (folder / "store").mkdir()
+    write_wheel(folder / "wheels", "tiny_one", "1.0", "WORD = 'installed'\n")
+    for name in HANDLERS:
+        make(folder, name, requirements=f"--no-index\n--find-links {folder}/wheels\ntiny_one\n")
+    config = folder / "config.properties"
+    config.write_text("install_py_dep_per_model=true\n")
+    with fleet(folder, folder / "store") as made:
+        made.serve("--enable-model-api", "--ts-config", str(config))
+        yield made
+
+
+def register(served: Fleet, name: str) -> None:
+    answer = served.register(f"{name}.mar", initial_workers=1, synchronous=True)
+    assert answer.status_code == 200, answer.text
+
+
+def logs(served: Fleet) -> str:
+    return "".join(file.read_text() for file in served.folder.rglob("*.log"))
+
+
+def test_an_async_handler_has_as_many_requests_as_its_batch_size_at_the_same_time(served: Fleet) -> None:
+    register(served, "async")
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda n: served.predict("async", b"%d" % n), range(10)))
+    assert [answer.content for answer in answers] == [b"%d" % n for n in range(10)]
+
+
+def test_what_an_archive_requires_is_there_when_it_serves(served: Fleet) -> None:
+    register(served, "requires")
+    assert served.predict("requires").text == "installed"
+
+
+def test_a_model_whose_requirements_fail_is_refused_and_not_registered(served: Fleet) -> None:
+    broken = served.folder / "broken"
+    broken.mkdir()
+    (broken / "h.py").write_text("def handle(data, context): return data\n")
+    (broken / "requirements.txt").write_text("--no-index\nnobody_has_this\n")
+    assert served.store is not None
+    archive.create(
+        served.store / "broken.mar",
+        model_name="broken",
+        version="1.0",
+        handler=str(broken / "h.py"),
+        requirements_file=broken / "requirements.txt",
+    )
+    answer = served.register("broken.mar", initial_workers=1, synchronous=True)
+    assert answer.status_code == 400
+    assert answer.json()["message"] == "Custom pip package installation failed for model broken"
+    # The installer's own words are where a person looks for them.
+    assert "Could not find a version that satisfies the requirement nobody_has_this" in logs(served)
+    assert served.http.get(f"{served.management}/models/broken").status_code == 404
