@@ -112,7 +112,8 @@ class Jobs:
         if why_not := self._why_not_admit(record, queue, job, now):
             self._desk.refuse(job, no_worker(job, why_not))
             return
-        self._limit_life(job, record, item, now)
+        if item.wait_limit_ms or record.config.client_timeout_ms:
+            self._limit_life(job, record, item, now)
         if queue.futile_waits:
             is_running = any(worker.leases for worker in self._fleet.of_version(key))
             queue.futile_waits = policy.learn_from_arrival(queue.futile_waits, is_running=is_running)
@@ -159,9 +160,9 @@ class Jobs:
         if isinstance(queue, SequenceQueue) and job.sequence:
             return queue.why_not(job)
         limit = record.config.job_queue_size or self._settings.job_queue_size
-        if len(queue) >= limit:
+        if len(queue.jobs) >= limit:
             self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
-        if len(queue) >= limit:
+        if len(queue.jobs) >= limit:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
         return ""
 
