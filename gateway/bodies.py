@@ -7,6 +7,7 @@ that comes twice the last survives. A body comes from outside: what is broken is
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import falcon
@@ -26,7 +27,37 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class GatewayRequest(falcon.asgi.Request):
-    """A request that bounds its body, and tells when its client leaves."""
+    """A request that bounds its body."""
+
+    def __init__(
+        self,
+        scope: dict[str, Any],  # falcon's signature
+        receive: Any,
+        first_event: Any = None,
+        options: falcon.RequestOptions | None = None,
+    ) -> None:
+        """Take a request in.
+
+        PERF: from our own protocol, without a query and with no header twice, as most are, not by way of
+        the base: that takes 10,600 instructions, mostly for what nobody here asks for.
+        """
+        headers = scope.get("headers_by_name")
+        if headers is None or scope["query_string"] or len(headers) < len(scope["headers"]):
+            super().__init__(scope, receive, first_event, options)
+            return
+        self.scope = scope
+        self.is_websocket = False
+        self.options = options or falcon.RequestOptions()
+        self.method = scope["method"]
+        self.path = scope["path"] or "/"
+        self.query_string = ""
+        self.uri_template = None
+        self._params = {}
+        self._asgi_headers = headers
+        self._receive = receive
+        self._first_event = first_event
+        content_type = headers.get(b"content-type")
+        self.content_type = None if content_type is None else content_type.decode("latin-1")
 
     async def read_body(self, limit: int, room_for: Callable[[int], AbstractContextManager[None]]) -> bytes:
         """Read the body, at most `limit` bytes of it.

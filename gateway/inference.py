@@ -72,11 +72,9 @@ class _Model:
         added: Headers = (),
     ) -> None:
         """Have a job done with the client's headers, `added` ones behind them so that they win."""
-        headers = client_headers(req)
         if req.content_length is None:
-            headers.append(("content-length", str(sum(len(value) for _, _, value in inputs))))
-        headers.extend(added)
-        meta, frames = wire.pack_request(req.scope["request_id"], headers, inputs)
+            added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
+        meta, frames = wire.pack_request(req.scope["request_id"], added, inputs, client_head(req))
         answer = await self._link.submit(model, version, meta, frames)
         _present(req, resp, *wire.unpack_response(answer.meta, answer.frames))
 
@@ -194,13 +192,13 @@ async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: 
     raise errors.WorkflowNotFound(f"Workflow not found: {fields['workflow']}")
 
 
-def client_headers(req: GatewayRequest) -> list[tuple[str, str]]:
-    """Return the client's headers for the handler, names spelled as the client did."""
-    return [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in req.scope["raw_headers"]
-        if name.lower() not in _WITHHELD
-    ]
+def client_head(req: GatewayRequest) -> bytes:
+    """Return the client's headers for the handler, names spelled as the client did; see `wire.head`."""
+    headers: list[bytes] = req.scope["raw_headers"]
+    if req.auth is not None or req.get_header("proxy-authorization") is not None:
+        pairs = zip(headers[::2], headers[1::2], strict=True)
+        headers = [text for pair in pairs if pair[0].lower() not in _WITHHELD for text in pair]
+    return wire.head(headers)
 
 
 def _present(req: GatewayRequest, resp: Response, response: wire.Response, body: bytes | memoryview) -> None:

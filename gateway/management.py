@@ -6,7 +6,7 @@ from falcon.asgi import Response
 
 from gateway import auth, openapi, presenting
 from gateway.bodies import GatewayRequest
-from gateway.inference import client_headers
+from gateway.inference import client_head
 from gateway.link import Link
 from gateway.parameters import Parameters
 from shared import errors, settings, wire
@@ -131,8 +131,8 @@ class Model(Managing):
         self, req: GatewayRequest, resp: Response, model: str, version: str | None
     ) -> object:
         """Have the handler describe itself: a job with the header `describe` and no inputs."""
-        headers = [*client_headers(req), ("describe", "True")]
-        meta, frames = wire.pack_request(req.scope["request_id"], headers, ())
+        headers = (("describe", "True"),)
+        meta, frames = wire.pack_request(req.scope["request_id"], headers, (), client_head(req))
         answer = await self._link.submit(model, version, meta, frames, is_describe=True)
         response, body = wire.unpack_response(answer.meta, answer.frames)
         if response.error is not None:

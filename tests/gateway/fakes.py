@@ -138,7 +138,7 @@ class Gateway:
         stated = dict(headers or {})
         if body and "transfer-encoding" not in stated:
             stated["Content-Length"] = str(len(body))
-        raw_headers = [(name.encode(), value.encode()) for name, value in stated.items()]
+        raw_headers = [text.encode() for header in stated.items() for text in header]
         # As the protocol adds them; falcon gives a content-length of its own to the rest.
         scope = {"raw_headers": raw_headers, **(extras or {})}
         return falcon.testing.simulate_request(

@@ -331,9 +331,10 @@ def test_no_site_is_let_in_unless_configured() -> None:
 
 def test_headers_reach_the_handler_as_spelled_but_what_authorises() -> None:
     gateway = Gateway()
-    raw = [(b"X-Golden", b"1"), (b"AUTHORIZATION", b"Bearer k"), (b"explain", b"True")]
-    gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", extras={"raw_headers": raw})
-    assert gateway.headers() == {"X-Golden": "1", "explain": "False", "url_path": ""}
+    sent = {"X-Golden": "1", "AUTHORIZATION": "Bearer k", "Proxy-Authorization": "p", "explain": "True"}
+    gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", headers=sent)
+    told = {"X-Golden": "1", "explain": "False", "url_path": "", "Content-Length": "1"}
+    assert gateway.headers() == told
 
 
 def test_large_inputs_travel_as_frames() -> None:
