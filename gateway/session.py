@@ -252,7 +252,7 @@ class Session(Generic[P]):
             return []  # the answer to a hello that we said twice
         if not self.epoch:
             # TorchServe's listeners are not open yet when ours say that the fleet is still coming up.
-            self._responses.clear()
+            self._responses = [0] * 10
         is_same = epoch == self.epoch
         self.state, self.epoch = "welcomed", epoch
         self._heard_at = self._beat_at = now
