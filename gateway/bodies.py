@@ -59,6 +59,15 @@ class GatewayRequest(falcon.asgi.Request):
         content_type = headers.get(b"content-type")
         self.content_type = None if content_type is None else content_type.decode("latin-1")
 
+    def text_of(self, header: bytes) -> str:
+        """Return a header by its name in small letters; "" where there is none."""
+        value = self._asgi_headers.get(header)
+        return "" if value is None else value.decode("latin-1")
+
+    def has_any(self, headers: frozenset[bytes]) -> bool:
+        """Tell whether one of these headers is there; names in small letters."""
+        return not headers.isdisjoint(self._asgi_headers)
+
     async def read_body(self, limit: int, room_for: Callable[[int], AbstractContextManager[None]]) -> bytes:
         """Read the body, at most `limit` bytes of it.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
-from gateway import auth, bodies, openapi, presenting
+from gateway import auth, bodies, openapi, presenting, streams
 from gateway.bodies import GatewayRequest
 from gateway.link import Link
 from shared import errors, wire
@@ -50,6 +50,7 @@ class _Model:
     def __init__(self, link: Link, config: GatewaySettings) -> None:
         self._link = link
         self._config = config
+        self._sequence_header = config.header_key_sequence_id.lower().encode("latin-1")
 
     async def on_options(
         self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
@@ -75,8 +76,16 @@ class _Model:
         if req.content_length is None:
             added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
         meta, frames = wire.pack_request(req.scope["request_id"], added, inputs, client_head(req))
-        answer = await self._link.submit(model, version, meta, frames)
-        _present(req, resp, *wire.unpack_response(answer.meta, answer.frames))
+        job = self._link.submit(model, version, meta, frames, sequence=req.text_of(self._sequence_header))
+        answer = await job
+        response, body = wire.unpack_response(answer.meta, answer.frames)
+        try:
+            _present(req, resp, response, body)
+        except errors.PredictionFailed:
+            self._link.forget(job)  # parts may be on their way
+            raise
+        if not answer.is_final:
+            streams.begin(req, resp, self._link, job, bytes(body))
 
 
 class Predictions(_Model):
@@ -195,7 +204,7 @@ async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: 
 def client_head(req: GatewayRequest) -> bytes:
     """Return the client's headers for the handler, names spelled as the client did; see `wire.head`."""
     headers: list[bytes] = req.scope["raw_headers"]
-    if req.auth is not None or req.get_header("proxy-authorization") is not None:
+    if req.has_any(_WITHHELD):
         pairs = zip(headers[::2], headers[1::2], strict=True)
         headers = [text for pair in pairs if pair[0].lower() not in _WITHHELD for text in pair]
     return wire.head(headers)
@@ -219,7 +228,10 @@ def _present(req: GatewayRequest, resp: Response, response: wire.Response, body:
             continue
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise _untellable(f"the header {name!r}: {value!r}")
-        resp.set_header(name, value)
+        if name.lower() == "set-cookie":
+            resp.append_header(name, value)  # the one that falcon won't have set
+        else:
+            resp.set_header(name, value)
     # PERF: Falcon and uvicorn send a memoryview as well as bytes; a copy of 6 MB costs 1 ms.
     resp.data = body  # type: ignore[assignment]
 

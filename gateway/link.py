@@ -59,6 +59,7 @@ class Waiter(Pending, Generic[T]):
         self._link = link
         self._wanted = wanted
         self._outcomes: list[Outcome] = []
+        #: What came while nobody waited for it.
         self._backlog_bytes = 0
         self._callback: Callable[[], object] | None = None
 
@@ -72,6 +73,8 @@ class Waiter(Pending, Generic[T]):
                 self._link.forget(self)
                 raise
         outcome = self._outcomes.pop(0)
+        if self._backlog_bytes:
+            self._backlog_bytes -= _size(outcome)
         if isinstance(outcome, self._wanted):
             return outcome
         raise _unexpected(outcome)
@@ -82,6 +85,16 @@ class Waiter(Pending, Generic[T]):
         if self._callback is not None:
             callback, self._callback = self._callback, None
             callback()
+        else:
+            self._bound_backlog(_size(outcome))
+
+    def _bound_backlog(self, more_bytes: int) -> None:
+        """Give up an answer whose parts come faster than its client takes them."""
+        self._backlog_bytes += more_bytes
+        if len(self._outcomes) > BACKLOG_LIMIT_PARTS or self._backlog_bytes > BACKLOG_LIMIT_BYTES:
+            self._link.forget(self)
+            self._backlog_bytes = 0
+            self._outcomes = [errors.ServiceUnavailable("The client takes its answer too slowly.")]
 
     # What asyncio wants of a future
 
@@ -322,6 +335,10 @@ def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Soc
     socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("gateway"))
     socket.connect(address)
     return socket
+
+
+def _size(outcome: Outcome) -> int:
+    return len(outcome.meta) + sum(map(len, outcome.frames)) if isinstance(outcome, Answer) else 0
 
 
 def _unexpected(outcome: Outcome) -> errors.RelayError:

@@ -27,6 +27,8 @@ TARGET_LIMIT_BYTES = 4096
 HEADERS_LIMIT_BYTES = 8192
 #: What comes of a head after its first piece; one that isn't whole then is above one of the two.
 MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
+#: How long a client may take to read anything of a response that is larger than the buffers.
+STALLED_S = 60.0
 
 _REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r\n")
 
@@ -58,6 +60,7 @@ class GatewayProtocol(asyncio.Protocol):
         #: When the last response went out, by the loop's clock.
         self._idle_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._is_in_head = False
         #: Whether the last read found a head begun, how much it brought, and how much those brought that
         #: neither began nor ended it.
@@ -126,14 +129,18 @@ class GatewayProtocol(asyncio.Protocol):
             self._pause_reading()
 
     def pause_writing(self) -> None:
-        """Make responses wait for a client that is slow."""
+        """Make a response wait for a client that is slow, and end one that has stopped reading."""
         self.drained = self.loop.create_future()
+        self._stall_timer = self.loop.call_later(STALLED_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Let them go on."""
+        """Let it go on."""
         if self.drained is not None:
             self.drained.set_result(None)
             self.drained = None
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     # What the parser tells
 

@@ -20,8 +20,9 @@ INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
 
 #: What the scripted broker says to an ask; None leaves it unanswered.
 Replies = Callable[[Any], messages.Message | errors.RelayError]
-#: What the scripted worker says to a job.
-Worker = Callable[[wire.Request, list[bytes]], wire.Response | errors.RelayError]
+#: What the scripted worker says to a job; a list is an answer in parts.
+Said = wire.Response | errors.RelayError
+Worker = Callable[[wire.Request, list[bytes]], Said | list[Said]]
 
 
 def echo(request: wire.Request, values: list[bytes]) -> wire.Response:
@@ -55,6 +56,7 @@ class FakeLink(Link):
         self._worker = worker
         self._is_away = is_away
         self.asked: list[Any] = []
+        self.cancelled: list[int] = []
         self.submitted: list[messages.SubmitItem] = []
         self.requests: list[wire.Request] = []
         self.values: list[list[bytes]] = []
@@ -82,6 +84,8 @@ class FakeLink(Link):
                 parts = wire.split_frames([item.frames for item in message.items], frames)
                 for item, part in zip(message.items, parts, strict=True):
                     self._answer(item, part)
+            elif isinstance(message, messages.Cancel):
+                self.cancelled += message.jobs
             elif isinstance(message, messages.Ask):
                 self._reply(message)
 
@@ -91,12 +95,16 @@ class FakeLink(Link):
         self.requests.append(request)
         self.values.append([bytes(value) for value in values])
         answer = self._worker(request, self.values[-1])
-        if isinstance(answer, errors.RelayError):
-            refused = messages.RefusedItem(item.job, answer.name, answer.message, answer.details)
-            self._say(messages.Refused((refused,)))
-        else:
-            meta, body = wire.pack_response(answer)
-            self._say(messages.Answered((messages.AnsweredItem(item.job, meta, len(body)),)), body)
+        parts = answer if isinstance(answer, list) else [answer]
+        for number, part in enumerate(parts):
+            if isinstance(part, errors.RelayError):
+                refused = messages.RefusedItem(item.job, part.name, part.message, part.details)
+                self._say(messages.Refused((refused,)))
+            else:
+                meta, body = wire.pack_response(part)
+                is_final = number == len(parts) - 1
+                answered = messages.AnsweredItem(item.job, meta, len(body), is_final, number)
+                self._say(messages.Answered((answered,)), body)
 
     def _reply(self, ask: Any) -> None:
         self.asked.append(ask)

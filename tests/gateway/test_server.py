@@ -90,11 +90,31 @@ class Broker:
             if item.model == "silent":
                 continue
             request, values = wire.unpack_request(item.meta, part)
+            if item.model.startswith("stream"):
+                self._stream(router, peer, item, int(bytes(values[0])))
+                continue
             told = json.dumps(dict(request.headers)).encode() if item.model == "headers" else bytes(values[0])
             status, _, reason = (item.version or "200").partition(" ")
             meta, body = wire.pack_response(wire.Response(int(status), reason, (), told))
             answered = messages.Answered((messages.AnsweredItem(item.job, meta, len(body)),))
             self._say(router, peer, answered, tuple(body))
+
+    def _stream(self, router: Any, peer: bytes, item: messages.SubmitItem, count: int) -> None:
+        """Send so many parts, and what the model's name says as the last one."""
+        size = 100_000 if item.model == "stream-much" else 0
+        for number in range(count):
+            piece = b"piece %d\n" % number + b"x" * size
+            meta, body = wire.pack_response(wire.Response(200, "", (), piece))
+            part = messages.AnsweredItem(item.job, meta, len(body), False, number)
+            self._say(router, peer, messages.Answered((part,)), tuple(body))
+        if item.model == "stream-fail":
+            refused = messages.RefusedItem(item.job, "WorkerDied", "Worker died.", "")
+            self._say(router, peer, messages.Refused((refused,)))
+        elif item.model == "stream":
+            meta, _ = wire.pack_response(wire.Response(200, "", (), b"last"))
+            self._say(
+                router, peer, messages.Answered((messages.AnsweredItem(item.job, meta, 0, True, count),))
+            )
 
 
 class DismissingBroker(Broker):
@@ -306,6 +326,96 @@ def test_a_client_that_leaves_is_told_to_the_broker(served: Served, broker: Brok
     connection.close()
     eventually(lambda: broker.saw(messages.Cancel))
     assert broker.saw(messages.Cancel)[0].jobs == (broker.jobs()[0].job,)
+
+
+def ask_raw(served: Served, model: str, body: bytes, version: str = "1.1") -> socket.socket:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    client = socket.create_connection((host, int(port)), timeout=10)
+    head = f"POST /predictions/{model} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    return client
+
+
+def read_until(client: socket.socket, end: bytes) -> bytes:
+    received = b""
+    while not received.endswith(end):
+        piece = client.recv(65536)
+        if not piece:
+            break
+        received += piece
+    return received
+
+
+def test_an_answer_in_parts_is_chunked_and_the_connection_goes_on(served: Served) -> None:
+    connection = served.connect(served.config.inference_address)
+    for count in (2, 0, 100):
+        connection.request("POST", "/predictions/stream", str(count))
+        response = connection.getresponse()
+        assert response.read() == b"".join(b"piece %d\n" % number for number in range(count)) + b"last"
+        assert response.headers["transfer-encoding"] == ("chunked" if count else None)
+        assert response.headers["connection"] == "keep-alive"
+
+
+def test_parts_go_out_as_they_come(served: Served) -> None:
+    with ask_raw(served, "stream-hold", b"1") as client:
+        assert read_until(client, b"piece 0\n\r\n").endswith(b"\r\n\r\n8\r\npiece 0\n\r\n")
+
+
+def test_for_http_1_0_the_end_of_the_connection_is_the_end_of_the_parts(served: Served) -> None:
+    with ask_raw(served, "stream", b"2", version="1.0") as client:
+        head, _, body = read_until(client, b"never").partition(b"\r\n\r\n")
+    assert body == b"piece 0\npiece 1\nlast"
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+
+
+def test_a_failure_after_the_first_part_closes_the_connection_in_mid_body(served: Served) -> None:
+    with ask_raw(served, "stream-fail", b"1") as client:
+        assert read_until(client, b"never").endswith(b"\r\n8\r\npiece 0\n\r\n")
+    assert "Traceback" not in served.log.read_text()
+
+
+def test_a_client_that_leaves_in_mid_stream_is_told_to_the_broker(served: Served, broker: Broker) -> None:
+    with ask_raw(served, "stream-hold", b"1") as client:
+        read_until(client, b"piece 0\n\r\n")
+    eventually(lambda: broker.saw(messages.Cancel))
+    assert broker.saw(messages.Cancel)[0].jobs == (broker.jobs()[0].job,)
+
+
+def test_a_client_that_does_not_read_is_not_buffered_for_without_end(served: Served, broker: Broker) -> None:
+    with ask_raw(served, "stream-much", b"400"):  # 40 MB
+        eventually(lambda: broker.saw(messages.Cancel), within_s=20)
+    assert served.predict(body=b"more")[1] == b"more"
+
+
+def test_a_restart_of_the_broker_cuts_a_stream_and_never_begins_it_again(
+    served: Served, broker: Broker, config: GatewaySettings
+) -> None:
+    with ask_raw(served, "stream-hold", b"1") as client:
+        read_until(client, b"piece 0\n\r\n")
+        broker.stop()
+        restarted = Broker(config.broker_address, epoch=2)
+        assert read_until(client, b"never") == b""
+    eventually(lambda: restarted.saw(messages.GatewayBeat))
+    assert restarted.jobs() == []
+    restarted.stop()
+
+
+def test_a_head_is_taken_in_pieces_but_not_without_end(served: Served) -> None:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        for piece in (
+            b"POST /predictions/m HTTP/1.1\r\nHo",
+            b"st: x\r\nContent-Length: 2\r",
+            b"\n\r\no",
+            b"k",
+        ):
+            client.sendall(piece)
+        assert read_until(client, b"ok").startswith(b"HTTP/1.1 200 ")
+        client.sendall(b"GET /ping HTTP/1.1\r\nX-More: ")
+        with pytest.raises(ConnectionError):
+            client.sendall(b"x" * 50_000_000)
+    assert served.is_ready()
 
 
 def test_a_request_that_waits_while_the_broker_is_restarted_is_answered_once(
