@@ -171,10 +171,14 @@ def _locate(
             # TorchServe's answer has no place for the reason.
             logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
             raise
-    # Only what lies in the model store itself: a path's folders are ignored, as in TorchServe.
+    # Only what lies in the model store: of a path the folders are ignored, as in TorchServe, unless it is
+    # the whole path of a folder there.
     name = _basename(url, is_remote=False)
     path = folder / name
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        whole = Path(url)
+        if whole.is_absolute() and whole.is_dir() and whole.resolve().is_relative_to(folder.resolve()):
+            return whole
         if name and (path.is_file() or path.is_dir()):
             return path
     raise errors.ModelNotFound(f"Model not found at: {url}")

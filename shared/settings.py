@@ -109,7 +109,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: How long a restarted broker waits for nodes it knew before it starts workers in their place.
     settle_s: PositiveSeconds = 5.0
     #: How long the caller of an unregistration waits for the workers to be gone; TorchServe's default.
-    unregister_timeout_s: Positive = 120
+    unregister_timeout_s: NotNegative = 120
     #: How long a worker may go on with a batch when it is told to stop.
     stop_grace_s: PositiveSeconds = 5.0
     #: Regexes for the whole url, case-insensitive; TorchServe's default. See also allow_private_urls.

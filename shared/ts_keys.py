@@ -201,7 +201,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "default_workers_per_model": _number(0),
     "default_response_timeout": _number(1),
     "default_startup_timeout": _number(1),
-    "unregister_model_timeout": _number(1),
+    "unregister_model_timeout": _number(0),
     "job_queue_size": _number(1),
     "max_request_size": _number(1),
     "max_response_size": _number(1),

@@ -85,6 +85,19 @@ def test_a_folder_of_the_model_store_is_an_archive_too(broker: BrokerSettings, s
     assert prepare("m", store, broker).model_name == "f"
 
 
+def test_a_folder_deeper_in_the_store_needs_its_whole_path_and_none_elsewhere_is_taken(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    for place in (Path(str(broker.model_store)) / "deep" / "m", tmp_path / "elsewhere" / "m"):
+        place.mkdir(parents=True)
+        (place / "h.py").write_text("")
+    assert prepare(f"{broker.model_store}/deep/m/", store, broker).file_name == "m"
+    (tmp_path / "models" / "way_out").symlink_to(tmp_path / "elsewhere")
+    for url in ("deep/m", f"{tmp_path}/elsewhere/m", f"{broker.model_store}/way_out/m"):
+        with pytest.raises(errors.ModelNotFound, match=f"Model not found at: {url}"):
+            prepare(url, store, broker)
+
+
 @pytest.mark.parametrize(
     ("url", "error", "message"),
     [
