@@ -10,7 +10,7 @@ that the broker never opens.
 """
 
 import struct
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import TypeVar
 
 import msgpack
@@ -204,7 +204,9 @@ def unpack_request(
     if request.head:
         headers = _unjoined(request.head) + request.headers
         request = Request(request.request_id, headers, request.inputs)
-    return request, [_value(item.value, frames) for item in request.inputs]
+    return request, [
+        item.value if isinstance(item.value, bytes) else _frame(item.value, frames) for item in request.inputs
+    ]
 
 
 def _unjoined(head: bytes) -> tuple[tuple[str, str], ...]:
@@ -227,15 +229,14 @@ def pack_response(response: Response) -> tuple[bytes, list[bytes]]:
 def unpack_response(meta: bytes, frames: Sequence[bytes | memoryview]) -> tuple[Response, bytes | memoryview]:
     """Unpack an answer and its body. Raises WireError."""
     response = _unpack(meta, Response)
-    return response, _value(response.body, frames)
+    body = response.body
+    return response, body if isinstance(body, bytes) else _frame(body, frames)
 
 
-def _value(value: bytes | int, frames: Sequence[bytes | memoryview]) -> bytes | memoryview:
-    if isinstance(value, bytes):
-        return value
-    if not 0 <= value < len(frames):
-        raise WireError(f"frame {value} of {len(frames)} was named")
-    return frames[value]
+def _frame(number: int, frames: Sequence[bytes | memoryview]) -> bytes | memoryview:
+    if not 0 <= number < len(frames):
+        raise WireError(f"frame {number} of {len(frames)} was named")
+    return frames[number]
 
 
 def _pack(value: msgspec.Struct) -> bytes:
@@ -244,12 +245,7 @@ def _pack(value: msgspec.Struct) -> bytes:
 
 #: PERF: one for all, since making a packer costs a third of what packing a small message does. Only a
 #: process's main thread packs.
-_packer = msgpack.Packer()
-
-
-def _packed(value: object) -> bytes:
-    packed: bytes = _packer.pack(value)
-    return packed
+_packed: Callable[[object], bytes] = msgpack.Packer().pack
 
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)

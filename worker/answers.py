@@ -5,7 +5,7 @@ import json
 import re
 
 import torch
-from ts.context import Context
+from ts.context import RequestProcessor
 from ts.utils.util import PredictionException
 
 from shared import wire
@@ -15,8 +15,11 @@ from worker.faults import is_out_of_memory, one_line
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
+#: PERF: `bytes | bytearray` in a call is made anew each time, which takes as long as the check.
+_BINARY = (bytes, bytearray)
 
-def answer(context: Context, idx: int, value: object, limit_bytes: int) -> wire.Response:
+
+def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> wire.Response:
     """Return the response of one row, with the status and headers that the handler has set for it."""
     try:
         body = _encoded(value)
@@ -26,9 +29,10 @@ def answer(context: Context, idx: int, value: object, limit_bytes: int) -> wire.
         fault = f"The response has {len(body)} bytes, max_response_size is {limit_bytes}."
         # TorchServe's worker dies of it, with a 500; this row alone gets that status.
         return failed(PredictionFailed(fault), status=500)
-    code, phrase = context.get_response_status(idx)
+    code = processor.get_response_status_code()
+    phrase = processor.get_response_status_phrase()
     phrase = "" if phrase is None else phrase
-    headers = context.get_response_headers(idx)
+    headers = processor.get_response_headers()
     fault = _unsendable(code, phrase, headers)
     if fault:
         return failed(PredictionFailed("Prediction failed", fault))
@@ -68,7 +72,7 @@ def failed(error: RelayError, status: int | None = None) -> wire.Response:
 
 def _encoded(value: object) -> bytes:
     """Encode one row of the answer. Raises TypeError and its like for what has no encoding."""
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, _BINARY):
         return bytes(value)
     if isinstance(value, str):
         return value.encode()

@@ -198,7 +198,8 @@ class GenerationEngine:
         is_part = verdict is not None and not verdict
         if is_part:
             self._context.set_response_header(idx, STREAM_HEADER, "true")
-            part = answers.answer(self._context, idx, value, self._runner.response_limit_bytes)
+            processor = self._context.request_processor[idx]
+            part = answers.answer(processor, value, self._runner.response_limit_bytes)
             if part.error is None:
                 request.ends += ended_sequences(part, self._runner.sequence_headers.end)
                 self._outlet.parts([((request.lease, 0), part)])
@@ -224,7 +225,5 @@ def client_gone() -> wire.Response:
 
 def ended_sequences(reply: wire.Response, header: str) -> tuple[str, ...]:
     """Return the sequences that a handler closes with an answer."""
-    if not reply.headers:
-        return ()
     value = dict(reply.headers).get(header, "")
     return tuple(name for name in (part.strip() for part in value.split(";")) if name)

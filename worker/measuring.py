@@ -5,7 +5,7 @@ In a worker what its handler records; in a node what handlers print.
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from shared import clock
@@ -37,11 +37,11 @@ class Measuring:
         self._points: list[m.MetricPoint] = []
         #: The latest call's time and requests. PERF: of many calls in a moment one stands for all, for a
         #: point of each would cost a twentieth of what the call itself does.
-        self._prediction: tuple[int, tuple[str, ...]] | None = None
+        self._prediction: tuple[int, Mapping[int, str]] | None = None
         self._sent_at = -GATHER_S
 
-    def predicted(self, handler_us: int, request_ids: tuple[str, ...]) -> None:
-        """Take note of a call that went well."""
+    def predicted(self, handler_us: int, request_ids: Mapping[int, str]) -> None:
+        """Take note of a call that went well, and of its requests by index."""
         self._prediction = (handler_us, request_ids)
 
     def has_points(self) -> bool:
@@ -52,9 +52,10 @@ class Measuring:
 
     def due(self, now: float, *, is_idle: bool) -> m.Measured | None:
         """Return what is to be sent now; it stays until `sent`."""
-        has_points = self.has_points()
         has_waited = now - self._sent_at >= GATHER_S
-        if not (has_waited and (has_points or self._prediction)) and not (is_idle and has_points):
+        if not (has_waited or is_idle):
+            return None
+        if not self.has_points() and not (has_waited and self._prediction):
             return None
         return m.Measured(self._hostname, tuple(self._points) + self._prediction_point())
 
@@ -80,7 +81,7 @@ class Measuring:
                 round(handler_us / 1000, 2),
                 self._dimensions,
                 clock.wall_ms(),
-                request_ids,
+                tuple(request_ids.values()),
             ),
         )
 

@@ -67,12 +67,13 @@ class PartDoor:
 
     def last(self, idx: int, value: object) -> wire.Response:
         """Return a request's final answer; its headers are the first part's if there were any."""
-        headers = self.context.get_response_headers(idx)
+        processor = self.context.request_processor[idx]
+        headers = processor.get_response_headers()
         if STREAM_HEADER in headers:
             headers[STREAM_HEADER] = "false"
         if self._failures and idx in self._failures:
             return self._failures[idx]
-        return answers.answer(self.context, idx, value, self._limit_bytes)
+        return answers.answer(processor, value, self._limit_bytes)
 
     def _part(self, response: PredictResponse, idx: int, request_id: str) -> Part | None:
         position = self._position(idx, request_id)
@@ -99,4 +100,4 @@ class PartDoor:
         context = response.context or self.context
         if response.ts_stream_next:
             context.set_response_header(idx, STREAM_HEADER, "true")
-        return answers.answer(context, idx, response.ret[idx], self._limit_bytes)
+        return answers.answer(context.request_processor[idx], response.ret[idx], self._limit_bytes)

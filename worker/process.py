@@ -119,10 +119,11 @@ class Worker:
 
     def done(self, lease: int, handler_us: int, replies: list[wire.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
-        items, frames = [], list[Payload]()
+        items: list[m.CompletedItem] = []
+        frames: list[Payload] = []
         for reply in replies:
             meta, own_frames = wire.pack_response(reply)
-            ended = (*ends, *ended_sequences(reply, self._end_header))
+            ended = (*ends, *ended_sequences(reply, self._end_header)) if reply.headers else ends
             items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
             frames += own_frames
         self.leases.completed(lease, handler_us, tuple(items), frames)
@@ -139,9 +140,10 @@ class Worker:
     def _turn(self, engine: Engine) -> None:
         """Take in what came, send what waits, and keep in touch."""
         self._take_in(engine)
-        self._send_measured(is_idle=not self.leases.has_waiting)
+        now = clock.monotonic()
+        self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush()
-        self._keep_in_touch()
+        self._keep_in_touch(now)
 
     def _take_in(self, engine: Engine) -> None:
         while received := self._link.receive():
@@ -183,16 +185,14 @@ class Worker:
             if self._woken is not None:
                 self._woken.set()  # the send may have taken the wake-up for what came with it
 
-    def _send_measured(self, *, is_idle: bool) -> None:
+    def _send_measured(self, now: float, *, is_idle: bool) -> None:
         if self._session.state is not State.WELCOMED:
             return
-        now = clock.monotonic()
         measured = self._measuring.due(now, is_idle=is_idle)
         if measured is not None and self._link.send(measured, self._session.epoch):
             self._measuring.sent(now)
 
-    def _keep_in_touch(self) -> None:
-        now = clock.monotonic()
+    def _keep_in_touch(self, now: float) -> None:
         match self._session.due(now):
             case "hello":
                 if not self._link.send(self._hello(), 0):
@@ -207,7 +207,7 @@ class Worker:
     def _leave(self) -> None:
         if not self._is_wanted:
             return
-        self._send_measured(is_idle=True)
+        self._send_measured(clock.monotonic(), is_idle=True)
         self._flush()
         self._link.send(m.Bye("told to stop"), self._session.epoch)
 

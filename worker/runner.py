@@ -47,25 +47,33 @@ class Runner:
 
     def run(self, door: PartDoor, batch: Batch) -> tuple[list[wire.Response], int]:
         """Answer each job of a batch, in order; also return the handler's time in us."""
-        opened = [self.open(job) for job in batch.jobs]
-        good = [item for item in opened if isinstance(item, Opened)]
-        if not good:
-            return [item for item in opened if isinstance(item, wire.Response)], 0
-        places = [(batch.lease, idx) for idx, item in enumerate(opened) if isinstance(item, Opened)]
-        output, handler_us = self.call(door, good, places, is_describe=batch.is_describe)
-        replies = self._replies(door, output, len(good))
-        if len(good) == len(opened):
-            return replies, handler_us
-        rest = iter(replies)
-        return [item if isinstance(item, wire.Response) else next(rest) for item in opened], handler_us
+        jobs: list[Opened] = []
+        places: list[Place] = []
+        unreadable: dict[int, wire.Response] = {}
+        for idx, job in enumerate(batch.jobs):
+            opened = self.open(job)
+            if isinstance(opened, Opened):
+                jobs.append(opened)
+                places.append((batch.lease, idx))
+            else:
+                unreadable[idx] = opened
+        replies: list[wire.Response] = []
+        handler_us = 0
+        if jobs:
+            output, handler_us = self.call(door, jobs, places, is_describe=batch.is_describe)
+            replies = self._replies(door, output, len(jobs))
+        for idx, reply in unreadable.items():
+            replies.insert(idx, reply)
+        return replies, handler_us
 
     def open(self, job: Job) -> Opened | wire.Response:
         """Unpack a job, or return its answer where it can't be."""
         try:
-            return rows.opened(job)
+            request, values = wire.unpack_request(job.meta, job.frames)
         except wire.WireError as error:
             logger.warning("job.unreadable: %s", error)
             return answers.failed(InternalError("The request reached its worker in pieces.", str(error)))
+        return Opened(request, values, job.sequence, job.starts_sequence)
 
     def call(
         self,
@@ -93,24 +101,25 @@ class Runner:
         self, context: Context, jobs: Sequence[Opened], *, is_describe: bool = False, known: int = 0
     ) -> list[Row]:
         """Tell the context which requests come next; return their rows, empty for known ones."""
-        context.request_ids = request_ids = {idx: job.request.request_id for idx, job in enumerate(jobs)}
-        context.request_processor = [
-            RequestProcessor(
-                rows.headers(job, self.sequence_headers, is_describe=is_describe, is_known=idx < known)
-            )
-            for idx, job in enumerate(jobs)
-        ]
+        request_ids: dict[int, str] = {}
+        processors: list[RequestProcessor] = []
+        data: list[Row] = []
+        for idx, job in enumerate(jobs):
+            row, headers = ({}, {}) if idx < known else rows.inputs(job, decode_input=self._decode_input)
+            rows.add_headers(headers, job, self.sequence_headers, is_describe=is_describe)
+            request_ids[idx] = job.request.request_id
+            processors.append(RequestProcessor(headers))
+            data.append(row)
+        context.request_ids = request_ids
+        context.request_processor = processors
         if context.metrics is not None:
             context.metrics.request_ids = request_ids
-        return [
-            {} if idx < known else rows.row(job, decode_input=self._decode_input)
-            for idx, job in enumerate(jobs)
-        ]
+        return data
 
     def ended(self, context: Context, output: object, row_count: int, handler_us: int) -> None:
         """Take note of a call's time, which counts only if it went well, as in TorchServe."""
         if isinstance(output, list) and len(output) == row_count and context.request_ids:
-            self.measuring.predicted(handler_us, tuple(context.request_ids.values()))
+            self.measuring.predicted(handler_us, context.request_ids)
 
     def _replies(self, door: PartDoor, output: object, row_count: int) -> list[wire.Response]:
         failure = answers.batch_failure(output, row_count)

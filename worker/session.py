@@ -8,7 +8,7 @@ waiting, and only afterwards may call the broker silent.
 import enum
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -113,7 +113,7 @@ class Session:
         self.state = State.GREETING
 
 
-class Job(NamedTuple):
+class Job(msgspec.Struct, frozen=True, gc=False):
     """One job of a batch as it came; `sequence` is "" unless the model batches by sequence."""
 
     meta: bytes
@@ -157,7 +157,7 @@ class Leases:
 
     def assigned(self, batch: Batch) -> None:
         """Take a batch; one that is held already came twice."""
-        if batch.lease not in self._begun and all(batch.lease != other.lease for other in self._waiting):
+        if batch.lease not in self._begun and batch.lease not in [other.lease for other in self._waiting]:
             self._waiting.append(batch)
 
     def next_batch(self) -> Batch | None:

@@ -46,7 +46,7 @@ class PointBuffer:
 
     def take(self) -> list[MetricPoint]:
         """Return the points in order, and forget them."""
-        return [self._points.popleft() for _ in range(len(self._points))]
+        return [self._points.popleft() for _ in range(len(self._points))] if self._points else []
 
 
 def metric_line(point: MetricPoint) -> str:
