@@ -89,14 +89,7 @@ def measure(options: argparse.Namespace) -> Results:
         servers={contestant.key: contestant.label for contestant in contestants},
     )
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        store = Path(folder) / "store"
-        store.mkdir()
-        archive.create(
-            store / servers.ARCHIVE,
-            model_name=servers.MODEL,
-            version="1.0",
-            handler=f"{Path(__file__).parent / 'echo_handler.py'}:handle",
-        )
+        store = make_store(Path(folder))
         starts, facts = measure_starts(contestants[:2], plan, Path(folder), store)
         checks, points = measure_load(contestants, plan, Path(folder), store)
     print("loops without a server")
@@ -110,6 +103,19 @@ def measure(options: argparse.Namespace) -> Results:
         points=tuple(points),
         loops=tuple(loops),
     )
+
+
+def make_store(folder: Path) -> Path:
+    """Make a model store with the archive that every server under test gets."""
+    store = folder / "store"
+    store.mkdir()
+    archive.create(
+        store / servers.ARCHIVE,
+        model_name=servers.MODEL,
+        version="1.0",
+        handler=f"{Path(__file__).parent / 'echo_handler.py'}:handle",
+    )
+    return store
 
 
 def measure_starts(

@@ -54,6 +54,8 @@ class Contestant:
     role_of: RoleOf
     #: Comes before everything else in PATH.
     path: str = ""
+    #: Where Python looks for modules before anywhere else; empty for what is installed.
+    python_path: str = ""
 
 
 def require_java() -> None:
@@ -75,6 +77,13 @@ def torchrelay(gateway_processes: int) -> Contestant:
          "--state-dir", "state", "--cache-dir", "cache"),
         torchrelay_role,
     )  # fmt: skip
+
+
+def torchrelay_at(tree: Path, key: str, plan: Plan) -> Contestant:
+    """Describe `torchrelay serve` of the sources in a folder, run by this environment."""
+    _, *options = torchrelay(plan.gateway_processes).command
+    command = (sys.executable, "-c", "from cli.main import main; main()", *options)
+    return Contestant(key, key, command, torchrelay_role, python_path=str(tree))
 
 
 def torchserve(venv: Path, *, is_quiet: bool = False) -> Contestant:
@@ -229,7 +238,8 @@ def _environment(contestant: Contestant, home: Path) -> dict[str, str]:
     ours = {name: value for name, value in environment().items() if not name.startswith("TS_")}
     temporary = str(home / "tmp")
     path = f"{contestant.path}:{ours.get('PATH', '')}" if contestant.path else ours.get("PATH", "")
-    return ours | {"PATH": path, "TMPDIR": temporary, "TEMP": temporary}
+    made = {"PATH": path, "TMPDIR": temporary, "TEMP": temporary}
+    return ours | made | ({"PYTHONPATH": contestant.python_path} if contestant.python_path else {})
 
 
 def _note_start(server: Server) -> None:
