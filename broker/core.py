@@ -210,7 +210,7 @@ class BrokerCore:
                 self.fleet.add_node(peer, hello, now)
                 self.management.is_dirty = True
                 if is_new:
-                    self._report(logging.INFO, "node.joined", node=hello.name, held=len(hello.workers))
+                    self._report_node(self.fleet.nodes[peer], held=len(hello.workers))
             case m.HelloWorker():
                 if not self._greet_worker(peer, hello, now):
                     return
@@ -218,6 +218,12 @@ class BrokerCore:
         self._send(peer, m.Welcome(beat_ms, int(self.settings.peer_timeout_s * 1000), is_new))
         if isinstance(hello, m.HelloGateway) and self.settings.token_authorization:
             self._send(peer, self.keys.message(now))
+
+    def _report_node(self, node: Node, held: int) -> None:
+        self._report(logging.INFO, "node.joined", node=node.name, held=held)
+        if node.name != node.own_name:
+            self._report(logging.WARNING, "node.name_taken", node=node.name, own_name=node.own_name,
+                         advice="unless it has just been restarted, give it another --name")  # fmt: skip
 
     def _peer_tables(self) -> dict[type[m.Message], dict[bytes, Any]]:  # Any: only keys are read
         return {m.HelloGateway: self.gateways, m.HelloNode: self.fleet.nodes, m.HelloWorker: self._workers}
@@ -380,6 +386,7 @@ class BrokerCore:
 
     def _on_node_bye(self, node: Node, event: Received, now: float) -> None:
         node.is_leaving = True
+        self.fleet.name_nodes()
         for worker in self.fleet.of_node(node.peer):
             if worker.state is WorkerState.READY:
                 worker.move(WorkerState.DRAINING, now)

@@ -4,6 +4,7 @@ Pure: `reconcile` compares targets with what nodes report and returns orders; `e
 why a version hasn't what it wants. Leases hang on workers here, but are `core`'s business.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -36,6 +37,8 @@ class Node:
     is_leaving: bool = False
     #: Memory in use as it last measured, by device; the host's is under `cpu`.
     used_bytes: dict[str, int] = field(default_factory=dict)
+    #: What it calls itself; `name` differs where another node has taken that, see `Fleet.name_nodes`.
+    own_name: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -207,17 +210,19 @@ class Fleet:
         """Take in a node, and the workers it holds that are not known."""
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
-        self.nodes[peer] = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving)
-        self._awaited.discard(hello.name)
+        node = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
+        self.nodes[peer] = node
+        self.name_nodes()
+        self._awaited.discard(node.name)
         for held in hello.workers:
             worker = self.workers.get(held.worker_id)
             if worker is None:
                 self._enter(Worker(
-                    held.worker_id, (held.model, held.version), held.archive, held.device, hello.name,
+                    held.worker_id, (held.model, held.version), held.archive, held.device, node.name,
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
             else:
-                worker.node = peer
+                worker.node, worker.node_name = peer, node.name
 
     def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
         """Enter a worker that says it is ready.
@@ -228,7 +233,9 @@ class Fleet:
         if worker is not None and not _is_who_it_says(worker, peer, hello):
             return None
         if worker is None:
-            node = next((n.peer for n in self.nodes.values() if n.name == hello.node), None)
+            # Of two with that name the one that holds it will say so.
+            homes = [node.peer for node in self.nodes.values() if node.own_name == hello.node]
+            node = homes[0] if len(homes) == 1 else None
             worker = self._enter(Worker(
                 hello.worker_id, (hello.model, hello.version), hello.archive, hello.device, hello.node,
                 node, WorkerState.STARTING, since=now, last_heard=now,
@@ -243,7 +250,23 @@ class Fleet:
     def remove_node(self, peer: bytes) -> list[Worker]:
         """Drop a node; return the workers that are lost with it."""
         self.nodes.pop(peer, None)
+        self.name_nodes()
         return self.of_node(peer)
+
+    def name_nodes(self) -> None:
+        """Call each node by a name of its own: who comes second is `name-2`, until the first one leaves.
+
+        So a node that restarts has its name again as soon as its former self is seen to be gone.
+        """
+        taken: set[str] = set()
+        for node in sorted(self.nodes.values(), key=lambda node: node.is_leaving):
+            others = (f"{node.own_name}-{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([node.own_name], others) if name not in taken)
+            taken.add(name)
+            if name != node.name:
+                node.name = name
+                for worker in self.of_node(node.peer):
+                    worker.node_name = name
 
     def remove_worker(self, worker: Worker, now: float) -> None:
         """Drop a worker whose process is gone."""

@@ -85,6 +85,8 @@ def _check_workers(core: BrokerCore) -> None:
         live = [worker for worker in fleet.workers.values()
                 if worker.key == (record.model, record.version) and worker.state in LIVE]  # fmt: skip
         assert len(live) <= record.max_workers, f"{record.model} has {len(live)} of {record.max_workers}"
+    names = [node.name for node in fleet.nodes.values()]
+    assert len(names) == len(set(names)), "two nodes have one name"
     for node in fleet.nodes.values():
         new = [w for w in fleet.of_node(node.peer) if w.state in LIVE]
         assert len(new) <= max(node.slots, len(new) if node.is_leaving else node.slots)

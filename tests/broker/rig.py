@@ -278,7 +278,7 @@ class Rig:
         return [self.worker_ready(order, node) for order in self.take(node, m.StartWorker)]
 
     def worker_ready(self, order: m.StartWorker, node: bytes = NODE) -> bytes:
-        return self.worker_ready_again(order, self.core.fleet.nodes[node].name)
+        return self.worker_ready_again(order, self.core.fleet.nodes[node].own_name)
 
     def worker_ready_again(self, order: m.StartWorker, name: str) -> bytes:
         """Let a worker say hello; its node, called `name`, need not be here."""
