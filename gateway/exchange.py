@@ -33,6 +33,8 @@ JOINED_LIMIT_BYTES = 64 * 1024
 UNREAD_LIMIT_BYTES = 64 * 1024
 
 _STATUS_LINES = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+#: For statuses without a phrase of their own, by their hundreds, as TorchServe calls them.
+_KINDS = {1: "Informational", 2: "Success", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
 _BODILESS = (204, 304)
 
 
@@ -216,7 +218,10 @@ class Exchange:
         """Make the head, which waits for the first piece of the body."""
         status, reason = message["status"], message.get("reason")
         line = _STATUS_LINES.get(status) if reason is None else None
-        head = [line or f"HTTP/1.1 {status} {reason or ''}\r\n".encode("latin-1")]
+        if line is None:
+            phrase = _phrase(status) if reason is None else reason
+            line = f"HTTP/1.1 {status} {phrase}\r\n".encode("latin-1")
+        head = [line]
         is_sized = False
         for name, value in message["headers"]:
             head.append(b"%s: %s\r\n" % (name, value))
@@ -253,3 +258,7 @@ def _chunk(body: bytes, *, is_last: bool) -> bytes:
     """Frame a piece of a body; an empty one has no frame of its own, since that would end the body."""
     chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return chunk + b"0\r\n\r\n" if is_last else chunk
+
+
+def _phrase(status: int) -> str:
+    return f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"

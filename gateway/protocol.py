@@ -30,7 +30,7 @@ MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
 #: How long a client may take to read anything of a response that is larger than the buffers.
 STALLED_S = 60.0
 
-_REQUEST_LINE = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r\n")
+_REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
 
 
 class GatewayProtocol(asyncio.Protocol):

@@ -95,7 +95,8 @@ class Broker:
                 continue
             told = json.dumps(dict(request.headers)).encode() if item.model == "headers" else bytes(values[0])
             status, _, reason = (item.version or "200").partition(" ")
-            meta, body = wire.pack_response(wire.Response(int(status), reason, (), told))
+            error = ("PredictionFailed", "so it is", "") if item.model == "raises" else None
+            meta, body = wire.pack_response(wire.Response(int(status), reason, (), told, error))
             answered = messages.Answered((messages.AnsweredItem(item.job, meta, len(body)),))
             self._say(router, peer, answered, tuple(body))
 
@@ -243,6 +244,17 @@ def test_status_and_reason_are_the_handlers(served: Served, version: str, status
     assert (response.status, response.reason, body) == (status, reason, b"x")
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"), [(418, "I'm a Teapot"), (599, "Server Error (599)"), (999, "Unknown Status (999)")]
+)
+def test_a_status_that_the_handler_raised_has_a_phrase_though_http_knows_none(
+    served: Served, status: int, reason: str
+) -> None:
+    response, body = served.predict(f"/predictions/raises/{status}")
+    assert (response.status, response.reason) == (status, reason)
+    assert json.loads(body)["code"] == status
+
+
 def test_header_names_reach_the_handler_as_the_client_spelled_them(served: Served) -> None:
     sent = {"X-Golden": "1", "Authorization": "Bearer k"}
     told = json.loads(served.predict("/predictions/headers", headers=sent)[1])
@@ -278,6 +290,7 @@ def test_a_body_that_is_said_to_be_too_large_is_refused_at_once_and_bare(served:
         (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /ping HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 9000 + b"\r\n\r\n", 400),
         (b"BREW /ping HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"post /ping HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     ],
 )
