@@ -19,6 +19,8 @@ PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 #: Where the broker listens unless told otherwise.
 DEFAULT_BROKER_ADDRESS = "tcp://127.0.0.1:7700"
+#: How much a node keeps of models and environments unless told otherwise.
+DEFAULT_CACHE_LIMIT_BYTES = 200_000_000_000
 
 
 class SettingsError(ValueError):
@@ -225,6 +227,9 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     slots: Positive = 32
     #: Archives by hash and unpacked models; shared by every node of a host, and kept between runs.
     cache_dir: str
+    #: Bytes kept in cache_dir: of what no worker of this host uses, the least recently used goes. Room for
+    #: a dozen language models, so that going back to an earlier version seldom fetches it again.
+    cache_limit_bytes: Positive = DEFAULT_CACHE_LIMIT_BYTES
     #: Threads of torch in each worker on a cpu; 0 shares the host's cpus evenly among 2 workers or more.
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.

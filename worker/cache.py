@@ -1,8 +1,8 @@
 """Archives on this host: fetched once by hash, checked, unpacked once; shared by every node of the host.
 
 `archives/<sha256>.mar` is whole and checked, `<sha256>.part` on its way, `models/<sha256>/` unpacked.
-Whoever writes any of them holds the lock on `archives/<sha256>.lock`. Disk work that takes long runs in a
-small thread pool; everything else belongs to the node's event loop.
+Whoever writes any of them holds the lock on `archives/<sha256>.lock`; `worker.shelf` drops what is too much.
+Disk work that takes long runs in a small thread pool; everything else belongs to the node's event loop.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal
 
 from shared import archive
 from shared import messages as m
 from shared.errors import RelayError, StoreFailed
+from worker.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class ArchiveCache:
         loop = asyncio.get_running_loop()
         target = self._archives / f"{name}.mar"
         while not target.exists():
-            with self._try_lock(name) as is_mine:
+            with try_lock(self._archives / f"{name}.lock") as is_mine:
                 if is_mine and not target.exists():
                     await self._download(name, total_bytes)
             if not is_mine:
@@ -204,17 +204,6 @@ class ArchiveCache:
                 raise download.failure
             download.changed.clear()
             self._report(download.name, "fetching", download.here_bytes, download.total_bytes)
-
-    @contextmanager
-    def _try_lock(self, name: str) -> Iterator[bool]:
-        """Hold the archive's lock, or tell that another node of this host does."""
-        with (self._archives / f"{name}.lock").open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
     def _unpack(self, name: str, called: str) -> None:
         """Unpack beside its place and move it there, so that a folder that is there is whole."""

@@ -1,6 +1,7 @@
 """Locks between the processes of a host, as flocks on files: they end with their holder."""
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,9 @@ class SharedLock:
         """Wait for whoever holds it alone, which is never for long, and hold it."""
         self._file = file.open("ab")
         fcntl.flock(self._file, fcntl.LOCK_SH)
+        os.utime(self._file.fileno())
 
     def release(self) -> None:
-        """Let go."""
+        """Let go; the file's time tells when."""
+        os.utime(self._file.fileno())
         self._file.close()

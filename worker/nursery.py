@@ -20,10 +20,12 @@ from worker import host, variables
 from worker.cache import ArchiveCache, Phase
 from worker.children import Launcher
 from worker.dependencies import Environment, Installer, InstallFailed, requirements
+from worker.locks import SharedLock
 from worker.measuring import PrintedMetrics
 from worker.model_log import ModelLog
 from worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
 from worker.output import OutputPipe, StatusPipe
+from worker.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class Ward(msgspec.Struct, eq=False):
     #: Why it was told to stop; empty while it is wanted.
     stop_reason: str = ""
     progress_at: float = 0.0
+    #: On the model and the environment that it uses.
+    locks: list[SharedLock] = []
 
 
 class Nursery:
@@ -75,6 +79,7 @@ class Nursery:
         root = Path(settings.cache_dir).resolve()
         self.cache = ArchiveCache(root, tell, self._on_progress)
         self._installer = Installer(root, self._variables)
+        self._shelf = Shelf(root, settings.cache_limit_bytes)
         self._model_log = ModelLog(Path(settings.model_log)) if settings.model_log else None
         self._metrics = PrintedMetrics(tell)
 
@@ -92,7 +97,7 @@ class Nursery:
         """Start a worker; what comes of it is told."""
         if order.worker_id in self._wards:
             return  # the order was repeated
-        ward = Ward(order)
+        ward = Ward(order, locks=[])
         self._wards[order.worker_id] = ward
         ward.arrival = asyncio.create_task(self._raise(ward))
 
@@ -160,9 +165,11 @@ class Nursery:
     async def _raise(self, ward: Ward) -> None:
         start = ward.start
         try:
+            ward.locks.append(self._shelf.use_model(start.archive))
             folder = await self.cache.provide(start.archive, start.archive_bytes, start.url)
             environment = await self._install(ward, folder) if start.install_dependencies else None
             self._fork(ward, folder, environment)
+            await asyncio.to_thread(self._shelf.tidy)
         except InstallFailed as error:
             # TorchServe's words, then the installer's.
             reason = f"Custom pip package installation failed for model {start.model}: {error}"
@@ -176,6 +183,7 @@ class Nursery:
         wanted = requirements(folder, start.archive)
         if wanted is None:
             return None
+        ward.locks.append(self._shelf.use_environment(wanted.key))
         progress = m.WorkerProgressed(start.worker_id, "installing")
         return await self._installer.provide(
             wanted,
@@ -279,6 +287,8 @@ class Nursery:
         """Let a worker go and tell why it ended: in its own words, or by how it ended."""
         worker_id = ward.start.worker_id
         del self._wards[worker_id]
+        for lock in ward.locks:
+            lock.release()
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
         out_of_memory = False
         if ward.process is not None:

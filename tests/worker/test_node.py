@@ -260,6 +260,20 @@ def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fl
     assert hello.worker_id == 2
 
 
+def test_above_its_limit_the_cache_drops_models_that_no_worker_uses(fleet: Fleet) -> None:
+    fleet.start_node(cache_limit_bytes=1)
+    fleet.join()
+    first, second = load(fleet), load(fleet)
+    fleet.broker.send(fleet.node, m.StopWorker(first.hello.worker_id, True, "no longer wanted"))
+    fleet.broker.expect(m.WorkerExited)
+    third = load(fleet)
+    models = fleet.folder / "cache" / "models"
+    eventually(lambda: not (models / first.hello.archive).exists())
+    assert {entry.name for entry in models.iterdir()} == {second.hello.archive, third.hello.archive}
+    submit(fleet, second.worker, b"still here")
+    assert answers(fleet)[0].body == b"still here"
+
+
 def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Fleet) -> None:
     fleet.start_node(metric_time_interval_s=0.2)
     fleet.broker.until(lambda: len(fleet.broker.all(m.NodeMeasured)) >= 2)
