@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 
-.PHONY: serve test check clean
+.PHONY: serve test check compare-torchserve clean
 
 # The demo: both example models in the foreground. What is there already is not made again.
 serve: .venv/.demo models/.built
@@ -23,6 +23,16 @@ check: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/pytest -q -m "not integration and not gpu"
+
+# The same requests to the real TorchServe (needs Java 17) and to ours; takes about twenty minutes.
+compare-torchserve: .venv/.dev build/torchserve-venv/.made
+	$(BIN)/python -m tests.compatibility.compare --torchserve build/torchserve-venv/bin/torchserve
+
+build/torchserve-venv/.made: constraints.txt
+	$(PYTHON) -m venv build/torchserve-venv
+	build/torchserve-venv/bin/python -m pip install --quiet --constraint constraints.txt torch torchserve \
+	    setuptools pyyaml pillow numpy
+	touch $@
 
 clean:
 	rm -rf .venv models .torchrelay build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Our server held against the real TorchServe: what it answered, recorded or asked anew."""

@@ -1,0 +1,76 @@
+"""Asks the real TorchServe and ours the same, and names every difference that the documentation doesn't.
+
+    python -m tests.compatibility.compare --torchserve PATH/bin/torchserve [--group REGEX]
+
+The requests are those of `tests/golden` and of `more_cases`; TorchServe is asked anew, not remembered.
+One server at a time, on a loopback address of this run's own.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.compatibility import expected, more_cases, replaying
+from tests.integration.fleet import own_address
+
+import record  # isort: skip  # these two are tests/golden's; more_cases has made them importable
+import replay  # isort: skip
+
+
+def main() -> int:
+    """Compare the two; return 0 if they differ only where they are meant to."""
+    options = _parse()
+    address = own_address()
+    wanted = expected.differences(expected.DOCUMENT.read_text(encoding="utf-8"))
+    unexpected = 0
+    with tempfile.TemporaryDirectory(prefix="compare") as scratch:
+        store, recorded = Path(scratch, "store"), Path(scratch, "recorded")
+        recorded.mkdir()
+        replaying.build_store(store)
+        more_cases.build(store)
+        for group, server, listed in more_cases.FILES:
+            if not re.search(options.group, group):
+                continue
+            record.record_file(group, server, listed, _recorder(options.torchserve, store, recorded, address))
+            transcript = recorded / f"{group}.jsonl"
+            found = replaying.replay(transcript, store, address, Path(scratch))
+            for case, how in sorted(found.items()):
+                is_meant = case in wanted.get(group, frozenset())
+                unexpected += not is_meant
+                print(f"{'as documented' if is_meant else 'DIFFERENT'} {group}/{case}: {how}")
+    print(f"{unexpected} differences that docs/compatibility.md doesn't list")
+    return 1 if unexpected else 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--torchserve", required=True, help="the real one, of a virtual environment of its own"
+    )
+    parser.add_argument("--group", default="", metavar="REGEX", help="only groups of such a name")
+    options = parser.parse_args()
+    if shutil.which(options.torchserve) is None:
+        parser.error(f"{options.torchserve} isn't there; `make compare-torchserve` installs it")
+    return options
+
+
+def _recorder(torchserve: str, store: Path, recorded: Path, address: str) -> argparse.Namespace:
+    """Return what `record` wants of its command line."""
+    start = f"{torchserve} --start --foreground --model-store {{store}} --ts-config {{config}} {{flags}}"
+    parser = replay.parser()
+    parser.add_argument("--out")
+    parser.add_argument("--width", type=int)
+    options: argparse.Namespace = parser.parse_args(
+        ["--quiet", "--out", str(recorded), "--store", str(store), "--start-cmd", start,
+         *replaying.listeners(address), "-"]
+    )  # fmt: skip
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

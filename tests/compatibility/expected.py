@@ -1,0 +1,19 @@
+"""The differences from TorchServe that are meant, read from where its users read of them."""
+
+import re
+from collections.abc import Set
+from pathlib import Path
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
+HEADING = "## Recorded answers that differ on purpose"
+#: A row of that section's table begins with a case, as `transcript/case`.
+_ROW = re.compile(r"^\| `([^`/]+)/([^`]+)` \|", re.MULTILINE)
+
+
+def differences(document: str) -> dict[str, Set[str]]:
+    """Return the cases that differ, by the name of their transcript."""
+    section = document.partition(HEADING)[2].partition("\n## ")[0]
+    found: dict[str, set[str]] = {}
+    for transcript, case in _ROW.findall(section):
+        found.setdefault(transcript, set()).add(case)
+    return dict(found)

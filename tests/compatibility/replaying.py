@@ -1,0 +1,47 @@
+"""Runs the replayer of `tests/golden` against a server that it starts, and reads what it prints."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+BIN = Path(sys.executable).parent
+#: `torchserve` as its users start it; ours, beside the interpreter that runs the tests.
+START = f"{BIN / 'torchserve'} --start --foreground --model-store {{store}} --ts-config {{config}} {{flags}}"
+#: What our answers may have beyond TorchServe's: a 5xx says why.
+EXTRA_FIELDS = "details"
+
+_DIFFERENCE = re.compile(r"^FAIL [^/\s]+\.jsonl/([^:\s]+): (.*)$", re.MULTILINE)
+
+
+def build_store(folder: Path) -> None:
+    """Build every archive that the transcripts name, with PyPI's archiver."""
+    subprocess.run([sys.executable, GOLDEN / "build_store.py", folder], check=True, stdout=subprocess.DEVNULL)
+
+
+def listeners(address: str) -> list[str]:
+    """Return the replayer's options for a server on a loopback address of its own."""
+    return [
+        "--inference", f"http://{address}:8080",
+        "--management", f"http://{address}:8081",
+        "--metrics", f"http://{address}:8082",
+    ]  # fmt: skip
+
+
+def replay(transcript: Path, store: Path, address: str, scratch: Path) -> dict[str, str]:
+    """Replay one transcript against a fresh server of ours; return what differs, by case."""
+    done = subprocess.run(
+        [sys.executable, GOLDEN / "replay.py", "--quiet", "--extra", EXTRA_FIELDS, "--keep",
+         "--scratch", scratch, "--store", store, "--start-cmd", START, *listeners(address), transcript],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = dict(_DIFFERENCE.findall(done.stdout))
+    # Whatever else made it fail, a server that didn't start for one, must not pass for agreement.
+    if done.returncode and not found:
+        raise AssertionError(f"{done.stdout}{done.stderr}{_log(scratch)}")
+    return found
+
+
+def _log(scratch: Path) -> str:
+    return "".join(path.read_text(errors="replace")[-4000:] for path in scratch.glob("*/server.log"))
