@@ -1,0 +1,100 @@
+"""Answers in parts, from the handler to the client, through real processes."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from shared import archive
+from tests.integration.fleet import Fleet, fleet
+from tests.support import eventually
+
+pytestmark = pytest.mark.integration
+
+STREAMS_HANDLER = """
+import os, time
+from ts.handler_utils.utils import send_intermediate_predict_response
+
+def handle(data, context):
+    if data is None:
+        return None
+    count, mode = (bytes(data[0]["body"]).decode() + " ").split(" ")[:2]
+    context.set_response_content_type(0, "text/event-stream")
+    for number in range(int(count)):
+        send_intermediate_predict_response([f"part {number};"], context.request_ids, "", 200, context)
+        print("sent part", number)
+        time.sleep(float(mode.removeprefix("slow") or "0") if mode.startswith("slow") else float("0"))
+    if mode == "raise":
+        raise ValueError("no more")
+    if mode == "die":
+        os._exit(3)
+    return ["last"]
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("streams")
+    with fleet(folder, make_store(folder)) as made:
+        made.serve("--enable-model-api")
+        assert made.register("streams.mar", initial_workers=1, synchronous=True).status_code == 200
+        yield made
+
+
+def make_store(folder: Path) -> Path:
+    source = folder / "streams_handler.py"
+    source.write_text(STREAMS_HANDLER)
+    (folder / "store").mkdir()
+    archive.create(folder / "store" / "streams.mar", model_name="streams", version="1.0", handler=str(source))
+    return folder / "store"
+
+
+def stream(served: Fleet, body: str) -> AbstractContextManager[httpx.Response]:
+    url = f"{served.inference}/predictions/streams"
+    return served.http.stream("POST", url, content=body.encode())
+
+
+def test_parts_come_one_by_one_in_a_chunked_answer(served: Fleet) -> None:
+    with served.http.stream(
+        "POST", f"{served.inference}/predictions/streams", content=b"3 slow0.2"
+    ) as answer:
+        parts = list(answer.iter_raw())
+    assert parts == [b"part 0;", b"part 1;", b"part 2;", b"last"]
+    assert answer.status_code == 200
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["ts_stream_next"] == "true"
+    assert "content-length" not in answer.headers
+
+
+def test_without_parts_the_answer_is_an_ordinary_one(served: Fleet) -> None:
+    answer = served.predict("streams", b"0")
+    assert (answer.status_code, answer.text) == (200, "last")
+    assert "transfer-encoding" not in answer.headers
+    assert "ts_stream_next" not in answer.headers
+
+
+@pytest.mark.parametrize("ending", ["raise", "die"])
+def test_what_ends_a_stream_early_cuts_the_connection(served: Fleet, ending: str) -> None:
+    found: list[bytes] = []
+    with stream(served, f"2 {ending}") as answer, pytest.raises(httpx.RemoteProtocolError):
+        found.extend(answer.iter_raw())
+    assert b"".join(found) == b"part 0;part 1;"
+    eventually(lambda: served.ready("streams"), 60)
+    assert served.predict("streams", b"1").content == b"part 0;last"
+
+
+def test_before_the_first_part_a_failure_is_an_ordinary_error(served: Fleet) -> None:
+    answer = served.predict("streams", b"0 raise")
+    assert answer.status_code == 503
+    assert answer.json()["message"] == "Prediction failed"
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_the_worker_to_others(served: Fleet) -> None:
+    with served.http.stream(
+        "POST", f"{served.inference}/predictions/streams", content=b"5 slow0.2"
+    ) as answer:
+        assert next(answer.iter_raw()) == b"part 0;"
+    assert served.predict("streams", b"1").content == b"part 0;last"
