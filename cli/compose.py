@@ -13,6 +13,7 @@ import msgspec
 from cli.machine import Machine
 from shared import snapshot, ts_keys
 from shared.settings import (
+    DEFAULT_CACHE_LIMIT_BYTES,
     BrokerSettings,
     GatewaySettings,
     NodeSettings,
@@ -86,6 +87,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     cache_dir: str
     socket_dir: str
+    cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
     #: The weakest source; see above.
     defaults: Said = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
@@ -167,6 +169,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         devices=_devices(options.devices, gpus, machine.gpus),
         slots=options.slots or default_slots(machine),
         cache_dir=options.cache_dir,
+        cache_limit_bytes=options.cache_limit_bytes,
         stop_grace_s=1.0,
         model_log=options.model_log,
     )

@@ -37,6 +37,10 @@ Devices = Annotated[
 CacheDir = Annotated[
     str | None, typer.Option(metavar="DIR", help="Unpacked archives. [default: ~/.cache/torchrelay]")
 ]
+CacheLimit = Annotated[
+    int,
+    typer.Option("--cache-limit-gb", metavar="GB", min=1, help="Above it, what no worker uses is dropped."),
+]
 Broker = Annotated[str, typer.Option("--broker", metavar="ADDR", help="The broker's address.")]
 Insecure = Annotated[
     bool,
@@ -90,3 +94,5 @@ TorchServeFlag = Annotated[
 DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEFAULT_INFERENCE = "http://127.0.0.1:8080"
 DEFAULT_BROKER = "tcp://127.0.0.1:7700"
+DEFAULT_CACHE_LIMIT_GB = 200
+GIGABYTE = 1_000_000_000

@@ -96,6 +96,7 @@ def worker(
     device: options.Devices = None,
     slots: options.Slots = None,
     cache_dir: options.CacheDir = None,
+    cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     ts_config: options.TsConfigFile = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
@@ -114,6 +115,7 @@ def worker(
         devices=tuple(device or ["auto"]),
         slots=slots or compose.default_slots(here),
         cache_dir=prepare.cache_dir(cache_dir, environment()),
+        cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
     )
     _run("worker", settings, verbose, json_logs)
 

@@ -41,6 +41,7 @@ def serve(
     slots: options.Slots = None,
     device: options.Devices = None,
     cache_dir: options.CacheDir = None,
+    cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
     torchserve_flag: options.TorchServeFlag = False,
@@ -72,6 +73,7 @@ def serve(
         own = compose.Options(
             state_dir=str(made.state),
             cache_dir=prepare.cache_dir(cache_dir, environ),
+            cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
             socket_dir=made.sockets,
             broker_address=broker,
             gateway_processes=gateway_processes,

@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli import compose, machine
+from cli import compose, machine, options
 from cli.machine import Machine
 from shared import ts_config
-from shared.settings import LoadAtStart, SettingsError
+from shared.settings import DEFAULT_CACHE_LIMIT_BYTES, LoadAtStart, SettingsError
 from shared.ts_config import Said, TsConfig
 
 PC = Machine(name="pc", cpus=4, gpus=0)
@@ -127,6 +127,12 @@ def test_a_model_starts_with_a_worker_per_gpu_or_else_per_cpu(
 ) -> None:
     made = plan(file=file, machine=here, devices=devices)
     assert (made.node.devices, made.broker.startup_workers_per_model) == (wanted, workers)
+
+
+def test_the_cache_has_the_limit_that_was_said_or_the_settings_own() -> None:
+    assert options.DEFAULT_CACHE_LIMIT_GB * options.GIGABYTE == DEFAULT_CACHE_LIMIT_BYTES
+    assert plan().node.cache_limit_bytes == DEFAULT_CACHE_LIMIT_BYTES
+    assert plan(cache_limit_bytes=5).node.cache_limit_bytes == 5
 
 
 def test_slots_suffice_for_a_model_on_every_cpu_of_a_large_machine() -> None:
