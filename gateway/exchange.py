@@ -65,8 +65,9 @@ class Exchange:
     """A request, its response, and the coroutine that makes the one of the other.
 
     PERF: it drives that coroutine itself instead of by an asyncio Task: the first step needs no turn of
-    the loop, and any other runs as soon as what it waits for is there. What the application gives up for
-    it is `asyncio.current_task()`, and with it `asyncio.timeout`.
+    the loop, and any other runs as soon as what it waits for is there. With a Task, and uvicorn's own
+    class in this one's place, a request took 48,000 instructions more, a fifth of all. What the
+    application gives up for it is `asyncio.current_task()`, and with it `asyncio.timeout`.
     """
 
     __slots__ = (

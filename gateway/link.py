@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 #: Messages read before other callbacks have their turn.
 RECEIVE_BUDGET = 256
-#: Fine enough for beats, slow requests (0.1 s) and outages; 20 wake-ups a second cost nothing that shows.
+#: Fine enough for beats and outages; 20 wake-ups a second cost nothing that shows.
 TICK_S = 0.05
 #: What may still go out when the process stops: the goodbye.
 LINGER_MS = 1000
@@ -48,8 +48,9 @@ R = TypeVar("R")
 class Waiter(Pending, Generic[T]):
     """What a request awaits: a reply, or an answer, which may come in parts.
 
-    PERF: it is the session's record and a future in one: three objects less for a request, and whoever
-    awaits it goes on at once instead of at the loop's next turn, which only an asyncio Task needs.
+    PERF: it is the session's record and a future in one, and whoever awaits it goes on at once instead
+    of at the loop's next turn, which only an asyncio Task needs: an asyncio future alone takes 2,600
+    instructions to make, and as many again to wake somebody up.
     """
 
     __slots__ = ("_asyncio_future_blocking", "_backlog_bytes", "_callback", "_link", "_outcomes", "_wanted")

@@ -161,6 +161,17 @@ def test_a_head_above_the_limit_is_refused_unread() -> None:
         wire.decode(b"\x00" * (wire.HEAD_LIMIT_BYTES + 1))
 
 
+def test_a_requests_head_comes_before_its_headers_and_keeps_every_byte() -> None:
+    head = wire.head([b"X-Name", b"caf\xe9", b"x-empty", b""])
+    request, _ = wire.unpack_request(wire.pack_request("id", [("explain", "True")], [], head)[0], ())
+    assert request.headers == (("X-Name", "caf\xe9"), ("x-empty", ""), ("explain", "True"))
+
+
+def test_a_head_with_half_a_header_is_no_request() -> None:
+    with pytest.raises(wire.WireError):
+        wire.unpack_request(wire.pack_request("id", [], [], b"name")[0], ())
+
+
 @given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9), st.binary(max_size=20_000)), max_size=12))
 def test_requests_survive_the_wire_inline_or_as_frames(inputs: list[tuple[str, str, bytes]]) -> None:
     meta, frames = wire.pack_request("id", [("A", "b")], inputs)
