@@ -1,6 +1,7 @@
 """The node's end of its launcher: starts it, gives it orders, takes its reports."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ class Launcher:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
-            command = [sys.executable, "-P", "-m", "worker.launcher", str(theirs.fileno())]
+            arguments = [str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-P", "-m", "worker.launcher", *arguments]
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables
             )
