@@ -219,7 +219,11 @@ class Jobs:
             self._assign(queue, queue.take(1), record, worker, now)
 
     def _hand_out_sequences(self, queue: SequenceQueue, record: VersionRecord, now: float) -> None:
-        """Give each worker of the jobs that may run there; a new sequence goes where the fewest are."""
+        """Give each worker of the jobs that may run there; a new sequence goes where the fewest are.
+
+        Among equals workers take turns, as in TorchServe: what a handler forgot to forget of a sequence
+        that is over isn't taken up by the next one of its name.
+        """
         beside = policy.leases_beside(record)
         workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
         room = {
@@ -234,7 +238,8 @@ class Jobs:
             free = [worker for worker in workers if room[worker] > len(queue.ready(worker.worker_id))]
             if not free:
                 break
-            queue.adopt(min(free, key=lambda w: (queue.load(w.worker_id), w.worker_id)).worker_id)
+            home = min(free, key=lambda w: (queue.load(w.worker_id), w.last_assigned_at, w.worker_id))
+            queue.adopt(home.worker_id)
         for worker in workers:
             while room[worker] > 0 and (ready := queue.ready(worker.worker_id)):
                 if not beside and self._waits_for_company(queue, ready, record, now):

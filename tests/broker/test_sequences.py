@@ -51,6 +51,19 @@ def test_a_sequence_stays_with_its_worker_though_another_is_idle() -> None:
     assert homes["a"] != homes["b"], "new sequences go where the fewest are"
 
 
+def test_after_a_sequence_was_idle_for_too_long_its_name_begins_anew_on_another_worker() -> None:
+    rig = Rig()
+    workers = rig.ready_rig(workers=2, config=config(sequence_max_idle_ms=1000))
+    homes = []
+    for job in (1, 2, 3):
+        rig.submit(job, sequence="a")
+        home, batch = next((w, found[0]) for w in workers if (found := rig.take(w, m.Assign)))
+        homes.append(home)
+        rig.complete(home, batch)
+        rig.pass_time(1.1)
+    assert homes[0] != homes[1] != homes[2]
+
+
 def test_a_job_of_no_sequence_is_given_one_of_its_own() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig(config=config())
