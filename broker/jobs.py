@@ -221,8 +221,7 @@ class Jobs:
     def _hand_out_sequences(self, queue: SequenceQueue, record: VersionRecord, now: float) -> None:
         """Give each worker of the jobs that may run there; a new sequence goes where the fewest are.
 
-        Among equals workers take turns, as in TorchServe: what a handler forgot to forget of a sequence
-        that is over isn't taken up by the next one of its name.
+        Among equals workers take turns, as in TorchServe: a handler may remember a sequence that is over.
         """
         beside = policy.leases_beside(record)
         workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
