@@ -27,7 +27,8 @@ def test_answers_are_torchserves_but_for_those_that_differ_on_purpose(
 ) -> None:
     found = replaying.replay(transcript, store, own_address(), tmp_path)
     wanted = EXPECTED.get(transcript.stem, frozenset())
-    unexpected = {case: how for case, how in found.items() if case not in wanted}
+    races = {case for name, case in expected.RACES if name == transcript.stem}
+    unexpected = {case: how for case, how in found.items() if case not in wanted | races}
     assert not unexpected
     assert not wanted - found.keys(), "these differ no more: take them off the list in the documentation"
 
