@@ -53,7 +53,9 @@ def test_a_killed_server_leaves_a_file_that_counts_for_nothing(path: Path) -> No
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [str(os.getpid()), "1", "", "junk", "-1"])
+@pytest.mark.parametrize(
+    "content", [str(os.getpid()), "1", "", "junk", "-1"], ids=["alive", "init", "empty", "junk", "negative"]
+)
 def test_a_pid_without_a_lock_is_never_taken_for_a_servers(path: Path, content: str) -> None:
     path.write_text(content)
     assert pid_file.running_pid(path) is None
