@@ -10,12 +10,12 @@ SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 serve: .venv/.demo models/.built
 	$(BIN)/torchrelay serve --model-store models --models all --enable-model-api
 
-# All that CI runs.
+# All that CI runs. Most tests wait for processes, so two go side by side; those of a file share its servers.
 test: .venv/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # What a person runs before a commit: seconds, no process started.
 check: .venv/.dev

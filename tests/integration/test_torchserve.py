@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +27,9 @@ pytestmark = pytest.mark.integration
 class TorchServe:
     """The command in a folder of its own, with a temporary folder and addresses that nobody else has."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, temporary: Path) -> None:
         self.folder = folder
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        self.temporary = temporary
         self.pid_path = self.temporary / pid_file.NAME
         host = own_address()
         self.urls = {
@@ -100,15 +100,17 @@ def _lives(process: psutil.Process) -> bool:
 @pytest.fixture
 def torchserve(tmp_path: Path) -> Iterator[TorchServe]:
     make_store(tmp_path / "models", "echo")
-    made = TorchServe(tmp_path)
-    try:
-        yield made
-    finally:
-        left = made.family()
-        made.run("--stop", "--foreground")
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill() if _lives(process) else None
+    # A path that is short enough for a socket's, which that of a test needn't be.
+    with tempfile.TemporaryDirectory() as temporary:
+        made = TorchServe(tmp_path, Path(temporary))
+        try:
+            yield made
+        finally:
+            left = made.family()
+            made.run("--stop", "--foreground")
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill() if _lives(process) else None
 
 
 def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) -> None:
