@@ -14,23 +14,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import servers, wrk
-from benchmarks.results import Plan, Point
-from benchmarks.run import make_store, measure_load
-from shared.errors import RelayError
+from benchmarks.results import Check, Plan, Point
+from benchmarks.run import FAILURES, add_load_options, make_store, measure_load, plan_of
 
 ROOT = Path(__file__).parents[1]
 GIT_LIMIT_S = 60.0
 KEYS = ("old", "new")
+#: Many short pairs: what the machine does between two of them matters less.
+PLAN = Plan(seconds=2.0, warmup_seconds=2.0, rounds=11, connections=(1, 16, 64))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pair", description=__doc__)
     parser.add_argument("old", help="a revision, or a folder that has one checked out")
     parser.add_argument("new", help="likewise")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each timed run")
-    parser.add_argument("--rounds", type=int, default=11, help="pairs of runs of each point")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--gateway-processes", type=int, default=1)
+    add_load_options(parser, PLAN)
     parser.add_argument("--loss-percent", type=float, default=5.0, help="what the new one may lose")
     return parser.parse_args(arguments)
 
@@ -39,34 +37,29 @@ def main() -> int:
     options = parse()
     try:
         wrk.require()
-        points = measure(options)
-    except (wrk.WrkFailed, servers.ServerFailed, RelayError, subprocess.SubprocessError, OSError) as error:
+        checks, points = measure(options)
+    except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
     print(report(points))
-    lost = [one for one, ratio in medians(points).items() if ratio < 1 - options.loss_percent / 100]
-    if lost:
-        print(f"{options.new} is slower than {options.old} at {lost} connections", file=sys.stderr)
-    return 1 if lost else 0
+    faults = wrong(checks, points) or slower(points, options.loss_percent)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
 
 
-def measure(options: argparse.Namespace) -> list[Point]:
+def measure(options: argparse.Namespace) -> tuple[list[Check], list[Point]]:
     """Run both revisions side by side."""
-    plan = Plan(
-        seconds=options.seconds,
-        warmup_seconds=2.0,
-        rounds=options.rounds,
-        connections=tuple(options.connections),
-        gateway_processes=options.gateway_processes,
-    )
+    plan = plan_of(options)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pair-")))
         contestants = [
-            servers.torchrelay_at(stack.enter_context(checked_out(name, folder / f"{key}-tree")), key, plan)
+            servers.torchrelay_at(
+                stack.enter_context(checked_out(name, folder / f"{key}-tree")), key, plan.gateway_processes
+            )
             for key, name in zip(KEYS, (options.old, options.new), strict=True)
         ]
-        _, points = measure_load(contestants, plan, folder, make_store(folder))
-    return points
+        return measure_load(contestants, plan, folder, make_store(folder))
 
 
 @contextmanager
@@ -75,11 +68,28 @@ def checked_out(name: str, folder: Path) -> Iterator[Path]:
     if Path(name).is_dir():
         yield Path(name).resolve()
         return
-    _git("worktree", "add", "--detach", str(folder), name)
+    _git("worktree", "add", "--quiet", "--detach", str(folder), name)
     try:
         yield folder
     finally:
         _git("worktree", "remove", "--force", str(folder))
+
+
+def wrong(checks: Sequence[Check], points: Sequence[Point]) -> list[str]:
+    """Say which revision gave answers that make its rate worthless, and how many."""
+    faults = []
+    for key in KEYS:
+        spoilt = sum(check.wrong for check in checks if check.server == key)
+        spoilt += sum(point.load.errors for point in points if point.server == key)
+        if spoilt:
+            faults.append(f"{spoilt} answers of the {key} revision were wrong: the rates can't be compared")
+    return faults
+
+
+def slower(points: Sequence[Point], loss_percent: float) -> list[str]:
+    """Say where the new revision loses more than it may."""
+    lost = [one for one, ratio in medians(points).items() if ratio < 1 - loss_percent / 100]
+    return [f"the new revision is slower at {lost} connections"] if lost else []
 
 
 def ratios(points: Sequence[Point]) -> dict[int, list[float]]:
@@ -115,8 +125,8 @@ def report(points: Sequence[Point]) -> str:
 
 
 def _git(*arguments: str) -> None:
-    command = ["git", *arguments]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=GIT_LIMIT_S)
+    """Run git, which says on stderr why it can't."""
+    subprocess.run(["git", *arguments], cwd=ROOT, check=True, timeout=GIT_LIMIT_S)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ INSTALL_LIMIT_S = 1800.0
 IDLE_S = 2.0
 CHECK_S = 2.0
 LOOP_S = 2.0
+#: What ends a run with one line: a tool or a server that did not do what every run needs.
+FAILURES = (wrk.WrkFailed, servers.ServerFailed, RelayError, subprocess.SubprocessError, OSError)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,15 +38,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--torchserve-venv", type=Path, metavar="DIR", help=made)
     parser.add_argument("--without-torchserve", action="store_true", help="measure torchrelay alone")
-    parser.add_argument("--seconds", type=float, default=plan.seconds, help="of each timed run")
-    parser.add_argument("--warmup-seconds", type=float, default=plan.warmup_seconds, help="of each server")
-    parser.add_argument("--rounds", type=int, default=plan.rounds, help="timed runs of each point")
     parser.add_argument("--start-rounds", type=int, default=plan.start_rounds, help="cold and warm starts")
-    parser.add_argument("--connections", type=int, nargs="+", default=list(plan.connections))
-    parser.add_argument("--gateway-processes", type=int, default=plan.gateway_processes, help="of torchrelay")
+    add_load_options(parser, plan)
     parser.add_argument("--report", type=Path, default=report.REPORT, metavar="FILE")
     parser.add_argument("--results", type=Path, default=report.RESULTS, metavar="FILE")
     return parser.parse_args(arguments)
+
+
+def add_load_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
+    """Add the options of every run under load; `plan` has the defaults."""
+    parser.add_argument("--seconds", type=float, default=plan.seconds, help="of each timed run")
+    parser.add_argument("--warmup-seconds", type=float, default=plan.warmup_seconds, help="of each server")
+    parser.add_argument("--rounds", type=int, default=plan.rounds, help="timed runs of each point")
+    parser.add_argument("--connections", type=int, nargs="+", default=list(plan.connections))
+    parser.add_argument("--gateway-processes", type=int, default=plan.gateway_processes, help="of torchrelay")
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Make the plan that the options of `add_load_options` describe."""
+    return Plan(
+        seconds=options.seconds,
+        warmup_seconds=options.warmup_seconds,
+        rounds=options.rounds,
+        connections=tuple(options.connections),
+        gateway_processes=options.gateway_processes,
+    )
 
 
 def main() -> int:
@@ -52,7 +70,7 @@ def main() -> int:
     try:
         wrk.require()
         results = measure(options)
-    except (wrk.WrkFailed, servers.ServerFailed, RelayError, subprocess.SubprocessError, OSError) as error:
+    except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
     report.write(results, options.results, options.report)
@@ -65,14 +83,7 @@ def main() -> int:
 
 def measure(options: argparse.Namespace) -> Results:
     """Run all benchmarks."""
-    plan = Plan(
-        seconds=options.seconds,
-        warmup_seconds=options.warmup_seconds,
-        rounds=options.rounds,
-        start_rounds=options.start_rounds,
-        connections=tuple(options.connections),
-        gateway_processes=options.gateway_processes,
-    )
+    plan = msgspec.structs.replace(plan_of(options), start_rounds=options.start_rounds)
     contestants = [servers.torchrelay(plan.gateway_processes)]
     python = None
     if not options.without_torchserve:

@@ -79,9 +79,9 @@ def torchrelay(gateway_processes: int) -> Contestant:
     )  # fmt: skip
 
 
-def torchrelay_at(tree: Path, key: str, plan: Plan) -> Contestant:
+def torchrelay_at(tree: Path, key: str, gateway_processes: int) -> Contestant:
     """Describe `torchrelay serve` of the sources in a folder, run by this environment."""
-    _, *options = torchrelay(plan.gateway_processes).command
+    _, *options = torchrelay(gateway_processes).command
     command = (sys.executable, "-c", "from cli.main import main; main()", *options)
     return Contestant(key, key, command, torchrelay_role, python_path=str(tree))
 

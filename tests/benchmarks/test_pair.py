@@ -1,13 +1,16 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import pair, servers
-from benchmarks.results import Load, Plan, Point
+from benchmarks.results import Check, Load, Point
 
 
-def point(server: str, turn: int, requests: int) -> Point:
-    load = Load(requests=requests, duration_us=1_000_000, p50_us=1.0, p99_us=1.0, refused=0, broken=0)
+def point(server: str, turn: int, requests: int, refused: int = 0, broken: int = 0) -> Point:
+    load = Load(
+        requests=requests, duration_us=1_000_000, p50_us=1.0, p99_us=1.0, refused=refused, broken=broken
+    )
     return Point(server=server, connections=64, turn=turn, load=load, cpu_s={})
 
 
@@ -20,6 +23,12 @@ def test_runs_are_compared_within_their_pair() -> None:
     assert "new/old 1.10 (1.10 to 1.10)" in pair.report(points)
 
 
+def test_a_revision_may_lose_what_was_allowed_and_no_more() -> None:
+    points = [point("old", 0, 100), point("new", 0, 94)]
+    assert pair.slower(points, 6.5) == []
+    assert pair.slower(points, 5.0) == ["the new revision is slower at [64] connections"]
+
+
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     with pair.checked_out(str(tmp_path), tmp_path / "elsewhere") as tree:
         assert tree == tmp_path
@@ -27,6 +36,27 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_revision_runs_the_same_command_with_sources_of_its_own(tmp_path: Path) -> None:
-    installed, own = servers.torchrelay(1), servers.torchrelay_at(tmp_path, "old", Plan())
+    installed, own = servers.torchrelay(1), servers.torchrelay_at(tmp_path, "old", 1)
     assert own.command[-len(installed.command) + 1 :] == installed.command[1:]
     assert own.python_path == str(tmp_path)
+
+
+def test_answers_that_are_wrong_make_no_revision_the_faster_one() -> None:
+    good = [point("old", 0, 100), point("new", 0, 100)]
+    checks = [Check(server=key, connections=64, answers=10, wrong=0) for key in pair.KEYS]
+    assert pair.wrong(checks, good) == []
+    refusing = [good[0], point("new", 0, 900, refused=890, broken=2)]
+    spoilt = [checks[0], Check(server="new", connections=64, answers=10, wrong=8)]
+    (fault,) = pair.wrong(spoilt, refusing)
+    assert fault.startswith("900 answers of the new revision were wrong")
+
+
+def test_git_says_why_a_revision_can_not_be_checked_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(subprocess.CalledProcessError),
+        pair.checked_out("no-such-revision", tmp_path / "tree"),
+    ):
+        pass
+    assert "fatal:" in capfd.readouterr().err
