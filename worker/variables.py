@@ -9,19 +9,24 @@ from shared import messages as m
 from shared.settings import SettingsError
 from worker.orders import SequenceHeaders
 
+#: Variables of our own commands begin with it; some hold keys.
+OURS = "TORCHRELAY_"
+
 
 def inherited(environment: Mapping[str, str], blacklist: str) -> dict[str, str]:
-    """Return the variables whose whole name doesn't match the blacklist, a regex; all for an empty one.
+    """Return the variables that aren't ours and whose whole name doesn't match the blacklist, a regex.
 
     Raises SettingsError for what is no regex.
     """
-    if not blacklist:
-        return dict(environment)
     try:
         unwanted = re.compile(blacklist)
     except re.error as error:
         raise SettingsError(f"blacklist_env_vars {blacklist!r} is no regular expression: {error}") from error
-    return {name: value for name, value in environment.items() if not unwanted.fullmatch(name)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(OURS) and not unwanted.fullmatch(name)
+    }
 
 
 def for_worker(

@@ -15,6 +15,12 @@ def test_variables_whose_whole_name_is_on_the_blacklist_are_kept_back() -> None:
     assert inherited(HAD, "AWS.*|HOME") == {"MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
 
 
+def test_keys_of_the_server_never_reach_a_handler() -> None:
+    keys = {"TORCHRELAY_MANAGEMENT_KEY": "k", "TORCHRELAY_KEY": "k", "TORCHRELAY_KEYS_FILE": "/keys"}
+    assert inherited({**HAD, **keys}, "") == HAD
+    assert inherited({**HAD, **keys}, "HOME|AWS.*|MY.*") == {"PYTHONPATH": "/a:/b"}
+
+
 def test_a_blacklist_that_is_no_regex_is_refused() -> None:
     with pytest.raises(SettingsError, match="blacklist_env_vars"):
         inherited(HAD, "AWS(")
