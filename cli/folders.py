@@ -36,7 +36,7 @@ def folders(state_dir: str | None) -> Iterator[Folders]:
     # $TMPDIR may be too long a path for a socket; /tmp is not.
     parent = tempfile.gettempdir()
     parent = parent if compose.fits_socket(f"{parent}/{PREFIX}12345678") else "/tmp"
-    remove_leftovers(Path(parent))
+    remove_leftovers(Path(parent), os.getuid())
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as private,
         _lock(Path(private)),
@@ -51,17 +51,23 @@ def folders(state_dir: str | None) -> Iterator[Folders]:
         yield Folders(private, state)
 
 
-def remove_leftovers(parent: Path) -> None:
-    """Remove the private folders of runs of ours that are gone, however they went."""
+def remove_leftovers(parent: Path, user_id: int) -> None:
+    """Remove the private folders of a user's runs that are gone, however they went."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
-            is_ours = stat.S_ISDIR(folder.lstat().st_mode) and folder.lstat().st_uid == os.getuid()
+            if not _belongs_to(folder, user_id):
+                continue
             with (folder / LOCK_NAME).open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if is_ours:
-                    shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # it lives, has only just been made, or is another user's
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # it lives, or has only just been made
             continue
+
+
+def _belongs_to(folder: Path, user_id: int) -> bool:
+    """Tell whether it is a folder of this user's: what others put into theirs may hang whoever opens it."""
+    facts = folder.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
 
 
 def _lock(folder: Path) -> IO[bytes]:

@@ -1,7 +1,9 @@
 """Folders of a run: private, gone at the end, and what a killed run leaves is found by the next."""
 
 import fcntl
+import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,7 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / f"{PREFIX}link").symlink_to(leave(tmp_path / "elsewhere", "target"))
     with (alive / LOCK_NAME).open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_leftovers(tmp_path)
+        remove_leftovers(tmp_path, os.getuid())
     assert not dead.exists()
     assert just_made.exists()
     assert alive.exists()
@@ -52,7 +54,18 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path: Path) -> N
     assert (tmp_path / "elsewhere" / f"{PREFIX}target" / "state").exists()
 
 
+def test_what_lies_in_another_users_folder_is_not_even_opened(tmp_path: Path) -> None:
+    theirs = tmp_path / f"{PREFIX}theirs"
+    theirs.mkdir()
+    os.mkfifo(theirs / LOCK_NAME)  # to open it is to wait for whoever writes
+    looking = threading.Thread(target=remove_leftovers, args=(tmp_path, os.getuid() + 1), daemon=True)
+    looking.start()
+    looking.join(10)
+    assert not looking.is_alive()
+    assert theirs.exists()
+
+
 def test_a_run_is_never_removed_by_another_while_it_lasts(tmp_path: Path) -> None:
     with folders(None) as running:
-        remove_leftovers(Path(running.sockets).parent)
+        remove_leftovers(Path(running.sockets).parent, os.getuid())
         assert running.state.is_dir()
