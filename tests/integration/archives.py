@@ -98,21 +98,35 @@ def make(
     file_name: str = "",
     handler: str = "",
     model_name: str = "",
-    config: str | None = None,
+    code: str = "",
+    config: str = "",
+    requirements: str = "",
 ) -> Path:
-    """Write an archive into a model store and return it; `config` is its model-config.yaml."""
+    """Write an archive into a model store and return it.
+
+    The handler's code is that of HANDLERS unless it is given; `config` is the text of a model-config.yaml,
+    `requirements` that of a requirements.txt.
+    """
     source = folder.parent / f"{name}-source" / (handler or f"{name}_handler.py")
     source.parent.mkdir(exist_ok=True)
-    source.write_text(HANDLERS[name])
+    source.write_text(code or HANDLERS[name])
     target = folder / (file_name or f"{name}.mar")
-    config_file = None
-    if config is not None:
-        config_file = source.parent / "model-config.yaml"
-        config_file.write_text(config)
     archive.create(
-        target, model_name=model_name or name, version=version, handler=str(source), config_file=config_file
+        target,
+        model_name=model_name or name,
+        version=version,
+        handler=str(source),
+        config_file=_written(source.parent / "model-config.yaml", config),
+        requirements_file=_written(source.parent / "requirements.txt", requirements),
     )
     return target
+
+
+def _written(path: Path, text: str) -> Path | None:
+    if not text:
+        return None
+    path.write_text(text)
+    return path
 
 
 def make_store(folder: Path, *names: str) -> Path:

@@ -3,11 +3,10 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from shared import archive
+from tests.integration.archives import make, make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 from tests.worker.wheels import write_wheel
@@ -85,35 +84,18 @@ def handle(data, context):
 }
 
 
-def make(folder: Path, name: str, *, requirements: str = "") -> None:
-    """Write an archive into the model store."""
-    config, code = HANDLERS[name]
-    source = folder / name
-    source.mkdir()
-    (source / f"{name}_handler.py").write_text(code)
-    (source / "model-config.yaml").write_text(config)
-    (source / "requirements.txt").write_text(requirements)
-    archive.create(
-        folder / "store" / f"{name}.mar",
-        model_name=name,
-        version="1.0",
-        handler=str(source / f"{name}_handler.py"),
-        config_file=source / "model-config.yaml",
-        requirements_file=source / "requirements.txt",
-    )
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("modes")
-    (folder / "store").mkdir()
+    store = make_store(folder / "store")
     write_wheel(folder / "wheels", "tiny_one", "1.0", "WORD = 'installed'\n")
-    for name in HANDLERS:
-        make(folder, name, requirements=f"--no-index\n--find-links {folder}/wheels\ntiny_one\n")
-    config = folder / "config.properties"
-    config.write_text("install_py_dep_per_model=true\n")
-    with fleet(folder, folder / "store") as made:
-        made.serve("--enable-model-api", "--ts-config", str(config))
+    requirements = f"--no-index\n--find-links {folder}/wheels\ntiny_one\n"
+    for name, (config, code) in HANDLERS.items():
+        make(store, name, code=code, config=config, requirements=requirements)
+    properties = folder / "config.properties"
+    properties.write_text("install_py_dep_per_model=true\n")
+    with fleet(folder, store) as made:
+        made.serve("--enable-model-api", "--ts-config", str(properties))
         yield made
 
 
@@ -180,18 +162,9 @@ def test_what_an_archive_requires_is_there_when_it_serves(served: Fleet) -> None
 
 
 def test_a_model_whose_requirements_fail_is_refused_and_not_registered(served: Fleet) -> None:
-    broken = served.folder / "broken"
-    broken.mkdir()
-    (broken / "h.py").write_text("def handle(data, context): return data\n")
-    (broken / "requirements.txt").write_text("--no-index\nnobody_has_this\n")
     assert served.store is not None
-    archive.create(
-        served.store / "broken.mar",
-        model_name="broken",
-        version="1.0",
-        handler=str(broken / "h.py"),
-        requirements_file=broken / "requirements.txt",
-    )
+    code = "def handle(data, context): return data\n"
+    make(served.store, "broken", code=code, requirements="--no-index\nnobody_has_this\n")
     answer = served.register("broken.mar", initial_workers=1, synchronous=True)
     assert answer.status_code == 400
     assert answer.json()["message"] == "Custom pip package installation failed for model broken"

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import httpx
 import pytest
 
-from shared import archive
+from tests.integration.archives import make, make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 
@@ -37,18 +36,12 @@ def handle(data, context):
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("streams")
-    with fleet(folder, make_store(folder)) as made:
+    store = make_store(folder / "store")
+    make(store, "streams", code=STREAMS_HANDLER)
+    with fleet(folder, store) as made:
         made.serve("--enable-model-api")
         assert made.register("streams.mar", initial_workers=1, synchronous=True).status_code == 200
         yield made
-
-
-def make_store(folder: Path) -> Path:
-    source = folder / "streams_handler.py"
-    source.write_text(STREAMS_HANDLER)
-    (folder / "store").mkdir()
-    archive.create(folder / "store" / "streams.mar", model_name="streams", version="1.0", handler=str(source))
-    return folder / "store"
 
 
 def stream(served: Fleet, body: str) -> AbstractContextManager[httpx.Response]:
