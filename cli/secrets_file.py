@@ -54,7 +54,7 @@ def parse(content: str, source: str) -> list[StaticKey]:
 
 
 def _key(api: str, name: str, key: str, where: str) -> StaticKey:
-    if len(key) < KEY_LENGTH_MIN or key != key.strip() or len(key.split()) != 1 or not key.isascii():
+    if len(key) < KEY_LENGTH_MIN or key.split() != [key] or not key.isascii():
         raise Fault(f"{where}: a key is one word of {KEY_LENGTH_MIN} ASCII characters or more")
     match api:
         case "inference" | "management" | "token":
