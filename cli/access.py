@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from cli.faults import Fault
+from cli.options import KEY_FILE_NAME
 
 Port = Literal["management", "inference"]
-KEY_FILE_NAME = "key_file.json"
 
 
 def find_key(port: Port, environ: Mapping[str, str], folder: Path) -> str | None:

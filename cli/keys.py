@@ -17,7 +17,7 @@ KeyFile = Annotated[
 
 
 @app.command("list")
-def list_keys(key_file: KeyFile = Path("key_file.json"), as_json: options.Json = False) -> None:
+def list_keys(key_file: KeyFile = Path(options.KEY_FILE_NAME), as_json: options.Json = False) -> None:
     """Show which keys the key file holds and when they expire; the keys themselves stay in it."""
     from cli import render
 
@@ -27,7 +27,7 @@ def list_keys(key_file: KeyFile = Path("key_file.json"), as_json: options.Json =
 @app.command()
 def renew(
     api: Annotated[str, typer.Argument(metavar="API", help="`inference` or `management`.")],
-    key_file: KeyFile = Path("key_file.json"),
+    key_file: KeyFile = Path(options.KEY_FILE_NAME),
     management: options.Management = options.DEFAULT_MANAGEMENT,
 ) -> None:
     """Have the server make a new key, which it writes into its key file; the old one dies."""

@@ -4,6 +4,9 @@ from typing import Annotated
 
 import typer
 
+#: TorchServe's name: where keys lie that a server has made, in the folder where it was started.
+KEY_FILE_NAME = "key_file.json"
+
 ModelStore = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="Folder of archives; without it nothing can be registered."),
@@ -55,7 +58,7 @@ Tokens = Annotated[
         "--tokens/--disable-token-auth",
         "/--dt",
         envvar="TORCHRELAY_TOKENS",
-        help="Whether callers need keys; made keys are written to ./key_file.json. [default: no]",
+        help=f"Whether callers need keys; made keys are written to ./{KEY_FILE_NAME}. [default: no]",
     ),
 ]
 Keys = Annotated[

@@ -22,7 +22,10 @@ class AlreadyRunning(Exception):
 
 
 def running_pid(path: Path) -> int | None:
-    """Return the pid of the server that holds the file, or None; 0 if it has not written its pid yet."""
+    """Return the pid of the server that holds the file, or None; 0 if it has not written its pid yet.
+
+    Raises OSError: the file is there and can't be opened; another user's, for one.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -11,13 +11,10 @@ import typer
 
 from cli import compose, machine
 from cli.faults import Fault
+from gateway import addresses
 from shared import ts_config, ts_keys
 from shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
 from shared.ts_config import Said, TsConfig
-
-#: TorchServe's ports where an address names none: of http, and of https.
-DEFAULT_PORTS = {"inference": (80, 443), "management": (8081, 8444), "metrics": (8082, 8445)}
-
 
 MetricsMode = Literal["prometheus", "log", "legacy"]
 
@@ -77,9 +74,13 @@ def metrics_mode(text: str | None) -> MetricsMode | None:
             raise typer.BadParameter(f"{text!r} is none of prometheus, log and legacy")
 
 
-def config(option: str | None, environ: Mapping[str, str], snapshots: Path | None = None) -> TsConfig:
-    """Read the config.properties that counts, if there is one; `snapshots` is a folder that may have it."""
-    path = ts_config.find_file(option, environ, Path.cwd(), snapshots)
+def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
+    """Read the config.properties that counts, if there is one."""
+    return config_of(ts_config.find_file(option, environ, Path.cwd()), environ)
+
+
+def config_of(path: Path | None, environ: Mapping[str, str]) -> TsConfig:
+    """Read this config.properties or snapshot; None stands for the environment alone."""
     if path is None:
         return TsConfig(environment=ts_config.with_oip(Said(), environ))
     try:
@@ -179,7 +180,9 @@ def require_free(address: str, option: str, api: str = "") -> None:
     parts = urlsplit(address)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
-            parts.hostname, _port(address, api) if api else parts.port, type=socket.SOCK_STREAM
+            parts.hostname,
+            addresses.key(address, f"{api}_address") if api else parts.port,
+            type=socket.SOCK_STREAM,
         )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -197,13 +200,9 @@ def client_url(address: str, api: str) -> str:
         return address
     parts = urlsplit(address)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{_port(address, api)}"
-
-
-def _port(address: str, api: str) -> int:
-    parts = urlsplit(address)
-    plain, secure = DEFAULT_PORTS[api]
-    return parts.port or (secure if parts.scheme == "https" else plain)
+    return (
+        f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{addresses.key(address, f'{api}_address')}"
+    )
 
 
 def _address(text: str | None) -> str | None:

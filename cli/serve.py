@@ -81,7 +81,7 @@ def serve(
             devices=tuple(device or ["auto"]),
             insecure=insecure,
             allow_private_urls=allow_private_urls,
-            key_file=None if static_keys else str(Path("key_file.json").absolute()),
+            key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
             static_keys=static_keys,
             metrics_log_dir=str(made.state / "logs"),
         )
@@ -136,7 +136,8 @@ class Terminal:
 
         inference = client_url(self._plan.gateway.inference_address, "inference")
         typer.echo(
-            f"Try: {example_call(seen, inference, self._plan.broker.key_file)}\nCtrl-C stops everything."
+            f"Try: {example_call(seen, inference, needs_key=self._plan.gateway.token_authorization)}"
+            "\nCtrl-C stops everything."
         )
 
     def process_ended(self, line: str) -> None:
@@ -148,7 +149,7 @@ class Terminal:
         typer.echo("Stopping.")
 
 
-def example_call(seen: "fleet.Fleet", inference: str, key_file: str | None = None) -> str:
+def example_call(seen: "fleet.Fleet", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
     from cli.client import segment
 
@@ -158,7 +159,7 @@ def example_call(seen: "fleet.Fleet", inference: str, key_file: str | None = Non
         if inference.startswith("unix:")
         else inference
     )
-    key = " -H 'Authorization: Bearer KEY'" if key_file else ""
+    key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     trust = " -k" if inference.startswith("https:") else ""
     call = f"-T FILE {target}/predictions/{segment(ready[0])}" if ready else f"{target}/ping"
     return f"curl{trust}{key} {call}"

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import typer
 
-from cli import compose, pid_file, prepare
+from cli import compose, options, pid_file, prepare
 from cli.faults import Fault
+from shared import ts_config
 from shared.settings import environment
-from shared.ts_config import Said, TsConfig
+from shared.ts_config import Said
 
 #: The version whose place we take: clients and scripts compare it.
 TORCHSERVE_VERSION = "0.12.0"
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stop(path: Path, *, quietly: bool) -> None:
     """End the server that runs, and wait for its end."""
-    pid = pid_file.running_pid(path)
+    pid = _running_pid(path)
     if not pid:
         _remove_orphan(path)
         typer.echo("TorchServe is not currently running.")
@@ -98,7 +99,7 @@ def stop(path: Path, *, quietly: bool) -> None:
         typer.echo("TorchServe already stopped.")
     except PermissionError as error:
         raise Fault(f"TorchServe (pid {pid}) belongs to another user.") from error
-    Path("key_file.json").unlink(missing_ok=True)
+    Path(options.KEY_FILE_NAME).unlink(missing_ok=True)
     # TorchServe says "has stopped" at once; a start right after it would find the ports taken.
     if not pid_file.wait_until_free(path, STOP_LIMIT_S):
         raise Fault("Stopping TorchServe took too long.")
@@ -109,7 +110,7 @@ def stop(path: Path, *, quietly: bool) -> None:
 
 def start(path: Path, given: argparse.Namespace, words: Sequence[str]) -> None:
     """Start a server in the background, or become one."""
-    if pid_file.running_pid(path) is None:
+    if _running_pid(path) is None:
         _remove_orphan(path)
     else:
         raise Fault(ALREADY_RUNNING)
@@ -135,10 +136,10 @@ def log_folders(environ: Mapping[str, str]) -> tuple[Path, Path]:
     return Path(environ.get("LOG_LOCATION") or "logs"), Path(environ.get("METRICS_LOCATION") or "logs")
 
 
-def read_config(given: argparse.Namespace, environ: Mapping[str, str]) -> TsConfig:
-    """Read the configuration that counts: a file that was named, the newest snapshot, or one nearby."""
+def find_config(given: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
+    """Find the configuration that counts: a file that was named, the newest snapshot, or one nearby."""
     snapshots = None if given.no_config_snapshots else log_folders(environ)[0] / "config"
-    return prepare.config(given.ts_config, environ, snapshots)
+    return ts_config.find_file(given.ts_config, environ, Path.cwd(), snapshots)
 
 
 def said(given: argparse.Namespace) -> Said:
@@ -157,10 +158,10 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     temporary = environ.get("TEMP")
     if temporary and not Path(temporary).is_dir():
         raise Fault(f"Invalid temp directory: {temporary}, please check TEMP environment variable.")
-    config = environ.get("TS_CONFIG_FILE") or given.ts_config
-    if config and not Path(config).is_file():
-        raise Fault(f"--ts-config file not found: {config}")
-    found = read_config(given, environ)
+    named = ts_config.named(given.ts_config, environ)
+    if named and not Path(named).is_file():
+        raise Fault(f"--ts-config file not found: {named}")
+    found = prepare.config_of(find_config(given, environ), environ)
     store = compose.merge(found.environment, said(given), found.file, Said()).model_store
     if not store:
         raise Fault("Missing mandatory parameter --model-store")
@@ -173,6 +174,14 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
 def _require_file(option: str, file: str | None) -> None:
     if file and not Path(file).is_file():
         raise Fault(f"{option} file not found: {Path(file).resolve()}")
+
+
+def _running_pid(path: Path) -> int | None:
+    """Find the server; a pid file that is another user's, or no file at all, is a fault."""
+    try:
+        return pid_file.running_pid(path)
+    except OSError as error:
+        raise Fault(f"The pid file {path} can't be read: {error.strerror}") from error
 
 
 def _remove_orphan(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from cli import compose, foreground, prepare, secrets_file, torchserve
+from cli import compose, foreground, options, prepare, secrets_file, torchserve
 from cli.child import LogTarget, Role
 from cli.compose import Plan
 from cli.faults import Fault
@@ -46,27 +46,27 @@ def main() -> None:
 
 def _serve(given: argparse.Namespace, made: Folders) -> None:
     environ = environment()
-    config = torchserve.read_config(given, environ)
-    log_dir, metrics_dir = (_usable(folder) for folder in torchserve.log_folders(environ))
-    _touch(log_dir, LOG_FILES)
-    _touch(metrics_dir, METRICS_FILES)
-    options = compose.Options(
+    config_file = torchserve.find_config(given, environ)
+    config = prepare.config_of(config_file, environ)
+    log_folder, metrics_folder = torchserve.log_folders(environ)
+    log_dir, metrics_dir = _usable(log_folder, LOG_FILES), _usable(metrics_folder, METRICS_FILES)
+    own = compose.Options(
         state_dir=str(made.state),
         cache_dir=prepare.cache_dir(None, environ),
         socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
         insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
-        key_file=str(Path("key_file.json").absolute()),
+        key_file=str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=secrets_file.static_keys(None, environ),
         access_log=_file(log_dir, "access_log.log"),
         model_log=_file(log_dir, "model_log.log"),
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
-    plan = prepare.plan(torchserve.said(given), config, options)
+    plan = prepare.plan(torchserve.said(given), config, own)
     for line in [*_unheeded(given, config), *_exposed(plan.gateway), *prepare.near_misses(plan.broker)]:
         log_line("WARN", line)
-    log_line("INFO", _summary(plan, given, log_dir, metrics_dir))
+    log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
 
     def log(role: Role) -> LogTarget:
         return LogTarget(level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"))
@@ -118,23 +118,21 @@ def say(text: str) -> None:
         typer.echo(text)
 
 
-def _usable(folder: Path) -> Path | None:
-    """Make a folder of logs; a server that can't write them serves all the same, as TorchServe does."""
+def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:
+    """Make a folder of logs with the files that TorchServe makes at its start, whatever is logged.
+
+    A server that can't write one of them serves all the same, as TorchServe does.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
+        for name in files:
+            (folder / name).open("ab").close()
     except OSError as error:
-        log_line("ERROR", f"No log is written to {folder}: {error.strerror}")
+        log_line("ERROR", f"No log is written to {folder}: {error.strerror}: {error.filename}")
         return None
     return folder
-
-
-def _touch(folder: Path | None, names: tuple[str, ...]) -> None:
-    """Make the files that TorchServe makes at its start, whether or not something is logged."""
-    for name in names:
-        if folder is not None:
-            (folder / name).touch()
 
 
 def _file(folder: Path | None, name: str) -> str | None:
@@ -162,7 +160,7 @@ def _exposed(gateway: GatewaySettings) -> list[str]:
     ]
 
 
-def _summary(plan: Plan, given: argparse.Namespace, log_dir: Path | None, metrics_dir: Path | None) -> str:
+def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir: Path | None) -> str:
     """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
     broker, gateway = plan.broker, plan.gateway
     facts = {
@@ -171,7 +169,7 @@ def _summary(plan: Plan, given: argparse.Namespace, log_dir: Path | None, metric
         "Temp directory": Path(broker.state_dir).parent.parent,
         "Number of GPUs": sum(device.startswith("cuda") for device in plan.node.devices) or "auto",
         "Python executable": sys.executable,
-        "Config file": given.ts_config or "N/A",
+        "Config file": config or "N/A",
         "Inference address": gateway.inference_address,
         "Management address": gateway.management_address,
         "Metrics address": gateway.metrics_address,

@@ -92,12 +92,16 @@ def find_file(
     TS_CONFIG_FILE, then `--ts-config`, then the newest of the folder of snapshots, if one is given, then
     ./config.properties.
     """
-    named = environ.get("TS_CONFIG_FILE") or option
-    if named:
-        return Path(named)
+    if asked_for := named(option, environ):
+        return Path(asked_for)
     newest = None if snapshots is None else newest_snapshot(snapshots)
     nearby = folder / "config.properties"
     return newest or (nearby if nearby.is_file() else None)
+
+
+def named(option: str | None, environ: Mapping[str, str]) -> str | None:
+    """Return the file that somebody asked for, as it was written."""
+    return environ.get("TS_CONFIG_FILE") or option
 
 
 def newest_snapshot(folder: Path) -> Path | None:

@@ -5,11 +5,16 @@ import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from cli.fleet import Fleet, Version
-from cli.serve import example_call
+from cli.serve import Terminal, example_call
 from cli.startup import LineView, Startup
+from shared.settings import StaticKey
+from shared.ts_config import Said
 from tests.cli.fake_server import FakeServer, serving
 from tests.cli.test_client_commands import FLEET
+from tests.cli.test_compose import plan
 from tests.support import eventually_async
 
 
@@ -132,5 +137,16 @@ def test_the_example_works_against_what_is_loaded() -> None:
     assert example_call(loaded, "unix:/x.sock").startswith(
         "curl -T FILE --unix-socket /x.sock http://localhost/"
     )
-    secured = example_call(Fleet(), "https://h:1", "/k/key_file.json")
+    secured = example_call(Fleet(), "https://h:1", needs_key=True)
     assert secured == "curl -k -H 'Authorization: Bearer KEY' https://h:1/ping"
+
+
+@pytest.mark.parametrize(("asks_for_keys", "header"), [(True, 1), (False, 0)])
+def test_the_example_has_a_key_where_keys_are_asked_for(
+    asks_for_keys: bool, header: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Keys from a secrets file or the environment leave no key file behind."""
+    said = Said(disable_token_authorization=not asks_for_keys)
+    made = plan(said, static_keys=(StaticKey("inference", "alice", "a-long-enough-key"),))
+    Terminal(made).settled(Fleet())
+    assert capsys.readouterr().out.count(" -H 'Authorization: Bearer KEY' ") == header

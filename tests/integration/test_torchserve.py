@@ -1,8 +1,10 @@
 """The `torchserve` command as scripts use it: real processes, TorchServe's messages, nothing left behind."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -118,6 +120,7 @@ def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) ->
     for api, url in torchserve.urls.items():
         assert f"{api.capitalize()} API bind to: {url}\n" in torchserve.said()
     assert psutil.Process(pid).ppid() != os.getpid()
+    assert f"\nConfig file: {torchserve.config}\n" in torchserve.said()
     again = torchserve.run("--start", "--model-store", "models")
     text = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
     assert again.returncode == 1
@@ -172,6 +175,26 @@ def test_logs_that_can_not_be_written_stop_nobody(torchserve: TorchServe) -> Non
     (torchserve.folder / "file").touch()
     torchserve.start(LOG_LOCATION="file")
     assert "No log is written to file" in torchserve.said()
+
+
+def test_a_log_that_can_not_be_opened_stops_nobody(torchserve: TorchServe) -> None:
+    log = torchserve.folder / "logs" / "ts_log.log"
+    log.parent.mkdir()
+    log.symlink_to(log)
+    torchserve.start()
+    assert f"No log is written to logs: {os.strerror(errno.ELOOP)}: logs/ts_log.log\n" in torchserve.said()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--stop"], ["--start", "--model-store", "models"]], ids=["stop", "start"]
+)
+def test_a_pid_file_that_can_not_be_opened_is_one_line(torchserve: TorchServe, arguments: list[str]) -> None:
+    torchserve.pid_path.symlink_to(torchserve.pid_path)
+    done = torchserve.run(*arguments)
+    assert done.returncode == 1
+    why = os.strerror(errno.ELOOP)
+    assert done.stdout == f"The pid file {torchserve.pid_path} can't be read: {why}\n"
+    torchserve.pid_path.unlink()
 
 
 def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: TorchServe) -> None:
@@ -311,6 +334,7 @@ def test_what_was_registered_comes_back_with_the_newest_snapshot(torchserve: Tor
         torchserve.config.unlink()  # the snapshot says all that it said
         torchserve.start()
         after = http.get(f"{management}/models/kept").json()[0]
+    assert re.search(r"^Config file: logs/config/\d+-shutdown\.cfg$", torchserve.said(), re.MULTILINE)
     same = ("modelUrl", "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout")
     assert [after[key] for key in same] == [before[key] for key in same]
     assert (after["minWorkers"], after["loadedAtStartup"]) == (2, False)
