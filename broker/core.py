@@ -353,6 +353,8 @@ class BrokerCore:
         worker.last_heard = now
         if progress.phase != "loading" or worker.note != "loading":
             worker.since = now  # startup_timeout is for loading; fetching has its own pace
+        if worker.note == "installing" != progress.phase:
+            self.management.is_dirty = True  # somebody may wait for that
         if progress.pid:
             worker.pid = progress.pid
         worker.note = progress.phase
@@ -365,7 +367,8 @@ class BrokerCore:
         worker = self.fleet.workers.get(gone.worker_id)
         if worker is None or worker.node != node.peer:
             return
-        if worker.state in (WorkerState.STARTING, WorkerState.READY) and not node.is_leaving:
+        has_failed = not (worker.installs_only and gone.exit_code == 0)
+        if has_failed and worker.state in (WorkerState.STARTING, WorkerState.READY) and not node.is_leaving:
             was_ready = worker.state is WorkerState.READY
             self._fail_worker(worker, gone.reason, now, out_of_memory=gone.out_of_memory)
             self._report(logging.WARNING, "worker.failed", worker=worker.worker_id, model=worker.key[0],
@@ -595,10 +598,10 @@ class BrokerCore:
             record.handler or self.settings.default_service_handler, worker.device, worker.gpu_id,
             record.batch_size, self.settings.service_envelope, self.settings.decode_input_request,
             self.settings.limit_max_image_pixels, self.settings.max_response_size, record.url,
-            self.settings.install_py_dep_per_model and record.has_requirements,
+            self.management.installs_packages(record),
             metrics_config=self.metrics.file_content,
             metrics_auto_detect=self.settings.model_metrics_auto_detect,
-            gpu_ids=worker.gpu_ids,
+            gpu_ids=worker.gpu_ids, installs_only=worker.installs_only,
         )  # fmt: skip
 
     # Sending

@@ -74,6 +74,8 @@ class Worker:
     devices: tuple[str, ...] = ()
     #: The order to stop it went out at, for repeating it should it get lost.
     stop_sent_at: float = 0.0
+    #: It ends once what its archive requires is installed, and counts towards no target.
+    installs_only: bool = False
 
     def __post_init__(self) -> None:
         self.started_at = self.since
@@ -138,6 +140,8 @@ class Fleet:
         #: Nodes of before the broker's restart that haven't come back yet.
         self._awaited = set(awaited)
         self._settle_until = settle_until
+        #: Versions whose requirements the next reconcile has installed.
+        self._to_install: set[Key] = set()
 
     # Reading
 
@@ -154,7 +158,7 @@ class Fleet:
 
     def live(self, key: Key) -> list[Worker]:
         """Return the workers that count towards the target."""
-        return [worker for worker in self.of_version(key) if worker.state in LIVE]
+        return [w for w in self.of_version(key) if w.state in LIVE and not w.installs_only]
 
     def ready(self, key: Key) -> list[Worker]:
         """Return the workers that take batches."""
@@ -172,6 +176,10 @@ class Fleet:
         """Tell whether a version failed for so long that it isn't started again by itself."""
         condition = self.conditions.get(key)
         return condition is not None and condition.has_given_up
+
+    def is_installing(self, key: Key) -> bool:
+        """Tell whether a worker of a version is still on its way to have what the archive requires."""
+        return any(w.state is WorkerState.STARTING and w.note != "loading" for w in self.of_version(key))
 
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
@@ -304,7 +312,7 @@ class Fleet:
         condition.has_given_up = now - condition.first_failure_at >= window_s
         condition.last_error = reason
         condition.is_out_of_memory = out_of_memory
-        condition.failed_installing = not was_ready and worker.note.startswith("installing")
+        condition.failed_installing = not was_ready and (worker.installs_only or worker.note == "installing")
         condition.fallen.append(worker)
         worker.note = reason
         condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
@@ -321,6 +329,10 @@ class Fleet:
         self.conditions.pop(key, None)
 
     # Closing the gap
+
+    def install(self, key: Key) -> None:
+        """Have the next reconcile let a node install what a version requires, though it wants no workers."""
+        self._to_install.add(key)
 
     def reconcile(self, wanted: Mapping[Key, VersionRecord], now: float) -> Orders:
         """Compare targets with what is there; enter new workers as starting, name those to stop.
@@ -341,6 +353,9 @@ class Fleet:
             missing = record.min_workers - len(live)
             if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
                 start += self._place(record, missing, now)
+        for key in self._to_install & wanted.keys():
+            start += self._place(wanted[key], 1, now, installs_only=True)
+        self._to_install.clear()
         return Orders(tuple(start), tuple(stop))
 
     def _may_start(self, key: Key, now: float) -> bool:
@@ -353,7 +368,9 @@ class Fleet:
             key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id),
         )
 
-    def _place(self, record: VersionRecord, count: int, now: float) -> list[tuple[Worker, VersionRecord]]:
+    def _place(
+        self, record: VersionRecord, count: int, now: float, *, installs_only: bool = False
+    ) -> list[tuple[Worker, VersionRecord]]:
         placed = []
         key = (record.model, record.version)
         for _ in range(count):
@@ -363,7 +380,7 @@ class Fleet:
             devices = self._best_devices(node, record)
             worker = self._enter(Worker(
                 self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
-                WorkerState.STARTING, since=now, last_heard=now, devices=devices,
+                WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
             ))  # fmt: skip
             placed.append((worker, record))
             if fallen := self.condition(key).fallen:

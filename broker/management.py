@@ -60,6 +60,8 @@ class Waiter:
     #: A registration whose workers fail is taken back, as in TorchServe.
     rolls_back: bool
     deadline: float
+    #: It is answered as soon as what the archive requires is installed.
+    for_install: bool = False
 
 
 @dataclass(slots=True)
@@ -263,21 +265,30 @@ class Management:
 
     def _answer_registration(self, registration: Registration, record: VersionRecord, now: float) -> None:
         ask = registration.ask
+        key = (record.model, record.version)
         is_done = ask.synchronous or record.min_workers == 0
         reply = m.ModelRegistered(ask.ask, record.model, record.version, record.min_workers, is_done)
-        if not ask.synchronous or record.min_workers == 0:
+        waits_for_workers = ask.synchronous and record.min_workers > 0
+        if not waits_for_workers and not self.installs_packages(record):
             self._succeed(registration.caller, reply)
             return
+        if record.min_workers == 0:
+            self._fleet.install(key)
         self._waiters.append(
             Waiter(
                 registration.caller,
-                (record.model, record.version),
+                key,
                 reply,
                 f"Failed to start workers for model {record.model} version: {record.version}",
                 rolls_back=True,
                 deadline=now + record.startup_timeout_s + WAIT_SLACK_S,
+                for_install=not waits_for_workers,
             )
         )
+
+    def installs_packages(self, record: VersionRecord) -> bool:
+        """Tell whether a version's workers have what its archive requires installed before they load."""
+        return self._settings.install_py_dep_per_model and record.has_requirements
 
     # Scale
 
@@ -425,9 +436,9 @@ class Management:
             record = self._catalog.get(waiter.key)
             if record is None:
                 self._refuse(waiter.caller, errors.ModelNotFound(f"Model not found: {waiter.key[0]}"))
-            elif self._has_its_workers(record):
+            elif self._has_come_about(waiter, record):
                 self._succeed(waiter.caller, waiter.done)
-            elif self._fleet.condition(waiter.key).failures or self._is_hopeless(waiter, record, now):
+            elif self._has_failed(waiter, record, now):
                 self._fail_waiter(waiter, record, now)
             else:
                 self._waiters.append(waiter)
@@ -445,16 +456,22 @@ class Management:
             else:
                 self._departures.append(departure)
 
-    def _has_its_workers(self, record: VersionRecord) -> bool:
-        key = (record.model, record.version)
+    def _has_come_about(self, waiter: Waiter, record: VersionRecord) -> bool:
+        key = waiter.key
+        if waiter.for_install:
+            return not (self._fleet.is_installing(key) or self._fleet.condition(key).failed_installing)
         return (
             len(self._fleet.ready(key)) >= record.min_workers
             and len(self._fleet.of_version(key)) <= record.max_workers
         )
 
-    def _is_hopeless(self, waiter: Waiter, record: VersionRecord, now: float) -> bool:
-        """Tell whether workers are missing that nobody is starting; those that start have their own limit."""
-        return now >= waiter.deadline and len(self._fleet.live(waiter.key)) < record.min_workers
+    def _has_failed(self, waiter: Waiter, record: VersionRecord, now: float) -> bool:
+        condition = self._fleet.condition(waiter.key)
+        if waiter.for_install:
+            return condition.failed_installing
+        # Workers may be missing that nobody is starting; those that start have their own limit.
+        is_hopeless = now >= waiter.deadline and len(self._fleet.live(waiter.key)) < record.min_workers
+        return condition.failures > 0 or is_hopeless
 
     def _fail_waiter(self, waiter: Waiter, record: VersionRecord, now: float) -> None:
         condition = self._fleet.condition(waiter.key)

@@ -476,6 +476,8 @@ class StartWorker(Message, frozen=True):
     metrics_auto_detect: bool = False
     #: GPUs of a worker of several processes, one for each.
     gpu_ids: tuple[int, ...] = ()
+    #: It exits with 0 once what its archive requires is installed, and never loads the model.
+    installs_only: bool = False
 
 
 class StopWorker(Message, frozen=True):

@@ -168,7 +168,11 @@ class Nursery:
             ward.locks.append(self._shelf.use_model(start.archive))
             folder = await self.cache.provide(start.archive, start.archive_bytes, start.url)
             environment = await self._install(ward, folder) if start.install_dependencies else None
-            self._fork(ward, folder, environment)
+            if start.installs_only:
+                ward.stop_reason = "what its archive requires is installed"
+                self._end(ward, exit_code=0)
+            else:
+                self._fork(ward, folder, environment)
             await asyncio.to_thread(self._shelf.tidy)
         except InstallFailed as error:
             # TorchServe's words, then the installer's.

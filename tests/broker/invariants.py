@@ -83,7 +83,8 @@ def _check_workers(core: BrokerCore) -> None:
     assert sum(map(len, by_version.values())) == len(fleet.workers), "the index by version is stale"
     for record in core.catalog:
         live = [worker for worker in fleet.workers.values()
-                if worker.key == (record.model, record.version) and worker.state in LIVE]  # fmt: skip
+                if worker.key == (record.model, record.version) and worker.state in LIVE
+                and not worker.installs_only]  # fmt: skip
         assert len(live) <= record.max_workers, f"{record.model} has {len(live)} of {record.max_workers}"
     names = [node.name for node in fleet.nodes.values()]
     assert len(names) == len(set(names)), "two nodes have one name"

@@ -244,31 +244,6 @@ def test_a_model_registered_anew_is_not_waited_for_by_the_unregistration_before(
     rig.only(GATEWAY, m.ModelUnregistered)
 
 
-def test_packages_that_cannot_be_installed_are_the_callers_to_mend() -> None:
-    rig = joined()
-    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1))
-    order = rig.only(NODE, m.StartWorker)
-    rig.say(NODE, m.WorkerProgressed(order.worker_id, "installing"))
-    rig.exit_worker(order.worker_id, reason="No matching distribution found for nosuch==9")
-    refused = rig.only(GATEWAY, m.AskRefused)
-    assert refused.error == "DependenciesFailed"
-    assert refused.message == "Custom pip package installation failed for model m"
-    assert "nosuch==9" in refused.details
-    assert not list(rig.core.catalog)
-
-
-@pytest.mark.parametrize(("is_on", "is_named", "is_ordered"), [(1, 1, 1), (1, 0, 0), (0, 1, 0)])
-def test_packages_are_installed_where_it_is_on_and_the_archive_names_them(
-    is_on: bool, is_named: bool, is_ordered: bool
-) -> None:
-    rig = Rig(settings(install_py_dep_per_model=bool(is_on)))
-    rig.join_gateway()
-    rig.join_node()
-    rig.archives["u"] = Prepared("sha", 1, "m", "1.0", "h", "python", "f", has_requirements=bool(is_named))
-    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=False))
-    assert rig.only(NODE, m.StartWorker).install_dependencies == bool(is_ordered)
-
-
 def test_scaling_to_the_same_number_revives_workers_that_were_given_up() -> None:
     rig = joined()
     rig.archive("u", config=ModelConfig(restart_window_s=0))

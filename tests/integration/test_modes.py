@@ -165,9 +165,10 @@ def test_a_model_whose_requirements_fail_is_refused_and_not_registered(served: F
     assert served.store is not None
     code = "def handle(data, context): return data\n"
     make(served.store, "broken", code=code, requirements="--no-index\nnobody_has_this\n")
-    answer = served.register("broken.mar", initial_workers=1, synchronous=True)
-    assert answer.status_code == 400
-    assert answer.json()["message"] == "Custom pip package installation failed for model broken"
+    for workers, synchronous in ((0, False), (1, False), (1, True)):
+        answer = served.register("broken.mar", initial_workers=workers, synchronous=synchronous)
+        assert answer.status_code == 400
+        assert answer.json()["message"] == "Custom pip package installation failed for model broken"
     # The installer's own words are where a person looks for them.
     assert "Could not find a version that satisfies the requirement nobody_has_this" in logs(served)
     assert served.http.get(f"{served.management}/models/broken").status_code == 404

@@ -274,6 +274,26 @@ def test_what_cannot_be_installed_ends_the_worker_with_the_installers_words(join
     assert "nobody_has_this" in joined.node_log()
 
 
+def test_what_an_archive_requires_can_be_installed_for_workers_to_come(joined: Fleet) -> None:
+    wheels = joined.folder / "wheels"
+    write_wheel(wheels, "tiny_two", "1.0", "")
+    start = order(
+        joined,
+        "raise SystemExit('it is not to be loaded')",
+        files={"requirements.txt": f"--no-index\n--find-links {wheels}\ntiny_two\n"},
+        manifest={"requirementsFile": "requirements.txt"},
+        install_dependencies=True,
+        installs_only=True,
+    )
+    joined.broker.send(joined.node, start)
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert exited.exit_code == 0
+    assert {told.phase for told in joined.broker.all(m.WorkerProgressed)} <= {
+        "fetching", "unpacking", "installing",
+    }  # fmt: skip
+    assert list(joined.folder.glob("**/environments/*/packages/tiny_two*"))
+
+
 def test_requirements_are_left_alone_unless_they_are_to_be_installed(joined: Fleet) -> None:
     files = {"requirements.txt": "nobody_has_this\n"}
     loaded = load(joined, ECHO, files=files, manifest={"requirementsFile": "requirements.txt"})
