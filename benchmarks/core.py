@@ -60,7 +60,7 @@ class Bench:
     def turn(self, jobs: Sequence[int]) -> float:
         """Take jobs through the broker; return the seconds that the broker worked."""
         submit = self._head(
-            m.Submit(tuple(m.SubmitItem(job, "echo", None, 0, False, self._meta) for job in jobs))
+            m.Submit(tuple(m.SubmitItem(job, "echo", None, False, self._meta) for job in jobs))
         )
         sent, submitting_s = self._work(GATEWAY, submit)
         lease = _only(sent, m.Assign)

@@ -1,4 +1,4 @@
-"""When the jobs that have a limit of their own must be looked at. Pure."""
+"""When the jobs whose clients have a limit must be looked at. Pure."""
 
 import heapq
 from collections.abc import Iterator

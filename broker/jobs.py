@@ -64,7 +64,7 @@ class Jobs:
         self._dirty: set[Key] = set()
         #: When a batch that waits for company has waited enough.
         self._batch_due: dict[Key, float] = {}
-        #: Of jobs that have a limit of their own.
+        #: Of jobs whose clients wait for so long only.
         self._deadlines = Deadlines()
 
     def end_turn(self, now: float) -> None:
@@ -112,8 +112,9 @@ class Jobs:
         if why_not := self._why_not_admit(record, queue, job, now):
             self._desk.refuse(job, no_worker(job, why_not))
             return
-        if item.wait_limit_ms or record.config.client_timeout_ms:
-            self._limit_life(job, record, item, now)
+        if record.config.client_timeout_ms:
+            job.given_up_at = now + record.config.client_timeout_ms / 1000
+            self._deadlines.add(job.given_up_at, job)
         if queue.futile_waits:
             is_running = any(worker.leases for worker in self._fleet.of_version(key))
             queue.futile_waits = policy.learn_from_arrival(queue.futile_waits, is_running=is_running)
@@ -138,14 +139,6 @@ class Jobs:
         self.queues[key] = queue
         return queue
 
-    def _limit_life(self, job: Job, record: VersionRecord, item: m.SubmitItem, now: float) -> None:
-        if item.wait_limit_ms and now + item.wait_limit_ms / 1000 < job.expires_at:
-            job.expires_at = now + item.wait_limit_ms / 1000
-            self._deadlines.add(job.expires_at, job)
-        if record.config.client_timeout_ms:
-            job.given_up_at = now + record.config.client_timeout_ms / 1000
-            self._deadlines.add(job.given_up_at, job)
-
     def _why_not_admit(self, record: VersionRecord, queue: VersionQueue, job: Job, now: float) -> str:
         if record.min_workers == 0 and not self._fleet.live(queue.key):
             return "it has been scaled to 0 workers"
@@ -153,12 +146,13 @@ class Jobs:
             return f"its workers failed too often: {self._fleet.condition(queue.key).last_error}"
         if self.queued_bytes + job.size > self._settings.queue_limit_bytes:
             return f"the queues hold {self.queued_bytes} bytes, the limit of queue_limit_bytes"
-        if now < self._comes_back_until:
-            return ""
-        if record.config.use_job_ticket and self._places(record, queue) <= len(queue):
+        comes_back = now < self._comes_back_until
+        if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= len(queue):
             return "no worker is idle, and it takes requests only for one that is (useJobTicket)"
         if isinstance(queue, SequenceQueue) and job.sequence:
-            return queue.why_not(job)
+            return queue.why_not(job, record, is_bounded=not comes_back)
+        if comes_back:
+            return ""
         limit = record.config.job_queue_size or self._settings.job_queue_size
         if len(queue.jobs) >= limit:
             self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
@@ -168,12 +162,8 @@ class Jobs:
 
     def _places(self, record: VersionRecord, queue: VersionQueue) -> int:
         """Return how many jobs could go to a worker at once."""
-        beside = policy.leases_beside(record)
-        return sum(
-            beside - len(worker.leases) if beside else record.batch_size * (not worker.leases)
-            for worker in self._fleet.ready(queue.key)
-            if not worker.is_cut
-        )
+        workers = self._fleet.ready(queue.key)
+        return sum(_room(worker, record) for worker in workers if not worker.is_cut)
 
     # Dispatch
 
@@ -225,10 +215,7 @@ class Jobs:
         """
         beside = policy.leases_beside(record)
         workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
-        room = {
-            worker: beside - len(worker.leases) if beside else record.batch_size * (not worker.leases)
-            for worker in workers
-        }
+        room = {worker: _room(worker, record) for worker in workers}
         while queue.has_describe and (free := [worker for worker in workers if room[worker] > 0]):
             worker = min(free, key=lambda w: (len(w.leases), w.worker_id))
             room[worker] = room[worker] - 1 if beside else 0
@@ -436,20 +423,14 @@ class Jobs:
         """End a job whose own limit has come, if it has not ended long ago."""
         gateway = self._desk.gateways.get(peer)
         job = gateway.jobs.get(number) if gateway else None
-        if job is None:
+        if job is None or job.given_up_at > now:
             return
-        if job.given_up_at <= now:
-            if job.state is JobState.QUEUED:
-                error = late(job)
-                self._unqueue(job)
-                self._desk.refuse(job, error)
-            else:
-                self._end_running((job,), late(job))
-        elif job.state is JobState.QUEUED and job.expires_at <= now:
-            record = self._catalog.get(job.key)
-            assert record is not None, job
-            self.queues[job.key].remove(job)
-            self._refuse_expired(job, record, now)
+        if job.state is JobState.QUEUED:
+            error = late(job)
+            self._unqueue(job)
+            self._desk.refuse(job, error)
+        else:
+            self._end_running((job,), late(job))
 
     def _unqueue(self, job: Job) -> None:
         self.queues[job.key].remove(job)
@@ -598,3 +579,9 @@ class Jobs:
         """Let the first of the leases that run in order begin, if the one before it has ended."""
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].begin(now)
+
+
+def _room(worker: Worker, record: VersionRecord) -> int:
+    """Return how many jobs a worker could take at once."""
+    beside = policy.leases_beside(record)
+    return beside - len(worker.leases) if beside else record.batch_size * (not worker.leases)

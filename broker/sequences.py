@@ -45,8 +45,6 @@ class SequenceQueue(VersionQueue):
         super().__init__(record)
         config = record.config
         self.jobs = OrderedDict()
-        # TorchServe's: never fewer than its workers can run at once.
-        self._limit = max(config.max_sequences, record.batch_size * record.max_workers)
         self._limit_jobs = config.max_sequence_queue_jobs
         self._max_idle_s = config.sequence_max_idle_ms / 1000
         self._timeout_s = config.sequence_timeout_ms / 1000 or inf
@@ -84,21 +82,25 @@ class SequenceQueue(VersionQueue):
         """Return the jobs that a worker could run now, one of each of its sequences."""
         return [sequence.waiting[0] for sequence in self._ready[worker_id]]
 
-    def why_not(self, job: Job) -> str:
-        """Say why a new job can't be taken, empty if it can."""
+    def why_not(self, job: Job, record: VersionRecord, *, is_bounded: bool) -> str:
+        """Say why a new job can't be taken, empty if it can; `is_bounded`: the limits hold for it."""
         now = job.arrived_at
         sequence = self._sequences.get(job.sequence)
         if sequence is not None and self._is_over(sequence, now):
             self._forget(sequence)
             sequence = None
+        if sequence is not None and (sequence.is_closed or sequence.ends_at <= now):
+            return "its sequence has ended; wait for its last answer to begin another"
+        if not is_bounded:
+            return ""
         if sequence is None:
-            if len(self._sequences) >= self._limit:
+            # TorchServe's: never fewer than its workers can run at once, however it was scaled.
+            limit = max(record.config.max_sequences, record.batch_size * record.max_workers)
+            if len(self._sequences) >= limit:
                 self.forget_idle(now)
-            if len(self._sequences) >= self._limit:
+            if len(self._sequences) >= limit:
                 return f"{len(self._sequences)} sequences are open, the limit of maxNumSequence"
             return ""
-        if sequence.is_closed or sequence.ends_at <= now:
-            return "its sequence has ended; wait for its last answer to begin another"
         # What could run next has left the queue in TorchServe.
         waiting = len(sequence.waiting) - (not sequence.running)
         if waiting >= self._limit_jobs:

@@ -131,7 +131,7 @@ class Session(Generic[P]):
         self.reserve(size)
         self._jobs += 1
         number = self._last_id + 1
-        item = m.SubmitItem(number, model, version, 0, is_describe, meta, len(frames), sequence)
+        item = m.SubmitItem(number, model, version, is_describe, meta, len(frames), sequence)
         self._add(pending, item, frames, size, now)
 
     def reserve(self, size: int) -> None:

@@ -33,12 +33,11 @@ class HeldWorker(Item, frozen=True):
 
 
 class SubmitItem(Item, frozen=True):
-    """One job. `version` None means the default; `wait_limit_ms` 0 means the model's own limit."""
+    """One job. `version` None means the default."""
 
     job: int
     model: str
     version: str | None
-    wait_limit_ms: int
     is_describe: bool
     meta: bytes
     frames: int = 0

@@ -22,7 +22,7 @@ def test_a_job_goes_to_a_worker_and_its_answer_back() -> None:
 def test_frames_travel_with_their_own_items() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig(batch_size=2)
-    items = (m.SubmitItem(1, "m", None, 0, False, b"a", 2), m.SubmitItem(2, "m", None, 0, False, b"b", 1))
+    items = (m.SubmitItem(1, "m", None, False, b"a", 2), m.SubmitItem(2, "m", None, False, b"b", 1))
     rig.say(GATEWAY, m.Submit(items), (b"a0", b"a1", b"b0"))
     message, frames = rig.inbox[worker].pop()
     assert isinstance(message, m.Assign)
@@ -38,7 +38,7 @@ def test_frames_travel_with_their_own_items() -> None:
 def test_frames_that_do_not_add_up_change_nothing_and_are_answered() -> None:
     rig = Rig()
     rig.ready_rig()
-    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, 0, False, b"", 5),)), (b"one",))
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 5),)), (b"one",))
     assert "frames" in rig.only(GATEWAY, m.Misunderstood).reason
     assert not rig.core.gateways[GATEWAY].jobs
 

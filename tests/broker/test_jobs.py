@@ -1,10 +1,14 @@
 """Streams, cancelled jobs, leases side by side, job tickets and limits of time."""
 
+from dataclasses import replace
+
 import pytest
 
+from broker.records import Prepared
 from broker.states import JobState
 from shared import messages as m
 from shared.model_config import ModelConfig
+from shared.settings import LoadAtStart
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 
 CONTINUOUS = ModelConfig(continuous_batching=True)
@@ -349,16 +353,35 @@ def test_a_client_hears_at_its_timeout_whether_its_job_waits_or_runs() -> None:
     assert not rig.take(worker, m.Assign)
 
 
-def test_a_job_with_less_patience_than_those_before_it_does_not_wait_for_them() -> None:
+def test_a_client_with_less_patience_than_those_before_it_does_not_wait_for_them() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    for config in (None, ModelConfig(client_timeout_ms=500)):
+        prepared = rig.archives[rig.archive(config=config)]
+        assert isinstance(prepared, Prepared)
+        rig.archives["m.mar"] = replace(prepared, archive=f"sha-{config}")  # the second replaces the first
+        rig.core.management.load_at_start(LoadAtStart("m.mar"))
+        rig.feed()
+        rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 1, synchronous=False))
+        rig.submit(2 if config else 1)
+    rig.pass_time(0.6)
+    assert [item.job for item in refusals(rig)] == [2]
+    (job,) = rig.core.gateways[GATEWAY].jobs.values()
+    assert job.number == 1
+
+
+def test_a_job_waits_for_a_worker_no_longer_than_one_may_take_to_answer() -> None:
     rig = Rig()
     rig.join_gateway()
     rig.register(response_timeout_s=30)
     rig.submit(1)
-    rig.submit(2, wait_limit_ms=500)
-    rig.pass_time(0.6)
-    assert [item.job for item in refusals(rig)] == [2]
-    rig.pass_time(31)
+    rig.pass_time(20)
+    rig.submit(2)
+    assert not refusals(rig)
+    rig.pass_time(11)
     assert [item.job for item in refusals(rig)] == [1]
+    rig.pass_time(20)
+    assert [item.job for item in refusals(rig)] == [2]
 
 
 def test_a_limit_that_has_passed_says_nothing_to_a_job_of_the_same_number() -> None:

@@ -291,14 +291,14 @@ def test_a_batch_is_never_larger_than_a_message_may_be() -> None:
     rig = Rig(settings(job_queue_size=1000))
     (worker,) = rig.ready_rig(batch_size=256)
     for job in range(0, 256, 4):
-        items = tuple(m.SubmitItem(job + n, "m", None, 0, False, b"x" * 60_000) for n in range(4))
+        items = tuple(m.SubmitItem(job + n, "m", None, False, b"x" * 60_000) for n in range(4))
         rig.say(GATEWAY, m.Submit(items))
     rig.pass_time(0.2)
     (batch,) = rig.take(worker, m.Assign)
     assert len(wire.encode(batch, 1)) < wire.HEAD_LIMIT_BYTES
     rig.complete(worker, batch)
     for job in range(300, 308):
-        item = m.SubmitItem(job, "m", None, 0, False, b"x", 600)
+        item = m.SubmitItem(job, "m", None, False, b"x", 600)
         rig.say(GATEWAY, m.Submit((item,)), [b"y"] * 600)
     rig.pass_time(0.2)
     assert all(len(frames) <= wire.FRAMES_LIMIT for _, frames in rig.inbox[worker])

@@ -5,7 +5,7 @@ import pytest
 
 from shared import messages as m
 from shared.model_config import ModelConfig
-from tests.broker.rig import GATEWAY, NODE, Rig
+from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
 from tests.broker.test_jobs import answers, refusals
 
 PATIENT = ModelConfig(
@@ -26,7 +26,7 @@ def test_a_batch_has_one_job_of_each_sequence_and_the_next_come_in_their_order()
     (worker,) = rig.ready_rig(config=config(), batch_size=4, max_batch_delay_ms=0)
     rig.submit(1, sequence="other")
     rig.complete(worker, rig.only(worker, m.Assign))
-    items = [m.SubmitItem(job, "m", None, 0, False, b"meta-%d" % job, sequence=name)
+    items = [m.SubmitItem(job, "m", None, False, b"meta-%d" % job, sequence=name)
              for job, name in ((2, "a"), (3, "a"), (4, "b"), (5, "a"))]  # fmt: skip
     rig.say(GATEWAY, m.Submit(tuple(items)))
     first = rig.only(worker, m.Assign)
@@ -117,6 +117,21 @@ def test_there_are_always_as_many_sequences_as_the_workers_can_run_at_once() -> 
     for job in range(7):
         rig.submit(job, sequence=f"s{job}")
     assert [item.job for item in refusals(rig)] == [6]
+
+
+def test_the_limit_of_sequences_grows_and_shrinks_with_the_workers() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(config=config(max_sequences=1))
+    rig.submit(1, sequence="a")
+    rig.submit(2, sequence="b")
+    assert [item.job for item in refusals(rig)] == [2]
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 2, synchronous=False))
+    rig.submit(3, sequence="b")
+    rig.submit(4, sequence="c")
+    assert [item.job for item in refusals(rig)] == [4]
+    rig.say(GATEWAY, m.ScaleWorkers(3, "m", None, 1, 1, synchronous=False))
+    rig.submit(5, sequence="c")
+    assert [item.job for item in refusals(rig)] == [5]
 
 
 def test_a_sequences_own_queue_is_bounded() -> None:
@@ -313,3 +328,57 @@ def test_unregistering_lets_nothing_of_a_sequence_behind(continuous: bool) -> No
     rig.exit_worker(int(worker[2:]), NODE)
     rig.pass_time(1)
     assert not rig.core.jobs.queues
+
+
+# What runs comes back to a broker that has just started
+
+
+def restarted(**changes: int | bool) -> tuple[Rig, list[bytes]]:
+    """Return a broker in its first moments, to which both of its workers have come back."""
+    rig = Rig(settings(settle_s=30))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register(config=config(**changes), initial_workers=2)
+    orders = rig.take(NODE, m.StartWorker)
+    for order in orders:
+        rig.worker_ready(order)
+    rig.restart()
+    rig.join_gateway()
+    rig.join_node(workers=tuple(map(held, orders)))
+    return rig, [rig.worker_ready_again(order, "n-1") for order in orders]
+
+
+def test_a_sequence_whose_worker_drains_takes_nothing_that_comes_back() -> None:
+    rig, (_, two) = restarted()
+    rig.submit(1, sequence="b")
+    rig.submit(2, sequence="a")
+    batch = rig.only(two, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 1, synchronous=False))
+    rig.submit(3, sequence="a")
+    assert [item.job for item in refusals(rig)] == [3]
+    rig.complete(two, batch)
+    rig.say(GATEWAY, m.Cancel((3,)))
+    assert [item.job for item in answers(rig)] == [2]
+
+
+def test_a_sequence_that_was_ended_while_it_streams_takes_nothing_that_comes_back() -> None:
+    rig, (one, _) = restarted(continuous_batching=True)
+    rig.submit(1, 2, sequence="a")
+    first = rig.only(one, m.Assign)
+    rig.stream(one, first, b"part", 0)
+    rig.complete(one, rig.only(one, m.Assign), ends_sequences=("a",))
+    rig.submit(3, sequence="a")
+    assert [item.job for item in refusals(rig)] == [3]
+    rig.complete(one, first)
+    rig.say(GATEWAY, m.Cancel((3,)))
+    assert [item.is_final for item in answers(rig)] == [False, True, True]
+
+
+def test_what_comes_back_is_taken_beyond_the_limits() -> None:
+    rig, _ = restarted(max_sequences=1, max_sequence_queue_jobs=1)
+    for job in range(9):
+        rig.submit(job, sequence=f"s{job % 3}")
+    assert not refusals(rig)
+    rig.pass_time(31)
+    rig.submit(9, sequence="other")
+    assert [item.job for item in refusals(rig)] == [9]

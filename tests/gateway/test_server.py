@@ -450,7 +450,7 @@ class EchoingBroker(Broker):
     """Answers every job."""
 
     def _echo(self, router: Any, peer: bytes, submit: messages.Submit, frames: list[bytes]) -> None:
-        items = [messages.SubmitItem(i.job, "m", None, 0, False, i.meta, i.frames) for i in submit.items]
+        items = [messages.SubmitItem(i.job, "m", None, False, i.meta, i.frames) for i in submit.items]
         super()._echo(router, peer, messages.Submit(tuple(items)), frames)
 
 

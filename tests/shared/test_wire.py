@@ -30,7 +30,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
     m.Submit(
-        (m.SubmitItem(7, "m", None, 0, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", 50, True, b"", 0, "s"))
+        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s"))
     ),
     m.Cancel((7, 8)),
     m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False, True),
