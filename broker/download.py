@@ -120,8 +120,9 @@ def _matching(url: str, settings: BrokerSettings) -> list[str]:
 
 
 def _names_host(pattern: str, url: str) -> bool:
-    host = urlsplit(url).netloc
-    return not re.fullmatch(pattern, url.replace(host, ELSEWHERE, 1), re.IGNORECASE)
+    # With its slashes, since a host may be called `http`.
+    host = f"//{urlsplit(url).netloc}"
+    return not re.fullmatch(pattern, url.replace(host, f"//{ELSEWHERE}", 1), re.IGNORECASE)
 
 
 def _not_allowed(url: str) -> ModelNotFound:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.download import download
+from broker import download
 from shared.errors import DownloadFailed, ModelNotFound
 from shared.settings import BrokerSettings
 
@@ -77,13 +77,13 @@ def opened(origin: str, **changes: float) -> BrokerSettings:
 def test_an_archive_is_fetched_also_behind_a_redirect(origin: str, tmp_path: Path) -> None:
     for path in ("/m.mar", "/hop"):
         target = tmp_path / path[1:]
-        download(origin + path, target, opened(origin))
+        download.download(origin + path, target, opened(origin))
         assert target.read_bytes() == b"archive"
 
 
 def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed) as refused:
-        download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
+        download.download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
     assert "127.0.0.1 is a private address" in refused.value.details
     assert not (tmp_path / "m").exists()
 
@@ -91,7 +91,7 @@ def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp
 @pytest.mark.parametrize("path", ["/away", "/into-file"])
 def test_a_redirect_is_checked_again(origin: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
-        download(origin + path, tmp_path / "m", opened(origin))
+        download.download(origin + path, tmp_path / "m", opened(origin))
 
 
 def test_a_redirect_to_a_private_address_is_refused_though_any_public_url_is_allowed(
@@ -101,31 +101,31 @@ def test_a_redirect_to_a_private_address_is_refused_though_any_public_url_is_all
         state_dir="/nowhere", allowed_urls=(f"{origin}/.*", "http(s)?://.*"), download_timeout_s=2.0
     )
     with pytest.raises(DownloadFailed) as refused:
-        download(f"{origin}/away", tmp_path / "m", settings)
+        download.download(f"{origin}/away", tmp_path / "m", settings)
     assert "169.254.169.254 is a private address" in refused.value.details
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/short", "/loop"])
 def test_a_failing_origin_is_a_failed_download(origin: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(DownloadFailed, match="Failed to download archive from"):
-        download(origin + path, tmp_path / "m", opened(origin))
+        download.download(origin + path, tmp_path / "m", opened(origin))
 
 
 def test_an_origin_that_stalls_is_given_up(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed):
-        download(f"{origin}/stall", tmp_path / "m", opened(origin, download_timeout_s=0.3))
+        download.download(f"{origin}/stall", tmp_path / "m", opened(origin, download_timeout_s=0.3))
 
 
 def test_a_download_above_the_limit_is_stopped(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="download_limit_bytes"):
-        download(f"{origin}/m.mar", tmp_path / "m", opened(origin, download_limit_bytes=3))
+        download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin, download_limit_bytes=3))
 
 
 @pytest.mark.parametrize("url", ["http://", "http://no such host/x.mar", "http://127.0.0.1:1/x.mar"])
 def test_urls_that_lead_nowhere_are_failed_downloads(tmp_path: Path, url: str) -> None:
     settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
     with pytest.raises(DownloadFailed):
-        download(url, tmp_path / "m", settings)
+        download.download(url, tmp_path / "m", settings)
 
 
 @pytest.mark.parametrize("pattern", ["http://.*", "http.*", "^https?://.*$", "https?://.*|file://.*"])
@@ -134,10 +134,20 @@ def test_a_pattern_that_names_no_host_opens_no_private_address(
 ) -> None:
     settings = BrokerSettings(state_dir="/nowhere", allowed_urls=(pattern,), download_timeout_s=2.0)
     with pytest.raises(DownloadFailed) as refused:
-        download(f"{origin}/m.mar", tmp_path / "m", settings)
+        download.download(f"{origin}/m.mar", tmp_path / "m", settings)
     assert "is a private address" in refused.value.details
+
+
+@pytest.mark.parametrize(
+    "host", ["http", "https", "h", "t", "p", "s", "s:80", "me@http", "elsewhere.example"]
+)
+def test_a_pattern_names_no_host_that_is_called_like_a_part_of_the_scheme(host: str) -> None:
+    assert not download._names_host("https?://.*", f"https://{host}/m.mar")
+    assert not download._names_host("https?://.*", f"http://{host}/{host}//{host}")
+    if not host.startswith("elsewhere"):
+        assert download._names_host(f"https://{host}/.*", f"https://{host}/m.mar")
 
 
 def test_a_download_ends_when_the_broker_does(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="the broker stops"):
-        download(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)
+        download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)
