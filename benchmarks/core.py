@@ -40,9 +40,10 @@ class Bench:
                                batch_size, 0, 120, 120, loaded_at_startup=False)  # fmt: skip
         # Peers don't beat here, so silence must not count.
         settings = BrokerSettings(state_dir="/nowhere", peer_timeout_s=1e9, job_queue_size=10_000)
+        built_in = metrics_config.parse(metrics_config.BUILT_IN.read_bytes())
         self._now = 0.0
         self._core = BrokerCore(
-            settings, Snapshot((record,), (("echo", "1.0"),)), metrics=Metrics(metrics_config.built_in()),
+            settings, Snapshot((record,), (("echo", "1.0"),)), metrics=Metrics(built_in),
             epoch=EPOCH, now=self._now, wall_ms=0,
             new_sequence_id=lambda: "",
         )  # fmt: skip

@@ -34,6 +34,7 @@ from broker.queues import Lease
 from broker.records import Snapshot, VersionRecord
 from broker.states import WorkerState
 from broker.stats import Stats
+from shared import clock
 from shared import messages as m
 from shared.settings import BrokerSettings
 from shared.wire import Frame, WireError, split_frames
@@ -81,7 +82,8 @@ class BrokerCore:
             self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
         )
         self.started_at = now
-        self._wall_offset_ms = wall_ms - now * 1000
+        #: Turns a time of the core into milliseconds since 1970.
+        self.wall_ms = clock.wall_of(now, wall_ms)
         #: Peer id -> worker, for workers that have said hello.
         self._workers: dict[bytes, Worker] = {}
         self._effects: list[Effect] = []
@@ -113,10 +115,6 @@ class BrokerCore:
     def next_wake(self) -> float:
         """Return the time at which `handle` must be called even without events."""
         return min(self._sweep_due, self.jobs.next_wake())
-
-    def wall_ms(self, at: float) -> int:
-        """Turn a time of the core into milliseconds since 1970."""
-        return int(at * 1000 + self._wall_offset_ms)
 
     @property
     def nodes(self) -> list[Node]:
@@ -574,6 +572,8 @@ class BrokerCore:
             self._send(worker.node, self._start_order(worker, record))
         for key in [key for key in self.jobs.queues if key not in wanted]:
             self.jobs.drop_queue(key)
+        for key in self.stats.worker_failures.keys() - wanted.keys():
+            del self.stats.worker_failures[key]
         for key, queue in self.jobs.queues.items():
             if queue.jobs and key in wanted and wanted[key].min_workers == 0 and not self.fleet.live(key):
                 self.jobs.refuse_queue(key, "it has been scaled to 0 workers")

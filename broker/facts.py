@@ -33,7 +33,7 @@ def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
                 return fleet_facts(core, number, now)
             case m.ReadMetrics(number):
                 own = metric_families(core, now) if core.settings.own_metrics else []
-                return m.MetricsRead(number, (*core.metrics.families(core.stats), *own))
+                return m.MetricsRead(number, (*core.metrics.families(core.stats, core.wall_ms(now)), *own))
             case m.ReadHealth(number):
                 reasons = health_reasons(core, now)
                 return m.HealthRead(number, not reasons, reasons)
@@ -271,5 +271,5 @@ def _family(name: str, kind: str, text: str, samples: list[m.Sample]) -> m.Metri
     return m.MetricFamily(name, kind, text, tuple(samples))  # type: ignore[arg-type]  # narrowed above
 
 
-def _sample(labels: dict[str, str], value: float, suffix: str = "") -> m.Sample:
-    return m.Sample(suffix, tuple(labels.items()), float(value))
+def _sample(labels: dict[str, str], value: float) -> m.Sample:
+    return m.Sample("", tuple(labels.items()), float(value))

@@ -64,7 +64,7 @@ class Keyring:
     ) -> None:
         self._settings = settings
         self._make_text = make_text
-        self._wall_offset_ms = wall_ms - now * 1000
+        self._wall_ms = clock.wall_of(now, wall_ms)
         self._made = Made({})
 
     @property
@@ -127,9 +127,6 @@ class Keyring:
 
     def _left_ms(self, record: KeyRecord, now: float) -> int | None:
         return None if record.expires_at_ms is None else record.expires_at_ms - self._wall_ms(now)
-
-    def _wall_ms(self, now: float) -> int:
-        return int(now * 1000 + self._wall_offset_ms)
 
 
 def sha256(text: str) -> str:

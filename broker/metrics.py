@@ -162,9 +162,9 @@ class Metrics:
 
     # What goes out
 
-    def families(self, stats: Stats) -> list[m.MetricFamily]:
+    def families(self, stats: Stats, at_ms: int) -> list[m.MetricFamily]:
         """Return what the metrics API shows."""
-        self._settle(stats, 0)
+        self._settle(stats, at_ms)
         return [family.read() for family in self._all() if not family.is_logged]
 
     def take_lines(self, stats: Stats, at_ms: int) -> tuple[Line, ...]:

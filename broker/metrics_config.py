@@ -10,6 +10,7 @@ import yaml
 
 Kind = Literal["counter", "gauge", "histogram"]
 
+#: The file that is used where no other is named.
 BUILT_IN = Path(__file__).with_name("metrics.yaml")
 KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")
 #: What Prometheus takes as a name; anything else would spoil the whole answer.
@@ -51,11 +52,6 @@ class MetricsConfig:
 
     server: tuple[Declared, ...] = ()
     model: tuple[Declared, ...] = ()
-
-
-def built_in() -> MetricsConfig:
-    """Read the file that is used where no other is named."""
-    return parse(BUILT_IN.read_bytes())
 
 
 def parse(content: bytes) -> MetricsConfig:

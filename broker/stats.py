@@ -142,4 +142,3 @@ class Stats:
     def forget(self, key: Key) -> None:
         """Drop the figures of a version that is gone."""
         self.versions.pop(key, None)
-        self.worker_failures.pop(key, None)

@@ -109,7 +109,7 @@ class Rig:
             self.key_file = {api: key.text for api, key in made.newest.items()}
             keys.use(made)
         metrics = Metrics(
-            metrics_config.built_in(),
+            metrics_config.parse(metrics_config.BUILT_IN.read_bytes()),
             mode=self.settings.metrics_mode,
             auto_detect=self.settings.model_metrics_auto_detect,
             hostname="here",

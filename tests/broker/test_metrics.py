@@ -46,7 +46,7 @@ def test_every_metric_of_torchserve_has_its_help_from_the_start_even_without_a_v
     bench = Rig()
     bench.join_gateway()
     families = scraped(bench)
-    expected = metrics_config.built_in()
+    expected = metrics_config.parse(metrics_config.BUILT_IN.read_bytes())
     assert [one.name for one in (*expected.server, *expected.model)] == list(families)[:21]
     assert families[REQUESTS].help == "Torchserve prometheus counter metric with unit: Count"
     assert families["HandlerTime"].help == "Torchserve prometheus gauge metric with unit: ms"
@@ -288,7 +288,7 @@ def test_models_without_end_do_not_make_series_without_end() -> None:
         version = stats.versions[f"m{number}", "1.0"]
         version.unnamed.requests += 1
         stats.touch(version)
-    families = Metrics(metrics_config.built_in()).families(stats)
+    families = Metrics(metrics_config.parse(metrics_config.BUILT_IN.read_bytes())).families(stats, 0)
     (requests,) = (family for family in families if family.name == REQUESTS)
     assert len(requests.samples) == metrics.SERIES_LIMIT
     assert all(sample.value == 1.0 for sample in requests.samples)
@@ -309,6 +309,15 @@ def test_in_log_mode_everything_becomes_lines_and_the_api_has_ours_alone() -> No
     assert lines[LATENCY].labels == (("model_name", "m"), ("model_version", "default"))
     assert (lines["PredictionTime"].is_model, lines["PredictionTime"].request_ids) == (True, ("r-1",))
     assert all(name.startswith("torchrelay_") for name in scraped(bench))
+
+
+def test_a_line_has_its_time_also_if_somebody_asks_for_metrics_in_the_same_moment() -> None:
+    bench = Rig(settings(metrics_mode="log"))
+    bench.ready_rig()
+    bench.now += 5
+    submit = m.Submit((m.SubmitItem(1, "m", None, False, b""),))
+    bench.feed(bench.event(GATEWAY, submit), bench.event(GATEWAY, m.ReadMetrics(9)))
+    assert [line.at_ms for line in bench.lines] == [5000]
 
 
 def test_in_legacy_mode_the_three_counters_stay_with_the_api_and_the_rest_becomes_lines() -> None:

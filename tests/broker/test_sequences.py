@@ -121,7 +121,7 @@ def test_there_are_always_as_many_sequences_as_the_workers_can_run_at_once() -> 
 
 def test_the_limit_of_sequences_grows_and_shrinks_with_the_workers() -> None:
     rig = Rig()
-    (worker,) = rig.ready_rig(config=config(max_sequences=1))
+    rig.ready_rig(config=config(max_sequences=1))
     rig.submit(1, sequence="a")
     rig.submit(2, sequence="b")
     assert [item.job for item in refusals(rig)] == [2]
