@@ -5,7 +5,6 @@ Pure. Error texts are TorchServe's.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import unquote, urlsplit
 
 from broker.records import (
     Change,
@@ -18,6 +17,7 @@ from broker.records import (
     Snapshot,
     VersionRecord,
 )
+from broker.urls import file_of
 from shared import errors, messages
 from shared.settings import StartupModel
 
@@ -88,7 +88,7 @@ class Catalog:
             StartupModel(
                 name=record.model,
                 version=record.version,
-                archive_name=_file_of(record.url),
+                archive_name=file_of(record.url),
                 is_default=self.is_default(record),
                 min_workers=record.min_workers,
                 max_workers=record.max_workers,
@@ -129,12 +129,6 @@ class Catalog:
                     self._defaults[model] = version
             case RememberNodes() | PutKeys():
                 pass
-
-
-def _file_of(url: str) -> str:
-    """Name the model store's file of an archive; a url's query, which may be a secret, is no part of it."""
-    path = urlsplit(url).path if "://" in url else url
-    return unquote(path).rstrip("/").rpartition("/")[2]
 
 
 def _java_bucket(text: str) -> int:

@@ -57,7 +57,7 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class DropArchive:
-    """Delete an archive ("" if a version still uses its content), and what was downloaded from `url`."""
+    """Delete an archive, and what was downloaded from `url`; either is "" if a version still uses it."""
 
     archive: str
     url: str

@@ -26,6 +26,7 @@ from broker.records import (
     SetTargets,
     VersionRecord,
 )
+from broker.urls import without_query
 from shared import errors
 from shared import messages as m
 from shared.settings import BrokerSettings, LoadAtStart, StartupModel
@@ -240,7 +241,7 @@ class Management:
             self._drop_doomed()
             self._report_registration(record, prepared)
             if restored and restored.is_default:
-                self._store_default(key, lambda error: self._end_loading(registration))
+                self._restore_default(registration, record)
             elif at_start:
                 self._end_loading(registration)
             else:
@@ -253,6 +254,16 @@ class Management:
         self._emit(Report(logging.INFO, "model.registered", {**model, "workers": record.min_workers}))
         for warning in prepared.config_warnings:
             self._emit(Report(logging.WARNING, "model.config_ignored", {**model, "reason": warning}))
+
+    def _restore_default(self, registration: Registration, record: VersionRecord) -> None:
+        def stored(error: errors.RelayError | None) -> None:
+            if error:
+                self._emit(Report(logging.ERROR, "model.default_not_set", {
+                    "model": record.model, "version": record.version, "reason": str(error),
+                }))  # fmt: skip
+            self._end_loading(registration)
+
+        self._store_default((record.model, record.version), stored)
 
     def _refuse_registration(self, registration: Registration, error: errors.RelayError) -> None:
         self._refuse(registration.caller, error, url=registration.ask.url)
@@ -390,10 +401,10 @@ class Management:
             return
         doomed, self._doomed = self._doomed, {}
         for archive, url in doomed:
-            if any(record.url == url for record in self._catalog):
-                continue
             is_used = self._catalog.is_archive_used(archive)
-            self._emit(DropArchive("" if is_used else archive, url))
+            is_url_used = any(record.url == url for record in self._catalog)
+            if not (is_used and is_url_used):
+                self._emit(DropArchive("" if is_used else archive, "" if is_url_used else url))
 
     # Keys
 
@@ -513,6 +524,9 @@ class Management:
 
     def _refuse(self, caller: Caller, error: errors.RelayError, url: str = "") -> None:
         if caller is None:
-            self._emit(Report(logging.ERROR, "model.not_loaded", {"url": url, "reason": str(error)}))
+            # The reason repeats the url, too.
+            shown = without_query(url)
+            reason = str(error).replace(url, shown) if url else str(error)
+            self._emit(Report(logging.ERROR, "model.not_loaded", {"url": shown, "reason": reason}))
         else:
             self._reply(caller, m.AskRefused(caller[1], error.name, error.message, error.details))

@@ -1,6 +1,6 @@
 """TorchServe's ts_metrics.log and model_metrics.log, written by a thread of their own.
 
-The loop hands lines over and goes on; where the disk doesn't keep up they are dropped and counted.
+The loop hands lines over and goes on; where the disk doesn't keep up they are dropped.
 """
 
 import logging
@@ -29,19 +29,20 @@ class MetricsLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._files = {False: _file(folder / "ts_metrics.log"), True: _file(folder / "model_metrics.log")}
         self._waiting: queue.Queue[tuple[Line, ...] | None] = queue.Queue(WAITING_LIMIT)
-        #: Lines that found no room.
-        self.dropped = 0
+        self._is_behind = False
         self._thread = threading.Thread(target=self._write_all, name="metrics-log", daemon=True)
         self._thread.start()
 
-    def write(self, lines: tuple[Line, ...]) -> None:
-        """Have lines written soon; never blocks."""
+    def write(self, lines: tuple[Line, ...]) -> bool:
+        """Have lines written soon; never blocks. False where they are dropped, for the caller to count."""
         try:
             self._waiting.put_nowait(lines)
         except queue.Full:
-            if not self.dropped:
+            if not self._is_behind:
                 logger.warning("metrics.log_behind", extra={"waiting": WAITING_LIMIT})
-            self.dropped += len(lines)
+            self._is_behind = True
+            return False
+        return True
 
     def close(self) -> None:
         """Write what waits, for a moment at most, and close the files."""

@@ -40,7 +40,7 @@ from broker.metrics import Line, Metrics
 from broker.metrics_log import MetricsLog
 from broker.records import Snapshot
 from broker.registry import Registry, SqlRegistry
-from broker.store import ArchiveStore, prepare, set_aside_download, startup_urls
+from broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from shared import clock, ids, wire
 from shared.errors import InternalError, RelayError
 from shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
@@ -163,6 +163,7 @@ class Server:
         logger.info("broker.started", extra={"epoch": self._core.epoch,
                                              "addresses": ",".join(self._settings.addresses)})  # fmt: skip
         self._store.keep_only({record.archive for record in self._core.catalog})
+        remove_leftovers(self._settings)
         for load in self._loads_at_start():
             self._core.management.load_at_start(load)
         gc.collect()
@@ -302,8 +303,8 @@ class Server:
                 logger.log(level, event, extra=facts)
 
     def _write_metrics(self, lines: tuple[Line, ...]) -> None:
-        if self._metrics_log is not None:
-            self._metrics_log.write(lines)
+        if self._metrics_log is not None and not self._metrics_log.write(lines):
+            self._core.metrics.dropped["log behind"] += len(lines)
 
     def _send(self, effect: Send, unreachable: list[Event]) -> None:
         head = wire.encode(effect.message, self._core.epoch)

@@ -4,10 +4,12 @@ Blocking; `server` calls it in threads. Nothing here is remembered in memory.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +17,17 @@ from urllib.parse import unquote, urlsplit
 
 from broker import download, object_stores
 from broker.records import Prepared
-from broker.writing import failed, without_query, write_bounded
+from broker.urls import file_of, without_query
+from broker.writing import failed, write_bounded
 from shared import archive, errors, model_config
 from shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 4 << 20
+#: What a broker that was killed leaves behind is known by its name: in the state folder, in the model store.
+PACKING_PREFIX = "packing-"
+PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
 #: Files of the model store that `all` stands for, besides folders.
 STARTUP_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -95,7 +101,7 @@ def prepare(
     path = _locate(url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
     try:
         if path.is_dir():
-            with tempfile.TemporaryDirectory(dir=settings.state_dir) as folder:
+            with tempfile.TemporaryDirectory(prefix=PACKING_PREFIX, dir=settings.state_dir) as folder:
                 packed = Path(folder) / f"{path.name}.mar"
                 archive.pack_folder(path, packed)
                 return _keep(packed, store)
@@ -107,6 +113,19 @@ def prepare(
             raise
         details = error.details if isinstance(error, errors.RelayError) else str(error)
         raise errors.StoreFailed(f"Failed to save model: {url}", details) from error
+
+
+def remove_leftovers(settings: BrokerSettings) -> None:
+    """Delete what a broker that was killed left half made; before anything is prepared."""
+    for folder in Path(settings.state_dir).glob(f"{PACKING_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    if settings.model_store is None:
+        return
+    for part in Path(settings.model_store).glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
+        # Another broker may use the same store: it holds what it is still writing.
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink()
 
 
 def startup_urls(settings: BrokerSettings) -> list[str]:
@@ -127,7 +146,7 @@ def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
     """
     if settings.model_store is None or not download.is_remote(url, settings):
         return None
-    copy = Path(settings.model_store) / _basename(url, is_remote=True)
+    copy = Path(settings.model_store) / file_of(url)
     doomed = copy.with_name(f".{copy.name}.dropped")
     with contextlib.suppress(OSError):  # it is gone already, or can't be touched
         return copy.rename(doomed)
@@ -173,7 +192,7 @@ def _locate(
             raise
     # Only what lies in the model store: of a path the folders are ignored, as in TorchServe, unless it is
     # the whole path of a folder there.
-    name = _basename(url, is_remote=False)
+    name = file_of(url)
     path = folder / name
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         whole = Path(url)
@@ -189,11 +208,11 @@ def _fetch(
 ) -> Path:
     download.check_allowed(url, settings)
     # A name of its own: the same url may be on its way for somebody else too.
-    number, part_name = tempfile.mkstemp(prefix=".", suffix=".part", dir=folder)
-    os.close(number)
+    number, part_name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=folder)
     part = Path(part_name)
     try:
-        target = folder / _basename(url, is_remote=True)
+        fcntl.flock(number, fcntl.LOCK_EX)  # see `remove_leftovers`
+        target = folder / file_of(url)
         if target == folder:
             raise failed(url, "it names no file")
         if target.exists():
@@ -208,11 +227,12 @@ def _fetch(
             download.download(url, part, settings, is_cancelled)
         os.link(part, target)  # never over a file that came meanwhile
     except FileExistsError as error:
-        raise errors.StoreFailed(f"Model file already exists {_basename(url, is_remote=True)}") from error
+        raise errors.StoreFailed(f"Model file already exists {file_of(url)}") from error
     except (OSError, ValueError) as error:
         raise failed(url, str(error)) from error
     finally:
         part.unlink()
+        os.close(number)
     return target
 
 
@@ -223,8 +243,3 @@ def _copy_file(url: str, target: Path, settings: BrokerSettings, is_cancelled: C
     with source.open("rb") as file:
         chunks = iter(lambda: file.read(COPY_BYTES), b"")
         write_bounded(chunks, target, url, settings, is_cancelled)
-
-
-def _basename(url: str, *, is_remote: bool) -> str:
-    path = urlsplit(url).path if is_remote else url
-    return unquote(path).rstrip("/").rpartition("/")[2]

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from broker.urls import without_query
 from shared import clock
 from shared.errors import DownloadFailed
 from shared.settings import BrokerSettings
@@ -43,8 +44,3 @@ def write_bounded(
 def failed(url: str, why: str) -> DownloadFailed:
     """Make TorchServe's error of a download."""
     return DownloadFailed(f"Failed to download archive from: {url}", why)
-
-
-def without_query(url: str) -> str:
-    """Return a url for the log: what is behind the question mark may be a signature."""
-    return url.partition("?")[0]

@@ -389,6 +389,20 @@ def test_a_model_of_the_command_line_that_cannot_be_loaded_is_reported() -> None
     assert [report.event for report in rig.reports] == ["model.not_loaded"]
 
 
+def test_a_secret_in_the_url_of_a_model_that_cannot_be_loaded_stays_out_of_the_log() -> None:
+    rig = Rig()
+    url = "https://x/m.mar?X-Signature=secret"
+    rig.archives[url] = errors.DownloadFailed(f"Failed to download archive from: {url}", "no route")
+    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.feed()
+    assert [report.facts for report in rig.reports] == [
+        {
+            "url": "https://x/m.mar",
+            "reason": "Failed to download archive from: https://x/m.mar (no route)",
+        }
+    ]
+
+
 def test_everything_registered_survives_a_restart() -> None:
     rig = joined()
     rig.register(version="1.0", initial_workers=2)

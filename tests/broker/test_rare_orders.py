@@ -107,6 +107,21 @@ def test_an_archive_is_deleted_once_no_registration_may_need_it() -> None:
     assert DropArchive("sha-m", "http://x/m.mar") in rig.effects
 
 
+def test_an_archive_is_deleted_also_if_another_content_has_come_in_under_its_url() -> None:
+    rig = SlowRig()
+    rig.join_gateway()
+    for version in ("1.0", "2.0"):
+        rig.archives["m.mar"] = Prepared(f"sha-{version}", 10, "m", version, "h", "python", "f")
+        rig.say(GATEWAY, m.RegisterModel(5, "m.mar"))
+    rig.say(GATEWAY, m.SetDefault(6, "m", "2.0"))
+    rig.say(GATEWAY, m.UnregisterModel(7, "m", "1.0"))
+    assert [effect for effect in rig.effects if isinstance(effect, DropArchive)] == [
+        DropArchive("sha-1.0", "")
+    ]
+    rig.say(GATEWAY, m.UnregisterModel(8, "m", "2.0"))
+    assert rig.effects.count(DropArchive("sha-2.0", "m.mar")) == 1
+
+
 def test_a_registration_waits_for_an_archive_that_is_still_being_fetched() -> None:
     rig = Rig()
     rig.join_gateway()
@@ -142,6 +157,15 @@ def test_the_figures_of_a_model_go_with_it() -> None:
     rig.pass_time(1)
     assert not rig.core.stats.versions
     assert not rig.core.jobs.queues
+
+
+def test_failures_of_a_model_that_never_had_a_request_go_with_it() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.exit_worker(9000)
+    assert rig.core.stats.worker_failures == {("m", "1.0"): 1}
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    assert not rig.core.stats.worker_failures
 
 
 # Workers

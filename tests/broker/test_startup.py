@@ -1,5 +1,7 @@
 """Models of the start, in their order, and snapshots: restored, and written at every change."""
 
+import logging
+
 import pytest
 
 from broker.effects import Prepare
@@ -9,6 +11,7 @@ from shared import errors
 from shared import messages as m
 from shared.settings import LoadAtStart, StartupModel
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from tests.broker.test_rare_orders import SlowRig
 
 
 def snapshot_rig() -> Rig:
@@ -157,6 +160,8 @@ def test_what_did_not_come_about_leaves_no_snapshot() -> None:
         ("folder/", "folder"),
         ("https://example.org/models/m%20n.mar?X-Signature=secret", "m n.mar"),
         ("s3://bucket/models/m.mar", "m.mar"),
+        ("https://example.org", ""),
+        ("s3://[no-host/m.mar", "m.mar"),
     ],
 )
 def test_a_snapshot_names_an_archive_by_its_file(url: str, name: str) -> None:
@@ -173,3 +178,20 @@ def test_a_model_of_the_start_that_cannot_be_stored_ends_the_wait_for_it() -> No
     rig.feed()
     assert rig.core.management.loading == []
     assert isinstance(Stored(1, rig.store_error).error, errors.StoreFailed)
+
+
+def test_a_restored_default_that_cannot_be_stored_is_reported() -> None:
+    rig = SlowRig()
+    rig.held = []
+    rig.archive("m.mar")
+    rig.core.management.load_at_start(StartupModel("m", "1.0", "m.mar", is_default=True))
+    rig.feed()
+    (prepared,), rig.held = rig.held, []
+    rig.feed(prepared)
+    rig.store_error = errors.StoreFailed("The registry could not be written", "disk full")
+    (stored,), rig.held = rig.held, None
+    rig.feed(stored)
+    (report,) = [report for report in rig.reports if report.level == logging.ERROR]
+    assert (report.event, report.facts["model"]) == ("model.default_not_set", "m")
+    assert "disk full" in str(report.facts["reason"])
+    assert rig.core.management.loading == []

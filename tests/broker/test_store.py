@@ -1,5 +1,6 @@
 """Archives by content, and how a url becomes one."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from broker.store import ArchiveStore, prepare, set_aside_download, startup_urls
+from broker.store import (
+    PACKING_PREFIX,
+    PART_PREFIX,
+    PART_SUFFIX,
+    ArchiveStore,
+    prepare,
+    remove_leftovers,
+    set_aside_download,
+    startup_urls,
+)
 from shared import errors
 from shared.model_config import ModelConfig
 from shared.settings import BrokerSettings
@@ -160,6 +170,35 @@ def test_leftovers_are_deleted_and_used_archives_kept(tmp_path: Path) -> None:
     store.keep_only({used})
     assert [path.stem for path in (tmp_path / "s").iterdir()] == [used]
     assert store.read(unused, 0, 1) is None
+
+
+def test_what_a_killed_broker_left_half_made_is_deleted_and_nothing_else(
+    broker: BrokerSettings, tmp_path: Path
+) -> None:
+    models, state = Path(str(broker.model_store)), Path(broker.state_dir)
+    (state / f"{PACKING_PREFIX}x" / "deep").mkdir(parents=True)
+    (state / f"{PACKING_PREFIX}x" / "m.mar").write_bytes(b"half")
+    names = ("mine", "theirs")
+    mine, theirs = (models / f"{PART_PREFIX}{name}{PART_SUFFIX}" for name in names)
+    others = [models / "m.mar", models / ".x.part", models / "torchrelay-x.part", state / "registry.sqlite"]
+    for path in (mine, theirs, *others):
+        path.write_bytes(b"half")
+    with theirs.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_leftovers(broker)
+    assert sorted((*models.iterdir(), *state.iterdir())) == sorted([theirs, *others])
+    remove_leftovers(BrokerSettings(state_dir=str(tmp_path / "nosuch")))
+
+
+def test_what_is_being_fetched_survives_the_start_of_another_broker(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    def another_starts() -> bool:
+        remove_leftovers(broker)
+        return False
+
+    url = f"file://{write_mar(tmp_path / 'far.mar')}"
+    assert prepare(url, store, broker, another_starts).model_name == "m"
 
 
 @pytest.mark.parametrize("name", ["../registry", "", "x" * 64, "A" * 64])
