@@ -166,7 +166,7 @@ def _keep(path: Path, store: ArchiveStore) -> Prepared:
         model_version=manifest.model_version,
         handler=manifest.handler or "",
         runtime=manifest.runtime,
-        file_name=re.sub(r"\W", "_", stem),
+        file_name=re.sub(r"\W", "_", stem, flags=re.ASCII),
         config=config,
         config_warnings=warnings,
         has_requirements=bool(manifest.requirements_file),

@@ -95,6 +95,17 @@ def test_a_folder_of_the_model_store_is_an_archive_too(broker: BrokerSettings, s
     assert prepare("m", store, broker).model_name == "f"
 
 
+def test_an_archive_without_a_name_is_called_as_torchserve_calls_its_file(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    for file in ("plain.mar", "no-m\u00e4nif x.mar", "b.tar.gz"):
+        write_mar(Path(str(broker.model_store)) / file)
+    found = [
+        prepare(file, store, broker).file_name for file in ("plain.mar", "no-m\u00e4nif x.mar", "b.tar.gz")
+    ]
+    assert found == ["plain", "no_m_nif_x", "b_tar_gz"]
+
+
 def test_a_folder_deeper_in_the_store_needs_its_whole_path_and_none_elsewhere_is_taken(
     broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
 ) -> None:

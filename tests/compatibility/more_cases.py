@@ -41,6 +41,7 @@ ARCHIVES: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 
 BYTES = {"Content-Type": "application/octet-stream"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 def build(store: Path) -> None:
@@ -103,6 +104,13 @@ case("registered", M("/models?url=parts.mar&initial_workers=1", "POST"))
 case("three", P("parts", "3", BYTES), with_chunks=True)
 case("none", P("parts", "0", BYTES))
 case("head", I("/predictions/parts", "3", BYTES, method="HEAD"))
+
+case = group("more-names")
+case("registered", M("/models?url=echo.mar&initial_workers=1", "POST"))
+case("empty", I("/invocations?model_name=", "x", BYTES))
+case("empty_and_a_field", I("/invocations?model_name=", "model_name=echo", FORM))
+case("unregistered", M("/models/echo?synchronous=false&timeout=0", "DELETE"))
+case("unregistered_twice", M("/models/echo", "DELETE"))
 
 case = group("more-metrics", config=["metrics_mode=prometheus"])
 case("counted", X(), [reg("echo.mar", 1), {"request": P("echo", "a", BYTES)},
