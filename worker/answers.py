@@ -10,21 +10,27 @@ from ts.utils.util import PredictionException
 
 from shared import wire
 from shared.errors import OutOfResources, PredictionFailed, RelayError
-from worker.faults import is_out_of_memory, one_line
+from worker.faults import encodable, guarded, is_out_of_memory, one_line
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 #: PERF: `bytes | bytearray` in a call is made anew each time, which takes as long as the check.
 _BINARY = (bytes, bytearray)
+#: What json and UTF-8 raise at a value that they have no form for.
+_UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
+#: What a client can be told; those below 200 announce an answer, and are none.
+_STATUSES = range(200, 1000)
 
 
 def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> wire.Response:
     """Return the response of one row, with the status and headers that the handler has set for it."""
-    try:
-        body = _encoded(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        return failed(PredictionFailed("Unsupported model output data type.", one_line(error)))
+    body = guarded(_encoded, value)
+    if isinstance(body, _UNENCODABLE):
+        return failed(PredictionFailed("Unsupported model output data type.", one_line(body)))
+    if isinstance(body, Exception):
+        return raised(body)
+    assert isinstance(body, bytes)
     if len(body) > limit_bytes:
         fault = f"The response has {len(body)} bytes, max_response_size is {limit_bytes}."
         # TorchServe's worker dies of it, with a 500; this row alone gets that status.
@@ -55,12 +61,17 @@ def batch_failure(output: object, rows: int) -> wire.Response | None:
 def raised(error: BaseException) -> wire.Response:
     """Return the answer for what a handler raised."""
     if isinstance(error, PredictionException):
-        code = error.error_code if isinstance(error.error_code, int) else 500
-        # TorchServe keeps 413 for bodies above its limit.
-        return failed(PredictionFailed(str(error.message)), status=507 if code == 413 else code)
+        return refused(error.message, error.error_code)
     if is_out_of_memory(error):
         return failed(OutOfResources("Out of resources", one_line(error)))
     return failed(PredictionFailed("Prediction failed", one_line(error)))
+
+
+def refused(message: object, code: object) -> wire.Response:
+    """Return the answer for a handler's own refusal; a code that is no status of HTTP becomes a 500."""
+    status = code if isinstance(code, int) and code in _STATUSES else 500
+    # TorchServe keeps 413 for bodies above its limit.
+    return failed(PredictionFailed(encodable(str(message))), status=507 if status == 413 else status)
 
 
 def failed(error: RelayError, status: int | None = None) -> wire.Response:
@@ -87,6 +98,8 @@ def _unsendable(code: object, phrase: object, headers: dict[str, str]) -> str:
     """Say what HTTP could not carry of what the handler set; empty if nothing."""
     if not isinstance(code, int) or not isinstance(phrase, str):
         return f"the status {code!r} {phrase!r} is not a number and a text"
+    if code not in _STATUSES:
+        return f"the status is not from {_STATUSES[0]} to {_STATUSES[-1]}"
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             return f"the response header {name!r} is a {type(value).__name__}, not text"

@@ -7,15 +7,19 @@ import asyncio
 import copy
 import functools
 import inspect
+import logging
 
 import msgspec
 
 from shared import clock, wire
 from worker import answers
 from worker.engines import Outlet, client_gone
+from worker.faults import guarded
 from worker.parts import Part, SendParts
-from worker.runner import Runner, guarded
+from worker.runner import Runner
 from worker.session import Batch, Job, Leases
+
+logger = logging.getLogger(__name__)
 
 
 class _Call(msgspec.Struct, eq=False):
@@ -25,7 +29,6 @@ class _Call(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     #: What the handler returned to be awaited, by index of its request.
     awaited: dict[int, asyncio.Future[object]] = {}
-    cancelled: set[int] = set()
 
 
 class AsyncEngine:
@@ -42,9 +45,9 @@ class AsyncEngine:
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
         """Cancel what the handler awaits; it is the handler's to see to it."""
+        self._leases.cancelled(lease, indexes)
         call = self._calls.get(lease)
         if call is not None:
-            call.cancelled.update(indexes)
             for index in indexes:
                 if index in call.awaited:
                     call.awaited[index].cancel()
@@ -53,23 +56,24 @@ class AsyncEngine:
         """Drop everything."""
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            call.cancelled.update(range(len(call.batch.jobs)))
             for awaited in call.awaited.values():
                 awaited.cancel()
 
     def work(self) -> bool:
         """Start what has come; the event loop does the rest."""
         while batch := self._leases.next_batch():
-            call = _Call(batch, awaited={}, cancelled=set())
+            call = _Call(batch, awaited={})
             self._calls[batch.lease] = call
             call.task = self._loop.create_task(self._run(call))
         return False
 
     async def _run(self, call: _Call) -> None:
         started = clock.monotonic()
-        replies = await asyncio.gather(
-            *(self._answer(call, idx, job) for idx, job in enumerate(call.batch.jobs))
+        ended = await asyncio.gather(
+            *(self._answer(call, idx, job) for idx, job in enumerate(call.batch.jobs)),
+            return_exceptions=True,
         )
+        replies = [_reply(answer) for answer in ended]
         if self._calls.get(call.batch.lease) is call:
             del self._calls[call.batch.lease]
             handler_us = round((clock.monotonic() - started) * 1_000_000)
@@ -79,7 +83,7 @@ class AsyncEngine:
         opened = self._runner.open(job)
         if isinstance(opened, wire.Response):
             return opened
-        if idx in call.cancelled:
+        if not self._is_wanted(call, idx):
             return client_gone()
         context = guarded(copy.deepcopy, self._runner.model.context)
         if isinstance(context, Exception):
@@ -105,8 +109,8 @@ class AsyncEngine:
         """Return what sends parts from whatever thread: the link belongs to the loop's."""
 
         def send(parts: list[Part]) -> None:
-            wanted = [part for part in parts if part[0][1] not in call.cancelled]
-            if wanted and self._calls.get(call.batch.lease) is call:
+            wanted = [part for part in parts if self._is_wanted(call, part[0][1])]
+            if wanted:
                 self._outlet.parts(wanted)
 
         def from_any_thread(parts: list[Part]) -> None:
@@ -116,6 +120,19 @@ class AsyncEngine:
                 self._loop.call_soon_threadsafe(functools.partial(send, parts))
 
         return from_any_thread
+
+    def _is_wanted(self, call: _Call, idx: int) -> bool:
+        """Tell whether somebody waits for a request, and the broker still holds this worker to it."""
+        lease = call.batch.lease
+        return self._calls.get(lease) is call and not self._leases.is_gone(lease, idx)
+
+
+def _reply(ended: wire.Response | BaseException) -> wire.Response:
+    """Return a request's answer, also where none could be made of what its handler has left."""
+    if isinstance(ended, wire.Response):
+        return ended
+    logger.warning("answer.failed", exc_info=ended)
+    return answers.raised(ended)
 
 
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:

@@ -13,9 +13,10 @@ import msgspec
 from shared import wire
 from shared.errors import PredictionFailed
 from worker import answers
-from worker.parts import STREAM_HEADER, Part, Place
+from worker.faults import guarded
+from worker.parts import STREAM_HEADER, Part
 from worker.rows import Opened
-from worker.runner import Runner, guarded
+from worker.runner import Runner
 from worker.session import Batch, Leases
 
 logger = logging.getLogger(__name__)
@@ -59,39 +60,31 @@ class BatchEngine:
         #: Passes a batch on to the worker's other processes, where it has some.
         self._share = share
         self._door = runner.new_door(runner.model.context, self._send)
-        #: Jobs whose clients have gone, of batches that are held.
-        self._cancelled: set[Place] = set()
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
         """Drop the parts that are still to come; a handler that runs is left alone."""
-        self._cancelled.update((lease, index) for index in indexes)
+        self._leases.cancelled(lease, indexes)
 
     def forget(self) -> None:
-        """Drop everything."""
-        self._cancelled.clear()
+        """Drop nothing: between two calls there is nothing that has begun."""
 
     def work(self) -> bool:
         """Run the oldest batch."""
         batch = self._leases.next_batch()
         if batch is None:
             return False
-        if self._cancelled and self._is_cancelled(batch):
+        if all(self._leases.is_gone(batch.lease, idx) for idx in range(len(batch.jobs))):
             replies, handler_us = [client_gone()] * len(batch.jobs), 0
         else:
             if self._share is not None:
                 self._share(batch)
             replies, handler_us = self._runner.run(self._door, batch)
-        if self._cancelled:
-            self._cancelled = {place for place in self._cancelled if place[0] != batch.lease}
         self._outlet.done(batch.lease, handler_us, replies)
         return True
 
-    def _is_cancelled(self, batch: Batch) -> bool:
-        return all((batch.lease, idx) in self._cancelled for idx in range(len(batch.jobs)))
-
     def _send(self, parts: list[Part]) -> None:
         self._outlet.listen()
-        wanted = [part for part in parts if part[0] not in self._cancelled] if self._cancelled else parts
+        wanted = [part for part in parts if not self._leases.is_gone(*part[0])]
         if wanted:
             self._outlet.parts(wanted)
 
@@ -103,7 +96,6 @@ class _Running(msgspec.Struct, eq=False):
     job: Opened
     #: Whether the handler has seen it.
     is_known: bool = False
-    is_cancelled: bool = False
     handler_us: int = 0
     #: Sequences that its parts have closed.
     ends: tuple[str, ...] = ()
@@ -128,8 +120,7 @@ class GenerationEngine:
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
         """Leave a request out of the next call."""
-        if lease in self._running:
-            self._running[lease].is_cancelled = True
+        self._leases.cancelled(lease, indexes)
 
     def forget(self) -> None:
         """Drop everything."""
@@ -173,16 +164,17 @@ class GenerationEngine:
 
     def _send(self, parts: list[Part]) -> None:
         self._outlet.listen()
-        wanted = [part for part in parts if not self._is_cancelled(part[0][0])]
+        wanted = [
+            (place, part)
+            for place, part in parts
+            if place[0] in self._running and not self._leases.is_gone(*place)
+        ]
         if wanted:
             self._outlet.parts(wanted)
 
-    def _is_cancelled(self, lease: int) -> bool:
-        request = self._running.get(lease)
-        return request is None or request.is_cancelled
-
     def _part_with_cancelled(self) -> None:
-        for request in [request for request in self._running.values() if request.is_cancelled]:
+        gone = [request for request in self._running.values() if self._leases.is_gone(request.lease, 0)]
+        for request in gone:
             # TorchServe's words, which its tests look for.
             request_id = request.job.request.request_id
             logger.info("Connection to client got closed; Removing job: %s", request_id)

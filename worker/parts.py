@@ -11,7 +11,6 @@ from ts.context import Context
 from ts.protocol.otf_message_handler import PredictResponse
 
 from shared import wire
-from shared.errors import PredictionFailed
 from worker import answers
 
 logger = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class PartDoor:
 
     def _made(self, response: PredictResponse, idx: int) -> wire.Response:
         if response.code != 200:
-            return answers.failed(PredictionFailed(str(response.message)), status=response.code)
+            return answers.refused(response.message, response.code)
         context = response.context or self.context
         if response.ts_stream_next:
             context.set_response_header(idx, STREAM_HEADER, "true")

@@ -5,13 +5,14 @@ A handler that ends the process (SystemExit, os._exit) ends it: that is the node
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ts.context import Context, RequestProcessor
 
 from shared import clock, wire
 from shared.errors import InternalError
 from worker import answers, rows
+from worker.faults import guarded
 from worker.loader import Model
 from worker.measuring import Measuring
 from worker.orders import SequenceHeaders
@@ -127,12 +128,3 @@ class Runner:
             return [failure] * row_count
         assert isinstance(output, list)
         return [door.last(idx, value) for idx, value in enumerate(output)]
-
-
-def guarded(function: Callable[..., object], *arguments: object) -> object:
-    """Call a handler's own code; return what it raises, instead of raising it."""
-    try:
-        return function(*arguments)
-    except Exception as error:  # boundary: a handler may raise anything, and its worker goes on
-        logger.warning("Invoking custom service failed.", exc_info=True)
-        return error

@@ -137,6 +137,8 @@ class Leases:
         self._waiting: deque[Batch] = deque()
         #: Leases begun and not answered -> the Streamed messages there were for each.
         self._begun: dict[int, int] = {}
+        #: Leases waiting or begun -> the indexes of jobs whose clients have gone.
+        self._gone: dict[int, set[int]] = {}
         self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[Payload]]] = deque()
 
     @property
@@ -157,8 +159,17 @@ class Leases:
 
     def assigned(self, batch: Batch) -> None:
         """Take a batch; one that is held already came twice."""
-        if batch.lease not in self._begun and batch.lease not in [other.lease for other in self._waiting]:
+        if not self._is_open(batch.lease):
             self._waiting.append(batch)
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Take note that the clients of these jobs have gone, unless their answer is on its way."""
+        if self._is_open(lease):
+            self._gone.setdefault(lease, set()).update(indexes)
+
+    def is_gone(self, lease: int, index: int) -> bool:
+        """Tell whether nobody waits for a job any more."""
+        return bool(self._gone) and index in self._gone.get(lease, ())
 
     def next_batch(self) -> Batch | None:
         """Hand out the oldest batch, which is begun by it."""
@@ -180,6 +191,7 @@ class Leases:
     ) -> None:
         """Keep a batch's answer until it is sent; of one that is not begun any more, nothing."""
         number = self._begun.pop(lease, None)
+        self._gone.pop(lease, None)
         if number is not None:
             self._outbox.append((m.Completed(lease, handler_us, items, number), frames))
 
@@ -195,4 +207,8 @@ class Leases:
         """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""
         self._waiting.clear()
         self._begun.clear()
+        self._gone.clear()
         self._outbox.clear()
+
+    def _is_open(self, lease: int) -> bool:
+        return lease in self._begun or any(batch.lease == lease for batch in self._waiting)

@@ -167,6 +167,18 @@ def test_a_request_whose_client_has_gone_leaves_and_is_answered_all_the_same(
     assert "Connection to client got closed; Removing job: r1-0" in caplog.text
 
 
+def test_a_request_whose_client_goes_before_it_joins_is_not_run() -> None:
+    calls: Calls = []
+    made = generation(counting(calls))
+    made.assign(1, b"9")
+    made.assign(2, b"1")
+    assert made.engine is not None
+    made.engine.cancelled(1, (0,))
+    work(made)
+    assert calls == [(["r2-0"], ["1"])]
+    assert made.said() == [(1, ["Prediction failed"]), (2, [b"r2-0 0;"])]
+
+
 def test_a_description_is_a_call_of_its_own() -> None:
     calls: Calls = []
     inner = counting(calls)
@@ -295,25 +307,43 @@ async def test_an_async_handler_streams_from_the_loop_and_from_threads() -> None
     assert made.said() == [(1, 0, b"one"), (1, 0, b"two"), (1, 0, b"three"), (1, [b"last"])]
 
 
-async def test_an_async_request_whose_client_has_gone_is_cancelled_where_it_waits() -> None:
-    has_begun, was_cancelled = asyncio.Event(), asyncio.Event()
+class Endless:
+    """A handler that answers nothing, and says when it has begun and when it was cancelled."""
 
-    async def handler(data: list[Row], context: Context) -> object:
+    def __init__(self) -> None:
+        self.has_begun, self.was_cancelled = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, data: list[Row], context: Context) -> object:
         try:
-            has_begun.set()
+            self.has_begun.set()
             return await asyncio.Event().wait()
         finally:
-            was_cancelled.set()
+            self.was_cancelled.set()
 
+
+async def test_an_async_request_whose_client_has_gone_is_cancelled_where_it_waits() -> None:
+    handler = Endless()
     made = concurrent(handler)
     made.assign(1, b"x")
     begin(made)
-    await has_begun.wait()
+    await handler.has_begun.wait()
     assert made.engine is not None
     made.engine.cancelled(1, (0,))
     await eventually_async(lambda: made.told)
-    assert was_cancelled.is_set()
+    assert handler.was_cancelled.is_set()
     assert made.said() == [(1, ["Prediction failed"])]
+
+
+async def test_an_async_request_whose_client_goes_before_it_begins_is_not_run() -> None:
+    handler = Endless()
+    made = concurrent(handler)
+    made.assign(1, b"x")
+    assert made.engine is not None
+    made.engine.cancelled(1, (0,))
+    begin(made)
+    await eventually_async(lambda: made.told)
+    assert made.said() == [(1, ["Prediction failed"])]
+    assert not handler.has_begun.is_set()
 
 
 async def test_what_an_async_handler_raises_or_returns_wrongly_fails_its_request_alone() -> None:
@@ -353,24 +383,30 @@ async def test_a_context_that_cannot_be_copied_fails_the_request_with_the_reason
     )
 
 
-async def test_what_the_broker_took_back_is_cancelled_and_not_answered() -> None:
-    has_begun, was_cancelled = asyncio.Event(), asyncio.Event()
-
+async def test_an_async_request_of_whose_context_no_answer_can_be_made_is_answered_all_the_same() -> None:
     async def handler(data: list[Row], context: Context) -> object:
-        try:
-            has_begun.set()
-            return await asyncio.Event().wait()
-        finally:
-            was_cancelled.set()
+        if bodies(data) == ["bad"]:
+            context.request_processor = []
+        return ["fine"]
 
+    made = concurrent(handler)
+    made.assign(1, b"bad")
+    made.assign(2, b"x")
+    begin(made)
+    await eventually_async(lambda: len(made.told) == 2)
+    assert sorted(made.said(), key=str) == [(1, ["Prediction failed"]), (2, [b"fine"])]
+
+
+async def test_what_the_broker_took_back_is_cancelled_and_not_answered() -> None:
+    handler = Endless()
     made = concurrent(handler)
     made.assign(1, b"x")
     begin(made)
-    await has_begun.wait()
+    await handler.has_begun.wait()
     assert made.engine is not None
     made.engine.forget()
     made.leases.forget()
-    await was_cancelled.wait()
+    await handler.was_cancelled.wait()
     assert made.told == []
 
 

@@ -6,6 +6,7 @@ from ts.context import Context
 from ts.handler_utils.utils import create_predict_response, import_class, send_intermediate_predict_response
 from ts.protocol import otf_message_handler
 
+from shared import wire
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from worker.engines import BatchEngine
 from worker.rows import Row
@@ -157,6 +158,20 @@ def test_a_part_with_an_error_code_is_the_end_of_its_requests() -> None:
     done = made.told[-1]
     assert isinstance(done, Done)
     assert (done.replies[0].status, made.said()) == (429, [(7, 0, b"one"), (7, ["out of tokens"])])
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("500", 500), (None, 500), (42, 500), (1 << 70, 500), (413, 507)]
+)
+def test_a_part_whose_code_is_no_status_of_http_fails_its_request_alone(code: object, status: int) -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        SEND(None, {0: (context.request_ids or {})[0]}, "no", code, context)  # type: ignore[arg-type]  # what a handler may do
+        return bodies(data)
+
+    done = run(handler, b"a", b"b").told[-1]
+    assert isinstance(done, Done)
+    assert [reply.status for reply in done.replies] == [status, 200]
+    assert [wire.pack_response(reply)[1] for reply in done.replies] == [[], []]
 
 
 def test_a_handler_that_raises_after_parts_fails_the_request() -> None:

@@ -232,6 +232,11 @@ def test_a_header_that_http_cannot_carry_fails_its_row_alone(name: object, value
         (PredictionException("for you", 400), 400, ("PredictionFailed", "for you", "")),
         (PredictionException("for you", 413), 507, ("PredictionFailed", "for you", "")),
         (PredictionException("for you"), 500, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you", 42), 500, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you", 1 << 70), 500, ("PredictionFailed", "for you", "")),
+        (PredictionException("for you", "404"), 500, ("PredictionFailed", "for you", "")),  # type: ignore[arg-type]  # what a handler may do
+        (PredictionException("no \ud800", 404), 404, ("PredictionFailed", "no \\ud800", "")),
+        (OSError("no \udcff"), 503, ("PredictionFailed", "Prediction failed", "OSError: no \\udcff")),
     ],
 )
 def test_what_a_handler_raises_fails_its_whole_batch(
@@ -239,6 +244,7 @@ def test_what_a_handler_raises_fails_its_whole_batch(
 ) -> None:
     response = failure(raised=raised, rows=3)
     assert (response.status, response.error) == (status, error)
+    assert wire.unpack_response(wire.pack_response(response)[0], [])[0].error == error
 
 
 @pytest.mark.parametrize(
@@ -266,6 +272,35 @@ def test_a_row_that_has_no_encoding_fails_alone(value: object) -> None:
     assert bad.error is not None
     assert bad.error[:2] == ("PredictionFailed", "Unsupported model output data type.")
     assert good.body == b"fine"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [(RuntimeError("no storage"), 503, "Prediction failed"), (MemoryError(), 507, "Out of resources")],
+)
+def test_a_row_whose_own_code_fails_while_it_is_encoded_fails_alone(
+    fault: Exception, status: int, message: str
+) -> None:
+    class Text(str):
+        __slots__ = ()
+
+        def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+            raise fault
+
+    bad, good = run(lambda data, context: [Text("x"), "fine"], body(), body())
+    assert bad.error is not None
+    assert (bad.status, bad.error[1], good.body) == (status, message, b"fine")
+
+
+@pytest.mark.parametrize("code", [42, 199, 1000, -1, pytest.param(10**5000, id="no text either")])
+def test_a_status_that_http_has_not_fails_its_row_alone(code: int) -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.set_response_status(code=code, idx=0)
+        return ["a", "b"]
+
+    bad, good = run(handler, body(), body())
+    assert (bad.status, good.status) == (503, 200)
+    assert bad.error == ("PredictionFailed", "Prediction failed", "the status is not from 200 to 999")
 
 
 def test_a_row_above_max_response_size_fails_alone_and_names_the_setting() -> None:

@@ -196,6 +196,26 @@ def test_a_broker_that_holds_nothing_of_a_worker_makes_it_forget_all() -> None:
     assert (leases.held, leases.next_batch(), leases.first()) == ((), None, None)
 
 
+def test_a_client_that_has_gone_is_remembered_as_long_as_its_job_is_open() -> None:
+    leases = Leases()
+    leases.assigned(batch(1))
+    leases.cancelled(1, (0, 2))
+    assert [leases.is_gone(1, index) for index in range(3)] == [True, False, True]
+    leases.next_batch()
+    leases.cancelled(1, (1,))
+    assert all(leases.is_gone(1, index) for index in range(3))
+    leases.completed(1, 0, (), [])
+    leases.cancelled(1, (0,))  # it crossed the answer
+    leases.cancelled(2, (0,))
+    assert not leases.is_gone(1, 0)
+    leases.assigned(batch(2))
+    assert not leases.is_gone(2, 0)
+    leases.cancelled(2, (0,))
+    leases.forget()
+    leases.assigned(batch(2))
+    assert not leases.is_gone(2, 0)
+
+
 def test_a_batch_that_comes_twice_is_held_once_whether_it_waits_or_was_begun() -> None:
     leases = Leases()
     leases.assigned(batch(1))
