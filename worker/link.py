@@ -48,6 +48,8 @@ class Link:
 
     def send(self, message: m.Message, epoch: int, frames: Sequence[Payload] = ()) -> bool:
         """Send, or return False where there is no connection to send on."""
+        if self._socket.closed:  # a thread's last words may come after `close`
+            return False
         try:
             # Large frames go out without a copy, small ones are cheaper copied: pyzmq decides by size.
             self._socket.send_multipart([wire.encode(message, epoch), *frames], zmq.NOBLOCK, copy=False)

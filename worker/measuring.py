@@ -38,7 +38,8 @@ class Measuring:
         #: The latest call's time and requests. PERF: of many calls in a moment one stands for all, for a
         #: point of each would cost a twentieth of what the call itself does.
         self._prediction: tuple[int, Mapping[int, str]] | None = None
-        self._sent_at = -GATHER_S
+        #: When points were last sent, or could not be.
+        self._tried_at = -GATHER_S
 
     def predicted(self, handler_us: int, request_ids: Mapping[int, str]) -> None:
         """Take note of a call that went well, and of its requests by index."""
@@ -52,7 +53,7 @@ class Measuring:
 
     def due(self, now: float, *, is_idle: bool) -> m.Measured | None:
         """Return what is to be sent now; it stays until `sent`."""
-        has_waited = now - self._sent_at >= GATHER_S
+        has_waited = now - self._tried_at >= GATHER_S
         if not (has_waited or is_idle):
             return None
         if not self.has_points() and not (has_waited and self._prediction):
@@ -63,11 +64,15 @@ class Measuring:
         """Forget what `due` returned."""
         self._points.clear()
         self._prediction = None
-        self._sent_at = now
+        self._tried_at = now
+
+    def put_off(self, now: float) -> None:
+        """Keep what `due` returned: the broker is away."""
+        self._tried_at = now
 
     def next_wake(self) -> float:
         """Return when `due` may have something without a call in between."""
-        return self._sent_at + GATHER_S if self._prediction or self._points else float("inf")
+        return self._tried_at + GATHER_S if self._prediction or self._points else float("inf")
 
     def _prediction_point(self) -> tuple[m.MetricPoint, ...]:
         if self._prediction is None:

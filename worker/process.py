@@ -131,6 +131,8 @@ class Worker:
         # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
         if not self._measuring.has_points():
             self._flush()
+        elif self._woken is not None:
+            self._woken.set()
 
     def _see_stop(self) -> None:
         assert self._woken is not None
@@ -186,11 +188,13 @@ class Worker:
                 self._woken.set()  # the send may have taken the wake-up for what came with it
 
     def _send_measured(self, now: float, *, is_idle: bool) -> None:
-        if self._session.state is not State.WELCOMED:
-            return
         measured = self._measuring.due(now, is_idle=is_idle)
-        if measured is not None and self._link.send(measured, self._session.epoch):
+        if measured is None:
+            return
+        if self._session.state is State.WELCOMED and self._link.send(measured, self._session.epoch):
             self._measuring.sent(now)
+        else:
+            self._measuring.put_off(now)
 
     def _keep_in_touch(self, now: float) -> None:
         match self._session.due(now):

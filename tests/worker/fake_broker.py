@@ -33,6 +33,9 @@ class FakeBroker:
         self.heard: list[Heard] = []
         self.peers: set[bytes] = set()
         self.archives: dict[str, bytes] = {}
+        self.beat_interval_s = BEAT_INTERVAL_S
+        self.peer_timeout_s = PEER_TIMEOUT_S
+        self.welcomes_workers = True
         #: Chunks are answered up to this offset.
         self.serves_up_to = 1 << 60
         self._beat_at = 0.0
@@ -65,7 +68,7 @@ class FakeBroker:
         """Do what is to do now, without waiting."""
         now = clock.monotonic()
         if now >= self._beat_at:
-            self._beat_at = now + BEAT_INTERVAL_S
+            self._beat_at = now + self.beat_interval_s
             for peer in list(self.peers):
                 self.send(peer, m.Beat())
         while self._router.poll(0):
@@ -75,10 +78,13 @@ class FakeBroker:
             self._answer(peer, message, epoch)
 
     def _answer(self, peer: bytes, message: m.Message, epoch: int) -> None:
+        if isinstance(message, m.HelloWorker) and not self.welcomes_workers:
+            return
         if isinstance(message, m.HelloNode | m.HelloWorker):
             is_new = peer not in self.peers
             self.peers.add(peer)
-            self.send(peer, m.Welcome(int(BEAT_INTERVAL_S * 1000), int(PEER_TIMEOUT_S * 1000), is_new))
+            interval_ms, timeout_ms = int(self.beat_interval_s * 1000), int(self.peer_timeout_s * 1000)
+            self.send(peer, m.Welcome(interval_ms, timeout_ms, is_new))
         elif epoch != self.epoch or peer not in self.peers:
             self.send(peer, m.IntroduceYourself())
         elif isinstance(message, m.FetchArchive):

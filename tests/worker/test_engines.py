@@ -12,6 +12,7 @@ from tests.support import eventually_async
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from worker.concurrency import AsyncEngine
 from worker.engines import BatchEngine, GenerationEngine
+from worker.measuring import GATHER_S
 from worker.rows import Row
 from worker.session import Batch, Job
 
@@ -453,6 +454,19 @@ def test_what_is_measured_goes_out_at_once_when_idle_and_gathered_when_busy() ->
     assert due(100.7, is_idle=False) == ["Calls", "Calls", "PredictionTime"]
     assert measuring.due(200.0, is_idle=True) is None
     assert measuring.next_wake() == float("inf")
+
+
+def test_what_cannot_be_sent_is_kept_and_tried_again_in_a_while() -> None:
+    made = Bench(lambda data, context: bodies(data))
+    measuring = made.runner.measuring
+    assert made.context.metrics is not None
+    made.context.metrics.add_counter("Calls", 2)
+    for now in (100.0, 100.1, 100.6):
+        measured = measuring.due(now, is_idle=True)
+        assert measured is not None
+        assert [point.name for point in measured.points] == ["Calls"]
+        measuring.put_off(now)
+        assert measuring.next_wake() == now + GATHER_S
 
 
 def test_a_prediction_is_measured_as_torchserve_does_and_only_if_it_went_well() -> None:

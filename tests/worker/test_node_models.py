@@ -3,18 +3,18 @@
 import json
 import sys
 
+import psutil
 import pytest
 
 from shared import messages as m
 from shared import wire
 from tests.worker.models import ECHO
-from tests.worker.nodes import Fleet, answers, load, order, submit
+from tests.worker.nodes import Fleet, Loaded, answers, load, order, submit
 from tests.worker.wheels import write_wheel
 
 pytestmark = pytest.mark.integration
 
 CONFIG = "config.yaml"
-ASYNC = {CONFIG: "asyncCommunication: true\n"}
 STREAMS = """
 import time
 from ts.handler_utils.utils import send_intermediate_predict_response
@@ -43,6 +43,24 @@ def handle(data, context):
     context.stopping_criteria = [lambda _, request_id=request_id: left[request_id] <= 0 for request_id in ids]
     return [f"{len(ids)} {left[request_id]};" for request_id in ids]
 """
+WAITS = """
+import asyncio, os, signal
+
+async def handle(data, context):
+    if data is None:
+        return None
+    stop = signal.getsignal(signal.SIGTERM)
+
+    def told(*args):
+        stop(*args)
+        print("was told to stop")
+
+    signal.signal(signal.SIGTERM, told)
+    print("has begun")
+    while not os.path.exists(data[0]["body"]):
+        await asyncio.sleep(float("0.01"))
+    return ["finished"]
+"""
 MEETS = """
 import asyncio
 
@@ -60,6 +78,12 @@ class Handler:
         await self.all_here.wait()
         return [context.get_request_id()]
 """
+
+
+def load_async(fleet: Fleet, code: str) -> Loaded:
+    """Start a worker whose handler takes up to three requests side by side."""
+    files, manifest = {CONFIG: "asyncCommunication: true\n"}, {"configFile": CONFIG}
+    return load(fleet, code, files=files, manifest=manifest, batch_size=3)
 
 
 def parts(fleet: Fleet, lease: int = 1) -> tuple[list[bytes], m.Completed]:
@@ -125,13 +149,7 @@ def test_a_continuous_batch_merges_leases_into_calls(joined: Fleet) -> None:
 
 
 def test_an_async_handler_runs_leases_side_by_side_while_the_worker_beats(joined: Fleet) -> None:
-    loaded = load(
-        joined,
-        MEETS,
-        files={CONFIG: "asyncCommunication: true\n"},
-        manifest={"configFile": CONFIG},
-        batch_size=3,
-    )
+    loaded = load_async(joined, MEETS)
     for lease in (1, 2):
         submit(joined, loaded.worker, b"3", lease=lease)
     beat, _ = joined.broker.expect(m.WorkerBeat, lambda beat: len(beat.leases) == 2)
@@ -143,20 +161,71 @@ def test_an_async_handler_runs_leases_side_by_side_while_the_worker_beats(joined
 
 
 def test_an_async_worker_that_is_stopped_finishes_what_runs_and_hands_back_the_rest(joined: Fleet) -> None:
-    loaded = load(
-        joined,
-        MEETS,
-        files={CONFIG: "asyncCommunication: true\n"},
-        manifest={"configFile": CONFIG},
-        batch_size=3,
-    )
-    submit(joined, loaded.worker, b"2", lease=1)
-    joined.broker.expect(m.WorkerBeat, lambda beat: beat.leases == (1,))
-    joined.broker.send(loaded.worker, m.CancelJobs(1, (0,)))
-    assert answers(joined)[0].error is not None
+    gate = joined.folder / "gate"
+    loaded = load_async(joined, WAITS)
+    submit(joined, loaded.worker, str(gate).encode())
+    joined.broker.until(lambda: "has begun" in joined.node_log())
     joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
-    exited, _ = joined.broker.expect(m.WorkerExited)
+    joined.broker.until(lambda: "was told to stop" in joined.node_log())
+    submit(joined, loaded.worker, str(gate).encode(), lease=2)
+    joined.broker.heard.clear()
+    joined.broker.send(loaded.worker, m.IntroduceYourself())
+    joined.broker.expect(m.HelloWorker)  # so it has the second lease, and doesn't take it
+    assert joined.broker.expect(m.WorkerBeat)[0].leases == (1,)
+    gate.touch()
+    assert answers(joined)[0].body == b"finished"
+    joined.broker.until(lambda: joined.broker.all(m.WorkerExited))
+    said = [item.message for item in joined.broker.heard if item.peer == loaded.worker]
+    assert [type(message) for message in said if not isinstance(message, m.Measured)] == [m.Bye]
+    [exited] = joined.broker.all(m.WorkerExited)
     assert (exited.exit_code, exited.reason) == (0, "no longer wanted")
+
+
+def test_what_an_async_handler_measures_holds_its_answer_up_for_no_beat(fleet: Fleet) -> None:
+    code = """
+async def handle(data, context):
+    if data is None:
+        return None
+    context.metrics.add_counter("Calls", 1)
+    return ["x"]
+"""
+    fleet.broker.beat_interval_s = fleet.broker.peer_timeout_s = 600
+    loaded = load_async(fleet, code)
+    submit(fleet, loaded.worker, b"x")
+    measured, _ = fleet.broker.expect(m.Measured)
+    assert "Calls" in [point.name for point in measured.points]
+    assert answers(fleet)[0].body == b"x"
+
+
+def test_a_worker_with_something_to_tell_waits_for_its_broker_without_spinning(joined: Fleet) -> None:
+    code = """
+import os, time
+def handle(data, context):
+    if data is None:
+        return None
+    print("counting begins")
+    while not os.path.exists(data[0]["body"]):
+        time.sleep(float("0.01"))
+    context.metrics.add_counter("Calls", 1)
+    return ["x"]
+"""
+    gate = joined.folder / "count gate"
+    loaded = load(joined, code)
+    submit(joined, loaded.worker, str(gate).encode())
+    joined.broker.until(lambda: "counting begins" in joined.node_log())
+    joined.broker.welcomes_workers = False
+    try:
+        joined.broker.send(loaded.worker, m.IntroduceYourself())
+        gate.touch()
+        joined.broker.expect(m.HelloWorker)
+        process = psutil.Process(loaded.hello.pid)
+        before = sum(process.cpu_times()[:2])
+        # Half a second and more, of which a worker that spins takes all that it gets.
+        for _ in range(3):
+            joined.broker.expect(m.HelloWorker)
+        assert sum(process.cpu_times()[:2]) - before < 0.1
+    finally:
+        joined.broker.welcomes_workers = True
 
 
 def test_what_a_handler_measures_is_there_before_its_answer_and_what_it_prints_follows(joined: Fleet) -> None:
