@@ -69,6 +69,10 @@ class Fleet:
     def node_log(self) -> str:
         return (self.folder / "node.log").read_text()
 
+    def has_printed(self, worker_id: int, line: str) -> bool:
+        """Tell whether the latest node's worker of this number has printed a line; others may have, too."""
+        return f'worker={worker_id} line="{line}"' in self.node_log()
+
     def join(self) -> bytes:
         """Wait for a node to say hello; return its peer id."""
         self.node = self.broker.expect(m.HelloNode)[1].peer

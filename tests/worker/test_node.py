@@ -185,7 +185,7 @@ def test_a_broker_that_forgot_a_worker_is_told_again(joined: Fleet) -> None:
 def test_a_stopped_worker_finishes_its_batch_and_says_goodbye(joined: Fleet) -> None:
     loaded = load(joined, SLOW)
     submit(joined, loaded.worker, b"0.5")
-    joined.broker.until(lambda: "batch begins" in joined.node_log())
+    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "batch begins"))
     joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
     joined.broker.until(lambda: joined.broker.all(m.WorkerExited))
     kinds = [type(item.message) for item in joined.broker.heard]
@@ -197,7 +197,7 @@ def test_a_stopped_worker_finishes_its_batch_and_says_goodbye(joined: Fleet) -> 
 def test_a_worker_that_ignores_its_stop_is_killed_after_the_grace(joined: Fleet) -> None:
     loaded = load(joined, SLOW)
     submit(joined, loaded.worker, b"60")
-    joined.broker.until(lambda: "batch begins" in joined.node_log())
+    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "batch begins"))
     joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
     exited, _ = joined.broker.expect(m.WorkerExited)
     assert (exited.signal, exited.reason, exited.out_of_memory) == (9, "no longer wanted", False)

@@ -164,9 +164,9 @@ def test_an_async_worker_that_is_stopped_finishes_what_runs_and_hands_back_the_r
     gate = joined.folder / "gate"
     loaded = load_async(joined, WAITS)
     submit(joined, loaded.worker, str(gate).encode())
-    joined.broker.until(lambda: "has begun" in joined.node_log())
+    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "has begun"))
     joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
-    joined.broker.until(lambda: "was told to stop" in joined.node_log())
+    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "was told to stop"))
     submit(joined, loaded.worker, str(gate).encode(), lease=2)
     joined.broker.heard.clear()
     joined.broker.send(loaded.worker, m.IntroduceYourself())
@@ -203,7 +203,7 @@ import os, time
 def handle(data, context):
     if data is None:
         return None
-    print("counting begins")
+    print("has begun")
     while not os.path.exists(data[0]["body"]):
         time.sleep(float("0.01"))
     context.metrics.add_counter("Calls", 1)
@@ -212,7 +212,7 @@ def handle(data, context):
     gate = joined.folder / "count gate"
     loaded = load(joined, code)
     submit(joined, loaded.worker, str(gate).encode())
-    joined.broker.until(lambda: "counting begins" in joined.node_log())
+    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "has begun"))
     joined.broker.welcomes_workers = False
     try:
         joined.broker.send(loaded.worker, m.IntroduceYourself())
