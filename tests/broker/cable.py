@@ -1,5 +1,6 @@
-"""A cable to a server on loopback that a test can cut or hold up, and that shows what was asked."""
+"""A cable to a server on loopback that a test can cut, pull or hold up, and that shows what was asked."""
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -13,11 +14,12 @@ class Cable:
     def __init__(self, port: int) -> None:
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         #: What each message to the server began with.
         self.heads: list[bytes] = []
         self._limit: int | None = None
         self._then: Callable[[], object] | None = None
+        self._is_pulled = False
         self._released = threading.Event()
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
@@ -31,11 +33,18 @@ class Cable:
         """Let every connection fall silent after so many bytes from the server."""
         self._limit, self._then = count, None
 
+    def pull(self) -> None:
+        """Break the first connection so that only the client notices."""
+        self._is_pulled = True
+        self._sockets[0].shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._released.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for one in self._sockets:
+            with contextlib.suppress(OSError):  # it is broken already
+                one.shutdown(socket.SHUT_RDWR)  # closing alone wakes no thread that reads
             one.close()
         for thread in self._threads:
             thread.join(5)
@@ -57,7 +66,8 @@ class Cable:
             while data := near.recv(BUFFER_BYTES):
                 self.heads.append(data)
                 far.sendall(data)
-            far.shutdown(socket.SHUT_WR)
+            if not self._is_pulled:
+                far.shutdown(socket.SHUT_WR)
         except OSError:
             return
 

@@ -1,5 +1,6 @@
 """Archives in S3, as moto plays it on loopback, and in whatever fsspec opens."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def bucket(moto: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "AWS_ACCESS_KEY_ID": made.key,
         "AWS_SECRET_ACCESS_KEY": made.secret,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": made.cable.url,
+        "AWS_ENDPOINT_URL": f"http://{made.cable.address}",
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
@@ -172,10 +173,37 @@ def test_an_object_that_is_changed_while_it_is_read_is_no_archive(bucket: Bucket
 
 def test_a_store_that_stalls_is_given_up(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put("m.mar", CONTENT)
-    bucket.cable.stall_after(0)
-    assert "timeout" in why_not("s3://b-1/m.mar", tmp_path, download_timeout_s=0.2).lower()
-    bucket.cable.stall_after(20_000)
-    assert "broke off 6 times" in why_not("s3://b-1/m.mar", tmp_path, download_timeout_s=0.2)
+    for before_silence in (0, 20_000):
+        bucket.cable.heads.clear()
+        bucket.cable.stall_after(before_silence)
+        assert "timeout" in why_not("s3://b-1/m.mar", tmp_path, download_timeout_s=0.2).lower()
+        assert len(bucket.cable.heads) == 1, (
+            "a silence of download_timeout_s is a failure, not one of several"
+        )
+
+
+def test_a_store_that_breaks_off_again_and_again_is_given_up(bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put("m.mar", CONTENT)
+
+    def once_more() -> None:
+        bucket.cable.cut_after(20_000, once_more)
+
+    once_more()
+    assert "broke off 6 times" in why_not("s3://b-1/m.mar", tmp_path)
+
+
+@pytest.mark.parametrize("before_end", [0, 20_000])
+def test_a_broken_download_is_not_taken_up_again_when_the_broker_stops(
+    bucket: Bucket, tmp_path: Path, before_end: int
+) -> None:
+    bucket.put("m.mar", CONTENT)
+    bucket.cable.heads.clear()
+    stops = threading.Event()
+    bucket.cable.cut_after(before_end, stops.set)
+    with pytest.raises(DownloadFailed) as caught:
+        fetch("s3://b-1/m.mar", tmp_path / "out", allowing("s3://.*"), stops.is_set)
+    assert "the broker stops" in str(caught.value)
+    assert len(bucket.cable.heads) == 1
 
 
 def test_a_store_that_is_not_there_is_given_up(
@@ -196,11 +224,11 @@ def test_an_https_url_is_signed_if_kms_encrypted_what_it_names_and_else_not(
     bucket: Bucket, tmp_path: Path
 ) -> None:
     bucket.put("m.mar", CONTENT, ServerSideEncryption="aws:kms", SSEKMSKeyId="k")
-    url, target = f"{bucket.cable.url}/b-1/m.mar", tmp_path / "out"
+    url, target = f"http://{bucket.cable.address}/b-1/m.mar", tmp_path / "out"
     with pytest.raises(DownloadFailed):
-        download(url, target, allowing(f"{bucket.cable.url}/.*"))
+        download(url, target, allowing(f"http://{bucket.cable.address}/.*"))
     assert b"authorization" not in bucket.cable.heads[-1].lower()
-    download(url, target, allowing(f"{bucket.cable.url}/.*"), sign=signed_headers)
+    download(url, target, allowing(f"http://{bucket.cable.address}/.*"), sign=signed_headers)
     assert target.read_bytes() == CONTENT
     head = bucket.cable.heads[-1].lower()
     assert b"authorization: aws4-hmac-sha256 credential=" in head
@@ -211,7 +239,12 @@ def test_an_https_url_is_signed_if_kms_encrypted_what_it_names_and_else_not(
 def test_a_signed_url_still_needs_leave(bucket: Bucket, tmp_path: Path) -> None:
     settings = BrokerSettings(state_dir=str(tmp_path), model_store=str(tmp_path))
     with pytest.raises(DownloadFailed) as refused:
-        prepare(f"{bucket.cable.url}/b-1/m.mar", ArchiveStore(tmp_path / "a"), settings, s3_sse_kms=True)
+        prepare(
+            f"http://{bucket.cable.address}/b-1/m.mar",
+            ArchiveStore(tmp_path / "a"),
+            settings,
+            s3_sse_kms=True,
+        )
     assert "is a private address" in refused.value.details
     assert bucket.cable.heads == []
 
