@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 #: How often a broken download is taken up again, also if each time a little more has come.
 RESUMES_LIMIT = 5
-#: Tries of a request that S3 has not begun to answer, the first one included.
+#: Tries of a request that S3 refuses for the moment or that finds no connection, the first one included.
 ATTEMPTS_LIMIT = 3
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
 #: The region in the name of one of Amazon's own hosts: bucket.s3.eu-west-1.amazonaws.com.
@@ -68,7 +68,7 @@ def fetch(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callab
     library = LIBRARIES[scheme_of(url)]
     try:
         errors = getattr(importlib.import_module(library.module), library.error)
-        chunks = _s3_chunks(url, settings) if library.extra == "s3" else fsspec_chunks(url)
+        chunks = _s3_chunks(url, settings, is_cancelled) if library.extra == "s3" else fsspec_chunks(url)
         write_bounded(chunks, target, url, settings, is_cancelled)
     except ImportError as error:
         raise _failed(url, f"it needs a library: pip install 'torchrelay[{library.extra}]'") from error
@@ -98,14 +98,17 @@ def signed_headers(url: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in request.headers.items()]
 
 
-def _s3_chunks(url: str, settings: BrokerSettings) -> Iterator[bytes]:
-    """Read an object, taking it up again where a connection breaks, as long as it is the same object."""
+def _s3_chunks(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Iterator[bytes]:
+    """Read an object, taking it up again where a connection breaks, as long as it is the same object.
+
+    A silence is no break: with the first one of download_timeout_s the download has failed.
+    """
     from botocore import exceptions
 
     bucket, _, key = url[len("s3://") :].partition("/")
     if not BUCKET.fullmatch(bucket) or not key:
         raise ValueError("an S3 url is s3://BUCKET/KEY")
-    client = _s3_client(settings)
+    client = _s3_client(settings, is_cancelled)
     where = {"Bucket": bucket, "Key": key}
     done = breaks = 0
     try:
@@ -117,6 +120,8 @@ def _s3_chunks(url: str, settings: BrokerSettings) -> Iterator[bytes]:
                     done += len(chunk)
                     yield chunk
                 return
+            except exceptions.ReadTimeoutError:
+                raise
             except (exceptions.HTTPClientError, exceptions.IncompleteReadError) as error:
                 breaks += 1
                 if breaks > RESUMES_LIMIT:
@@ -133,9 +138,18 @@ def _s3_chunks(url: str, settings: BrokerSettings) -> Iterator[bytes]:
         client.close()
 
 
-def _s3_client(settings: BrokerSettings) -> Any:  # Any: boto3 makes its classes at run time
+# Any: boto3 makes its classes at run time
+def _s3_client(settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Any:
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
+
+    # Asked after each try, also of a download that is taken up again. Any: what botocore says besides.
+    def check_try(caught_exception: Exception | None = None, **_: Any) -> None:
+        if isinstance(caught_exception, ConnectTimeoutError | ReadTimeoutError):
+            raise caught_exception
+        if is_cancelled():
+            raise ValueError("the broker stops")
 
     session = boto3.Session()
     config = Config(
@@ -144,11 +158,12 @@ def _s3_client(settings: BrokerSettings) -> Any:  # Any: boto3 makes its classes
         retries={"total_max_attempts": ATTEMPTS_LIMIT, "mode": "standard"},
     )
     client = session.client("s3", config=config)
-    if "amazonaws.com" in (urlsplit(client.meta.endpoint_url).hostname or ""):
-        return client
-    # A store of the operator's own rarely has a name in the DNS for each bucket.
-    client.close()
-    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+    if "amazonaws.com" not in (urlsplit(client.meta.endpoint_url).hostname or ""):
+        # A store of the operator's own rarely has a name in the DNS for each bucket.
+        client.close()
+        client = session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
+    client.meta.events.register("needs-retry.s3", check_try)
+    return client
 
 
 def _s3_reason(response: dict[str, Any], done: int) -> str:  # Any: a JSON answer
