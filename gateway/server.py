@@ -6,6 +6,7 @@ and who speaks plain HTTP is told so in words. All of it is the event loop's; no
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket as sockets
 import ssl
@@ -24,6 +25,10 @@ _HANDSHAKE = b"\x16"
 _PATIENCE_S = 15.0
 #: New connections taken before other callbacks have their turn.
 _ACCEPT_BUDGET = 64
+#: What `accept` fails with while there is no room for a connection, and how long the others are let wait
+#: then, as asyncio's own listeners do: they would only be refused again and again.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_RETRY_S = 1.0
 #: What is read of a request that is refused, so that closing doesn't overtake the answer.
 _DISCARD_BYTES = 64 * 1024
 
@@ -78,12 +83,16 @@ class TlsListener:
         #: Connections that have said nothing yet, each with the timer that ends it.
         self._silent: dict[sockets.socket, asyncio.TimerHandle] = {}
         self._handshakes: set[asyncio.Task[None]] = set()
+        #: Set while no connections are taken because there is no room for one.
+        self._retry: asyncio.TimerHandle | None = None
         socket.setblocking(False)
-        self._loop.add_reader(socket.fileno(), self._accept)
+        self._listen()
 
     def close(self) -> None:
         """Take no more connections and drop those that aren't one yet."""
         self._loop.remove_reader(self._socket.fileno())
+        if self._retry is not None:
+            self._retry.cancel()
         for connection in list(self._silent):
             self._drop(connection)
         for handshake in self._handshakes:
@@ -93,6 +102,10 @@ class TlsListener:
         """Wait until nothing is left of what `close` ended."""
         await asyncio.gather(*self._handshakes, return_exceptions=True)
 
+    def _listen(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
     def _accept(self) -> None:
         for _ in range(_ACCEPT_BUDGET):
             try:
@@ -101,6 +114,9 @@ class TlsListener:
                 return
             except OSError as error:  # the client has gone already, or there are too many open files
                 logger.warning("gateway.accept_failed", extra={"reason": str(error)})
+                if error.errno in _NO_ROOM:
+                    self._loop.remove_reader(self._socket.fileno())
+                    self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
                 return
             connection.setblocking(False)
             self._silent[connection] = self._loop.call_later(_PATIENCE_S, self._drop, connection)

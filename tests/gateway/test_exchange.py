@@ -1,12 +1,12 @@
 """What an exchange writes and how it drives the application, over a connection of the test's own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from gateway.exchange import JOINED_LIMIT_BYTES, AsgiApp, ClientLeft, CutShort, Exchange, Receive, Scope, Send
+from tests.gateway.loops import on_a_loop
 
 
 class Transport(asyncio.Transport):
@@ -67,17 +67,6 @@ def saying(*pieces: bytes, headers: tuple[tuple[bytes, bytes], ...] = (), **star
         await send({"type": "http.response.body"})
 
     return app
-
-
-def on_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
-    def run() -> None:
-        async def bounded() -> None:
-            await asyncio.wait_for(test(), 10)
-
-        asyncio.run(bounded())
-
-    run.__name__ = test.__name__
-    return run
 
 
 @on_a_loop
