@@ -74,13 +74,13 @@ class Exchange:
         "_body",
         "_connection",
         "_coroutine",
-        "_has_all",
         "_head",
         "_is_chunked",
         "_is_continued",
         "_is_open",
         "_reader",
         "_waits_for",
+        "has_all",
         "is_answered",
         "is_running",
         "scope",
@@ -93,13 +93,14 @@ class Exchange:
         self.is_running = False
         #: Whether the response has gone out, whole or cut short.
         self.is_answered = False
+        #: Whether the whole body has come.
+        self.has_all = False
         #: Whether the client is still there.
         self._is_open = True
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._waits_for: object = None
         #: What has come of the body and was not received by the application yet.
         self._body = b""
-        self._has_all = False
         self._reader: asyncio.Future[None] | None = None
         self._is_continued = False
         #: Pieces of the response's head: None before it is made, empty once it has gone out.
@@ -125,11 +126,11 @@ class Exchange:
 
     def feed_end(self) -> None:
         """Take note that this was the whole body."""
-        self._has_all = True
+        self.has_all = True
 
     def wake(self) -> None:
         """Let the application have what has come of the body, if it waits for it."""
-        if self._reader is not None and not self._reader.done() and (self._body or self._has_all):
+        if self._reader is not None and not self._reader.done() and (self._body or self.has_all):
             self._reader.set_result(None)
 
     def leave(self) -> None:
@@ -176,14 +177,14 @@ class Exchange:
 
     async def receive(self) -> Event:
         """Return the next piece of the body, or that the client has gone."""
-        if not (self._has_all or self._body or self.is_answered):
+        if not (self.has_all or self._body or self.is_answered):
             self._call_for_more()
             self._reader = self._connection.loop.create_future()
             await self._reader
         if self.is_answered:
             return {"type": "http.disconnect"}
         body, self._body = self._body, b""
-        return {"type": "http.request", "body": body, "more_body": not self._has_all}
+        return {"type": "http.request", "body": body, "more_body": not self.has_all}
 
     def _call_for_more(self) -> None:
         if not self._is_continued:

@@ -27,7 +27,8 @@ TARGET_LIMIT_BYTES = 4096
 HEADERS_LIMIT_BYTES = 8192
 #: What comes of a head after its first piece; one that isn't whole then is above one of the two.
 MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
-#: How long a client may take to read anything of a response that is larger than the buffers.
+#: How long a client may take to read anything at all of a response that is larger than the buffers. Where
+#: TLS is spoken that shows only in steps of some hundred KiB, which is what it takes on at once.
 STALLED_S = 60.0
 
 _REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
@@ -57,10 +58,12 @@ class GatewayProtocol(asyncio.Protocol):
         #: The request whose body is being parsed.
         self._fed: Exchange | None = None
         self._is_paused = False
-        #: When the last response went out, by the loop's clock.
+        #: When the last response went out, or a piece of a request's body came, by the loop's clock.
         self._idle_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        #: What a client that is slow had not taken yet when it was last looked at.
+        self._unsent_bytes = 0
         self._is_in_head = False
         #: Whether the last read found a head begun, how much it brought, and how much those brought that
         #: neither began nor ended it.
@@ -121,9 +124,11 @@ class GatewayProtocol(asyncio.Protocol):
             self._go_on(self._exchanges[0])
 
     def _go_on(self, exchange: Exchange) -> None:
+        if not exchange.has_all:
+            self._idle_since = self.loop.time()
         if exchange.is_running:
             exchange.wake()
-        elif not exchange.is_answered:
+        elif not exchange.is_answered and self.drained is None:
             exchange.run(self._app)
         if len(self._exchanges) > 1 or (exchange.is_full and not exchange.is_answered):
             self._pause_reading()
@@ -131,13 +136,25 @@ class GatewayProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Make a response wait for a client that is slow, and end one that has stopped reading."""
         self.drained = self.loop.create_future()
-        self._stall_timer = self.loop.call_later(STALLED_S, self.transport.abort)
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALLED_S, self._abort_if_stalled)
+
+    def _abort_if_stalled(self) -> None:
+        """Look what the client has taken meanwhile: nothing is added while it is slow."""
+        if self.transport.get_write_buffer_size() < self._unsent_bytes:
+            self._watch_writing()
+        else:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
-        """Let it go on."""
+        """Let it go on, and then the requests that came meanwhile."""
         if self.drained is not None:
             self.drained.set_result(None)
             self.drained = None
+            self.loop.call_soon(self._answer_next)
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
@@ -220,6 +237,7 @@ class GatewayProtocol(asyncio.Protocol):
         """Read on."""
         if self._is_paused:
             self._is_paused = False
+            self._idle_since = self.loop.time()
             self.transport.resume_reading()
 
     def answered(self) -> None:
@@ -250,10 +268,12 @@ class GatewayProtocol(asyncio.Protocol):
     def _close_if_idle(self) -> None:
         """Close a connection that was idle too long, and look again when it may have been.
 
+        It is idle, too, while a body doesn't come: one that stops would else be kept, and counted, for ever.
+
         PERF: one timer that is late for most of its life; setting one anew for each request costs 3 % of it.
         """
         now = self.loop.time()
-        if self._exchanges:
+        if self._exchanges and (self._exchanges[0].has_all or self._is_paused):
             self._idle_since = now
         left_s = self._idle_since + self._keep_alive_s - now
         if left_s > 0:
