@@ -1,20 +1,25 @@
 """Counts a zip's entries without making anything of them.
 
 What a zip says of their number can lie, so they are counted where zipfile would read them; what makes no
-sense is not judged, zipfile will. Offsets are those of PKWARE's APPNOTE, 4.3.
+sense is not judged, zipfile will. Where that is has changed with Python's releases, so a zip must stand
+every way to read it. Offsets are those of PKWARE's APPNOTE, 4.3.
 """
 
 import io
 import struct
+from collections.abc import Iterator
 from typing import IO
 
 _END_MAGIC, _LARGE_END_MAGIC, _LOCATOR_MAGIC, _ENTRY_MAGIC = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2"
 #: The end of the directory: magic, the directory's bytes; then what large zips have before it.
 _END = struct.Struct("<4s8xI6x")
 _LARGE_END = struct.Struct("<4s36xQ8x")
-_LOCATOR = struct.Struct("<4s16x")
+#: The other's magic and place.
+_LOCATOR = struct.Struct("<4s4xQ4x")
 #: An entry: magic, and the bytes of its name, extra field and comment.
 _ENTRY = struct.Struct("<4s24xHHH12x")
+#: Stands for a length that only the large form has room for.
+_ELSEWHERE = 0xFFFFFFFF
 _COMMENT_LIMIT_BYTES = 1 << 16
 #: Room for the names of an entry; a directory with more for each is one of nothing else.
 _ENTRY_LIMIT_BYTES = 512
@@ -22,7 +27,10 @@ _ENTRY_LIMIT_BYTES = 512
 
 def has_more_entries_than(limit: int, file: IO[bytes]) -> bool:
     """Tell whether a zip has more entries, or a directory too large for so many."""
-    start, length = _directory(file)
+    return any(_is_above(limit, file, start, length) for start, length in _directories(file))
+
+
+def _is_above(limit: int, file: IO[bytes], start: int, length: int) -> bool:
     if length > limit * _ENTRY_LIMIT_BYTES:
         return True
     file.seek(start)
@@ -37,25 +45,45 @@ def has_more_entries_than(limit: int, file: IO[bytes]) -> bool:
     return entries > limit
 
 
-def _directory(file: IO[bytes]) -> tuple[int, int]:
-    """Return where the directory begins and how long it is, (0, 0) where there is none."""
+def _directories(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield where the directory may begin and how long it is then; nothing where there is none."""
     size = file.seek(0, io.SEEK_END)
     tail_at = max(0, size - _COMMENT_LIMIT_BYTES - _END.size)
     file.seek(tail_at)
     tail = file.read()
     end = _find_end(tail)
     if end < 0:
-        return 0, 0
+        return
     length = _END.unpack_from(tail, end)[1]
     stop = tail_at + end
-    large_at = stop - _LOCATOR.size - _LARGE_END.size
-    if large_at >= 0:
-        file.seek(large_at)
-        magic, large_length = _LARGE_END.unpack(file.read(_LARGE_END.size))
-        (locator,) = _LOCATOR.unpack(file.read(_LOCATOR.size))
-        if magic == _LARGE_END_MAGIC and locator == _LOCATOR_MAGIC:
-            stop, length = large_at, large_length
-    return (stop - length, length) if length <= stop else (0, 0)
+    ends = _large_ends(file, stop)
+    if length != _ELSEWHERE or stop - _LOCATOR.size - _LARGE_END.size not in ends:
+        ends[stop] = length
+    for stop, length in ends.items():
+        if length <= stop:
+            yield stop - length, length
+
+
+def _large_ends(file: IO[bytes], end: int) -> dict[int, int]:
+    """Return where the large form's end stands, and how long it says the directory before it is.
+
+    Python looked for it right before its locator; since CVE-2025-8291 it looks where that says, and right
+    before it only if there is none.
+    """
+    before = end - _LOCATOR.size - _LARGE_END.size
+    if before < 0:
+        return {}
+    file.seek(end - _LOCATOR.size)
+    magic, said = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if magic != _LOCATOR_MAGIC:
+        return {}
+    found = {}
+    for at in (before, min(said, before)):
+        file.seek(at)
+        magic, length = _LARGE_END.unpack(file.read(_LARGE_END.size))
+        if magic == _LARGE_END_MAGIC:
+            found[at] = length
+    return found
 
 
 def _find_end(tail: bytes) -> int:
