@@ -41,6 +41,8 @@ from shared.wire import Frame, WireError, split_frames
 
 #: Housekeeping happens this many times per beat: fine enough for timeouts, too rare to cost anything.
 SWEEPS_PER_BEAT = 5
+#: How long a gateway that missed a renewal of keys may open by the old ones.
+KEYS_INTERVAL_S = 10.0
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
 STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
@@ -92,6 +94,7 @@ class BrokerCore:
         #: Since when peers are listened to without a break.
         self._silence_counts_from = now
         self._beat_due = now
+        self._keys_due = now + KEYS_INTERVAL_S
         self._remembered_nodes = frozenset(snapshot.nodes)
 
     # The shell's side
@@ -478,6 +481,9 @@ class BrokerCore:
             self._beat_due = now + self.settings.beat_interval_s
             for peer in (*self.gateways, *self.fleet.nodes, *self._workers):
                 self._send(peer, m.Beat())
+        if self.settings.token_authorization and now >= self._keys_due:
+            self._keys_due = now + KEYS_INTERVAL_S
+            self._tell_gateways(self.keys.message(now))  # nobody would miss one that was lost
         if now - self._swept_at > self.settings.peer_timeout_s / 2:
             # It was the broker that stood still: what peers said meanwhile has not all been read yet.
             self._silence_counts_from = now

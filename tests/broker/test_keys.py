@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from broker import key_file
+from broker.core import KEYS_INTERVAL_S
 from broker.keys import Made, MadeKey, sha256
 from broker.records import Api, KeyRecord
 from broker.registry import SqlRegistry
@@ -66,6 +67,17 @@ def test_renewing_ends_the_key_before_at_once_and_tells_all_gateways_before_the_
     assert opens(keys, "inference") == {sha256(bench.key_file["inference"])}
     assert bench.key_file["inference"] != old["inference"]
     assert (bench.key_file["management"], bench.key_file["token"]) == (old["management"], old["token"])
+
+
+def test_gateways_that_missed_a_renewal_learn_of_it_all_the_same() -> None:
+    bench = rig()
+    joined(bench)
+    joined(bench, b"g-2")
+    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    bench.take(b"g-2", m.KeysChanged)  # and is lost on its way
+    bench.pass_time(KEYS_INTERVAL_S + 1)
+    keys = bench.only(b"g-2", m.KeysChanged)
+    assert opens(keys, "inference") == {sha256(bench.key_file["inference"])}
 
 
 def test_with_an_overlap_the_key_before_opens_for_so_long_and_no_longer() -> None:
