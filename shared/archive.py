@@ -24,7 +24,7 @@ from typing import IO
 
 import msgspec
 
-from shared import clock, zip_directory
+from shared import clock, model_config, zip_directory
 from shared.errors import InvalidModel, StoreFailed
 
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
@@ -54,8 +54,6 @@ RATIO_LIMIT = 100
 RATIO_FLOOR_BYTES = 256 << 20
 #: Manifests have some hundred bytes.
 MANIFEST_LIMIT_BYTES = 1 << 20
-#: Above this a model config is not read; `shared.model_config` refuses far smaller ones.
-CONFIG_LIMIT_BYTES = 1 << 20
 #: Files above this are weights as a rule, and are stored: deflating them takes long and gains little.
 DEFLATE_LIMIT_BYTES = 16 << 20
 COPY_BYTES = 1 << 20
@@ -275,7 +273,7 @@ def _read_config(path: Path, name: str, names: set[str]) -> bytes | None:
     for entry in _entries(path):
         if str(entry.path) == wanted and entry.open is not None:
             with entry.open() as file:
-                return file.read(CONFIG_LIMIT_BYTES)
+                return file.read(model_config.SIZE_LIMIT_BYTES + 1)  # one more, which is refused as too large
     return None
 
 

@@ -100,7 +100,7 @@ def load(content: bytes) -> dict[str, Any]:  # Any: a YAML document, whose keys 
     import yaml
 
     if len(content) > SIZE_LIMIT_BYTES:
-        raise Unreadable(f"a model config of {len(content)} bytes is above the limit of {SIZE_LIMIT_BYTES}")
+        raise Unreadable(f"a model config above the limit of {SIZE_LIMIT_BYTES} bytes")
     try:
         # The parser in Python: the one in C has no bound to how deep it goes.
         loader = yaml.SafeLoader(content)

@@ -18,7 +18,10 @@ KEY = "model_snapshot"
 
 
 def file_name(kind: Kind, at_ms: int) -> str:
-    """Name a snapshot of this moment, in local time; names sort as the moments do."""
+    """Name a snapshot of this moment, in local time.
+
+    Names sort as the moments do, but in the hour that comes twice.
+    """
     at = datetime.fromtimestamp(at_ms / 1000)
     return f"{at:%Y%m%d%H%M%S}{at_ms % 1000:03d}-{kind}.cfg"
 

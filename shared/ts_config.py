@@ -105,11 +105,11 @@ def named(option: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def newest_snapshot(folder: Path) -> Path | None:
-    """Find the snapshot that was written last; their names begin with the time."""
+    """Find the snapshot that was written last, which in the hour that comes twice its name doesn't tell."""
     if not folder.is_dir():
         return None
     found = [path for path in folder.iterdir() if _SNAPSHOT_NAME.fullmatch(path.name) and path.is_file()]
-    return max(found, key=lambda path: path.name, default=None)
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
 
 
 def read(content: bytes, environ: Mapping[str, str]) -> TsConfig:

@@ -42,7 +42,7 @@ def test_a_snapshot_of_nothing_is_one_too() -> None:
     assert json.loads(read["model_snapshot"])["models"] == {}
 
 
-def test_names_of_snapshots_sort_as_their_moments_do() -> None:
+def test_names_of_snapshots_sort_as_their_moments_do_within_a_day() -> None:
     names = [
         snapshot.file_name("startup", 999),
         snapshot.file_name("snapshot", 1000),

@@ -1,5 +1,6 @@
 """config.properties: what is understood, what is refused, and that all faults come together."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -402,3 +403,16 @@ def test_the_newest_snapshot_comes_before_the_file_nearby(tmp_path: Path) -> Non
     assert ts_config.find_file(None, {}, tmp_path, snapshots) == newest
     assert ts_config.find_file("/option", {}, tmp_path, snapshots) == Path("/option")
     assert ts_config.find_file(None, {}, tmp_path) == nearby
+
+
+def test_of_snapshots_from_the_hour_that_comes_twice_the_one_written_last_is_the_newest(
+    tmp_path: Path,
+) -> None:
+    for name, written_s in (
+        ("20261025025900000-startup.cfg", 1000),
+        ("20261025020100000-shutdown.cfg", 1001),
+    ):
+        path = tmp_path / name
+        path.touch()
+        os.utime(path, (written_s, written_s))
+    assert ts_config.newest_snapshot(tmp_path) == tmp_path / "20261025020100000-shutdown.cfg"
