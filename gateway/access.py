@@ -2,16 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable
 
-from gateway.exchange import Scope
+from gateway.exchange import Event, Scope, Send
 from shared import clock
 
 logger = logging.getLogger(__name__)
-
-#: ASGI's; `Any` because ASGI leaves the types of a message's values to its kind.
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: Lines are written together, so that a request doesn't wait for the disk.
 FLUSH_S = 0.2
@@ -29,7 +25,7 @@ class AccessLog:
         """Return a `send` that notes the response when its end has been sent."""
         started, status = clock.monotonic(), 0
 
-        def noting(message: dict[str, Any]) -> Awaitable[None]:
+        def noting(message: Event) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]

@@ -44,7 +44,8 @@ class Edge:
 
     def _complete(self, message: Event, scope: Scope, request_id: str) -> None:
         status = message["status"]
-        self._link.count_response(status)
+        if "is_uncounted" not in scope:
+            self._link.count_response(status)
         if self.cors:
             said = {name for name, _ in message["headers"]}
             message["headers"] += [header for header in self.cors if header[0] not in said]

@@ -19,6 +19,8 @@ Headers = Sequence[tuple[str, str]]
 
 #: What authorises a call to us is none of the handler's business.
 _WITHHELD = frozenset((b"authorization", b"proxy-authorization"))
+#: Those below 200 announce a response and are none.
+_STATUSES = range(200, 1000)
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -79,11 +81,16 @@ class _Model:
         job = self._link.submit(model, version, meta, frames, sequence=req.text_of(self._sequence_header))
         answer = await job
         response, body = wire.unpack_response(answer.meta, answer.frames)
-        try:
-            _present(req, resp, response, body)
-        except errors.PredictionFailed:
-            self._link.forget(job)  # parts may be on their way
-            raise
+        if response.error is not None:
+            _refuse(resp, response.status, errors.rebuild(*response.error))
+        else:
+            try:
+                pass_head(req, resp, response)
+            except errors.PredictionFailed:
+                self._link.forget(job)  # parts may be on their way
+                raise
+            # PERF: Falcon and uvicorn send a memoryview as well as bytes; a copy of 6 MB costs 1 ms.
+            resp.data = body  # type: ignore[assignment]
         if not answer.is_final:
             streams.begin(req, resp, self._link, job, bytes(body))
 
@@ -210,19 +217,21 @@ def client_head(req: GatewayRequest) -> bytes:
     return wire.head(headers)
 
 
-def _present(req: GatewayRequest, resp: Response, response: wire.Response, body: bytes | memoryview) -> None:
-    """Pass a worker's answer on. Raises PredictionFailed where it can't be told in HTTP."""
-    if response.error is not None:
-        presenting.answer_error(resp, errors.rebuild(*response.error), response.status)
-        return
-    if not 200 <= response.status <= 999:
+def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
+    """Answer with what a worker says went wrong, with the handler's status if that is one."""
+    presenting.answer_error(resp, error, status if status in _STATUSES else error.status)
+
+
+def pass_head(req: GatewayRequest, resp: Response, response: wire.Response) -> None:
+    """Pass on the status, the phrase and the headers that a handler has set.
+
+    Raises PredictionFailed for what can't be told in HTTP.
+    """
+    if response.status not in _STATUSES:
         raise _untellable(f"status {response.status}")
     resp.status = response.status
-    # TorchServe sends no phrase but the handler's; 200 with uvicorn's "OK" is left alone, being most.
-    if response.reason or response.status != 200:
-        if not _HEADER_VALUE.fullmatch(response.reason):
-            raise _untellable(f"the reason phrase {response.reason!r}")
-        req.scope["reason"] = response.reason
+    if response.reason and not _HEADER_VALUE.fullmatch(response.reason):
+        raise _untellable(f"the reason phrase {response.reason!r}")
     for name, value in response.headers:
         if name.lower() in presenting.SERVER_OWNED_HEADERS:
             continue
@@ -232,8 +241,9 @@ def _present(req: GatewayRequest, resp: Response, response: wire.Response, body:
             resp.append_header(name, value)  # the one that falcon won't have set
         else:
             resp.set_header(name, value)
-    # PERF: Falcon and uvicorn send a memoryview as well as bytes; a copy of 6 MB costs 1 ms.
-    resp.data = body  # type: ignore[assignment]
+    # TorchServe sends no phrase but the handler's; 200 with uvicorn's "OK" is left alone, being most.
+    if response.reason or response.status != 200:
+        req.scope["reason"] = response.reason
 
 
 def _untellable(what: str) -> errors.PredictionFailed:

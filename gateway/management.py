@@ -6,13 +6,12 @@ from falcon.asgi import Response
 
 from gateway import auth, openapi, presenting
 from gateway.bodies import GatewayRequest
-from gateway.inference import client_head
+from gateway.inference import client_head, pass_head
 from gateway.link import Link
 from gateway.parameters import Parameters
-from shared import errors, settings, wire
+from shared import archive, errors, settings, wire
 from shared import messages as m
 
-_RUNTIMES = ("python", "python3", "LSP")
 _PROCESSING = "Processing worker updates..."
 
 
@@ -25,7 +24,15 @@ class Managing:
         self._link = link
 
 
-class Models(Managing):
+class Undescribed(Managing):
+    """Base of what has no description of its own."""
+
+    async def on_options(self, _req: GatewayRequest, _resp: Response, **_: str) -> None:
+        """Refuse, as TorchServe does."""
+        raise errors.MethodNotAllowed
+
+
+class Models(Undescribed):
     """`/models`: the list, and registration."""
 
     def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
@@ -57,10 +64,6 @@ class Models(Managing):
         if registered.workers == 0:
             text += ". Use scale workers API to add workers for the model."
         presenting.answer(resp, {"status": text})
-
-    async def on_options(self, _req: GatewayRequest, _resp: Response) -> None:
-        """Refuse, as TorchServe does."""
-        raise errors.MethodNotAllowed
 
 
 class Model(Managing):
@@ -137,10 +140,7 @@ class Model(Managing):
         response, body = wire.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
             raise errors.rebuild(*response.error)
-        for name, value in response.headers:
-            if name.lower() not in presenting.SERVER_OWNED_HEADERS:
-                resp.set_header(name, value)
-        resp.status = response.status
+        pass_head(req, resp, response)
         try:
             metadata: object = json.loads(bytes(body))
         except ValueError:
@@ -148,7 +148,7 @@ class Model(Managing):
         return metadata if isinstance(metadata, dict) else {}
 
 
-class DefaultVersion(Managing):
+class DefaultVersion(Undescribed):
     """`/models/{model}/{version}/set-default`."""
 
     async def on_put(self, _req: GatewayRequest, resp: Response, model: str, version: str) -> None:
@@ -162,12 +162,8 @@ class DefaultVersion(Managing):
         await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
         raise errors.MethodNotAllowed
 
-    async def on_options(self, _req: GatewayRequest, _resp: Response, **_: str) -> None:
-        """Refuse, as TorchServe does."""
-        raise errors.MethodNotAllowed
 
-
-class Readiness(Managing):
+class Readiness(Undescribed):
     """`/v1/models/{model}`: KServe's question whether a model is ready."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
@@ -176,10 +172,6 @@ class Readiness(Managing):
         described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
         ready = any(presenting.is_ready(facts) for facts in described.versions)
         presenting.answer(resp, {"name": model, "ready": ready})
-
-    async def on_options(self, _req: GatewayRequest, _resp: Response, target: str) -> None:
-        """Refuse, as TorchServe does."""
-        raise errors.MethodNotAllowed
 
 
 class Token(Managing):
@@ -200,7 +192,7 @@ class Token(Managing):
     on_options = on_request
 
 
-class Workflows(Managing):
+class Workflows(Undescribed):
     """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
@@ -211,12 +203,8 @@ class Workflows(Managing):
         """Refuse, in TorchServe's words."""
         raise errors.BadRequest("Registering new workflows is disabled.")
 
-    async def on_options(self, _req: GatewayRequest, _resp: Response) -> None:
-        """Refuse, as TorchServe does."""
-        raise errors.MethodNotAllowed
 
-
-class Workflow(Managing):
+class Workflow(Undescribed):
     """`/workflows/{workflow}`."""
 
     async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
@@ -224,10 +212,6 @@ class Workflow(Managing):
         raise errors.WorkflowNotFound(f"Workflow not found: {workflow}")
 
     on_delete = on_get
-
-    async def on_options(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
-        """Refuse, as TorchServe does."""
-        raise errors.MethodNotAllowed
 
 
 class Fleet(Managing):
@@ -239,16 +223,18 @@ class Fleet(Managing):
 
 
 class Probes(Managing):
-    """`/livez` and `/readyz`, of this process; probes carry no keys."""
+    """`/livez` and `/readyz`, of this process; probes carry no keys and are in nobody's figures."""
 
     opened_by = None
 
-    async def on_get_live(self, _req: GatewayRequest, resp: Response) -> None:
+    async def on_get_live(self, req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""
+        req.scope["is_uncounted"] = True
         presenting.answer(resp, {"status": "live"})
 
-    async def on_get_ready(self, _req: GatewayRequest, resp: Response) -> None:
+    async def on_get_ready(self, req: GatewayRequest, resp: Response) -> None:
         """Tell whether requests can be taken on to the broker."""
+        req.scope["is_uncounted"] = True
         if self._link.is_up:
             presenting.answer(resp, {"status": "ready"})
         else:
@@ -261,7 +247,7 @@ def _registration(said: Parameters) -> m.RegisterModel:
     if url is None:
         raise errors.BadRequest("Parameter url is required.")
     runtime = said.text("runtime")
-    if runtime is not None and runtime not in _RUNTIMES:
+    if runtime is not None and runtime not in archive.RUNTIMES:
         raise errors.BadRequest(f"Invalid RuntimeType value: {runtime}")
 
     def at_least(least: int, name: str) -> int | None:

@@ -189,7 +189,7 @@ class Session(Generic[P]):
             case m.Welcome():
                 return self._welcome(message, epoch, now)
             case m.IntroduceYourself():
-                return self._lose(now)
+                return self.lose(now)
             case m.Leave():
                 self.dismissed = message.reason
                 return []
@@ -217,12 +217,17 @@ class Session(Generic[P]):
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
         if self.state == "welcomed":
-            return self._lose(now) if now - self._heard_at >= self._peer_timeout_s else []
+            return self.lose(now) if now - self._heard_at >= self._peer_timeout_s else []
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
     def lose(self, now: float) -> list[tuple[P, Outcome]]:
-        """Count the broker as away: a message could not be sent."""
-        return self._lose(now)
+        """Count the broker as away: it is silent, knows us no more, or takes no message."""
+        self._hello_at = now
+        if self.state == "away":
+            return []
+        self.state, self._away_since = "away", now
+        momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, _OF_THE_MOMENT)]
+        return self._settled((number, self.unreachable()) for number in momentary)
 
     def outgoing(self, now: float) -> Iterator[tuple[m.Message, Frames]]:
         """Yield what is to be sent now; each message once, so the shell must send it or call `lose`."""
@@ -265,14 +270,6 @@ class Session(Generic[P]):
         settled = self._send_again(list(self._waiting), what_happened)
         self._unsent = self._waiting.copy()  # the same, oldest first
         return settled
-
-    def _lose(self, now: float) -> list[tuple[P, Outcome]]:
-        self._hello_at = now
-        if self.state == "away":
-            return []
-        self.state, self._away_since = "away", now
-        momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, _OF_THE_MOMENT)]
-        return self._settled((number, self.unreachable()) for number in momentary)
 
     def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
         """Queue what was sent in vain; what can't be repeated safely is settled instead."""

@@ -1,5 +1,9 @@
-"""What a broker tells of models and workers, for tests."""
+"""What a broker tells of models, workers and keys, for tests."""
 
+import hashlib
+from typing import Any
+
+from gateway import auth
 from shared import messages
 
 WORKER = messages.WorkerFacts(9000, "ready", "node-a", "cpu", 17, 1_769_860_800_007, 1024, 0, "")
@@ -30,3 +34,18 @@ def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1
         explanation="wants 1, has 0",
         last_error="ImportError",
     )
+
+
+# What a broker replies to an ask, whichever it is.
+
+
+def scaled(*, done: bool = True) -> Any:
+    return lambda ask: messages.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, done)
+
+
+def described(*versions: messages.VersionFacts) -> Any:
+    return lambda ask: messages.ModelDescribed(ask.ask, versions)
+
+
+def key(api: auth.Api, secret: str, expires_in_ms: int | None = None, name: str = "a") -> messages.AccessKey:
+    return messages.AccessKey(api, name, hashlib.sha256(secret.encode()).hexdigest(), expires_in_ms)

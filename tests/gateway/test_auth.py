@@ -1,17 +1,12 @@
 """Keys, and the header that carries one."""
 
-import hashlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import auth
 from shared import messages as m
-
-
-def key(api: auth.Api, secret: str, expires_in_ms: int | None = None, name: str = "a") -> m.AccessKey:
-    return m.AccessKey(api, name, hashlib.sha256(secret.encode()).hexdigest(), expires_in_ms)
+from tests.gateway.facts import key
 
 
 def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:

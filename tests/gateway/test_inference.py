@@ -2,9 +2,11 @@
 
 import json
 
+import falcon.testing
 import msgspec
 import pytest
 
+from gateway.exchange import Event, Receive, Scope, Send
 from shared import errors, messages, wire
 from shared.settings import GatewaySettings
 from tests.gateway.facts import facts
@@ -400,6 +402,29 @@ def test_what_http_cannot_carry_is_a_failed_prediction_that_says_so(response: wi
     answer = answering(response).predict("/predictions/m")
     assert (answer.status_code, answer.json["message"]) == (503, "Prediction failed")
     assert "HTTP can't carry" in answer.json["details"]
+
+
+@pytest.mark.parametrize("status", [-1, 0, 100, 199, 1000])
+def test_a_handler_fault_with_a_status_that_is_none_gets_its_own(status: int) -> None:
+    error = ("PredictionFailed", "too small", "")
+    answer = answering(wire.Response(status, "", (), b"", error)).predict("/predictions/m")
+    assert (answer.status_code, answer.json["code"]) == (503, 503)
+
+
+def test_a_failed_prediction_has_no_phrase_of_the_handlers() -> None:
+    begun: list[Event] = []
+    app = answering(wire.Response(200, "All is well", (("X Bad", "v"),), b"")).app
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def note(message: Event) -> None:
+            if message["type"] == "http.response.start":
+                begun.append(message)
+            await send(message)
+
+        await app(scope, receive, note)
+
+    falcon.testing.simulate_post(noting, "/predictions/m", port=INFERENCE, extras={"raw_headers": []})
+    assert [(one["status"], one.get("reason")) for one in begun] == [(503, None)]
 
 
 def test_a_handler_fault_keeps_the_status_that_it_asked_for() -> None:

@@ -8,20 +8,12 @@ import pytest
 
 from shared import errors, messages, wire
 from shared.settings import GatewaySettings
-from tests.gateway.facts import GPU_WORKER, WORKER, facts
+from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
 from tests.gateway.fakes import Gateway
 
 
 def registered(workers: int = 0, *, done: bool = True) -> Any:
     return lambda ask: messages.ModelRegistered(ask.ask, "echo", "1.0", workers, done)
-
-
-def scaled(*, done: bool = True) -> Any:
-    return lambda ask: messages.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, done)
-
-
-def described(*versions: messages.VersionFacts) -> Any:
-    return lambda ask: messages.ModelDescribed(ask.ask, versions)
 
 
 def status(text: str) -> bytes:
@@ -414,6 +406,33 @@ def test_customized_honours_the_handlers_status_and_headers() -> None:
     )
     assert (answer.status_code, answer.headers["x-own"]) == (201, "v")
     assert (answer.headers["content-type"], answer.headers["expires"][:3]) == ("application/json", "Thu")
+
+
+def test_customized_passes_the_handlers_cookies_on() -> None:
+    response = wire.Response(201, "Mine", (("Set-Cookie", "a=b"), ("set-cookie", "c=d")), b"{}")
+    answer = Gateway(described(facts()), lambda request, values: response).manage(
+        "GET", "/models/echo?customized=true"
+    )
+    assert (answer.status_code, sorted(answer.cookies)) == (201, ["a", "c"])
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        wire.Response(0, "", (), b"{}"),
+        wire.Response(100, "", (), b"{}"),
+        wire.Response(1000, "", (), b"{}"),
+        wire.Response(200, "a\r\nb", (), b"{}"),
+        wire.Response(200, "", (("X Bad", "v"),), b"{}"),
+        wire.Response(200, "", (("X-Bad", "a\r\nset-cookie: b"),), b"{}"),
+    ],
+)
+def test_customized_fails_where_the_handler_sets_what_http_cannot_carry(response: wire.Response) -> None:
+    answer = Gateway(described(facts()), lambda request, values: response).manage(
+        "GET", "/models/echo?customized=true"
+    )
+    assert (answer.status_code, answer.json["message"]) == (503, "Prediction failed")
+    assert "HTTP can't carry" in answer.json["details"]
 
 
 def test_customized_of_all_versions_asks_no_handler() -> None:

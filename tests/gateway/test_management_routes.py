@@ -6,21 +6,13 @@ import pytest
 
 from shared import messages
 from shared.settings import GatewaySettings
-from tests.gateway.facts import GPU_WORKER, WORKER, facts
+from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
 from tests.gateway.fakes import EPOCH, Gateway
 
 NOT_ALLOWED = (
     b'{\n  "code": 405,\n  "type": "MethodNotAllowedException",\n'
     b'  "message": "Requested method is not allowed, please refer to API document."\n}\n'
 )
-
-
-def scaled(*, done: bool = True) -> Any:
-    return lambda ask: messages.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, done)
-
-
-def described(*versions: messages.VersionFacts) -> Any:
-    return lambda ask: messages.ModelDescribed(ask.ask, versions)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +124,14 @@ def test_a_process_is_ready_once_the_broker_has_welcomed_it(is_away: bool, code:
     assert answer.status_code == code
     assert ("reason" in answer.json) is is_away
     assert gateway.manage("GET", "/livez").status_code == 200
+    assert gateway.link.counted == []  # polls would drown what clients do
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/livez"])
+def test_a_probe_that_is_called_wrongly_is_counted_as_any_fault(path: str) -> None:
+    gateway = Gateway()
+    assert gateway.manage("POST", path).status_code == 405
+    assert gateway.link.counted == [405]
 
 
 def test_equal_addresses_share_one_listener_for_all() -> None:

@@ -1,17 +1,17 @@
 """Every route of every API asks for its key, and handlers never see one."""
 
-import hashlib
 from typing import Any
 
 import pytest
 
+from gateway import auth
 from gateway.api import App
 from shared import errors, messages
 from shared.settings import GatewaySettings
-from tests.gateway.facts import facts
+from tests.gateway.facts import facts, key
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, templates
 
-KEYS = {"inference": "i-key", "management": "m-key", "token": "t-key"}
+KEYS: dict[auth.Api, str] = {"inference": "i-key", "management": "m-key", "token": "t-key"}
 CONFIG = GatewaySettings(
     enable_model_api=True, token_authorization=True, open_inference_protocol=True, insecure=True
 )
@@ -50,12 +50,7 @@ def replies(ask: Any) -> messages.Message | errors.RelayError:
 
 
 def told(expires_in_ms: int | None = None) -> messages.KeysChanged:
-    return messages.KeysChanged(
-        tuple(
-            messages.AccessKey(api, "", hashlib.sha256(secret.encode()).hexdigest(), expires_in_ms)  # type: ignore[arg-type]
-            for api, secret in KEYS.items()
-        )
-    )
+    return messages.KeysChanged(tuple(key(api, secret, expires_in_ms) for api, secret in KEYS.items()))
 
 
 def guarded(config: GatewaySettings = CONFIG, keys: messages.KeysChanged | None = None) -> Gateway:
@@ -64,7 +59,7 @@ def guarded(config: GatewaySettings = CONFIG, keys: messages.KeysChanged | None 
     return gateway
 
 
-def bearer(api: str) -> dict[str, str]:
+def bearer(api: auth.Api) -> dict[str, str]:
     return {"Authorization": f"Bearer {KEYS[api]}"}
 
 
