@@ -25,7 +25,8 @@ def inference(config: GatewaySettings) -> Document:
 
 def management(config: GatewaySettings) -> Document:
     """Describe the management port."""
-    return _document(operations.DESCRIPTION | _management(config) | operations.READINESS, config)
+    paths = operations.DESCRIPTION | _management(config) | operations.readiness("management")
+    return _document(paths, config)
 
 
 def metrics(config: GatewaySettings) -> Document:
@@ -35,7 +36,8 @@ def metrics(config: GatewaySettings) -> Document:
 
 def shared(config: GatewaySettings) -> Document:
     """Describe a port that serves both inference and management."""
-    paths = operations.DESCRIPTION | _inference(config) | _management(config) | operations.READINESS
+    paths = operations.DESCRIPTION | _inference(config) | _management(config)
+    paths |= operations.readiness("inference")  # the path is inference's, too
     return _document(paths | operations.METRICS if config.enable_metrics_api else paths, config)
 
 

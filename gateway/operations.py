@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway import auth
-from gateway.schemas import FLAG, TEXT, Schema, array, one_of, ref, whole
+from gateway.schemas import FLAG, REGISTRATION, TEXT, Schema, array, number, one_of, ref, whole
 
 JSON = "application/json"
 
@@ -27,7 +27,7 @@ class Operation:
     summary: str
     answers: Mapping[int, Answer]
     #: Statuses of errors, beside 400.
-    failures: tuple[int, ...] = (503,)
+    failures: tuple[int, ...] = ()
     #: Whose key opens it; None for anybody.
     key: auth.Api | None
     description: str = ""
@@ -38,17 +38,37 @@ class Operation:
     is_handlers: bool = False
 
 
-def _number(at_least: int, default: int | None = None) -> Schema:
-    """Describe a parameter that is a number, all of which have 32 bits."""
-    return whole(at_least, 2**31 - 1, default)
-
-
 #: path -> its operations.
 Paths = dict[str, tuple[Operation, ...]]
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
     return {"in": "query", "name": name, "required": False, "description": description, "schema": schema}
+
+
+def _get(
+    name: str,
+    summary: str,
+    answers: Mapping[int, Answer],
+    *,
+    key: auth.Api | None,
+    failures: tuple[int, ...] = (),
+    description: str = "",
+    query: tuple[Schema, ...] = (),
+) -> tuple[Operation, ...]:
+    """Describe a path that can only be read."""
+    return (
+        Operation(
+            method="get",
+            id=name,
+            summary=summary,
+            answers=answers,
+            failures=failures,
+            key=key,
+            description=description,
+            query=query,
+        ),
+    )
 
 
 _DOCUMENT = {200: Answer("This document.", ref("Document"))}
@@ -59,7 +79,6 @@ DESCRIPTION: Paths = {
             id="apiDescription",
             summary="Describe this port.",
             answers=_DOCUMENT,
-            failures=(),
             key=None,
         ),
     ),
@@ -69,7 +88,6 @@ DESCRIPTION: Paths = {
             id="api-description",
             summary="Describe this port; OPTIONS / does the same.",
             answers=_DOCUMENT,
-            failures=(),
             key=None,
             is_deprecated=True,
         ),
@@ -77,19 +95,15 @@ DESCRIPTION: Paths = {
 }
 
 PING: Paths = {
-    "/ping": (
-        Operation(
-            method="get",
-            id="ping",
-            summary="Tell whether the fleet is healthy.",
-            description="Any method does the same, and any path below.",
-            answers={
-                200: Answer("Every default version has its workers, or may still get them.", ref("Health")),
-                500: Answer("A model lacks workers for good, or there is no broker.", ref("Health")),
-            },
-            failures=(),
-            key="inference",
-        ),
+    "/ping": _get(
+        "ping",
+        "Tell whether the fleet is healthy.",
+        {
+            200: Answer("Every default version has its workers, or may still get them.", ref("Health")),
+            500: Answer("A model lacks workers for good, or there is no broker.", ref("Health")),
+        },
+        key="inference",
+        description="Any method does the same, and any path below.",
     ),
 }
 
@@ -149,27 +163,30 @@ PREDICTIONS: Paths = {
 }
 
 
-def _protocol(name: str, summary: str, answers: Mapping[int, Answer]) -> tuple[Operation, ...]:
-    return (Operation(method="get", id=name, summary=summary, answers=answers, failures=(), key="inference"),)
-
-
 OPEN_INFERENCE_PROTOCOL: Paths = {
-    "/v2": _protocol(
-        "serverMetadata", "Tell what serves here.", {200: Answer("Told.", ref("ProtocolServer"))}
+    "/v2": _get(
+        "serverMetadata",
+        "Tell what serves here.",
+        {200: Answer("Told.", ref("ProtocolServer"))},
+        key="inference",
     ),
-    "/v2/health/live": _protocol("serverLive", "Live?", {200: Answer("Live.", ref("ProtocolLive"))}),
-    "/v2/health/ready": _protocol(
+    "/v2/health/live": _get(
+        "serverLive", "Live?", {200: Answer("Live.", ref("ProtocolLive"))}, key="inference"
+    ),
+    "/v2/health/ready": _get(
         "serverReady",
         "Ready?",
         {
             200: Answer("Ready.", ref("ProtocolReady")),
             503: Answer("There is no broker to ask.", ref("ProtocolReady")),
         },
+        key="inference",
     ),
-    "/v2/models/{model_name}/versions/{model_version}": _protocol(
+    "/v2/models/{model_name}/versions/{model_version}": _get(
         "modelVersion",
         "Refuse: models have no versions in this protocol.",
         {501: Answer("Always.", ref("ProtocolRefusal"))},
+        key="inference",
     ),
 }
 
@@ -177,41 +194,23 @@ _LIST = (
     _query("limit", whole(None, None, 100), "How many to list; what is not from 0 to 100 counts as 100."),
     _query("next_page_token", TEXT, "The token of the page before."),
 )
-_REGISTER = (
-    _query("url", TEXT, "The archive: a file of the model store, or a URL.") | {"required": True},
-    _query("model_name", TEXT, "Instead of the archive's own name."),
-    _query("handler", TEXT, "Instead of the archive's own handler."),
-    _query("runtime", one_of("python", "python3", "LSP"), "Instead of the archive's own runtime."),
-    _query("batch_size", _number(1), "Requests that a worker gets at once."),
-    _query("max_batch_delay", _number(0), "Milliseconds that a batch may wait to fill."),
-    _query("response_timeout", _number(1), "Seconds that a worker may take to answer."),
-    _query("startup_timeout", _number(1), "Seconds that a worker may take to load."),
-    _query("initial_workers", _number(0), "Workers to start."),
-    _query("synchronous", FLAG | {"default": True}, "Whether to wait for the workers."),
-    _query("s3_sse_kms", FLAG | {"default": False}, "Whether the archive in S3 is encrypted by KMS."),
+_REGISTER = tuple(
+    _query(name, schema, words) | {"required": name == "url"}
+    for name, (schema, words) in REGISTRATION.items()
 )
 _SCALE = (
-    _query("min_worker", _number(0, 1), "Workers to keep."),
-    _query("max_worker", _number(0), "As many at most; min_worker unless given, and not less."),
+    _query("min_worker", number(0, 1), "Workers to keep."),
+    _query("max_worker", number(0), "As many at most; min_worker unless given, and not less."),
     _query("synchronous", FLAG | {"default": False}, "Whether to wait for the workers."),
-    _query("timeout", _number(-1, -1), "Seconds that running batches may take; -1: as long as they do."),
+    _query("timeout", number(-1, -1), "Seconds that running batches may take; -1: as long as they do."),
 )
-_WORKFLOWS = Operation(
-    method="get",
-    id="listWorkflows",
-    summary="List no workflows: there are none.",
-    answers={200: Answer("Listed.", ref("Workflows"))},
-    failures=(),
-    key="management",
-)
-
 MODELS: Paths = {
     "/models": (
-        Operation(
-            method="get",
-            id="listModels",
-            summary="List registered models by name.",
-            answers={200: Answer("A page of them.", ref("Models"))},
+        *_get(
+            "listModels",
+            "List registered models by name.",
+            {200: Answer("A page of them.", ref("Models"))},
+            failures=(503,),
             key="management",
             query=_LIST,
         ),
@@ -230,7 +229,12 @@ MODELS: Paths = {
             body={"content": {JSON: {"schema": ref("Registration")}}},
         ),
     ),
-    "/workflows": (_WORKFLOWS,),
+    "/workflows": _get(
+        "listWorkflows",
+        "List no workflows: there are none.",
+        {200: Answer("Listed.", ref("Workflows"))},
+        key="management",
+    ),
 }
 
 
@@ -287,81 +291,62 @@ MODEL: Paths = {
     ),
 }
 
-READINESS: Paths = {
-    "/v1/models/{model_name}": (
-        Operation(
-            method="get",
-            id="modelReady",
-            summary="Tell whether a worker of the model is ready (KServe v1).",
-            answers={200: Answer("Told.", ref("Readiness"))},
+
+def readiness(key: auth.Api) -> Paths:
+    """Describe the question for a model's readiness, which the path's own API opens."""
+    return {
+        "/v1/models/{model_name}": _get(
+            "modelReady",
+            "Tell whether a worker of the model is ready (KServe v1).",
+            {200: Answer("Told.", ref("Readiness"))},
             failures=(404, 503),
-            key="management",
+            key=key,
         ),
-    ),
-}
+    }
+
 
 FLEET: Paths = {
-    "/fleet": (
-        Operation(
-            method="get",
-            id="fleet",
-            summary="Show nodes, models and workers, and why they are as they are.",
-            answers={200: Answer("Shown.", ref("Fleet"))},
-            key="management",
-        ),
+    "/fleet": _get(
+        "fleet",
+        "Show nodes, models and workers, and why they are as they are.",
+        {200: Answer("Shown.", ref("Fleet"))},
+        failures=(503,),
+        key="management",
     ),
-    "/livez": (
-        Operation(
-            method="get",
-            id="livez",
-            summary="Tell that this process lives.",
-            answers={200: Answer("It does.", ref("Probe"))},
-            failures=(),
-            key=None,
-        ),
+    "/livez": _get(
+        "livez", "Tell that this process lives.", {200: Answer("It does.", ref("Probe"))}, key=None
     ),
-    "/readyz": (
-        Operation(
-            method="get",
-            id="readyz",
-            summary="Tell whether this process can take requests on to the broker.",
-            answers={
-                200: Answer("It can.", ref("Probe")),
-                503: Answer("It can't; the reason is told.", ref("Probe")),
-            },
-            failures=(),
-            key=None,
-        ),
+    "/readyz": _get(
+        "readyz",
+        "Tell whether this process can take requests on to the broker.",
+        {
+            200: Answer("It can.", ref("Probe")),
+            503: Answer("It can't; the reason is told.", ref("Probe")),
+        },
+        key=None,
     ),
 }
 
 TOKEN: Paths = {
-    "/token": (
-        Operation(
-            method="get",
-            id="renewKey",
-            summary="Make a new key, which goes where keys are kept.",
-            description="Any method does the same.",
-            answers={200: Answer("Made. The body is an empty line.", None)},
-            failures=(500, 503),
-            key="token",
-            query=(_query("type", one_of("inference", "management"), "Whose key.") | {"required": True},),
-        ),
+    "/token": _get(
+        "renewKey",
+        "Make a new key, which goes where keys are kept.",
+        {200: Answer("Made. The body is an empty line.", None)},
+        failures=(500, 503),
+        key="token",
+        description="Any method does the same.",
+        query=(_query("type", one_of("inference", "management"), "Whose key.") | {"required": True},),
     ),
 }
 
 METRICS: Paths = {
-    "/metrics": (
-        Operation(
-            method="get",
-            id="metrics",
-            summary="Read the whole fleet's metrics in Prometheus' text format.",
-            description="Any method does the same, and any path below.",
-            answers={200: Answer("Read.", TEXT, "text/plain")},
-            key=None,
-            query=(
-                _query("name[]", array(TEXT), "Samples to read, by their full names; all if none is given."),
-            ),
-        ),
+    "/metrics": _get(
+        "metrics",
+        "Read the whole fleet's metrics in Prometheus' text format.",
+        {200: Answer("Read.", TEXT, "text/plain")},
+        failures=(503,),
+        key=None,
+        description="Any method does the same, and any path below.",
+        query=(_query("name[]", array(TEXT), "Samples to read, by their full names; all if none is given."),),
     ),
 }

@@ -1,5 +1,7 @@
 """The JSON that leaves us, as OpenAPI schemas; `gateway.presenting` and the resources write it."""
 
+from shared import archive
+
 Schema = dict[str, object]
 
 TEXT: Schema = {"type": "string"}
@@ -10,6 +12,11 @@ def whole(at_least: int | None = 0, at_most: int | None = None, default: int | N
     """Describe a whole number."""
     limits = {"minimum": at_least, "maximum": at_most, "default": default}
     return {"type": "integer"} | {name: value for name, value in limits.items() if value is not None}
+
+
+def number(at_least: int, default: int | None = None) -> Schema:
+    """Describe a parameter that is a number, all of which have 32 bits."""
+    return whole(at_least, 2**31 - 1, default)
 
 
 def one_of(*values: str) -> Schema:
@@ -35,6 +42,23 @@ def ref(name: str) -> Schema:
     """Refer to one of `COMPONENTS`."""
     return {"$ref": f"#/components/schemas/{name}"}
 
+
+RUNTIME = one_of(*archive.RUNTIMES)
+
+#: What a registration says, in the query or in a JSON body; only the url must be there.
+REGISTRATION: dict[str, tuple[Schema, str]] = {
+    "url": (TEXT, "The archive: a file of the model store, or a URL."),
+    "model_name": (TEXT, "Instead of the archive's own name."),
+    "handler": (TEXT, "Instead of the archive's own handler."),
+    "runtime": (RUNTIME, "Instead of the archive's own runtime."),
+    "batch_size": (number(1), "Requests that a worker gets at once."),
+    "max_batch_delay": (number(0), "Milliseconds that a batch may wait to fill."),
+    "response_timeout": (number(1), "Seconds that a worker may take to answer."),
+    "startup_timeout": (number(1), "Seconds that a worker may take to load."),
+    "initial_workers": (number(0), "Workers to start."),
+    "synchronous": (FLAG | {"default": True}, "Whether to wait for the workers."),
+    "s3_sse_kms": (FLAG | {"default": False}, "Whether the archive in S3 is encrypted by KMS."),
+}
 
 _ERROR = record({"code": whole(100, 999), "type": TEXT, "message": TEXT}, {"details": TEXT})
 _STATUS = record({"status": TEXT})
@@ -64,7 +88,7 @@ _VERSION = record(
         "modelName": TEXT,
         "modelVersion": TEXT,
         "modelUrl": TEXT,
-        "runtime": one_of("python", "python3", "LSP"),
+        "runtime": RUNTIME,
         "minWorkers": whole(),
         "maxWorkers": whole(),
         "batchSize": whole(1),
@@ -137,6 +161,7 @@ _FLEET = record(
         "epoch": whole(),
         "uptimeS": {"type": "number", "minimum": 0},
         "gateways": whole(),
+        "loading": array(TEXT),
         "nodes": array(_NODE),
         "models": array(_FLEET_MODEL),
     }
@@ -158,19 +183,11 @@ COMPONENTS: dict[str, Schema] = {
     "ProtocolReady": record({"ready": FLAG}),
     "ProtocolRefusal": record({"error": TEXT}),
     "Probe": record({"status": TEXT}, {"reason": TEXT}),
-    "Registration": record(
-        {"url": TEXT},
-        {
-            "model_name": TEXT,
-            "handler": TEXT,
-            "runtime": one_of("python", "python3", "LSP"),
-            "batch_size": whole(1, 2**31 - 1),
-            "max_batch_delay": whole(0, 2**31 - 1),
-            "response_timeout": whole(1, 2**31 - 1),
-            "startup_timeout": whole(1, 2**31 - 1),
-            "initial_workers": whole(0, 2**31 - 1),
-            "synchronous": {"type": "boolean", "default": True},
-            "s3_sse_kms": {"type": "boolean", "default": False},
+    "Registration": {
+        "type": "object",
+        "required": ["url"],
+        "properties": {
+            name: schema | {"description": words} for name, (schema, words) in REGISTRATION.items()
         },
-    ),
+    },
 }

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
-from gateway import openapi
+from gateway import openapi, presenting, schemas
 from gateway.app import inference_app, management_app, metrics_app, shared_app
 from gateway.link import Link
+from shared import messages
 from shared.settings import GatewaySettings
+from tests.gateway.facts import WORKER, facts
 from tests.gateway.fakes import templates
 
 PLAIN = GatewaySettings()
@@ -116,7 +118,10 @@ def test_a_models_document_has_its_name_in_its_paths_and_no_more_parameters() ->
 
 
 def test_keys_are_told_where_they_are_asked_for() -> None:
+    managing: Any = openapi.management(FULL)
+    assert managing["paths"]["/v1/models/{model_name}"]["get"]["security"] == [{"managementKey": []}]
     full: Any = openapi.shared(FULL)
+    assert full["paths"]["/v1/models/{model_name}"]["get"]["security"] == [{"inferenceKey": []}]
     assert full["paths"]["/predictions/{model_name}"]["post"]["security"] == [{"inferenceKey": []}]
     assert full["paths"]["/models"]["get"]["security"] == [{"managementKey": []}]
     assert full["paths"]["/token"]["get"]["security"] == [{"tokenKey": []}]
@@ -124,3 +129,24 @@ def test_keys_are_told_where_they_are_asked_for() -> None:
     plain: Any = openapi.shared(PLAIN)
     assert "security" not in plain["paths"]["/models"]["get"]
     assert "securitySchemes" not in plain["components"]
+
+
+def test_what_is_shown_of_fleet_and_models_is_what_the_schemas_say() -> None:
+    node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100)
+    version = facts(WORKER)
+    shown: Any = presenting.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",)))
+    told: Any = schemas.COMPONENTS["Fleet"]
+    assert set(shown) == set(told["properties"])
+    for name in ("nodes", "models"):
+        assert set(shown[name][0]) == set(told["properties"][name]["items"]["properties"])
+    described: Any = presenting.description(version)
+    assert set(described) == set(schemas.COMPONENTS["Version"]["required"])  # type: ignore[call-overload]
+
+
+def test_a_registration_says_the_same_in_the_query_and_in_a_body() -> None:
+    document: Any = openapi.management(PLAIN)
+    in_query = {
+        one["name"]: one["schema"] | {"description": one["description"]}
+        for one in document["paths"]["/models"]["post"]["parameters"]
+    }
+    assert in_query == document["components"]["schemas"]["Registration"]["properties"]
