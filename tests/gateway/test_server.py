@@ -541,10 +541,12 @@ def test_a_gateway_that_the_broker_dismisses_ends_with_1(config: GatewaySettings
         ({"insecure": True}, "cannot listen there"),
     ],
 )
-def test_other_hosts_may_be_served_where_keys_are_asked_for(allowing: dict[str, Any], said: str) -> None:
-    documentation_network = "http://192.0.2.1:8081"
+def test_other_hosts_may_be_served_where_keys_are_asked_for(
+    config: GatewaySettings, allowing: dict[str, Any], said: str
+) -> None:
+    documentation_network = {"management_address": "http://192.0.2.1:8081"}
     with pytest.raises(SettingsError, match=said):
-        addresses.bind_all(GatewaySettings(management_address=documentation_network, **allowing))
+        addresses.bind_all(GatewaySettings(**(as_dict(config) | documentation_network | allowing)))
 
 
 @pytest.mark.parametrize(
