@@ -15,6 +15,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+from ts.utils.gpus import visible_to
+
 from shared import clock, settings, wire
 from shared import messages as m
 from shared.model_config import ModelConfig, Torchrun
@@ -95,7 +97,10 @@ def gather(config: ModelConfig, gpu_ids: Sequence[int]) -> Leader | Follower:
     To be called before there are threads, and before CUDA is touched.
     """
     size = config.processes
-    variables = _variables(size, threads(config), gpu_ids)
+    variables = _variables(size, threads(config))
+    if gpu_ids:
+        inherited = settings.environment().get("CUDA_VISIBLE_DEVICES")
+        variables["CUDA_VISIBLE_DEVICES"] = visible_to(gpu_ids, inherited)
     leader_pid = os.getpid()
     followers: list[socket.socket] = []
     for rank in range(1, size):
@@ -112,13 +117,12 @@ def gather(config: ModelConfig, gpu_ids: Sequence[int]) -> Leader | Follower:
     return Leader(followers)
 
 
-def _variables(size: int, omp_threads: int, gpu_ids: Sequence[int]) -> dict[str, str]:
+def _variables(size: int, omp_threads: int) -> dict[str, str]:
     """Return what torchrun tells all processes of a host that is alone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpu_ids))} if gpu_ids else {}
-    return visible | {
+    return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(size),

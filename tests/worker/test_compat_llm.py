@@ -216,6 +216,18 @@ def test_the_engine_is_started_with_the_models_config_on_the_workers_gpu(
     assert not os.path.exists(os.path.dirname(engine.socket_path))
 
 
+@pytest.mark.parametrize(("visible", "seen"), [("4,5", "5"), ("GPU-aa, GPU-bb,GPU-cc", "GPU-bb")])
+def test_the_workers_gpu_is_one_of_those_that_its_node_may_use(
+    program: Path, monkeypatch: pytest.MonkeyPatch, visible: str, seen: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    handler = VLLMHandler()
+    handler.initialize(context_of(program, {"model_path": "m"}, gpu_id=1))
+    assert handler.vllm_engine is not None
+    handler.vllm_engine.close()
+    assert json.loads((program / "started.json").read_text())[1] == seen
+
+
 def test_an_engine_over_several_gpus_sees_what_the_worker_sees(program: Path) -> None:
     config = {"model_path": "m", "vllm_engine_config": {"tensor_parallel_size": 2}}
     handler = VLLMHandler()

@@ -279,6 +279,22 @@ def handle(data, context):
     assert found["TS_REQUEST_SEQUENCE_ID"] == found["header"] == "x-sequence"
 
 
+def test_the_processes_of_a_worker_see_its_own_of_the_gpus_that_its_node_may_use(fleet: Fleet) -> None:
+    code = """
+import os
+def handle(data, context):
+    if data is not None:
+        return [os.environ["CUDA_VISIBLE_DEVICES"]]
+"""
+    fleet.variables = {"CUDA_VISIBLE_DEVICES": "GPU-aa, 5,GPU-cc"}
+    fleet.start_node(devices=("cpu",))
+    fleet.join()
+    files, manifest = {CONFIG: "parallelType: pp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
+    loaded = load(fleet, code, files=files, manifest=manifest, gpu_id=1, gpu_ids=(1, 2))
+    submit(fleet, loaded.worker, b"x")
+    assert answers(fleet)[0].body == b"5,GPU-cc"
+
+
 def test_what_workers_print_is_in_the_model_log_with_every_traceback(fleet: Fleet) -> None:
     file = fleet.folder / "logs" / "model_log.log"
     fleet.start_node(model_log=str(file))

@@ -19,6 +19,8 @@ from typing import Any  # what a model's config holds
 
 import httpx
 
+from ts.utils.gpus import visible_to
+
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
@@ -108,10 +110,11 @@ def _command() -> str:
 
 
 def _environment(gpu_id: int | None) -> dict[str, str]:
-    """Return the child's environment: of GPUs it sees the worker's one, unless the worker was told."""
+    """Return the child's environment: of the GPUs that this process sees, it sees the worker's one."""
     environment = {**os.environ, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if gpu_id is not None:
-        environment.setdefault("CUDA_VISIBLE_DEVICES", str(gpu_id))
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        environment["CUDA_VISIBLE_DEVICES"] = visible_to([gpu_id], visible)
     return environment
 
 
