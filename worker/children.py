@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec
+from worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec, write_spec
 
 
 class Launcher:
@@ -35,10 +35,15 @@ class Launcher:
         return self._socket.fileno()
 
     def fork(self, spec: WorkerSpec, output_fd: int, status_fd: int) -> None:
-        """Order a worker; the launcher gets its own copies of the fds."""
-        # A launcher that is gone shows at `fd`, and its orders with it.
-        with contextlib.suppress(BrokenPipeError):
-            socket.send_fds(self._socket, [_packed(Fork(spec))], [output_fd, status_fd])
+        """Order a worker; the launcher gets its own copies of the fds. Raises OSError where it can't be."""
+        spec_fd = write_spec(spec)
+        order = _packed(Fork(spec.start.worker_id))
+        try:
+            # A launcher that is gone shows at `fd`, and its orders with it.
+            with contextlib.suppress(BrokenPipeError):
+                socket.send_fds(self._socket, [order], [spec_fd, output_fd, status_fd])
+        finally:
+            os.close(spec_fd)
 
     def signal(self, worker_id: int, number: int) -> None:
         """Order a signal; one for a worker that is gone goes nowhere."""

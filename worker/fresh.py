@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import msgspec
-
-from worker.orders import WorkerSpec
+from worker.orders import WorkerSpec, read_spec, write_spec
 
 #: Our two packages first, by their place, whatever others are called like them; then what was installed.
 _START = """
@@ -25,10 +23,9 @@ sys.exit(fresh.main(int(sys.argv[3]), int(sys.argv[4])))
 
 def become(spec: WorkerSpec, status_fd: int) -> NoReturn:
     """Go on as a worker in the spec's interpreter."""
-    spec_fd = os.memfd_create("spec", 0)
-    os.write(spec_fd, msgspec.json.encode(spec))
-    os.lseek(spec_fd, 0, os.SEEK_SET)
-    os.set_inheritable(status_fd, True)
+    spec_fd = write_spec(spec)
+    for fd in (spec_fd, status_fd):
+        os.set_inheritable(fd, True)
     ours = str(Path(__file__).parents[1])
     # -P: the folder that the node was started in has nothing that a handler should find.
     command = [spec.interpreter, "-P", "-c", _START, ours, spec.packages, str(spec_fd), str(status_fd)]
@@ -37,8 +34,7 @@ def become(spec: WorkerSpec, status_fd: int) -> NoReturn:
 
 def main(spec_fd: int, status_fd: int) -> int:
     """Be the worker; return the exit code."""
-    with open(spec_fd, "rb") as file:
-        spec = msgspec.json.decode(file.read(), type=WorkerSpec)
+    spec = read_spec(spec_fd)
     os.set_inheritable(status_fd, False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not

@@ -16,10 +16,10 @@ import msgspec
 
 from worker import fresh
 from worker.leash import die_with_parent, live_alone
-from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec
+from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec, read_spec
 
-#: A worker's output and status pipes.
-_FDS_PER_FORK = 2
+#: A worker's spec, its output and status pipes.
+_FDS_PER_FORK = 3
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -66,13 +66,13 @@ class ForkServer:
 
     def _obey(self, order: Order, fds: list[int]) -> Child | None:
         if isinstance(order, Fork):
-            return self._fork(order.spec, *fds)
+            return self._fork(order.worker_id, *fds)
         pid = self._pids.get(order.worker_id)
         if pid is not None:
             (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
         return None
 
-    def _fork(self, spec: WorkerSpec, output_fd: int, status_fd: int) -> Child | None:
+    def _fork(self, worker_id: int, spec_fd: int, output_fd: int, status_fd: int) -> Child | None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -80,15 +80,16 @@ class ForkServer:
             self._wake_reader.close()
             self._wake_writer.close()
             _become_worker(parent, output_fd)
+            spec = read_spec(spec_fd)
             if spec.interpreter:
                 fresh.become(spec, status_fd)
             return Child(spec, status_fd)
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
-        os.close(output_fd)
-        os.close(status_fd)
-        self._pids[spec.start.worker_id] = pid
-        self._report(Forked(spec.start.worker_id, pid))
+        for fd in (spec_fd, output_fd, status_fd):
+            os.close(fd)
+        self._pids[worker_id] = pid
+        self._report(Forked(worker_id, pid))
         return None
 
     def _reap(self) -> None:

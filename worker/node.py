@@ -49,7 +49,7 @@ class Node:
         self._nursery = Nursery(settings, variables, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
-        self._figures = HostFigures(environment()) if settings.system_metrics else None
+        self._figures = HostFigures(variables) if settings.system_metrics else None
         self._figures_at = 0.0
         self._is_measuring = False
         #: When to say next that no broker has welcomed this node.

@@ -216,9 +216,11 @@ class Nursery:
             interpreter=environment.interpreter if environment else "",
             packages=environment.packages if environment else "",
         )
-        self._launcher.fork(spec, output.writer, ward.process.status.writer)
-        output.close_writer()
-        ward.process.status.close_writer()
+        try:
+            self._launcher.fork(spec, output.writer, ward.process.status.writer)
+        finally:
+            output.close_writer()
+            ward.process.status.close_writer()
         self._loop.add_reader(output.fd, self._on_output, output)
 
     def _signal(self, ward: Ward, number: int) -> None:

@@ -1,16 +1,18 @@
-"""What a node and its launcher tell each other over their socket pair, as JSON; plain data.
+"""What a node and its launcher tell each other over their socket pair, as JSON.
 
-Each message is one packet; `Fork` brings two pipes with it, for the worker's output and its last words.
+Each message is one packet; `Fork` brings three fds with it: a file with the worker's spec, which may be of
+any size, and pipes for the worker's output and its last words.
 """
 
+import os
 from typing import NamedTuple
 
 import msgspec
 
 from shared import messages as m
 
-#: Packets are short; the longest has a model's name, url and handler in it.
-PACKET_LIMIT_BYTES = 64 * 1024
+#: Of packets with numbers alone in them.
+PACKET_LIMIT_BYTES = 4096
 
 
 class SequenceHeaders(NamedTuple):
@@ -39,10 +41,25 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     packages: str = ""
 
 
+def write_spec(spec: WorkerSpec) -> int:
+    """Write a spec into a file that has no name; return its fd."""
+    fd = os.memfd_create("spec")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(msgspec.json.encode(spec))
+    return fd
+
+
+def read_spec(fd: int) -> WorkerSpec:
+    """Read such a file; one process alone may, and closes it."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return msgspec.json.decode(file.read(), type=WorkerSpec)
+
+
 class Fork(msgspec.Struct, frozen=True, tag=True):
     """Start a worker."""
 
-    spec: WorkerSpec
+    worker_id: int
 
 
 class Signal(msgspec.Struct, frozen=True, tag=True):

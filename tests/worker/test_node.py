@@ -1,5 +1,6 @@
 """A real node, its launcher and its workers, against a broker that the test plays."""
 
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,25 @@ def test_a_model_that_does_not_load_is_reported_with_the_first_cause(
     assert (exited.reason, exited.out_of_memory, exited.exit_code) == (reason, out_of_memory, 1)
     assert any(line.startswith("Traceback") for line in exited.last_lines)
     assert exited.last_lines[-1] == reason
+
+
+def test_a_worker_may_have_settings_of_any_size(joined: Fleet) -> None:
+    large = (
+        b"# " + b"x" * 500_000 + b"\nmodel_metrics: {counter: [{name: Own, unit: count, dimensions: []}]}\n"
+    )
+    code = """
+def handle(data, context):
+    if data is not None:
+        return [context.metrics.cache_keys()]
+"""
+    other = load(joined)
+    loaded = load(joined, code, metrics_config=large)
+    submit(joined, loaded.worker, b"x")
+    body = answers(joined)[0].body
+    assert isinstance(body, bytes)
+    assert json.loads(body) == ["counter:Own"]
+    submit(joined, other.worker, b"still here", lease=2)
+    assert answers(joined, 2)[0].body == b"still here"
 
 
 def test_the_phases_on_the_way_up_are_told(joined: Fleet) -> None:
