@@ -606,7 +606,6 @@ class BrokerCore:
             self.settings.limit_max_image_pixels, self.settings.max_response_size, record.url,
             self.management.installs_packages(record),
             metrics_config=self.metrics.file_content,
-            metrics_auto_detect=self.settings.model_metrics_auto_detect,
             gpu_ids=worker.gpu_ids, installs_only=worker.installs_only,
         )  # fmt: skip
 

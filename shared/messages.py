@@ -473,7 +473,6 @@ class StartWorker(Message, frozen=True):
     install_dependencies: bool = False
     #: The content of TorchServe's metrics.yaml; empty for the built-in one.
     metrics_config: bytes = b""
-    metrics_auto_detect: bool = False
     #: GPUs of a worker of several processes, one for each.
     gpu_ids: tuple[int, ...] = ()
     #: It exits with 0 once what its archive requires is installed, and never loads the model.

@@ -346,11 +346,11 @@ def test_without_own_metrics_log_mode_leaves_the_api_empty() -> None:
     assert scraped(bench) == {}
 
 
-def test_a_worker_gets_the_operators_file_and_whether_to_detect() -> None:
-    bench = Rig(settings(model_metrics_auto_detect=True))
+def test_a_worker_gets_the_operators_file() -> None:
+    bench = Rig()
     bench.core.metrics.file_content = b"model_metrics: {}"
     bench.join_gateway()
     bench.join_node()
     bench.register()
     order = bench.only(NODE, m.StartWorker)
-    assert (order.metrics_config, order.metrics_auto_detect) == (b"model_metrics: {}", True)
+    assert order.metrics_config == b"model_metrics: {}"
