@@ -10,7 +10,7 @@ import pytest
 from ts import llm_launcher
 from ts.arg_parser import ArgParser
 
-from shared import archive
+from shared import archive, model_config
 
 HEAVY = ("torch", "numpy", "cli", "httpx", "requests", "zmq", "falcon")
 
@@ -53,9 +53,12 @@ def test_a_language_model_is_laid_into_the_store_and_taken_out_again(tmp_path: P
     )
     with llm_launcher.archive(given, gpus=2) as folder:
         manifest = json.loads((folder / archive.MANIFEST_NAME).read_text())["model"]
-        config = json.loads((folder / manifest["configFile"]).read_text())
+        content = (folder / manifest["configFile"]).read_bytes()
+    config = json.loads(content)
     assert manifest["handler"] == "vllm_handler"
-    assert (config["parallelLevel"], config["deviceType"], config["asyncCommunication"]) == (2, "gpu", True)
+    assert model_config.parse(content)[1] == (), "the server takes all of it"
+    assert (config["deviceType"], config["asyncCommunication"]) == ("gpu", True)
+    assert config["handler"]["vllm_engine_config"]["tensor_parallel_size"] == 2
     assert config["handler"]["model_path"] == "org/tiny"
     assert config["handler"]["vllm_engine_config"]["max_model_len"] == 64
     assert list((tmp_path / "store").iterdir()) == []

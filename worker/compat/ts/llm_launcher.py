@@ -50,7 +50,6 @@ def model_config(given: argparse.Namespace, gpus: int) -> dict[str, object]:
         "responseTimeout": 1200,
         "startupTimeout": given.startup_timeout,
         "deviceType": "gpu" if gpus else "cpu",
-        "parallelLevel": max(1, gpus),
         "asyncCommunication": True,
         "handler": {"model_path": given.model_id, "vllm_engine_config": engine},
     }
