@@ -66,16 +66,16 @@ class InstallFailed(Exception):
 def requirements(model_dir: Path, archive_hash: str) -> Requirements | None:
     """Read what an unpacked archive requires; None if nothing. Raises InstallFailed for a file not there."""
     manifest_file = model_dir / archive.MANIFEST_NAME
-    manifest = archive.parse_manifest(manifest_file.read_bytes()).raw if manifest_file.is_file() else None
-    model = (manifest or {}).get("model")
-    name = model.get("requirementsFile") if isinstance(model, dict) else None
+    if not manifest_file.is_file():
+        return None
+    manifest = archive.parse_manifest(manifest_file.read_bytes())
+    name = manifest.requirements_file
     if not name:
         return None
-    file = (model_dir / str(name)).resolve()
+    file = (model_dir / name).resolve()
     if not file.is_relative_to(model_dir.resolve()) or not file.is_file():
         raise InstallFailed(f"the archive has no requirements file {name}")
-    assert isinstance(model, dict)
-    config_file = model_dir / str(model.get("configFile") or "")
+    config_file = model_dir / (manifest.config_file or "")
     config = parse(config_file.read_bytes())[0] if config_file.is_file() else None
     wants_venv = config is not None and config.use_venv
     content = file.read_bytes()

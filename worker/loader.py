@@ -53,18 +53,19 @@ def make_room(model_dir: Path) -> dict[str, ModuleType]:
 def load(start: m.StartWorker, model_dir: Path) -> Model:
     """Import the handler and let it load its model. Raises whatever the archive's code raises."""
     manifest = _manifest(model_dir)
+    config_file = _config_file(model_dir, manifest)
     metrics = MetricsCache(start.model)
     metrics.declare(start.metrics_config)
     context = Context(
         model_name=start.model,
         model_dir=str(model_dir),
-        manifest=manifest,
+        manifest=manifest.raw,
         batch_size=start.batch_size,
         gpu=start.gpu_id,
         mms_version=server_version,
         limit_max_image_pixels=start.limit_max_image_pixels,
         metrics=metrics,
-        model_yaml_config=_yaml_config(model_dir, manifest),
+        model_yaml_config=get_yaml_config(str(config_file)) or {} if config_file else {},
     )
     config = server_config(model_dir)
     entry_point, initialize = resolve(start.handler, model_dir)
@@ -90,17 +91,10 @@ def server_config(model_dir: Path) -> ModelConfig:
     return model_config.parse(file.read_bytes())[0] if file else ModelConfig()
 
 
-def _manifest(model_dir: Path) -> dict[str, object] | None:
+def _manifest(model_dir: Path) -> archive.Manifest:
     file = model_dir / archive.MANIFEST_NAME
-    return archive.parse_manifest(file.read_bytes()).raw if file.is_file() else None
+    return archive.parse_manifest(file.read_bytes()) if file.is_file() else archive.Manifest()
 
 
-def _config_file(model_dir: Path, manifest: dict[str, object] | None) -> Path | None:
-    model = (manifest or {}).get("model")
-    name = model.get("configFile") if isinstance(model, dict) else None
-    return model_dir / str(name) if name else None
-
-
-def _yaml_config(model_dir: Path, manifest: dict[str, object] | None) -> dict[str, object]:
-    file = _config_file(model_dir, manifest)
-    return get_yaml_config(str(file)) or {} if file else {}
+def _config_file(model_dir: Path, manifest: archive.Manifest) -> Path | None:
+    return model_dir / manifest.config_file if manifest.config_file else None

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from ts.context import Context
+from ts.handler_utils.timer import record_handler_time
 
 HANDLER_METHODS = ("preprocess", "inference", "postprocess")
 
@@ -96,7 +97,5 @@ class MicroBatching:
             output = handler.explain_handle(handler.preprocess(data), data)
         else:
             output = self.handle(data)
-        if context.metrics is not None:
-            elapsed_ms = round((time.perf_counter() - start) * 1000, 2)
-            context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        record_handler_time(context, start)
         return output

@@ -1,4 +1,4 @@
-"""Times the methods of a handler whose model config asks for it."""
+"""Times handlers, and their methods where the model config asks for it."""
 
 import functools
 import time
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+
+from ts.context import Context
 
 R = TypeVar("R")
 
@@ -23,6 +25,12 @@ def timed(func: Callable[..., R]) -> Callable[..., R]:
         return result
 
     return wrapper
+
+
+def record_handler_time(context: Context, start: float) -> None:
+    """Record the metric `HandlerTime` in ms, from `start` (by time.perf_counter) until now."""
+    if context.metrics is not None:
+        context.metrics.add_time("HandlerTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
 
 
 def _measure(call: Callable[[], R]) -> tuple[R, float]:

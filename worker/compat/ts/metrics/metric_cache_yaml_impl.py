@@ -2,7 +2,7 @@
 
 from ts.metrics import metric_cache_errors as errors
 from ts.metrics.caching_metric import LineOutlet
-from ts.metrics.declared import declared_metrics, read_config
+from ts.metrics.declared import read_config
 from ts.metrics.metrics_cache import MetricsCache
 
 
@@ -23,5 +23,4 @@ class MetricsCacheYamlImpl(MetricsCache):
 
     def initialize_cache(self) -> None:
         """Add the metrics that the file's `model_metrics` lists."""
-        for declared in declared_metrics(self._config):
-            self.add_metric_to_cache(*declared)
+        self._add_declared(self._config)

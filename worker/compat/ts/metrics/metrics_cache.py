@@ -3,7 +3,7 @@
 import copy
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shared.messages import MetricPoint
 from ts.metrics import metric_cache_errors as errors
@@ -11,11 +11,9 @@ from ts.metrics.caching_metric import CachingMetric, Outlet, PointBuffer
 from ts.metrics.declared import declared_metrics, read_config
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
+from ts.metrics.unit import SIZE_UNITS, TIME_UNITS
 
 logger = logging.getLogger(__name__)
-
-_TIME_UNITS = ("ms", "s")
-_SIZE_UNITS = ("MB", "kB", "GB", "B")
 
 
 class MetricsCache:
@@ -41,8 +39,7 @@ class MetricsCache:
 
         Raises an error of metric_cache_errors for a file that TorchServe's worker would not start with.
         """
-        for declared in declared_metrics(read_config(config)):
-            self.add_metric_to_cache(*declared)
+        self._add_declared(read_config(config))
 
     def take_points(self) -> list[MetricPoint]:
         """Return what was recorded since the last call, in order."""
@@ -68,7 +65,7 @@ class MetricsCache:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a duration in `ms` or `s`; raises ValueError for another unit."""
-        if unit not in _TIME_UNITS:
+        if unit not in TIME_UNITS:
             raise errors.MetricsCacheValueError("the unit for a timed metric should be one of ['ms', 's']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
@@ -82,7 +79,7 @@ class MetricsCache:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
-        if unit not in _SIZE_UNITS:
+        if unit not in SIZE_UNITS:
             raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
@@ -112,7 +109,7 @@ class MetricsCache:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         """Record a value for one request of the batch, or for all, under `ModelName` and `Level` as well."""
-        request_id = self._request_id(idx)
+        request_id = request_id_of(self.request_ids, idx)
         if request_id is None:  # only in a test of a handler does no request and no load go on
             dims = _with_defaults(dimensions, Dimension("Level", "Error"))
         else:
@@ -168,12 +165,18 @@ class MetricsCache:
             metric = self.add_metric_to_cache(name, unit, names, metric_type)
         metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
-    def _request_id(self, idx: int | None) -> str | None:
-        if not isinstance(self.request_ids, dict):
-            return self.request_ids
-        if idx in self.request_ids:
-            return self.request_ids[idx]
-        return ",".join(self.request_ids.values())
+    def _add_declared(self, config: Mapping[str, object]) -> None:
+        for declared in declared_metrics(config):
+            self.add_metric_to_cache(*declared)
+
+
+def request_id_of(request_ids: dict[int, str] | str | None, idx: int | None) -> str | None:
+    """Return the id that a value is recorded for: of one request of the batch, or of all."""
+    if not isinstance(request_ids, dict):
+        return request_ids
+    if idx in request_ids:
+        return request_ids[idx]
+    return ",".join(request_ids.values())
 
 
 def _with_defaults(dimensions: Sequence[Dimension], *defaults: Dimension) -> list[Dimension]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric import Metric
+from ts.metrics.metrics_cache import request_id_of
+from ts.metrics.unit import SIZE_UNITS, TIME_UNITS
 
 
 class MetricsStore:
@@ -19,7 +21,7 @@ class MetricsStore:
         self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
     ) -> None:
         """Count up."""
-        self._add(name, value, self._request_id(idx), "count", dimensions)
+        self._add(name, value, request_id_of(self.request_ids, idx), "count", dimensions)
 
     def add_time(
         self,
@@ -30,9 +32,9 @@ class MetricsStore:
         dimensions: Sequence[Dimension] | None = None,
     ) -> None:
         """Record a duration in `ms` or `s`; raises ValueError for another unit."""
-        if unit not in ("ms", "s"):
+        if unit not in TIME_UNITS:
             raise ValueError("the unit for a timed metric should be one of ['ms', 's']")
-        self._add(name, value, self._request_id(idx), unit, dimensions)
+        self._add(name, value, request_id_of(self.request_ids, idx), unit, dimensions)
 
     def add_size(
         self,
@@ -43,15 +45,15 @@ class MetricsStore:
         dimensions: Sequence[Dimension] | None = None,
     ) -> None:
         """Record a size in `MB`, `kB`, `GB` or `B`; raises ValueError for another unit."""
-        if unit not in ("MB", "kB", "GB", "B"):
+        if unit not in SIZE_UNITS:
             raise ValueError("The unit for size based metric is one of ['MB','kB', 'GB', 'B']")
-        self._add(name, value, self._request_id(idx), unit, dimensions)
+        self._add(name, value, request_id_of(self.request_ids, idx), unit, dimensions)
 
     def add_percent(
         self, name: str, value: float, idx: int | None = None, dimensions: Sequence[Dimension] | None = None
     ) -> None:
         """Record a percentage."""
-        self._add(name, value, self._request_id(idx), "percent", dimensions)
+        self._add(name, value, request_id_of(self.request_ids, idx), "percent", dimensions)
 
     def add_error(self, name: str, value: float, dimensions: Sequence[Dimension] | None = None) -> None:
         """Record an error, under the dimension `Level=Error`."""
@@ -66,7 +68,7 @@ class MetricsStore:
         dimensions: Sequence[Dimension] | None = None,
     ) -> None:
         """Record a value in a unit of the handler's choice."""
-        self._add(name, value, self._request_id(idx), unit, dimensions)
+        self._add(name, value, request_id_of(self.request_ids, idx), unit, dimensions)
 
     def _add(
         self,
@@ -88,10 +90,3 @@ class MetricsStore:
             return
         self.cache[key] = Metric(name, value, unit, dims, request_id)
         self.store.append(self.cache[key])
-
-    def _request_id(self, idx: int | None) -> str | None:
-        if not isinstance(self.request_ids, dict):
-            return self.request_ids
-        if idx in self.request_ids:
-            return self.request_ids[idx]
-        return ",".join(self.request_ids.values())

@@ -2,6 +2,10 @@
 
 from typing import ClassVar
 
+#: What durations and sizes may be given in.
+TIME_UNITS = ("ms", "s")
+SIZE_UNITS = ("MB", "kB", "GB", "B")
+
 
 class Units:
     """Short name -> long name; any other unit is reported as it was given."""

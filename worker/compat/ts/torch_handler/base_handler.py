@@ -19,7 +19,7 @@ import torch
 from torch.profiler import profile, record_function
 
 from ts.context import Context
-from ts.handler_utils.timer import timed
+from ts.handler_utils.timer import record_handler_time, timed
 from ts.utils.optional import require
 from ts.utils.util import check_valid_pt2_backend, list_classes_from_module, load_label_mapping
 from ts.utils.weights import load_weights
@@ -207,9 +207,7 @@ class BaseHandler(ABC):  # noqa: B024  # subclasses list ABC after it
             output, _ = self._infer_with_profiler(data)
         else:
             output = self._predict_or_explain(data)
-        if context.metrics is not None:
-            elapsed_ms = round((time.perf_counter() - start) * 1000, 2)
-            context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        record_handler_time(context, start)
         return output
 
     def _predict_or_explain(self, data: Any, named: _Naming = nullcontext) -> Any:

@@ -1,27 +1,8 @@
 """The handler that names what an image shows, prepared by NVIDIA DALI."""
 
-from typing import Any
-
-import torch
-
 from ts.torch_handler.dali_handler import DALIHandler
-from ts.utils.util import map_class_to_label
+from ts.torch_handler.likeliest_classes import LikeliestClasses
 
 
-class DALIImageClassifier(DALIHandler):
+class DALIImageClassifier(LikeliestClasses, DALIHandler):
     """Answers the likeliest classes of each image, with their probabilities."""
-
-    topk = 5
-
-    def set_max_result_classes(self, topk: int) -> None:
-        """Say how many classes are answered."""
-        self.topk = topk
-
-    def get_max_result_classes(self) -> int:
-        """Return how many classes are answered."""
-        return self.topk
-
-    def postprocess(self, data: torch.Tensor) -> list[dict[Any, float]]:
-        """Return label -> probability for each image, the likeliest first."""
-        probabilities, classes = torch.topk(torch.softmax(data, dim=1), self.topk, dim=1)
-        return map_class_to_label(probabilities.tolist(), self.mapping, classes.tolist())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ts.context import Context
+from ts.handler_utils.timer import record_handler_time
 from ts.utils.util import list_classes_from_module as list_classes_from_module
 from ts.utils.weights import load_weights
 
@@ -70,7 +71,5 @@ class DenseNetHandler:
         rows = [io.BytesIO(row.get("data") or row.get("body")) for row in data]
         # Of a client nothing but tensors is taken, whatever the archive's config says of its own files.
         output = self.inference(torch.stack([load_weights(row, self.map_location, None) for row in rows]))
-        if context.metrics is not None:
-            elapsed_ms = round((time.perf_counter() - start) * 1000, 2)
-            context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        record_handler_time(context, start)
         return [output]

@@ -10,6 +10,7 @@ import time
 from typing import Any  # tensorrt_llm's and clients'
 
 from ts.context import Context
+from ts.handler_utils.timer import record_handler_time
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.optional import require
@@ -53,9 +54,7 @@ class TRTLLMHandler(BaseHandler):
         start = time.perf_counter()
         prepared = await self.preprocess(data)
         output = await self.postprocess(await self.inference(prepared, context))
-        if context.metrics is not None:
-            elapsed_ms = round((time.perf_counter() - start) * 1000, 2)
-            context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        record_handler_time(context, start)
         return output
 
     async def preprocess(self, requests: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any  # what clients send and vLLM answers
 import httpx
 
 from ts.context import Context
+from ts.handler_utils.timer import record_handler_time
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.handler_utils.vllm_server import VllmServer, engine_arguments
 from ts.torch_handler.base_handler import BaseHandler
@@ -49,9 +50,7 @@ class VLLMHandler(BaseHandler):
         start = time.perf_counter()
         prepared = await self.preprocess(data, context)
         output = await self.postprocess(await self.inference(prepared, context))
-        if context.metrics is not None:
-            elapsed_ms = round((time.perf_counter() - start) * 1000, 2)
-            context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        record_handler_time(context, start)
         return output
 
     async def preprocess(self, requests: Any, context: Context) -> Any:
