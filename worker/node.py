@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 from collections import deque
+from typing import Protocol
 
 from shared import clock
 from shared import messages as m
@@ -36,10 +37,18 @@ GOODBYE_LEAD_S = 0.1
 CLOSING_POLL_S = 0.02
 
 
+class Figures(Protocol):
+    """What measures a host."""
+
+    def read(self) -> tuple[m.MetricPoint, ...]:
+        """Measure now; may block."""
+
+
 class Node:
     """A host's agent."""
 
-    def __init__(self, settings: NodeSettings) -> None:
+    def __init__(self, settings: NodeSettings, figures: Figures | None = None) -> None:
+        """Be a node that measures its host by `figures`, unless the settings say that it doesn't."""
         self._settings = settings
         variables = environment()
         self._devices = host.devices(settings.devices, variables)
@@ -49,7 +58,7 @@ class Node:
         self._nursery = Nursery(settings, variables, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
-        self._figures = HostFigures(variables) if settings.system_metrics else None
+        self._figures = (figures or HostFigures(variables)) if settings.system_metrics else None
         self._figures_at = 0.0
         self._is_measuring = False
         #: When to say next that no broker has welcomed this node.
@@ -127,14 +136,18 @@ class Node:
         self._is_measuring = True
         threading.Thread(target=self._read_figures, args=(self._figures,), daemon=True).start()
 
-    def _read_figures(self, figures: HostFigures) -> None:
-        points = figures.read()
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            self._loop.call_soon_threadsafe(self._tell_figures, points)
+    def _read_figures(self, figures: Figures) -> None:
+        points: tuple[m.MetricPoint, ...] = ()
+        try:
+            points = figures.read()
+        finally:  # what can't be read now may be next time
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._tell_figures, points)
 
     def _tell_figures(self, points: tuple[m.MetricPoint, ...]) -> None:
         self._is_measuring = False
-        self._tell(m.NodeMeasured(socket.gethostname(), points))
+        if points:
+            self._tell(m.NodeMeasured(socket.gethostname(), points))
 
     def _hello(self) -> m.HelloNode:
         return m.HelloNode(

@@ -1,5 +1,6 @@
 """A real node, its launcher and its workers, against a broker that the test plays."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,10 +12,13 @@ import psutil
 import pytest
 
 from shared import messages as m
-from tests.support import eventually
+from shared.settings import NodeSettings
+from tests.support import eventually, eventually_async
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, answers, is_alive, load, order, submit
+from worker.link import Link
+from worker.node import Node
 
 pytestmark = pytest.mark.integration
 
@@ -300,6 +304,48 @@ def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Flee
     for measured in fleet.broker.all(m.NodeMeasured):
         names = {point.name for point in measured.points}
         assert {"CPUUtilization", "DiskUtilization", "MemoryUsed"} <= names
+
+
+class FailsAtFirst:
+    """Figures whose first reading raises."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    def read(self) -> tuple[m.MetricPoint, ...]:
+        self.readings += 1
+        if self.readings == 1:
+            raise ValueError("a driver says nonsense")
+        return (m.MetricPoint("CPUUtilization", "gauge", "Percent", 1.0, (), 0),)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_node_that_once_could_not_measure_its_host_measures_again(fleet: Fleet) -> None:
+    broker, figures = fleet.broker, FailsAtFirst()
+    settings = NodeSettings(
+        broker_address=broker.address,
+        name="n",
+        cache_dir=str(fleet.folder / "cache"),
+        metric_time_interval_s=0.1,
+    )
+    running = asyncio.create_task(Node(settings, figures).run())
+
+    def has_measured() -> bool:
+        broker.pump()
+        return bool(broker.all(m.NodeMeasured))
+
+    await eventually_async(has_measured, 20)
+    assert figures.readings >= 2
+    [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
+    broker.send(hello, m.Leave("the test is over"))
+    assert await running == 1
+
+
+def test_a_link_that_was_closed_sends_nothing(fleet: Fleet) -> None:
+    link = Link(fleet.broker.address, "node")
+    link.close(0)
+    assert not link.send(m.NodeBeat(()), 1)
+    assert link.receive() is None
 
 
 def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> None:
