@@ -6,14 +6,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.archives import HANDLERS, make
+from tests.integration.archives import make
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 
 pytestmark = pytest.mark.integration
 
 CONFIG = "parallelType: tp\ndeviceType: cpu\ntorchrun: {nproc-per-node: 3}\n"
-HANDLERS["sums"] = """
+SUMS = """
 import os, sys
 import torch
 
@@ -34,7 +34,7 @@ class Sums:
         torch.distributed.all_reduce(value)
         return [str(value.item())]
 """
-HANDLERS["one_fails"] = """
+ONE_FAILS = """
 import os
 import torch
 
@@ -53,8 +53,8 @@ class OneFails:
 def server(tmp_path: Path) -> Iterator[Fleet]:
     store = tmp_path / "models"
     store.mkdir()
-    make(store, "sums", config=CONFIG)
-    make(store, "one_fails", config=CONFIG)
+    make(store, "sums", code=SUMS, config=CONFIG)
+    make(store, "one_fails", code=ONE_FAILS, config=CONFIG)
     with fleet(tmp_path, store) as made:
         made.serve("--enable-model-api")
         yield made
