@@ -54,8 +54,10 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--group", default="", metavar="REGEX", help="only groups of such a name")
     options = parser.parse_args()
-    if shutil.which(options.torchserve) is None:
+    found = shutil.which(options.torchserve)
+    if found is None:
         parser.error(f"{options.torchserve} isn't there; `make compare-torchserve` installs it")
+    options.torchserve = str(Path(found).absolute())  # it is started in a folder of its own
     return options
 
 
