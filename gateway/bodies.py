@@ -133,15 +133,18 @@ def _form(body: bytes) -> list[Input]:
     fields = body.split(b"&")
     if b"=" not in fields[-1]:
         fields.pop()
-    if _BAD_ESCAPE.search(body):
-        raise errors.BadRequest("The form body has a percent sign that is no escape.")
+    # curl says "form" of whatever it sends: a body without a single field is meant as it is.
+    if body and not fields:
+        return [("body", "", body)]
     inputs = []
     for field in fields:
+        if _BAD_ESCAPE.search(field):
+            raise errors.BadRequest(
+                "The form body has a percent sign that is no escape. If it is no form, say what it is by its "
+                "Content-Type, such as application/octet-stream."
+            )
         name, _, value = field.partition(b"=")
         inputs.append((_unescaped(name).decode("utf-8", "replace"), "", _unescaped(value)))
-    # curl says "form" of whatever -d sends: a body without a single field is meant as it is.
-    if body and not inputs:
-        return [("body", "", body)]
     return _last_of_each(inputs)
 
 

@@ -30,6 +30,8 @@ def part(disposition: str, value: bytes, content_type: str = "") -> bytes:
         (b"", []),
         (b"hello", [("body", "", b"hello")]),
         (b'{"a": 1}', [("body", "", b'{"a": 1}')]),
+        (b'{"a": "50% off"}', [("body", "", b'{"a": "50% off"}')]),
+        (b"\x89PNG\r\n%zz\xff", [("body", "", b"\x89PNG\r\n%zz\xff")]),
     ],
 )
 def test_form_fields_by_name_and_a_body_without_any_as_it_is(
