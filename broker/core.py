@@ -416,7 +416,9 @@ class BrokerCore:
     def _on_node_measured(self, node: Node, event: Received, now: float) -> None:
         measured = event.message
         assert isinstance(measured, m.NodeMeasured)
-        node.used_bytes.update(facts.used_bytes(node, measured.points))
+        node.used_bytes = facts.used_bytes(measured.points, node.used_bytes)
+        if measured.gpus is not None:
+            node.gpus = facts.gpu_uses(node, measured.gpus)
         self.metrics.measured(measured.hostname, measured.points, by_node=True)
 
     # Workers' ends

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from broker.fleet import Node
+from broker.fleet import Node, Worker
 from broker.records import VersionRecord
 from broker.states import LIVE, WorkerState
 from broker.stats import samples_of
@@ -78,6 +79,7 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
                 worker.memory_bytes,
                 sum(len(lease.jobs) for lease in worker.leases),
                 worker.note,
+                _gpu_use(core, worker),
             )
             for worker in core.fleet.of_record(record)
         ),
@@ -98,6 +100,11 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
         max_sequences=config.max_sequences if config.sequence_max_idle_ms else 0,
         max_sequence_queue_jobs=config.max_sequence_queue_jobs if config.sequence_max_idle_ms else 0,
     )
+
+
+def _gpu_use(core: BrokerCore, worker: Worker) -> m.GpuUse | None:
+    node = core.fleet.nodes.get(worker.node) if worker.node is not None else None
+    return node.gpus.get(worker.device) if node else None
 
 
 def _device_type(core: BrokerCore, record: VersionRecord) -> Literal["cpu", "gpu"]:
@@ -133,21 +140,18 @@ def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
                        tuple(core.management.loading))  # fmt: skip
 
 
-def used_bytes(node: Node, points: tuple[m.MetricPoint, ...]) -> dict[str, int]:
-    """Find in a host's figures how much memory of its devices is in use, by their names."""
-    found = {}
-    offered = {device.name for device in node.devices}
+def used_bytes(points: tuple[m.MetricPoint, ...], before: int | None) -> int | None:
+    """Find in a host's figures how much of its memory is in use; what was so before if they don't tell."""
     for point in points:
-        match point.name, dict(point.dimensions).get("DeviceId"):
-            case "MemoryUsed", None:
-                name = "cpu"
-            case "GPUMemoryUsed", str(index):
-                name = f"cuda:{index}"
-            case _:
-                continue
-        if 0 <= point.value < MEMORY_LIMIT_MB and (name == "cpu" or name in offered):
-            found[name] = int(point.value * (1 << 20))
-    return found
+        if point.name == "MemoryUsed" and 0 <= point.value < MEMORY_LIMIT_MB:
+            return int(point.value * (1 << 20))
+    return before
+
+
+def gpu_uses(node: Node, gpus: tuple[m.GpuUse, ...]) -> dict[str, m.GpuUse]:
+    """Return what the GPUs that a node offers have to do, by their names."""
+    uses = {f"cuda:{gpu.number}": gpu for gpu in gpus}
+    return {device.name: uses[device.name] for device in node.devices if device.name in uses}
 
 
 def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
@@ -224,7 +228,7 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
     devices += [
         _sample({"node": node.name, "device": device, "use": "taken"}, used)
         for node in nodes
-        for device, used in node.used_bytes.items()
+        for device, used in _used_bytes(node)
     ]
     memory = [
         _sample({"node": worker.node_name, "model": worker.key[0], "version": worker.key[1],
@@ -246,6 +250,13 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
         _family("torchrelay_nodes", "gauge", "Nodes that have joined.", [_sample({}, len(nodes))]),
         _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(core.gateways))]),
     ]
+
+
+def _used_bytes(node: Node) -> Iterator[tuple[str, int]]:
+    if node.used_bytes is not None:
+        yield "cpu", node.used_bytes
+    for device, gpu in node.gpus.items():
+        yield device, gpu.used_bytes
 
 
 def _histograms(core: BrokerCore) -> list[m.MetricFamily]:

@@ -35,8 +35,10 @@ class Node:
     last_heard: float
     #: It said goodbye: its workers finish what they have, and it gets no new ones.
     is_leaving: bool = False
-    #: Memory in use as it last measured, by device; the host's is under `cpu`.
-    used_bytes: dict[str, int] = field(default_factory=dict)
+    #: The host's memory in use as it last measured; None until it does.
+    used_bytes: int | None = None
+    #: What its GPUs had to do when it last measured, by device.
+    gpus: dict[str, m.GpuUse] = field(default_factory=dict)
     #: What it calls itself; `name` differs where another node has taken that, see `Fleet.name_nodes`.
     own_name: str = ""
 

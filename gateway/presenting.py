@@ -157,8 +157,24 @@ def _worker(worker: m.WorkerFacts) -> dict[str, object]:
         "memoryUsage": worker.memory_bytes,
         "pid": worker.pid,
         "gpu": _is_gpu(worker),
-        "gpuUsage": "N/A",
+        "gpuUsage": _gpu_usage(worker),
     }
+
+
+def _gpu_usage(worker: m.WorkerFacts) -> str:
+    """Write what nvidia-smi says of the worker's GPU, as TorchServe puts it together."""
+    if not _is_gpu(worker):
+        return "N/A"
+    if worker.gpu is None:
+        return "failed to obtained gpu usage"  # in TorchServe's words
+    busy, memory_busy = (
+        "[N/A]" if percent is None else f"{percent} %"
+        for percent in (worker.gpu.busy_percent, worker.gpu.memory_busy_percent)
+    )
+    return (
+        f"gpuId::{worker.gpu.number} utilization.gpu [%]::{busy} utilization.memory [%]::{memory_busy}"
+        f" memory.used [MiB]::{worker.gpu.used_bytes >> 20} MiB"
+    )
 
 
 def _is_gpu(worker: m.WorkerFacts) -> bool:

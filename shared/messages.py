@@ -15,6 +15,7 @@ from shared.parts import AnsweredItem as AnsweredItem
 from shared.parts import AssignItem as AssignItem
 from shared.parts import CompletedItem as CompletedItem
 from shared.parts import Device as Device
+from shared.parts import GpuUse as GpuUse
 from shared.parts import HeldWorker as HeldWorker
 from shared.parts import Item as Item
 from shared.parts import MetricFamily as MetricFamily
@@ -191,10 +192,13 @@ class NodeBeat(Message, frozen=True):
 
 
 class NodeMeasured(Message, frozen=True):
-    """The host's own figures (cpu, memory, disk, GPUs), once in a `metric_time_interval`."""
+    """The host's own figures (cpu, memory, disk, GPUs), once in a `metric_time_interval`; in between
+    what handlers printed, which leaves `gpus` None.
+    """
 
     hostname: str
     points: tuple[MetricPoint, ...]
+    gpus: tuple[GpuUse, ...] | None = None
 
 
 class WorkerProgressed(Message, frozen=True):

@@ -21,6 +21,18 @@ class Device(Item, frozen=True):
     memory_bytes: int = 0
 
 
+class GpuUse(Item, frozen=True):
+    """What a node's GPU has to do, `number` being torch's; None where it can't tell (shared by MIG).
+
+    `memory_busy_percent` is the share of time in which its memory was read or written.
+    """
+
+    number: int
+    used_bytes: int
+    busy_percent: int | None = None
+    memory_busy_percent: int | None = None
+
+
 class HeldWorker(Item, frozen=True):
     """A worker process that a node holds when it joins; `archive` is the sha256 in hex."""
 
@@ -113,6 +125,8 @@ class WorkerFacts(Item, frozen=True):
     memory_bytes: int
     jobs_running: int
     note: str
+    #: What its (first) GPU has to do; None on a cpu, and where the node doesn't measure it.
+    gpu: GpuUse | None = None
 
 
 class VersionFacts(Item, frozen=True):

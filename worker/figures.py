@@ -1,6 +1,7 @@
 """What a host measures of itself: cpu, memory, disk and GPUs, by TorchServe's names and units."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -24,12 +25,13 @@ DISK = "/"
 
 
 class Gpu(NamedTuple):
-    """What a GPU says of itself; `busy_percent` None where it can't tell (one that is shared by MIG)."""
+    """What a GPU says of itself; percents None where it can't tell (one that is shared by MIG)."""
 
     uuid: str
     used_bytes: int
     total_bytes: int
-    busy_percent: float | None
+    busy_percent: int | None
+    memory_busy_percent: int | None = None
 
 
 def read_gpus() -> list[Gpu]:
@@ -61,7 +63,7 @@ class HostFigures:
         #: How long to look at the cpu; None compares with the reading before.
         self._cpu_sample_s: float | None = FIRST_CPU_SAMPLE_S
 
-    def read(self) -> tuple[m.MetricPoint, ...]:
+    def read(self) -> m.NodeMeasured:
         """Measure now; what can't be measured is left out."""
         points: list[m.MetricPoint] = []
         try:
@@ -69,27 +71,28 @@ class HostFigures:
             self._cpu_sample_s = None
         except (psutil.Error, OSError) as error:
             logger.warning("host.not_measured", extra={"reason": str(error)})
-        return (*points, *self._gpu_points())
+        gpus = self._visible_gpus()
+        points += (point for number, gpu in enumerate(gpus) for point in _gpu_points(number, gpu))
+        uses = (
+            m.GpuUse(number, gpu.used_bytes, gpu.busy_percent, gpu.memory_busy_percent)
+            for number, gpu in enumerate(gpus)
+        )
+        return m.NodeMeasured(socket.gethostname(), tuple(points), tuple(uses))
 
-    def _gpu_points(self) -> Iterator[m.MetricPoint]:
-        """Measure GPUs by torch's numbers, as handlers know them."""
+    def _visible_gpus(self) -> list[Gpu]:
+        """Measure GPUs, in the order of torch's numbers, by which handlers know them."""
         gpus = self._read_gpus()
-        for number, index in enumerate(visible_order(self._visible, [gpu.uuid for gpu in gpus])):
-            gpu, device = gpus[index], ("DeviceId", str(number))
-            share = 100 * gpu.used_bytes / max(1, gpu.total_bytes)
-            yield _point("GPUMemoryUtilization", "Percent", share, device)
-            yield _point("GPUMemoryUsed", "Megabytes", gpu.used_bytes / MEGABYTE, device)
-            if gpu.busy_percent is not None:
-                yield _point("GPUUtilization", "Percent", gpu.busy_percent, device)
+        return [gpus[index] for index in visible_order(self._visible, [gpu.uuid for gpu in gpus])]
 
 
 def _read_gpu(handle: object) -> Gpu:
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    uuid = str(pynvml.nvmlDeviceGetUUID(handle))
     try:
-        busy = float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+        busy = pynvml.nvmlDeviceGetUtilizationRates(handle)
     except pynvml.NVMLError:
-        busy = None
-    return Gpu(str(pynvml.nvmlDeviceGetUUID(handle)), int(memory.used), int(memory.total), busy)
+        return Gpu(uuid, int(memory.used), int(memory.total), None)
+    return Gpu(uuid, int(memory.used), int(memory.total), int(busy.gpu), int(busy.memory))
 
 
 def _host_points(cpu_sample_s: float | None) -> Iterator[m.MetricPoint]:
@@ -101,6 +104,15 @@ def _host_points(cpu_sample_s: float | None) -> Iterator[m.MetricPoint]:
     yield _point("MemoryAvailable", "Megabytes", memory.available / MEGABYTE)
     yield _point("MemoryUsed", "Megabytes", memory.used / MEGABYTE)
     yield _point("MemoryUtilization", "Percent", memory.percent)
+
+
+def _gpu_points(number: int, gpu: Gpu) -> Iterator[m.MetricPoint]:
+    device = ("DeviceId", str(number))
+    share = 100 * gpu.used_bytes / max(1, gpu.total_bytes)
+    yield _point("GPUMemoryUtilization", "Percent", share, device)
+    yield _point("GPUMemoryUsed", "Megabytes", gpu.used_bytes / MEGABYTE, device)
+    if gpu.busy_percent is not None:
+        yield _point("GPUUtilization", "Percent", gpu.busy_percent, device)
 
 
 def _point(name: str, unit: Unit, value: float, *more: tuple[str, str]) -> m.MetricPoint:

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 from collections import deque
 from typing import Protocol
@@ -40,7 +39,7 @@ CLOSING_POLL_S = 0.02
 class Figures(Protocol):
     """What measures a host."""
 
-    def read(self) -> tuple[m.MetricPoint, ...]:
+    def read(self) -> m.NodeMeasured:
         """Measure now; may block."""
 
 
@@ -137,17 +136,17 @@ class Node:
         threading.Thread(target=self._read_figures, args=(self._figures,), daemon=True).start()
 
     def _read_figures(self, figures: Figures) -> None:
-        points: tuple[m.MetricPoint, ...] = ()
+        measured: m.NodeMeasured | None = None
         try:
-            points = figures.read()
+            measured = figures.read()
         finally:  # what can't be read now may be next time
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._tell_figures, points)
+                self._loop.call_soon_threadsafe(self._tell_figures, measured)
 
-    def _tell_figures(self, points: tuple[m.MetricPoint, ...]) -> None:
+    def _tell_figures(self, measured: m.NodeMeasured | None) -> None:
         self._is_measuring = False
-        if points:
-            self._tell(m.NodeMeasured(socket.gethostname(), points))
+        if measured is not None:
+            self._tell(measured)
 
     def _hello(self) -> m.HelloNode:
         return m.HelloNode(

@@ -243,6 +243,31 @@ def test_points_that_would_spoil_the_answer_are_dropped(bad: m.MetricPoint) -> N
     assert not families.get(bad.name) or not families[bad.name].samples
 
 
+def gpus_of_workers(bench: Rig) -> dict[str, m.GpuUse | None]:
+    bench.say(GATEWAY, m.DescribeModel(98, "m", None))
+    (version,) = bench.only(GATEWAY, m.ModelDescribed).versions
+    return {worker.device: worker.gpu for worker in version.workers}
+
+
+def test_each_worker_is_described_with_what_its_own_gpu_last_had_to_do() -> None:
+    bench = Rig()
+    bench.join_gateway()
+    bench.join_node(devices=tuple(m.Device(f"cuda:{number}", "gpu") for number in range(2)))
+    bench.register(initial_workers=2)
+    assert gpus_of_workers(bench) == {"cuda:0": None, "cuda:1": None}
+    uses = tuple(m.GpuUse(number, number << 20, 10 + number, number) for number in range(9))
+    bench.say(NODE, m.NodeMeasured("far", (), uses))
+    bench.say(NODE, m.NodeMeasured("far", (point(value=3.5),)))  # what a handler printed
+    assert gpus_of_workers(bench) == {"cuda:0": uses[0], "cuda:1": uses[1]}
+    taken = series(scraped(bench), "torchrelay_device_memory_bytes")
+    assert {key: value for key, value in taken.items() if key[2] == "taken"} == {
+        ("n-1", "cuda:0", "taken"): 0.0,
+        ("n-1", "cuda:1", "taken"): float(1 << 20),
+    }
+    bench.say(NODE, m.NodeMeasured("far", (), ()))  # the driver is gone
+    assert gpus_of_workers(bench) == {"cuda:0": None, "cuda:1": None}
+
+
 def test_absurd_memory_does_not_reach_the_gauges() -> None:
     bench = Rig()
     bench.join_gateway()

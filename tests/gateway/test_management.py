@@ -320,6 +320,28 @@ def test_a_worker_is_ready_or_unloading_and_nothing_else() -> None:
     assert [(w["status"], w["gpu"]) for w in entry["workers"]] == [("READY", False), ("UNLOADING", True)]
 
 
+@pytest.mark.parametrize(
+    ("use", "text"),
+    [
+        (
+            messages.GpuUse(1, (305 << 20) + 5, 12, 3),
+            "gpuId::1 utilization.gpu [%]::12 % utilization.memory [%]::3 % memory.used [MiB]::305 MiB",
+        ),
+        (
+            messages.GpuUse(0, 0),
+            "gpuId::0 utilization.gpu [%]::[N/A] utilization.memory [%]::[N/A] memory.used [MiB]::0 MiB",
+        ),
+        (None, "failed to obtained gpu usage"),
+    ],
+)
+def test_what_a_workers_gpu_has_to_do_is_told_in_torchserves_words(
+    use: messages.GpuUse | None, text: str
+) -> None:
+    worker = msgspec.structs.replace(GPU_WORKER, gpu=use)
+    (entry,) = Gateway(described(facts(worker))).manage("GET", "/models/echo").json
+    assert entry["workers"][0]["gpuUsage"] == text
+
+
 def test_what_the_archives_own_config_says_is_described() -> None:
     version = msgspec.structs.replace(
         facts(),

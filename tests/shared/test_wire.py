@@ -13,7 +13,8 @@ from shared import wire
 
 GOLDEN = Path(__file__).parent / "golden_wire.txt"
 
-WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "")
+GPU_USE = m.GpuUse(0, 2 << 30, 12, 3)
+WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "", GPU_USE)
 VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
     (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
@@ -45,7 +46,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadHealth(1),
     m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77),), 42),
     m.NodeBeat(((9000, 123),)),
-    m.NodeMeasured("h", (POINT,)),
+    m.NodeMeasured("h", (POINT,), (GPU_USE,)),
     m.WorkerProgressed(9000, "fetching", 77, 5, 10),
     m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines")),
     m.FetchArchive("ab", 0, 1 << 20),

@@ -304,6 +304,7 @@ def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Flee
     for measured in fleet.broker.all(m.NodeMeasured):
         names = {point.name for point in measured.points}
         assert {"CPUUtilization", "DiskUtilization", "MemoryUsed"} <= names
+        assert measured.gpus is not None
 
 
 class FailsAtFirst:
@@ -312,11 +313,11 @@ class FailsAtFirst:
     def __init__(self) -> None:
         self.readings = 0
 
-    def read(self) -> tuple[m.MetricPoint, ...]:
+    def read(self) -> m.NodeMeasured:
         self.readings += 1
         if self.readings == 1:
             raise ValueError("a driver says nonsense")
-        return (m.MetricPoint("CPUUtilization", "gauge", "Percent", 1.0, (), 0),)
+        return m.NodeMeasured("h", (m.MetricPoint("CPUUtilization", "gauge", "Percent", 1.0, (), 0),), ())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
