@@ -608,7 +608,8 @@ class BrokerCore:
             self.settings.limit_max_image_pixels, self.settings.max_response_size, record.url,
             self.management.installs_packages(record),
             metrics_config=self.metrics.file_content,
-            gpu_ids=worker.gpu_ids, installs_only=worker.installs_only,
+            gpu_ids=worker.gpu_ids if record.config.parallel_level else (),
+            installs_only=worker.installs_only,
         )  # fmt: skip
 
     # Sending

@@ -95,9 +95,7 @@ class Worker:
 
     @property
     def gpu_ids(self) -> tuple[int, ...]:
-        """The numbers of its GPUs where it has several."""
-        if len(self.devices) < 2:
-            return ()
+        """The numbers of all its GPUs."""
         return tuple(number for device in self.devices if (number := gpu_id(device)) is not None)
 
 
@@ -211,7 +209,8 @@ class Fleet:
             return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
         if self._best_node(record) is None:
             ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
-            return f"{lead}, no node with a free slot has {record.config.processes} GPU{ids} for each"
+            gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
+            return f"{lead}, no node with a free slot has {gpus}{ids} for each"
         return f"{lead}, {live - ready} starting"
 
     # What is reported
@@ -415,23 +414,23 @@ class Fleet:
         """The devices with the fewest workers among those that may be, in the node's own order."""
         used = [name for worker in self.of_node(node.peer) for name in worker.devices or (worker.device,)]
         names = sorted(self._devices(node, record), key=used.count)
-        return tuple(names[: record.config.processes if gpu_id(names[0]) is not None else 1])
+        return tuple(names[: record.config.gpus if gpu_id(names[0]) is not None else 1])
 
     def _devices(self, node: Node, record: VersionRecord) -> list[str]:
         """Name the devices of a node that a version's model config lets its workers run on.
 
         As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
-        Processes that share a model need a GPU each.
+        The GPUs of one worker are all on one node.
         """
         config = record.config
         if config.device_type == "cpu":
             return ["cpu"]
         has_gpus = any(device.kind == "gpu" for other in self.nodes.values() for device in other.devices)
-        if not has_gpus or not (config.device_type == "gpu" or config.device_ids or config.processes > 1):
+        if not has_gpus or not (config.device_type == "gpu" or config.device_ids or config.gpus > 1):
             return [device.name for device in node.devices] or ["cpu"]
         gpus = [device.name for device in node.devices if device.kind == "gpu"]
         allowed = [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
-        return allowed if len(allowed) >= config.processes else []
+        return allowed if len(allowed) >= config.gpus else []
 
 
 def gpu_id(device: str) -> int | None:

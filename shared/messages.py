@@ -477,7 +477,7 @@ class StartWorker(Message, frozen=True):
     install_dependencies: bool = False
     #: The content of TorchServe's metrics.yaml; empty for the built-in one.
     metrics_config: bytes = b""
-    #: GPUs of a worker of several processes, one for each.
+    #: The GPUs that a worker with a parallelType sees, and no others; one for each of its processes.
     gpu_ids: tuple[int, ...] = ()
     #: It exits with 0 once what its archive requires is installed, and never loads the model.
     installs_only: bool = False

@@ -42,7 +42,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     device_type: Literal["", "cpu", "gpu"] = ""
     device_ids: tuple[int, ...] = ()
     parallel_type: Literal["", "pp", "tp", "pptp", "custom"] = ""
-    #: GPUs of one worker.
+    #: GPUs of one worker; 0 where there is no parallel_type.
     parallel_level: int = 0
     torchrun: Torchrun | None = None
     #: How long a crashing worker is started again and again.
@@ -63,9 +63,19 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     use_venv: bool = False
 
     @property
+    def gpus(self) -> int:
+        """How many GPUs a worker gets, where there are any."""
+        return self.parallel_level or 1
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether a worker's processes find themselves as torchrun's; `custom` is one ordinary process."""
+        return self.parallel_level > 0 and self.parallel_type != "custom"
+
+    @property
     def processes(self) -> int:
         """How many processes a worker has, which share a model between them."""
-        return self.parallel_level if self.parallel_level and self.parallel_type != "custom" else 1
+        return self.parallel_level if self.has_ranks else 1
 
 
 class Unreadable(ValueError):

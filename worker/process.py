@@ -261,10 +261,12 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
     os.chdir(model_dir)
     with _ReportsFailure(status_fd):
         config = server_config(model_dir)
-        seat = ranks.gather(config, spec.start.gpu_ids) if config.processes > 1 else None
         start = spec.start
-        if seat and start.gpu_ids:  # they see no others, and each has the one of its own number
-            start = msgspec.structs.replace(start, gpu_id=seat.rank)
+        if start.gpu_ids:
+            ranks.see_only(start.gpu_ids)
+        seat = ranks.gather(config) if config.has_ranks else None
+        if start.gpu_ids:
+            start = msgspec.structs.replace(start, gpu_id=seat.rank if seat else 0)
         torch.set_num_threads(ranks.threads(config) if seat else spec.threads)
         ours = make_room(model_dir)
         model = load(start, model_dir)

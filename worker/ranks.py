@@ -42,7 +42,8 @@ class Leader:
 
     def __init__(self, followers: Sequence[socket.socket]) -> None:
         self._followers = followers
-        threading.Thread(target=self._watch, name="followers", daemon=True).start()
+        if followers:
+            threading.Thread(target=self._watch, name="followers", daemon=True).start()
 
     def share(self, batch: Batch) -> None:
         """Have the others run a batch too. One that is gone is noticed by the watch."""
@@ -91,16 +92,22 @@ class Follower:
             yield Batch(assign.lease, assign.is_describe, jobs)
 
 
-def gather(config: ModelConfig, gpu_ids: Sequence[int]) -> Leader | Follower:
+def see_only(gpu_ids: Sequence[int]) -> None:
+    """Hide all other GPUs from this process and its children; these are then numbered from 0 on.
+
+    To be called before CUDA is touched.
+    """
+    inherited = settings.environment().get("CUDA_VISIBLE_DEVICES")
+    settings.add_to_environment({"CUDA_VISIBLE_DEVICES": visible_to(gpu_ids, inherited)})
+
+
+def gather(config: ModelConfig) -> Leader | Follower:
     """Fork the other processes; return this one's part among them, which differs in each.
 
     To be called before there are threads, and before CUDA is touched.
     """
     size = config.processes
     variables = _variables(size, threads(config))
-    if gpu_ids:
-        inherited = settings.environment().get("CUDA_VISIBLE_DEVICES")
-        variables["CUDA_VISIBLE_DEVICES"] = visible_to(gpu_ids, inherited)
     leader_pid = os.getpid()
     followers: list[socket.socket] = []
     for rank in range(1, size):

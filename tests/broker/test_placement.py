@@ -1,5 +1,7 @@
 """Which device a worker gets: what its model config allows, the least used first."""
 
+from typing import Literal
+
 import pytest
 
 from shared import messages as m
@@ -67,6 +69,41 @@ def test_processes_that_share_a_model_get_a_gpu_each() -> None:
     ]
 
 
+def test_one_process_of_a_parallelism_of_its_own_gets_as_many_gpus_of_one_node() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=(CPU, GPUS[0]))
+    rig.join_node(OTHER, devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type="custom", parallel_level=2, device_ids=(3, 1, 2)))
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=2, synchronous=False))
+    assert not rig.take(NODE, m.StartWorker)
+    orders = rig.take(OTHER, m.StartWorker)
+    assert [(order.device, order.gpu_ids) for order in orders] == [("cuda:1", (1, 2)), ("cuda:3", (3, 1))]
+
+
+def test_a_parallelism_of_its_own_hides_other_gpus_even_from_a_worker_with_one() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type="custom", parallel_level=1))
+    rig.archive("v")
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=2, synchronous=False))
+    assert [order.gpu_ids for order in rig.take(NODE, m.StartWorker)] == [(0,), (1,)]
+    rig.say(GATEWAY, m.RegisterModel(2, "v", model_name="plain", initial_workers=1, synchronous=False))
+    order = rig.only(NODE, m.StartWorker)
+    assert (order.gpu_id, order.gpu_ids) == (2, ())
+
+
+def test_a_parallelism_of_its_own_runs_on_a_fleet_that_has_no_gpus() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.archive("u", config=ModelConfig(parallel_type="custom", parallel_level=4))
+    rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=1, synchronous=False))
+    order = rig.only(NODE, m.StartWorker)
+    assert (order.device, order.gpu_id, order.gpu_ids) == ("cpu", None, ())
+
+
 def test_processes_that_share_a_model_share_a_cpu_too() -> None:
     rig = Rig()
     rig.join_gateway()
@@ -77,15 +114,20 @@ def test_processes_that_share_a_model_share_a_cpu_too() -> None:
     assert (order.device, order.gpu_id, order.gpu_ids) == ("cpu", None, ())
 
 
-def test_more_processes_than_any_node_has_gpus_wait_for_one() -> None:
+@pytest.mark.parametrize("kind", ["pp", "custom"])
+def test_workers_of_more_gpus_than_any_node_has_wait_for_one(kind: Literal["pp", "custom"]) -> None:
     rig = Rig()
     rig.join_gateway()
     rig.join_node(devices=GPUS)
-    rig.archive("u", config=ModelConfig(parallel_type="pp", parallel_level=5))
+    rig.join_node(OTHER, devices=GPUS)
+    rig.archive("u", config=ModelConfig(parallel_type=kind, parallel_level=5))
     rig.say(GATEWAY, m.RegisterModel(1, "u", initial_workers=1, synchronous=False, startup_timeout_s=1))
     assert not rig.take(NODE, m.StartWorker)
     rig.say(GATEWAY, m.DescribeModel(2, "m", None))
-    assert "has 5 GPU" in rig.only(GATEWAY, m.ModelDescribed).versions[0].explanation
+    assert (
+        "no node with a free slot has 5 GPUs for each"
+        in rig.only(GATEWAY, m.ModelDescribed).versions[0].explanation
+    )
 
 
 def test_a_device_that_nobody_has_is_said_to_be_missing() -> None:

@@ -128,6 +128,25 @@ def test_a_bad_value_spoils_no_other() -> None:
     assert [warning.partition(":")[0] for warning in warnings] == ["minWorkers", "torchrun.nnodes"]
 
 
+@pytest.mark.parametrize(
+    ("content", "gpus", "processes", "has_ranks"),
+    [
+        (b"", 1, 1, False),
+        (b"parallelType: custom\nparallelLevel: 4", 4, 1, False),
+        (b"parallelType: custom\ntorchrun: {nproc-per-node: 3}", 3, 1, False),
+        (b"parallelType: tp\nparallelLevel: 4", 4, 4, True),
+        (b"parallelType: pp\nparallelLevel: 1", 1, 1, True),
+        (b"parallelType: tp", 1, 1, False),
+        (b"parallelLevel: 4", 1, 1, False),
+    ],
+)
+def test_gpus_and_processes_of_a_worker_are_counted_apart(
+    content: bytes, gpus: int, processes: int, has_ranks: bool
+) -> None:
+    config, _ = parse(content)
+    assert (config.gpus, config.processes, config.has_ranks) == (gpus, processes, has_ranks)
+
+
 def test_counts_below_one_are_raised_to_it() -> None:
     config, warnings = parse(b"minWorkers: 0\nbatchSize: -4\nmaxNumSequence: 0\nmaxSequenceJobQueueSize: -1")
     assert config == ModelConfig(min_workers=1, batch_size=1, max_sequences=1, max_sequence_queue_jobs=1)

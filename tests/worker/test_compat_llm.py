@@ -228,14 +228,27 @@ def test_the_workers_gpu_is_one_of_those_that_its_node_may_use(
     assert json.loads((program / "started.json").read_text())[1] == seen
 
 
-def test_an_engine_over_several_gpus_sees_what_the_worker_sees(program: Path) -> None:
-    config = {"model_path": "m", "vllm_engine_config": {"tensor_parallel_size": 2}}
+@pytest.mark.parametrize("kind", ["tensor", "pipeline", "data"])
+@pytest.mark.parametrize(
+    ("size", "visible", "seen"), [(2, None, None), (2, "GPU-bb,3", "GPU-bb,3"), (1, "GPU-bb,3", "GPU-bb")]
+)
+def test_an_engine_over_several_gpus_sees_what_the_worker_sees(
+    program: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    size: int,
+    visible: str | None,
+    seen: str | None,
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = {"model_path": "m", "vllm_engine_config": {f"{kind}_parallel_size": size}}
     handler = VLLMHandler()
     handler.initialize(context_of(program, config, gpu_id=0))
     assert handler.vllm_engine is not None
     handler.vllm_engine.close()
     arguments, gpus, _, _ = json.loads((program / "started.json").read_text())
-    assert (arguments[1:4], gpus) == (["m", "--tensor-parallel-size", "2"], None)
+    assert (arguments[1:4], gpus) == (["m", f"--{kind}-parallel-size", str(size)], seen)
 
 
 def test_an_engine_that_ends_before_it_is_ready_fails_the_load(program: Path) -> None:

@@ -295,6 +295,39 @@ def handle(data, context):
     assert answers(fleet)[0].body == b"5,GPU-cc"
 
 
+VISIBLE = """
+import os
+def handle(data, context):
+    if data is not None:
+        names = ("CUDA_VISIBLE_DEVICES", "RANK", "WORLD_SIZE")
+        return [[context.system_properties["gpu_id"], *map(os.environ.get, names)]]
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "gpus", "seen"),
+    [
+        ("parallelType: custom\nparallelLevel: 2\n", (2, 0), [0, "GPU-cc,GPU-aa", None, None]),
+        ("parallelType: custom\nparallelLevel: 1\n", (1,), [0, "5", None, None]),
+        ("parallelType: custom\nparallelLevel: 2\n", (), [None, "GPU-aa, 5,GPU-cc", None, None]),
+        ("parallelType: tp\nparallelLevel: 1\n", (1,), [0, "5", "0", "1"]),
+    ],
+    ids=["two", "one", "on a cpu", "alone under torchrun"],
+)
+def test_a_worker_of_one_process_sees_its_own_gpus_numbered_from_zero(
+    fleet: Fleet, config: str, gpus: tuple[int, ...], seen: list[object]
+) -> None:
+    fleet.variables = {"CUDA_VISIBLE_DEVICES": "GPU-aa, 5,GPU-cc"}
+    fleet.start_node(devices=("cpu",))
+    fleet.join()
+    changes = {"gpu_id": gpus[0] if gpus else None, "gpu_ids": gpus}
+    loaded = load(fleet, VISIBLE, files={CONFIG: config}, manifest={"configFile": CONFIG}, **changes)
+    submit(fleet, loaded.worker, b"x")
+    body = answers(fleet)[0].body
+    assert isinstance(body, bytes)
+    assert json.loads(body) == seen
+
+
 def test_what_workers_print_is_in_the_model_log_with_every_traceback(fleet: Fleet) -> None:
     file = fleet.folder / "logs" / "model_log.log"
     fleet.start_node(model_log=str(file))

@@ -6,6 +6,7 @@ release. The child is in the worker's process group, and ends with it.
 
 import json
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ from ts.utils.gpus import visible_to
 
 logger = logging.getLogger(__name__)
 
+#: What an engine spreads over GPUs: the product of their sizes is how many it takes.
+_PARALLEL = ("tensor", "pipeline", "data")
 _POLL_S = 0.2
 _TERM_GRACE_S = 10.0
 
@@ -45,6 +48,12 @@ def engine_arguments(config: Mapping[str, Any], model_dir: str) -> list[str]:
         *_option("lora_modules", adapters),
         *_option("chat_template", config.get("chat_template")),
     ]
+
+
+def gpus(config: Mapping[str, Any]) -> int:
+    """Return how many GPUs an engine of this configuration takes, which vLLM numbers from 0 on."""
+    engine = config.get("vllm_engine_config") or {}
+    return math.prod(int(engine.get(f"{kind}_parallel_size") or 1) for kind in _PARALLEL)
 
 
 def _model_path(path: str | None, model_dir: str) -> str | None:

@@ -15,7 +15,7 @@ import httpx
 from ts.context import Context
 from ts.handler_utils.timer import record_handler_time
 from ts.handler_utils.utils import send_intermediate_predict_response
-from ts.handler_utils.vllm_server import VllmServer, engine_arguments
+from ts.handler_utils.vllm_server import VllmServer, engine_arguments, gpus
 from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
 
@@ -39,8 +39,7 @@ class VLLMHandler(BaseHandler):
         config = (context.model_yaml_config or {}).get("handler") or {}
         self.adapters = config.get("adapters") or {}
         properties = context.system_properties
-        tensor_parallel = (config.get("vllm_engine_config") or {}).get("tensor_parallel_size") or 1
-        gpu_id = properties.get("gpu_id") if tensor_parallel == 1 else None
+        gpu_id = properties.get("gpu_id") if gpus(config) == 1 else None
         self.vllm_engine = VllmServer(engine_arguments(config, properties["model_dir"]), gpu_id)
         self.vllm_engine.wait_until_ready()
         self.initialized = True
