@@ -138,10 +138,10 @@ def _check_config(config: ModelConfig) -> None:
         raise errors.InvalidModel("sequenceBatching needs a sequenceMaxIdleMSec above 0 in the model config.")
     if config.torchrun and config.torchrun.nnodes > 1:
         raise errors.InvalidModel("A worker's processes share one host here: torchrun's nnodes must be 1.")
-    if config.processes > 1 and (config.continuous_batching or config.async_communication):
+    if config.processes > 1 and config.async_communication:
         raise errors.InvalidModel(
-            "Workers of several processes run batch by batch: a parallelType goes with neither "
-            "continuousBatching nor asyncCommunication."
+            "Workers of several processes run the same requests in the same order, which asyncCommunication "
+            "can't promise: use parallelType custom, whose worker is one process with several GPUs."
         )
 
 

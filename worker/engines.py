@@ -5,21 +5,26 @@ Async handlers have an engine of their own in `worker.concurrency`.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
+from ts.context import Context
 
 from shared import wire
 from shared.errors import PredictionFailed
 from worker import answers
 from worker.faults import guarded
-from worker.parts import STREAM_HEADER, Part
+from worker.parts import STREAM_HEADER, Part, PartDoor
 from worker.rows import Opened
 from worker.runner import Runner
-from worker.session import Batch, Leases
+from worker.session import Batch, Job, Leases
 
 logger = logging.getLogger(__name__)
+
+#: Passes on to the worker's other processes what is run: a batch; or a call that goes on with requests they
+#: have, by the leases of all its requests, with a batch of those that are new, which come last.
+Share = Callable[[Batch, Sequence[int]], None]
 
 
 class Outlet(Protocol):
@@ -51,13 +56,10 @@ class Engine(Protocol):
 class BatchEngine:
     """Runs batches one after another."""
 
-    def __init__(
-        self, runner: Runner, leases: Leases, outlet: Outlet, share: Callable[[Batch], None] | None = None
-    ) -> None:
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
         self._runner = runner
         self._leases = leases
         self._outlet = outlet
-        #: Passes a batch on to the worker's other processes, where it has some.
         self._share = share
         self._door = runner.new_door(runner.model.context, self._send)
 
@@ -77,7 +79,7 @@ class BatchEngine:
             replies, handler_us = [client_gone()] * len(batch.jobs), 0
         else:
             if self._share is not None:
-                self._share(batch)
+                self._share(batch, ())
             replies, handler_us = self._runner.run(self._door, batch)
         self._outlet.done(batch.lease, handler_us, replies)
         return True
@@ -93,6 +95,8 @@ class _Running(msgspec.Struct, eq=False):
     """A request that takes part in one call after another."""
 
     lease: int
+    #: As it came.
+    came: Job
     job: Opened
     #: Whether the handler has seen it.
     is_known: bool = False
@@ -109,10 +113,11 @@ class GenerationEngine:
     None for an answer that is none, False for a part.
     """
 
-    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet) -> None:
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
         self._runner = runner
         self._leases = leases
         self._outlet = outlet
+        self._share = share
         self._context = runner.model.context
         self._door = runner.new_door(self._context, self._send)
         #: By lease; those that the handler knows come first, since a request joins at the end.
@@ -133,6 +138,9 @@ class GenerationEngine:
         requests = list(self._running.values())
         if not requests:
             return has_run
+        if self._share is not None:
+            new = [request.came for request in requests if not request.is_known]
+            self._share(Batch(0, False, new), [request.lease for request in requests])
         output, handler_us = self._runner.call(
             self._door,
             [request.job for request in requests],
@@ -155,11 +163,13 @@ class GenerationEngine:
         while batch := self._leases.next_batch():
             job = self._runner.open(batch.jobs[0]) if len(batch.jobs) == 1 else None
             if batch.is_describe or not isinstance(job, Opened):
+                if self._share is not None:
+                    self._share(batch, ())
                 replies, handler_us = self._runner.run(self._door, batch)
                 self._outlet.done(batch.lease, handler_us, replies)
                 has_run = True
             else:
-                self._running[batch.lease] = _Running(batch.lease, job)
+                self._running[batch.lease] = _Running(batch.lease, batch.jobs[0], job)
         return has_run
 
     def _send(self, parts: list[Part]) -> None:
@@ -183,7 +193,7 @@ class GenerationEngine:
     def _settle(self, request: _Running, idx: int, value: object) -> None:
         """End a request or let it go on, as its stopping criterion says of the value."""
         request.is_known = True
-        verdict = self._verdict(idx, value)
+        verdict = _verdict(self._context, idx, value)
         if isinstance(verdict, Exception):
             self._end(request, answers.raised(verdict))
             return
@@ -200,14 +210,53 @@ class GenerationEngine:
         else:
             self._end(request, self._door.last(idx, value))
 
-    def _verdict(self, idx: int, value: object) -> object:
-        criteria = self._context.stopping_criteria
-        return guarded(lambda: criteria[idx](value)) if criteria else None
-
     def _end(self, request: _Running, reply: wire.Response) -> None:
         # Forgotten meanwhile, if the broker took its leases back while the handler ran.
         self._running.pop(request.lease, None)
         self._outlet.done(request.lease, request.handler_us, [reply], *request.ends)
+
+
+class Echo:
+    """What a worker's other processes do: run what rank 0 runs; nobody hears of what comes of it.
+
+    Which requests go on is rank 0's to say. Stopping criteria are asked all the same, since handlers let
+    them clear up behind a request.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._context = runner.model.context
+        self._door: PartDoor = runner.new_door(self._context, lambda parts: None)
+        #: The requests of the latest call, by lease.
+        self._running: dict[int, Opened] = {}
+
+    def run(self, batch: Batch, leases: Sequence[int]) -> None:
+        """Run what was shared; see `Share`."""
+        if leases:
+            self._call(batch.jobs, leases)
+        else:
+            self._runner.run(self._door, batch)
+
+    def _call(self, new: Sequence[Job], leases: Sequence[int]) -> None:
+        known = len(leases) - len(new)
+        requests = [self._running[lease] for lease in leases[:known]]
+        for job in new:
+            opened = self._runner.open(job)
+            assert isinstance(opened, Opened), "rank 0 could read it"
+            requests.append(opened)
+        self._running = dict(zip(leases, requests, strict=True))
+        places = [(lease, 0) for lease in leases]
+        output, _ = self._runner.call(self._door, requests, places, known=known)
+        if answers.batch_failure(output, len(requests)) is None:
+            assert isinstance(output, list)
+            for idx, value in enumerate(output):
+                _verdict(self._context, idx, value)
+
+
+def _verdict(context: Context, idx: int, value: object) -> object:
+    """Ask a request's stopping criterion, if it has one."""
+    criteria = context.stopping_criteria
+    return guarded(lambda: criteria[idx](value)) if criteria else None
 
 
 def client_gone() -> wire.Response:

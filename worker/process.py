@@ -286,6 +286,10 @@ def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower |
     if isinstance(seat, ranks.Follower):
         seat.follow(runner)
         return
+    share = None
+    if seat is not None and model.config.parallel_type != "pp":
+        # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
+        share = seat.share
     stop = StopSignal()
     link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
     worker = Worker(spec, runner, link, stop)
@@ -294,7 +298,7 @@ def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower |
             worker.serve_async(AsyncEngine(runner, worker.leases, worker, model.loop))
         )
     elif model.config.continuous_batching:
-        worker.serve(GenerationEngine(runner, worker.leases, worker))
+        worker.serve(GenerationEngine(runner, worker.leases, worker, share))
     else:
-        worker.serve(BatchEngine(runner, worker.leases, worker, share=seat.share if seat else None))
+        worker.serve(BatchEngine(runner, worker.leases, worker, share))
     link.close(FAREWELL_S)

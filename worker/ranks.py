@@ -1,4 +1,4 @@
-"""Workers of several processes: each runs every batch, and the first, rank 0, speaks for all.
+"""Workers of several processes: each runs what the first, rank 0, runs, which speaks for all.
 
 What torchrun does for TorchServe's parallel models is done by forks: the processes find torchrun's
 environment, so that `torch.distributed.init_process_group` needs no arguments, and live and die as one.
@@ -20,6 +20,7 @@ from ts.utils.gpus import visible_to
 from shared import clock, settings, wire
 from shared import messages as m
 from shared.model_config import ModelConfig, Torchrun
+from worker.engines import Echo
 from worker.leash import die_with_parent
 from worker.runner import Runner
 from worker.session import Batch, Job
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _COUNT = struct.Struct("!I")
 _LENGTH = struct.Struct("!Q")
+_LEASE = struct.Struct("!Q")
 
 
 def threads(config: ModelConfig) -> int:
@@ -45,14 +47,15 @@ class Leader:
         if followers:
             threading.Thread(target=self._watch, name="followers", daemon=True).start()
 
-    def share(self, batch: Batch) -> None:
-        """Have the others run a batch too. One that is gone is noticed by the watch."""
+    def share(self, batch: Batch, leases: Sequence[int]) -> None:
+        """Have the others run the same; see `engines.Share`. One that is gone is noticed by the watch."""
         items = tuple(
             m.AssignItem(1, job.meta, len(job.frames), job.sequence, job.starts_sequence)
             for job in batch.jobs
         )
         head = wire.encode(m.Assign(batch.lease, batch.is_describe, items), 0)
-        parts = [head, *(frame for job in batch.jobs for frame in job.frames)]
+        packed = b"".join(map(_LEASE.pack, leases))
+        parts = [head, packed, *(frame for job in batch.jobs for frame in job.frames)]
         message = b"".join([_COUNT.pack(len(parts)), *(_LENGTH.pack(len(p)) + bytes(p) for p in parts)])
         for follower in self._followers:
             follower.sendall(message)
@@ -72,16 +75,16 @@ class Follower:
         self._messages = leader.makefile("rb")
 
     def follow(self, runner: Runner) -> None:
-        """Run every batch; nobody hears of what comes of it."""
-        door = runner.new_door(runner.model.context, lambda parts: None)
-        for batch in self._batches():
-            runner.run(door, batch)
+        """Run whatever is shared."""
+        echo = Echo(runner)
+        for batch, leases in self._shared():
+            echo.run(batch, leases)
             if runner.measuring.due(clock.monotonic(), is_idle=True):
                 runner.measuring.sent(clock.monotonic())
 
-    def _batches(self) -> Iterator[Batch]:
+    def _shared(self) -> Iterator[tuple[Batch, list[int]]]:
         while packed := self._messages.read(_COUNT.size):
-            head, *frames = [_read_part(self._messages) for _ in range(_COUNT.unpack(packed)[0])]
+            head, leases, *frames = [_read_part(self._messages) for _ in range(_COUNT.unpack(packed)[0])]
             assign, _ = wire.decode(head)
             assert isinstance(assign, m.Assign)
             parts = wire.split_frames([item.frames for item in assign.items], frames)
@@ -89,7 +92,10 @@ class Follower:
                 Job(item.meta, part, item.sequence, item.starts_sequence)
                 for item, part in zip(assign.items, parts, strict=True)
             ]
-            yield Batch(assign.lease, assign.is_describe, jobs)
+            yield (
+                Batch(assign.lease, assign.is_describe, jobs),
+                [lease for (lease,) in _LEASE.iter_unpack(leases)],
+            )
 
 
 def see_only(gpu_ids: Sequence[int]) -> None:

@@ -162,7 +162,6 @@ def test_a_name_that_no_url_can_hold_is_refused(name: str) -> None:
     ("more", "why"),
     [
         ({"torchrun": Torchrun(nnodes=2)}, "nnodes"),
-        ({"continuous_batching": True}, "continuousBatching"),
         ({"async_communication": True}, "asyncCommunication"),
     ],
 )

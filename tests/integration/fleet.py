@@ -147,8 +147,9 @@ class Fleet:
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(f"{self.inference}/predictions/{model}", content=body, headers=sent)
 
-    def describe(self, model: str) -> Any:  # Any: JSON
-        return self.http.get(f"{self.management}/models/{model}").json()[0]
+    def describe(self, model: str, *, customized: bool = False) -> Any:  # Any: JSON
+        url = f"{self.management}/models/{model}"
+        return self.http.get(url, params={"customized": customized}).json()[0]
 
     def status(self) -> Any:  # Any: JSON
         return self.http.get(f"{self.management}/fleet").json()

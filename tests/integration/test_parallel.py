@@ -1,6 +1,7 @@
 """Workers of several processes: a model that is spread over them answers as one, and ends as one."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,61 @@ class Sums:
         torch.distributed.all_reduce(value)
         return [str(value.item())]
 """
+# Each request takes as many calls as its body says; each call is shared by all processes.
+GENERATES = """
+import os, time
+import torch
+
+class Generates:
+    def initialize(self, context):
+        torch.distributed.init_process_group("gloo")
+        self.is_first = os.environ["RANK"] == "0"
+        self.left = {}
+
+    def handle(self, data, context):
+        if context.get_request_header(0, "describe"):
+            pids = [None] * 3
+            torch.distributed.all_gather_object(pids, os.getpid())
+            return [{"pids": pids}]
+        time.sleep(float("0.02"))
+        ids = list(context.request_ids.values())
+        left = {name: int(bytes(row["body"])) if row else self.left[name] for name, row in zip(ids, data)}
+        self.left = {name: count - 1 for name, count in left.items()}
+        values = torch.tensor([float(self.left[name]) for name in ids])
+        torch.distributed.all_reduce(values)
+        # The others would go on for ever.
+        ends = lambda name: self.is_first and self.left[name] <= 0
+        context.stopping_criteria = [lambda _, name=name: ends(name) for name in ids]
+        return [f"{len(ids)} {int(value)};" for value in values]
+"""
+# The second process is a stage of a pipeline, which works for the first beside its main thread.
+STAGES = """
+import os, threading
+import torch
+from torch import distributed
+
+class Stages:
+    def initialize(self, context):
+        distributed.init_process_group("gloo")
+        self.calls = 0
+        if os.environ["RANK"] == "1":
+            threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            value = torch.zeros(1)
+            distributed.recv(value, src=0)
+            distributed.send(value * 2 + 1000 * self.calls, dst=0)
+
+    def handle(self, data, context):
+        self.calls += 1
+        if os.environ["RANK"] == "0":
+            value = torch.tensor([float(bytes(data[0]["body"]))])
+            distributed.send(value, dst=1)
+            distributed.recv(value, src=1)
+            return [str(value.item())]
+        return ["nobody hears this"]
+"""
 ONE_FAILS = """
 import os
 import torch
@@ -55,6 +111,8 @@ def server(tmp_path: Path) -> Iterator[Fleet]:
     store.mkdir()
     make(store, "sums", code=SUMS, config=CONFIG)
     make(store, "one_fails", code=ONE_FAILS, config=CONFIG)
+    make(store, "generates", code=GENERATES, config=f"{CONFIG}continuousBatching: true\nbatchSize: 8\n")
+    make(store, "stages", code=STAGES, config="parallelType: pp\nparallelLevel: 2\ndeviceType: cpu\n")
     with fleet(tmp_path, store) as made:
         made.serve("--enable-model-api")
         yield made
@@ -86,6 +144,31 @@ def test_the_processes_of_a_worker_end_together_and_come_back_together(server: F
     after = pids(server)
     server.scale("sums", min_worker=0, max_worker=0, synchronous=True)
     eventually(lambda: not any(map(psutil.pid_exists, after)), within_s=10)
+
+
+def test_requests_join_and_leave_a_continuous_batch_of_several_processes(server: Fleet) -> None:
+    server.register("generates.mar", initial_workers=1)
+    assert server.predict("generates", b"3").text == "1 6;1 3;1 0;"
+    pids = server.describe("generates", customized=True)["customizedMetadata"]["pids"]
+    assert len(set(pids)) == 3
+    with server.http.stream("POST", f"{server.inference}/predictions/generates", content=b"500") as first:
+        parts = first.iter_raw()
+        assert next(parts) == b"1 1497;"
+        with ThreadPoolExecutor(4) as pool:
+            texts = list(pool.map(lambda n: server.predict("generates", b"%d" % n).text, (1, 2, 3, 4)))
+        described = server.describe("generates", customized=True)
+        assert described["customizedMetadata"]["pids"] == pids
+    sums = [[int(part.split()[1]) for part in text.split(";")[:-1]] for text in texts]
+    assert sums == [[0], [3, 0], [6, 3, 0], [9, 6, 3, 0]]
+    assert not texts[0].startswith("1 ")
+    # The first one's client has gone, and its request has left all processes.
+    eventually(lambda: server.predict("generates", b"2").text == "1 3;1 0;", within_s=10)
+
+
+def test_the_other_stages_of_a_pipeline_get_no_requests(server: Fleet) -> None:
+    server.register("stages.mar", initial_workers=1)
+    answers = [server.predict("stages", b"%d" % n).text for n in range(20)]
+    assert answers == [str(2.0 * n) for n in range(20)]
 
 
 def test_the_reason_of_a_process_that_cannot_load_is_the_workers(server: Fleet) -> None:

@@ -11,7 +11,7 @@ from shared import messages as m
 from tests.support import eventually_async
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from worker.concurrency import AsyncEngine
-from worker.engines import BatchEngine, GenerationEngine
+from worker.engines import BatchEngine, Echo, GenerationEngine
 from worker.measuring import GATHER_S
 from worker.rows import Row
 from worker.session import Batch, Job
@@ -234,6 +234,100 @@ def test_what_the_broker_took_back_is_forgotten() -> None:
     made.engine.forget()
     made.leases.forget()
     assert not made.engine.work()
+
+
+def with_echo(handler: Handler, echoing: Handler) -> tuple[Bench, Bench]:
+    """Return the process that speaks for a worker, and another one that it shares what it runs with."""
+    made, other = Bench(handler), Bench(echoing)
+    made.engine = GenerationEngine(made.runner, made.leases, made, Echo(other.runner).run)
+    return made, other
+
+
+def test_another_process_makes_the_same_calls_and_says_nothing() -> None:
+    calls: Calls = []
+    echoed: Calls = []
+    made, other = with_echo(counting(calls), counting(echoed))
+    made.assign(1, b"3")
+    work(made)
+    made.assign(2, b"9")
+    made.assign(3, b"2")
+    work(made)
+    assert made.engine is not None
+    made.engine.cancelled(2, (0,))
+    made.assign(4, b"", is_describe=True)
+    work(made)
+    assert (
+        echoed
+        == calls
+        == [
+            (["r1-0"], ["3"]),
+            (["r1-0", "r2-0", "r3-0"], ["", "9", "2"]),
+            (["r4-0"], [""]),
+            (["r1-0", "r3-0"], ["", ""]),
+        ]
+    )
+    assert other.said() == []
+
+
+@pytest.mark.parametrize("verdict", [True, False, None])
+def test_which_requests_go_on_is_for_the_first_process_alone_to_say(verdict: bool | None) -> None:
+    asked: list[object] = []
+    echoed: list[list[str]] = []
+
+    def ask(result: object) -> bool | None:
+        asked.append(result)
+        return verdict
+
+    def echoing(data: list[Row], context: Context) -> object:
+        echoed.append(list((context.request_ids or {}).values()))
+        context.stopping_criteria = [ask] * len(data)
+        return [f"echo of {body}" for body in bodies(data)]
+
+    made, _ = with_echo(counting([]), echoing)
+    made.assign(1, b"2")
+    made.assign(2, b"1")
+    work(made, 2)
+    assert echoed == [["r1-0", "r2-0"], ["r1-0"]]
+    # Asked they are: handlers let them clear up.
+    assert asked == ["echo of 2", "echo of 1", "echo of "]
+
+
+def test_a_failure_of_one_process_is_not_the_others() -> None:
+    calls: Calls = []
+    echoed: Calls = []
+
+    def failing(at: int, made: Calls) -> Handler:
+        inner = counting(made)
+
+        def handler(data: list[Row], context: Context) -> object:
+            output = inner(data, context)
+            if len(made) == at:
+                raise RuntimeError
+            return output
+
+        return handler
+
+    made, _ = with_echo(failing(1, calls), failing(2, echoed))
+    made.assign(1, b"5")
+    work(made)
+    made.assign(2, b"2")
+    work(made, 2)
+    assert echoed == calls == [(["r1-0"], ["5"]), (["r2-0"], ["2"]), (["r2-0"], [""])]
+    assert made.said() == [(1, ["Prediction failed"]), (2, 0, b"r2-0 1;"), (2, [b"r2-0 0;"])]
+
+
+def test_a_lease_that_was_taken_back_means_nothing_to_the_next_of_its_number() -> None:
+    echoed: Calls = []
+    made, _ = with_echo(counting([]), counting(echoed))
+    made.assign(1, b"9")
+    work(made)
+    assert made.engine is not None
+    made.engine.forget()
+    made.leases.forget()
+    made.assign(2, b"1")
+    made.assign(1, b"4")
+    work(made)
+    assert echoed[-1] == (["r2-0", "r1-0"], ["1", "4"])
 
 
 def concurrent(handler: Callable[[list[Row], Context], Awaitable[object]]) -> Bench:
