@@ -64,6 +64,30 @@ def test_a_language_model_is_laid_into_the_store_and_taken_out_again(tmp_path: P
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_a_model_for_tensorrt_llm_is_named_to_it_and_not_built(tmp_path: Path) -> None:
+    given = llm_launcher.parser().parse_args(
+        [
+            "--model_store", str(tmp_path),
+            "--model_id", "org/tiny",
+            "--engine", "trt_llm",
+            "--dtype", "float16",
+            "--trt_llm_engine.max_batch_size", "8",
+            "--trt_llm_engine.kv_cache_free_gpu_memory_fraction", "0.3",
+        ]
+    )  # fmt: skip
+    with llm_launcher.archive(given, gpus=1) as folder:
+        manifest = json.loads((folder / archive.MANIFEST_NAME).read_text())["model"]
+        content = (folder / manifest["configFile"]).read_bytes()
+    assert manifest["handler"] == "trt_llm_handler"
+    assert model_config.parse(content)[1] == ()
+    assert json.loads(content)["handler"] == {
+        "engine_dir": "org/tiny",
+        "tokenizer_dir": "org/tiny",
+        "kv_cache_config": {"free_gpu_memory_fraction": 0.3},
+        "trt_llm_engine_config": {"dtype": "float16", "max_batch_size": 8},
+    }
+
+
 def test_a_folder_of_that_name_that_was_there_before_stays(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     given = llm_launcher.parser().parse_args(["--model_store", str(tmp_path)])
@@ -72,10 +96,15 @@ def test_a_folder_of_that_name_that_was_there_before_stays(tmp_path: Path) -> No
     assert folder.is_dir()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
-def test_without_vllm_it_says_what_is_missing_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ts.llm_launcher", "--model_store", str(tmp_path / "store")]
+@pytest.mark.parametrize(("engine", "package"), [("vllm", "vllm"), ("trt_llm", "tensorrt_llm")])
+def test_without_its_engine_it_says_what_is_missing_and_leaves_nothing(
+    tmp_path: Path, engine: str, package: str
+) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    options = ["--model_store", str(tmp_path / "store"), "--engine", engine]
+    command = [sys.executable, "-m", "ts.llm_launcher", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "pip install vllm" in done.stderr
+    assert f"pip install {package}," in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -334,14 +334,20 @@ def trt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[TRTLLMHandler,
         module = ModuleType(name)
         vars(module).update(members)
         monkeypatch.setitem(sys.modules, name, module)
-    config = {"engine_dir": "e", "tokenizer_dir": "t", "kv_cache_config": {"free_gpu_memory_fraction": 0.1}}
+    config = {
+        "engine_dir": "e",
+        "tokenizer_dir": "t",
+        "kv_cache_config": {"free_gpu_memory_fraction": 0.1},
+        "trt_llm_engine_config": {"max_batch_size": 8},
+    }
     context = context_of(tmp_path, config)
     handler = TRTLLMHandler()
     handler.initialize(context)
     assert (loaded["path"], loaded["trust_remote_code"]) == ("t", False)
     assert handler.tokenizer.pad_token_id == 7
-    expected = {"free_gpu_memory_fraction": 0.1}
-    assert handler.trt_llm_engine.arguments["kv_cache_config"] == expected
+    arguments = handler.trt_llm_engine.arguments
+    assert (arguments["model"], arguments["max_batch_size"]) == ("e", 8)
+    assert arguments["kv_cache_config"] == {"free_gpu_memory_fraction": 0.1}
     context.request_ids = {0: "r"}
     return handler, context
 

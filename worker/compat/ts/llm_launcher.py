@@ -1,6 +1,7 @@
-"""`python -m ts.llm_launcher`: serve one language model with vLLM, without making an archive first.
+"""`python -m ts.llm_launcher`: serve one language model with vLLM or TensorRT-LLM, without an archive.
 
-TorchServe's also builds engines of TensorRT-LLM, by cloning its repository; we leave that to its own tools.
+TorchServe's clones TensorRT-LLM's repository to build engines with its scripts; today's TensorRT-LLM takes
+the model by its name, and does what is needed when it loads.
 """
 
 import argparse
@@ -15,10 +16,13 @@ from pathlib import Path
 
 from ts.launcher import start, stop
 
+#: What each engine's handler needs.
+_PACKAGES = {"vllm": "vllm", "trt_llm": "tensorrt_llm"}
+
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser, with TorchServe's options and defaults."""
-    made = argparse.ArgumentParser(prog="ts.llm_launcher", description="Serve a language model with vLLM")
+    made = argparse.ArgumentParser(prog="ts.llm_launcher", description="Serve a language model")
     made.add_argument("--model_name", default="model", help="The name it is served by")
     made.add_argument("--model_store", default="model_store", help="Folder of archives; made if need be")
     made.add_argument("--model_id", default="meta-llama/Meta-Llama-3.1-8B-Instruct", help="On Hugging Face")
@@ -27,21 +31,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--vllm_engine.max_model_len", type=int, help="Length of the context")
     made.add_argument("--vllm_engine.download_dir", help="Where the weights are kept")
     made.add_argument("--startup_timeout", type=int, default=1200, help="Seconds that loading may take")
-    made.add_argument("--engine", default="vllm", choices=["vllm"], help="What runs the model")
-    made.add_argument("--dtype", default="bfloat16", help="Taken, and without effect for vLLM, as there")
+    made.add_argument("--engine", default="vllm", choices=list(_PACKAGES), help="What runs the model")
+    made.add_argument("--dtype", default="bfloat16", help="Of the weights; without effect for vLLM, as there")
+    made.add_argument(
+        "--trt_llm_engine.max_batch_size", type=int, default=4, help="Requests at the same time"
+    )
+    made.add_argument(
+        "--trt_llm_engine.kv_cache_free_gpu_memory_fraction",
+        type=float,
+        default=0.1,
+        help="Share of the GPU's free memory that its cache takes",
+    )
     return made
 
 
 def model_config(given: argparse.Namespace, gpus: int) -> dict[str, object]:
     """Return the model's configuration: one worker with all GPUs, and as many requests as it takes."""
-    options = vars(given)
-    download_dir = options["vllm_engine.download_dir"]
-    engine = {
-        "max_num_seqs": options["vllm_engine.max_num_seqs"],
-        "max_model_len": options["vllm_engine.max_model_len"],
-        "download_dir": str(Path(download_dir).resolve()) if download_dir else None,
-        "tensor_parallel_size": max(1, gpus),
-    }
     return {
         "minWorkers": 1,
         "maxWorkers": 1,
@@ -51,7 +56,33 @@ def model_config(given: argparse.Namespace, gpus: int) -> dict[str, object]:
         "startupTimeout": given.startup_timeout,
         "deviceType": "gpu" if gpus else "cpu",
         "asyncCommunication": True,
-        "handler": {"model_path": given.model_id, "vllm_engine_config": engine},
+        "handler": _vllm(given, gpus) if given.engine == "vllm" else _trt_llm(given),
+    }
+
+
+def _vllm(given: argparse.Namespace, gpus: int) -> dict[str, object]:
+    options = vars(given)
+    download_dir = options["vllm_engine.download_dir"]
+    engine = {
+        "max_num_seqs": options["vllm_engine.max_num_seqs"],
+        "max_model_len": options["vllm_engine.max_model_len"],
+        "download_dir": str(Path(download_dir).resolve()) if download_dir else None,
+        "tensor_parallel_size": max(1, gpus),
+    }
+    return {"model_path": given.model_id, "vllm_engine_config": engine}
+
+
+def _trt_llm(given: argparse.Namespace) -> dict[str, object]:
+    options = vars(given)
+    fraction = options["trt_llm_engine.kv_cache_free_gpu_memory_fraction"]
+    return {
+        "engine_dir": given.model_id,
+        "tokenizer_dir": given.model_id,
+        "kv_cache_config": {"free_gpu_memory_fraction": fraction},
+        "trt_llm_engine_config": {
+            "dtype": given.dtype,
+            "max_batch_size": options["trt_llm_engine.max_batch_size"],
+        },
     }
 
 
@@ -71,7 +102,7 @@ def archive(given: argparse.Namespace, gpus: int) -> Iterator[Path]:
                 folder,
                 model_name=given.model_name,
                 version="1.0",
-                handler="vllm_handler",
+                handler=f"{given.engine}_handler",
                 config_file=config,
                 archive_format="no-archive",
             )
@@ -87,8 +118,9 @@ def archive(given: argparse.Namespace, gpus: int) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     given = parser().parse_args(arguments)
-    if importlib.util.find_spec("vllm") is None:
-        sys.exit("vLLM is not installed here: pip install vllm, into the environment of the server")
+    package = _PACKAGES[given.engine]
+    if importlib.util.find_spec(package) is None:
+        sys.exit(f"{package} is not installed here: pip install {package}, into the server's environment")
     import torch
 
     gpus = torch.cuda.device_count()

@@ -1,6 +1,7 @@
 """The handler that serves a language model with TensorRT-LLM; needs tensorrt_llm and transformers.
 
-The model's config has, under `handler`: `engine_dir`, `tokenizer_dir`, `kv_cache_config`, and
+The model's config has, under `handler`: `engine_dir` (or a model that TensorRT-LLM loads by its name),
+`tokenizer_dir`, `kv_cache_config`, `trt_llm_engine_config` with further arguments of its `LLM`, and
 `trust_remote_code: true` for a tokenizer that brings code of its own. A request is JSON: `prompt`,
 `streaming`, and whatever else are parameters of the sampling.
 """
@@ -45,7 +46,10 @@ class TRTLLMHandler(BaseHandler):
         cache = api.KvCacheConfig(**(config.get("kv_cache_config") or {}))
         self._sampling_params = engine.SamplingParams
         self.trt_llm_engine = engine.LLM(
-            model=config["engine_dir"], tokenizer=self.tokenizer, kv_cache_config=cache
+            model=config["engine_dir"],
+            tokenizer=self.tokenizer,
+            kv_cache_config=cache,
+            **(config.get("trt_llm_engine_config") or {}),
         )
         self.initialized = True
 
