@@ -13,6 +13,7 @@ from pathlib import Path
 from shared import clock, logs
 
 WORKER_THREAD = "org.pytorch.serve.wlm.WorkerThread"
+WORKER_LIFE_CYCLE = "org.pytorch.serve.wlm.WorkerLifeCycle"
 SERVER = "org.pytorch.serve.ModelServer"
 MODEL_LOG = "MODEL_LOG"
 
@@ -71,7 +72,9 @@ def _thread(facts: Facts) -> str:
 
 
 def _output(facts: Facts) -> list[Line]:
-    return [("INFO", f"{_thread(facts)}-stdout", MODEL_LOG, str(facts.get("line", "")))]
+    stream = facts.get("stream", "stdout")
+    level = "WARN" if stream == "stderr" else "INFO"
+    return [(level, f"{_thread(facts)}-{stream}", MODEL_LOG, str(facts.get("line", "")))]
 
 
 def _ready(facts: Facts) -> list[Line]:
@@ -113,8 +116,8 @@ def _gone(facts: Facts) -> list[Line]:
 
 
 def _exited(facts: Facts) -> list[Line]:
-    thread = f"{_thread(facts)}-stdout"
-    return [("INFO", thread, "org.pytorch.serve.wlm.WorkerLifeCycle", f"Stopped Scanner - {thread}")]
+    threads = [f"{_thread(facts)}-{stream}" for stream in ("stderr", "stdout")]
+    return [("INFO", thread, WORKER_LIFE_CYCLE, f"Stopped Scanner - {thread}") for thread in threads]
 
 
 def _recovery(facts: Facts) -> list[Line]:

@@ -34,14 +34,14 @@ class Launcher:
         """An fd that is readable when there is a report, or the launcher is gone."""
         return self._socket.fileno()
 
-    def fork(self, spec: WorkerSpec, output_fd: int, status_fd: int) -> None:
+    def fork(self, spec: WorkerSpec, stdout_fd: int, stderr_fd: int, status_fd: int) -> None:
         """Order a worker; the launcher gets its own copies of the fds. Raises OSError where it can't be."""
         spec_fd = write_spec(spec)
         order = _packed(Fork(spec.start.worker_id))
         try:
             # A launcher that is gone shows at `fd`, and its orders with it.
             with contextlib.suppress(BrokenPipeError):
-                socket.send_fds(self._socket, [order], [spec_fd, output_fd, status_fd])
+                socket.send_fds(self._socket, [order], [spec_fd, stdout_fd, stderr_fd, status_fd])
         finally:
             os.close(spec_fd)
 

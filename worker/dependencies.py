@@ -26,7 +26,7 @@ from shared.model_config import parse
 from worker.faults import LINE_LIMIT
 from worker.leash import __file__ as leash_file
 from worker.locks import try_lock
-from worker.output import OutputPipe
+from worker.output import Ear, Output, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class _Build(msgspec.Struct, eq=False):
     """An environment in the making, and who listens to its installer."""
 
     task: asyncio.Task[None]
-    ears: list[Callable[[str], None]]
+    ears: list[Ear]
 
 
 class Installer:
@@ -116,7 +116,7 @@ class Installer:
         wanted: Requirements,
         model_dir: Path,
         *,
-        on_line: Callable[[str], None],
+        on_line: Ear,
         on_progress: Callable[[], None],
     ) -> Environment:
         """Return an environment, built if need be; its installer's output goes to `on_line`.
@@ -141,13 +141,13 @@ class Installer:
         self,
         wanted: Requirements,
         model_dir: Path,
-        on_line: Callable[[str], None],
+        on_line: Ear,
         on_progress: Callable[[], None],
     ) -> None:
         """Wait for an environment that others may wait for, too; the last to leave ends its making."""
         key = wanted.key
         if key not in self._builds:
-            ears: list[Callable[[str], None]] = []
+            ears: list[Ear] = []
             task = asyncio.create_task(self._build(wanted, model_dir, ears))
             self._builds[key] = _Build(task, ears)
         build = self._builds[key]
@@ -163,7 +163,7 @@ class Installer:
                 del self._builds[key]
                 build.task.cancel()
 
-    async def _build(self, wanted: Requirements, model_dir: Path, ears: list[Callable[[str], None]]) -> None:
+    async def _build(self, wanted: Requirements, model_dir: Path, ears: list[Ear]) -> None:
         folder = self._root / wanted.key
         is_mine = False
         while not is_mine and not (folder / _WHOLE).exists():
@@ -173,9 +173,7 @@ class Installer:
             if not is_mine:
                 await asyncio.sleep(LOCK_POLL_S)
 
-    async def _install(
-        self, wanted: Requirements, model_dir: Path, folder: Path, ears: list[Callable[[str], None]]
-    ) -> None:
+    async def _install(self, wanted: Requirements, model_dir: Path, folder: Path, ears: list[Ear]) -> None:
         logger.info("requirements.installing", extra={"environment": wanted.key, "folder": str(model_dir)})
         if folder.exists():
             await asyncio.to_thread(shutil.rmtree, folder)
@@ -188,22 +186,20 @@ class Installer:
                 shutil.rmtree(folder, ignore_errors=True)
         logger.info("requirements.installed", extra={"environment": wanted.key})
 
-    async def _run(self, command: list[str], cwd: Path, ears: list[Callable[[str], None]]) -> None:
+    async def _run(self, command: list[str], cwd: Path, ears: list[Ear]) -> None:
         """Run one step. Raises InstallFailed."""
 
-        def heard(line: str) -> None:
+        def heard(stream: Stream, line: str) -> None:
             for ear in list(ears):
-                ear(line)
+                ear(stream, line)
 
-        output = OutputPipe(heard)
-        loop = asyncio.get_running_loop()
+        output = Output(heard)
         leash = [sys.executable, "-P", leash_file, str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
             *leash, *command, cwd=cwd, env=self._variables, start_new_session=True,
-            stdin=asyncio.subprocess.DEVNULL, stdout=output.writer, stderr=output.writer,
+            stdin=asyncio.subprocess.DEVNULL, stdout=output.stdout.writer, stderr=output.stderr.writer,
         )  # fmt: skip
-        output.close_writer()
-        loop.add_reader(output.fd, lambda: output.drain() or loop.remove_reader(output.fd))
+        output.follow()
         try:
             exit_code = await process.wait()
         finally:
@@ -211,7 +207,6 @@ class Installer:
                 # Told to stop; what the installer itself has started goes with it.
                 os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-            loop.remove_reader(output.fd)
             last_lines = output.close()
         if exit_code:
             raise InstallFailed(_reason(exit_code, last_lines), last_lines)

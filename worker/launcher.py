@@ -18,8 +18,8 @@ from worker import fresh
 from worker.leash import die_with_parent, live_alone
 from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec, read_spec
 
-#: A worker's spec, its output and status pipes.
-_FDS_PER_FORK = 3
+#: A worker's spec, and the pipes for its stdout, stderr and status.
+_FDS_PER_FORK = 4
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -72,21 +72,23 @@ class ForkServer:
             (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
         return None
 
-    def _fork(self, worker_id: int, spec_fd: int, output_fd: int, status_fd: int) -> Child | None:
+    def _fork(
+        self, worker_id: int, spec_fd: int, stdout_fd: int, stderr_fd: int, status_fd: int
+    ) -> Child | None:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._node.close()
             self._wake_reader.close()
             self._wake_writer.close()
-            _become_worker(parent, output_fd)
+            _become_worker(parent, stdout_fd, stderr_fd)
             spec = read_spec(spec_fd)
             if spec.interpreter:
                 fresh.become(spec, status_fd)
             return Child(spec, status_fd)
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
-        for fd in (spec_fd, output_fd, status_fd):
+        for fd in (spec_fd, stdout_fd, stderr_fd, status_fd):
             os.close(fd)
         self._pids[worker_id] = pid
         self._report(Forked(worker_id, pid))
@@ -111,17 +113,16 @@ class ForkServer:
             return  # the node is gone, and the loop sees it next
 
 
-def _become_worker(parent: int, output_fd: int) -> None:
+def _become_worker(parent: int, stdout_fd: int, stderr_fd: int) -> None:
     """Make a forked process a worker's: a group of its own, its own output, no handler of the launcher's."""
     os.setpgid(0, 0)
     die_with_parent(parent)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.dup2(output_fd, sys.stdout.fileno())
-    os.dup2(output_fd, sys.stderr.fileno())
-    os.close(output_fd)
-    for stream in (sys.stdout, sys.stderr):
+    for stream, fd in ((sys.stdout, stdout_fd), (sys.stderr, stderr_fd)):
+        os.dup2(fd, stream.fileno())
+        os.close(fd)
         # What a handler prints is in the log line by line, also when it is killed.
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
 

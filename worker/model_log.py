@@ -13,7 +13,10 @@ FILES_KEPT = 5
 
 
 class ModelLog:
-    """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time."""
+    """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time.
+
+    What comes from stderr says so, and is a warning.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

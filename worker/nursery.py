@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from worker.locks import SharedLock
 from worker.measuring import PrintedMetrics
 from worker.model_log import ModelLog
 from worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
-from worker.output import OutputPipe, StatusPipe
+from worker.output import Output, StatusPipe, Stream
 from worker.shelf import Shelf
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ LAUNCHER_CLOSE_S = 1.0
 class Process(msgspec.Struct, eq=False):
     """A worker's process, ordered from the launcher; `pid` is 0 until it has been forked."""
 
-    output: OutputPipe
+    output: Output
     status: StatusPipe
     oom_kills_before: int
     pid: int = 0
@@ -192,7 +193,7 @@ class Nursery:
         return await self._installer.provide(
             wanted,
             folder,
-            on_line=lambda line: self._on_line(ward, line),
+            on_line=partial(self._on_line, ward),
             on_progress=lambda: self._tell(progress),
         )
 
@@ -200,8 +201,8 @@ class Nursery:
         if self._launcher is None:
             self.open()
         assert self._launcher is not None
-        output = OutputPipe(lambda line: self._on_line(ward, line))
-        ward.process = Process(output, StatusPipe(), host.oom_kills())
+        output, status = Output(partial(self._on_line, ward)), StatusPipe()
+        ward.process = Process(output, status, host.oom_kills())
         packages = [Path(environment.packages)] if environment and environment.packages else []
         spec = WorkerSpec(
             start=ward.start,
@@ -217,21 +218,16 @@ class Nursery:
             packages=environment.packages if environment else "",
         )
         try:
-            self._launcher.fork(spec, output.writer, ward.process.status.writer)
+            self._launcher.fork(spec, output.stdout.writer, output.stderr.writer, status.writer)
         finally:
-            output.close_writer()
-            ward.process.status.close_writer()
-        self._loop.add_reader(output.fd, self._on_output, output)
+            output.follow()
+            status.close_writer()
 
     def _signal(self, ward: Ward, number: int) -> None:
         if self._launcher is not None and self._wards.get(ward.start.worker_id) is ward:
             self._launcher.signal(ward.start.worker_id, number)
 
-    def _on_output(self, output: OutputPipe) -> None:
-        if not output.drain():
-            self._loop.remove_reader(output.fd)
-
-    def _on_line(self, ward: Ward, line: str) -> None:
+    def _on_line(self, ward: Ward, stream: Stream, line: str) -> None:
         if self._metrics.take(line):
             return
         facts = {
@@ -239,6 +235,7 @@ class Nursery:
             "version": ward.start.version,
             "worker": ward.start.worker_id,
             "line": line,
+            "stream": stream,
         }
         logger.info("worker.output", extra=facts)
         if self._model_log is not None:
@@ -298,7 +295,6 @@ class Nursery:
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
         out_of_memory = False
         if ward.process is not None:
-            self._loop.remove_reader(ward.process.output.fd)
             last_lines = ward.process.output.close()
             words = ward.process.status.last_words()
             if words is not None:

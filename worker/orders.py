@@ -1,7 +1,7 @@
 """What a node and its launcher tell each other over their socket pair, as JSON.
 
-Each message is one packet; `Fork` brings three fds with it: a file with the worker's spec, which may be of
-any size, and pipes for the worker's output and its last words.
+Each message is one packet; `Fork` brings four fds with it: a file with the worker's spec, which may be of
+any size, and pipes for the worker's stdout, its stderr and its last words.
 """
 
 import os

@@ -1,9 +1,11 @@
 """What a worker process writes: its output line by line, and its last words; reads pipes, never waits."""
 
-import logging
+import asyncio
+import io
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
@@ -14,58 +16,107 @@ LINES_KEPT = 50
 LINE_LIMIT_BYTES = 4096
 READ_BYTES = 64 * 1024
 
-logger = logging.getLogger(__name__)
+Stream = Literal["stdout", "stderr"]
+#: What hears every line.
+Ear = Callable[[Stream, str], None]
 
 
 class _Pipe:
     """A pipe whose other end goes to a worker."""
 
     def __init__(self) -> None:
-        self.fd, self.writer = os.pipe()
-        os.set_blocking(self.fd, False)
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        # Files, since those close by themselves where the next pipe of a worker can't be had.
+        self._reader, self._writer = io.FileIO(reader), io.FileIO(writer, "w")
+
+    @property
+    def fd(self) -> int:
+        """Our end."""
+        return self._reader.fileno()
+
+    @property
+    def writer(self) -> int:
+        """The worker's end."""
+        return self._writer.fileno()
 
     def close_writer(self) -> None:
         """Close our copy of the worker's end, so that the pipe ends with the worker."""
-        os.close(self.writer)
+        self._writer.close()
+
+    def read(self) -> bytes | None:
+        """Read some of what is there: None if there is nothing, b"" once nothing more can come."""
+        return self._reader.read(READ_BYTES)
+
+    def close(self) -> None:
+        """Close our end."""
+        self._reader.close()
 
 
-class OutputPipe(_Pipe):
-    """A worker's stdout and stderr; every line goes to `on_line`, the last ones are kept."""
+class _LinePipe(_Pipe):
+    """One stream of a worker, line by line."""
 
-    def __init__(self, on_line: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._on_line = on_line
         self._partial = b""
 
-    def drain(self) -> bool:
-        """Read what is there; return False once nothing more can come."""
-        while True:
-            try:
-                data = os.read(self.fd, READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            *lines, self._partial = (self._partial + data).split(b"\n")
-            for line in lines:
-                self._take(line)
-            if len(self._partial) > LINE_LIMIT_BYTES:
-                self._take(self._partial)
-                self._partial = b""
+    def lines(self, data: bytes) -> Iterator[str]:
+        """Return the lines that end with what was read."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        yield from map(_text, lines)
+        if len(self._partial) > LINE_LIMIT_BYTES:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[str]:
+        """Return what has been read of a line that doesn't end."""
+        rest, self._partial = self._partial, b""
+        if rest:
+            yield _text(rest)
+
+
+class Output:
+    """A worker's stdout and stderr; every line goes to `on_line`, the last ones of both are kept.
+
+    Lines of one stream keep their order, those of both come as they are read. To be used on an event loop.
+    """
+
+    def __init__(self, on_line: Ear) -> None:
+        self._on_line = on_line
+        self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._loop = asyncio.get_running_loop()
+        self.stdout, self.stderr = _LinePipe(), _LinePipe()
+
+    def follow(self) -> None:
+        """Leave the pipes' other ends to the worker, and read what comes from now on."""
+        for stream, pipe in self._pipes():
+            pipe.close_writer()
+            self._loop.add_reader(pipe.fd, self._read, stream, pipe)
 
     def close(self) -> tuple[str, ...]:
         """Read the rest, close, and return the last lines."""
-        self.drain()
-        if self._partial:
-            self._take(self._partial)
-        os.close(self.fd)
+        for stream, pipe in self._pipes():
+            self._loop.remove_reader(pipe.fd)
+            while data := pipe.read():
+                self._take(stream, pipe.lines(data))
+            self._take(stream, pipe.rest())
+            pipe.close()
         return tuple(self._last_lines)
 
-    def _take(self, line: bytes) -> None:
-        text = line[:LINE_LIMIT_BYTES].decode(errors="replace").rstrip("\r")
-        self._last_lines.append(text)
-        self._on_line(text)
+    def _pipes(self) -> tuple[tuple[Stream, _LinePipe], ...]:
+        return ("stdout", self.stdout), ("stderr", self.stderr)
+
+    def _read(self, stream: Stream, pipe: _LinePipe) -> None:
+        data = pipe.read()
+        if data:
+            # No more than that: of a handler that prints without end the loop must not hear alone.
+            self._take(stream, pipe.lines(data))
+        elif data is not None:
+            self._loop.remove_reader(pipe.fd)
+
+    def _take(self, stream: Stream, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._last_lines.append(line)
+            self._on_line(stream, line)
 
 
 class StatusPipe(_Pipe):
@@ -73,11 +124,14 @@ class StatusPipe(_Pipe):
 
     def last_words(self) -> LastWords | None:
         """Read what the worker, which is gone, has said; close."""
+        # Where a worker has several processes, the first words are nearest to the cause.
+        first, _, _ = (self.read() or b"").partition(b"\n")
+        self.close()
         try:
-            # Where a worker has several processes, the first words are nearest to the cause.
-            first, _, _ = os.read(self.fd, READ_BYTES).partition(b"\n")
             return msgspec.json.decode(first, type=LastWords)
-        except (BlockingIOError, msgspec.DecodeError):
+        except msgspec.DecodeError:
             return None  # it said nothing, or a handler of its own found the pipe
-        finally:
-            os.close(self.fd)
+
+
+def _text(line: bytes) -> str:
+    return line[:LINE_LIMIT_BYTES].decode(errors="replace").rstrip("\r")

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import TracebackType
 
@@ -255,8 +256,9 @@ def is_cuda_initialized() -> bool:
 def run(spec: WorkerSpec, status_fd: int) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
     settings.add_to_environment(spec.variables)
-    # As TorchServe has it, so that what handlers log looks the same.
+    # As TorchServe has it, so that what handlers log, and what ends a worker, is found where it was.
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    sys.excepthook = _print_on_stdout
     model_dir = Path(spec.model_dir)
     os.chdir(model_dir)
     with _ReportsFailure(status_fd):
@@ -273,6 +275,10 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
     _serve(spec, model, seat)
     del ours  # our modules, kept alive until here
     return 0
+
+
+def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace, file=sys.stdout)
 
 
 def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower | None) -> None:

@@ -29,8 +29,9 @@ def test_a_line_has_time_level_thread_logger_and_message() -> None:
 
 
 def test_what_a_worker_prints_stands_under_its_own_thread() -> None:
-    (line,) = lines("worker.output", **WORKER, line="hello")
-    assert line.endswith("[INFO ] W-9000-m_1.0-stdout MODEL_LOG - hello")
+    for stream, level in (("stdout", "[INFO ]"), ("stderr", "[WARN ]")):
+        (line,) = lines("worker.output", **WORKER, line="hello", stream=stream)
+        assert line.endswith(f"{level} W-9000-m_1.0-{stream} MODEL_LOG - hello")
 
 
 def test_a_worker_that_did_not_answer_is_told_in_torchserves_words_and_order() -> None:
@@ -76,9 +77,14 @@ def test_an_exception_that_was_printed_already_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("event", ["worker.gone", "worker.exited"])
 def test_nor_do_the_lines_of_a_workers_end_repeat_it(event: str) -> None:
-    (line,) = lines(event, **WORKER, reason="ValueError: no weights")
-    assert "ValueError" not in line
-    assert "W-9000-m_1.0" in line
+    for line in lines(event, **WORKER, reason="ValueError: no weights"):
+        assert "ValueError" not in line
+        assert "W-9000-m_1.0" in line
+
+
+def test_both_streams_of_a_worker_end() -> None:
+    said = [line.partition(" - ")[2] for line in lines("worker.exited", **WORKER)]
+    assert said == [f"Stopped Scanner - W-9000-m_1.0-{stream}" for stream in ("stderr", "stdout")]
 
 
 def test_a_traceback_of_ours_is_not_lost() -> None:
@@ -93,7 +99,9 @@ def test_the_file_has_all_but_what_workers_print(tmp_path: Path, capsys: pytest.
     before, level = logging.getLogger().handlers, logging.getLogger().level
     try:
         ts_log.configure("node", level="INFO", log_file=tmp_path / "ts_log.log")
-        logging.getLogger("worker").info("worker.output", extra={**WORKER, "line": "printed"})
+        logging.getLogger("worker").info(
+            "worker.output", extra={**WORKER, "line": "printed", "stream": "stdout"}
+        )
         logging.getLogger("worker").info("node.started")
     finally:
         logging.getLogger().handlers[1].close()

@@ -12,6 +12,7 @@ from tests.support import eventually_async
 from tests.worker.models import write_model
 from tests.worker.wheels import write_wheel
 from worker.dependencies import Environment, Installer, InstallFailed, Requirements, requirements
+from worker.output import Stream
 
 pytestmark = pytest.mark.integration
 
@@ -50,8 +51,11 @@ class Host:
 
     async def provide(self, model_dir: Path) -> Environment:
         return await self.installer.provide(
-            wanted(model_dir), model_dir, on_line=self.lines.append, on_progress=self.reported
+            wanted(model_dir), model_dir, on_line=self.heard, on_progress=self.reported
         )
+
+    def heard(self, stream: Stream, line: str) -> None:
+        self.lines.append(line)
 
     def reported(self) -> None:
         self.reports += 1

@@ -62,6 +62,20 @@ def test_a_killed_worker_is_reported_with_its_signal_and_last_lines(joined: Flee
     assert 'line="a line to remember"' in joined.node_log()
 
 
+def test_workers_that_end_leave_no_file_open_in_their_node_or_its_launcher(joined: Fleet) -> None:
+    node = psutil.Process(joined.nodes[0].pid)
+
+    def come_and_go() -> tuple[int, int]:
+        os.kill(load(joined).hello.pid, signal.SIGKILL)
+        joined.broker.expect(m.WorkerExited)
+        [launcher] = node.children()
+        return node.num_fds(), launcher.num_fds()
+
+    first = come_and_go()
+    come_and_go()
+    assert come_and_go() == first
+
+
 @pytest.mark.parametrize(("ending", "code"), [("os._exit(4)", 4), ("sys.exit(3)", 3)])
 def test_a_handler_that_exits_takes_its_worker_with_it(joined: Fleet, ending: str, code: int) -> None:
     loaded = load(joined, f"import os, sys\ndef handle(data, context):\n    if data:\n        {ending}\n")

@@ -1,13 +1,17 @@
 """What models may ask of a real node and its workers: streams, other ways to batch, packages, metrics."""
 
+import itertools
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
 
 from shared import messages as m
 from shared import wire
+from tests.support import eventually
 from tests.worker.models import ECHO
 from tests.worker.nodes import Fleet, Loaded, answers, load, order, submit
 from tests.worker.wheels import write_wheel
@@ -343,6 +347,60 @@ def test_what_workers_print_is_in_the_model_log_with_every_traceback(fleet: Flee
     assert any("in handle" in line for line in mine)
     assert mine[-1] == "AssertionError: no weights"
     assert sum("AssertionError: no weights" in line for line in lines) == 2
+
+
+def test_the_model_log_tells_stdout_from_stderr_as_torchserve_does(fleet: Fleet) -> None:
+    code = """
+import sys, threading
+def fail():
+    raise ValueError("in a thread")
+def handle(data, context):
+    if data is not None:
+        print("printed")
+        print("[METRICS]Printed.Count:1.0|#Level:Model|#hostname:h,1700000000", file=sys.stderr)
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        raise ValueError("in the handler")
+"""
+    file = fleet.folder / "model_log.log"
+    fleet.start_node(model_log=str(file))
+    fleet.join()
+    loaded = load(fleet, code)
+    submit(fleet, loaded.worker, b"x")
+    printed, _ = fleet.broker.expect(m.NodeMeasured)
+    assert [point.name for point in printed.points] == ["Printed"]
+    for stream, text in (
+        ("stdout", "printed"),
+        ("stderr", "ValueError: in a thread"),
+        ("stdout", "ValueError: in the handler"),
+    ):
+        eventually(partial(has_logged, file, loaded, stream, text), 10)
+    assert "[METRICS]" not in file.read_text()
+
+
+def test_all_processes_of_a_worker_have_its_two_streams(fleet: Fleet) -> None:
+    code = """
+import os
+def handle(data, context):
+    if data is not None:
+        for fd in (1, 2):
+            os.write(fd, b"written by %s\\n" % os.environ["RANK"].encode())
+        return ["x"]
+"""
+    file = fleet.folder / "model_log.log"
+    fleet.start_node(model_log=str(file))
+    fleet.join()
+    files, manifest = {CONFIG: "parallelType: pp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
+    loaded = load(fleet, code, files=files, manifest=manifest)
+    submit(fleet, loaded.worker, b"x")
+    for stream, rank in itertools.product(("stdout", "stderr"), (0, 1)):
+        eventually(partial(has_logged, file, loaded, stream, f"written by {rank}"), 10)
+
+
+def has_logged(file: Path, loaded: Loaded, stream: str, text: str) -> bool:
+    thread = f"W-{loaded.hello.worker_id}-{loaded.hello.model}_{loaded.hello.version}-{stream}"
+    return f"{thread} MODEL_LOG - {text}\n" in file.read_text()
 
 
 @pytest.mark.parametrize("config", ["", "useVenv: true\n"])
