@@ -391,7 +391,7 @@ def handle(data, context):
     file = fleet.folder / "model_log.log"
     fleet.start_node(model_log=str(file))
     fleet.join()
-    files, manifest = {CONFIG: "parallelType: pp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
+    files, manifest = {CONFIG: "parallelType: tp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
     loaded = load(fleet, code, files=files, manifest=manifest)
     submit(fleet, loaded.worker, b"x")
     for stream, rank in itertools.product(("stdout", "stderr"), (0, 1)):
