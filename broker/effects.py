@@ -67,6 +67,7 @@ class DropArchive:
 class WriteSnapshot:
     """Write a snapshot of these models for TorchServe, or for a start of ours elsewhere."""
 
+    token: int
     kind: Kind
     models: tuple[StartupModel, ...]
 

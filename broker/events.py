@@ -44,7 +44,7 @@ class ArchivePrepared:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The work of effect Store or KeepKeys is done: the change is on disk, or `error` says why not."""
+    """The work of effect Store, KeepKeys or WriteSnapshot is done: it is on disk, or `error` says why not."""
 
     token: int
     error: RelayError | None

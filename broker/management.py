@@ -187,7 +187,7 @@ class Management:
         self._check_departures(now)
         if not self._has_started and not self.loading:
             self._has_started = True
-            self._take_snapshot("startup")
+            self._take_snapshot("startup", lambda: None)
 
     def remember_nodes(self, names: tuple[str, ...]) -> None:
         """Note which nodes are here, for the next start."""
@@ -509,13 +509,16 @@ class Management:
         self._emit(Store(token, change))
 
     def _succeed(self, caller: Caller, reply: m.Message) -> None:
-        """Answer a caller whose change has come about."""
-        self._reply(caller, reply)
-        self._take_snapshot("snapshot")
+        """Answer a caller whose change has come about, once the snapshot of it is there to be looked at."""
+        self._take_snapshot("snapshot", lambda: self._reply(caller, reply))
 
-    def _take_snapshot(self, kind: Kind) -> None:
-        if self._settings.snapshot_dir is not None:
-            self._emit(WriteSnapshot(kind, self._catalog.as_startup_models()))
+    def _take_snapshot(self, kind: Kind, then: Callable[[], None]) -> None:
+        if self._settings.snapshot_dir is None:
+            then()
+            return
+        token = self._token()
+        self._stores[token] = lambda error, now: then()
+        self._emit(WriteSnapshot(token, kind, self._catalog.as_startup_models()))
 
     def _reply(self, caller: Caller, reply: m.Message) -> None:
         if caller in self._pending and caller is not None:

@@ -294,9 +294,13 @@ class Server:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
                 if doomed := set_aside_download(url, self._settings):
                     self._disk_threads.submit(doomed.unlink, missing_ok=True)
-            case WriteSnapshot(kind, models):
+            case WriteSnapshot(token, kind, models):
                 # By the registry's thread, so that they are written in the order of what they show.
-                self._registry_thread.submit(snapshots.write, self._settings, kind, models)
+                self._in_thread(
+                    self._registry_thread,
+                    lambda: snapshots.write(self._settings, kind, models),
+                    lambda _: Stored(token, None),
+                )
             case WriteMetrics(lines):
                 self._write_metrics(lines)
             case Report(level, event, facts):

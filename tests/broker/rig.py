@@ -202,8 +202,9 @@ class Rig:
                 self.lines += lines
             case ReadChunk(peer, archive, offset, length):
                 results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
-            case WriteSnapshot():
+            case WriteSnapshot(token):
                 self.snapshots.append(effect)
+                results.append(Stored(token, None))
             case Report():
                 self.reports.append(effect)
 

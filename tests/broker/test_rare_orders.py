@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from broker.effects import DropArchive, Effect, Prepare, Store
+from broker.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
 from broker.events import ArchivePrepared, Event, Stored, Unreachable
 from broker.records import Prepared
 from broker.states import WorkerState
@@ -25,7 +25,7 @@ class SlowRig(Rig):
         self.effects.append(effect)
         done: list[Event] = []
         super()._perform(effect, done)
-        if self.held is not None and isinstance(effect, Store | Prepare):
+        if self.held is not None and isinstance(effect, Store | Prepare | WriteSnapshot):
             self.held += done
         else:
             results += done

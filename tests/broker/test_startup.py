@@ -141,6 +141,20 @@ def test_a_snapshot_is_written_once_for_each_change_that_came_about() -> None:
     assert [model.version for model in rig.snapshots[-1].models] == ["2.0"]
 
 
+def test_a_caller_finds_the_snapshot_of_its_change_when_it_hears_of_it() -> None:
+    rig = SlowRig(settings(snapshot_dir="/nowhere"))
+    rig.join_gateway()
+    rig.register(initial_workers=0)
+    rig.held = []
+    rig.say(GATEWAY, m.ScaleWorkers(5, "m", None, 0, 1, synchronous=False))
+    (stored,) = rig.held
+    rig.held = []
+    rig.feed(stored)  # on disk, but not in a snapshot yet
+    assert not rig.take(GATEWAY, m.WorkersScaled)
+    rig.release()
+    rig.only(GATEWAY, m.WorkersScaled)
+
+
 def test_what_did_not_come_about_leaves_no_snapshot() -> None:
     rig = snapshot_rig()
     rig.snapshots.clear()
