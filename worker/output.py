@@ -93,10 +93,11 @@ class Output:
             self._loop.add_reader(pipe.fd, self._read, stream, pipe)
 
     def close(self) -> tuple[str, ...]:
-        """Read the rest, close, and return the last lines."""
+        """Read what is left, close, and return the last lines."""
         for stream, pipe in self._pipes():
             self._loop.remove_reader(pipe.fd)
-            while data := pipe.read():
+            # Once takes all that a pipe holds: a process that the worker left behind may print without end.
+            if data := pipe.read():
                 self._take(stream, pipe.lines(data))
             self._take(stream, pipe.rest())
             pipe.close()

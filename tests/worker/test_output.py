@@ -49,6 +49,23 @@ async def test_output_comes_line_by_line_and_by_stream_however_it_is_written() -
     assert heard.lines[4:] == [("stdout", "rest"), ("stderr", "unended")]
 
 
+async def test_closing_does_not_wait_for_what_prints_on_when_the_worker_has_gone() -> None:
+    answered = 0
+
+    def answer(stream: Stream, line: str) -> None:
+        nonlocal answered
+        answered += 1
+        assert answered < 1000, "it is read without end"
+        os.write(left, b"and on\n")
+
+    output = Output(answer)
+    left = os.dup(output.stdout.writer)
+    output.follow()
+    os.write(left, b"on\n")
+    assert output.close() == ("on",)
+    os.close(left)
+
+
 async def test_a_stream_that_a_handler_closes_costs_nothing_and_the_other_goes_on() -> None:
     heard = Heard()
     ended = heard.output.stdout.fd
