@@ -3,7 +3,7 @@
 from benchmarks.echo_handler import handle
 from benchmarks.results import Loop
 from benchmarks.servers import BODY
-from shared import clock
+from torchrelay.shared import clock
 
 CALLS_PER_LOOK = 1000
 

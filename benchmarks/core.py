@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from benchmarks.results import Loop
-from broker import metrics_config
-from broker.core import BrokerCore
-from broker.effects import Send
-from broker.events import Event, Received
-from broker.metrics import Metrics
-from broker.records import Snapshot, VersionRecord
-from shared import clock, wire
-from shared import messages as m
-from shared.settings import BrokerSettings
+from torchrelay.broker import metrics_config
+from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.effects import Send
+from torchrelay.broker.events import Event, Received
+from torchrelay.broker.metrics import Metrics
+from torchrelay.broker.records import Snapshot, VersionRecord
+from torchrelay.shared import clock, wire
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import BrokerSettings
 
 JOBS_PER_MESSAGE = (1, 8, 32)
 GATEWAY, NODE, WORKER = b"gateway", b"node", b"worker"

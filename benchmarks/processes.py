@@ -20,9 +20,9 @@ def torchrelay_role(command: Sequence[str], parent: str | None) -> str:
         return "gateway process"
     if parent in ("launcher", "model worker"):
         return "model worker"
-    if "worker.launcher" in command:
+    if "torchrelay.worker.launcher" in command:
         return "launcher"
-    if "cli.child" in command:
+    if "torchrelay.cli.child" in command:
         return {"gateway": "gateway arbiter", "worker": "node"}.get(command[-1], command[-1])
     return "other"
 

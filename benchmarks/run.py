@@ -17,8 +17,8 @@ import msgspec
 
 from benchmarks import bare, core, machine, processes, report, servers, wrk
 from benchmarks.results import Check, Plan, Point, ProcessFacts, Results, StartUp
-from shared import archive, clock
-from shared.errors import RelayError
+from torchrelay.shared import archive, clock
+from torchrelay.shared.errors import RelayError
 
 DEFAULT_VENV = Path("build/torchserve-venv")
 #: The last TorchServe, and what it needs without saying so.

@@ -20,8 +20,8 @@ import psutil
 
 from benchmarks.processes import RoleOf, torchrelay_role, torchserve_role
 from benchmarks.results import Plan
-from shared import clock
-from shared.settings import environment
+from torchrelay.shared import clock
+from torchrelay.shared.settings import environment
 
 #: Both servers print this once they answer.
 STARTED = "Model server started."
@@ -82,7 +82,7 @@ def torchrelay(gateway_processes: int) -> Contestant:
 def torchrelay_at(tree: Path, key: str, gateway_processes: int) -> Contestant:
     """Describe `torchrelay serve` of the sources in a folder, run by this environment."""
     _, *options = torchrelay(gateway_processes).command
-    command = (sys.executable, "-c", "from cli.main import main; main()", *options)
+    command = (sys.executable, "-c", "from torchrelay.cli.main import main; main()", *options)
     return Contestant(key, key, command, torchrelay_role, python_path=str(tree))
 
 

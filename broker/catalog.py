@@ -6,7 +6,7 @@ Pure. Error texts are TorchServe's.
 from collections.abc import Iterator
 from dataclasses import replace
 
-from broker.records import (
+from torchrelay.broker.records import (
     Change,
     PutKeys,
     PutVersion,
@@ -17,9 +17,9 @@ from broker.records import (
     Snapshot,
     VersionRecord,
 )
-from broker.urls import file_of
-from shared import errors, messages
-from shared.settings import StartupModel
+from torchrelay.broker.urls import file_of
+from torchrelay.shared import errors, messages
+from torchrelay.shared.settings import StartupModel
 
 #: Model name and version.
 Key = tuple[str, str]

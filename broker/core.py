@@ -20,24 +20,24 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, get_args
 
-from broker import facts
-from broker.catalog import Catalog
-from broker.desk import Desk, Gateway
-from broker.effects import Effect, ReadChunk, Report, Send, WriteMetrics
-from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
-from broker.fleet import Fleet, Node, Worker
-from broker.jobs import Jobs
-from broker.keys import Keyring
-from broker.management import Management
-from broker.metrics import Metrics
-from broker.queues import Lease
-from broker.records import Snapshot, VersionRecord
-from broker.states import WorkerState
-from broker.stats import Stats
-from shared import clock
-from shared import messages as m
-from shared.settings import BrokerSettings
-from shared.wire import Frame, WireError, split_frames
+from torchrelay.broker import facts
+from torchrelay.broker.catalog import Catalog
+from torchrelay.broker.desk import Desk, Gateway
+from torchrelay.broker.effects import Effect, ReadChunk, Report, Send, WriteMetrics
+from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from torchrelay.broker.fleet import Fleet, Node, Worker
+from torchrelay.broker.jobs import Jobs
+from torchrelay.broker.keys import Keyring
+from torchrelay.broker.management import Management
+from torchrelay.broker.metrics import Metrics
+from torchrelay.broker.queues import Lease
+from torchrelay.broker.records import Snapshot, VersionRecord
+from torchrelay.broker.states import WorkerState
+from torchrelay.broker.stats import Stats
+from torchrelay.shared import clock
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import Frame, WireError, split_frames
 
 #: Housekeeping happens this many times per beat: fine enough for timeouts, too rare to cost anything.
 SWEEPS_PER_BEAT = 5

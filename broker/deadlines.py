@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterator
 from math import inf
 
-from broker.queues import Job
+from torchrelay.broker.queues import Job
 
 
 class Deadlines:

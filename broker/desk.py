@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from broker.queues import Job
-from broker.states import JobState
-from broker.stats import Stats
-from shared import errors
-from shared import messages as m
-from shared.wire import Frame
+from torchrelay.broker.queues import Job
+from torchrelay.broker.states import JobState
+from torchrelay.broker.stats import Stats
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.wire import Frame
 
 #: Answers in one message to a gateway; what a turn has above it goes in further ones.
 ANSWERS_PER_MESSAGE = 256

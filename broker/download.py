@@ -15,10 +15,10 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from broker.object_stores import is_in_object_store
-from broker.writing import failed, write_bounded
-from shared.errors import ModelNotFound
-from shared.settings import BrokerSettings
+from torchrelay.broker.object_stores import is_in_object_store
+from torchrelay.broker.writing import failed, write_bounded
+from torchrelay.shared.errors import ModelNotFound
+from torchrelay.shared.settings import BrokerSettings
 
 REDIRECTS_LIMIT = 5
 REDIRECTS = (301, 302, 303, 307, 308)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from broker.keys import Made
-from broker.metrics import Line
-from broker.records import Change
-from shared import messages as m
-from shared.settings import StartupModel
-from shared.snapshot import Kind
-from shared.wire import Frame
+from torchrelay.broker.keys import Made
+from torchrelay.broker.metrics import Line
+from torchrelay.broker.records import Change
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.snapshot import Kind
+from torchrelay.shared.wire import Frame
 
 
 @dataclass(frozen=True, slots=True)

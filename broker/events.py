@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from broker.records import Prepared
-from shared import messages as m
-from shared.errors import RelayError
-from shared.wire import Frame
+from torchrelay.broker.records import Prepared
+from torchrelay.shared import messages as m
+from torchrelay.shared.errors import RelayError
+from torchrelay.shared.wire import Frame
 
 
 @dataclass(frozen=True, slots=True)

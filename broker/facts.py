@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from broker.fleet import Node, Worker
-from broker.records import VersionRecord
-from broker.states import LIVE, WorkerState
-from broker.stats import samples_of
-from shared import errors
-from shared import messages as m
+from torchrelay.broker.fleet import Node, Worker
+from torchrelay.broker.records import VersionRecord
+from torchrelay.broker.states import LIVE, WorkerState
+from torchrelay.broker.stats import samples_of
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
 
 if TYPE_CHECKING:
-    from broker.core import BrokerCore
+    from torchrelay.broker.core import BrokerCore
 
 #: More memory than this, no host has.
 MEMORY_LIMIT_MB = 1e12

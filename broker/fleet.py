@@ -8,11 +8,11 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from broker.catalog import Key
-from broker.queues import Lease
-from broker.records import VersionRecord
-from broker.states import LIVE, WorkerState, check_move
-from shared import messages as m
+from torchrelay.broker.catalog import Key
+from torchrelay.broker.queues import Lease
+from torchrelay.broker.records import VersionRecord
+from torchrelay.broker.states import LIVE, WorkerState, check_move
+from torchrelay.shared import messages as m
 
 #: Seconds before the next start, by failures in a row; TorchServe's sequence behind a first try at once.
 BACKOFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)

@@ -11,20 +11,20 @@ and everybody who waits is answered. Modes of batching differ in `_dispatch` alo
 
 from collections.abc import Callable, Iterable, Sequence
 
-from broker import policy
-from broker.catalog import Catalog, Key
-from broker.deadlines import Deadlines
-from broker.desk import Desk, Gateway, Send, late, no_worker, part_lost
-from broker.fleet import Fleet, Worker
-from broker.queues import Job, Lease, PlainQueue, VersionQueue
-from broker.records import VersionRecord
-from broker.sequences import SequenceQueue
-from broker.states import JobState
-from broker.stats import Stats
-from shared import errors
-from shared import messages as m
-from shared.settings import BrokerSettings
-from shared.wire import Frame, WireError
+from torchrelay.broker import policy
+from torchrelay.broker.catalog import Catalog, Key
+from torchrelay.broker.deadlines import Deadlines
+from torchrelay.broker.desk import Desk, Gateway, Send, late, no_worker, part_lost
+from torchrelay.broker.fleet import Fleet, Worker
+from torchrelay.broker.queues import Job, Lease, PlainQueue, VersionQueue
+from torchrelay.broker.records import VersionRecord
+from torchrelay.broker.sequences import SequenceQueue
+from torchrelay.broker.states import JobState
+from torchrelay.broker.stats import Stats
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import Frame, WireError
 
 #: Leases of one epoch lie apart from those of the next, whose workers may still speak of them.
 EPOCH_SHIFT = 32

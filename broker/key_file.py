@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from broker.keys import FILE_NAMES, Made
-from broker.records import Api
-from broker.registry import Registry
-from shared.errors import StoreFailed
+from torchrelay.broker.keys import FILE_NAMES, Made
+from torchrelay.broker.records import Api
+from torchrelay.broker.registry import Registry
+from torchrelay.shared.errors import StoreFailed
 
 #: A file above this isn't ours.
 SIZE_LIMIT_BYTES = 64 * 1024

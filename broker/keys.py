@@ -9,10 +9,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from broker.records import Api, KeyRecord, PutKeys
-from shared import clock, errors, ids
-from shared import messages as m
-from shared.settings import BrokerSettings
+from torchrelay.broker.records import Api, KeyRecord, PutKeys
+from torchrelay.shared import clock, errors, ids
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import BrokerSettings
 
 #: The APIs in the order and by the names of TorchServe's key file.
 FILE_NAMES: dict[Api, str] = {"management": "management", "inference": "inference", "token": "API"}

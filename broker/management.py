@@ -10,13 +10,22 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from broker.catalog import Catalog, Key
-from broker.effects import DropArchive, Effect, KeepKeys, Prepare, Report, Send, Store, WriteSnapshot
-from broker.events import ArchivePrepared, Stored
-from broker.fleet import Fleet
-from broker.keys import Keyring, Made
-from broker.precedence import settle
-from broker.records import (
+from torchrelay.broker.catalog import Catalog, Key
+from torchrelay.broker.effects import (
+    DropArchive,
+    Effect,
+    KeepKeys,
+    Prepare,
+    Report,
+    Send,
+    Store,
+    WriteSnapshot,
+)
+from torchrelay.broker.events import ArchivePrepared, Stored
+from torchrelay.broker.fleet import Fleet
+from torchrelay.broker.keys import Keyring, Made
+from torchrelay.broker.precedence import settle
+from torchrelay.broker.records import (
     Change,
     Prepared,
     PutVersion,
@@ -26,11 +35,11 @@ from broker.records import (
     SetTargets,
     VersionRecord,
 )
-from broker.urls import without_query
-from shared import errors
-from shared import messages as m
-from shared.settings import BrokerSettings, LoadAtStart, StartupModel
-from shared.snapshot import Kind
+from torchrelay.broker.urls import without_query
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
+from torchrelay.shared.snapshot import Kind
 
 #: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
 #: this much more, so that a worker's own startup_timeout is told first.

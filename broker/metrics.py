@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.metrics_config import HOSTNAME, LABEL, LABEL_COUNTS, NAME, Declared, MetricsConfig
-from broker.stats import Histogram, Stats, Tally, samples_of
-from shared import messages as m
+from torchrelay.broker.metrics_config import HOSTNAME, LABEL, LABEL_COUNTS, NAME, Declared, MetricsConfig
+from torchrelay.broker.stats import Histogram, Stats, Tally, samples_of
+from torchrelay.shared import messages as m
 
 Mode = Literal["prometheus", "log", "legacy"]
 

@@ -9,8 +9,8 @@ import queue
 import threading
 from pathlib import Path
 
-from broker.metrics import Line
-from shared import clock
+from torchrelay.broker.metrics import Line
+from torchrelay.shared import clock
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from broker.writing import CHUNK_BYTES, failed, write_bounded
-from shared.errors import DownloadFailed
-from shared.settings import BrokerSettings
+from torchrelay.broker.writing import CHUNK_BYTES, failed, write_bounded
+from torchrelay.shared.errors import DownloadFailed
+from torchrelay.shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
 

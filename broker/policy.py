@@ -1,6 +1,6 @@
 """When a batch goes, and how many a worker gets. Pure functions over numbers; `jobs` gathers them."""
 
-from broker.records import VersionRecord
+from torchrelay.broker.records import VersionRecord
 
 #: Delays that nobody shared, after which a lone client isn't made to wait any more.
 FUTILE_WAITS_LIMIT = 8

@@ -12,11 +12,11 @@ The order is TorchServe's, by what it concerns:
 What is restored from a snapshot had been decided by all these when it was written: it comes first.
 """
 
-from broker.records import Prepared, VersionRecord
-from shared import errors
-from shared import messages as m
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings, StartupModel
+from torchrelay.broker.records import Prepared, VersionRecord
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 DEFAULT_BATCH_SIZE = 1
 DEFAULT_MAX_BATCH_DELAY_MS = 100

@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from broker.catalog import Key
-from broker.records import VersionRecord
-from broker.states import JOB_MOVES, JobState
-from shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
+from torchrelay.broker.catalog import Key
+from torchrelay.broker.records import VersionRecord
+from torchrelay.broker.states import JOB_MOVES, JobState
+from torchrelay.shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
 METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2

@@ -6,7 +6,7 @@ A change is small on purpose: two of them in flight at once never overwrite one 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared.model_config import ModelConfig
+from torchrelay.shared.model_config import ModelConfig
 
 Api = Literal["inference", "management", "token"]
 

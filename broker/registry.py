@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from broker.records import (
+from torchrelay.broker.records import (
     Change,
     KeyRecord,
     PutKeys,
@@ -24,8 +24,8 @@ from broker.records import (
     Snapshot,
     VersionRecord,
 )
-from shared.errors import StoreFailed
-from shared.model_config import ModelConfig
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.model_config import ModelConfig
 
 #: Kept in the file; a database of a newer layout is refused rather than misread.
 LAYOUT = 2

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from broker.queues import Job, VersionQueue, fitting
-from broker.records import VersionRecord
+from torchrelay.broker.queues import Job, VersionQueue, fitting
+from torchrelay.broker.records import VersionRecord
 
 
 @dataclass(slots=True, eq=False)

@@ -20,9 +20,9 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
-from broker import key_file, metrics_config, snapshots
-from broker.core import BrokerCore
-from broker.effects import (
+from torchrelay.broker import key_file, metrics_config, snapshots
+from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.effects import (
     DropArchive,
     Effect,
     KeepKeys,
@@ -34,16 +34,16 @@ from broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
-from broker.keys import Keyring
-from broker.metrics import Line, Metrics
-from broker.metrics_log import MetricsLog
-from broker.records import Snapshot
-from broker.registry import Registry, SqlRegistry
-from broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
-from shared import clock, ids, wire
-from shared.errors import InternalError, RelayError
-from shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
+from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from torchrelay.broker.keys import Keyring
+from torchrelay.broker.metrics import Line, Metrics
+from torchrelay.broker.metrics_log import MetricsLog
+from torchrelay.broker.records import Snapshot
+from torchrelay.broker.registry import Registry, SqlRegistry
+from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
+from torchrelay.shared import clock, ids, wire
+from torchrelay.shared.errors import InternalError, RelayError
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)
 

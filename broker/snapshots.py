@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared import clock, snapshot
-from shared.errors import StoreFailed
-from shared.settings import BrokerSettings, StartupModel
+from torchrelay.shared import clock, snapshot
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 logger = logging.getLogger(__name__)
 

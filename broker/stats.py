@@ -4,9 +4,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from broker.catalog import Key
-from broker.queues import Job, Lease
-from shared import messages as m
+from torchrelay.broker.catalog import Key
+from torchrelay.broker.queues import Job, Lease
+from torchrelay.shared import messages as m
 
 #: From a no-op on this host to a slow network on a large input.
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from broker import download, object_stores
-from broker.records import Prepared
-from broker.urls import file_of, without_query
-from broker.writing import failed, write_bounded
-from shared import archive, errors, model_config
-from shared.settings import BrokerSettings
+from torchrelay.broker import download, object_stores
+from torchrelay.broker.records import Prepared
+from torchrelay.broker.urls import file_of, without_query
+from torchrelay.broker.writing import failed, write_bounded
+from torchrelay.shared import archive, errors, model_config
+from torchrelay.shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from broker.urls import without_query
-from shared import clock
-from shared.errors import DownloadFailed
-from shared.settings import BrokerSettings
+from torchrelay.broker.urls import without_query
+from torchrelay.shared import clock
+from torchrelay.shared.errors import DownloadFailed
+from torchrelay.shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from cli.faults import Fault
-from cli.options import KEY_FILE_NAME
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.options import KEY_FILE_NAME
 
 Port = Literal["management", "inference"]
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.faults import Fault, FaultReportingGroup
+from torchrelay.cli import options
+from torchrelay.cli.faults import Fault, FaultReportingGroup
 
 app = typer.Typer(cls=FaultReportingGroup, help="Make and check archives.", no_args_is_help=True)
 
@@ -50,8 +50,8 @@ def create(
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the archive if it is there.")] = False,
 ) -> None:
     """Write an archive; takes torch-model-archiver's options."""
-    from shared import archive
-    from shared.errors import RelayError
+    from torchrelay.shared import archive
+    from torchrelay.shared.errors import RelayError
 
     place = target or export_path / (model_name + archive.FORMATS.get(archive_format, ""))
     try:
@@ -94,9 +94,9 @@ def inspect(
     as_json: options.Json = False,
 ) -> None:
     """Check an archive as the server would, without running anything of it."""
-    from cli import render
-    from shared import archive
-    from shared.errors import RelayError
+    from torchrelay.cli import render
+    from torchrelay.shared import archive
+    from torchrelay.shared.errors import RelayError
 
     if not file.is_file():
         raise Fault(f"{file} is not there: name an archive's file")

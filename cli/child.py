@@ -12,9 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from cli.faults import one_line
-from shared import logs, ts_log
-from shared.settings import BrokerSettings, GatewaySettings, NodeSettings, SettingsError
+from torchrelay.cli.faults import one_line
+from torchrelay.shared import logs, ts_log
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings, NodeSettings, SettingsError
 
 Role = Literal["broker", "gateway", "worker"]
 
@@ -61,14 +61,14 @@ def main() -> int:
 def run(role: Role, settings: msgspec.Raw) -> int:
     """Run one role; only that role's package is imported."""
     if role == "broker":
-        from broker.server import run as run_broker
+        from torchrelay.broker.server import run as run_broker
 
         return run_broker(msgspec.json.decode(settings, type=BrokerSettings))
     if role == "gateway":
-        from gateway.main import run as run_gateway
+        from torchrelay.gateway.main import run as run_gateway
 
         return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
-    from worker.node import run as run_node
+    from torchrelay.worker.node import run as run_node
 
     return run_node(msgspec.json.decode(settings, type=NodeSettings))
 

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from cli import access, fleet
-from cli.access import Port
-from cli.faults import Fault
-from shared.settings import StartupModel, environment
+from torchrelay.cli import access, fleet
+from torchrelay.cli.access import Port
+from torchrelay.cli.faults import Fault
+from torchrelay.shared.settings import StartupModel, environment
 
 T = TypeVar("T")
 #: What a person can do about an error, by TorchServe's name for it.

@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from cli.machine import Machine
-from shared import snapshot, ts_keys
-from shared.settings import (
+from torchrelay.cli.machine import Machine
+from torchrelay.shared import snapshot, ts_keys
+from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     BrokerSettings,
     GatewaySettings,
@@ -21,7 +21,7 @@ from shared.settings import (
     StaticKey,
     is_reachable_from_outside,
 )
-from shared.ts_config import Said, TsConfig
+from torchrelay.shared.ts_config import Said, TsConfig
 
 #: A unix socket's path is at most this long (108 bytes with its closing zero).
 SOCKET_PATH_LIMIT_BYTES = 107

@@ -16,8 +16,8 @@ from typing import IO
 
 import msgspec
 
-from cli import compose
-from cli.faults import Fault
+from torchrelay.cli import compose
+from torchrelay.cli.faults import Fault
 
 PREFIX = "torchrelay-"
 LOCK_NAME = "run.lock"

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import msgspec
 
-from cli.child import Launch, LogTarget, Role
-from cli.compose import Plan
-from cli.prepare import client_url
-from cli.startup import Startup, Watcher
-from cli.supervisor import Supervisor
-from shared import ids
-from shared.settings import Settings, StaticKey
+from torchrelay.cli.child import Launch, LogTarget, Role
+from torchrelay.cli.compose import Plan
+from torchrelay.cli.prepare import client_url
+from torchrelay.cli.startup import Startup, Watcher
+from torchrelay.cli.supervisor import Supervisor
+from torchrelay.shared import ids
+from torchrelay.shared.settings import Settings, StaticKey
 
 #: Who the key belongs to by which we ask our own server.
 OWN_KEY_NAME = "torchrelay serve"

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.faults import Fault, FaultReportingGroup
+from torchrelay.cli import options
+from torchrelay.cli.faults import Fault, FaultReportingGroup
 
 app = typer.Typer(cls=FaultReportingGroup, help="Show, renew and make access keys.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ KeyFile = Annotated[
 @app.command("list")
 def list_keys(key_file: KeyFile = Path(options.KEY_FILE_NAME), as_json: options.Json = False) -> None:
     """Show which keys the key file holds and when they expire; the keys themselves stay in it."""
-    from cli import render
+    from torchrelay.cli import render
 
     render.show(_entries(key_file), as_json, render.keys)
 
@@ -31,8 +31,8 @@ def renew(
     management: options.Management = options.DEFAULT_MANAGEMENT,
 ) -> None:
     """Have the server make a new key, which it writes into its key file; the old one dies."""
-    from cli import access
-    from cli.client import Client
+    from torchrelay.cli import access
+    from torchrelay.cli.client import Client
 
     if api not in ("inference", "management"):
         raise typer.BadParameter(f"{api!r} is neither inference nor management")
@@ -46,7 +46,7 @@ def renew(
 @app.command()
 def make() -> None:
     """Print a key that nobody can guess, for a secrets file."""
-    from shared import ids
+    from torchrelay.shared import ids
 
     typer.echo(ids.secret())
 
@@ -54,7 +54,7 @@ def make() -> None:
 def _entries(key_file: Path) -> list[dict[str, str]]:
     import json
 
-    from cli import access
+    from torchrelay.cli import access
 
     if not access.read_key_file(key_file):
         raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli import archive, keys, models, parts, ping, predict, serve, snapshot, status
-from cli.faults import FaultReportingGroup
+from torchrelay.cli import archive, keys, models, parts, ping, predict, serve, snapshot, status
+from torchrelay.cli.faults import FaultReportingGroup
 
 app = typer.Typer(
     cls=FaultReportingGroup,

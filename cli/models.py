@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.faults import FaultReportingGroup
+from torchrelay.cli import options
+from torchrelay.cli.faults import FaultReportingGroup
 
 app = typer.Typer(
     cls=FaultReportingGroup, help="List, register, scale and remove models.", no_args_is_help=True
@@ -29,8 +29,8 @@ def list_models(
     management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
 ) -> None:
     """List the registered models."""
-    from cli import render
-    from cli.client import Client
+    from torchrelay.cli import render
+    from torchrelay.cli.client import Client
 
     render.show(Client("management", management).models(), as_json, render.model_list)
 
@@ -44,8 +44,8 @@ def describe(
     as_json: options.Json = False,
 ) -> None:
     """Show a model's settings and workers."""
-    from cli import render
-    from cli.client import Client, decode, model_path
+    from torchrelay.cli import render
+    from torchrelay.cli.client import Client, decode, model_path
 
     path = model_path(model, "all" if every else version)
     described = decode(Client("management", management).call("GET", path), list[dict[str, object]])
@@ -105,7 +105,7 @@ def scale(
     as_json: options.Json = False,
 ) -> None:
     """Set how many workers a model has."""
-    from cli.client import model_path
+    from torchrelay.cli.client import model_path
 
     parameters = {"min_worker": minimum, "max_worker": maximum, "synchronous": wait}
     _change(management, "PUT", model_path(model, version), parameters, wait=wait, as_json=as_json)
@@ -119,7 +119,7 @@ def unregister(
     as_json: options.Json = False,
 ) -> None:
     """Remove a model, or one version of it."""
-    from cli.client import model_path
+    from torchrelay.cli.client import model_path
 
     _change(management, "DELETE", model_path(model, version), {}, wait=False, as_json=as_json)
 
@@ -132,7 +132,7 @@ def set_default(
     as_json: options.Json = False,
 ) -> None:
     """Make a version the one that calls without a version get."""
-    from cli.client import model_path
+    from torchrelay.cli.client import model_path
 
     _change(management, "PUT", f"{model_path(model, version)}/set-default", {}, wait=False, as_json=as_json)
 
@@ -148,8 +148,8 @@ def _change(
     advice: dict[str, str] | None = None,
 ) -> None:
     """Ask for a change and print the server's word; with `wait`, show the workers come meanwhile."""
-    from cli import render
-    from cli.client import Client, Status, decode
+    from torchrelay.cli import render
+    from torchrelay.cli.client import Client, Status, decode
 
     # A model may take minutes to load: the server's own limits end a wait, not ours.
     client = Client("management", management, timeout_s=None if wait else 30.0, advice=advice)

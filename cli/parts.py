@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from torchrelay.cli import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
-    from cli.child import Role
-    from shared.settings import Settings
+    from torchrelay.cli.child import Role
+    from torchrelay.shared.settings import Settings
 
 
 def broker(
@@ -31,8 +31,8 @@ def broker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the broker: it knows the models and shares out the work."""
-    from cli import compose, prepare, secrets_file
-    from shared.settings import environment
+    from torchrelay.cli import compose, prepare, secrets_file
+    from torchrelay.shared.settings import environment
 
     static_keys = secrets_file.static_keys(keys, environment())
     said = prepare.said(
@@ -72,7 +72,7 @@ def gateway(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the gateway: it speaks HTTP and hands requests to the broker."""
-    from cli import compose, prepare
+    from torchrelay.cli import compose, prepare
 
     said = prepare.said(
         enable_model_api=enable_model_api,
@@ -102,9 +102,9 @@ def worker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
-    from cli import compose, machine, prepare
-    from shared.settings import environment
-    from shared.ts_config import Said
+    from torchrelay.cli import compose, machine, prepare
+    from torchrelay.shared.settings import environment
+    from torchrelay.shared.ts_config import Said
 
     prepare.require_broker_addresses(broker)
     here = machine.look()
@@ -123,10 +123,10 @@ def worker(
 def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> None:
     import msgspec
 
-    from cli import child
-    from cli.faults import Fault
-    from shared import logs
-    from shared.settings import SettingsError
+    from torchrelay.cli import child
+    from torchrelay.cli.faults import Fault
+    from torchrelay.shared import logs
+    from torchrelay.shared.settings import SettingsError
 
     # Alone, a part's log is its output: from INFO on unless a terminal's owner asked for less.
     logs.configure(role, level="DEBUG" if verbose else "INFO", log_format="json" if json_logs else "text")

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from threading import Event
 
-from shared import clock
+from torchrelay.shared import clock
 
 NAME = ".model_server.pid"
 #: A pid has at most ten digits.

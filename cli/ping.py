@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.faults import Fault
+from torchrelay.cli import options
+from torchrelay.cli.faults import Fault
 
 
 def ping(
@@ -18,7 +18,7 @@ def ping(
     """Ask a broker whether it is there; exit with 1 if it isn't."""
     import zmq
 
-    from shared import ids, messages, wire
+    from torchrelay.shared import ids, messages, wire
 
     context = zmq.Context()
     socket = context.socket(zmq.DEALER)

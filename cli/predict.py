@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli import options
-from cli.faults import Fault
+from torchrelay.cli import options
+from torchrelay.cli.faults import Fault
 
 
 def predict(
@@ -24,7 +24,7 @@ def predict(
     """Send a request to a model and print its answer: JSON for reading, anything else as it is."""
     import msgspec
 
-    from cli.client import Client, segment
+    from torchrelay.cli.client import Client, segment
 
     path = f"/predictions/{segment(model)}" + (f"/{segment(version)}" if version else "")
     body = _read(file)

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import typer
 
-from cli import compose, machine
-from cli.faults import Fault
-from gateway import addresses
-from shared import ts_config, ts_keys
-from shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
-from shared.ts_config import Said, TsConfig
+from torchrelay.cli import compose, machine
+from torchrelay.cli.faults import Fault
+from torchrelay.gateway import addresses
+from torchrelay.shared import ts_config, ts_keys
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
+from torchrelay.shared.ts_config import Said, TsConfig
 
 MetricsMode = Literal["prometheus", "log", "legacy"]
 

@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cli.client import Client, ModelLine
-from cli.faults import Fault
-from cli.fleet import Fleet, Node, Version
-from shared.archive import ArchiveInfo
+from torchrelay.cli.client import Client, ModelLine
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.fleet import Fleet, Node, Version
+from torchrelay.shared.archive import ArchiveInfo
 
 T = TypeVar("T")
 POLL_INTERVAL_S = 0.3

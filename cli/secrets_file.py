@@ -7,8 +7,8 @@ lines and those that begin with # are skipped. Several keys of one API may hold 
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.faults import Fault
-from shared.settings import StaticKey
+from torchrelay.cli.faults import Fault
+from torchrelay.shared.settings import StaticKey
 
 #: Variables that hold one key each.
 VARIABLES = {

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
+from torchrelay.cli import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
-    from cli import fleet
-    from cli.child import LogTarget, Role
-    from cli.compose import Plan
+    from torchrelay.cli import fleet
+    from torchrelay.cli.child import LogTarget, Role
+    from torchrelay.cli.compose import Plan
 
 
 def serve(
@@ -47,11 +47,11 @@ def serve(
     torchserve_flag: options.TorchServeFlag = False,
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
-    from cli import compose, foreground, prepare, secrets_file
-    from cli.child import LogTarget
-    from cli.faults import Fault
-    from cli.folders import folders
-    from shared.settings import environment
+    from torchrelay.cli import compose, foreground, prepare, secrets_file
+    from torchrelay.cli.child import LogTarget
+    from torchrelay.cli.faults import Fault
+    from torchrelay.cli.folders import folders
+    from torchrelay.shared.settings import environment
 
     environ = environment()
     static_keys = secrets_file.static_keys(keys, environ)
@@ -108,7 +108,7 @@ class Terminal:
     """Tells a person in front of a terminal how far the start is, what runs where, and how to try it."""
 
     def __init__(self, plan: "Plan") -> None:
-        from cli.startup import LineView
+        from torchrelay.cli.startup import LineView
 
         self._plan = plan
         self._is_settled = False
@@ -116,7 +116,7 @@ class Terminal:
 
     def answers(self) -> None:
         """Say where the server listens."""
-        from cli.prepare import client_url
+        from torchrelay.cli.prepare import client_url
 
         gateway = self._plan.gateway
         typer.echo("Model server started.")
@@ -132,7 +132,7 @@ class Terminal:
 
     def settled(self, seen: "fleet.Fleet") -> None:
         """Say how to try it."""
-        from cli.prepare import client_url
+        from torchrelay.cli.prepare import client_url
 
         inference = client_url(self._plan.gateway.inference_address, "inference")
         typer.echo(
@@ -151,7 +151,7 @@ class Terminal:
 
 def example_call(seen: "fleet.Fleet", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
-    from cli.client import segment
+    from torchrelay.cli.client import segment
 
     ready = [model.model_name for model in seen.models if model.workers_ready]
     target = (

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli import options
-from cli.faults import Fault
+from torchrelay.cli import options
+from torchrelay.cli.faults import Fault
 
 if TYPE_CHECKING:
-    from shared.settings import StartupModel
+    from torchrelay.shared.settings import StartupModel
 
 
 def snapshot(
@@ -23,8 +23,8 @@ def snapshot(
 
     Start with it by `--ts-config FILE`, here or in TorchServe; the archives must lie in the model store.
     """
-    from shared import clock
-    from shared import snapshot as form
+    from torchrelay.shared import clock
+    from torchrelay.shared import snapshot as form
 
     name = file.name if file else "snapshot.cfg"
     text = form.render(_models(management), {}, name=name, created_ms=clock.wall_ms())
@@ -41,7 +41,7 @@ def snapshot(
 
 
 def _models(management: str) -> "list[StartupModel]":
-    from cli.client import Client, Described, decode, model_path
+    from torchrelay.cli.client import Client, Described, decode, model_path
 
     client = Client("management", management)
     defaults = {model.label for model in client.fleet().models if model.is_default}

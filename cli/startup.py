@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httpx
 
-from cli import client, fleet
+from torchrelay.cli import client, fleet
 
 POLL_INTERVAL_S = 0.15
 #: Once all models are settled, only news are looked for.

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli import options
+from torchrelay.cli import options
 
 
 def status(
@@ -13,8 +13,8 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """Show models, workers, queues and nodes."""
-    from cli import render
-    from cli.client import Client
+    from torchrelay.cli import render
+    from torchrelay.cli.client import Client
 
     client = Client("management", management)
     if watch and not as_json:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from cli.child import Launch, Role
-from cli.faults import Fault
+from torchrelay.cli.child import Launch, Role
+from torchrelay.cli.faults import Fault
 
 #: -P: a folder called `shared` where serve was started must not shadow ours.
-CHILD_COMMAND = (sys.executable, "-P", "-m", "cli.child")
+CHILD_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.child")
 #: A child that is killed this often before serve is up will not come up. One that exits by itself with
 #: an error has said why, and would say it again.
 START_LIMIT = 3

@@ -16,16 +16,16 @@ from pathlib import Path
 
 import typer
 
-from cli import compose, options, pid_file, prepare
-from cli.faults import Fault
-from shared import ts_config
-from shared.settings import environment
-from shared.ts_config import Said
+from torchrelay.cli import compose, options, pid_file, prepare
+from torchrelay.cli.faults import Fault
+from torchrelay.shared import ts_config
+from torchrelay.shared.settings import environment
+from torchrelay.shared.ts_config import Said
 
 #: The version whose place we take: clients and scripts compare it.
 TORCHSERVE_VERSION = "0.12.0"
 #: -P: a folder called `shared` where it was started must not shadow ours.
-SERVER_COMMAND = (sys.executable, "-P", "-m", "cli.torchserve_server")
+SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve_server")
 #: TorchServe's, as long as it waits for the end.
 STOP_LIMIT_S = 60.0
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import typer
 
-from cli import compose, foreground, options, prepare, secrets_file, torchserve
-from cli.child import LogTarget, Role
-from cli.compose import Plan
-from cli.faults import Fault
-from cli.fleet import Fleet, Version
-from cli.folders import Folders, folders
-from shared import clock, ts_keys
-from shared.settings import GatewaySettings, environment, is_reachable_from_outside
-from shared.ts_config import TsConfig
-from shared.ts_log import SERVER
+from torchrelay.cli import compose, foreground, options, prepare, secrets_file, torchserve
+from torchrelay.cli.child import LogTarget, Role
+from torchrelay.cli.compose import Plan
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.fleet import Fleet, Version
+from torchrelay.cli.folders import Folders, folders
+from torchrelay.shared import clock, ts_keys
+from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
+from torchrelay.shared.ts_config import TsConfig
+from torchrelay.shared.ts_log import SERVER
 
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
 METRICS_FILES = ("ts_metrics.log", "model_metrics.log")

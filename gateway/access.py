@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 
-from gateway.exchange import Event, Scope, Send
-from shared import clock
+from torchrelay.gateway.exchange import Event, Scope, Send
+from torchrelay.shared import clock
 
 logger = logging.getLogger(__name__)
 

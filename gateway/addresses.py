@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
+from torchrelay.shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
 
 #: TorchServe's, for an address that names no port.
 _DEFAULT_PORTS = {

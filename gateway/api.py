@@ -9,11 +9,11 @@ import falcon.asgi
 from falcon.asgi import Response
 from falcon.routing import CompiledRouter
 
-from gateway import auth, openapi, presenting
-from gateway.bodies import GatewayRequest
-from gateway.exchange import ClientLeft
-from gateway.link import Link
-from shared import errors
+from torchrelay.gateway import auth, openapi, presenting
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.exchange import ClientLeft
+from torchrelay.gateway.link import Link
+from torchrelay.shared import errors
 
 logger = logging.getLogger(__name__)
 

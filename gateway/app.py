@@ -4,13 +4,13 @@ import re
 
 from falcon.asgi import Response
 
-from gateway import addresses, auth, inference, management, metadata, metrics, openapi
-from gateway.api import App, Guard, bare_app
-from gateway.bodies import GatewayRequest
-from gateway.edge import Edge
-from gateway.exchange import AsgiApp
-from gateway.link import Link
-from shared.settings import GatewaySettings
+from torchrelay.gateway import addresses, auth, inference, management, metadata, metrics, openapi
+from torchrelay.gateway.api import App, Guard, bare_app
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.edge import Edge
+from torchrelay.gateway.exchange import AsgiApp
+from torchrelay.gateway.link import Link
+from torchrelay.shared.settings import GatewaySettings
 
 #: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)

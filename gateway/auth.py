@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from shared import errors
-from shared import messages as m
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
 
 #: What a key can open; None is open to all.
 Api = Literal["inference", "management", "token"]

@@ -13,9 +13,9 @@ from urllib.parse import unquote_to_bytes
 import falcon
 import falcon.asgi
 
-from gateway.exchange import ClientLeft
-from gateway.parameters import query_pairs
-from shared import errors
+from torchrelay.gateway.exchange import ClientLeft
+from torchrelay.gateway.parameters import query_pairs
+from torchrelay.shared import errors
 
 #: (name, content type or "", value), as `wire.pack_request` takes them.
 Input = tuple[str, str, bytes]

@@ -5,7 +5,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from shared.settings import GatewaySettings, SettingsError
+from torchrelay.shared.settings import GatewaySettings, SettingsError
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ No middleware: what every response needs is added where its head goes out, whoev
 
 from collections.abc import Awaitable, Mapping
 
-from gateway import presenting
-from gateway.access import AccessLog
-from gateway.addresses import Key
-from gateway.exchange import HEAD_EXTENSION, AsgiApp, Event, Receive, Scope, Send
-from gateway.link import Link
-from shared import ids
-from shared.settings import GatewaySettings
+from torchrelay.gateway import presenting
+from torchrelay.gateway.access import AccessLog
+from torchrelay.gateway.addresses import Key
+from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Event, Receive, Scope, Send
+from torchrelay.gateway.link import Link
+from torchrelay.shared import ids
+from torchrelay.shared.settings import GatewaySettings
 
 
 class Edge:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Protocol, cast
 
-from gateway import presenting
-from shared import errors
+from torchrelay.gateway import presenting
+from torchrelay.shared import errors
 
 logger = logging.getLogger(__name__)
 

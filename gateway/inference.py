@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
-from gateway import auth, bodies, openapi, presenting, streams
-from gateway.bodies import GatewayRequest
-from gateway.link import Link
-from shared import errors, wire
-from shared import messages as m
-from shared.settings import GatewaySettings
+from torchrelay.gateway import auth, bodies, openapi, presenting, streams
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.link import Link
+from torchrelay.shared import errors, wire
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import GatewaySettings
 
 Headers = Sequence[tuple[str, str]]
 

@@ -18,11 +18,11 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from gateway import auth
-from gateway.exchange import ClientLeft
-from gateway.session import Answer, Outcome, Pending, Session
-from shared import clock, errors, ids, settings, wire
-from shared import messages as m
+from torchrelay.gateway import auth
+from torchrelay.gateway.exchange import ClientLeft
+from torchrelay.gateway.session import Answer, Outcome, Pending, Session
+from torchrelay.shared import clock, errors, ids, settings, wire
+from torchrelay.shared import messages as m
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from gateway import addresses, certificates
-from gateway.app import create_app
-from gateway.edge import Edge
-from gateway.link import Link
-from gateway.protocol import GatewayProtocol
-from gateway.server import Server
-from shared.settings import GatewaySettings, SettingsError
+from torchrelay.gateway import addresses, certificates
+from torchrelay.gateway.app import create_app
+from torchrelay.gateway.edge import Edge
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.protocol import GatewayProtocol
+from torchrelay.gateway.server import Server
+from torchrelay.shared.settings import GatewaySettings, SettingsError
 
 logger = logging.getLogger(__name__)
 

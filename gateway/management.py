@@ -4,13 +4,13 @@ import json
 
 from falcon.asgi import Response
 
-from gateway import auth, openapi, presenting
-from gateway.bodies import GatewayRequest
-from gateway.inference import client_head, pass_head
-from gateway.link import Link
-from gateway.parameters import Parameters
-from shared import archive, errors, settings, wire
-from shared import messages as m
+from torchrelay.gateway import auth, openapi, presenting
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.inference import client_head, pass_head
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.parameters import Parameters
+from torchrelay.shared import archive, errors, settings, wire
+from torchrelay.shared import messages as m
 
 _PROCESSING = "Processing worker updates..."
 

@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 from falcon.asgi import Response
 
-from gateway import auth, presenting
-from gateway.bodies import GatewayRequest
-from gateway.link import Link
+from torchrelay.gateway import auth, presenting
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.link import Link
 
 
 class Server:

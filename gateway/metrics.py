@@ -2,11 +2,11 @@
 
 from falcon.asgi import Response
 
-from gateway import presenting
-from gateway.bodies import GatewayRequest
-from gateway.link import Link
-from gateway.parameters import query_pairs
-from shared import messages as m
+from torchrelay.gateway import presenting
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.parameters import query_pairs
+from torchrelay.shared import messages as m
 
 
 class Metrics:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from urllib.parse import quote
 
-from gateway import operations, schemas
-from gateway.operations import Operation, Paths
-from shared.settings import GatewaySettings
+from torchrelay.gateway import operations, schemas
+from torchrelay.gateway.operations import Operation, Paths
+from torchrelay.shared.settings import GatewaySettings
 
 Document = dict[str, object]
 

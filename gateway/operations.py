@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway import auth
-from gateway.schemas import FLAG, REGISTRATION, TEXT, Schema, array, number, one_of, ref, whole
+from torchrelay.gateway import auth
+from torchrelay.gateway.schemas import FLAG, REGISTRATION, TEXT, Schema, array, number, one_of, ref, whole
 
 JSON = "application/json"
 

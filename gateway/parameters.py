@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import pyjson5
 
-from shared import errors
+from torchrelay.shared import errors
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
 

@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 from falcon.asgi import Response
 
-from shared import clock, errors, ids, settings
-from shared import messages as m
+from torchrelay.shared import clock, errors, ids, settings
+from torchrelay.shared import messages as m
 
 JSON = "application/json"
 

@@ -18,9 +18,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from gateway import presenting
-from gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Scope
-from shared import errors
+from torchrelay.gateway import presenting
+from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Scope
+from torchrelay.shared import errors
 
 #: TorchServe's limits, and its 400 above them.
 TARGET_LIMIT_BYTES = 4096

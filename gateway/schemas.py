@@ -1,6 +1,6 @@
 """The JSON that leaves us, as OpenAPI schemas; `gateway.presenting` and the resources write it."""
 
-from shared import archive
+from torchrelay.shared import archive
 
 Schema = dict[str, object]
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import uvicorn
 
-from gateway import presenting
-from gateway.addresses import Key
+from torchrelay.gateway import presenting
+from torchrelay.gateway.addresses import Key
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from gateway import auth
-from shared import errors, settings, wire
-from shared import messages as m
+from torchrelay.gateway import auth
+from torchrelay.shared import errors, settings, wire
+from torchrelay.shared import messages as m
 
 Frames = Sequence[bytes | memoryview]
 State = Literal["away", "welcomed"]

@@ -8,11 +8,11 @@ import logging
 
 from falcon.asgi import Response
 
-from gateway.bodies import GatewayRequest
-from gateway.exchange import CutShort
-from gateway.link import Link, Waiter
-from gateway.session import Answer
-from shared import errors, wire
+from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.exchange import CutShort
+from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.session import Answer
+from torchrelay.shared import errors, wire
 
 logger = logging.getLogger(__name__)
 

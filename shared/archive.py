@@ -24,8 +24,8 @@ from typing import IO
 
 import msgspec
 
-from shared import clock, model_config, zip_directory
-from shared.errors import InvalidModel, StoreFailed
+from torchrelay.shared import clock, model_config, zip_directory
+from torchrelay.shared.errors import InvalidModel, StoreFailed
 
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
 #: Handlers that come with the server; an archive names them without bringing a file.

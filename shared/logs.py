@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from shared import clock
+from torchrelay.shared import clock
 
 LogFormat = Literal["text", "json"]
 

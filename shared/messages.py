@@ -10,24 +10,24 @@ from typing import Literal
 
 import msgspec
 
-from shared.parts import AccessKey as AccessKey
-from shared.parts import AnsweredItem as AnsweredItem
-from shared.parts import AssignItem as AssignItem
-from shared.parts import CompletedItem as CompletedItem
-from shared.parts import Device as Device
-from shared.parts import GpuUse as GpuUse
-from shared.parts import HeldWorker as HeldWorker
-from shared.parts import Item as Item
-from shared.parts import MetricFamily as MetricFamily
-from shared.parts import MetricPoint as MetricPoint
-from shared.parts import ModelEntry as ModelEntry
-from shared.parts import NodeFacts as NodeFacts
-from shared.parts import RefusedItem as RefusedItem
-from shared.parts import Sample as Sample
-from shared.parts import StreamedItem as StreamedItem
-from shared.parts import SubmitItem as SubmitItem
-from shared.parts import VersionFacts as VersionFacts
-from shared.parts import WorkerFacts as WorkerFacts
+from torchrelay.shared.parts import AccessKey as AccessKey
+from torchrelay.shared.parts import AnsweredItem as AnsweredItem
+from torchrelay.shared.parts import AssignItem as AssignItem
+from torchrelay.shared.parts import CompletedItem as CompletedItem
+from torchrelay.shared.parts import Device as Device
+from torchrelay.shared.parts import GpuUse as GpuUse
+from torchrelay.shared.parts import HeldWorker as HeldWorker
+from torchrelay.shared.parts import Item as Item
+from torchrelay.shared.parts import MetricFamily as MetricFamily
+from torchrelay.shared.parts import MetricPoint as MetricPoint
+from torchrelay.shared.parts import ModelEntry as ModelEntry
+from torchrelay.shared.parts import NodeFacts as NodeFacts
+from torchrelay.shared.parts import RefusedItem as RefusedItem
+from torchrelay.shared.parts import Sample as Sample
+from torchrelay.shared.parts import StreamedItem as StreamedItem
+from torchrelay.shared.parts import SubmitItem as SubmitItem
+from torchrelay.shared.parts import VersionFacts as VersionFacts
+from torchrelay.shared.parts import WorkerFacts as WorkerFacts
 
 #: Raised when a peer of the version before could not understand us.
 PROTOCOL_VERSION = 1

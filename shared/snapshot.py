@@ -10,7 +10,7 @@ from typing import Literal
 
 import javaproperties
 
-from shared.settings import StartupModel
+from torchrelay.shared.settings import StartupModel
 
 Kind = Literal["startup", "snapshot", "shutdown"]
 #: The key that makes a snapshot of a config.properties.

@@ -13,8 +13,8 @@ from typing import Literal
 import javaproperties
 import msgspec
 
-from shared import ts_keys
-from shared.settings import LoadAtStart, SettingsError, StartupModel
+from torchrelay.shared import ts_keys
+from torchrelay.shared.settings import LoadAtStart, SettingsError, StartupModel
 
 _REFERENCE = re.compile(r"\$\$([^$]+)\$\$")
 _SNAPSHOT_NAME = re.compile(r"[0-9]+-(startup|snapshot|shutdown)\.cfg")

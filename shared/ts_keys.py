@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from shared.settings import LoadAtStart, StartupModel
+from torchrelay.shared.settings import LoadAtStart, StartupModel
 
 #: TorchServe's numbers are 32-bit; a larger one is a slip.
 NUMBER_LIMIT = 2**31 - 1

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shared import clock, logs
+from torchrelay.shared import clock, logs
 
 WORKER_THREAD = "org.pytorch.serve.wlm.WorkerThread"
 WORKER_LIFE_CYCLE = "org.pytorch.serve.wlm.WorkerLifeCycle"
@@ -55,7 +55,8 @@ class TorchServeFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
     def _other(self, record: logging.LogRecord, event: str, facts: Facts) -> Line:
-        logger = f"torchrelay.{record.name}" if record.name != "root" else "torchrelay"
+        name = record.name if record.name != "root" else ""
+        logger = name if name.startswith("torchrelay.") else f"torchrelay.{name}".rstrip(".")
         return None, self._process, logger, logs.text_of(event, facts)
 
 

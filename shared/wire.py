@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgpack
 import msgspec
 
-from shared import messages as m
+from torchrelay.shared import messages as m
 
 WIRE_VERSION = 1
 PREFIX = struct.Struct("!BBHQ")

@@ -8,9 +8,9 @@ import torch
 from ts.context import RequestProcessor
 from ts.utils.util import PredictionException
 
-from shared import wire
-from shared.errors import OutOfResources, PredictionFailed, RelayError
-from worker.faults import encodable, guarded, is_out_of_memory, one_line
+from torchrelay.shared import wire
+from torchrelay.shared.errors import OutOfResources, PredictionFailed, RelayError
+from torchrelay.worker.faults import encodable, guarded, is_out_of_memory, one_line
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")

@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Literal
 
-from shared import archive
-from shared import messages as m
-from shared.errors import RelayError, StoreFailed
-from worker.locks import try_lock
+from torchrelay.shared import archive
+from torchrelay.shared import messages as m
+from torchrelay.shared.errors import RelayError, StoreFailed
+from torchrelay.worker.locks import try_lock
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec, write_spec
+from torchrelay.worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec, write_spec
 
 
 class Launcher:
@@ -24,7 +24,7 @@ class Launcher:
         with theirs:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
             arguments = [str(theirs.fileno()), str(os.getpid())]
-            command = [sys.executable, "-P", "-m", "worker.launcher", *arguments]
+            command = [sys.executable, "-P", "-m", "torchrelay.worker.launcher", *arguments]
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables
             )

@@ -11,13 +11,13 @@ import logging
 
 import msgspec
 
-from shared import clock, wire
-from worker import answers
-from worker.engines import Outlet, client_gone
-from worker.faults import guarded
-from worker.parts import Part, SendParts
-from worker.runner import Runner
-from worker.session import Batch, Job, Leases
+from torchrelay.shared import clock, wire
+from torchrelay.worker import answers
+from torchrelay.worker.engines import Outlet, client_gone
+from torchrelay.worker.faults import guarded
+from torchrelay.worker.parts import Part, SendParts
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job, Leases
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from shared import archive
-from shared.model_config import parse
-from worker.faults import LINE_LIMIT
-from worker.leash import __file__ as leash_file
-from worker.locks import try_lock
-from worker.output import Ear, Output, Stream
+from torchrelay.shared import archive
+from torchrelay.shared.model_config import parse
+from torchrelay.worker.faults import LINE_LIMIT
+from torchrelay.worker.leash import __file__ as leash_file
+from torchrelay.worker.locks import try_lock
+from torchrelay.worker.output import Ear, Output, Stream
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ from typing import Protocol
 import msgspec
 from ts.context import Context
 
-from shared import wire
-from shared.errors import PredictionFailed
-from worker import answers
-from worker.faults import guarded
-from worker.parts import STREAM_HEADER, Part, PartDoor
-from worker.rows import Opened
-from worker.runner import Runner
-from worker.session import Batch, Job, Leases
+from torchrelay.shared import wire
+from torchrelay.shared.errors import PredictionFailed
+from torchrelay.worker import answers
+from torchrelay.worker.faults import guarded
+from torchrelay.worker.parts import STREAM_HEADER, Part, PartDoor
+from torchrelay.worker.rows import Opened
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job, Leases
 
 logger = logging.getLogger(__name__)
 

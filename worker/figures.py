@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 import psutil
 import pynvml
 
-from shared import clock
-from shared import messages as m
-from worker.host import visible_order
+from torchrelay.shared import clock
+from torchrelay.shared import messages as m
+from torchrelay.worker.host import visible_order
 
 logger = logging.getLogger(__name__)
 

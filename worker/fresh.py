@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from worker.orders import WorkerSpec, read_spec, write_spec
+from torchrelay.worker.orders import WorkerSpec, read_spec, write_spec
 
-#: Our two packages first, by their place, whatever others are called like them; then what was installed.
+#: Our packages first, by their place, whatever others are called like them; then what was installed.
 _START = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import shared, worker
+import torchrelay.shared, torchrelay.worker
 sys.path[:1] = [path for path in sys.argv[2:3] if path]
-from worker import fresh
+from torchrelay.worker import fresh
 sys.exit(fresh.main(int(sys.argv[3]), int(sys.argv[4])))
 """
 
@@ -26,7 +26,7 @@ def become(spec: WorkerSpec, status_fd: int) -> NoReturn:
     spec_fd = write_spec(spec)
     for fd in (spec_fd, status_fd):
         os.set_inheritable(fd, True)
-    ours = str(Path(__file__).parents[1])
+    ours = str(Path(__file__).parents[2])
     # -P: the folder that the node was started in has nothing that a handler should find.
     command = [spec.interpreter, "-P", "-c", _START, ours, spec.packages, str(spec_fd), str(status_fd)]
     os.execv(spec.interpreter, command)
@@ -40,6 +40,6 @@ def main(spec_fd: int, status_fd: int) -> int:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(Path(__file__).with_name("compat")))
-    from worker import process
+    from torchrelay.worker import process
 
     return process.run(spec, status_fd)

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pynvml
 
-from shared import messages as m
-from shared.settings import SettingsError
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,18 @@ from pathlib import Path
 
 import msgspec
 
-from worker import fresh
-from worker.leash import die_with_parent, live_alone
-from worker.orders import PACKET_LIMIT_BYTES, Exited, Fork, Forked, Order, Report, WorkerSpec, read_spec
+from torchrelay.worker import fresh
+from torchrelay.worker.leash import die_with_parent, live_alone
+from torchrelay.worker.orders import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    Order,
+    Report,
+    WorkerSpec,
+    read_spec,
+)
 
 #: A worker's spec, and the pipes for its stdout, stderr and status.
 _FDS_PER_FORK = 4
@@ -138,7 +147,7 @@ def main() -> int:
     die_with_parent(int(sys.argv[2]))
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(Path(__file__).with_name("compat")))
-    from worker import process  # with torch and all that a worker needs, once
+    from torchrelay.worker import process  # with torch and all that a worker needs, once
 
     assert not process.is_cuda_initialized(), "no child could use its GPU"
     live_alone()

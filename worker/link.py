@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import zmq
 
-from shared import ids, wire
-from shared import messages as m
+from torchrelay.shared import ids, wire
+from torchrelay.shared import messages as m
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from ts.model_loader import EntryPoint, resolve, wrap
 from ts.utils.util import get_yaml_config
 from ts.version import __version__ as server_version
 
-from shared import archive, model_config
-from shared import messages as m
-from shared.model_config import ModelConfig
+from torchrelay.shared import archive, model_config
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
 
-_OUR_PACKAGES = frozenset(("broker", "cli", "gateway", "shared", "worker"))
+_OUR_PACKAGE = "torchrelay"
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ def make_room(model_dir: Path) -> dict[str, ModuleType]:
     Everything of ours must have been imported; nothing of ours is imported by name afterwards. The caller
     keeps the modules returned.
     """
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in _OUR_PACKAGES}
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _OUR_PACKAGE}
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(model_dir))

@@ -8,9 +8,9 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from shared import clock
-from shared import messages as m
-from worker import metric_lines
+from torchrelay.shared import clock
+from torchrelay.shared import messages as m
+from torchrelay.worker import metric_lines
 
 #: While the worker is busy, points wait this long for others.
 GATHER_S = 0.5

@@ -8,7 +8,7 @@ import math
 import re
 from typing import Literal
 
-from shared.messages import MetricPoint
+from torchrelay.shared.messages import MetricPoint
 
 _START = re.compile(r"(?:INFO > )?\[METRICS\]\s*")
 _LINE = re.compile(

@@ -5,7 +5,7 @@ import logging.handlers
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared.ts_log import TorchServeFormatter
+from torchrelay.shared.ts_log import TorchServeFormatter
 
 #: TorchServe's own rotation.
 FILE_LIMIT_BYTES = 100 << 20

@@ -12,14 +12,14 @@ import threading
 from collections import deque
 from typing import Protocol
 
-from shared import clock
-from shared import messages as m
-from shared.settings import NodeSettings, environment
-from worker import host
-from worker.figures import HostFigures
-from worker.link import Link
-from worker.nursery import Nursery
-from worker.session import Session, State
+from torchrelay.shared import clock
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import NodeSettings, environment
+from torchrelay.worker import host
+from torchrelay.worker.figures import HostFigures
+from torchrelay.worker.link import Link
+from torchrelay.worker.nursery import Nursery
+from torchrelay.worker.session import Session, State
 
 logger = logging.getLogger(__name__)
 

@@ -13,20 +13,20 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from shared import clock
-from shared import messages as m
-from shared.errors import RelayError
-from shared.settings import NodeSettings
-from worker import host, variables
-from worker.cache import ArchiveCache, Phase
-from worker.children import Launcher
-from worker.dependencies import Environment, Installer, InstallFailed, requirements
-from worker.locks import SharedLock
-from worker.measuring import PrintedMetrics
-from worker.model_log import ModelLog
-from worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
-from worker.output import Output, StatusPipe, Stream
-from worker.shelf import Shelf
+from torchrelay.shared import clock
+from torchrelay.shared import messages as m
+from torchrelay.shared.errors import RelayError
+from torchrelay.shared.settings import NodeSettings
+from torchrelay.worker import host, variables
+from torchrelay.worker.cache import ArchiveCache, Phase
+from torchrelay.worker.children import Launcher
+from torchrelay.worker.dependencies import Environment, Installer, InstallFailed, requirements
+from torchrelay.worker.locks import SharedLock
+from torchrelay.worker.measuring import PrintedMetrics
+from torchrelay.worker.model_log import ModelLog
+from torchrelay.worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
+from torchrelay.worker.output import Output, StatusPipe, Stream
+from torchrelay.worker.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 

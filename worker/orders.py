@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shared import messages as m
+from torchrelay.shared import messages as m
 
 #: Of packets with numbers alone in them.
 PACKET_LIMIT_BYTES = 4096

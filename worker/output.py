@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from worker.orders import LastWords
+from torchrelay.worker.orders import LastWords
 
 #: How much of a worker's output goes with the report of its end.
 LINES_KEPT = 50

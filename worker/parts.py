@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from ts.context import Context
 from ts.protocol.otf_message_handler import PredictResponse
 
-from shared import wire
-from worker import answers
+from torchrelay.shared import wire
+from torchrelay.worker import answers
 
 logger = logging.getLogger(__name__)
 

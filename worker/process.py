@@ -17,19 +17,19 @@ from types import TracebackType
 import msgspec
 import torch
 
-from shared import clock, settings, wire
-from shared import messages as m
-from worker import ranks
-from worker.concurrency import AsyncEngine
-from worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
-from worker.faults import is_out_of_memory, one_line
-from worker.link import Link
-from worker.loader import Model, load, make_room, server_config
-from worker.measuring import Measuring
-from worker.orders import LastWords, WorkerSpec
-from worker.parts import Part
-from worker.runner import Runner
-from worker.session import Batch, Job, Leases, Payload, Session, State
+from torchrelay.shared import clock, settings, wire
+from torchrelay.shared import messages as m
+from torchrelay.worker import ranks
+from torchrelay.worker.concurrency import AsyncEngine
+from torchrelay.worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
+from torchrelay.worker.faults import is_out_of_memory, one_line
+from torchrelay.worker.link import Link
+from torchrelay.worker.loader import Model, load, make_room, server_config
+from torchrelay.worker.measuring import Measuring
+from torchrelay.worker.orders import LastWords, WorkerSpec
+from torchrelay.worker.parts import Part
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job, Leases, Payload, Session, State
 
 logger = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from typing import BinaryIO
 
 from ts.utils.gpus import visible_to
 
-from shared import clock, settings, wire
-from shared import messages as m
-from shared.model_config import ModelConfig, Torchrun
-from worker.engines import Echo
-from worker.leash import die_with_parent
-from worker.runner import Runner
-from worker.session import Batch, Job
+from torchrelay.shared import clock, settings, wire
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig, Torchrun
+from torchrelay.worker.engines import Echo
+from torchrelay.worker.leash import die_with_parent
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared import wire
-from worker.faults import one_line
-from worker.orders import SequenceHeaders
-from worker.session import Payload
+from torchrelay.shared import wire
+from torchrelay.worker.faults import one_line
+from torchrelay.worker.orders import SequenceHeaders
+from torchrelay.worker.session import Payload
 
 logger = logging.getLogger(__name__)
 

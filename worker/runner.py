@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 from ts.context import Context, RequestProcessor
 
-from shared import clock, wire
-from shared.errors import InternalError
-from worker import answers, rows
-from worker.faults import guarded
-from worker.loader import Model
-from worker.measuring import Measuring
-from worker.orders import SequenceHeaders
-from worker.parts import PartDoor, Place, SendParts
-from worker.rows import Opened, Row
-from worker.session import Batch, Job
+from torchrelay.shared import clock, wire
+from torchrelay.shared.errors import InternalError
+from torchrelay.worker import answers, rows
+from torchrelay.worker.faults import guarded
+from torchrelay.worker.loader import Model
+from torchrelay.worker.measuring import Measuring
+from torchrelay.worker.orders import SequenceHeaders
+from torchrelay.worker.parts import PartDoor, Place, SendParts
+from torchrelay.worker.rows import Opened, Row
+from torchrelay.worker.session import Batch, Job
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from shared import messages as m
+from torchrelay.shared import messages as m
 
 #: Often enough that a broker is back within a blink, seldom enough that a thousand workers are no storm.
 HELLO_INTERVAL_S = 0.25

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from worker.locks import SharedLock, try_lock
+from torchrelay.worker.locks import SharedLock, try_lock
 
 logger = logging.getLogger(__name__)
 

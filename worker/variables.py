@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared import messages as m
-from shared.settings import SettingsError
-from worker.orders import SequenceHeaders
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import SettingsError
+from torchrelay.worker.orders import SequenceHeaders
 
 #: Variables of our own commands begin with it; some hold keys.
 OURS = "TORCHRELAY_"

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import processes
 
-CHILD = ["python", "-P", "-m", "cli.child"]
+CHILD = ["python", "-P", "-m", "torchrelay.cli.child"]
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ CHILD = ["python", "-P", "-m", "cli.child"]
         ([*CHILD, "gateway"], "serve", "gateway arbiter"),
         ([*CHILD, "gateway"], "gateway arbiter", "gateway process"),
         ([*CHILD, "worker"], "serve", "node"),
-        (["python", "-m", "worker.launcher", "5"], "node", "launcher"),
-        (["python", "-m", "worker.launcher", "5"], "launcher", "model worker"),
+        (["python", "-m", "torchrelay.worker.launcher", "5"], "node", "launcher"),
+        (["python", "-m", "torchrelay.worker.launcher", "5"], "launcher", "model worker"),
         (["/bin/true"], "serve", "other"),
     ],
 )

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from benchmarks import echo_handler, run, servers
 from benchmarks.results import Plan
-from shared import ts_config
+from torchrelay.shared import ts_config
 
 
 def test_torchrelay_understands_the_settings_that_both_servers_get() -> None:

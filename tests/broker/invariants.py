@@ -1,9 +1,9 @@
 """What must hold of the broker's core after every step, whatever happened."""
 
-from broker import policy
-from broker.core import BrokerCore
-from broker.sequences import SequenceQueue
-from broker.states import LIVE, JobState, WorkerState
+from torchrelay.broker import policy
+from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.sequences import SequenceQueue
+from torchrelay.broker.states import LIVE, JobState, WorkerState
 
 
 def check(core: BrokerCore) -> None:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, TypeVar
 
-from broker import metrics_config, policy
-from broker.catalog import Catalog
-from broker.core import BrokerCore
-from broker.effects import (
+from tests.broker import invariants
+from torchrelay.broker import metrics_config, policy
+from torchrelay.broker.catalog import Catalog
+from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.effects import (
     Effect,
     KeepKeys,
     Prepare,
@@ -19,16 +20,15 @@ from broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
-from broker.keys import Keyring
-from broker.metrics import Line, Metrics
-from broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
-from shared import messages as m
-from shared import wire
-from shared.errors import ModelNotFound, RelayError
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings, LoadAtStart, StartupModel
-from tests.broker import invariants
+from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
+from torchrelay.broker.keys import Keyring
+from torchrelay.broker.metrics import Line, Metrics
+from torchrelay.broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
+from torchrelay.shared.errors import ModelNotFound, RelayError
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 
 MessageT = TypeVar("MessageT", bound=m.Message)
 

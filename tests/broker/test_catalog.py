@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker.catalog import Catalog
-from broker.records import Snapshot, VersionRecord
+from torchrelay.broker.catalog import Catalog
+from torchrelay.broker.records import Snapshot, VersionRecord
 
 
 @pytest.mark.parametrize(

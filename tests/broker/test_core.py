@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from broker.events import Unreachable
-from shared import messages as m
 from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
+from torchrelay.broker.events import Unreachable
+from torchrelay.shared import messages as m
 
 
 def test_a_job_goes_to_a_worker_and_its_answer_back() -> None:

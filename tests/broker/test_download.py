@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from broker import download
-from shared.errors import DownloadFailed, ModelNotFound
-from shared.settings import BrokerSettings
+from torchrelay.broker import download
+from torchrelay.shared.errors import DownloadFailed, ModelNotFound
+from torchrelay.shared.settings import BrokerSettings
 
 
 class Handler(BaseHTTPRequestHandler):

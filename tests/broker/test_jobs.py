@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from broker.records import Prepared
-from broker.states import JobState
-from shared import messages as m
-from shared.model_config import ModelConfig
-from shared.settings import LoadAtStart
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker.records import Prepared
+from torchrelay.broker.states import JobState
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import LoadAtStart
 
 CONTINUOUS = ModelConfig(continuous_batching=True)
 ASYNC = ModelConfig(async_communication=True)

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker import key_file
-from broker.core import KEYS_INTERVAL_S
-from broker.keys import Made, MadeKey, sha256
-from broker.records import Api, KeyRecord
-from broker.registry import SqlRegistry
-from shared import ids
-from shared import messages as m
-from shared.errors import StoreFailed
-from shared.settings import BrokerSettings, StaticKey
 from tests.broker.rig import GATEWAY, Rig, settings
+from torchrelay.broker import key_file
+from torchrelay.broker.core import KEYS_INTERVAL_S
+from torchrelay.broker.keys import Made, MadeKey, sha256
+from torchrelay.broker.records import Api, KeyRecord
+from torchrelay.broker.registry import SqlRegistry
+from torchrelay.shared import ids
+from torchrelay.shared import messages as m
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.settings import BrokerSettings, StaticKey
 
 
 def rig(**changes: Any) -> Rig:  # Any: BrokerSettings' own fields, by name

@@ -12,11 +12,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from broker import policy
-from broker.events import Unreachable
-from shared import messages as m
-from shared.model_config import ModelConfig
 from tests.broker.rig import Rig, held, settings
+from torchrelay.broker import policy
+from torchrelay.broker.events import Unreachable
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
 
 GATEWAYS = (b"g-1", b"g-2")
 NODES = ("n-1", "n-2")

@@ -2,13 +2,13 @@
 
 import pytest
 
-from broker.effects import Prepare
-from broker.records import Prepared
-from shared import errors
-from shared import messages as m
-from shared.model_config import ModelConfig
-from shared.settings import LoadAtStart
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker.effects import Prepare
+from torchrelay.broker.records import Prepared
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import LoadAtStart
 
 
 def joined() -> Rig:

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from broker import metrics, metrics_config
-from broker.metrics import Metrics
-from broker.stats import Stats
-from shared import messages as m
-from shared import wire
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker import metrics, metrics_config
+from torchrelay.broker.metrics import Metrics
+from torchrelay.broker.stats import Stats
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
 
 REQUESTS = "ts_inference_requests_total"
 LATENCY = "ts_inference_latency_microseconds"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker import metrics_config
-from broker.metrics_config import Declared, MetricsConfigError, parse
+from torchrelay.broker import metrics_config
+from torchrelay.broker.metrics_config import Declared, MetricsConfigError, parse
 
 
 def test_anchors_and_every_kind_are_read_and_models_get_the_host_as_a_label() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.metrics import Line
-from broker.metrics_log import WAITING_LIMIT, MetricsLog, formatted
 from tests.support import eventually
+from torchrelay.broker.metrics import Line
+from torchrelay.broker.metrics_log import WAITING_LIMIT, MetricsLog, formatted
 
 SERVER = Line(False, "WorkerLoadTime", "Milliseconds", 4209.0,
               (("WorkerName", "W-9000-m_1.0"), ("Level", "Host")), "vm", 1_795_349_646_182)  # fmt: skip

@@ -2,8 +2,8 @@
 
 import logging
 
-from shared import messages as m
 from tests.broker.rig import GATEWAY, Rig, held, settings
+from torchrelay.shared import messages as m
 
 FIRST, SECOND, THIRD = b"peer-1", b"peer-2", b"peer-3"
 

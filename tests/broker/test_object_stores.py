@@ -11,13 +11,13 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from broker.download import download
-from broker.object_stores import fetch, fsspec_chunks, signed_headers
-from broker.store import ArchiveStore, prepare, set_aside_download
-from shared.errors import DownloadFailed, ModelNotFound
-from shared.settings import BrokerSettings
 from tests.broker.cable import Cable
 from tests.broker.test_store import write_mar
+from torchrelay.broker.download import download
+from torchrelay.broker.object_stores import fetch, fsspec_chunks, signed_headers
+from torchrelay.broker.store import ArchiveStore, prepare, set_aside_download
+from torchrelay.shared.errors import DownloadFailed, ModelNotFound
+from torchrelay.shared.settings import BrokerSettings
 
 CONTENT = bytes(range(256)) * 8192  # two chunks
 ALLOW_S3 = (

@@ -4,9 +4,9 @@ from typing import Literal
 
 import pytest
 
-from shared import messages as m
-from shared.model_config import ModelConfig
 from tests.broker.rig import CPU, GATEWAY, NODE, Rig
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
 
 GPUS = tuple(m.Device(f"cuda:{number}", "gpu") for number in range(4))
 OTHER = b"n-2"

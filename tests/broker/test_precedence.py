@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from broker.precedence import settle
-from broker.records import Prepared, VersionRecord
-from shared import errors
-from shared import messages as m
-from shared.model_config import ModelConfig, Torchrun
-from shared.settings import BrokerSettings, StartupModel
 from tests.broker.rig import settings
+from torchrelay.broker.precedence import settle
+from torchrelay.broker.records import Prepared, VersionRecord
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig, Torchrun
+from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 OF_OPERATOR = StartupModel(
     name="m", version="1.0", min_workers=3, max_workers=5, batch_size=30, max_batch_delay_ms=31,

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from broker.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
-from broker.events import ArchivePrepared, Event, Stored, Unreachable
-from broker.records import Prepared
-from broker.states import WorkerState
-from shared import errors, wire
-from shared import messages as m
 from tests.broker.rig import CPU, GATEWAY, NODE, Rig, held, settings
+from torchrelay.broker.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
+from torchrelay.broker.events import ArchivePrepared, Event, Stored, Unreachable
+from torchrelay.broker.records import Prepared
+from torchrelay.broker.states import WorkerState
+from torchrelay.shared import errors, wire
+from torchrelay.shared import messages as m
 
 
 class SlowRig(Rig):

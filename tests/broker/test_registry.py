@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.records import (
+from torchrelay.broker.records import (
     PutVersion,
     RememberNodes,
     RemoveVersion,
@@ -16,9 +16,9 @@ from broker.records import (
     Snapshot,
     VersionRecord,
 )
-from broker.registry import SqlRegistry
-from shared.errors import StoreFailed
-from shared.model_config import ModelConfig
+from torchrelay.broker.registry import SqlRegistry
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.model_config import ModelConfig
 
 RECORD = VersionRecord("m", "1.0", "m.mar", "sha", 10, "h", "python", 1, 2, 4, 100, 120, 120, False)
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker.records import Prepared
-from shared import messages as m
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker.records import Prepared
+from torchrelay.shared import messages as m
 
 
 def registering(*, workers: int, synchronous: bool = False) -> Rig:

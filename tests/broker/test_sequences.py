@@ -3,10 +3,10 @@
 import msgspec
 import pytest
 
-from shared import messages as m
-from shared.model_config import ModelConfig
 from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
 from tests.broker.test_jobs import answers, refusals
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
 
 PATIENT = ModelConfig(
     sequence_batching=True, sequence_max_idle_ms=10_000, max_sequence_queue_jobs=10, max_sequences=8

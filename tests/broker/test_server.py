@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from broker import server
-from broker.registry import SqlRegistry
-from broker.store import PACKING_PREFIX, PART_PREFIX, PART_SUFFIX
-from shared.settings import BrokerSettings
 from tests.broker.cable import Cable
 from tests.support import eventually
+from torchrelay.broker import server
+from torchrelay.broker.registry import SqlRegistry
+from torchrelay.broker.store import PACKING_PREFIX, PART_PREFIX, PART_SUFFIX
+from torchrelay.shared.settings import BrokerSettings
 
 
 def test_one_state_folder_has_one_broker(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import javaproperties
 import pytest
 
-from broker import server, snapshots
-from shared.errors import StoreFailed
-from shared.settings import StartupModel
 from tests.broker.rig import settings
+from torchrelay.broker import server, snapshots
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.settings import StartupModel
 
 MODEL = StartupModel(name="m", version="1.0", archive_name="m.mar")
 

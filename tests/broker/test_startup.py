@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
-from broker.effects import Prepare
-from broker.events import ArchivePrepared, Event, Stored
-from broker.records import Prepared
-from shared import errors
-from shared import messages as m
-from shared.settings import LoadAtStart, StartupModel
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from tests.broker.test_rare_orders import SlowRig
+from torchrelay.broker.effects import Prepare
+from torchrelay.broker.events import ArchivePrepared, Event, Stored
+from torchrelay.broker.records import Prepared
+from torchrelay.shared import errors
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import LoadAtStart, StartupModel
 
 
 def snapshot_rig() -> Rig:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.store import (
+from torchrelay.broker.store import (
     PACKING_PREFIX,
     PART_PREFIX,
     PART_SUFFIX,
@@ -20,9 +20,9 @@ from broker.store import (
     set_aside_download,
     startup_urls,
 )
-from shared import errors
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings
+from torchrelay.shared import errors
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import BrokerSettings
 
 
 @pytest.fixture

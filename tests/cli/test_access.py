@@ -9,11 +9,11 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-from cli import access
-from cli.faults import Fault
-from cli.main import app
-from shared import ts_config
 from tests.cli.fake_server import serving
+from torchrelay.cli import access
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.main import app
+from torchrelay.shared import ts_config
 
 KEY_FILE = {
     "management": {"key": "manage-1", "expiration time": "2026-01-01T00:00:00.000Z"},

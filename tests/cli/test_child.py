@@ -7,14 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.child import Launch, LogTarget
-from shared.settings import BrokerSettings
 from tests.support import eventually
+from torchrelay.cli.child import Launch, LogTarget
+from torchrelay.shared.settings import BrokerSettings
 
 
 def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "cli.child", "broker"],
+        [sys.executable, "-P", "-m", "torchrelay.cli.child", "broker"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         process_group=0,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from cli.main import app
 from tests.cli.fake_server import Answer, FakeServer, serving
+from torchrelay.cli.main import app
 
 FLEET = {
     "epoch": 4,

@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli import compose, machine, options
-from cli.machine import Machine
-from shared import ts_config
-from shared.settings import DEFAULT_CACHE_LIMIT_BYTES, LoadAtStart, SettingsError
-from shared.ts_config import Said, TsConfig
+from torchrelay.cli import compose, machine, options
+from torchrelay.cli.machine import Machine
+from torchrelay.shared import ts_config
+from torchrelay.shared.settings import DEFAULT_CACHE_LIMIT_BYTES, LoadAtStart, SettingsError
+from torchrelay.shared.ts_config import Said, TsConfig
 
 PC = Machine(name="pc", cpus=4, gpus=0)
 GPU_BOX = Machine(name="box", cpus=64, gpus=4)

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cli import torchserve
-from shared import settings
 from tests.deploy.test_compose_file import accept
+from torchrelay.cli import torchserve
+from torchrelay.shared import settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

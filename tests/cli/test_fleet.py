@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from cli import fleet
-from gateway import presenting
-from shared import messages as m
+from torchrelay.cli import fleet
+from torchrelay.gateway import presenting
+from torchrelay.shared import messages as m
 
 DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
 WORKER = m.WorkerFacts(9000, "loading", "node", "cuda:0", 12, 1_000, 5, 1, "fetching 3 of 9 MB")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.faults import Fault
-from cli.folders import LOCK_NAME, PREFIX, folders, remove_leftovers
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.folders import LOCK_NAME, PREFIX, folders, remove_leftovers
 
 
 def test_folders_of_a_run_are_private_and_temporary_ones_go(tmp_path: Path) -> None:

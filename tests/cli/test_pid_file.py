@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli import pid_file
 from tests.support import eventually
+from torchrelay.cli import pid_file
 
 #: Inherits the lock and holds it until it is told to stop.
 HOLDER = "import signal; signal.sigwait({signal.SIGTERM})"

@@ -7,10 +7,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from cli import prepare
-from cli.faults import Fault
-from cli.main import app
-from shared.settings import LoadAtStart
+from torchrelay.cli import prepare
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.main import app
+from torchrelay.shared.settings import LoadAtStart
 
 
 def serve(*arguments: str, **env: str) -> Result:

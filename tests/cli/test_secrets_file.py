@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli import secrets_file
-from cli.faults import Fault
-from shared.settings import StaticKey
+from torchrelay.cli import secrets_file
+from torchrelay.cli.faults import Fault
+from torchrelay.shared.settings import StaticKey
 
 GOOD = """
 # who    name   key

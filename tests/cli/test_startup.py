@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cli.fleet import Fleet, Version
-from cli.serve import Terminal, example_call
-from cli.startup import LineView, Startup
-from shared.settings import StaticKey
-from shared.ts_config import Said
 from tests.cli.fake_server import FakeServer, serving
 from tests.cli.test_client_commands import FLEET
 from tests.cli.test_compose import plan
 from tests.support import eventually_async
+from torchrelay.cli.fleet import Fleet, Version
+from torchrelay.cli.serve import Terminal, example_call
+from torchrelay.cli.startup import LineView, Startup
+from torchrelay.shared.settings import StaticKey
+from torchrelay.shared.ts_config import Said
 
 
 def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> Version:

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cli.child import Launch, LogTarget, Role
-from cli.faults import Fault
-from cli.supervisor import Supervisor
 from tests.support import eventually_async
+from torchrelay.cli.child import Launch, LogTarget, Role
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.supervisor import Supervisor
 
 #: Stands in for `cli.child`: writes its pid to FOLDER/ROLE and does as its settings say.
 CHILD = """

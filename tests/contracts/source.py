@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+OURS = "torchrelay."
 PACKAGES = ("broker", "worker", "gateway", "shared", "cli")
 
 
@@ -21,6 +22,11 @@ def sources(*packages: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, at any depth; ours by their folder, others by their full name."""
+    return (module.removeprefix(OURS) for module in full_imports(path))
+
+
+def full_imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, at any depth, by its full name."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):

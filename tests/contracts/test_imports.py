@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contracts.source import PACKAGES, imports, name, sources
+from tests.contracts.source import PACKAGES, ROOT, full_imports, imports, name, sources
 
 ALLOWED = {
     "shared": {"shared"},
@@ -22,6 +22,14 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
     for path in sources(package):
         tops = {module.partition(".")[0] for module in imports(path)}
         assert tops & ours <= ALLOWED[package], f"{name(path)} imports {tops & ours - ALLOWED[package]}"
+
+
+def test_our_packages_are_imported_under_their_installed_name() -> None:
+    """`import shared` works in a checkout alone, or finds another project's package of that name."""
+    everywhere = [*sources(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+    for path in everywhere:
+        bare = {module for module in full_imports(path) if module.partition(".")[0] in PACKAGES}
+        assert not bare, f"{name(path)} imports {bare}"
 
 
 def users_of(library: str) -> list[Path]:

@@ -11,9 +11,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from cli import options, secrets_file
-from cli.main import app
-from shared.settings import environment
+from torchrelay.cli import options, secrets_file
+from torchrelay.cli.main import app
+from torchrelay.shared.settings import environment
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -7,13 +7,13 @@ from typing import Any
 import falcon.inspect
 import falcon.testing
 
-from gateway.api import App
-from gateway.app import create_app
-from gateway.edge import Edge
-from gateway.link import Link, Waiter
-from gateway.session import Session
-from shared import clock, errors, messages, wire
-from shared.settings import GatewaySettings
+from torchrelay.gateway.api import App
+from torchrelay.gateway.app import create_app
+from torchrelay.gateway.edge import Edge
+from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.session import Session
+from torchrelay.shared import clock, errors, messages, wire
+from torchrelay.shared.settings import GatewaySettings
 
 EPOCH = 5
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082

@@ -4,9 +4,9 @@ import sys
 
 import msgspec
 
-from gateway import main
-from shared import logs
-from shared.settings import GatewaySettings
+from torchrelay.gateway import main
+from torchrelay.shared import logs
+from torchrelay.shared.settings import GatewaySettings
 
 if __name__ == "__main__":
     logs.configure("gateway", level="INFO")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.access import AccessLog
 from tests.support import eventually_async
+from torchrelay.gateway.access import AccessLog
 
 LINE = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:4711 ("[^"]+" \d{3}) \d+\n')
 

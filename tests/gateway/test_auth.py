@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import auth
-from shared import messages as m
 from tests.gateway.facts import key
+from torchrelay.gateway import auth
+from torchrelay.shared import messages as m
 
 
 def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:

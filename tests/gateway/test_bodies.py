@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import bodies
-from shared import errors
+from torchrelay.gateway import bodies
+from torchrelay.shared import errors
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=edge"

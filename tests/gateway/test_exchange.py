@@ -5,8 +5,17 @@ from typing import Any
 
 import pytest
 
-from gateway.exchange import JOINED_LIMIT_BYTES, AsgiApp, ClientLeft, CutShort, Exchange, Receive, Scope, Send
 from tests.gateway.loops import on_a_loop
+from torchrelay.gateway.exchange import (
+    JOINED_LIMIT_BYTES,
+    AsgiApp,
+    ClientLeft,
+    CutShort,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+)
 
 
 class Transport(asyncio.Transport):

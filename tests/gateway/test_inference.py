@@ -6,11 +6,11 @@ import falcon.testing
 import msgspec
 import pytest
 
-from gateway.exchange import Event, Receive, Scope, Send
-from shared import errors, messages, wire
-from shared.settings import GatewaySettings
 from tests.gateway.facts import facts
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, Replies
+from torchrelay.gateway.exchange import Event, Receive, Scope, Send
+from torchrelay.shared import errors, messages, wire
+from torchrelay.shared.settings import GatewaySettings
 
 NOT_FOUND = {
     "code": 404,

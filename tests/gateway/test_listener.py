@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gateway.server import ACCEPT_RETRY_S, TlsListener
 from tests.gateway.loops import let_pass, on_a_loop, turns
 from tests.support import eventually_async
+from torchrelay.gateway.server import ACCEPT_RETRY_S, TlsListener
 
 
 class Full(socket.socket):

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from shared import errors, messages, wire
-from shared.settings import GatewaySettings
 from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
 from tests.gateway.fakes import Gateway
+from torchrelay.shared import errors, messages, wire
+from torchrelay.shared.settings import GatewaySettings
 
 
 def registered(workers: int = 0, *, done: bool = True) -> Any:

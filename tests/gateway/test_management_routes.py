@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from shared import messages
-from shared.settings import GatewaySettings
 from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
 from tests.gateway.fakes import EPOCH, Gateway
+from torchrelay.shared import messages
+from torchrelay.shared.settings import GatewaySettings
 
 NOT_ALLOWED = (
     b'{\n  "code": 405,\n  "type": "MethodNotAllowedException",\n'

@@ -1,7 +1,7 @@
 """The metrics API: Prometheus' text format, as TorchServe's scrapers know it."""
 
-from shared import messages
 from tests.gateway.fakes import METRICS, Gateway
+from torchrelay.shared import messages
 
 FAMILIES = (
     messages.MetricFamily(

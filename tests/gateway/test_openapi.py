@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
-from gateway import openapi, presenting, schemas
-from gateway.app import inference_app, management_app, metrics_app, shared_app
-from gateway.link import Link
-from shared import messages
-from shared.settings import GatewaySettings
 from tests.gateway.facts import WORKER, facts
 from tests.gateway.fakes import templates
+from torchrelay.gateway import openapi, presenting, schemas
+from torchrelay.gateway.app import inference_app, management_app, metrics_app, shared_app
+from torchrelay.gateway.link import Link
+from torchrelay.shared import messages
+from torchrelay.shared.settings import GatewaySettings
 
 PLAIN = GatewaySettings()
 FULL = GatewaySettings(token_authorization=True, open_inference_protocol=True)

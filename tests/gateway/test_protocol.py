@@ -6,9 +6,9 @@ from typing import Any, cast
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from gateway.exchange import ClientLeft, Receive, Scope, Send
-from gateway.protocol import STALLED_S, GatewayProtocol
 from tests.gateway.loops import let_pass, on_a_loop, turns
+from torchrelay.gateway.exchange import ClientLeft, Receive, Scope, Send
+from torchrelay.gateway.protocol import STALLED_S, GatewayProtocol
 
 KEPT_S = 75
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import zmq
 
-from gateway import addresses
-from shared import messages, wire
-from shared.settings import GatewaySettings, SettingsError
 from tests.support import eventually
+from torchrelay.gateway import addresses
+from torchrelay.shared import messages, wire
+from torchrelay.shared.settings import GatewaySettings, SettingsError
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
-from shared import errors, messages, wire
-from shared.settings import GatewaySettings
+from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
+from torchrelay.shared import errors, messages, wire
+from torchrelay.shared.settings import GatewaySettings
 
 EPOCH = 7
 WELCOME = messages.Welcome(500, 3000)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gateway.exchange import CutShort
-from gateway.link import BACKLOG_LIMIT_PARTS
-from shared import errors, wire
 from tests.gateway.fakes import INFERENCE, Gateway, Said
+from torchrelay.gateway.exchange import CutShort
+from torchrelay.gateway.link import BACKLOG_LIMIT_PARTS
+from torchrelay.shared import errors, wire
 
 
 def part(body: bytes, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> wire.Response:

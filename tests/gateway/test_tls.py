@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from gateway import certificates
-from shared.settings import GatewaySettings, SettingsError
 from tests.gateway.test_server import Broker, Served, free_ports
 from tests.support import eventually
+from torchrelay.gateway import certificates
+from torchrelay.shared.settings import GatewaySettings, SettingsError
 
 REFUSED = {"status": "This TorchServe instance only accepts HTTPS requests"}
 

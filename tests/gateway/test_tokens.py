@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from gateway import auth
-from gateway.api import App
-from shared import errors, messages
-from shared.settings import GatewaySettings
 from tests.gateway.facts import facts, key
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, templates
+from torchrelay.gateway import auth
+from torchrelay.gateway.api import App
+from torchrelay.shared import errors, messages
+from torchrelay.shared.settings import GatewaySettings
 
 KEYS: dict[auth.Api, str] = {"inference": "i-key", "management": "m-key", "token": "t-key"}
 CONFIG = GatewaySettings(

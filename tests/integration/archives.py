@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared import archive
+from torchrelay.shared import archive
 
 #: Model name -> its handler's code.
 HANDLERS = {

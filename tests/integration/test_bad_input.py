@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from shared import messages as m
-from shared import wire
 from tests.integration.archives import HANDLERS, make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
 
 pytestmark = pytest.mark.integration
 
@@ -160,14 +160,14 @@ def test_a_missing_handler_and_one_with_two_classes_say_so(server: Fleet) -> Non
 
 NAMES_OF_OURS = {
     "worker.py": b"""
-from shared import words
+from torchrelay import words
 import broker
 
 def handle(data, context):
     return None if data is None else [words.WORD + broker.WORD for _ in data]
 """,
-    "shared/__init__.py": b"",
-    "shared/words.py": b"WORD = 'mine '",
+    "torchrelay/__init__.py": b"",
+    "torchrelay/words.py": b"WORD = 'mine '",
     "broker.py": b"WORD = 'too'",
 }
 

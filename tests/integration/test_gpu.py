@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import environment
 from tests.integration.archives import make_store
 from tests.integration.fleet import fleet
 from tests.support import eventually
-from worker import host
+from torchrelay.shared.settings import environment
+from torchrelay.worker import host
 
 GPUS = [device for device in host.devices(("auto",), environment()) if device.kind == "gpu"]
 

@@ -17,11 +17,11 @@ import httpx
 import psutil
 import pytest
 
-from cli import pid_file
-from shared.settings import environment
 from tests.integration.archives import make_store
 from tests.integration.fleet import own_address
 from tests.support import eventually
+from torchrelay.cli import pid_file
+from torchrelay.shared.settings import environment
 
 pytestmark = pytest.mark.integration
 
@@ -56,7 +56,7 @@ class TorchServe:
         self.outputs.append(self.folder / f"output-{len(self.outputs)}")
         with self.outputs[-1].open("wb") as output:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "cli.torchserve", *arguments],
+                [sys.executable, "-P", "-m", "torchrelay.cli.torchserve", *arguments],
                 cwd=self.folder,
                 env={**environment(), **own, **variables},
                 stdin=subprocess.DEVNULL,
@@ -212,7 +212,16 @@ def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
     reader, writer = os.pipe()
     subprocess.run(
-        [sys.executable, "-P", "-m", "cli.torchserve", "--start", "--model-store", "models", "--dt"],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "torchrelay.cli.torchserve",
+            "--start",
+            "--model-store",
+            "models",
+            "--dt",
+        ],
         cwd=torchserve.folder,
         env={**environment(), **own},
         stdout=writer,
@@ -236,7 +245,7 @@ def test_in_the_foreground_it_runs_until_it_is_told_to_stop(torchserve: TorchSer
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
     command = ["--foreground", "--model-store", "models", "--ts-config", str(torchserve.config)]
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "cli.torchserve", *command],
+        [sys.executable, "-P", "-m", "torchrelay.cli.torchserve", *command],
         cwd=torchserve.folder,
         env={**environment(), **own},
         stdout=subprocess.PIPE,

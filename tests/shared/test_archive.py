@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import archive
-from shared.errors import InvalidModel, RelayError, StoreFailed
+from torchrelay.shared import archive
+from torchrelay.shared.errors import InvalidModel, RelayError, StoreFailed
 
 MANIFEST = {"runtime": "python", "model": {"modelName": "m", "handler": "h.py", "modelVersion": "2.0"}}
 

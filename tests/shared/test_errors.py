@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared import errors
+from torchrelay.shared import errors
 
 
 def drawn() -> dict[str, tuple[int, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared import logs
+from torchrelay.shared import logs
 
 
 def record(event: str, **extra: object) -> logging.LogRecord:

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.model_config import SIZE_LIMIT_BYTES, ModelConfig, Torchrun, Unreadable, load, parse
+from torchrelay.shared.model_config import SIZE_LIMIT_BYTES, ModelConfig, Torchrun, Unreadable, load, parse
 
 EVERY_KEY = b"""
 minWorkers: 2

@@ -4,8 +4,8 @@ import json
 
 import javaproperties
 
-from shared import snapshot
-from shared.settings import StartupModel
+from torchrelay.shared import snapshot
+from torchrelay.shared.settings import StartupModel
 
 MODEL = StartupModel(
     name="m\u00e9", version="1.0", archive_name="m.mar", is_default=True, min_workers=1, max_workers=2,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli import compose
-from shared import ts_config, ts_keys
-from shared.settings import LoadAtStart, SettingsError, StartupModel
-from shared.ts_config import Said, TsConfig
+from torchrelay.cli import compose
+from torchrelay.shared import ts_config, ts_keys
+from torchrelay.shared.settings import LoadAtStart, SettingsError, StartupModel
+from torchrelay.shared.ts_config import Said, TsConfig
 
 
 def read(text: str, **environ: str) -> TsConfig:

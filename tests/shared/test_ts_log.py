@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared import ts_log
+from torchrelay.shared import ts_log
 
 WORKER: dict[str, Any] = {"worker": 9000, "model": "m", "version": "1.0"}  # Any: facts are of all types
 
 
 def lines(event: str, level: int = logging.INFO, **facts: object) -> list[str]:
-    record = logging.LogRecord("broker.server", level, "f", 1, event, (), None)
+    record = logging.LogRecord("torchrelay.broker.server", level, "f", 1, event, (), None)
     vars(record).update(facts)
     return ts_log.TorchServeFormatter("broker").format(record).splitlines()
 

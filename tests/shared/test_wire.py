@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import messages as m
-from shared import wire
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
 
 GOLDEN = Path(__file__).parent / "golden_wire.txt"
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from shared import zip_directory
+from torchrelay.shared import zip_directory
 
 
 def zip_of(entries: int, comment: bytes = b"") -> bytes:

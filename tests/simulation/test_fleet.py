@@ -7,10 +7,10 @@ SETTLED_WITHIN_S and new requests are answered.
 
 import pytest
 
-from gateway.session import Answer
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings
 from tests.simulation.world import Faults, Gateway, Node, World
+from torchrelay.gateway.session import Answer
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import BrokerSettings
 
 #: Half the response_timeout again above what can follow one another: a node found silent, a worker found
 #: stuck at its lease's deadline, and the waiting for a restart.

@@ -13,20 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, repeat
 
-from broker.core import BrokerCore
-from broker.effects import Effect, Prepare, Send, Store
-from broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
-from broker.records import Prepared
-from gateway.session import Answer, Outcome, Pending
-from gateway.session import Session as GatewaySession
-from shared import errors, wire
-from shared import messages as m
-from shared.model_config import ModelConfig
-from shared.settings import BrokerSettings, GatewaySettings
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
-from worker.session import Batch, Job, Leases
-from worker.session import Session as PeerSession
+from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.effects import Effect, Prepare, Send, Store
+from torchrelay.broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
+from torchrelay.broker.records import Prepared
+from torchrelay.gateway.session import Answer, Outcome, Pending
+from torchrelay.gateway.session import Session as GatewaySession
+from torchrelay.shared import errors, wire
+from torchrelay.shared import messages as m
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings
+from torchrelay.worker.session import Batch, Job, Leases
+from torchrelay.worker.session import Session as PeerSession
 
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.

@@ -5,12 +5,12 @@ from types import ModuleType
 
 import pytest
 
-import worker
-from shared import messages as m
+import torchrelay.worker
 from tests.worker.nodes import Fleet
+from torchrelay.shared import messages as m
 
 # Before any test module imports ours that speak `ts`; the launcher does the same before it imports them.
-sys.path.insert(0, str(Path(worker.__file__).parent / "compat"))
+sys.path.insert(0, str(Path(torchrelay.worker.__file__).parent / "compat"))
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 
-from shared import wire
-from worker.engines import Engine
-from worker.loader import Model
-from worker.parts import Part
-from worker.rows import Row
-from worker.runner import Runner
-from worker.session import Batch, Job, Leases
+from torchrelay.shared import wire
+from torchrelay.worker.engines import Engine
+from torchrelay.worker.loader import Model
+from torchrelay.worker.parts import Part
+from torchrelay.worker.rows import Row
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job, Leases
 
 Handler = Callable[[list[Row], Context], object]
 

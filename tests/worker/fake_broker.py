@@ -6,10 +6,10 @@ from typing import NamedTuple, TypeVar
 
 import zmq
 
-from shared import clock, wire
-from shared import messages as m
-from shared.archive import sha256_of
 from tests.support import eventually
+from torchrelay.shared import clock, wire
+from torchrelay.shared import messages as m
+from torchrelay.shared.archive import sha256_of
 
 BEAT_INTERVAL_S = 0.1
 PEER_TIMEOUT_S = 1.0

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from shared import archive
-from shared import messages as m
+from torchrelay.shared import archive
+from torchrelay.shared import messages as m
 
 ECHO = """
 def handle(data, context):

@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import psutil
 
-from shared import messages as m
-from shared import wire
-from shared.settings import NodeSettings, environment
 from tests.support import eventually
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
+from torchrelay.shared.settings import NodeSettings, environment
 
 RUN = """
 import sys, msgspec
-from shared import logs
-from shared.settings import NodeSettings, environment
-from worker import node
+from torchrelay.shared import logs
+from torchrelay.shared.settings import NodeSettings, environment
+from torchrelay.worker import node
 logs.configure("node", level="INFO")
 sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
 """

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import archive
-from shared import messages as m
-from shared.errors import StoreFailed
 from tests.support import eventually_async
 from tests.worker.models import ECHO, write_archive
-from worker import cache
-from worker.cache import CHUNK_BYTES, CREDIT_CHUNKS, ArchiveCache, Download
+from torchrelay.shared import archive
+from torchrelay.shared import messages as m
+from torchrelay.shared.errors import StoreFailed
+from torchrelay.worker import cache
+from torchrelay.worker.cache import CHUNK_BYTES, CREDIT_CHUNKS, ArchiveCache, Download
 
 
 def content_of(chunks: int) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from ts import llm_launcher
 from ts.arg_parser import ArgParser
 
-from shared import archive, model_config
+from torchrelay.shared import archive, model_config
 
 HEAVY = ("torch", "numpy", "cli", "httpx", "requests", "zmq", "falcon")
 

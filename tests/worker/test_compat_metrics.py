@@ -16,8 +16,8 @@ from ts.metrics.metrics_cache import MetricsCache
 from ts.metrics.metrics_store import MetricsStore
 from ts.metrics.unit import Units
 
-from shared import clock
-from shared.messages import MetricPoint
+from torchrelay.shared import clock
+from torchrelay.shared.messages import MetricPoint
 
 MODEL = (("ModelName", "m"), ("Level", "Model"))
 

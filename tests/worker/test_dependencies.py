@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.settings import environment
 from tests.support import eventually_async
 from tests.worker.models import write_model
 from tests.worker.wheels import write_wheel
-from worker.dependencies import Environment, Installer, InstallFailed, Requirements, requirements
-from worker.output import Stream
+from torchrelay.shared.settings import environment
+from torchrelay.worker.dependencies import Environment, Installer, InstallFailed, Requirements, requirements
+from torchrelay.worker.output import Stream
 
 pytestmark = pytest.mark.integration
 

@@ -7,14 +7,14 @@ import pytest
 from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
 
-from shared import messages as m
 from tests.support import eventually_async
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
-from worker.concurrency import AsyncEngine
-from worker.engines import BatchEngine, Echo, GenerationEngine
-from worker.measuring import GATHER_S
-from worker.rows import Row
-from worker.session import Batch, Job
+from torchrelay.shared import messages as m
+from torchrelay.worker.concurrency import AsyncEngine
+from torchrelay.worker.engines import BatchEngine, Echo, GenerationEngine
+from torchrelay.worker.measuring import GATHER_S
+from torchrelay.worker.rows import Row
+from torchrelay.worker.session import Batch, Job
 
 Calls = list[tuple[list[str], list[str]]]
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from shared import messages as m
-from worker.figures import Gpu, HostFigures, read_gpus
+from torchrelay.shared import messages as m
+from torchrelay.worker.figures import Gpu, HostFigures, read_gpus
 
 GPUS = [Gpu("GPU-aa", 3 << 20, 12 << 20, 50, 7), Gpu("GPU-bb", 6 << 20, 12 << 20, None)]
 

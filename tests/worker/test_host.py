@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import SettingsError
-from worker import host
+from torchrelay.shared.settings import SettingsError
+from torchrelay.worker import host
 
 UUIDS = ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
 

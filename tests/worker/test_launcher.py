@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from shared.settings import environment
-from worker.children import Launcher
+from torchrelay.shared.settings import environment
+from torchrelay.worker.children import Launcher
 
 pytestmark = pytest.mark.integration
 
@@ -15,7 +15,7 @@ def test_a_launcher_whose_node_died_before_it_began_ends_without_waiting_for_tor
     with ours, theirs:
         dead = subprocess.Popen([sys.executable, "-c", ""])
         dead.wait(10)
-        command = [sys.executable, "-P", "-X", "importtime", "-m", "worker.launcher"]
+        command = [sys.executable, "-P", "-X", "importtime", "-m", "torchrelay.worker.launcher"]
         done = subprocess.run(
             [*command, str(theirs.fileno()), str(dead.pid)],
             pass_fds=[theirs.fileno()],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.worker.models import ECHO, start_worker, write_model
-from worker import loader
+from torchrelay.worker import loader
 
 pytestmark = pytest.mark.usefixtures("imports")
 
@@ -169,11 +169,11 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     model_dir = write_model(
         tmp_path / "model",
         {
-            "worker.py": "import broker, cli, json, shared.deep\nfrom shared.deep import WORD\n"
+            "worker.py": "import broker, cli, json, torchrelay.deep\nfrom torchrelay.deep import WORD\n"
             "def handle(data, context):\n"
             "    return data and [[WORD, broker.__file__, cli.__file__, row['body']] for row in data]\n",
-            "shared/__init__.py": "",
-            "shared/deep.py": "WORD = 'theirs'\n",
+            "torchrelay/__init__.py": "",
+            "torchrelay/deep.py": "WORD = 'theirs'\n",
             "broker.py": "",
             "cli.py": "",
         },
@@ -182,10 +182,10 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     import json, msgspec, sys
     from pathlib import Path
     sys.path.insert(0, {str(Path(loader.__file__).parent / "compat")!r})
-    from shared import messages as m, wire
-    from worker import loader
-    from worker.runner import Runner
-    from worker.session import Batch, Job
+    from torchrelay.shared import messages as m, wire
+    from torchrelay.worker import loader
+    from torchrelay.worker.runner import Runner
+    from torchrelay.worker.session import Batch, Job
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
     ours = loader.make_room(model_dir)

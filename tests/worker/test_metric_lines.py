@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import clock
-from shared.messages import MetricPoint
-from worker.metric_lines import is_metric, parse
+from torchrelay.shared import clock
+from torchrelay.shared.messages import MetricPoint
+from torchrelay.worker.metric_lines import is_metric, parse
 
 NOW_MS = 1_800_000_000_000
 LINE = "[METRICS]HandlerTime.Milliseconds:1.5|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1700000000,a,b"

@@ -11,14 +11,14 @@ import msgspec
 import psutil
 import pytest
 
-from shared import messages as m
-from shared.settings import NodeSettings
 from tests.support import eventually, eventually_async
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, answers, is_alive, load, order, submit
-from worker.link import Link
-from worker.node import Node
+from torchrelay.shared import messages as m
+from torchrelay.shared.settings import NodeSettings
+from torchrelay.worker.link import Link
+from torchrelay.worker.node import Node
 
 pytestmark = pytest.mark.integration
 
@@ -370,5 +370,5 @@ def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> N
 
 
 def test_torch_is_not_imported_by_the_node_itself() -> None:
-    script = "import sys; from worker import node; sys.exit('torch' in sys.modules)"
+    script = "import sys; from torchrelay.worker import node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

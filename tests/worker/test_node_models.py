@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared import messages as m
-from shared import wire
 from tests.support import eventually
 from tests.worker.models import ECHO
 from tests.worker.nodes import Fleet, Loaded, answers, load, order, submit
 from tests.worker.wheels import write_wheel
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
 
 pytestmark = pytest.mark.integration
 

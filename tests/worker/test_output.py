@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.support import eventually_async
-from worker.orders import LastWords
-from worker.output import LINE_LIMIT_BYTES, LINES_KEPT, Output, StatusPipe, Stream
+from torchrelay.worker.orders import LastWords
+from torchrelay.worker.output import LINE_LIMIT_BYTES, LINES_KEPT, Output, StatusPipe, Stream
 
 
 class Heard:

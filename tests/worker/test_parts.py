@@ -6,10 +6,10 @@ from ts.context import Context
 from ts.handler_utils.utils import create_predict_response, import_class, send_intermediate_predict_response
 from ts.protocol import otf_message_handler
 
-from shared import wire
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
-from worker.engines import BatchEngine
-from worker.rows import Row
+from torchrelay.shared import wire
+from torchrelay.worker.engines import BatchEngine
+from torchrelay.worker.rows import Row
 
 SEND = send_intermediate_predict_response
 

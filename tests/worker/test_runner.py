@@ -9,11 +9,11 @@ from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 from ts.utils.util import PredictionException
 
-from shared import wire
-from worker.loader import Model
-from worker.rows import Row
-from worker.runner import Runner
-from worker.session import Batch, Job
+from torchrelay.shared import wire
+from torchrelay.worker.loader import Model
+from torchrelay.worker.rows import Row
+from torchrelay.worker.runner import Runner
+from torchrelay.worker.session import Batch, Job
 
 Handler = Callable[[list[Row], Context], object]
 Input = tuple[str, str, bytes]
@@ -255,7 +255,7 @@ def test_what_a_handler_raises_fails_its_whole_batch(
 def test_a_message_that_is_no_text_is_escaped(
     raised: Exception, error: tuple[str, str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("CRITICAL", "worker.faults")  # pytest can't hand the log's copy of it on
+    caplog.set_level("CRITICAL", "torchrelay.worker.faults")  # pytest can't hand the log's copy of it on
     response = failure(raised=raised)
     assert wire.unpack_response(wire.pack_response(response)[0], [])[0].error == error
 

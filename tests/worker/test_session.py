@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import messages as m
-from worker.session import HELLO_INTERVAL_S, UNSENT_INTERVAL_S, Batch, Leases, Session, State
+from torchrelay.shared import messages as m
+from torchrelay.worker.session import HELLO_INTERVAL_S, UNSENT_INTERVAL_S, Batch, Leases, Session, State
 
 WELCOME = m.Welcome(beat_interval_ms=500, peer_timeout_ms=3000, is_new=True)
 ASSIGN = m.Assign(1, False, ())

@@ -3,14 +3,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.locks import SharedLock, try_lock
-from worker.shelf import Shelf
+from torchrelay.worker.locks import SharedLock, try_lock
+from torchrelay.worker.shelf import Shelf
 
 #: Uses a model until it is told to go on; prints a line once it does.
 USER = """
 import sys
 from pathlib import Path
-from worker.locks import SharedLock
+from torchrelay.worker.locks import SharedLock
 lock = SharedLock(Path(sys.argv[1]))
 print("holds", flush=True)
 sys.stdin.read()

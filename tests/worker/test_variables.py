@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import SettingsError
 from tests.worker.models import start_worker
-from worker.orders import SequenceHeaders
-from worker.variables import for_worker, inherited
+from torchrelay.shared.settings import SettingsError
+from torchrelay.worker.orders import SequenceHeaders
+from torchrelay.worker.variables import for_worker, inherited
 
 HAD = {"HOME": "/root", "AWS_SECRET": "s", "MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
 

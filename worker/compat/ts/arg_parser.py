@@ -10,7 +10,9 @@ class ArgParser:
     @staticmethod
     def ts_parser() -> argparse.ArgumentParser:
         """Make the parser."""
-        from cli.torchserve import parser  # an archive's `cli` is nobody's concern before this is asked for
+        from torchrelay.cli.torchserve import (
+            parser,  # an archive's `cli` is nobody's concern before this is asked for
+        )
 
         return parser()
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any  # what handlers take and return
 
 # `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
-from shared import archive
+from torchrelay.shared import archive
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 from ts.service import Service

@@ -1,0 +1,1 @@
+"""torchrelay: each package here is the folder of its name at the top of the repository."""
