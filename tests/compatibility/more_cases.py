@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.compatibility.replaying import BIN, GOLDEN
+from tests.compatibility.replaying import GOLDEN
 
 sys.path[:0] = [str(GOLDEN), str(GOLDEN / "tools")]
 
@@ -53,7 +53,8 @@ def build(store: Path) -> None:
 
 
 def _build_one(store: Path, scratch: Path, name: str, handler: str, config: dict[str, object]) -> None:
-    command: list[str | Path] = [BIN / "torch-model-archiver", "--model-name", name, "--version", "1.0",
+    archiver = Path(sys.executable).with_name("torch-model-archiver")
+    command: list[str | Path] = [archiver, "--model-name", name, "--version", "1.0",
                "--handler", HERE / "handlers" / handler, "--export-path", scratch]  # fmt: skip
     if config:
         file = scratch / f"{name}.yaml"

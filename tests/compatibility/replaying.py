@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.installation import command
+
 GOLDEN = Path(__file__).parents[1] / "golden"
-BIN = Path(sys.executable).parent
-#: `torchserve` as its users start it; ours, beside the interpreter that runs the tests.
-START = f"{BIN / 'torchserve'} --start --foreground --model-store {{store}} --ts-config {{config}} {{flags}}"
+#: Options of `torchserve`; the replayer fills them in.
+START_OPTIONS = "--start --foreground --model-store {store} --ts-config {config} {flags}"
 #: What our answers may have beyond TorchServe's: a 5xx says why.
 EXTRA_FIELDS = "details"
 
@@ -31,9 +32,10 @@ def listeners(address: str) -> list[str]:
 
 def replay(transcript: Path, store: Path, address: str, scratch: Path) -> dict[str, str]:
     """Replay one transcript against a fresh server of ours; return what differs, by case."""
+    start = f"{command('torchserve')} {START_OPTIONS}"
     done = subprocess.run(
         [sys.executable, GOLDEN / "replay.py", "--quiet", "--extra", EXTRA_FIELDS, "--keep",
-         "--scratch", scratch, "--store", store, "--start-cmd", START, *listeners(address), transcript],
+         "--scratch", scratch, "--store", store, "--start-cmd", start, *listeners(address), transcript],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = dict(_DIFFERENCE.findall(done.stdout))

@@ -10,6 +10,12 @@ HANDLERS = {
 def handle(data, context):
     return None if data is None else [bytes(row.get("body") or b"") for row in data]
 """,
+    "imports_project": """
+import broker, cli, gateway, shared, worker
+
+def handle(data, context):
+    return data and [broker.WORD + shared.WORD for _ in data]
+""",
     "teller": """
 import os, time
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.installation import command
 from tests.support import eventually
 
 _numbers = itertools.count(1)
@@ -50,7 +50,7 @@ class Fleet:
         log = self.folder / f"{arguments[0]}-{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [str(Path(sys.executable).with_name("torchrelay")), *arguments],
+                [command("torchrelay"), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

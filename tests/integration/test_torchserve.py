@@ -8,7 +8,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.installation import command
 from tests.integration.archives import make_store
 from tests.integration.fleet import own_address
 from tests.support import eventually
@@ -24,6 +24,9 @@ from torchrelay.cli import pid_file
 from torchrelay.shared.settings import environment
 
 pytestmark = pytest.mark.integration
+
+#: Top folders of the repository; projects have packages of these names, too.
+FOLDERS = ("broker", "cli", "gateway", "shared", "worker")
 
 
 class TorchServe:
@@ -43,6 +46,7 @@ class TorchServe:
         self.configure()
         #: What each command has said, and the server that it may have left in the background.
         self.outputs: list[Path] = []
+        self.command = [command("torchserve")]
         self._started: list[psutil.Process] = []
 
     def configure(self, *lines: str) -> None:
@@ -56,7 +60,7 @@ class TorchServe:
         self.outputs.append(self.folder / f"output-{len(self.outputs)}")
         with self.outputs[-1].open("wb") as output:
             done = subprocess.run(
-                [sys.executable, "-P", "-m", "torchrelay.cli.torchserve", *arguments],
+                [*self.command, *arguments],
                 cwd=self.folder,
                 env={**environment(), **own, **variables},
                 stdin=subprocess.DEVNULL,
@@ -141,6 +145,21 @@ def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) ->
     assert torchserve.run("--stop").stdout == "TorchServe is not currently running.\n"
 
 
+@pytest.mark.parametrize("start", [["torchserve"], ["python", "-m", "ts.model_server"]], ids="_".join)
+def test_a_project_may_have_packages_called_like_folders_of_ours(
+    torchserve: TorchServe, start: list[str]
+) -> None:
+    """On PYTHONPATH, and in the folder that it is started in, which `python -m` searches first."""
+    for name in FOLDERS:
+        (torchserve.folder / name).mkdir()
+        (torchserve.folder / name / "__init__.py").write_text(f"WORD = {name!r}\n")
+    make_store(torchserve.folder / "models", "imports_project")
+    torchserve.command = [command(start[0]), *start[1:]]
+    torchserve.start("--models", "all", "--disable-token-auth", PYTHONPATH=str(torchserve.folder))
+    predict = f"{torchserve.urls['inference']}/predictions/imports_project"
+    eventually(lambda: httpx.post(predict, content=b"hi").text == "brokershared", within_s=60)
+
+
 def test_its_defaults_are_torchserves(torchserve: TorchServe) -> None:
     torchserve.start("--ncs")
     management = torchserve.urls["management"]
@@ -212,16 +231,7 @@ def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
     reader, writer = os.pipe()
     subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "torchrelay.cli.torchserve",
-            "--start",
-            "--model-store",
-            "models",
-            "--dt",
-        ],
+        [command("torchserve"), "--start", "--model-store", "models", "--dt"],
         cwd=torchserve.folder,
         env={**environment(), **own},
         stdout=writer,
@@ -243,9 +253,9 @@ def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
 
 def test_in_the_foreground_it_runs_until_it_is_told_to_stop(torchserve: TorchServe) -> None:
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
-    command = ["--foreground", "--model-store", "models", "--ts-config", str(torchserve.config)]
+    arguments = ["--foreground", "--model-store", "models", "--ts-config", str(torchserve.config)]
     with subprocess.Popen(
-        [sys.executable, "-P", "-m", "torchrelay.cli.torchserve", *command],
+        [command("torchserve"), *arguments],
         cwd=torchserve.folder,
         env={**environment(), **own},
         stdout=subprocess.PIPE,
