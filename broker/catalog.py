@@ -53,6 +53,10 @@ class Catalog:
             raise errors.ModelVersionNotFound(f"Model version: {version} does not exist for model: {model}")
         return record
 
+    def knows(self, model: str, version: str | None) -> bool:
+        """Tell whether `resolve` would find a version."""
+        return (model, self._defaults.get(model) if version is None else version) in self._versions
+
     def versions_of(self, model: str) -> list[VersionRecord]:
         """Return all versions of a model in the order that TorchServe lists them in.
 

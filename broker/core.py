@@ -32,6 +32,7 @@ from torchrelay.broker.management import Management
 from torchrelay.broker.metrics import Metrics
 from torchrelay.broker.queues import Lease
 from torchrelay.broker.records import Snapshot, VersionRecord
+from torchrelay.broker.startup import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.states import WorkerState
 from torchrelay.broker.stats import Stats
 from torchrelay.shared import clock
@@ -82,6 +83,9 @@ class BrokerCore:
         self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
         self.management = Management(
             self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
+        )
+        self.early = EarlyRequests(
+            self._desk, self._send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
         )
         self.started_at = now
         #: Turns a time of the core into milliseconds since 1970.
@@ -263,10 +267,22 @@ class BrokerCore:
         parts = split_frames([item.frames for item in message.items], event.frames)
         for item, frames in zip(message.items, parts, strict=True):
             if item.job not in gateway.jobs:
-                self.jobs.admit(gateway, item, frames, now)
+                self._admit(gateway, item, frames, now)
+
+    def _admit(self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float) -> None:
+        error = self.jobs.admit(gateway, item, frames, now)
+        if error is None:
+            return
+        if self._must_wait(item):
+            early = EarlyRequest(gateway, item, frames, now + WAIT_LIMIT_S)
+            self.early.keep(early, self.management.loading)
+        else:
+            self._desk.refuse_stranger(gateway, item.job, error)
 
     def _on_cancel(self, gateway: Gateway, event: Received, now: float) -> None:
         assert isinstance(event.message, m.Cancel)
+        for number in event.message.jobs:
+            self.early.forget(gateway.peer, number)
         jobs = (gateway.jobs.get(number) for number in event.message.jobs)
         self.jobs.cancel([job for job in jobs if job is not None])
 
@@ -277,8 +293,13 @@ class BrokerCore:
             count = beat.responses[status_class]
             self.stats.responses[status_class] += count
             self.metrics.count_responses(status_class, count, self.wall_ms(now))
-        jobs = tuple(number for number in beat.jobs if number not in gateway.jobs)
-        asks = tuple(ask for ask in beat.asks if not self.management.is_pending(gateway.peer, ask))
+        is_early = self.early.holds
+        jobs = tuple(n for n in beat.jobs if n not in gateway.jobs and not is_early(gateway.peer, n))
+        asks = tuple(
+            n
+            for n in beat.asks
+            if not self.management.is_pending(gateway.peer, n) and not is_early(gateway.peer, n)
+        )
         if jobs or asks:
             self._desk.flush(gateway)  # what it misses may be among the answers of this very turn
             self._send(gateway.peer, m.Forgotten(jobs, asks))
@@ -289,16 +310,47 @@ class BrokerCore:
     def _drop_gateway(self, gateway: Gateway, reason: str) -> None:
         self.jobs.cancel(list(gateway.jobs.values()))
         self.management.forget_peer(gateway.peer)
+        self.early.forget_gateway(gateway.peer)
         del self.gateways[gateway.peer]
         self._report(logging.INFO, "gateway.left", gateway=gateway.name, reason=reason)
 
     def _on_ask(self, gateway: Gateway, event: Received, now: float) -> None:
         ask = event.message
+        assert isinstance(ask, m.Ask)
+        if self._must_wait(ask):
+            self.early.keep(EarlyRequest(gateway, ask, (), now + WAIT_LIMIT_S), self.management.loading)
+        else:
+            self._answer(gateway, ask, now)
+
+    def _answer(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
         if isinstance(ask, m.Question):
             self._send(gateway.peer, facts.answer(self, ask, now))
         else:
-            assert isinstance(ask, m.Change)
             self.management.ask(gateway.peer, ask, now)
+
+    # While models of the start are being registered
+
+    def _must_wait(self, request: m.SubmitItem | m.Ask) -> bool:
+        """Tell whether only the end of the start shows what the answer is: no name is unknown before."""
+        if not self.management.loading:
+            return False
+        match request:
+            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.RenewKey():
+                return False
+            case m.ListModels() | m.DescribeModel(every=True):
+                return self.management.is_starting
+            case m.SubmitItem() | m.DescribeModel():
+                return not self.catalog.knows(request.model, request.version)
+            case _:  # a change, which the start must neither undo nor contradict
+                return True
+
+    def _take_early(self, now: float) -> None:
+        """Take up what waited for the models that are registered by now, or for the end of the start."""
+        for early in self.early.take(self._must_wait):
+            if isinstance(early.request, m.SubmitItem):
+                self._admit(early.gateway, early.request, early.frames, now)
+            else:
+                self._answer(early.gateway, early.request, now)
 
     # From workers
 
@@ -495,6 +547,7 @@ class BrokerCore:
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
         self.jobs.expire(now)
+        self.early.expire(self.management.loading, now)
         self._remember_nodes(now)
         self._reconcile(now)
 
@@ -570,6 +623,7 @@ class BrokerCore:
 
     def _reconcile(self, now: float) -> None:
         """Close the gap between targets and workers, then tell callers who waited for that."""
+        self._take_early(now)
         self.management.is_dirty = False
         wanted = {(record.model, record.version): record for record in self.catalog}
         orders = self.fleet.reconcile(wanted, now)

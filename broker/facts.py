@@ -37,7 +37,7 @@ def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
                 return m.MetricsRead(number, (*core.metrics.families(core.stats, core.wall_ms(now)), *own))
             case m.ReadHealth(number):
                 reasons = health_reasons(core, now)
-                return m.HealthRead(number, not reasons, reasons)
+                return m.HealthRead(number, not reasons, reasons, core.management.is_starting)
     except errors.RelayError as error:
         return m.AskRefused(ask.ask, error.name, error.message, error.details)
 
@@ -155,11 +155,13 @@ def gpu_uses(node: Node, gpus: tuple[m.GpuUse, ...]) -> dict[str, m.GpuUse]:
 
 
 def health_reasons(core: BrokerCore, now: float) -> tuple[str, ...]:
-    """Name the default versions that lack workers and won't get them by themselves.
+    """Name the default versions that lack workers and won't get them by themselves, and a start that goes on.
 
     As TorchServe's /ping: workers that are starting, or have crashed for less than the model's recovery
     window, count as healthy.
     """
+    if core.management.is_starting:
+        return ("models named at start are being registered",)
     return tuple(
         f"{record.model} {record.version}: {core.fleet.explain(record, now)}"
         for record in core.catalog

@@ -86,13 +86,14 @@ class Jobs:
 
     # Admission
 
-    def admit(self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float) -> None:
-        """Take a job in, or refuse it at once."""
+    def admit(
+        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float
+    ) -> errors.RelayError | None:
+        """Take a job in, or refuse it at once; of an unknown model, return the error instead."""
         try:
             record = self._catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
-            self._desk.refuse_stranger(gateway, item.job, error)
-            return
+            return error
         key = (record.model, record.version)
         job = Job(
             gateway.peer, item.job, key, item.version is not None, item.is_describe, item.meta, frames,
@@ -111,7 +112,7 @@ class Jobs:
         queue = self._queue_for(record)
         if why_not := self._why_not_admit(record, queue, job, now):
             self._desk.refuse(job, no_worker(job, why_not))
-            return
+            return None
         if record.config.client_timeout_ms:
             job.given_up_at = now + record.config.client_timeout_ms / 1000
             self._deadlines.add(job.given_up_at, job)
@@ -121,6 +122,7 @@ class Jobs:
         queue.push(job)
         self.queued_bytes += job.size
         self._dirty.add(key)
+        return None
 
     def _queue_for(self, record: VersionRecord) -> VersionQueue:
         """Return a version's queue, making it at first use."""

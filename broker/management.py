@@ -128,6 +128,14 @@ class Management:
         #: How long workers that a scaling retires may finish; forgotten once they are retired.
         self._patience_s: dict[Key, float] = {}
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether models of the start are missing: not registered, by this start or an earlier one."""
+        if not self.loading:
+            return False
+        registered = {record.url for record in self._catalog}
+        return any(url not in registered for url in self.loading)
+
     # Entry points
 
     def ask(self, peer: bytes, ask: m.Change, now: float) -> None:

@@ -40,6 +40,7 @@ from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.metrics_log import MetricsLog
 from torchrelay.broker.records import Snapshot
 from torchrelay.broker.registry import Registry, SqlRegistry
+from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.shared import clock, ids, wire
 from torchrelay.shared.errors import InternalError, RelayError
@@ -201,7 +202,7 @@ class Server:
 
     def _loads_at_start(self) -> list[LoadAtStart | StartupModel]:
         if self._settings.snapshot is not None:
-            return list(self._settings.snapshot)
+            return [*default_versions_first(self._settings.snapshot)]
         loads: list[LoadAtStart | StartupModel] = []
         for load in self._settings.load_models:
             if load.url.lower() == "all":

@@ -155,6 +155,11 @@ class Invocations(_Model):
         if asked:
             return asked
         read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
+        if set(read.loading) - {version.url for version in read.versions}:
+            raise errors.ServiceUnavailable(
+                "The models named at start are being registered.",
+                "which one is meant shows when they are; name it, or try again later",
+            )
         started = {version.model for version in read.versions if version.loaded_at_startup}
         if len(started) == 1:
             return started.pop()

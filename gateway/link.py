@@ -160,6 +160,16 @@ class Link:
             return "the broker has not told the keys yet"
         return self._session.unreachable().details
 
+    async def why_not_ready(self) -> str:
+        """Say why requests can't be served yet; "" where they can."""
+        if not self.is_up:
+            return self.unreachable_reason
+        try:
+            health = await self.ask(m.ReadHealth(0), m.HealthRead)
+        except errors.FleetFault as error:
+            return error.details
+        return "models named at start are being registered" if health.is_starting else ""
+
     def authorise(self, api: auth.Api, header: str | None) -> None:
         """Let a request pass whose `Authorization` opens an API.
 

@@ -233,12 +233,12 @@ class Probes(Managing):
         presenting.answer(resp, {"status": "live"})
 
     async def on_get_ready(self, req: GatewayRequest, resp: Response) -> None:
-        """Tell whether requests can be taken on to the broker."""
+        """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         req.scope["is_uncounted"] = True
-        if self._link.is_up:
-            presenting.answer(resp, {"status": "ready"})
+        if reason := await self._link.why_not_ready():
+            presenting.answer(resp, {"status": "not ready", "reason": reason}, 503)
         else:
-            presenting.answer(resp, {"status": "not ready", "reason": self._link.unreachable_reason}, 503)
+            presenting.answer(resp, {"status": "ready"})
 
 
 def _registration(said: Parameters) -> m.RegisterModel:

@@ -38,8 +38,9 @@ class Health:
         presenting.answer(resp, {"live": True})
 
     async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:
-        """Tell whether requests can be taken on to the broker."""
-        presenting.answer(resp, {"ready": self._link.is_up}, 200 if self._link.is_up else 503)
+        """Tell whether requests can be taken on to the broker, and whether that knows its models."""
+        is_ready = not await self._link.why_not_ready()
+        presenting.answer(resp, {"ready": is_ready}, 200 if is_ready else 503)
 
     on_options_live = on_request_live
     on_options_ready = on_request_ready

@@ -442,11 +442,15 @@ class MetricsRead(Message, frozen=True):
 
 
 class HealthRead(Message, frozen=True):
-    """`reasons` has one line per model that lacks workers for good."""
+    """`reasons` has one line per model that lacks workers for good.
+
+    `is_starting`: models named at start are still being registered.
+    """
 
     ask: int
     healthy: bool
     reasons: tuple[str, ...]
+    is_starting: bool = False
 
 
 # Broker -> node

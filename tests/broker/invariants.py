@@ -14,6 +14,8 @@ def check(core: BrokerCore) -> None:
         if isinstance(queue, SequenceQueue):
             _check_sequences(core, queue)
     _check_workers(core)
+    if not core.management.loading:
+        assert not len(core.early), "a request waits for a start that is over"
 
 
 def _check_jobs(core: BrokerCore) -> None:

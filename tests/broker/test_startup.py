@@ -9,6 +9,7 @@ from tests.broker.test_rare_orders import SlowRig
 from torchrelay.broker.effects import Prepare
 from torchrelay.broker.events import ArchivePrepared, Event, Stored
 from torchrelay.broker.records import Prepared
+from torchrelay.broker.startup import default_versions_first
 from torchrelay.shared import errors
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import LoadAtStart, StartupModel
@@ -209,3 +210,207 @@ def test_a_restored_default_that_cannot_be_stored_is_reported() -> None:
     assert (report.event, report.facts["model"]) == ("model.default_not_set", "m")
     assert "disk full" in str(report.facts["reason"])
     assert rig.core.management.loading == []
+
+
+def starting_rig(*loads: LoadAtStart | StartupModel) -> SlowRig:
+    """A broker that has just begun to register what was named at its start, with a gateway."""
+    rig = SlowRig()
+    rig.held = []
+    rig.archive("m.mar")
+    rig.archive("n.mar", "n")
+    rig.at_start = list(loads or (LoadAtStart("m.mar"), LoadAtStart("n.mar")))
+    rig.restart()
+    rig.join_gateway()
+    return rig
+
+
+def next_step(rig: SlowRig) -> None:
+    """Let the work that was first begun end; what it causes is held again."""
+    assert rig.held
+    first, *rig.held = rig.held
+    rig.feed(first)
+
+
+#: What can't be answered before the start is over, and what it is answered with then.
+EARLY_ASKS: list[tuple[m.Ask, type[m.Message]]] = [
+    (m.DescribeModel(9, "m", None), m.ModelDescribed),
+    (m.DescribeModel(9, "m", None, every=True), m.ModelDescribed),
+    (m.ListModels(9, 100, 0), m.ModelsListed),
+    (m.ScaleWorkers(9, "m", None, 2, 2, synchronous=False), m.WorkersScaled),
+    (m.SetDefault(9, "m", "1.0"), m.DefaultSet),
+    (m.UnregisterModel(9, "m", None), m.ModelUnregistered),
+    (m.RegisterModel(9, "m.mar"), m.AskRefused),  # a conflict, as in TorchServe
+]
+
+
+@pytest.mark.parametrize(("ask", "reply"), EARLY_ASKS, ids=lambda value: type(value).__name__)
+def test_nothing_is_not_found_while_models_of_the_start_are_being_registered(
+    ask: m.Ask, reply: type[m.Message]
+) -> None:
+    rig = starting_rig()
+    if not isinstance(ask, m.UnregisterModel):  # answered when its workers are gone
+        rig.join_node()
+    rig.say(GATEWAY, ask)
+    rig.submit(1)
+    rig.pass_time(2.0)
+    assert not rig.inbox[GATEWAY] or {type(message) for message, _ in rig.inbox[GATEWAY]} == {m.Beat}
+    rig.release()
+    (answered,) = rig.take(GATEWAY, reply)
+    if isinstance(answered, m.ModelsListed):
+        assert [entry.model for entry in answered.models] == ["m", "n"]
+    if isinstance(answered, m.AskRefused):
+        assert answered.error == "Conflict"
+    if not isinstance(ask, m.UnregisterModel):
+        (worker, *_) = [rig.worker_ready(o) for o in rig.take(NODE, m.StartWorker) if o.model == "m"]
+        rig.complete(worker, rig.only(worker, m.Assign))
+        assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
+
+
+def test_the_fleet_and_its_health_are_told_while_models_of_the_start_are_being_registered() -> None:
+    rig = starting_rig()
+
+    def health() -> m.HealthRead:
+        rig.say(GATEWAY, m.ReadHealth(5))
+        return rig.only(GATEWAY, m.HealthRead)
+
+    rig.say(GATEWAY, m.ReadFleet(3))
+    assert rig.only(GATEWAY, m.FleetRead).loading == ("m.mar", "n.mar")
+    rig.say(GATEWAY, m.ReadMetrics(4))
+    rig.only(GATEWAY, m.MetricsRead)
+    assert health().is_starting
+    assert not health().healthy
+    rig.release()
+    assert health() == m.HealthRead(5, True, ())
+
+
+def test_a_request_goes_on_as_soon_as_its_own_model_is_registered() -> None:
+    rig = starting_rig()
+    rig.join_node()
+    rig.submit(1, model="m")
+    rig.submit(2, model="n")
+    next_step(rig)  # m's archive is prepared
+    rig.held = rig.held[::-1] if rig.held else rig.held
+    next_step(rig)  # m is stored
+    (order,) = rig.take(NODE, m.StartWorker)
+    worker = rig.worker_ready(order)
+    assert len(rig.only(worker, m.Assign).items) == 1
+    rig.say(GATEWAY, m.ReadHealth(5))
+    assert rig.only(GATEWAY, m.HealthRead).is_starting
+    assert rig.core.early.holds(GATEWAY, 2)
+
+
+def test_a_model_of_the_start_that_can_not_be_registered_is_not_found_then_and_the_log_says_why() -> None:
+    rig = starting_rig(LoadAtStart("nosuch.mar", "m"))
+    rig.submit(1)
+    rig.say(GATEWAY, m.DescribeModel(2, "m", None))
+    assert not rig.take(GATEWAY, m.Refused)
+    rig.release()
+    (item,) = rig.only(GATEWAY, m.Refused).items
+    assert (item.error, item.message) == ("ModelNotFound", "Model not found: m")
+    assert rig.only(GATEWAY, m.AskRefused).error == "ModelNotFound"
+    (report,) = [report for report in rig.reports if report.level == logging.ERROR]
+    assert (report.event, report.facts["url"]) == ("model.not_loaded", "nosuch.mar")
+
+
+def test_after_a_restart_what_is_registered_is_served_while_the_start_goes_on() -> None:
+    rig = starting_rig()
+    rig.release()
+    rig.held = []
+    rig.restart()
+    rig.join_gateway()
+    rig.join_node()
+    rig.say(GATEWAY, m.DescribeModel(1, "m", None))
+    rig.only(GATEWAY, m.ModelDescribed)
+    rig.say(GATEWAY, m.ListModels(2, 100, 0))
+    assert len(rig.only(GATEWAY, m.ModelsListed).models) == 2
+    rig.say(GATEWAY, m.ReadHealth(3))
+    assert rig.only(GATEWAY, m.HealthRead) == m.HealthRead(3, True, ())
+    rig.submit(4, version="2.0")  # what lies at the url now may be that
+    assert not rig.take(GATEWAY, m.Refused)
+    rig.release()
+    assert rig.only(GATEWAY, m.Refused).items[0].error == "ModelVersionNotFound"
+
+
+def test_who_has_waited_too_long_for_the_start_is_told_to_come_again() -> None:
+    rig = starting_rig(LoadAtStart("https://example.org/m.mar?signature=secret"))
+    rig.submit(1)
+    rig.say(GATEWAY, m.DescribeModel(2, "m", None))
+    rig.pass_time(29.0)
+    assert not rig.take(GATEWAY, m.Refused)
+    rig.pass_time(2.0)
+    (item,) = rig.only(GATEWAY, m.Refused).items
+    refused = rig.only(GATEWAY, m.AskRefused)
+    assert item.error == refused.error == "ServiceUnavailable"
+    assert item.details == "not yet registered: https://example.org/m.mar; try again later"
+    assert len(rig.core.early) == 0
+
+
+def test_what_waits_for_the_start_is_bounded() -> None:
+    rig = starting_rig()
+    rig.submit(*range(1, 101))
+    rig.submit(101)
+    (item,) = rig.only(GATEWAY, m.Refused).items
+    assert (item.job, item.error) == (101, "ServiceUnavailable")
+    rig.release()
+    assert not rig.take(GATEWAY, m.Refused)  # a queue has room for as many
+    assert len(rig.core.jobs.queues["m", "1.0"]) == 100
+
+
+def test_bytes_that_wait_for_the_start_are_bounded() -> None:
+    rig = SlowRig(settings(queue_limit_bytes=20))
+    rig.held = []
+    rig.archive("m.mar")
+    rig.at_start = [LoadAtStart("m.mar")]
+    rig.restart()
+    rig.join_gateway()
+    for job in (1, 2):
+        rig.say(GATEWAY, m.Submit((m.SubmitItem(job, "m", None, False, b"", 1),)), (b"x" * 15,))
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [2]
+    rig.say(GATEWAY, m.Cancel((1,)))
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(3, "m", None, False, b"", 1),)), (b"x" * 15,))
+    assert not rig.take(GATEWAY, m.Refused)
+
+
+def test_what_waits_for_the_start_is_neither_forgotten_nor_taken_twice() -> None:
+    rig = starting_rig()
+    rig.submit(1)
+    rig.submit(1)
+    rig.say(GATEWAY, m.DescribeModel(2, "m", None))
+    rig.say(GATEWAY, m.DescribeModel(2, "m", None))
+    rig.say(GATEWAY, m.GatewayBeat({}, (1,), (2,)))
+    assert not rig.take(GATEWAY, m.Forgotten)
+    rig.release()
+    rig.only(GATEWAY, m.ModelDescribed)
+    assert len(rig.core.jobs.queues["m", "1.0"]) == 1
+
+
+def test_nobody_waits_for_the_start_whose_client_or_gateway_has_gone() -> None:
+    rig = starting_rig()
+    other = rig.join_gateway(b"g-2")
+    rig.submit(1, 2)
+    rig.submit(1, gateway=other)
+    rig.say(GATEWAY, m.Cancel((1,)))
+    rig.say(other, m.Bye("it stops"))
+    rig.release()
+    assert [job.number for job in rig.core.jobs.queues["m", "1.0"].jobs] == [2]
+
+
+def test_no_request_meets_a_version_of_a_snapshot_that_is_not_the_default_in_the_end() -> None:
+    one = StartupModel("m", "1.0", "m.mar", is_default=False)
+    two = StartupModel("m", "2.0", "2.mar", is_default=True)
+    rig = starting_rig(*default_versions_first([one, two]))
+    rig.archive("2.mar", version="2.0")
+    rig.held = []
+    rig.restart()
+    rig.join_gateway()
+    rig.submit(1)
+    while rig.held:
+        next_step(rig)
+        assert set(rig.core.jobs.queues) <= {("m", "2.0")}
+    assert [job.number for job in rig.core.jobs.queues["m", "2.0"].jobs] == [1]
+
+
+def test_keys_can_be_renewed_while_models_of_the_start_are_being_registered() -> None:
+    rig = starting_rig()
+    rig.say(GATEWAY, m.RenewKey(1, "inference"))
+    rig.only(GATEWAY, m.AskRefused)  # at once: there are none to be renewed here

@@ -1,6 +1,7 @@
 """The inference API as its clients see it."""
 
 import json
+from typing import Any
 
 import falcon.testing
 import msgspec
@@ -214,6 +215,16 @@ def test_invocations_without_a_model_are_400(models: tuple[str, ...]) -> None:
     assert (answer.status_code, answer.json["message"]) == (400, "Parameter model_name is required.")
 
 
+def test_invocations_without_a_model_are_put_off_while_models_of_the_start_are_being_registered() -> None:
+    def starting(ask: Any) -> messages.Message:  # Any: as in Replies
+        reply = started("only")(ask)
+        assert isinstance(reply, messages.FleetRead)
+        return msgspec.structs.replace(reply, loading=("other.mar",))
+
+    answer = Gateway(starting).predict("/invocations", b"x")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
 def test_invocations_describe_the_model_that_the_query_names() -> None:
     gateway = Gateway(lambda ask: messages.ModelDescribed(ask.ask, ()))
     document = gateway.predict("/invocations?model_name=m", method="OPTIONS").json
@@ -259,13 +270,19 @@ OIP = GatewaySettings(open_inference_protocol=True)
 def test_the_open_inference_protocol_has_its_metadata(
     method: str, path: str, status: int, told: object
 ) -> None:
-    answer = Gateway(config=OIP).predict(path, method=method)
+    answer = Gateway(healthy, config=OIP).predict(path, method=method)
     assert (answer.status_code, answer.json) == (status, told)
 
 
 def test_the_server_names_itself_as_clients_expect() -> None:
     told = Gateway(config=OIP).predict("/v2", method="GET").json
     assert (told["name"], told["extenstion"]) == ("Torchserve", ["kserve", "kubeflow"])
+
+
+def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, (), is_starting=True), config=OIP)
+    answer = gateway.predict("/v2/health/ready", method="GET")
+    assert (answer.status_code, answer.json) == (503, {"ready": False})
 
 
 def test_a_gateway_without_a_broker_is_not_ready() -> None:

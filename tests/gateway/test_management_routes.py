@@ -119,12 +119,19 @@ def test_fleet_tells_why_things_are_as_they_are() -> None:
 
 @pytest.mark.parametrize(("is_away", "code"), [(False, 200), (True, 503)])
 def test_a_process_is_ready_once_the_broker_has_welcomed_it(is_away: bool, code: int) -> None:
-    gateway = Gateway(is_away=is_away)
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, ("m lacks workers",)), is_away=is_away)
     answer = gateway.manage("GET", "/readyz")
     assert answer.status_code == code
     assert ("reason" in answer.json) is is_away
     assert gateway.manage("GET", "/livez").status_code == 200
     assert gateway.link.counted == []  # polls would drown what clients do
+
+
+def test_a_process_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, (), is_starting=True))
+    answer = gateway.manage("GET", "/readyz")
+    assert answer.status_code == 503
+    assert answer.json == {"status": "not ready", "reason": "models named at start are being registered"}
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/livez"])

@@ -75,7 +75,7 @@ EXAMPLES: tuple[m.Message, ...] = (
         1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,), ("m.mar",)
     ),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
-    m.HealthRead(1, False, ("m: gone",)),
+    m.HealthRead(1, False, ("m: gone",), True),
     m.Forgotten((1,), (2,)),
     m.StartWorker(
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
