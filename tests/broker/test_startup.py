@@ -396,8 +396,8 @@ def test_nobody_waits_for_the_start_whose_client_or_gateway_has_gone() -> None:
 
 
 def test_no_request_meets_a_version_of_a_snapshot_that_is_not_the_default_in_the_end() -> None:
-    one = StartupModel("m", "1.0", "m.mar", is_default=False)
-    two = StartupModel("m", "2.0", "2.mar", is_default=True)
+    one = StartupModel("m", "1.0", "m.mar", is_default=False, min_workers=1, max_workers=1)
+    two = StartupModel("m", "2.0", "2.mar", is_default=True, min_workers=1, max_workers=1)
     rig = starting_rig(*default_versions_first([one, two]))
     rig.archive("2.mar", version="2.0")
     rig.held = []
