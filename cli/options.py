@@ -24,7 +24,12 @@ TsConfigFile = Annotated[
 ]
 EnableModelApi = Annotated[bool, typer.Option("--enable-model-api", help="Allow register and unregister.")]
 StateDir = Annotated[
-    str, typer.Option(metavar="DIR", help="Registry, stored archives and logs; kept between runs.")
+    str,
+    typer.Option(
+        metavar="DIR",
+        envvar="TORCHRELAY_STATE_DIR",
+        help="Registry, stored archives and logs; kept between runs.",
+    ),
 ]
 InferenceAddress = Annotated[str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8080]")]
 ManagementAddress = Annotated[
@@ -38,7 +43,12 @@ Devices = Annotated[
     typer.Option("--device", metavar="D", help="`auto`, `cpu`, `cuda:0`, ...; may be given several times."),
 ]
 CacheDir = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Unpacked archives. [default: ~/.cache/torchrelay]")
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        envvar="TORCHRELAY_CACHE_DIR",
+        help="Unpacked archives. [default: ~/.cache/torchrelay, else a temporary folder]",
+    ),
 ]
 CacheLimit = Annotated[
     int,

@@ -32,6 +32,7 @@ def broker(
 ) -> None:
     """Run the broker: it knows the models and shares out the work."""
     from torchrelay.cli import compose, prepare, secrets_file
+    from torchrelay.cli.folders import require_usable_state
     from torchrelay.shared.settings import environment
 
     static_keys = secrets_file.static_keys(keys, environment())
@@ -55,6 +56,7 @@ def broker(
     prepare.require_broker_addresses(*settings.addresses)
     prepare.require_private(compose.exposure(settings.addresses, insecure))
     prepare.require_store(settings.model_store)
+    require_usable_state(Path(state_dir).absolute())
     _run("broker", settings, verbose, json_logs)
 
 
@@ -103,21 +105,25 @@ def worker(
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
     from torchrelay.cli import compose, machine, prepare
+    from torchrelay.cli.folders import cache_of_node
     from torchrelay.shared.settings import environment
     from torchrelay.shared.ts_config import Said
 
     prepare.require_broker_addresses(broker)
     here = machine.look()
-    settings = compose.node_settings(
-        prepare.with_file(Said(), ts_config),
-        broker_address=broker,
-        name=name or here.name,
-        devices=tuple(device or ["auto"]),
-        slots=slots or compose.default_slots(here),
-        cache_dir=prepare.cache_dir(cache_dir, environment()),
-        cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
-    )
-    _run("worker", settings, verbose, json_logs)
+    with cache_of_node(cache_dir, environment()) as cache:
+        for line in cache.warnings:
+            typer.echo(line, err=True)
+        settings = compose.node_settings(
+            prepare.with_file(Said(), ts_config),
+            broker_address=broker,
+            name=name or here.name,
+            devices=tuple(device or ["auto"]),
+            slots=slots or compose.default_slots(here),
+            cache_dir=str(cache.folder),
+            cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
+        )
+        _run("worker", settings, verbose, json_logs)
 
 
 def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> None:

@@ -1,6 +1,5 @@
 """What happens before a process starts: config.properties, files that must be there, ports to be free."""
 
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,14 +154,6 @@ def require_files(*files: str | None) -> None:
                 Path(file).open("rb").close()
         except OSError as error:
             raise Fault(f"{file} can't be read: {error.strerror}") from error
-
-
-def cache_dir(option: str | None, environ: Mapping[str, str]) -> str:
-    """Choose the folder of unpacked archives: as told, else the user's cache."""
-    if option:
-        return str(Path(option).absolute())
-    base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return f"{base}/torchrelay"
 
 
 def require_free_listeners(gateway: GatewaySettings) -> None:

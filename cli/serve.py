@@ -69,10 +69,10 @@ def serve(
     if broker:
         prepare.require_broker_addresses(broker)
     config = prepare.config(ts_config, environ)
-    with folders(None if ncs else state_dir) as made:
+    with folders(None if ncs else state_dir, cache_dir, environ) as made:
         own = compose.Options(
             state_dir=str(made.state),
-            cache_dir=prepare.cache_dir(cache_dir, environ),
+            cache_dir=str(made.cache),
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
             socket_dir=made.sockets,
             broker_address=broker,
@@ -88,7 +88,7 @@ def serve(
         plan = prepare.plan(command_line, config, own)
         if misses := prepare.near_misses(plan.broker):
             raise Fault("\n".join(misses))
-        for line in prepare.unheeded(config):
+        for line in [*made.warnings, *prepare.unheeded(config)]:
             typer.echo(line, err=True)
         log_dir = made.state / "logs"
 

@@ -10,13 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
-from torchrelay.cli import compose, options, pid_file, prepare
+from torchrelay.cli import compose, folders, options, pid_file, prepare
 from torchrelay.cli.faults import Fault
 from torchrelay.shared import ts_config
 from torchrelay.shared.settings import environment
@@ -73,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(words)
-    path = Path(tempfile.gettempdir()) / pid_file.NAME
     try:
+        path = folders.pid_folder() / pid_file.NAME
         if given.version:
             typer.echo(f"TorchServe Version is {TORCHSERVE_VERSION}")
         elif given.stop:

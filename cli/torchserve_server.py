@@ -37,7 +37,7 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     given = torchserve.parser().parse_args()
     try:
-        with folders(None) as made:
+        with folders(None, None, environment(), large_in_temp=True) as made:
             _serve(given, made)
     except Fault as fault:
         typer.echo(str(fault))
@@ -49,10 +49,13 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     config_file = torchserve.find_config(given, environ)
     config = prepare.config_of(config_file, environ)
     log_folder, metrics_folder = torchserve.log_folders(environ)
-    log_dir, metrics_dir = _usable(log_folder, LOG_FILES), _usable(metrics_folder, METRICS_FILES)
+    if metrics_folder == log_folder:
+        log_dir = metrics_dir = _usable(log_folder, LOG_FILES + METRICS_FILES)
+    else:
+        log_dir, metrics_dir = _usable(log_folder, LOG_FILES), _usable(metrics_folder, METRICS_FILES)
     own = compose.Options(
         state_dir=str(made.state),
-        cache_dir=prepare.cache_dir(None, environ),
+        cache_dir=str(made.cache),
         socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
         insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
@@ -64,7 +67,8 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
     plan = prepare.plan(torchserve.said(given), config, own)
-    for line in [*_unheeded(given, config), *_exposed(plan.gateway), *prepare.near_misses(plan.broker)]:
+    warnings = [*made.warnings, *_unheeded(given, config), *_exposed(plan.gateway)]
+    for line in [*warnings, *prepare.near_misses(plan.broker)]:
         log_line("WARN", line)
     log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
 

@@ -99,12 +99,6 @@ def test_what_is_listened_on_can_be_called(address: str, url: str) -> None:
     assert prepare.client_url(address, "management") == url
 
 
-def test_the_cache_is_the_users_unless_told_otherwise() -> None:
-    assert prepare.cache_dir("/c", {}) == "/c"
-    assert prepare.cache_dir(None, {"XDG_CACHE_HOME": "/x"}) == "/x/torchrelay"
-    assert prepare.cache_dir(None, {}).endswith("/.cache/torchrelay")
-
-
 def test_a_free_port_is_no_fault() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

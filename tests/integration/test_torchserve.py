@@ -369,3 +369,22 @@ def test_a_snapshot_whose_archive_is_gone_keeps_the_server_from_starting(torchse
     text = "Model archive file for model :gone, version :1.0 not found in model store"
     eventually(lambda: text in torchserve.said(), within_s=30)
     eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None, within_s=10)
+
+
+def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
+    torchserve: TorchServe, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    large = tmp_path / ("large" * 30)  # too long for a socket's path
+    large.mkdir()
+    homeless = {"HOME": str(tmp_path / "file" / "home"), "XDG_CACHE_HOME": ""}
+    arguments = ("--models", "all", "--ncs", "--disable-token-auth")
+    url = f"{torchserve.urls['inference']}/predictions/echo"
+    for variables, unpacked_in in ((homeless, torchserve.temporary), ({"TEMP": str(large)}, large)):
+        torchserve.start(*arguments, **variables)
+        eventually(lambda: httpx.post(url, content=b"hi").text == "hi", within_s=60)
+        assert len(list(unpacked_in.glob("torchrelay-*/cache/models"))) == 1
+        assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
+        assert list(unpacked_in.iterdir()) == []
+    assert torchserve.said().count("Unpacked models are in") == 1
+    assert list(torchserve.temporary.iterdir()) == []
