@@ -130,8 +130,9 @@ def read(content: bytes, environ: Mapping[str, str]) -> TsConfig:
     environment = _parse(overrides, faults)
     if faults:
         raise SettingsError("\n".join(faults))
-    ignored = {key: why for key in sorted(properties) if (why := ts_keys.reason(key)) is not None}
     texts = {key: text for key, (_, text) in overrides.items()}
+    said = sorted({**properties, **texts}.items())
+    ignored = {key: why for key, text in said if (why := ts_keys.reason(key, text.strip())) is not None}
     return TsConfig(with_oip(environment, environ), file, ignored, properties, texts)
 
 

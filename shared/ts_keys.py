@@ -4,15 +4,18 @@ Pure tables and the parsers they name. A parser gets the stripped value and rais
 work; None means that the value says nothing, so that the default stays.
 """
 
-import json
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
+
+import pyjson5
 
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 
 #: TorchServe's numbers are 32-bit; a larger one is a slip.
 NUMBER_LIMIT = 2**31 - 1
+#: int() alone would also take 1_000 and other scripts' digits.
+_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
 
 #: TorchServe's fields of a model in `models` and in snapshots, and ours.
 _MODEL_NUMBERS = {
@@ -94,10 +97,12 @@ def is_true(text: str) -> bool:
 
 
 def _json_object(text: str) -> dict[str, object]:
+    """Read an object as leniently as TorchServe does, which takes single quotes and bare names."""
     try:
-        return _object(json.loads(text) if text else {}, "it")
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
+        return _object(pyjson5.decode(text) if text else {}, "it")
+    except pyjson5.Json5DecoderException as error:
+        reason = (error.message or "").replace("b'", "'")
+        raise ValueError(f"not JSON: {reason}") from error
 
 
 def _object(value: object, what: str) -> dict[str, object]:
@@ -127,7 +132,7 @@ def _startup_model(name: str, version: str, facts: dict[str, object]) -> Startup
         version=version,
         archive_name=str(words["marName"]) if words["marName"] else None,
         runtime=str(words["runtimeType"]) if words["runtimeType"] else None,
-        is_default=facts.get("defaultVersion") is True,
+        is_default=is_true(str(facts.get("defaultVersion"))),
         **numbers,
     )
 
@@ -135,6 +140,8 @@ def _startup_model(name: str, version: str, facts: dict[str, object]) -> Startup
 def _positive(value: object, what: str) -> int | None:
     if value is None:
         return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value > NUMBER_LIMIT:
         raise ValueError(f"{what}: {value!r} is no whole number")
     return value if value > 0 else None
@@ -146,13 +153,18 @@ def _word(text: str) -> str | None:
 
 def _number(minimum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # int() alone would also take 1_000 and other scripts' digits.
-        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,10}", text) else None
+        value = int(text) if _NUMBER.fullmatch(text) else None
         if value is None or not minimum <= value <= NUMBER_LIMIT:
             raise ValueError(f"{text[:40]!r} is not a whole number from {minimum} to {NUMBER_LIMIT}")
         return value
 
     return parse
+
+
+def _seconds(text: str) -> int | None:
+    """Read a worker's time for an answer; none at all says nothing: every request would fail at once."""
+    seconds = _number(-NUMBER_LIMIT)(text)
+    return seconds if seconds > 0 else None
 
 
 def _minutes(text: str) -> float | None:
@@ -199,8 +211,8 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "models": parse_models,
     "model_snapshot": parse_snapshot,
     "default_workers_per_model": _number(0),
-    "default_response_timeout": _number(1),
-    "default_startup_timeout": _number(1),
+    "default_response_timeout": _seconds,
+    "default_startup_timeout": _seconds,
     "unregister_model_timeout": _number(0),
     "job_queue_size": _number(1),
     "max_request_size": _number(1),
@@ -292,8 +304,10 @@ def variable(key: str) -> str | None:
     return _VARIABLES.get(key) or f"TS_{key.removeprefix('ts_').upper()}"
 
 
-def reason(key: str) -> str | None:
-    """Say why a key has no effect; None for one that has, or that is no setting at all."""
+def reason(key: str, text: str | None = None) -> str | None:
+    """Say why a key, or this value of it, has no effect; None where it has, or is no setting at all."""
+    if text is not None and PARSERS.get(key) is _seconds and _seconds(text) is None:
+        return f"no worker could answer within {text} s; the default stays"
     if key in PARSERS or key in SWITCHES or key in SNAPSHOT_MARKS:
         return None
     return REASONS.get(key, _UNKNOWN)

@@ -165,6 +165,11 @@ def test_what_torchserve_forgives_is_forgiven(key: str, text: str, value: object
         ("models", '{"m": {"1": {"minWorkers": "two"}}}'),
         ("models", '{"m": {"1": {"minWorkers": true}}}'),
         ("models", '{"m": {"1": {"marName": 7}}}'),
+        ("models", "{m:{1.0:{minWorkers:1}}}"),
+        ("models", "{'m': {'1': {'minWorkers': 'two'}}}"),
+        ("models", "{'m': ["),
+        ("default_response_timeout", "1.5"),
+        ("default_response_timeout", "-99999999999"),
         ("model_snapshot", '{"models": {"m": {"1": {}}}}'),
         ("model_snapshot", "junk"),
     ],
@@ -193,6 +198,45 @@ def test_models_are_read_as_torchserve_writes_them() -> None:
         batch_size=4, max_batch_delay_ms=100, response_timeout_s=120, startup_timeout_s=60, runtime="python3",
     )  # fmt: skip
     assert two == StartupModel(name="noop", version="2.0")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'m':{'1.10':{'defaultVersion':true,'minWorkers':2,'marName':'m.mar'}}}",
+        '{"m":{"1.10":{"defaultVersion":"true","minWorkers":"2","marName":"m.mar"}}}',
+        "{m: {'1.10': {defaultVersion: true, minWorkers: 2, marName: 'm.mar'}}}",
+        '{"m":{"1.10":{"defaultVersion":true,"minWorkers":2,"marName":"m.mar",},}}',
+    ],
+)
+def test_models_may_be_quoted_in_every_way_that_torchserve_takes(text: str) -> None:
+    expected = StartupModel(name="m", version="1.10", archive_name="m.mar", is_default=True, min_workers=2)
+    assert read(f"models={text}").file.models == (expected,)
+
+
+@pytest.mark.parametrize("key", ["default_response_timeout", "default_startup_timeout"])
+@pytest.mark.parametrize("text", ["0", "-1"])
+def test_a_timeout_in_which_nothing_can_be_answered_says_nothing_and_is_told(key: str, text: str) -> None:
+    said = read(f"{key}={text}")
+    assert said.file == Said()
+    assert f"within {text} s" in said.without_effect[key]
+    by_variable = read("enable_envvars_config=true", **{f"TS_{key.upper()}": text})
+    assert by_variable.environment == Said()
+    assert f"within {text} s" in by_variable.without_effect[key]
+    assert key not in read(f"{key}=5").without_effect
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"job_queue_size=50\r\nmodel_store=/m\r\n",
+        b"\xef\xbb\xbfjob_queue_size=50\nmodel_store=/m\n",
+        b"\tjob_queue_size\t:\t50 \n! a comment\nmodel_store /m",
+        b"job_queue_size: 7\njob_queue_size: 50\nmodel_store=\\\n   /m\n# gr\xf6\xdfe\n",
+    ],
+)
+def test_a_file_may_be_written_in_every_way_that_java_reads(content: bytes) -> None:
+    assert ts_config.read(content, {}).file == Said(job_queue_size=50, model_store="/m")
 
 
 def test_a_snapshot_of_torchserves_own_is_read_whole() -> None:
@@ -229,13 +273,13 @@ def test_all_faults_are_reported_together_with_their_keys() -> None:
         read(
             "job_queue_size=0\nmax_request_size=many\ninference_address=localhost\nallowed_urls=(\n"
             "model_store=$$NOWHERE$$\nenable_envvars_config=true",
-            TS_DEFAULT_RESPONSE_TIMEOUT="-1",
+            TS_DEFAULT_RESPONSE_TIMEOUT="1.5",
         )
     text = str(caught.value)
     assert len(text.splitlines()) == 6
     for key in ("job_queue_size", "max_request_size", "inference_address", "allowed_urls", "NOWHERE"):
         assert key in text
-    assert "TS_DEFAULT_RESPONSE_TIMEOUT: '-1'" in text
+    assert "TS_DEFAULT_RESPONSE_TIMEOUT: '1.5'" in text
 
 
 @pytest.mark.parametrize("number", ["", "1_000", "٣", "1e3", "0x10", "99999999999", "9" * 5000, "2147483648"])
