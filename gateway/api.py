@@ -128,8 +128,9 @@ async def answer_relay_error(
     if isinstance(error, errors.RequestTooLarge):
         req.scope["is_bare"] = True
         resp.status = error.status
-        if req.content_length is None:
-            # The rest of a chunked body has no known end: the connection can't be used again.
+        if req.content_length is None or not req.scope.get("keep_alive", True):
+            # The rest of a chunked body has no known end, and one that is held back may come or not: the
+            # connection can't be used again.
             resp.set_header("connection", "close")
         return
     presenting.answer_error(resp, error, error.status)

@@ -57,6 +57,9 @@ class Connection(Protocol):
     def resume_reading(self) -> None:
         """Let more of the body come."""
 
+    def close(self) -> None:
+        """End the connection once its client has read what was written."""
+
     def answered(self) -> None:
         """Take note that the response has gone out."""
 
@@ -75,11 +78,13 @@ class Exchange:
         "_connection",
         "_coroutine",
         "_head",
+        "_is_asked_for",
         "_is_chunked",
-        "_is_continued",
+        "_is_held_back",
         "_is_open",
         "_reader",
         "_waits_for",
+        "_would_keep_alive",
         "has_all",
         "is_answered",
         "is_running",
@@ -102,7 +107,11 @@ class Exchange:
         #: What has come of the body and was not received by the application yet.
         self._body = b""
         self._reader: asyncio.Future[None] | None = None
-        self._is_continued = False
+        #: Whether the client keeps its body until it is asked for it. While it does, no other request can
+        #: follow: nobody could tell whether what comes is that or the body.
+        self._is_held_back = False
+        self._is_asked_for = False
+        self._would_keep_alive = False
         #: Pieces of the response's head: None before it is made, empty once it has gone out.
         self._head: list[bytes] | None = None
         self._is_chunked = False
@@ -112,12 +121,26 @@ class Exchange:
     def run(self, app: AsgiApp) -> None:
         """Start the application; what has come of the body is what it receives first."""
         self.is_running = True
+        if not (self.has_all or self._body):
+            self._hold_back()
         self._coroutine = cast(Coroutine[Any, Any, None], app(self.scope, self.receive, self.send))
         self._step(None)
+
+    def _hold_back(self) -> None:
+        said = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
+        # A client of HTTP/1.0 doesn't know what it would be told.
+        if b"100-continue" in said and self.scope["http_version"] != "1.0":
+            self._is_held_back = True
+            self._would_keep_alive, self.scope["keep_alive"] = self.scope["keep_alive"], False
 
     def feed(self, piece: bytes) -> None:
         """Take a piece of the body."""
         self._body = self._body + piece if self._body else piece
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the response has gone out."""
+        return self._head is not None and not self._head
 
     @property
     def is_full(self) -> bool:
@@ -171,27 +194,39 @@ class Exchange:
             self._head = [presenting.whole_error(errors.InternalError("Internal server error."))]
         self._flush()
         self.is_answered = True
-        self._connection.transport.close()
+        self._connection.close()
 
     # ASGI
 
     async def receive(self) -> Event:
-        """Return the next piece of the body, or that the client has gone."""
+        """Return the next piece of the body, or that the client has gone.
+
+        Of a body that is held back the first is empty: falcon asks for one before it knows who is to have
+        it, and who then refuses the request need not ask the client to go on.
+        """
         if not (self.has_all or self._body or self.is_answered):
+            if self._is_held_back and not self._is_asked_for:
+                self._is_asked_for = True
+                return {"type": "http.request", "body": b"", "more_body": True}
             self._call_for_more()
             self._reader = self._connection.loop.create_future()
             await self._reader
         if self.is_answered:
             return {"type": "http.disconnect"}
+        if self._is_held_back:
+            self._let_go()
         body, self._body = self._body, b""
         return {"type": "http.request", "body": body, "more_body": not self.has_all}
 
     def _call_for_more(self) -> None:
-        if not self._is_continued:
-            self._is_continued = True
-            if any(name == b"expect" and _is_continue(value) for name, value in self.scope["headers"]):
-                self._connection.transport.write(CONTINUE)
+        if self._is_held_back:
+            self._let_go()
+            self._connection.transport.write(CONTINUE)
         self._connection.resume_reading()
+
+    def _let_go(self) -> None:
+        self._is_held_back = False
+        self.scope["keep_alive"] = self._would_keep_alive
 
     async def send(self, message: Event) -> None:
         """Take the response's head, or the next piece of its body. Waits for a client that is slow."""
@@ -248,12 +283,24 @@ class Exchange:
     def _finish(self) -> None:
         self.is_answered = True
         if not self.scope["keep_alive"]:
-            self._connection.transport.close()
+            self._connection.close()
         self._connection.answered()
 
 
-def _is_continue(value: bytes) -> bool:
-    return value.lower() == b"100-continue"
+class Refusal(Exchange):
+    """Stands for what could not be read: it answers with what it was made with, and ends the connection."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, connection: Connection, response: bytes) -> None:
+        super().__init__(connection, {"keep_alive": False})
+        self._response = response
+        self.has_all = True
+
+    def run(self, app: AsgiApp) -> None:
+        """Answer."""
+        self._connection.transport.write(self._response)
+        self._finish()
 
 
 def _chunk(body: bytes, *, is_last: bool) -> bytes:

@@ -5,9 +5,13 @@ parsed here by httptools and answered by an `Exchange` for each request, one at 
 Beyond ASGI an exchange's scope has header names as the client spelled them (handlers look them up by
 case) and whether the connection is kept. What can't be parsed, or is larger than TorchServe takes, is
 refused in the JSON that all our errors have.
+
+An offered upgrade is never taken up and changes nothing about how a request is read. Where more may come
+after the last response, the connection is closed in such a way that its client can read that response.
 """
 
 import asyncio
+import math
 import re
 from collections import deque
 from typing import Any, cast
@@ -19,19 +23,57 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from torchrelay.gateway import presenting
-from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Scope
+from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
 from torchrelay.shared import errors
 
 #: TorchServe's limits, and its 400 above them.
 TARGET_LIMIT_BYTES = 4096
 HEADERS_LIMIT_BYTES = 8192
-#: What comes of a head after its first piece; one that isn't whole then is above one of the two.
+#: What comes of a head after its first piece; one that isn't whole then is above one of the two. What
+#: stands around the chunks of a body (their sizes and what is behind the last one) has the same bound.
 MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
 #: How long a client may take to read anything at all of a response that is larger than the buffers. Where
 #: TLS is spoken that shows only in steps of some hundred KiB, which is what it takes on at once.
 STALLED_S = 60.0
+#: What a client still sends after the last response is read and dropped: closing over it resets the
+#: connection, and the client loses the response. For as long as more comes, looked at so often, but not for
+#: longer than it takes to send 1 GB over 100 Mbit/s.
+LINGER_STEP_S = 5.0
+LINGER_LIMIT_S = 120.0
+#: The same for what isn't HTTP, of which nobody waits for the end.
+LINGER_LIMIT_BYTES = 1 << 20
 
+#: What says where a request ends, and whether another may follow.
+_FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
+
+
+class _Discarding:
+    """Takes the parser's place once nothing that comes is for anybody."""
+
+    def __init__(self, transport: asyncio.Transport, limit_bytes: float = math.inf) -> None:
+        self._transport = transport
+        self._limit_bytes = limit_bytes
+        self.taken_bytes = 0
+
+    def feed_data(self, data: bytes) -> None:
+        """Drop it."""
+        self.taken_bytes += len(data)
+        if self.taken_bytes > self._limit_bytes:
+            self._transport.close()
+
+
+class _Trailers(list[Any]):  # whatever a list of headers holds
+    """Takes the headers' place once the head is over: what stands behind a body is for nobody."""
+
+    def append(self, header: object) -> None:
+        """Drop it."""
+
+    def __iadd__(self, header: object) -> "_Trailers":  # type: ignore[misc]  # a list takes less
+        return self
+
+
+_TRAILERS = _Trailers()
 
 
 class GatewayProtocol(asyncio.Protocol):
@@ -50,7 +92,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._app = cast(AsgiApp, config.loaded_app)
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | _Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
         self._scope: Scope = {}
         #: Requests without their whole response, oldest first: the first is being answered.
@@ -58,6 +100,8 @@ class GatewayProtocol(asyncio.Protocol):
         #: The request whose body is being parsed.
         self._fed: Exchange | None = None
         self._is_paused = False
+        #: Whether the last response has been written, and what still comes is dropped.
+        self._is_lingering = False
         #: When the last response went out, or a piece of a request's body came, by the loop's clock.
         self._idle_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -70,6 +114,10 @@ class GatewayProtocol(asyncio.Protocol):
         self._is_head_split = False
         self._read_bytes = 0
         self._more_head_bytes = 0
+        #: Whether the last read ended a head or brought some of a body, and how much those brought that
+        #: did neither while a body is awaited.
+        self._has_progressed = False
+        self._bare_bytes = 0
         self._target = b""
         #: The target whose parts are in `_scope`.
         self._known_target = b""
@@ -110,18 +158,54 @@ class GatewayProtocol(asyncio.Protocol):
         self._read_bytes = len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # an offer that nobody has to take up: the request stands as it is
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(offer, data)
         except httptools.HttpParserError as error:
             self._refuse(error, data)
-            return
         if self._is_head_split and self._is_in_head:
             self._more_head_bytes += len(data)
             if self._more_head_bytes > MORE_HEAD_LIMIT_BYTES:
                 self._refuse(ValueError("endless head"), data)
-                return
+        elif self._fed is not None and not self._fed.has_all:
+            self._bound_bare_bytes(data)
         if self._exchanges:
             self._go_on(self._exchanges[0])
+
+    def _bound_bare_bytes(self, data: bytes) -> None:
+        """Refuse a body of which nothing comes but what stands around its chunks."""
+        if self._has_progressed:
+            self._has_progressed = False
+            self._bare_bytes = 0
+            return
+        self._bare_bytes += len(data)
+        if self._bare_bytes > MORE_HEAD_LIMIT_BYTES:
+            self._refuse(ValueError("endless chunk"), data)
+
+    def _decline(self, offer: Exception, data: bytes) -> None:
+        """Read on behind a head that offers an upgrade as if it didn't.
+
+        The parser holds what follows such a head for another protocol, and after that would read a body as
+        requests. It is never fed again: a new one hears of the same request without the offer. CONNECT is
+        such an offer by itself; nothing is read behind its body.
+        """
+        rest = memoryview(data)
+        while True:
+            rest = rest[offer.args[0] :]
+            offered = self._exchanges.pop().scope
+            if offered["method"] == "CONNECT":
+                offered["keep_alive"] = False
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(_without_offer(offered, self._target))
+                self._exchanges[-1].scope = offered
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
+            except httptools.HttpParserError as error:
+                self._refuse(error, data)
+                return
+            else:
+                return
 
     def _go_on(self, exchange: Exchange) -> None:
         if not exchange.has_all:
@@ -181,25 +265,28 @@ class GatewayProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Make the request; it is run when all that has come is parsed. Raises ValueError."""
         self._is_in_head = False
+        self._has_progressed = True
         self._check_limits()
         by_name = dict(self._headers)
-        keep_alive = self._parser.should_keep_alive()
+        parser = cast(httptools.HttpRequestParser, self._parser)
+        keep_alive = parser.should_keep_alive()
         version = "1.1"
         # PERF: httptools writes the version anew each time, for 1 % of a request.
         if not keep_alive or b"connection" in by_name:
-            version = self._parser.get_http_version()
+            version = parser.get_http_version()
         if self._target != self._known_target:
             self._know(self._target)
         # PERF: half of what a display with all the fields takes.
         scope = self._scope.copy()
         scope["http_version"] = version
-        scope["method"] = self._parser.get_method().decode("ascii")
+        scope["method"] = parser.get_method().decode("ascii")
         scope["headers"] = self._headers
         scope["headers_by_name"] = by_name
         scope["raw_headers"] = self._raw_headers
         scope["keep_alive"] = keep_alive and version != "1.0"
         self._fed = Exchange(self, scope)
         self._exchanges.append(self._fed)
+        self._headers = self._raw_headers = _TRAILERS
 
     def _check_limits(self) -> None:
         if self._read_bytes <= TARGET_LIMIT_BYTES and not self._is_head_split:
@@ -223,6 +310,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; what comes after the response is for nobody."""
+        self._has_progressed = True
         if self._fed is not None and not self._fed.is_answered:
             self._fed.feed(body)
 
@@ -252,6 +340,51 @@ class GatewayProtocol(asyncio.Protocol):
         else:
             self.resume_reading()
 
+    def close(self) -> None:
+        """End the connection behind what has been written, so that the client can read that."""
+        if self._is_lingering or self.transport.is_closing():
+            return
+        if not self._may_more_come():
+            self.transport.close()
+            return
+        self._is_lingering = True
+        discarding = self._parser
+        if not isinstance(discarding, _Discarding):
+            discarding = self._discard()
+        while len(self._exchanges) > 1:
+            self._exchanges.pop()
+        # TLS has no such thing: there the response says that it is the last.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume_reading()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._linger(discarding, LINGER_LIMIT_S)
+
+    def _may_more_come(self) -> bool:
+        is_body_due = self._fed is not None and not self._fed.has_all
+        is_discarding = isinstance(self._parser, _Discarding)
+        return is_discarding or is_body_due or self._is_in_head or self._is_paused or len(self._exchanges) > 1
+
+    def _discard(self, limit_bytes: float = math.inf) -> _Discarding:
+        """Take nothing more in."""
+        self._parser = discarding = _Discarding(self.transport, limit_bytes)
+        self._is_in_head = False
+        self._fed = None
+        return discarding
+
+    def _linger(self, discarding: _Discarding, left_s: float) -> None:
+        """Close once the client has stopped sending; it closes by itself when it has read the response."""
+        taken_bytes = discarding.taken_bytes
+
+        def look() -> None:
+            if discarding.taken_bytes == taken_bytes or left_s <= LINGER_STEP_S:
+                self.transport.close()
+            else:
+                self._linger(discarding, left_s - LINGER_STEP_S)
+
+        self._idle_timer = self.loop.call_later(LINGER_STEP_S, look)
+
     def _answer_next(self) -> None:
         if self._exchanges:
             self._go_on(self._exchanges[0])
@@ -260,7 +393,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Let the response in progress be the last; uvicorn calls this when it stops."""
-        if self._exchanges:
+        if self._exchanges and not self._is_lingering:
             self._exchanges[-1].scope["keep_alive"] = False
         else:
             self.transport.close()
@@ -287,9 +420,24 @@ class GatewayProtocol(asyncio.Protocol):
             self.transport.pause_reading()
 
     def _refuse(self, why: Exception, received: bytes) -> None:
-        """Refuse what can't be parsed, or has a method that the parser never heard of."""
+        """Refuse what can't be parsed, or has a method that the parser doesn't know, behind all before it."""
         error: errors.RelayError = errors.BadRequest("Invalid HTTP message.")
-        if isinstance(why, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(received):
+        is_method = isinstance(why, httptools.HttpParserInvalidMethodError) and not self._exchanges
+        if is_method and _REQUEST_LINE.match(received):
             error = errors.MethodNotAllowed()
-        self.transport.write(presenting.whole_error(error, getattr(self._app, "cors", ())))
-        self.transport.close()
+        if self._exchanges and not self._exchanges[-1].has_all:
+            broken = self._exchanges.pop()
+            broken.leave()
+            if broken.has_begun:
+                self.close()
+                return
+        refusal = Refusal(self, presenting.whole_error(error, getattr(self._app, "cors", ())))
+        self._exchanges.append(refusal)
+        self._discard(LINGER_LIMIT_BYTES)
+
+
+def _without_offer(scope: Scope, target: bytes) -> bytes:
+    """Write a head that frames the same request, for the parser alone."""
+    method = "POST" if scope["method"] == "CONNECT" else scope["method"]
+    framing = b"".join(b"%s: %s\r\n" % header for header in scope["headers"] if header[0] in _FRAMING)
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (method.encode(), target, scope["http_version"].encode(), framing)

@@ -42,6 +42,9 @@ class Connection:
     def resume_reading(self) -> None:
         self.is_called_for_more = True
 
+    def close(self) -> None:
+        self.transport.close()
+
     def answered(self) -> None:
         self.is_answered = True
 
@@ -166,8 +169,48 @@ async def test_a_body_is_received_as_it_comes_and_asked_for_only_when_it_is_want
     exchange.feed_end()
     exchange.wake()
     await asyncio.sleep(0)
-    assert [event["body"] for event in received] == [b"one", b""]
+    assert [event["body"] for event in received] == [b"", b"one", b""]
     assert connection.is_answered
+
+
+@on_a_loop
+async def test_a_body_that_is_held_back_need_not_be_asked_for() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert await receive() == {"type": "http.request", "body": b"", "more_body": True}
+        await saying(headers=((b"content-length", b"0"),))(scope, receive, send)
+
+    exchange, _, transport = begun(app, body=None)
+    assert transport.written == [b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"]
+    assert transport.is_closed, "whether a body or a request comes next, nobody knows"
+    assert not exchange.scope["keep_alive"]
+
+
+@on_a_loop
+async def test_a_body_that_was_asked_for_leaves_the_connection_as_it_was() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await saying(headers=((b"content-length", b"0"),))(scope, receive, send)
+
+    for is_asked_for in (False, True):
+        exchange, _, transport = begun(app, body=None if is_asked_for else b"unasked")
+        if is_asked_for:
+            exchange.feed(b"asked")
+            exchange.feed_end()
+            exchange.wake()
+            await asyncio.sleep(0)
+        assert transport.written.count(b"HTTP/1.1 100 Continue\r\n\r\n") == is_asked_for
+        assert not transport.is_closed
+
+
+@on_a_loop
+async def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    _, connection, transport = begun(app, body=None, version="1.0")
+    assert transport.written == []
+    assert connection.is_called_for_more
 
 
 @on_a_loop

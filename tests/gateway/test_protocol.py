@@ -1,14 +1,22 @@
-"""How long a connection is kept, and for whom: over a transport and a clock of the test's own."""
+"""How requests are told apart and how long connections live: on a transport and clock of the test's own."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, cast
 
+import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.gateway.loops import let_pass, on_a_loop, turns
 from torchrelay.gateway.exchange import ClientLeft, Receive, Scope, Send
-from torchrelay.gateway.protocol import STALLED_S, GatewayProtocol
+from torchrelay.gateway.protocol import (
+    LINGER_LIMIT_BYTES,
+    LINGER_LIMIT_S,
+    LINGER_STEP_S,
+    STALLED_S,
+    GatewayProtocol,
+)
 
 KEPT_S = 75
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -24,6 +32,7 @@ class Transport(asyncio.Transport):
         self.unsent_bytes = 0
         self.reads = True
         self.is_aborted = False
+        self.is_half_closed = False
         self._is_closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -41,8 +50,16 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self._is_closing
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_half_closed = True
+
     def close(self) -> None:
         """End once all is sent."""
+        if self._is_closing:
+            return
         self._is_closing = True
         if not self.unsent_bytes:
             self.protocol.loop.call_soon(self.protocol.connection_lost, None)
@@ -79,7 +96,35 @@ class Application:
         await send({"type": "http.response.body", "body": b"ok"})
 
 
-def connected(application: Application) -> tuple[GatewayProtocol, Transport]:
+class Echo:
+    """Answers at once with what it was asked, and notes it."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, list[bytes], bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body += event["body"]
+            more = event["more_body"]
+        self.seen.append((scope["method"], scope["path"], list(scope["raw_headers"]), body))
+        told = b"answer %d" % len(self.seen)
+        headers = [(b"content-length", b"%d" % len(told))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": told})
+
+
+class Refusing:
+    """Answers at once with a status, whatever comes, and closes the connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body"})
+
+
+def connected(application: Application | Echo | Refusing) -> tuple[GatewayProtocol, Transport]:
     config = Config(
         cast(Any, application),  # uvicorn has types of its own for scopes and messages
         interface="asgi3",
@@ -204,3 +249,200 @@ async def test_requests_behind_an_answer_that_is_not_read_wait_and_their_client_
     await turns()
     assert transport.written.count(b"ok") == 2
     assert transport.reads
+
+
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
+WEBSOCKET = b"Upgrade: websocket\r\nSec-WebSocket-Key: x\r\nConnection: keep-alive, upgrade\r\n"
+SIZED = b"Content-Length: 9\r\n\r\nGET / HTT"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n4;x=1\r\n HTT\r\n0\r\n\r\n"
+BEHIND = b"POST /behind HTTP/1.1\r\nHost: y\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def seen_of(*pieces: bytes) -> tuple[list[tuple[str, str, list[bytes], bytes]], Transport]:
+    application = Echo()
+    protocol, transport = connected(application)
+    for piece in pieces:
+        if not transport.is_closing():
+            protocol.data_received(piece)
+        await turns()
+    await turns(5)
+    return application.seen, transport
+
+
+@pytest.mark.parametrize("offer", [H2C, WEBSOCKET, b"Connection: upgrade\r\n", b"Upgrade: h2c\r\n"])
+@pytest.mark.parametrize(
+    ("rest", "body"),
+    [(SIZED, b"GET / HTT"), (CHUNKED, b"GET / HTT"), (b"\r\n", b""), (b"Content-Length: 0\r\n\r\n", b"")],
+)
+@on_a_loop
+async def test_an_offered_upgrade_changes_nothing_however_the_request_is_cut(
+    offer: bytes, rest: bytes, body: bytes
+) -> None:
+    first = b"POST /offer?a=b HTTP/1.1\r\nHost: x\r\n" + offer
+    stream = first + rest + BEHIND + first + rest + first + rest + BEHIND
+    offered = offer.replace(b"\r\n", b": ").split(b": ")[:-1]
+    framing = rest.partition(b"\r\n\r\n")[0].split(b": ") if b": " in rest else []
+    one = ("POST", "/offer", [b"Host", b"x", *offered, *framing], body)
+    behind = ("POST", "/behind", [b"Host", b"y", b"Content-Length", b"2"], b"ok")
+    cuts: Iterable[list[bytes]] = [
+        [stream],
+        [stream[i : i + 1] for i in range(len(stream))],
+        *([stream[:cut], stream[cut:]] for cut in range(1, len(stream))),
+    ]
+    for pieces in cuts:
+        seen, transport = await seen_of(*pieces)
+        assert seen == [one, behind, one, one, behind], pieces
+        assert transport.written.count(b"HTTP/1.1 200 OK") == 5
+        assert not transport.is_closing()
+
+
+@pytest.mark.parametrize(
+    "last", [b"Connection: upgrade, close\r\nUpgrade: h2c\r\n", b"Upgrade: h2c\r\nConnection: upgrade\r\n"]
+)
+@on_a_loop
+async def test_what_ends_a_connection_does_so_beside_an_offer(last: bytes) -> None:
+    version = b"1.1" if b"close" in last else b"1.0"
+    seen, transport = await seen_of(b"POST /p HTTP/" + version + b"\r\n" + last + SIZED + BEHIND)
+    assert [(path, body) for _, path, _, body in seen] == [("/p", b"GET / HTT")]
+    assert transport.written.count(b"HTTP/1.1 ") == 1
+
+
+@on_a_loop
+async def test_connect_is_read_as_any_method_and_nothing_behind_it() -> None:
+    stream = b"CONNECT /p HTTP/1.1\r\nHost: x\r\n" + SIZED + BEHIND
+    for cut in range(1, len(stream)):
+        seen, transport = await seen_of(stream[:cut], stream[cut:])
+        assert [(method, path, body) for method, path, _, body in seen] == [("CONNECT", "/p", b"GET / HTT")]
+        assert transport.is_closing() or transport.is_half_closed
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Transfer-Encoding: gzip\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nnonsense\r\n"]
+)
+@on_a_loop
+async def test_a_body_that_has_no_end_is_refused_beside_an_offer_as_without_one(framing: bytes) -> None:
+    for offer in (b"", H2C):
+        seen, transport = await seen_of(b"POST /p HTTP/1.1\r\n" + offer + framing + BEHIND)
+        assert seen == []
+        assert transport.written.startswith(b"HTTP/1.1 400 ")
+        assert transport.written.count(b"HTTP/1.1 ") == 1
+
+
+@on_a_loop
+async def test_many_offers_in_one_piece_are_all_answered() -> None:
+    one = b"GET /p HTTP/1.1\r\n" + H2C + b"\r\n"
+    seen, _ = await seen_of(one * 2000)
+    for _ in range(2000):
+        await turns(1)
+    assert len(seen) == 2000
+
+
+@on_a_loop
+async def test_what_stands_behind_a_body_is_no_header_of_this_request_nor_of_the_next() -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    stream = head + b"1\r\na\r\n0\r\nAuthorization: late\r\nX: y\r\n\r\n" + BEHIND
+    for cut in range(1, len(stream)):
+        seen, _ = await seen_of(stream[:cut], stream[cut:])
+        assert [headers for _, _, headers, _ in seen] == [
+            [b"Host", b"x", b"Transfer-Encoding", b"chunked"],
+            [b"Host", b"y", b"Content-Length", b"2"],
+        ]
+
+
+@pytest.mark.parametrize("endless", [b"0\r\nX: ", b"1;x="])
+@on_a_loop
+async def test_what_stands_around_chunks_has_a_bound(endless: bytes) -> None:
+    protocol, transport = connected(Echo())
+    protocol.data_received(b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n" + endless)
+    for _ in range(12):
+        protocol.data_received(b"x" * 1000)
+    assert not transport.written
+    protocol.data_received(b"x" * 1000)
+    await turns()
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+
+
+@on_a_loop
+async def test_what_cannot_be_parsed_is_refused_behind_the_answers_to_what_came_before() -> None:
+    application = Application()
+    application.may_answer.clear()
+    protocol, transport = connected(application)
+    protocol.data_received((HEAD % 1 + b"x") * 2 + b"NONSENSE\r\n\r\n")
+    await turns()
+    assert not transport.written
+    application.may_answer.set()
+    await turns(10)
+    told = transport.written
+    assert [told[i + 9 : i + 12] for i in range(len(told)) if told[i:].startswith(b"HTTP/1.1 ")] == [
+        b"200",
+        b"200",
+        b"400",
+    ]
+    assert transport.is_half_closed
+
+
+@on_a_loop
+async def test_a_body_that_turns_into_nonsense_ends_who_waits_for_it() -> None:
+    application = Application()
+    protocol, transport = connected(application)
+    protocol.data_received(b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    assert application.running == 1
+    protocol.data_received(b"nonsense")
+    await turns()
+    assert (application.running, application.left) == (0, 1)
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert transport.is_half_closed
+
+
+@on_a_loop
+async def test_a_refused_body_is_read_to_its_end_so_that_the_refusal_can_be() -> None:
+    protocol, transport = connected(Refusing())
+    protocol.data_received(HEAD % 10_000_000_000 + b"x")
+    assert transport.written.startswith(b"HTTP/1.1 503 ")
+    assert transport.is_half_closed
+    for _ in range(10):
+        protocol.data_received(b"x" * 100_000)
+        await let_pass(LINGER_STEP_S - 1)
+        assert not transport.is_closing()
+    await let_pass(2 * LINGER_STEP_S)
+    await let_pass(LINGER_STEP_S)
+    assert transport.is_closing()
+    assert transport.written.count(b"HTTP/1.1 ") == 1
+
+
+@on_a_loop
+async def test_a_refused_body_is_not_read_for_ever() -> None:
+    protocol, transport = connected(Refusing())
+    protocol.data_received(HEAD % 10_000_000_000 + b"x")
+    passed_s = 0.0
+    while not transport.is_closing():
+        protocol.data_received(b"x" * 100_000)
+        await let_pass(1)
+        passed_s += 1
+        assert passed_s < 2 * LINGER_LIMIT_S
+    assert passed_s > LINGER_LIMIT_S / 2
+
+
+@on_a_loop
+async def test_of_what_is_not_http_little_is_read() -> None:
+    protocol, transport = connected(Refusing())
+    protocol.data_received(b"NONSENSE\r\n\r\n")
+    protocol.data_received(b"x" * LINGER_LIMIT_BYTES)
+    assert not transport.is_closing()
+    protocol.data_received(b"x")
+    assert transport.is_closing()
+
+
+@on_a_loop
+async def test_a_connection_whose_client_waits_for_its_answer_is_closed_at_once_behind_it() -> None:
+    protocol, transport = connected(Refusing())
+    protocol.data_received(HEAD % 1 + b"x")
+    assert transport.is_closing()
+
+
+@on_a_loop
+async def test_a_process_that_stops_does_not_wait_for_clients_that_have_their_answer() -> None:
+    protocol, transport = connected(Refusing())
+    protocol.data_received(HEAD % 1000 + b"x")
+    protocol.shutdown()
+    assert transport.is_closing()

@@ -332,6 +332,46 @@ def test_a_client_that_waits_for_100_continue_gets_it_at_once_and_a_whole_answer
     assert received.count(b"connection: keep-alive") == 1
 
 
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [("/predictions/m", 200_001, 413), ("/nowhere", 2, 404), ("/ping", 2, 200), ("/%zz", 2, 400)],
+)
+def test_who_waits_for_100_continue_in_vain_gets_its_answer_at_once_and_the_end(
+    served: Served, path: str, length: int, status: int
+) -> None:
+    host, _, port = served.config.inference_address.removeprefix("http://").partition(":")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(head.encode())
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        response.read()
+        assert (response.status, response.headers["connection"]) == (status, "close")
+        # It may send its body nevertheless: nobody takes that for a request.
+        client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(65536) == b""
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/nowhere", {}, 404),
+        ("/predictions/m", {}, 413),
+        ("/predictions/m", {"Transfer-Encoding": "chunked"}, 413),
+        ("/predictions/m", {"X-Big": "x" * 9000}, 400),
+        ("/predictions/m", {"Upgrade": "h2c", "Connection": "upgrade"}, 413),
+    ],
+)
+def test_a_client_that_reads_once_it_has_sent_all_reads_its_refusal(
+    served: Served, path: str, headers: dict[str, str], status: int
+) -> None:
+    size = 500_000 if status == 400 else 30_000_000
+    body = (b"x" * 100_000 for _ in range(size // 100_000))
+    sized = headers if "Transfer-Encoding" in headers else {"Content-Length": str(size), **headers}
+    response, _ = served.predict(path, body=body, headers=sized)
+    assert response.status == status
+
+
 def test_a_client_that_leaves_is_told_to_the_broker(served: Served, broker: Broker) -> None:
     connection = served.connect(served.config.inference_address)
     connection.request("POST", "/predictions/silent", b"x")
