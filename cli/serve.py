@@ -1,5 +1,6 @@
 """`torchrelay serve`: the whole server on one machine, in the foreground of one terminal."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def serve(
     torchserve_flag: options.TorchServeFlag = False,
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
-    from torchrelay.cli import compose, foreground, prepare, secrets_file
+    from torchrelay.cli import compose, console, foreground, prepare, secrets_file
     from torchrelay.cli.child import LogTarget
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.folders import folders
@@ -101,31 +102,32 @@ def serve(
             )
 
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
-        foreground.run(plan, log, Terminal(plan))
+        foreground.run(plan, log, Terminal(plan, console.say))
 
 
 class Terminal:
     """Tells a person in front of a terminal how far the start is, what runs where, and how to try it."""
 
-    def __init__(self, plan: "Plan") -> None:
+    def __init__(self, plan: "Plan", say: Callable[[str], None]) -> None:
         from torchrelay.cli.startup import LineView
 
         self._plan = plan
         self._is_settled = False
-        self.show = LineView(typer.echo).show
+        self._say = say
+        self.show = LineView(say).show
 
     def answers(self) -> None:
         """Say where the server listens."""
         from torchrelay.cli.prepare import client_url
 
         gateway = self._plan.gateway
-        typer.echo("Model server started.")
-        typer.echo(f"  inference   {client_url(gateway.inference_address, 'inference')}")
-        typer.echo(f"  management  {client_url(gateway.management_address, 'management')}")
+        self._say("Model server started.")
+        self._say(f"  inference   {client_url(gateway.inference_address, 'inference')}")
+        self._say(f"  management  {client_url(gateway.management_address, 'management')}")
         if gateway.enable_metrics_api:
-            typer.echo(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
+            self._say(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
         if self._plan.broker.key_file:
-            typer.echo(f"  keys        {self._plan.broker.key_file}")
+            self._say(f"  keys        {self._plan.broker.key_file}")
 
     def registered(self) -> None:
         """Say nothing: each model has its line."""
@@ -135,18 +137,18 @@ class Terminal:
         from torchrelay.cli.prepare import client_url
 
         inference = client_url(self._plan.gateway.inference_address, "inference")
-        typer.echo(
+        self._say(
             f"Try: {example_call(seen, inference, needs_key=self._plan.gateway.token_authorization)}"
             "\nCtrl-C stops everything."
         )
 
     def process_ended(self, line: str) -> None:
         """Pass on what the supervisor saw."""
-        typer.echo(line)
+        self._say(line)
 
     def stopping(self) -> None:
         """Say that it was understood."""
-        typer.echo("Stopping.")
+        self._say("Stopping.")
 
 
 def example_call(seen: "fleet.Fleet", inference: str, *, needs_key: bool = False) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from torchrelay.cli import compose, folders, options, pid_file, prepare
+from torchrelay.cli import compose, console, folders, options, pid_file, prepare
 from torchrelay.cli.faults import Fault
 from torchrelay.shared import ts_config
 from torchrelay.shared.settings import environment
@@ -120,7 +120,7 @@ def start(path: Path, given: argparse.Namespace, words: Sequence[str]) -> None:
         raise Fault(ALREADY_RUNNING) from error
     except OSError as error:
         raise Fault(f"The pid file {path} can't be written: {error.strerror}") from error
-    sys.stdout.flush()
+    console.flush()
     if given.foreground:
         pid_file.write(lock, os.getpid())
         os.execv(SERVER_COMMAND[0], [*SERVER_COMMAND, *words])
@@ -186,7 +186,7 @@ def _running_pid(path: Path) -> int | None:
 def _remove_orphan(path: Path) -> None:
     try:
         if pid_file.remove(path):
-            typer.echo("Removing orphan pid file.")
+            console.say("Removing orphan pid file.")
     except OSError as error:
         raise Fault(f"The pid file {path} can't be removed: {error.strerror}") from error
 

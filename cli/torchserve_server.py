@@ -5,7 +5,6 @@ as long as this process; TorchServe, too, brings back only what a snapshot holds
 """
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import typer
 from torchrelay.cli import compose, foreground, options, prepare, secrets_file, torchserve
 from torchrelay.cli.child import LogTarget, Role
 from torchrelay.cli.compose import Plan
+from torchrelay.cli.console import say
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.fleet import Fleet, Version
 from torchrelay.cli.folders import Folders, folders
@@ -114,12 +114,6 @@ class Console:
 def log_line(level: str, text: str) -> None:
     """Write a line as TorchServe's main thread does."""
     say(f"{clock.local_iso(clock.wall_ms())} [{level:<5}] main {SERVER} - {text}")
-
-
-def say(text: str) -> None:
-    """Write to whoever listens; a reader that has gone (`torchserve --start | head`) ends no server."""
-    with contextlib.suppress(BrokenPipeError):
-        typer.echo(text)
 
 
 def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:

@@ -119,6 +119,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
             "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),
         }
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+        # The base leaves it no way but Python's last resort, which writes to stderr on the loop.
+        logging.getLogger("uvicorn.error").propagate = True
 
     async def _serve(self) -> None:
         """Serve as the base does, with our server."""

@@ -6,11 +6,11 @@ TorchServe's; the oddities in them as well.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchrelay.shared import clock, logs
+from torchrelay.shared.log_thread import STDOUT, ConsoleHandler
 
 WORKER_THREAD = "org.pytorch.serve.wlm.WorkerThread"
 WORKER_LIFE_CYCLE = "org.pytorch.serve.wlm.WorkerLifeCycle"
@@ -25,8 +25,7 @@ Line = tuple[str | None, str, str, str]
 
 def configure(process: str, *, level: str, log_file: Path | None) -> None:
     """Send this process's records to stdout, as TorchServe does, and from INFO on to its ts_log.log."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    handlers[0].setLevel(level)
+    handlers: list[logging.Handler] = [ConsoleHandler(STDOUT, level)]
     if log_file is not None:
         handlers.append(logs.file_handler(log_file))
         handlers[1].addFilter(WithoutModelLog())
@@ -42,10 +41,13 @@ class TorchServeFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write all lines of a record."""
-        facts = logs.facts(record)
         event = record.getMessage()
         write = _WRITERS.get(event)
-        lines = write(facts) if write else [self._other(record, event, facts)]
+        lines = [
+            line
+            for facts in logs.each(record)
+            for line in (write(facts) if write else [self._other(record, event, facts)])
+        ]
         time = clock.local_iso(int(record.created * 1000))
         own_level = _LEVELS.get(record.levelname, record.levelname)
         text = "\n".join(

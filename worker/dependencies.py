@@ -26,7 +26,7 @@ from torchrelay.shared.model_config import parse
 from torchrelay.worker.faults import LINE_LIMIT
 from torchrelay.worker.leash import __file__ as leash_file
 from torchrelay.worker.locks import try_lock
-from torchrelay.worker.output import Ear, Output, Stream
+from torchrelay.worker.output import Ear, Output, OutputReader, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +105,11 @@ class _Build(msgspec.Struct, eq=False):
 class Installer:
     """Provides environments; runs on the node's event loop, and one installer at a time for each key."""
 
-    def __init__(self, root: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, variables: Mapping[str, str], output: OutputReader) -> None:
         self._root = root / "environments"
         self._root.mkdir(parents=True, exist_ok=True)
         self._variables = dict(variables)
+        self._output = output
         self._builds: dict[str, _Build] = {}
 
     async def provide(
@@ -116,16 +117,16 @@ class Installer:
         wanted: Requirements,
         model_dir: Path,
         *,
-        on_line: Ear,
+        on_lines: Ear,
         on_progress: Callable[[], None],
     ) -> Environment:
-        """Return an environment, built if need be; its installer's output goes to `on_line`.
+        """Return an environment, built if need be; its installer's output goes to `on_lines`.
 
         Raises InstallFailed. `on_progress` is called all the time while it is built.
         """
         folder = self._root / wanted.key
         if not (folder / _WHOLE).exists():
-            await self._join_build(wanted, model_dir, on_line, on_progress)
+            await self._join_build(wanted, model_dir, on_lines, on_progress)
         if wanted.wants_venv:
             return Environment(folder, str(folder / "bin" / "python"), "")
         return Environment(folder, sys.executable, str(folder / "packages"))
@@ -141,7 +142,7 @@ class Installer:
         self,
         wanted: Requirements,
         model_dir: Path,
-        on_line: Ear,
+        on_lines: Ear,
         on_progress: Callable[[], None],
     ) -> None:
         """Wait for an environment that others may wait for, too; the last to leave ends its making."""
@@ -151,14 +152,14 @@ class Installer:
             task = asyncio.create_task(self._build(wanted, model_dir, ears))
             self._builds[key] = _Build(task, ears)
         build = self._builds[key]
-        build.ears.append(on_line)
+        build.ears.append(on_lines)
         try:
             while not build.task.done():
                 on_progress()
                 await asyncio.wait({build.task}, timeout=REPORT_S)
             build.task.result()
         finally:
-            build.ears.remove(on_line)
+            build.ears.remove(on_lines)
             if self._builds.get(key) is build and (build.task.done() or not build.ears):
                 del self._builds[key]
                 build.task.cancel()
@@ -183,17 +184,17 @@ class Installer:
             (folder / _WHOLE).touch()
         finally:
             if not (folder / _WHOLE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         logger.info("requirements.installed", extra={"environment": wanted.key})
 
     async def _run(self, command: list[str], cwd: Path, ears: list[Ear]) -> None:
         """Run one step. Raises InstallFailed."""
 
-        def heard(stream: Stream, line: str) -> None:
+        def heard(stream: Stream, lines: list[str]) -> None:
             for ear in list(ears):
-                ear(stream, line)
+                ear(stream, lines)
 
-        output = Output(heard)
+        output = Output(self._output, heard)
         leash = [sys.executable, "-P", leash_file, str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
             *leash, *command, cwd=cwd, env=self._variables, start_new_session=True,

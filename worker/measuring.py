@@ -4,7 +4,9 @@ In a worker what its handler records; in a node what handlers print.
 """
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -92,26 +94,34 @@ class Measuring:
 
 
 class PrintedMetrics:
-    """Metrics that workers of a node print, told to the broker a moment later; on the node's event loop."""
+    """Metrics that workers of a node print, told to the broker a moment later on the node's event loop."""
 
     def __init__(self, tell: Callable[[m.Message], None]) -> None:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._hostname = socket.gethostname()
+        #: A thread takes and the loop flushes.
+        self._lock = threading.Lock()
         self._points: list[m.MetricPoint] = []
 
     def take(self, line: str) -> bool:
-        """Take a line of output if it is a metric."""
+        """Take a line of output if it is a metric; any thread may."""
         point = metric_lines.parse(line, clock.wall_ms()) if metric_lines.is_metric(line) else None
-        if point is None or len(self._points) >= POINTS_LIMIT:
+        if point is None:
             return False
-        if not self._points:
-            self._loop.call_later(PRINTED_GATHER_S, self.flush)
-        self._points.append(point)
+        with self._lock:
+            if len(self._points) >= POINTS_LIMIT:
+                return False
+            self._points.append(point)
+            is_first = len(self._points) == 1
+        if is_first:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._loop.call_later, PRINTED_GATHER_S, self.flush)
         return True
 
     def flush(self) -> None:
         """Tell what there is."""
-        points, self._points = self._points, []
+        with self._lock:
+            points, self._points = self._points, []
         if points:
             self._tell(m.NodeMeasured(self._hostname, tuple(points)))

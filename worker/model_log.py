@@ -5,6 +5,7 @@ import logging.handlers
 from collections.abc import Mapping
 from pathlib import Path
 
+from torchrelay.shared.log_thread import BackgroundHandler
 from torchrelay.shared.ts_log import TorchServeFormatter
 
 #: TorchServe's own rotation.
@@ -20,15 +21,20 @@ class ModelLog:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = logging.handlers.RotatingFileHandler(
-            path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="replace"
+        self._file = BackgroundHandler(
+            logging.handlers.RotatingFileHandler(
+                path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="replace"
+            )
         )
         self._file.setFormatter(TorchServeFormatter("worker"))
 
     def write(self, facts: Mapping[str, object]) -> None:
         """Write what a record `worker.output` says."""
-        record = logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO})
-        self._file.emit(record)
+        self._file.emit(logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO}))
+
+    def wait_for_room(self) -> None:
+        """Wait until there is room for more lines, as long as the file takes any."""
+        self._file.wait_for_room()
 
     def close(self) -> None:
         """Close the file."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from torchrelay.shared import clock
+from torchrelay.shared import clock, logs
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.settings import NodeSettings
@@ -25,7 +25,7 @@ from torchrelay.worker.locks import SharedLock
 from torchrelay.worker.measuring import PrintedMetrics
 from torchrelay.worker.model_log import ModelLog
 from torchrelay.worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
-from torchrelay.worker.output import Output, StatusPipe, Stream
+from torchrelay.worker.output import Output, OutputReader, StatusPipe, Stream
 from torchrelay.worker.shelf import Shelf
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_S = 0.5
 #: How long a launcher may take to end by itself.
 LAUNCHER_CLOSE_S = 1.0
+#: How long what workers have printed last may take to be written down when the node ends.
+OUTPUT_CLOSE_S = 2.0
 
 
 class Process(msgspec.Struct, eq=False):
@@ -79,7 +81,8 @@ class Nursery:
         self._launcher: Launcher | None = None
         root = Path(settings.cache_dir).resolve()
         self.cache = ArchiveCache(root, tell, self._on_progress)
-        self._installer = Installer(root, self._variables)
+        self._output = OutputReader(self._wait_for_logs)
+        self._installer = Installer(root, self._variables, self._output)
         self._shelf = Shelf(root, settings.cache_limit_bytes)
         self._model_log = ModelLog(Path(settings.model_log)) if settings.model_log else None
         self._metrics = PrintedMetrics(tell)
@@ -132,6 +135,7 @@ class Nursery:
             self._launcher.close(LAUNCHER_CLOSE_S)
         for ward in list(self._wards.values()):
             self._end(ward)
+        await asyncio.to_thread(self._output.close, OUTPUT_CLOSE_S)
         self._metrics.flush()
         if self._model_log is not None:
             self._model_log.close()
@@ -193,7 +197,7 @@ class Nursery:
         return await self._installer.provide(
             wanted,
             folder,
-            on_line=partial(self._on_line, ward),
+            on_lines=partial(self._on_lines, ward),
             on_progress=lambda: self._tell(progress),
         )
 
@@ -201,7 +205,7 @@ class Nursery:
         if self._launcher is None:
             self.open()
         assert self._launcher is not None
-        output, status = Output(partial(self._on_line, ward)), StatusPipe()
+        output, status = Output(self._output, partial(self._on_lines, ward)), StatusPipe()
         ward.process = Process(output, status, host.oom_kills())
         packages = [Path(environment.packages)] if environment and environment.packages else []
         spec = WorkerSpec(
@@ -227,14 +231,21 @@ class Nursery:
         if self._launcher is not None and self._wards.get(ward.start.worker_id) is ward:
             self._launcher.signal(ward.start.worker_id, number)
 
-    def _on_line(self, ward: Ward, stream: Stream, line: str) -> None:
-        if self._metrics.take(line):
+    def _wait_for_logs(self) -> None:
+        logs.wait_for_room()
+        if self._model_log is not None:
+            self._model_log.wait_for_room()
+
+    def _on_lines(self, ward: Ward, stream: Stream, lines: list[str]) -> None:
+        """Take what was printed; called by the thread that reads it."""
+        shown = [line for line in lines if not self._metrics.take(line)]
+        if not shown:
             return
         facts = {
             "model": ward.start.model,
             "version": ward.start.version,
             "worker": ward.start.worker_id,
-            "line": line,
+            "lines": shown,
             "stream": stream,
         }
         logger.info("worker.output", extra=facts)

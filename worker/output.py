@@ -1,10 +1,14 @@
 """What a worker process writes: its output line by line, and its last words; reads pipes, never waits."""
 
-import asyncio
+import contextlib
 import io
 import os
+import selectors
+import socket
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -14,11 +18,14 @@ from torchrelay.worker.orders import LastWords
 #: How much of a worker's output goes with the report of its end.
 LINES_KEPT = 50
 LINE_LIMIT_BYTES = 4096
-READ_BYTES = 64 * 1024
+#: Read of one stream before the others have their turn: as many lines at most.
+READ_BYTES = 4096
+#: What a pipe holds at most.
+PIPE_BYTES = 64 * 1024
 
 Stream = Literal["stdout", "stderr"]
-#: What hears every line.
-Ear = Callable[[Stream, str], None]
+#: What hears every line, as many together as were read together.
+Ear = Callable[[Stream, list[str]], None]
 
 
 class _Pipe:
@@ -44,9 +51,9 @@ class _Pipe:
         """Close our copy of the worker's end, so that the pipe ends with the worker."""
         self._writer.close()
 
-    def read(self) -> bytes | None:
+    def read(self, limit_bytes: int) -> bytes | None:
         """Read some of what is there: None if there is nothing, b"" once nothing more can come."""
-        return self._reader.read(READ_BYTES)
+        return self._reader.read(limit_bytes)
 
     def close(self) -> None:
         """Close our end."""
@@ -60,64 +67,137 @@ class _LinePipe(_Pipe):
         super().__init__()
         self._partial = b""
 
-    def lines(self, data: bytes) -> Iterator[str]:
+    def lines(self, data: bytes) -> list[bytes]:
         """Return the lines that end with what was read."""
         *lines, self._partial = (self._partial + data).split(b"\n")
-        yield from map(_text, lines)
-        if len(self._partial) > LINE_LIMIT_BYTES:
-            yield from self.rest()
+        return [*lines, *self.rest()] if len(self._partial) > LINE_LIMIT_BYTES else lines
 
-    def rest(self) -> Iterator[str]:
+    def rest(self) -> list[bytes]:
         """Return what has been read of a line that doesn't end."""
         rest, self._partial = self._partial, b""
-        if rest:
-            yield _text(rest)
+        return [rest] if rest else []
 
 
 class Output:
-    """A worker's stdout and stderr; every line goes to `on_line`, the last ones of both are kept.
+    """A worker's stdout and stderr; every line goes to `on_lines`, the last ones of both are kept.
 
-    Lines of one stream keep their order, those of both come as they are read. To be used on an event loop.
+    Lines of one stream keep their order, those of both come as they are read. `on_lines` is called in the
+    reader's thread; everything else here is for the event loop, and doesn't wait.
     """
 
-    def __init__(self, on_line: Ear) -> None:
-        self._on_line = on_line
-        self._last_lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, reader: "OutputReader", on_lines: Ear) -> None:
+        self._reader = reader
+        self._on_lines = on_lines
+        self._last_lines: deque[bytes] = deque(maxlen=LINES_KEPT)
         self.stdout, self.stderr = _LinePipe(), _LinePipe()
+        self._pipes: tuple[tuple[Stream, _LinePipe], ...] = ("stdout", self.stdout), ("stderr", self.stderr)
+        #: Held for as long as reading takes, never while lines are heard.
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def follow(self) -> None:
-        """Leave the pipes' other ends to the worker, and read what comes from now on."""
-        for stream, pipe in self._pipes():
+        """Leave the pipes' other ends to the worker, and have read what comes from now on."""
+        for stream, pipe in self._pipes:
             pipe.close_writer()
-            self._loop.add_reader(pipe.fd, self._read, stream, pipe)
+            self._reader.call(partial(self._reader.add, pipe.fd, partial(self._read, stream, pipe)))
 
     def close(self) -> tuple[str, ...]:
-        """Read what is left, close, and return the last lines."""
-        for stream, pipe in self._pipes():
-            self._loop.remove_reader(pipe.fd)
-            # Once takes all that a pipe holds: a process that the worker left behind may print without end.
-            if data := pipe.read():
-                self._take(stream, pipe.lines(data))
-            self._take(stream, pipe.rest())
-            pipe.close()
-        return tuple(self._last_lines)
+        """Read what is left, and return the last lines; the reader hears of what was left, and closes."""
+        left: list[tuple[Stream, list[bytes]]] = []
+        with self._lock:
+            self._is_closed = True
+            for stream, pipe in self._pipes:
+                # Once takes all that a pipe holds: a process that the worker left may print without end.
+                lines = [*pipe.lines(pipe.read(PIPE_BYTES) or b""), *pipe.rest()]
+                self._last_lines.extend(lines)
+                left.append((stream, lines))
+        self._reader.call(self._close_pipes)
+        for stream, lines in left:
+            for first in range(0, len(lines), READ_BYTES):
+                some = lines[first : first + READ_BYTES]
+                self._reader.call(partial(self._hear, stream, some))
+        return tuple(map(_text, self._last_lines))
 
-    def _pipes(self) -> tuple[tuple[Stream, _LinePipe], ...]:
-        return ("stdout", self.stdout), ("stderr", self.stderr)
+    def _close_pipes(self) -> None:
+        for _, pipe in self._pipes:
+            self._reader.remove(pipe.fd)
+            pipe.close()
 
     def _read(self, stream: Stream, pipe: _LinePipe) -> None:
-        data = pipe.read()
-        if data:
-            # No more than that: of a handler that prints without end the loop must not hear alone.
-            self._take(stream, pipe.lines(data))
-        elif data is not None:
-            self._loop.remove_reader(pipe.fd)
+        with self._lock:
+            data = None if self._is_closed else pipe.read(READ_BYTES)
+            lines = pipe.lines(data) if data else []
+            self._last_lines.extend(lines)
+        if data == b"":
+            self._reader.remove(pipe.fd)
+        self._hear(stream, lines)
 
-    def _take(self, stream: Stream, lines: Iterable[str]) -> None:
-        for line in lines:
-            self._last_lines.append(line)
-            self._on_line(stream, line)
+    def _hear(self, stream: Stream, lines: list[bytes]) -> None:
+        if lines:
+            self._reader.wait_for_room()
+            self._on_lines(stream, list(map(_text, lines)))
+
+
+class OutputReader:
+    """Reads what all workers of a node print, in a thread: how much that is, is theirs to say.
+
+    Each has its turn, with a little at a time. What isn't read in time fills a pipe, and who prints waits.
+    """
+
+    def __init__(self, wait_for_room: Callable[[], None] = lambda: None) -> None:
+        """Call `wait_for_room` before lines are heard: it may wait for whoever writes them down."""
+        self.wait_for_room = wait_for_room
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_writer.setblocking(False)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_closing = False
+        self.add(self._wake_reader.fileno(), self._answer_calls)
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the thread call a function soon."""
+        self._calls.append(function)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it is full of wakes already, or the thread has ended
+            self._wake_writer.send(b"x")
+
+    def close(self, timeout_s: float) -> None:
+        """Have everything heard that was left, for so long, and end the thread."""
+        self.call(self._end)
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._wake_writer.close()
+
+    def add(self, fd: int, read: Callable[[], None]) -> None:
+        """Call `read` whenever there is something: for the thread to call."""
+        self._selector.register(fd, selectors.EVENT_READ, read)
+
+    def remove(self, fd: int) -> bool:
+        """Watch a file no longer; return whether it was watched: for the thread to call."""
+        is_watched = fd in self._selector.get_map()
+        if is_watched:
+            self._selector.unregister(fd)
+        return is_watched
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            for key, _ in self._selector.select():
+                key.data()
+        self._selector.close()
+        self._wake_reader.close()
+
+    def _answer_calls(self) -> None:
+        self._wake_reader.recv(4096)
+        self._calls.popleft()()
+        if self._calls:
+            self._wake()  # one a turn, so that the streams have theirs
+
+    def _end(self) -> None:
+        self._is_closing = True
 
 
 class StatusPipe(_Pipe):
@@ -126,7 +206,7 @@ class StatusPipe(_Pipe):
     def last_words(self) -> LastWords | None:
         """Read what the worker, which is gone, has said; close."""
         # Where a worker has several processes, the first words are nearest to the cause.
-        first, _, _ = (self.read() or b"").partition(b"\n")
+        first, _, _ = (self.read(PIPE_BYTES) or b"").partition(b"\n")
         self.close()
         try:
             return msgspec.json.decode(first, type=LastWords)

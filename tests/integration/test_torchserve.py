@@ -227,28 +227,49 @@ def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: 
     assert len(kept) == 1
 
 
-def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
+def start_with_console(torchserve: TorchServe, console: int) -> None:
+    """Start a server whose console is an fd, and wait until it answers."""
     own = {"TMPDIR": str(torchserve.temporary), "XDG_CACHE_HOME": str(torchserve.folder / "cache")}
-    reader, writer = os.pipe()
     subprocess.run(
-        [command("torchserve"), "--start", "--model-store", "models", "--dt"],
+        [command("torchserve"), "--start", "--model-store", "models", "--dt", "--models", "all"],
         cwd=torchserve.folder,
         env={**environment(), **own},
-        stdout=writer,
-        stderr=writer,
+        stdout=console,
+        stderr=console,
         check=True,
         timeout=60,
     )
-    os.close(writer)
+    os.close(console)
+
+
+def answers(torchserve: TorchServe) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{torchserve.urls['management']}/models").status_code == 200
+    return False
+
+
+def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
+    reader, writer = os.pipe()
+    start_with_console(torchserve, writer)
     os.close(reader)
-
-    def answers() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{torchserve.urls['management']}/models").status_code == 200
-        return False
-
-    eventually(answers, within_s=60)
+    eventually(lambda: answers(torchserve), within_s=60)
     assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
+
+
+def test_a_reader_that_stops_reading_holds_up_no_server(torchserve: TorchServe) -> None:
+    """Neither its start, nor its workers, nor its end: not one byte can be written."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\0" * 512)
+    os.set_blocking(writer, True)
+    start_with_console(torchserve, writer)
+    eventually(lambda: answers(torchserve), within_s=60)
+    predict = f"{torchserve.urls['inference']}/predictions/echo"
+    eventually(lambda: httpx.post(predict, content=b"x").status_code == 200, within_s=60)
+    assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
+    os.close(reader)
 
 
 def test_in_the_foreground_it_runs_until_it_is_told_to_stop(torchserve: TorchServe) -> None:

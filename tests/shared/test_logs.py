@@ -65,14 +65,14 @@ def _root_logger_is_restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_root_logger_is_restored")
-def test_the_file_gets_what_the_terminal_is_spared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_file_gets_what_the_terminal_is_spared(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("node", log_file=tmp_path / "node.log")
     logging.getLogger("worker").info("worker.joined")
     logging.getLogger("worker").warning("worker.lost")
+    for handler in logging.getLogger().handlers:
+        handler.flush()
     assert (tmp_path / "node.log").read_text().count("\n") == 2
-    assert "worker.joined" not in (shown := capsys.readouterr().err)
+    assert "worker.joined" not in (shown := capfd.readouterr().err)
     assert "worker.lost" in shown
 
 

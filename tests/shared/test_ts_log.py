@@ -95,7 +95,7 @@ def test_a_traceback_of_ours_is_not_lost() -> None:
     assert ts_log.TorchServeFormatter("gateway").format(record).endswith("ValueError: no good")
 
 
-def test_the_file_has_all_but_what_workers_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_file_has_all_but_what_workers_print(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before, level = logging.getLogger().handlers, logging.getLogger().level
     try:
         ts_log.configure("node", level="INFO", log_file=tmp_path / "ts_log.log")
@@ -104,10 +104,11 @@ def test_the_file_has_all_but_what_workers_print(tmp_path: Path, capsys: pytest.
         )
         logging.getLogger("worker").info("node.started")
     finally:
-        logging.getLogger().handlers[1].close()
+        for handler in logging.getLogger().handlers:
+            handler.close()
         logging.getLogger().handlers = before
         logging.getLogger().setLevel(level)
     written = (tmp_path / "ts_log.log").read_text()
     assert "node.started" in written
     assert "printed" not in written
-    assert "MODEL_LOG - printed" in capsys.readouterr().out
+    assert "MODEL_LOG - printed" in capfd.readouterr().out

@@ -40,7 +40,8 @@ class Fleet:
         #: The peer id of the latest node that joined.
         self.node = b""
 
-    def start_node(self, **changes: object) -> subprocess.Popen[bytes]:
+    def start_node(self, *, console: int | None = None, **changes: object) -> subprocess.Popen[bytes]:
+        """Start a node whose log goes to a file, or to an fd."""
         settings = NodeSettings(
             **{
                 "broker_address": self.broker.address,
@@ -54,7 +55,7 @@ class Fleet:
         log = (self.folder / "node.log").open("ab")
         node = subprocess.Popen(
             [sys.executable, "-c", RUN, settings.to_json().decode()],
-            stderr=log,
+            stderr=log if console is None else console,
             env=dict(environment()) | self.variables,
         )
         log.close()

@@ -12,7 +12,7 @@ from tests.worker.models import write_model
 from tests.worker.wheels import write_wheel
 from torchrelay.shared.settings import environment
 from torchrelay.worker.dependencies import Environment, Installer, InstallFailed, Requirements, requirements
-from torchrelay.worker.output import Stream
+from torchrelay.worker.output import OutputReader, Stream
 
 pytestmark = pytest.mark.integration
 
@@ -45,17 +45,17 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.installer = Installer(root, environment())
+        self.installer = Installer(root, environment(), OutputReader())
         self.lines: list[str] = []
         self.reports = 0
 
     async def provide(self, model_dir: Path) -> Environment:
         return await self.installer.provide(
-            wanted(model_dir), model_dir, on_line=self.heard, on_progress=self.reported
+            wanted(model_dir), model_dir, on_lines=self.heard, on_progress=self.reported
         )
 
-    def heard(self, stream: Stream, line: str) -> None:
-        self.lines.append(line)
+    def heard(self, stream: Stream, lines: list[str]) -> None:
+        self.lines += lines
 
     def reported(self) -> None:
         self.reports += 1

@@ -1,0 +1,163 @@
+"""Log handlers that hold up nobody: a thread writes, and what it can't write in time is counted.
+
+A console whose reader has stopped, a disk that hangs or is full: processes that must beat log all the same.
+"""
+
+import logging
+import os
+import select
+import sys
+import threading
+from collections import deque
+
+from torchrelay.shared import clock
+
+logger = logging.getLogger(__name__)
+
+#: Lines that may wait to be written; who has many leaves half of that to others, see `wait_for_room`.
+LINES_LIMIT = 4096
+#: A writer that has written nothing for so long is stuck: nobody waits for it until it goes on.
+STUCK_S = 1.0
+STDOUT, STDERR = 1, 2
+
+
+class BackgroundHandler(logging.Handler):
+    """Hands records to a thread that writes them with another handler, which is its alone."""
+
+    def __init__(self, writer: logging.Handler, limit_lines: int = LINES_LIMIT) -> None:
+        super().__init__(writer.level)
+        self.filters = writer.filters
+        writer.handleError = self._failed  # type: ignore[method-assign]  # logging has no other way
+        self._writer = writer
+        self._limit_lines = limit_lines
+        self._failure: BaseException | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        #: The process that has the thread: a fork of it has none.
+        self._pid = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._waiting: deque[logging.LogRecord] = deque()
+        #: Lines that wait, and that the thread has taken and not written yet.
+        self._unwritten_lines = 0
+        self._dropped = 0
+        self._moved_at = 0.0
+        self._changed = threading.Condition()
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802  # logging's name
+        """Let records be written so."""
+        self._writer.setFormatter(fmt)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written soon, or count it where too many wait."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._changed:
+            if self._unwritten_lines >= self._limit_lines:
+                self._dropped += _lines(record)
+                return
+            if not self._unwritten_lines:
+                self._moved_at = clock.monotonic()
+            self._waiting.append(record)
+            self._unwritten_lines += _lines(record)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait_for_room(self) -> None:
+        """Wait until less than half of what may wait does, or the writer is stuck: not for a loop to call."""
+        self._wait_until_below(self._limit_lines // 2)
+
+    def flush(self) -> None:
+        """Wait until all is written, or the writer is stuck."""
+        if self._pid == os.getpid():
+            self._wait_until_below(1)
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self.flush()
+        if not self._unwritten_lines:  # else the thread is in the midst of it
+            self._writer.close()
+        super().close()
+
+    def _wait_until_below(self, limit_lines: int) -> None:
+        with self._changed:
+            while self._unwritten_lines >= limit_lines:
+                moved_at = max(self._moved_at, getattr(self._writer, "moved_at", 0.0))
+                left_s = moved_at + STUCK_S - clock.monotonic()
+                if left_s <= 0:
+                    return
+                self._changed.wait(left_s)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                record = self._waiting.popleft()
+            self._write(record)
+            with self._changed:
+                self._unwritten_lines -= _lines(record)
+                self._moved_at = clock.monotonic()
+                dropped, self._dropped = (0, self._dropped) if self._failure else (self._dropped, 0)
+                self._changed.notify_all()
+            if dropped:
+                self._write(_dropped_record(dropped))
+
+    def _write(self, record: logging.LogRecord) -> None:
+        had_failed, self._failure = self._failure is not None, None
+        self._writer.emit(record)
+        if self._failure is not None and not had_failed:
+            # For the other handlers; again only once this one has worked meanwhile.
+            file = getattr(self._writer, "baseFilename", None)
+            level = logging.ERROR if file else logging.INFO  # a console that nobody reads is no fault
+            facts = {"log": file or "the console", "reason": str(self._failure)}
+            logger.log(level, "log.not_written", extra=facts)
+
+    def _failed(self, record: logging.LogRecord) -> None:
+        """Count a record that can't be written; logging calls it where the writer has raised."""
+        self._failure = sys.exception()
+        with self._changed:
+            self._dropped += _lines(record)
+
+
+def _lines(record: logging.LogRecord) -> int:
+    """Count the lines that a record stands for; see `logs.each`."""
+    lines = vars(record).get("lines")
+    return len(lines) if isinstance(lines, list) else 1
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    level = logging.WARNING
+    facts = {"msg": "log.lines_dropped", "count": count, "name": __name__}
+    return logging.makeLogRecord({**facts, "levelno": level, "levelname": logging.getLevelName(level)})
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes to stdout or stderr itself: a stuck write may hold no lock of Python's, which its end needs."""
+
+    def __init__(self, fd: int, level: str | int = logging.NOTSET) -> None:
+        super().__init__(level)
+        self._fd = fd
+        #: When it last got rid of something.
+        self.moved_at = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; where nobody can read it any more it goes nowhere."""
+        try:
+            left = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            while left:
+                left = left[self._write(left) :]
+                self.moved_at = clock.monotonic()
+        except (OSError, TypeError, ValueError):  # or its arguments don't fit its text
+            self.handleError(record)
+
+    def _write(self, data: bytes) -> int:
+        """Write whole lines, as many as other processes' lines on the same pipe can't come between."""
+        end = data.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
+        try:
+            return os.write(self._fd, data[:end])
+        except BlockingIOError:  # whoever shares it with us has made it non-blocking
+            select.select([], [self._fd], [])
+            return 0
