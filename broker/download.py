@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore
 
@@ -22,6 +22,8 @@ from torchrelay.shared.settings import BrokerSettings
 
 REDIRECTS_LIMIT = 5
 REDIRECTS = (301, 302, 303, 307, 308)
+#: What a url is asked for with as it is; the rest, such as letters beyond ASCII, is escaped.
+_AS_IT_IS = bytes(range(0x21, 0x7F))
 #: A pattern that matches a url as well with this host in place of its own doesn't name the host.
 ELSEWHERE = "elsewhere.example"
 
@@ -92,17 +94,18 @@ def _download(
         may_be_private = settings.allow_private_urls or any(_names_host(p, at) for p in matching)
         if not urlsplit(at).hostname:
             raise failed(url, "the url names no host")
+        asked = quote(at, safe=_AS_IT_IS)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
         try:
             with (
                 httpcore.ConnectionPool(
                     ssl_context=ssl.create_default_context(), network_backend=_Backend(may_be_private)
                 ) as pool,
-                pool.stream("GET", at, headers=sign(at), extensions={"timeout": timeouts}) as response,
+                pool.stream("GET", asked, headers=sign(asked), extensions={"timeout": timeouts}) as response,
             ):
                 if response.status in REDIRECTS:
                     headers = {name.lower(): value for name, value in response.headers}
-                    at = urljoin(at, headers.get(b"location", b"").decode("latin-1"))
+                    at = urljoin(asked, quote(headers.get(b"location", b""), safe=_AS_IT_IS))
                     continue
                 if response.status != 200:
                     raise failed(url, f"the server answered {response.status}")

@@ -17,6 +17,11 @@ class Handler(BaseHTTPRequestHandler):
         match self.path:
             case "/m.mar":
                 self._answer(200, b"archive")
+            case "/%E6%A8%A1%20a.mar?%E6%A8%A1=%2B+&%":
+                self._answer(200, b"escaped")
+            case "/hop-beyond-ascii":
+                # As a header holds them: one letter for each byte.
+                self._answer(302, b"", location="/模 a.mar?模=%2B+&%".encode().decode("latin-1"))
             case "/hop":
                 self._answer(302, b"", location="/m.mar")
             case "/loop":
@@ -79,6 +84,24 @@ def test_an_archive_is_fetched_also_behind_a_redirect(origin: str, tmp_path: Pat
         target = tmp_path / path[1:]
         download.download(origin + path, target, opened(origin))
         assert target.read_bytes() == b"archive"
+
+
+@pytest.mark.parametrize("path", ["/模 a.mar?模=%2B+&%", "/%E6%A8%A1%20a.mar?模=%2B+&%", "/hop-beyond-ascii"])
+def test_a_url_beyond_ascii_is_asked_for_escaped_and_else_as_it_is(
+    origin: str, tmp_path: Path, path: str
+) -> None:
+    download.download(origin + path, tmp_path / "m", opened(origin))
+    assert (tmp_path / "m").read_bytes() == b"escaped"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://模.invalid/x.mar", "http://h\ud800/x.mar", "http://127.0.0.1:1/\ud800", "http://a:模@[::1/x"],
+)
+def test_a_url_that_cannot_be_asked_for_is_a_failed_download(tmp_path: Path, url: str) -> None:
+    settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
+    with pytest.raises(DownloadFailed):
+        download.download(url, tmp_path / "m", settings)
 
 
 def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp_path: Path) -> None:
