@@ -64,9 +64,9 @@ class GatewayRequest(falcon.asgi.Request):
         value = self._asgi_headers.get(header)
         return "" if value is None else value.decode("latin-1")
 
-    def has_any(self, headers: frozenset[bytes]) -> bool:
-        """Tell whether one of these headers is there; names in small letters."""
-        return not headers.isdisjoint(self._asgi_headers)
+    def has(self, header: bytes) -> bool:
+        """Tell whether a header is there, by its name in small letters."""
+        return header in self._asgi_headers
 
     async def read_body(self, limit: int, room_for: Callable[[int], AbstractContextManager[None]]) -> bytes:
         """Read the body, at most `limit` bytes of it.

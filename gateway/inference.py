@@ -17,8 +17,6 @@ from torchrelay.shared.settings import GatewaySettings
 
 Headers = Sequence[tuple[str, str]]
 
-#: What authorises a call to us is none of the handler's business.
-_WITHHELD = frozenset((b"authorization", b"proxy-authorization"))
 #: Those below 200 announce a response and are none.
 _STATUSES = range(200, 1000)
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -77,7 +75,9 @@ class _Model:
         """Have a job done with the client's headers, `added` ones behind them so that they win."""
         if req.content_length is None:
             added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
-        meta, frames = wire.pack_request(req.scope["request_id"], added, inputs, client_head(req))
+        meta, frames = wire.pack_request(
+            req.scope["request_id"], added, inputs, client_head(req, self._config)
+        )
         job = self._link.submit(model, version, meta, frames, sequence=req.text_of(self._sequence_header))
         answer = await job
         response, body = wire.unpack_response(answer.meta, answer.frames)
@@ -213,12 +213,16 @@ async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: 
     raise errors.WorkflowNotFound(f"Workflow not found: {fields['workflow']}")
 
 
-def client_head(req: GatewayRequest) -> bytes:
-    """Return the client's headers for the handler, names spelled as the client did; see `wire.head`."""
+def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
+    """Return the client's headers for the handler, names spelled as the client did; see `wire.head`.
+
+    Where keys are asked for, `Authorization` holds one of ours, which is none of the handler's business.
+    Else it is the application's own.
+    """
     headers: list[bytes] = req.scope["raw_headers"]
-    if req.has_any(_WITHHELD):
+    if config.token_authorization and req.has(b"authorization"):
         pairs = zip(headers[::2], headers[1::2], strict=True)
-        headers = [text for pair in pairs if pair[0].lower() not in _WITHHELD for text in pair]
+        headers = [text for pair in pairs if pair[0].lower() != b"authorization" for text in pair]
     return wire.head(headers)
 
 

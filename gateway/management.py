@@ -135,7 +135,7 @@ class Model(Managing):
     ) -> object:
         """Have the handler describe itself: a job with the header `describe` and no inputs."""
         headers = (("describe", "True"),)
-        meta, frames = wire.pack_request(req.scope["request_id"], headers, (), client_head(req))
+        meta, frames = wire.pack_request(req.scope["request_id"], headers, (), client_head(req, self._config))
         answer = await self._link.submit(model, version, meta, frames, is_describe=True)
         response, body = wire.unpack_response(answer.meta, answer.frames)
         if response.error is not None:

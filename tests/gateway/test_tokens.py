@@ -164,9 +164,10 @@ def test_a_key_that_has_expired_opens_nothing_more() -> None:
 
 def test_handlers_never_see_the_key() -> None:
     gateway = guarded()
-    assert (
-        gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", headers=bearer("inference")).text == "x"
-    )
+    sent = {"X-Own": "1", **bearer("inference"), "Proxy-Authorization": "own"}
+    assert gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", headers=sent).text == "x"
+    assert (gateway.headers()["X-Own"], gateway.headers()["Proxy-Authorization"]) == ("1", "own")
+    assert not [name for name in gateway.headers() if name.lower() == "authorization"]
     gateway.ask(MANAGEMENT, "GET", "/models/m", headers=bearer("management"))
     assert len(gateway.link.requests) == 1
     assert not [name for name in gateway.headers() if name.lower() == "authorization"]

@@ -126,6 +126,7 @@ def test_headers_keep_their_spelling_and_show_the_type_of_each_input() -> None:
         "body": {"content-type": "application/json"},
         "X-Golden": "two",
         "explain": "False",
+        "aUTHORIZATION": "Bearer s",
     }
 
 
