@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Callable
 
 import torch
 from ts.context import RequestProcessor
@@ -10,7 +11,7 @@ from ts.utils.util import PredictionException
 
 from torchrelay.shared import wire
 from torchrelay.shared.errors import OutOfResources, PredictionFailed, RelayError
-from torchrelay.worker.faults import encodable, guarded, is_out_of_memory, one_line
+from torchrelay.worker.faults import guarded, is_out_of_memory, one_line, text_of
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -24,11 +25,14 @@ _STATUSES = range(200, 1000)
 
 
 def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> wire.Response:
-    """Return the response of one row, with the status and headers that the handler has set for it."""
+    """Return the response of one row, with the status and headers that the handler has set for it.
+
+    Raises whatever the handler's own objects raise; see `guarded_answer`.
+    """
     body = guarded(_encoded, value)
     if isinstance(body, _UNENCODABLE):
         return failed(PredictionFailed("Unsupported model output data type.", one_line(body)))
-    if isinstance(body, Exception):
+    if isinstance(body, BaseException):
         return raised(body)
     assert isinstance(body, bytes)
     if len(body) > limit_bytes:
@@ -42,7 +46,19 @@ def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> wire
     fault = _unsendable(code, phrase, headers)
     if fault:
         return failed(PredictionFailed("Prediction failed", fault))
-    return wire.Response(code, phrase, tuple(headers.items()), body)
+    plain = [(_plain(name), _plain(value)) for name, value in headers.items()]
+    return wire.Response(int.__int__(code), _plain(phrase), tuple(plain), body)
+
+
+def guarded_answer(make: Callable[..., wire.Response], *arguments: object) -> wire.Response:
+    """Return what `make` does, or an error where objects of the handler's own keep it from making any."""
+    made = guarded(make, *arguments)
+    return made if isinstance(made, wire.Response) else failed(PredictionFailed("Prediction failed"))
+
+
+def plain_output(output: object) -> object:
+    """Return a handler's output; of a list of a class of its own the items count, not what it says."""
+    return output if type(output) is list or not isinstance(output, list) else list.copy(output)
 
 
 def batch_failure(output: object, rows: int) -> wire.Response | None:
@@ -60,6 +76,10 @@ def batch_failure(output: object, rows: int) -> wire.Response | None:
 
 def raised(error: BaseException) -> wire.Response:
     """Return the answer for what a handler raised."""
+    return guarded_answer(_raised, error)
+
+
+def _raised(error: BaseException) -> wire.Response:
     if isinstance(error, PredictionException):
         return refused(error.message, error.error_code)
     if is_out_of_memory(error):
@@ -69,9 +89,10 @@ def raised(error: BaseException) -> wire.Response:
 
 def refused(message: object, code: object) -> wire.Response:
     """Return the answer for a handler's own refusal; a code that is no status of HTTP becomes a 500."""
-    status = code if isinstance(code, int) and code in _STATUSES else 500
+    status = int.__int__(code) if isinstance(code, int) else 0
     # TorchServe keeps 413 for bodies above its limit.
-    return failed(PredictionFailed(encodable(str(message))), status=507 if status == 413 else status)
+    status = 507 if status == 413 else status if status in _STATUSES else 500
+    return failed(PredictionFailed(text_of(message)), status=status)
 
 
 def failed(error: RelayError, status: int | None = None) -> wire.Response:
@@ -84,9 +105,12 @@ def failed(error: RelayError, status: int | None = None) -> wire.Response:
 def _encoded(value: object) -> bytes:
     """Encode one row of the answer. Raises TypeError and its like for what has no encoding."""
     if isinstance(value, _BINARY):
-        return bytes(value)
+        return value if type(value) is bytes else bytes(memoryview(value))
     if isinstance(value, str):
-        return value.encode()
+        encoded = value.encode()
+        if type(encoded) is not bytes:
+            raise TypeError(f"{type(value).__name__}.encode() returned no bytes")
+        return encoded
     if isinstance(value, torch.Tensor):
         file = io.BytesIO()
         torch.save(value, file)
@@ -94,11 +118,16 @@ def _encoded(value: object) -> bytes:
     return json.dumps(value, indent=2).encode()
 
 
+def _plain(text: str) -> str:
+    """Return a text as a plain string: one of a class of its own can't be sent."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def _unsendable(code: object, phrase: object, headers: dict[str, str]) -> str:
     """Say what HTTP could not carry of what the handler set; empty if nothing."""
     if not isinstance(code, int) or not isinstance(phrase, str):
         return f"the status {code!r} {phrase!r} is not a number and a text"
-    if code not in _STATUSES:
+    if int.__int__(code) not in _STATUSES:
         return f"the status is not from {_STATUSES[0]} to {_STATUSES[-1]}"
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):

@@ -86,7 +86,7 @@ class AsyncEngine:
         if not self._is_wanted(call, idx):
             return client_gone()
         context = guarded(copy.deepcopy, self._runner.model.context)
-        if isinstance(context, Exception):
+        if isinstance(context, BaseException):
             return answers.raised(context)
         assert isinstance(context, type(self._runner.model.context))
         door = self._runner.new_door(context, self._sender(call))
@@ -97,13 +97,14 @@ class AsyncEngine:
         if inspect.isawaitable(output):
             call.awaited[idx] = asyncio.ensure_future(output)
             [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
+        output = guarded(answers.plain_output, output)
         door.close()
-        self._runner.ended(context, output, 1, round((clock.monotonic() - started) * 1_000_000))
+        self._runner.ended(output, [opened], round((clock.monotonic() - started) * 1_000_000))
         failure = answers.batch_failure(output, 1)
         if failure is not None:
             return failure
         assert isinstance(output, list)
-        return door.last(0, output[0])
+        return answers.guarded_answer(door.last, 0, output[0])
 
     def _sender(self, call: _Call) -> SendParts:
         """Return what sends parts from whatever thread: the link belongs to the loop's."""

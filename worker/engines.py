@@ -194,21 +194,23 @@ class GenerationEngine:
         """End a request or let it go on, as its stopping criterion says of the value."""
         request.is_known = True
         verdict = _verdict(self._context, idx, value)
-        if isinstance(verdict, Exception):
+        if isinstance(verdict, BaseException):
             self._end(request, answers.raised(verdict))
             return
-        is_part = verdict is not None and not verdict
-        if is_part:
-            self._context.set_response_header(idx, STREAM_HEADER, "true")
-            processor = self._context.request_processor[idx]
-            part = answers.answer(processor, value, self._runner.response_limit_bytes)
+        if verdict is False:
+            part = answers.guarded_answer(self._part, idx, value)
             if part.error is None:
                 request.ends += ended_sequences(part, self._runner.sequence_headers.end)
                 self._outlet.parts([((request.lease, 0), part)])
                 return
             self._end(request, part)
         else:
-            self._end(request, self._door.last(idx, value))
+            self._end(request, answers.guarded_answer(self._door.last, idx, value))
+
+    def _part(self, idx: int, value: object) -> wire.Response:
+        self._context.set_response_header(idx, STREAM_HEADER, "true")
+        processor = self._context.request_processor[idx]
+        return answers.answer(processor, value, self._runner.response_limit_bytes)
 
     def _end(self, request: _Running, reply: wire.Response) -> None:
         # Forgotten meanwhile, if the broker took its leases back while the handler ran.
@@ -254,9 +256,14 @@ class Echo:
 
 
 def _verdict(context: Context, idx: int, value: object) -> object:
-    """Ask a request's stopping criterion, if it has one."""
+    """Ask a request's stopping criterion, if it has one: True, False, None, or what it raises."""
+    return guarded(_asked, context, idx, value)
+
+
+def _asked(context: Context, idx: int, value: object) -> bool | None:
     criteria = context.stopping_criteria
-    return guarded(lambda: criteria[idx](value)) if criteria else None
+    verdict = criteria[idx](value) if criteria else None
+    return None if verdict is None else bool(verdict)
 
 
 def client_gone() -> wire.Response:

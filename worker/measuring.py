@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torchrelay.shared import clock
@@ -39,12 +39,12 @@ class Measuring:
         self._points: list[m.MetricPoint] = []
         #: The latest call's time and requests. PERF: of many calls in a moment one stands for all, for a
         #: point of each would cost a twentieth of what the call itself does.
-        self._prediction: tuple[int, Mapping[int, str]] | None = None
+        self._prediction: tuple[int, Sequence[str]] | None = None
         #: When points were last sent, or could not be.
         self._tried_at = -GATHER_S
 
-    def predicted(self, handler_us: int, request_ids: Mapping[int, str]) -> None:
-        """Take note of a call that went well, and of its requests by index."""
+    def predicted(self, handler_us: int, request_ids: Sequence[str]) -> None:
+        """Take note of a call that went well, and of its requests."""
         self._prediction = (handler_us, request_ids)
 
     def has_points(self) -> bool:
@@ -88,7 +88,7 @@ class Measuring:
                 round(handler_us / 1000, 2),
                 self._dimensions,
                 clock.wall_ms(),
-                tuple(request_ids.values()),
+                tuple(request_ids),
             ),
         )
 

@@ -33,8 +33,8 @@ from torchrelay.worker.session import Batch, Job, Leases, Payload, Session, Stat
 
 logger = logging.getLogger(__name__)
 
-#: How long the last answer and the goodbye have to leave.
-FAREWELL_S = 0.5
+#: How long the last answer and the goodbye, or the last part of a stream, have to leave.
+FAREWELL_S = 1.0
 
 
 class StopSignal:
@@ -242,7 +242,7 @@ class _ReportsFailure:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception):
+        if error is not None and not isinstance(error, SystemExit):
             words = LastWords(one_line(error), is_out_of_memory(error))
             os.write(self._status_fd, msgspec.json.encode(words) + b"\n")
         os.close(self._status_fd)
@@ -299,12 +299,14 @@ def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower |
     stop = StopSignal()
     link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
     worker = Worker(spec, runner, link, stop)
-    if model.loop is not None:
-        model.loop.run_until_complete(
-            worker.serve_async(AsyncEngine(runner, worker.leases, worker, model.loop))
-        )
-    elif model.config.continuous_batching:
-        worker.serve(GenerationEngine(runner, worker.leases, worker, share))
-    else:
-        worker.serve(BatchEngine(runner, worker.leases, worker, share))
-    link.close(FAREWELL_S)
+    try:
+        if model.loop is not None:
+            engine = AsyncEngine(runner, worker.leases, worker, model.loop)
+            model.loop.run_until_complete(worker.serve_async(engine))
+        elif model.config.continuous_batching:
+            worker.serve(GenerationEngine(runner, worker.leases, worker, share))
+        else:
+            worker.serve(BatchEngine(runner, worker.leases, worker, share))
+    finally:
+        # Also where a handler ends the process: what it has sent before arrives.
+        link.close(FAREWELL_S)

@@ -92,11 +92,14 @@ class Runner:
         data = self.begin(door.context, jobs, is_describe=is_describe, known=known)
         door.open(places)
         started = clock.monotonic()
-        output = guarded(self.model.entry_point, data, door.context)
+        output = guarded(self._output, data, door.context)
         handler_us = round((clock.monotonic() - started) * 1_000_000)
         door.close()
-        self.ended(door.context, output, len(data), handler_us)
+        self.ended(output, jobs, handler_us)
         return output, handler_us
+
+    def _output(self, data: list[Row], context: Context) -> object:
+        return answers.plain_output(self.model.entry_point(data, context))
 
     def begin(
         self, context: Context, jobs: Sequence[Opened], *, is_describe: bool = False, known: int = 0
@@ -117,14 +120,14 @@ class Runner:
             context.metrics.request_ids = request_ids
         return data
 
-    def ended(self, context: Context, output: object, row_count: int, handler_us: int) -> None:
+    def ended(self, output: object, jobs: Sequence[Opened], handler_us: int) -> None:
         """Take note of a call's time, which counts only if it went well, as in TorchServe."""
-        if isinstance(output, list) and len(output) == row_count and context.request_ids:
-            self.measuring.predicted(handler_us, context.request_ids)
+        if type(output) is list and len(output) == len(jobs):
+            self.measuring.predicted(handler_us, [job.request.request_id for job in jobs])
 
     def _replies(self, door: PartDoor, output: object, row_count: int) -> list[wire.Response]:
         failure = answers.batch_failure(output, row_count)
         if failure is not None:
             return [failure] * row_count
         assert isinstance(output, list)
-        return [door.last(idx, value) for idx, value in enumerate(output)]
+        return [answers.guarded_answer(door.last, idx, value) for idx, value in enumerate(output)]

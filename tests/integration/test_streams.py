@@ -1,6 +1,7 @@
 """Answers in parts, from the handler to the client, through real processes."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import httpx
@@ -13,7 +14,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.integration
 
 STREAMS_HANDLER = """
-import os, time
+import os, sys, time
 from ts.handler_utils.utils import send_intermediate_predict_response
 
 def handle(data, context):
@@ -28,7 +29,12 @@ def handle(data, context):
     if mode == "raise":
         raise ValueError("no more")
     if mode == "die":
+        open(GATE).read()
         os._exit(3)
+    if mode == "vanish":
+        os._exit(3)
+    if mode == "exit":
+        sys.exit(3)
     return ["last"]
 """
 
@@ -37,7 +43,8 @@ def handle(data, context):
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("streams")
     store = make_store(folder / "store")
-    make(store, "streams", code=STREAMS_HANDLER)
+    os.mkfifo(folder / "gate")
+    make(store, "streams", code=STREAMS_HANDLER.replace("GATE", repr(str(folder / "gate"))))
     with fleet(folder, store) as made:
         made.serve("--enable-model-api")
         assert made.register("streams.mar", initial_workers=1, synchronous=True).status_code == 200
@@ -69,12 +76,40 @@ def test_without_parts_the_answer_is_an_ordinary_one(served: Fleet) -> None:
     assert "ts_stream_next" not in answer.headers
 
 
-@pytest.mark.parametrize("ending", ["raise", "die"])
+def parts_until_cut(answer: httpx.Response, on_part: Callable[[bytes], None]) -> None:
+    """Read to the end of what comes; it is handed over as it comes, with all that came before."""
+    found = b""
+    for part in answer.iter_raw():
+        found += part
+        on_part(found)
+
+
+@pytest.mark.parametrize("ending", ["raise", "die", "exit"])
 def test_what_ends_a_stream_early_cuts_the_connection(served: Fleet, ending: str) -> None:
     found: list[bytes] = []
+    gate = served.folder / "gate"
+
+    def on_part(all_of_it: bytes) -> None:
+        found[:] = [all_of_it]
+        if ending == "die" and all_of_it == b"part 0;part 1;":
+            gate.open("w").close()  # now it has nothing on its way any more
+
     with stream(served, f"2 {ending}") as answer, pytest.raises(httpx.RemoteProtocolError):
-        found.extend(answer.iter_raw())
+        parts_until_cut(answer, on_part)
     assert b"".join(found) == b"part 0;part 1;"
+    eventually(lambda: served.ready("streams"), 60)
+    assert served.predict("streams", b"1").content == b"part 0;last"
+
+
+def test_what_a_worker_sends_right_before_it_dies_may_be_lost_and_never_looks_complete(served: Fleet) -> None:
+    found = [b""]
+    with stream(served, "2 vanish") as answer:
+        if answer.status_code == 200:
+            with pytest.raises(httpx.RemoteProtocolError):
+                parts_until_cut(answer, found.append)
+            assert b"part 0;part 1;".startswith(found[-1])
+        else:  # nothing of it had arrived, also the second time
+            assert answer.status_code in (500, 503)
     eventually(lambda: served.ready("streams"), 60)
     assert served.predict("streams", b"1").content == b"part 0;last"
 

@@ -16,7 +16,8 @@ from ts.metrics.metrics_cache import MetricsCache
 from ts.metrics.metrics_store import MetricsStore
 from ts.metrics.unit import Units
 
-from torchrelay.shared import clock
+from torchrelay.shared import clock, wire
+from torchrelay.shared import messages as m
 from torchrelay.shared.messages import MetricPoint
 
 MODEL = (("ModelName", "m"), ("Level", "Model"))
@@ -54,6 +55,18 @@ def test_dimensions_that_a_handler_brings_are_not_added_again() -> None:
     metrics.add_counter("C", 1, None, own)
     assert metrics.take_points()[0].dimensions == (("Level", "Own"), ("ModelName", "m"))
     assert [dimension.name for dimension in own] == ["Level"]
+
+
+def test_whatever_a_handler_names_its_metrics_by_they_can_be_sent() -> None:
+    class Name(str):
+        __slots__ = ()
+
+    metrics = MetricsCache("m")
+    metrics.set_request_ids({0: "\udcff", 1: "b"})
+    metrics.add_metric(Name("C"), 1, Name("apples"), None, [Dimension(Name("Kind"), "\ud800")])
+    [point] = points = metrics.take_points()
+    assert (type(point.name), point.dimensions[0]) == (str, ("Kind", "\\ud800"))
+    assert wire.decode(wire.encode(m.Measured("h", tuple(points)), 0))[0] == m.Measured("h", tuple(points))
 
 
 def test_an_error_belongs_to_no_request() -> None:

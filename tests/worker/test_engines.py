@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+import torch
 from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
 
@@ -124,6 +125,30 @@ def test_a_criterion_that_raises_fails_its_request_alone() -> None:
     work(made)
     # The third has no criterion at all.
     assert made.said() == [(1, ["Prediction failed"]), (2, [b"b"]), (3, ["Prediction failed"])]
+
+
+def test_a_verdict_that_is_neither_yes_nor_no_fails_its_request_alone() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.stopping_criteria = [lambda result: torch.zeros(2), lambda result: True]  # type: ignore[list-item,return-value]  # what a handler may do
+        return ["a", "b"]
+
+    made = generation(handler)
+    for lease in (1, 2):
+        made.assign(lease, b"x")
+    work(made)
+    assert made.said() == [(1, ["Prediction failed"]), (2, [b"b"])]
+
+
+def test_a_generation_whose_responses_were_thrown_away_fails_its_request_alone() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.request_processor = []
+        context.stopping_criteria = [lambda result: False]
+        return ["a"]
+
+    made = generation(handler)
+    made.assign(1, b"x")
+    work(made)
+    assert made.said() == [(1, ["Prediction failed"])]
 
 
 def test_a_handler_that_raises_fails_every_request_of_the_call_and_none_after_it() -> None:

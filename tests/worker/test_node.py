@@ -98,6 +98,7 @@ def test_a_handler_that_exits_takes_its_worker_with_it(joined: Fleet, ending: st
             False,
         ),
         ("def handle(data, context):\n    raise MemoryError('too large')\n", "MemoryError: too large", True),
+        ("raise GeneratorExit('here')\n", "GeneratorExit: here", False),
     ],
 )
 def test_a_model_that_does_not_load_is_reported_with_the_first_cause(
@@ -108,6 +109,31 @@ def test_a_model_that_does_not_load_is_reported_with_the_first_cause(
     assert (exited.reason, exited.out_of_memory, exited.exit_code) == (reason, out_of_memory, 1)
     assert any(line.startswith("Traceback") for line in exited.last_lines)
     assert exited.last_lines[-1] == reason
+
+
+UNSPEAKABLE = """
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+def handle(data, context):
+    if WHEN:
+        raise Unspeakable
+    return ["fine"]
+"""
+
+
+def test_an_exception_without_a_text_ends_a_load_with_its_name(joined: Fleet) -> None:
+    joined.broker.send(joined.node, order(joined, UNSPEAKABLE.replace("WHEN", "data is None")))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.reason, exited.exit_code) == ("Unspeakable: <Unspeakable without a text>", 1)
+
+
+def test_an_exception_without_a_text_fails_its_request_and_its_worker_goes_on(joined: Fleet) -> None:
+    loaded = load(joined, UNSPEAKABLE.replace("WHEN", "data and data[0]['body'] == b'raise'"))
+    submit(joined, loaded.worker, b"raise")
+    assert [answer.status for answer in answers(joined)] == [503]
+    submit(joined, loaded.worker, b"", lease=2)
+    assert [answer.body for answer in answers(joined, lease=2)] == [b"fine"]
 
 
 def test_a_worker_may_have_settings_of_any_size(joined: Fleet) -> None:

@@ -1,7 +1,10 @@
+import asyncio
+import http
 import io
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -60,7 +63,7 @@ def answer(value: object) -> wire.Response:
     return response
 
 
-def failure(raised: Exception | None = None, returned: object = None, rows: int = 1) -> wire.Response:
+def failure(raised: BaseException | None = None, returned: object = None, rows: int = 1) -> wire.Response:
     def handler(data: list[Row], context: Context) -> object:
         if raised is not None:
             raise raised
@@ -239,7 +242,7 @@ def test_a_header_that_http_cannot_carry_fails_its_row_alone(name: object, value
     ],
 )
 def test_what_a_handler_raises_fails_its_whole_batch(
-    raised: Exception, status: int, error: tuple[str, str, str]
+    raised: BaseException, status: int, error: tuple[str, str, str]
 ) -> None:
     response = failure(raised=raised, rows=3)
     assert (response.status, response.error) == (status, error)
@@ -335,6 +338,128 @@ def test_a_job_that_cannot_be_read_fails_alone() -> None:
     responses, _ = runner.run(door, Batch(1, False, [Job(without_frame), good, Job(b"\xc1")]))
     assert [item.error and item.error[0] for item in responses] == ["InternalError", None, "InternalError"]
     assert responses[1].body == b"ok"
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Interrupted(BaseException):
+    """What libraries stop a thread with."""
+
+
+class Evasive(Exception):
+    """Raises where a traceback of it is written."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in ("__cause__", "__context__", "__suppress_context__", "__traceback__"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class Foreign(PredictionException):
+    def __init__(self) -> None:
+        pass  # so that it has neither a message nor a code
+
+
+class Shout(str):
+    """A text of a class of its own, as libraries have them."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return Shout(self.upper())
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return 5  # type: ignore[return-value]  # what a handler may do
+
+
+class Liar(list[object]):
+    """A list that says it is longer than it is."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __iter__(self) -> Iterator[object]:
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize(
+    ("raised", "details"),
+    [
+        (Unspeakable(), "Unspeakable: <Unspeakable without a text>"),
+        (Interrupted("stop"), "Interrupted: stop"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (Evasive("x"), "Evasive: x"),
+        (ValueError(Shout("quiet")), "ValueError: QUIET"),
+        (ValueError("x" * 10_000_000), f"ValueError: {'x' * 10_000}"[:500] + "..."),
+    ],
+)
+def test_whatever_a_handler_raises_fails_its_batch_alone(
+    raised: BaseException, details: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "torchrelay.worker.faults")  # pytest can't hand the log's copy of it on
+    response = failure(raised=raised, rows=2)
+    assert (response.status, response.error) == (503, ("PredictionFailed", "Prediction failed", details))
+    assert wire.unpack_response(wire.pack_response(response)[0], [])[0].error == response.error
+
+
+def test_a_refusal_without_its_message_fails_its_batch_alone() -> None:
+    response = failure(raised=Foreign(), rows=2)
+    assert (response.status, response.error and response.error[0]) == (503, "PredictionFailed")
+
+
+def test_the_log_of_an_exception_that_cannot_be_written_costs_no_worker() -> None:
+    """As a worker has it, where nobody looks at what its log costs."""
+    log, handler = logging.getLogger("torchrelay.worker.faults"), logging.StreamHandler(io.StringIO())
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        assert failure(raised=Evasive("x")).error is not None
+        assert failure(raised=Unspeakable()).error is not None
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+
+
+def test_of_an_output_of_a_class_of_its_own_the_items_count() -> None:
+    assert [item.body for item in run(lambda data, context: Liar(["a", "b"]), body(), body())] == [b"a", b"b"]
+    assert failure(returned=Liar(["a"]), rows=2).error is not None
+
+
+def test_a_text_that_encodes_to_no_bytes_fails_alone() -> None:
+    bad, good = run(lambda data, context: [Shout("x"), "fine"], body(), body())
+    assert (bad.status, good.body) == (503, b"fine")
+
+
+def test_what_a_handler_sets_can_be_sent_whatever_its_classes_are() -> None:
+    class Code(int):
+        pass
+
+    def handler(data: list[Row], context: Context) -> object:
+        context.set_response_header(0, Shout("X-Own"), Shout("value"))
+        context.set_response_status(Code(201), Shout("Made"), 0)
+        context.set_response_status(http.HTTPStatus.ACCEPTED, "", 1)
+        return [bytearray(b"a"), b"b"]
+
+    made, accepted = run(handler, body(), body())
+    assert made == wire.Response(201, "Made", (("X-Own", "value"),), b"a")
+    assert {type(part) for part in (made.reason, *made.headers[0])} == {str}
+    assert (type(made.status), type(accepted.status), accepted.status) == (int, int, 202)
+
+
+def test_a_handler_that_throws_away_its_responses_fails_its_batch_alone() -> None:
+    def handler(data: list[Row], context: Context) -> object:
+        context.request_processor = []
+        context.request_ids = None
+        return ["a"] * len(data)
+
+    assert [item.status for item in run(handler, body(), body())] == [503, 503]
 
 
 def test_a_handler_that_exits_ends_the_run() -> None:

@@ -109,13 +109,20 @@ class CachingMetric(MetricAbstract):
         if self.metric_type is MetricTypes.COUNTER and value < 0:
             raise ValueError("Counter metric update value cannot be negative")
         return MetricPoint(
-            name=self.metric_name,
+            name=_plain(self.metric_name),
             kind=self.metric_type.value,
-            unit=self.unit,
+            unit=_plain(self.unit),
             value=float(value),
             dimensions=tuple(
-                (name, str(given)) for name, given in zip(self.dimension_names, dimension_values, strict=True)
+                (_plain(name), _plain(given))
+                for name, given in zip(self.dimension_names, dimension_values, strict=True)
             ),
             at_ms=clock.wall_ms(),
-            request_ids=tuple(request_id.split(",")) if request_id else (),
+            request_ids=tuple(_plain(request_id).split(",")) if request_id else (),
         )
+
+
+def _plain(value: object) -> str:
+    """Return a text that can be sent: no string of a class of its own, no half of a surrogate pair."""
+    text = str.__str__(str(value))
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
