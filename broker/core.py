@@ -13,6 +13,9 @@ The wire may lose messages whenever a connection breaks. So every promise has a 
 gateways ask for what they miss (`Forgotten`), workers' beats tell of leases that were never received or
 whose result was lost, parts of answers are numbered, nodes' beats tell of workers that are not there, and
 all else has a deadline.
+
+Time, in here, is time in which the broker listened (`ListeningClock`): a broker that stood still blames
+nobody for the silence. Real time is what clients' own limits, keys, and times that people read go by.
 """
 
 import logging
@@ -42,6 +45,8 @@ from torchrelay.shared.wire import Frame, WireError, split_frames
 
 #: Housekeeping happens this many times per beat: fine enough for timeouts, too rare to cost anything.
 SWEEPS_PER_BEAT = 5
+#: A turn that comes later than half a beat after the one before it: the broker stood still.
+TURNS_PER_BEAT = 2
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
 #: The largest part of an archive that one message carries.
@@ -66,6 +71,7 @@ class BrokerCore:
     ) -> None:
         self.settings = settings
         self.epoch = epoch
+        self._clock = clock.ListeningClock(now, settings.beat_interval_s / TURNS_PER_BEAT)
         self.catalog = Catalog(snapshot)
         self.fleet = Fleet(
             epoch=epoch,
@@ -78,9 +84,14 @@ class BrokerCore:
         self.gateways = self._desk.gateways
         self.jobs = Jobs(
             self.catalog, self.fleet, self.stats, settings,
-            epoch=epoch, now=now, desk=self._desk, send=self._send, new_sequence_id=new_sequence_id,
+            epoch=epoch, now=now, real_time=self._clock.real, desk=self._desk, send=self._send,
+            new_sequence_id=new_sequence_id,
         )  # fmt: skip
+        wall_of_real = clock.wall_of(now, wall_ms)
+        #: Turns a time of the core into milliseconds since 1970.
+        self.wall_ms: Callable[[float], int] = lambda at: wall_of_real(self._clock.real(at))
         self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
+        self.keys.follow(self._clock)
         self.management = Management(
             self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
         )
@@ -88,15 +99,13 @@ class BrokerCore:
             self._desk, self._send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
         )
         self.started_at = now
-        #: Turns a time of the core into milliseconds since 1970.
-        self.wall_ms = clock.wall_of(now, wall_ms)
         #: Peer id -> worker, for workers that have said hello.
         self._workers: dict[bytes, Worker] = {}
         self._effects: list[Effect] = []
         self._sweep_due = now
-        self._swept_at = now
-        #: Since when peers are listened to without a break.
+        #: Since when peers are listened to without a long break.
         self._silence_counts_from = now
+        self._was_late = False
         self._beat_due = now
         self._keys_due = now + KEYS_INTERVAL_S
         self._remembered_nodes = frozenset(snapshot.nodes)
@@ -104,14 +113,16 @@ class BrokerCore:
     # The shell's side
 
     def handle(self, events: Iterable[Event], *, now: float) -> list[Effect]:
-        """Take in what happened and return what is to be done about it, in order."""
+        """Take in what happened and return what is to be done about it, in order; `now` is real time."""
+        real_now, now = now, self._clock.turn(now)
+        self._allow_for_standing_still(now)
         for event in events:
             self._take(event, now)
         if now >= self._sweep_due:
             self._sweep(now)
         if self.management.is_dirty:
             self._reconcile(now)
-        self.jobs.end_turn(now)
+        self.jobs.end_turn(now, real_now)
         for gateway in self.gateways.values():
             self._desk.flush(gateway)
         if self.metrics.is_logging and (lines := self.metrics.take_lines(self.stats, self.wall_ms(now))):
@@ -120,13 +131,17 @@ class BrokerCore:
         return effects
 
     def next_wake(self) -> float:
-        """Return the time at which `handle` must be called even without events."""
-        return min(self._sweep_due, self.jobs.next_wake())
+        """Return the real time at which `handle` must be called even without events."""
+        return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 
     @property
     def nodes(self) -> list[Node]:
         """The nodes that are here to stay; one that has said goodbye is kept until it falls silent."""
         return [node for node in self.fleet.nodes.values() if not node.is_leaving]
+
+    def real_seconds(self, since: float, until: float) -> float:
+        """Return the real time between two times of the core."""
+        return self._clock.real(until) - self._clock.real(since)
 
     # Taking events
 
@@ -242,7 +257,7 @@ class BrokerCore:
         if known and known.state is WorkerState.STARTING:
             self._sweep_worker(known, now)  # it may be ready, and yet too late
         # One that a node brought along when it joined had been loaded before.
-        loading_s = now - known.started_at if known and known.note else None
+        loading_s = self.real_seconds(known.started_at, now) if known and known.note else None
         worker = self.fleet.add_worker(peer, hello, now)
         if worker is None:
             self._send(peer, m.Leave("it was told to stop"))
@@ -538,12 +553,7 @@ class BrokerCore:
         if self.settings.token_authorization and now >= self._keys_due:
             self._keys_due = now + KEYS_INTERVAL_S
             self._tell_gateways(self.keys.message(now))  # nobody would miss one that was lost
-        if now - self._swept_at > self.settings.peer_timeout_s / 2:
-            # It was the broker that stood still: what peers said meanwhile has not all been read yet.
-            self._silence_counts_from = now
-        self._swept_at = now
-        if now - self._silence_counts_from >= self.settings.peer_timeout_s:
-            self._drop_silent_peers(now - self.settings.peer_timeout_s, now)
+        self._drop_silent_peers(now)
         for worker in list(self.fleet.workers.values()):
             self._sweep_worker(worker, now)
         self.jobs.expire(now)
@@ -551,11 +561,34 @@ class BrokerCore:
         self._remember_nodes(now)
         self._reconcile(now)
 
-    def _drop_silent_peers(self, silent_since: float, now: float) -> None:
-        for gateway in [g for g in self.gateways.values() if g.last_heard < silent_since]:
+    def _allow_for_standing_still(self, now: float) -> None:
+        """Read what lies waiting before anybody is judged, in a turn that comes too late.
+
+        The next turn judges even if it is late as well: a broker that is slow for good has deadlines, too.
+        """
+        is_late = self._clock.stood_still_s > 0
+        if is_late and not self._was_late:
+            self._sweep_due = max(self._sweep_due, now + self.settings.beat_interval_s / SWEEPS_PER_BEAT)
+            self._beat_due = self._sweep_due
+        if self._clock.stood_still_s > self.settings.peer_timeout_s / 2:
+            # Long enough for peers to have hung up: they have the whole timeout for coming back.
+            self._silence_counts_from = now
+            if self.gateways or self.fleet.nodes:  # else it has only been slow to start
+                seconds = round(self._clock.stood_still_s, 1)
+                self._report(logging.WARNING, "broker.stood_still", seconds=seconds,
+                             advice="it was stopped, swapped out, overloaded, or its host slept")  # fmt: skip
+        self._was_late = is_late
+
+    def _drop_silent_peers(self, now: float) -> None:
+        for gateway in [g for g in self.gateways.values() if self._is_silent(g, now)]:
             self._drop_gateway(gateway, "it has been silent")
-        for node in [n for n in self.fleet.nodes.values() if n.last_heard < silent_since]:
+        for node in [n for n in self.fleet.nodes.values() if self._is_silent(n, now)]:
             self._drop_node(node, now)
+
+    def _is_silent(self, peer: Gateway | Node | Worker, now: float, timeouts: int = 1) -> bool:
+        """Tell whether a peer has said nothing for so many peer timeouts, though it was listened to."""
+        heard_at = max(peer.last_heard, self._silence_counts_from)
+        return now - heard_at > timeouts * self.settings.peer_timeout_s
 
     def _sweep_worker(self, worker: Worker, now: float) -> None:
         record = self.catalog.get(worker.key)
@@ -573,7 +606,7 @@ class BrokerCore:
                 worker, timeout_s, now
             ):
                 self._give_up_stuck(worker, overdue, timeout_s, now)
-            case WorkerState.READY if not worker.leases and self._is_silent(worker, now):
+            case WorkerState.READY if not worker.leases and self._is_silent(worker, now, 2):
                 self._fail_worker(worker, "it is idle but silent", now)
                 self._stop(worker, now, kill=True, reason="it is idle but silent")
             case WorkerState.DRAINING if worker.drain_until is not None and now >= worker.drain_until:
@@ -591,9 +624,6 @@ class BrokerCore:
                     self._remove_worker(worker, now, "its node never came back")
                 else:
                     self._order_stop(worker, now, kill=True, reason="it has not stopped yet")
-
-    def _is_silent(self, worker: Worker, now: float) -> bool:
-        return worker.last_heard < now - 2 * self.settings.peer_timeout_s
 
     def _give_up_stuck(self, worker: Worker, overdue: Sequence[Lease], timeout_s: int, now: float) -> None:
         reason = f"no answer within response_timeout of {timeout_s} s"

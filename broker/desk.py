@@ -96,9 +96,9 @@ def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
     )
 
 
-def late(job: Job) -> errors.PredictionTimeout:
+def late(job: Job, limit_s: float) -> errors.PredictionTimeout:
     """Return the error of a job whose client's patience has ended."""
-    limit_ms = 1000 * (job.given_up_at - job.arrived_at)
+    limit_ms = 1000 * limit_s
     is_queued = job.state is JobState.QUEUED
     return errors.PredictionTimeout(
         f"No answer within the model's clientTimeoutInMills of {limit_ms:.0f}",

@@ -136,7 +136,8 @@ def fleet_facts(core: BrokerCore, ask: int, now: float) -> m.FleetRead:
     )
     records = sorted(core.catalog, key=lambda r: (r.model, r.version))
     versions = tuple(version_facts(core, record, now) for record in records)
-    return m.FleetRead(ask, core.epoch, now - core.started_at, len(core.gateways), nodes, versions,
+    uptime_s = core.real_seconds(core.started_at, now)
+    return m.FleetRead(ask, core.epoch, uptime_s, len(core.gateways), nodes, versions,
                        tuple(core.management.loading))  # fmt: skip
 
 

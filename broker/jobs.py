@@ -10,6 +10,7 @@ and everybody who waits is answered. Modes of batching differ in `_dispatch` alo
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from torchrelay.broker import policy
 from torchrelay.broker.catalog import Catalog, Key
@@ -42,6 +43,7 @@ class Jobs:
         *,
         epoch: int,
         now: float,
+        real_time: Callable[[float], float],
         desk: Desk,
         send: Send,
         new_sequence_id: Callable[[], str],
@@ -52,6 +54,8 @@ class Jobs:
         self._settings = settings
         self._send = send
         self._new_sequence_id = new_sequence_id
+        #: Turns a time of the core into real time, which is what clients wait in.
+        self._real_time = real_time
         #: What ran on workers before a restart comes back as waiting until then: it had been accepted.
         self._comes_back_until = now + settings.settle_s if epoch > 1 else now
         self._desk = desk
@@ -67,18 +71,22 @@ class Jobs:
         #: Of jobs whose clients wait for so long only.
         self._deadlines = Deadlines()
 
-    def end_turn(self, now: float) -> None:
+    def end_turn(self, now: float, real_now: float) -> None:
         """End what is late, and hand out what can go."""
-        for peer, number in self._deadlines.due(now):
-            self._look_at(peer, number, now)
+        for peer, number in self._deadlines.due(real_now):
+            self._look_at(peer, number, real_now)
         if self._batch_due:
             self._dirty.update(key for key, due in self._batch_due.items() if due <= now)
         while self._dirty:
             self._dispatch(self._dirty.pop(), now)
 
-    def next_wake(self) -> float:
+    def next_due(self) -> float:
         """Return when there is something to do though nothing happens."""
-        return min((self._deadlines.next, *self._batch_due.values()))
+        return min(self._batch_due.values(), default=inf)
+
+    def next_deadline(self) -> float:
+        """Return the real time at which the next client's own limit comes."""
+        return self._deadlines.next
 
     def touch(self, key: Key) -> None:
         """Have a version looked at in this turn: it may have got a worker."""
@@ -114,7 +122,7 @@ class Jobs:
             self._desk.refuse(job, no_worker(job, why_not))
             return None
         if record.config.client_timeout_ms:
-            job.given_up_at = now + record.config.client_timeout_ms / 1000
+            job.given_up_at = self._real_time(now) + record.config.client_timeout_ms / 1000
             self._deadlines.add(job.given_up_at, job)
         if queue.futile_waits:
             is_running = any(worker.leases for worker in self._fleet.of_version(key))
@@ -421,18 +429,18 @@ class Jobs:
             if isinstance(queue, SequenceQueue):
                 queue.forget_idle(now)
 
-    def _look_at(self, peer: bytes, number: int, now: float) -> None:
+    def _look_at(self, peer: bytes, number: int, real_now: float) -> None:
         """End a job whose own limit has come, if it has not ended long ago."""
         gateway = self._desk.gateways.get(peer)
         job = gateway.jobs.get(number) if gateway else None
-        if job is None or job.given_up_at > now:
+        if job is None or job.given_up_at > real_now:
             return
+        error = late(job, job.given_up_at - self._real_time(job.arrived_at))
         if job.state is JobState.QUEUED:
-            error = late(job)
             self._unqueue(job)
             self._desk.refuse(job, error)
         else:
-            self._end_running((job,), late(job))
+            self._end_running((job,), error)
 
     def _unqueue(self, job: Job) -> None:
         self.queues[job.key].remove(job)

@@ -67,6 +67,11 @@ class Keyring:
         self._wall_ms = clock.wall_of(now, wall_ms)
         self._made = Made({})
 
+    def follow(self, listening: clock.ListeningClock) -> None:
+        """Be told the times of a clock that may stand still; keys go on expiring in real time."""
+        wall_ms = self._wall_ms
+        self._wall_ms = lambda at: wall_ms(listening.real(at))
+
     @property
     def makes_keys(self) -> bool:
         """Whether there is a place to show the keys that are made here; without one nobody could use them."""

@@ -31,7 +31,7 @@ class Job:
     arrived_at: float
     #: When waiting in the queue ends; running has the lease's deadline.
     expires_at: float
-    #: When the client's patience ends, whatever the job does then.
+    #: The real time at which the client's patience ends, whatever the job does then.
     given_up_at: float = inf
     #: What it belongs to, of a version that batches by sequence.
     sequence: str = ""

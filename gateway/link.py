@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 RECEIVE_BUDGET = 256
 #: Fine enough for beats and outages; 20 wake-ups a second cost nothing that shows.
 TICK_S = 0.05
+#: A tick that is later than this comes to a process that stood still.
+LATE_TICK_S = 0.5
 #: What may still go out when the process stops: the goodbye.
 LINGER_MS = 1000
 #: Above this a frame is lent to zmq instead of copied.
@@ -132,6 +134,7 @@ class Link:
         self._context = zmq.Context()
         self._socket = _dealer(self._context, self._config.broker_address)
         self.loop.add_reader(self._socket.fileno(), self._receive)
+        self._ticked_at = clock.monotonic()
         self._timer = self.loop.call_later(0, self._tick)
 
     async def close(self) -> None:
@@ -303,6 +306,9 @@ class Link:
     def _tick(self) -> None:
         self._timer = self.loop.call_later(TICK_S, self._tick)
         now = clock.monotonic()
+        if (stood_still_s := now - self._ticked_at - TICK_S) > LATE_TICK_S:
+            self._session.stood_still(stood_still_s, now)
+        self._ticked_at = now
         before = self._session.state, self._session.epoch
         self._settle(self._session.tick(now))
         self._log_change(before)

@@ -220,6 +220,11 @@ class Session(Generic[P]):
             return self.lose(now) if now - self._heard_at >= self._peer_timeout_s else []
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
+    def stood_still(self, seconds: float, now: float) -> None:
+        """Hold it against nobody that this process heard nothing for a while: it was stopped, or its host."""
+        self._heard_at = min(now, self._heard_at + seconds)
+        self._away_since = min(now, self._away_since + seconds)
+
     def lose(self, now: float) -> list[tuple[P, Outcome]]:
         """Count the broker as away: it is silent, knows us no more, or takes no message."""
         self._hello_at = now

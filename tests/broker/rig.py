@@ -159,6 +159,11 @@ class Rig:
         self.now = end
         self.feed()
 
+    def stand_still(self, seconds: float) -> None:
+        """Stop the broker for a while; its first turn after it comes before it has read anything."""
+        self.now += seconds
+        self.feed()
+
     def _beats(self) -> list[Event]:
         beats: list[Event] = [self.event(peer, m.GatewayBeat({})) for peer in self._gateways - self.silent]
         for node, workers in self._held.items():

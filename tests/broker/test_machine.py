@@ -344,6 +344,11 @@ class Machine(RuleBasedStateMachine):
         self.rig.pass_time(seconds)
         self._see()
 
+    @rule(seconds=st.sampled_from((0.4, 2.0, 12.0)))
+    def the_broker_stands_still(self, seconds: float) -> None:
+        self.rig.stand_still(seconds)
+        self._see()
+
     def teardown(self) -> None:
         """Liveness: once nothing fails any more, everybody is answered within a bound."""
         for _ in range(80):

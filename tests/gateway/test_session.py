@@ -382,6 +382,27 @@ def test_questions_of_the_moment_do_not_wait_for_a_broker_that_is_away() -> None
         session.ask(Named("scrape"), messages.ReadMetrics(0), now=3.0)
 
 
+def test_a_process_that_stood_still_itself_holds_it_against_nobody() -> None:
+    session = welcomed()
+    session.ask(Named("ping"), messages.ReadHealth(0), now=0.0)
+    drain(session)
+    session.stood_still(7.5, now=8.0)
+    assert session.tick(8.0) == []
+    assert session.state == "welcomed"
+    assert session.tick(10.4) == []
+    assert session.tick(10.6) != [], "a broker that stays silent is noticed"
+
+
+def test_an_outage_is_not_over_for_a_process_that_stood_still_meanwhile() -> None:
+    session = welcomed()
+    submit(session, "a")
+    drain(session)
+    session.tick(3.0)
+    session.stood_still(100.0, now=104.0)
+    assert session.tick(132.9) == []
+    assert session.tick(133.1) != []
+
+
 def test_an_outage_ends_at_its_limit_for_those_who_wait_and_those_who_come() -> None:
     session = welcomed()
     submit(session, "a")

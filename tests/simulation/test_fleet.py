@@ -29,7 +29,8 @@ SCENARIOS = {
     "dying workers": Faults(worker_deaths_per_s=0.5, failed_loads=0.2),
     "dying nodes": Faults(node_deaths_per_s=0.1),
     "dying broker": Faults(broker_deaths_per_s=0.1),
-    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.1),
+    "broker that stands still": Faults(broker_pauses_per_s=0.2, delay_s=0.01),
+    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.05, 0.1),
 }
 
 
@@ -130,6 +131,25 @@ def test_a_calm_fleet_answers_everything_with_nothing_tried_twice() -> None:
     outcomes = core.stats.versions["m", "1.0"].outcomes
     assert set(outcomes) <= {"answered", "cancelled"}
     assert core.stats.retries == core.stats.stale_results == core.stats.misunderstood == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_broker_that_stands_still_ends_no_worker_and_refuses_nothing(seed: int) -> None:
+    world = fleet(seed, SCENARIOS["broker that stands still"])
+    workers = {worker_id for node in world.nodes for worker_id in node.workers}
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S)
+    world.run_until(world.now + TROUBLE_S)
+    world.is_faulty = False
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    assert {worker_id for node in world.nodes for worker_id in node.workers} == workers
+    outcomes = [request.outcomes[0] for gateway in world.gateways for request in gateway.requests]
+    assert {type(outcome) for outcome in outcomes} == {Answer, type(None)}, "None: its client hung up"
+    core = world.broker.core
+    assert core is not None
+    assert not core.stats.worker_failures
+    assert core.stats.retries == 0
 
 
 def test_a_seed_repeats_itself_to_the_last_outcome() -> None:

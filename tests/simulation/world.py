@@ -47,6 +47,7 @@ class Faults:
     worker_deaths_per_s: float = 0.0
     node_deaths_per_s: float = 0.0
     broker_deaths_per_s: float = 0.0
+    broker_pauses_per_s: float = 0.0
     failed_loads: float = 0.0
 
 
@@ -145,6 +146,7 @@ class World:
             (self.faults.worker_deaths_per_s, self._kill_a_worker),
             (self.faults.node_deaths_per_s, self._kill_a_node),
             (self.faults.broker_deaths_per_s, self.broker.die),
+            (self.faults.broker_pauses_per_s, self.broker.pause),
         ):
             if rate:
                 self._again(rate, action)
@@ -182,6 +184,8 @@ class Broker:
         self.life = 0
         self.core: BrokerCore | None = None
         self._sequences = count()
+        #: Until when it stands still; what arrives meanwhile lies there.
+        self._stands_still_until = 0.0
         #: Turns of its loop; a core that spins shows here.
         self.turns = 0
         self.start()
@@ -200,6 +204,10 @@ class Broker:
         self.life += 1
         self._events.clear()
         self._world.after(self._world.rng.uniform(0.1, 2.0), self.start)
+
+    def pause(self) -> None:
+        """Stop for a while: nothing is taken in, nothing is done, and no connection breaks."""
+        self._stands_still_until = self._world.now + self._world.rng.choice((0.4, 2.0, 8.0))
 
     def receive(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
         if self.core is not None:
@@ -220,8 +228,16 @@ class Broker:
         core = self.core
         if core is None:
             return
+        if self._world.now < self._stands_still_until:
+            self._turn_soon(self._stands_still_until - self._world.now)
+            return
         self.turns += 1
-        events, self._events = self._events, []
+        # What has come meanwhile is not all there in its first turn.
+        count = self._world.rng.randint(0, len(self._events)) if self._stands_still_until else None
+        self._stands_still_until = 0.0
+        events, self._events = self._events[:count], self._events[count:] if count is not None else []
+        if self._events:
+            self._turn_soon(0.0001)
         for effect in core.handle(events, now=self._world.now):
             self._perform(effect)
         invariants.check(core)
