@@ -93,8 +93,9 @@ class BrokerCore:
         self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
         self.keys.follow(self._clock)
         self.management = Management(
-            self.catalog, self.fleet, settings, self.keys, emit=self._emit, tell_gateways=self._tell_gateways
-        )
+            self.catalog, self.fleet, settings, self.keys,
+            epoch=epoch, emit=self._emit, tell_gateways=self._tell_gateways,
+        )  # fmt: skip
         self.early = EarlyRequests(
             self._desk, self._send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
         )
@@ -694,6 +695,8 @@ class BrokerCore:
             metrics_config=self.metrics.file_content,
             gpu_ids=worker.gpu_ids if record.config.parallel_level else (),
             installs_only=worker.installs_only,
+            registration=record.registration,
+            archive_path=record.archive_path,
         )  # fmt: skip
 
     # Sending

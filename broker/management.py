@@ -8,7 +8,7 @@ wants to wait is answered by `check_waiters`, once its workers are there or one 
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchrelay.broker.catalog import Catalog, Key
 from torchrelay.broker.effects import (
@@ -94,6 +94,7 @@ class Management:
         settings: BrokerSettings,
         keys: Keyring,
         *,
+        epoch: int,
         emit: Callable[[Effect], None],
         tell_gateways: Callable[[m.Message], None],
     ) -> None:
@@ -101,6 +102,8 @@ class Management:
         self._fleet = fleet
         self._settings = settings
         self._keys = keys
+        #: Of the broker's start, so that a number that only this start gives is one of all.
+        self._epoch = epoch
         self._emit = emit
         self._tell_gateways = tell_gateways
         #: Targets or workers have changed: the core should reconcile in this turn.
@@ -233,6 +236,7 @@ class Management:
     def _register(self, registration: Registration, prepared: Prepared) -> None:
         at_start, restored = registration.caller is None, registration.restored
         record = settle(registration.ask, prepared, self._settings, at_start=at_start, restored=restored)
+        record = replace(record, registration=f"{self._epoch}-{self._token()}")
         key = (record.model, record.version)
         known = self._catalog.get(key)
         if not at_start and (known or key in self._reserved):

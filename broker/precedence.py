@@ -90,6 +90,7 @@ def settle(
         loaded_at_startup=at_start and restored is None,
         config=config,
         has_requirements=prepared.has_requirements,
+        archive_path=prepared.path,
     )
 
 

@@ -29,6 +29,8 @@ class Prepared:
     config_warnings: tuple[str, ...] = ()
     #: Whether it names a file of Python packages that it needs.
     has_requirements: bool = False
+    #: Where it lies on the broker's host; a folder there is the model itself.
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class VersionRecord:
     config: ModelConfig = field(default_factory=ModelConfig)
     #: Whether the archive names a file of Python packages that it needs.
     has_requirements: bool = False
+    #: Where the archive lies on the broker's host; a folder there is the model itself.
+    archive_path: str = ""
+    #: No two registrations have the same, not even of the same version.
+    registration: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.model_config import ModelConfig
 
 #: Kept in the file; a database of a newer layout is refused rather than misread.
-LAYOUT = 2
+LAYOUT = 3
 
 _metadata = sa.MetaData()
 _facts = sa.Table(
@@ -64,6 +64,8 @@ _versions = sa.Table(
     #: JSON, which takes new keys without a new layout.
     sa.Column("config", sa.Text, nullable=False, server_default="{}"),
     sa.Column("has_requirements", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("archive_path", sa.Text, nullable=False, server_default=""),
+    sa.Column("registration", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("model", "version"),
 )
 _keys = sa.Table(
@@ -80,6 +82,10 @@ _MIGRATIONS = {
     1: (
         "ALTER TABLE versions ADD COLUMN config TEXT DEFAULT '{}' NOT NULL",
         "ALTER TABLE versions ADD COLUMN has_requirements BOOLEAN DEFAULT 0 NOT NULL",
+    ),
+    2: (
+        "ALTER TABLE versions ADD COLUMN archive_path TEXT DEFAULT '' NOT NULL",
+        "ALTER TABLE versions ADD COLUMN registration TEXT DEFAULT '' NOT NULL",
     ),
 }
 

@@ -37,7 +37,7 @@ class ArchiveStore:
     """Archives by content under `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, source: Path) -> tuple[str, int]:
@@ -53,7 +53,7 @@ class ArchiveStore:
                         part.write(data)
                 part.flush()
                 os.fsync(part.fileno())
-                Path(part.name).rename(self._path(digest.hexdigest()))
+                Path(part.name).rename(self.path_of(digest.hexdigest()))
             finally:
                 Path(part.name).unlink(missing_ok=True)  # it is there only if something failed
         return digest.hexdigest(), size
@@ -61,7 +61,7 @@ class ArchiveStore:
     def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int] | None:
         """Read part of an archive; return it and the archive's size, or None if there is no such archive."""
         try:
-            with self._path(sha256).open("rb") as file:
+            with self.path_of(sha256).open("rb") as file:
                 file.seek(offset)
                 return file.read(length), os.fstat(file.fileno()).st_size
         except (FileNotFoundError, ValueError):
@@ -71,7 +71,7 @@ class ArchiveStore:
         """Take an archive out of the store at once; return the file that is left to be deleted."""
         doomed = self._folder / f"{sha256}.dropped"
         with contextlib.suppress(FileNotFoundError):
-            self._path(sha256).rename(doomed)
+            self.path_of(sha256).rename(doomed)
         return doomed
 
     def keep_only(self, archives: set[str]) -> None:
@@ -80,7 +80,8 @@ class ArchiveStore:
             if path.stem not in archives or path.suffix != ".archive":
                 path.unlink()
 
-    def _path(self, sha256: str) -> Path:
+    def path_of(self, sha256: str) -> Path:
+        """Return where an archive lies. Raises ValueError for what is no hash."""
         if not _SHA256.fullmatch(sha256):
             raise ValueError(f"{sha256!r} is no sha256")
         return self._folder / f"{sha256}.archive"
@@ -170,6 +171,7 @@ def _keep(path: Path, store: ArchiveStore) -> Prepared:
         config=config,
         config_warnings=warnings,
         has_requirements=bool(manifest.requirements_file),
+        path=str(store.path_of(sha256)),
     )
 
 

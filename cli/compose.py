@@ -88,6 +88,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cache_dir: str
     socket_dir: str
     cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
+    #: Whether unpacked models are there for the next run, too.
+    keep_models: bool = True
     #: The weakest source; see above.
     defaults: Said = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
@@ -170,6 +172,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         slots=options.slots or default_slots(machine),
         cache_dir=options.cache_dir,
         cache_limit_bytes=options.cache_limit_bytes,
+        keep_models=options.keep_models,
         stop_grace_s=1.0,
         model_log=options.model_log,
     )

@@ -169,6 +169,15 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
         raise StoreFailed(f"Failed to save model: {called or path.name}", _one_line(error)) from error
 
 
+def unpacked_bytes(path: Path) -> int:
+    """Return what an archive's files come to, as far as it can be told without unpacking it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return sum(info.file_size for info in file.infolist())
+    except _BROKEN:
+        return path.stat().st_size
+
+
 def sha256_of(path: Path) -> str:
     """Hash a file, in hex."""
     with path.open("rb") as file:

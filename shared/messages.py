@@ -485,6 +485,10 @@ class StartWorker(Message, frozen=True):
     gpu_ids: tuple[int, ...] = ()
     #: It exits with 0 once what its archive requires is installed, and never loads the model.
     installs_only: bool = False
+    #: Tells one registration of a version from the next; the workers of one share their model's folder.
+    registration: str = ""
+    #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
+    archive_path: str = ""
 
 
 class StopWorker(Message, frozen=True):

@@ -228,8 +228,12 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: Archives by hash and unpacked models; shared by every node of a host, and kept between runs.
     cache_dir: str
     #: Bytes kept in cache_dir: of what no worker of this host uses, the least recently used goes. Room for
-    #: a dozen language models, so that going back to an earlier version seldom fetches it again.
+    #: a dozen language models, so that going back to an earlier version seldom fetches it again. A tenth
+    #: of the disk, or 10 GiB of a large one, is left free as well.
     cache_limit_bytes: Positive = DEFAULT_CACHE_LIMIT_BYTES
+    #: Whether unpacked models stay in cache_dir when their workers have stopped. `torchserve` keeps none,
+    #: as TorchServe does.
+    keep_models: bool = True
     #: Threads of torch in each worker on a cpu; 0 shares the host's cpus evenly among 2 workers or more.
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.

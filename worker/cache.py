@@ -1,25 +1,25 @@
-"""Archives on this host: fetched once by hash, checked, unpacked once; shared by every node of the host.
+"""Archives on this host: checked by their hash, fetched where they aren't here, and unpacked.
 
-`archives/<sha256>.mar` is whole and checked, `<sha256>.part` on its way, `models/<sha256>/` unpacked.
-Whoever writes any of them holds the lock on `archives/<sha256>.lock`; `worker.shelf` drops what is too much.
+`archives/<sha256>.mar` is whole and checked, `<sha256>.part` on its way; every node of the host shares them,
+and whoever writes holds the lock on `archives/<sha256>.lock`. An archive that the broker has on this host is
+taken from there. `copies` has what is unpacked; `shelf` drops what is too much.
 Disk work that takes long runs in a small thread pool; everything else belongs to the node's event loop.
 """
 
 import asyncio
-import fcntl
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple, ParamSpec, TypeVar
 
 from torchrelay.shared import archive
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import RelayError, StoreFailed
+from torchrelay.worker.copies import Copies, Copy
 from torchrelay.worker.locks import try_lock
+from torchrelay.worker.shelf import Shelf, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ DISK_THREADS = 2
 Phase = Literal["fetching", "unpacking"]
 #: Told of an archive's progress: phase, bytes that are here, bytes in all.
 Report = Callable[[str, Phase, int, int], None]
+
+ResultT = TypeVar("ResultT")
+PartsP = ParamSpec("PartsP")
 
 
 class Download:
@@ -94,33 +97,53 @@ class Download:
 
 
 class ArchiveCache:
-    """Provides unpacked archives; `ask` sends a FetchArchive, `report` hears of progress."""
+    """Provides copies of archives; `ask` sends a FetchArchive, `report` hears of progress."""
 
-    def __init__(self, root: Path, ask: Callable[[m.FetchArchive], None], report: Report) -> None:
+    def __init__(
+        self, root: Path, shelf: Shelf, copies: Copies, ask: Callable[[m.FetchArchive], None], report: Report
+    ) -> None:
+        self._root = root
         self._archives = root / "archives"
-        self._models = root / "models"
+        self._shelf = shelf
+        self._copies = copies
         self._ask = ask
         self._report = report
         self._pool = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        #: Archive -> what provides it, however many workers wait.
+        #: Archive -> what fetches it, however many wait.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._downloads: dict[str, tuple[Download, IO[bytes]]] = {}
-        for folder in (self._archives, self._models):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._archives.mkdir(parents=True, exist_ok=True)
 
-    async def provide(self, name: str, total_bytes: int, called: str = "") -> Path:
-        """Return the folder of an unpacked archive, fetched and unpacked if need be; errors say `called`.
+    async def provide(self, name: str, total_bytes: int, called: str = "", path: str = "") -> Copy:
+        """Return a copy of an archive as it was made, which nobody else uses; errors say `called`.
 
-        Raises RelayError for an archive that is missing, broken or unsafe, OSError where the disk fails.
+        `path` is where the broker has the archive, if that is on this host. Raises RelayError for an archive
+        that is missing, broken or unsafe, OSError where the disk fails.
         """
-        folder = self._models / name
-        if not folder.exists():
-            if name not in self._tasks:
-                self._tasks[name] = asyncio.create_task(self._bring(name, total_bytes, called))
-                self._tasks[name].add_done_callback(lambda task: self._done(name, task))
-            # Shielded: a worker that is no longer wanted leaves the others their archive.
-            await asyncio.shield(self._tasks[name])
-        return folder
+        if found := await self.in_thread(self._copies.claim, name):
+            return found
+        lock = self._shelf.use_archive(name)
+        try:
+            source = await self._source(name, total_bytes, called, path)
+            self._report(name, "unpacking", 0, 0)
+            copy = await self._with_room(
+                lambda: self.in_thread(self._copies.make, name, source.path, called),
+                await self.in_thread(archive.unpacked_bytes, source.path),
+                called,
+            )
+            self._shelf.note_copy()
+            if await self.in_thread(_facts, source.path) != source.facts:
+                await self.in_thread(copy.drop)
+                raise StoreFailed(f"Failed to save model: {called}", f"{source.path} was changed meanwhile")
+            return copy
+        finally:
+            lock.release()
+
+    async def in_thread(
+        self, work: Callable[PartsP, ResultT], *arguments: PartsP.args, **_: PartsP.kwargs
+    ) -> ResultT:
+        """Have a thread for disk work do something."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def arrived(self, chunk: m.ArchiveChunk, data: bytes | memoryview) -> None:
         """Write a chunk that came."""
@@ -143,30 +166,74 @@ class ArchiveCache:
         for download, _ in self._downloads.values():
             download.ask_again()
 
-    async def close(self) -> None:
+    async def stop_fetching(self) -> None:
         """Stop downloads; what came of them is kept, and taken up next time."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop downloads, and let go of the threads."""
+        await self.stop_fetching()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _done(self, name: str, task: asyncio.Task[None]) -> None:
+    def _fetched(self, name: str, task: asyncio.Task[None]) -> None:
         del self._tasks[name]
-        if not task.cancelled() and (failure := task.exception()):
-            logger.warning("archive.failed", extra={"archive": name, "reason": str(failure)})
+        if not task.cancelled():
+            task.exception()  # those who wait for it tell; if nobody does any more, it matters no more
 
-    async def _bring(self, name: str, total_bytes: int, called: str) -> None:
-        loop = asyncio.get_running_loop()
+    async def _source(self, name: str, total_bytes: int, called: str, path: str) -> "_Source":
+        """Return a whole and checked archive: where the broker has it, or fetched from there."""
+        if path:
+            facts = await self.in_thread(_facts_of_archive, Path(path), name, total_bytes)
+            if facts is not None:
+                return _Source(Path(path), facts)
         target = self._archives / f"{name}.mar"
-        while not target.exists():
-            with try_lock(self._archives / f"{name}.lock") as is_mine:
-                if is_mine and not target.exists():
-                    await self._download(name, total_bytes)
-            if not is_mine:
-                await asyncio.sleep(LOCK_POLL_S)
-        self._report(name, "unpacking", 0, 0)
-        await loop.run_in_executor(self._pool, self._unpack, name, called)
+        if not target.exists():
+            if name not in self._tasks:
+                self._tasks[name] = asyncio.create_task(self._fetch(name, total_bytes, called))
+                self._tasks[name].add_done_callback(lambda task: self._fetched(name, task))
+            # Shielded: a worker that is no longer wanted leaves the others their archive.
+            await asyncio.shield(self._tasks[name])
+        return _Source(target, await self.in_thread(_facts, target))
+
+    async def _fetch(self, name: str, total_bytes: int, called: str) -> None:
+        target = self._archives / f"{name}.mar"
+        lock = self._shelf.use_archive(name)
+        try:
+            while not target.exists():
+                with try_lock(self._archives / f"{name}.lock") as is_mine:
+                    if is_mine and not target.exists():
+                        part = self._archives / f"{name}.part"
+                        here_bytes = part.stat().st_size if part.exists() else 0
+                        work = partial(self._download, name, total_bytes)
+                        await self._with_room(work, max(0, total_bytes - here_bytes), called)
+                if not is_mine:
+                    await asyncio.sleep(LOCK_POLL_S)
+        finally:
+            lock.release()
+
+    async def _with_room(
+        self, work: Callable[[], Awaitable[ResultT]], coming_bytes: int, called: str
+    ) -> ResultT:
+        """Do what writes so many bytes; where they don't fit, drop what nobody uses. Raises StoreFailed."""
+        try:
+            if await self.in_thread(self._shelf.make_room, coming_bytes):
+                return await work()
+            reason: Exception | None = None
+        except (OSError, RelayError) as error:
+            if not is_disk_full(error):
+                raise
+            reason = error
+            # What the disk says that it has free may be another's: root's, or over this user's quota.
+            if await self.in_thread(self._shelf.empty):
+                return await work()
+        raise StoreFailed(
+            f"Failed to save model: {called}",
+            f"No space left on the disk of {self._root}: {coming_bytes} bytes are needed, and nothing that"
+            " is left in it is unused; free the disk, or name a folder on another with --cache-dir",
+        ) from reason
 
     async def _download(self, name: str, total_bytes: int) -> None:
         path = self._archives / f"{name}.part"
@@ -205,18 +272,24 @@ class ArchiveCache:
             download.changed.clear()
             self._report(download.name, "fetching", download.here_bytes, download.total_bytes)
 
-    def _unpack(self, name: str, called: str) -> None:
-        """Unpack beside its place and move it there, so that a folder that is there is whole."""
-        target = self._models / name
-        with (self._archives / f"{name}.lock").open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if target.exists():
-                return
-            for leftover in self._models.glob(f"{name}.*"):
-                shutil.rmtree(leftover)
-            scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self._models))
-            try:
-                archive.extract(self._archives / f"{name}.mar", scratch, called=called)
-                os.rename(scratch, target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+
+class _Source(NamedTuple):
+    """A checked archive, and what tells that it is still the same file."""
+
+    path: Path
+    facts: tuple[int, ...]
+
+
+def _facts(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _facts_of_archive(path: Path, name: str, size: int) -> tuple[int, ...] | None:
+    """Tell what file of this host an archive is, by its hash; None if it isn't."""
+    try:
+        facts = _facts(path)
+        is_it = path.is_file() and path.stat().st_size == size and archive.sha256_of(path) == name
+    except OSError:
+        return None
+    return facts if is_it else None

@@ -5,18 +5,35 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+
+def hold(file: Path) -> IO[bytes] | None:
+    """Hold a lock alone until the file returned is closed; None if somebody else holds it.
+
+    None, too, if the file was removed meanwhile: then it locks nothing. Raises FileNotFoundError where its
+    folder is gone.
+    """
+    opened = file.open("ab")
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+            return opened
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    opened.close()
+    return None
 
 
 @contextmanager
 def try_lock(file: Path) -> Iterator[bool]:
     """Hold a lock alone, or tell that another process, or another part of this one, holds it."""
-    with file.open("ab") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    held = hold(file)
+    if held is None:
+        yield False
+        return
+    with held:
+        yield True
 
 
 class SharedLock:

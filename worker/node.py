@@ -71,6 +71,7 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_reader(self._link.fd, self._take_in)
+        await self._nursery.clear()
         self._nursery.open()
         logger.info(
             "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}

@@ -20,9 +20,11 @@ from torchrelay.shared.settings import NodeSettings
 from torchrelay.worker import host, variables
 from torchrelay.worker.cache import ArchiveCache, Phase
 from torchrelay.worker.children import Launcher
+from torchrelay.worker.copies import Copies
 from torchrelay.worker.dependencies import Environment, Installer, InstallFailed, requirements
 from torchrelay.worker.locks import SharedLock
 from torchrelay.worker.measuring import PrintedMetrics
+from torchrelay.worker.model_dirs import ModelDirs, Use
 from torchrelay.worker.model_log import ModelLog
 from torchrelay.worker.orders import Exited, Forked, SequenceHeaders, WorkerSpec
 from torchrelay.worker.output import Output, OutputReader, StatusPipe, Stream
@@ -58,8 +60,10 @@ class Ward(msgspec.Struct, eq=False):
     #: Why it was told to stop; empty while it is wanted.
     stop_reason: str = ""
     progress_at: float = 0.0
-    #: On the model and the environment that it uses.
-    locks: list[SharedLock] = []
+    #: Its share in the folder of its model.
+    model_dir: Use | None = None
+    #: On the environment that it uses.
+    lock: SharedLock | None = None
 
 
 class Nursery:
@@ -80,12 +84,18 @@ class Nursery:
         self._wards: dict[int, Ward] = {}
         self._launcher: Launcher | None = None
         root = Path(settings.cache_dir).resolve()
-        self.cache = ArchiveCache(root, tell, self._on_progress)
         self._output = OutputReader(self._wait_for_logs)
-        self._installer = Installer(root, self._variables, self._output)
         self._shelf = Shelf(root, settings.cache_limit_bytes)
+        copies = Copies(root, is_kept=settings.keep_models)
+        self.cache = ArchiveCache(root, self._shelf, copies, tell, self._on_progress)
+        self._model_dirs = ModelDirs(self.cache, copies, is_kept=settings.keep_models)
+        self._installer = Installer(root, self._variables, self._output)
         self._model_log = ModelLog(Path(settings.model_log)) if settings.model_log else None
         self._metrics = PrintedMetrics(tell)
+
+    async def clear(self) -> None:
+        """Remove what earlier nodes should have removed."""
+        await self._model_dirs.open()
 
     def open(self) -> None:
         """Start the launcher: by the time a worker is wanted, it has imported torch."""
@@ -101,7 +111,7 @@ class Nursery:
         """Start a worker; what comes of it is told."""
         if order.worker_id in self._wards:
             return  # the order was repeated
-        ward = Ward(order, locks=[])
+        ward = Ward(order)
         self._wards[order.worker_id] = ward
         ward.arrival = asyncio.create_task(self._raise(ward))
 
@@ -128,7 +138,7 @@ class Nursery:
 
     async def close(self) -> None:
         """End the launcher, which kills what is left, the downloads and the installers."""
-        await self.cache.close()
+        await self.cache.stop_fetching()
         await self._installer.close()
         if self._launcher is not None:
             self._loop.remove_reader(self._launcher.fd)
@@ -136,6 +146,8 @@ class Nursery:
         for ward in list(self._wards.values()):
             self._end(ward)
         await asyncio.to_thread(self._output.close, OUTPUT_CLOSE_S)
+        await self._model_dirs.close()
+        await self.cache.close()
         self._metrics.flush()
         if self._model_log is not None:
             self._model_log.close()
@@ -170,8 +182,8 @@ class Nursery:
     async def _raise(self, ward: Ward) -> None:
         start = ward.start
         try:
-            ward.locks.append(self._shelf.use_model(start.archive))
-            folder = await self.cache.provide(start.archive, start.archive_bytes, start.url)
+            ward.model_dir = self._model_dirs.enter(start)
+            folder = await ward.model_dir.folder()
             environment = await self._install(ward, folder) if start.install_dependencies else None
             if start.installs_only:
                 ward.stop_reason = "what its archive requires is installed"
@@ -192,7 +204,7 @@ class Nursery:
         wanted = requirements(folder, start.archive)
         if wanted is None:
             return None
-        ward.locks.append(self._shelf.use_environment(wanted.key))
+        ward.lock = self._shelf.use_environment(wanted.key)
         progress = m.WorkerProgressed(start.worker_id, "installing")
         return await self._installer.provide(
             wanted,
@@ -301,8 +313,10 @@ class Nursery:
         """Let a worker go and tell why it ended: in its own words, or by how it ended."""
         worker_id = ward.start.worker_id
         del self._wards[worker_id]
-        for lock in ward.locks:
-            lock.release()
+        if ward.model_dir is not None:
+            ward.model_dir.leave(was_stopped=bool(ward.stop_reason))
+        if ward.lock is not None:
+            ward.lock.release()
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
         out_of_memory = False
         if ward.process is not None:

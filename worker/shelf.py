@@ -1,51 +1,78 @@
-"""What this host keeps of models and environments, within a limit: what was used least recently goes first.
+"""What this host keeps of archives, models and environments: within a limit, and within what the disk has.
 
-What belongs to one model or environment begins with its name. Two files beside it are locks: `NAME.use` is
-held by every node that uses it, for as long as it does, and its time is that of the latest such moment;
-`NAME.lock` by whoever makes it. Neither is ever removed: another process may be about to lock it.
+What was used least recently goes first. What belongs to one archive or environment begins with its name. Two
+files beside it are locks: `NAME.use` is held by every node that uses it, for as long as it does, and its time
+is that of the latest such moment; `NAME.lock` by whoever makes it. Neither is ever removed: another process
+may be about to lock it. A copy of a model (see `copies`) has its lock inside, and the time on its folder.
 """
 
+import errno
 import logging
 import os
 import shutil
-import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
 
+from torchrelay.worker import copies
 from torchrelay.worker.locks import SharedLock, try_lock
 
 logger = logging.getLogger(__name__)
 
 _LOCKS = (".lock", ".use")
-#: Folders of what is on its way out begin with this.
-_DROPPED = "dropped."
+#: Of the disk, left free as far as that needs only what nobody uses: others fill disks, too.
+FREE_SHARE, FREE_LIMIT_BYTES = 0.1, 10 << 30
+
+
+class Disk(msgspec.Struct, frozen=True):
+    """A disk's bytes."""
+
+    total: int
+    free: int
+
+
+def look_at(folder: Path) -> Disk:
+    """Measure the disk that a folder lies on."""
+    usage = shutil.disk_usage(folder)
+    return Disk(usage.total, usage.free)
+
+
+def excess_bytes(kept_bytes: int, limit_bytes: int, disk: Disk, coming_bytes: int = 0) -> int:
+    """Return how much has to go before `coming_bytes` come: above the limit, or of what the disk has free."""
+    spare = min(int(disk.total * FREE_SHARE), FREE_LIMIT_BYTES)
+    return max(kept_bytes + coming_bytes - limit_bytes, coming_bytes + spare - disk.free)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Tell whether an error, or what caused it, is that the disk, or the user's share of it, is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """A model or an environment: its name, where its locks are, and all that it has on the disk."""
+    """An archive, a copy or an environment: all that it has on the disk, and what holds it there."""
 
     name: str
-    home: Path
     paths: tuple[Path, ...]
-
-    @property
-    def last_used(self) -> float:
-        """When it was last begun or ceased to be used; the beginning of time if it never was."""
-        file = self.home / f"{self.name}.use"
-        return file.stat().st_mtime if file.exists() else 0.0
+    locks: tuple[Path, ...]
+    #: When it was last begun or ceased to be used; the beginning of time if it never was.
+    last_used: float
 
 
 class Shelf:
-    """The models and environments under one folder, which several nodes may share."""
+    """What lies under one folder, which several nodes may share."""
 
-    def __init__(self, root: Path, limit_bytes: int) -> None:
+    def __init__(self, root: Path, limit_bytes: int, disk: Callable[[Path], Disk] = look_at) -> None:
         self._root = root
         self._limit_bytes = limit_bytes
+        self._disk = disk
         self._archives, self._models = root / "archives", root / "models"
         self._environments = root / "environments"
         #: Held by the thread that tidies; one is enough.
@@ -54,39 +81,62 @@ class Shelf:
         self._counted: set[str] = set()
         self._is_tidy = False
 
-    def use_model(self, archive: str) -> SharedLock:
-        """Keep a model, which need not be here yet, until the lock is released."""
-        return self._use(self._archives, archive)
+    def use_archive(self, name: str) -> SharedLock:
+        """Keep an archive, which need not be here yet, until the lock is released."""
+        return self._use(self._archives, name)
 
     def use_environment(self, key: str) -> SharedLock:
         """Keep an environment likewise."""
         return self._use(self._environments, key)
+
+    def note_copy(self) -> None:
+        """Count what is here anew next time: there is one more copy."""
+        self._is_tidy = False
 
     def _use(self, home: Path, name: str) -> SharedLock:
         self._is_tidy = self._is_tidy and name in self._counted
         return SharedLock(home / f"{name}.use")
 
     def tidy(self) -> None:
-        """Drop what nobody uses until the rest is within the limit, if something has come since last time.
+        """Drop what nobody uses until the rest is within the limits, if something has come since last time.
 
         Blocks for as long as the disk likes.
         """
-        if self._is_tidy or not self._tidying.acquire(blocking=False):
+        if (self._is_tidy and not self._is_short()) or not self._tidying.acquire(blocking=False):
             return
         try:
             self._is_tidy = True
-            for leftover in self._root.glob(f"{_DROPPED}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            self._shrink()
+            copies.remove_dropped(self._root)
+            self._shrink(0)
         except OSError as error:
             logger.warning("cache.not_tidied", extra={"reason": str(error)})
         finally:
             self._tidying.release()
 
-    def _shrink(self) -> None:
-        things = [*_things(self._archives, self._models), *_things(self._environments)]
+    def make_room(self, coming_bytes: int) -> bool:
+        """Drop what nobody uses as far as it takes for so much to come; tell whether it can. Blocks."""
+        with self._tidying:
+            if excess_bytes(0, self._limit_bytes, self._disk(self._root), coming_bytes) > 0:
+                copies.remove_dropped(self._root)
+                self._shrink(coming_bytes)
+        return self._disk(self._root).free >= coming_bytes
+
+    def empty(self) -> bool:
+        """Drop all that nobody uses; tell whether there was anything. Blocks."""
+        with self._tidying:
+            dropped = [thing.name for thing in self._things() if self._drop(thing)]
+        if dropped:
+            logger.info("cache.emptied", extra={"entries": len(dropped)})
+        return bool(dropped)
+
+    def _is_short(self) -> bool:
+        return excess_bytes(0, self._limit_bytes, self._disk(self._root)) > 0
+
+    def _shrink(self, coming_bytes: int) -> None:
+        things = self._things()
         sizes = {thing.name: _size(thing) for thing in things}
-        excess = sum(sizes.values()) - self._limit_bytes
+        kept = sum(sizes.values())
+        excess = excess_bytes(kept, self._limit_bytes, self._disk(self._root), coming_bytes)
         self._counted = set(sizes)
         for thing in sorted(things, key=lambda thing: thing.last_used):
             if excess > 0 and self._drop(thing):
@@ -94,30 +144,37 @@ class Shelf:
                 excess -= sizes[thing.name]
                 logger.info("cache.dropped", extra={"entry": thing.name, "bytes": sizes[thing.name]})
 
+    def _things(self) -> list[Thing]:
+        return [*_things(self._archives), *_things(self._environments), *_copies(self._models)]
+
     def _drop(self, thing: Thing) -> bool:
         """Drop a thing, unless it is used or being made."""
-        lock, use = (thing.home / f"{thing.name}{ending}" for ending in _LOCKS)
-        with try_lock(use) as is_unused, try_lock(lock) as is_mine:
-            if not (is_unused and is_mine):
+        doomed = []
+        with ExitStack() as held, suppress(FileNotFoundError):  # another node has dropped it
+            if not all(held.enter_context(try_lock(lock)) for lock in thing.locks):
                 return False
             # Who wants it now waits for the lock, so it is only moved while that is held.
-            dump = Path(tempfile.mkdtemp(prefix=_DROPPED, dir=self._root))
-            for number, path in enumerate(thing.paths):
-                with suppress(FileNotFoundError):  # another node has dropped it
-                    path.rename(dump / str(number))
-        shutil.rmtree(dump)
-        return True
+            doomed = [copies.set_aside(path) for path in thing.paths]
+        for path in doomed:
+            copies.remove(path)
+        return bool(doomed)
 
 
-def _things(home: Path, *others: Path) -> Iterator[Thing]:
-    """Yield what is in folders, of which `home` has the locks."""
+def _things(home: Path) -> Iterator[Thing]:
+    """Yield what is in a folder that has its locks, too."""
     paths = defaultdict[str, list[Path]](list)
-    for folder in (home, *others):
-        for entry in folder.iterdir() if folder.exists() else ():
-            if not entry.name.endswith(_LOCKS):
-                paths[entry.name.partition(".")[0]].append(entry)
+    for entry in home.iterdir() if home.exists() else ():
+        if not entry.name.endswith(_LOCKS):
+            paths[entry.name.partition(".")[0]].append(entry)
     for name, found in paths.items():
-        yield Thing(name, home, tuple(found))
+        use, lock = (home / f"{name}{ending}" for ending in (".use", ".lock"))
+        yield Thing(name, tuple(found), (use, lock), use.stat().st_mtime if use.exists() else 0.0)
+
+
+def _copies(models: Path) -> Iterator[Thing]:
+    for entry in models.iterdir() if models.exists() else ():
+        with suppress(FileNotFoundError):
+            yield Thing(entry.name, (entry,), (entry / copies.LOCK,), entry.stat().st_mtime)
 
 
 def _size(thing: Thing) -> int:

@@ -133,7 +133,8 @@ def test_a_registry_of_the_first_layout_is_led_to_this_one(tmp_path: Path) -> No
         """)
     assert reopened(path).versions == (RECORD,)
     registry = SqlRegistry(path)
-    changed = replace(RECORD, config=ModelConfig(batch_size=3, device_ids=(1,)), has_requirements=True)
+    changed = replace(RECORD, config=ModelConfig(batch_size=3, device_ids=(1,)), has_requirements=True,
+                      archive_path="/m.mar", registration="5-1")  # fmt: skip
     registry.apply(PutVersion(changed))
     assert registry.begin_epoch() == 5
     registry.close()

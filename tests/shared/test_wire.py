@@ -79,7 +79,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Forgotten((1,), (2,)),
     m.StartWorker(
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
-        b"yaml", (1, 2), True,
+        b"yaml", (1, 2), True, "3-4", "/state/ab.archive",
     ),
     m.StopWorker(9000, True, "why"),
     m.ArchiveChunk("ab", 0, 10),

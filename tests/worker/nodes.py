@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -162,3 +163,9 @@ def answers(fleet: Fleet, lease: int = 1) -> list[wire.Response]:
         response, body = wire.unpack_response(answer.meta, frames)
         responses.append(wire.Response(response.status, "", (), bytes(body), response.error))
     return responses
+
+
+def copies(fleet: Fleet) -> dict[str, int]:
+    """Count the unpacked copies of each archive."""
+    names = [entry.name.partition(".")[0] for entry in (fleet.folder / "cache" / "models").iterdir()]
+    return dict(Counter(names))

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torchrelay.shared import messages as m
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.worker import cache
 from torchrelay.worker.cache import CHUNK_BYTES, CREDIT_CHUNKS, ArchiveCache, Download
+from torchrelay.worker.copies import Copies
+from torchrelay.worker.shelf import Disk, Shelf
 
 
 def content_of(chunks: int) -> bytes:
@@ -74,7 +77,10 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[m.FetchArchive] = []
-        self.cache = ArchiveCache(folder, self.asked.append, lambda *_: None)
+        self.disk = Disk(total=1 << 40, free=1 << 40)
+        shelf = Shelf(folder, 1 << 40, lambda _: self.disk)
+        copies = Copies(folder, is_kept=True)
+        self.cache = ArchiveCache(folder, shelf, copies, self.asked.append, lambda *_: None)
 
     def answer(self, content: bytes) -> None:
         for ask in self.asked:
@@ -88,18 +94,21 @@ def make_archive(folder: Path) -> tuple[str, bytes]:
     return archive.sha256_of(file), file.read_bytes()
 
 
-async def test_an_archive_is_provided_unpacked_and_the_next_time_at_once(tmp_path: Path) -> None:
+async def test_an_archive_is_fetched_once_and_everybody_who_asks_gets_a_copy(tmp_path: Path) -> None:
     name, content = make_archive(tmp_path)
     broker = Broker(tmp_path / "cache")
     providing = [asyncio.create_task(broker.cache.provide(name, len(content))) for _ in range(2)]
     await eventually_async(lambda: broker.asked)
     assert len(broker.asked) == 1
     broker.answer(content)
-    folders = await asyncio.gather(*providing)
-    assert folders[0] == folders[1]
-    assert (folders[0] / "h.py").read_text() == ECHO
-    assert await broker.cache.provide(name, len(content)) == folders[0]
+    first, second = await asyncio.gather(*providing)
+    assert first.folder != second.folder
+    assert (first.folder / "h.py").read_text() == (second.folder / "h.py").read_text() == ECHO
+    first.release()
+    third = await broker.cache.provide(name, len(content))
+    assert (third.folder / "h.py").read_text() == ECHO
     assert broker.asked == []
+    assert len(list((tmp_path / "cache" / "models").iterdir())) == 2
     await broker.cache.close()
 
 
@@ -112,7 +121,7 @@ async def test_answers_lost_with_a_connection_are_asked_for_again(tmp_path: Path
     broker.cache.reconnected()
     await eventually_async(lambda: broker.asked)
     broker.answer(content)
-    assert (await providing).is_dir()
+    assert (await providing).folder.is_dir()
     await broker.cache.close()
 
 
@@ -125,7 +134,7 @@ async def test_answers_that_never_come_are_asked_for_again(
     providing = asyncio.create_task(broker.cache.provide(name, len(content)))
     await eventually_async(lambda: len(broker.asked) >= 2)
     broker.answer(content)
-    assert (await providing).is_dir()
+    assert (await providing).folder.is_dir()
     await broker.cache.close()
 
 
@@ -137,7 +146,7 @@ async def test_a_broken_archive_is_refused_and_fetched_anew_the_next_time(tmp_pa
         await eventually_async(lambda: broker.asked)
         broker.answer(answered)
         if answered is content:
-            assert (await providing).is_dir()
+            assert (await providing).folder.is_dir()
         else:
             with pytest.raises(StoreFailed, match="came broken"):
                 await providing
@@ -152,17 +161,94 @@ async def test_a_worker_that_no_longer_waits_leaves_the_others_their_archive(tmp
     first.cancel()
     await asyncio.wait([first])
     broker.answer(content)
-    assert (await second).is_dir()
+    assert (await second).folder.is_dir()
     await broker.cache.close()
 
 
-async def test_leftovers_of_a_node_that_died_while_unpacking_are_removed(tmp_path: Path) -> None:
+async def test_an_archive_that_lies_on_this_host_is_taken_from_there(tmp_path: Path) -> None:
     name, content = make_archive(tmp_path)
-    leftover = tmp_path / "cache" / "models" / f"{name}.half"
-    (leftover / "deep").mkdir(parents=True)
-    (tmp_path / "cache" / "archives").mkdir()
-    (tmp_path / "cache" / "archives" / f"{name}.mar").write_bytes(content)
     broker = Broker(tmp_path / "cache")
-    folder = await broker.cache.provide(name, len(content))
-    assert [entry.name for entry in folder.parent.iterdir()] == [name]
+    copy = await broker.cache.provide(name, len(content), "m.mar", str(tmp_path / "made" / "m.mar"))
+    assert (copy.folder / "h.py").read_text() == ECHO
+    assert broker.asked == []
+    assert not list((tmp_path / "cache" / "archives").glob("*.mar"))
+    await broker.cache.close()
+
+
+@pytest.mark.parametrize("there", [b"another archive", None])
+async def test_what_is_not_the_archive_at_its_place_is_left_alone(
+    tmp_path: Path, there: bytes | None
+) -> None:
+    """The file was replaced, or the broker's path means something else on this host."""
+    name, content = make_archive(tmp_path)
+    file = tmp_path / "made" / "m.mar"
+    file.unlink()
+    if there is not None:
+        file.write_bytes(there.ljust(len(content)))
+    broker = Broker(tmp_path / "cache")
+    providing = asyncio.create_task(broker.cache.provide(name, len(content), "m.mar", str(file)))
+    await eventually_async(lambda: broker.asked)
+    broker.answer(content)
+    assert ((await providing).folder / "h.py").read_text() == ECHO
+    await broker.cache.close()
+
+
+def put_unused(root: Path, size: int) -> Path:
+    """Put a copy that nobody uses into the cache."""
+    holder = root / "models" / f"{'a' * 64}.old"
+    (holder / "model").mkdir(parents=True)
+    (holder / "model" / "weights").write_bytes(bytes(size))
+    return holder
+
+
+async def test_room_is_made_before_an_archive_comes(tmp_path: Path) -> None:
+    name, content = make_archive(tmp_path)
+    unused = put_unused(tmp_path / "cache", 1 << 20)
+    broker = Broker(tmp_path / "cache")
+    broker.disk = Disk(total=10 << 20, free=2 << 20)
+    copy = await broker.cache.provide(name, len(content), "", str(tmp_path / "made" / "m.mar"))
+    assert unused.exists()
+    copy.release()
+    broker.disk = Disk(total=10 << 20, free=1 << 20)
+    copy = await broker.cache.provide(name, len(content), "", str(tmp_path / "made" / "m.mar"))
+    assert unused.exists()
+    file = write_archive(tmp_path / "larger", {"h.py": ECHO, "weights": "x" * 100_000})
+    larger = archive.sha256_of(file)
+    await broker.cache.provide(larger, file.stat().st_size, "", str(file))
+    assert not unused.exists()
+    assert copy.folder.exists()
+    await broker.cache.close()
+
+
+async def test_on_a_disk_that_turns_out_to_be_full_all_that_nobody_uses_goes_and_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free space may be root's alone, or beyond a quota: then only writing tells."""
+    name, content = make_archive(tmp_path)
+    unused = put_unused(tmp_path / "cache", 10)
+    broker = Broker(tmp_path / "cache")
+    really_extract = archive.extract
+
+    def extract(path: Path, into: Path, *, called: str = "") -> None:
+        if unused.exists():
+            raise StoreFailed("Failed to save model") from OSError(errno.EDQUOT, "Disk quota exceeded")
+        really_extract(path, into, called=called)
+
+    monkeypatch.setattr(archive, "extract", extract)
+    copy = await broker.cache.provide(name, len(content), "", str(tmp_path / "made" / "m.mar"))
+    assert (copy.folder / "h.py").read_text() == ECHO
+    await broker.cache.close()
+
+
+async def test_an_archive_that_cannot_fit_is_refused_with_what_it_needs_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    name, content = make_archive(tmp_path)
+    broker = Broker(tmp_path / "cache")
+    broker.disk = Disk(total=10, free=9)
+    providing = broker.cache.provide(name, len(content), "m.mar", str(tmp_path / "made" / "m.mar"))
+    with pytest.raises(StoreFailed, match=r"Failed to save model: m.mar") as caught:
+        await providing
+    assert "No space left on the disk" in caught.value.details
+    assert not list((tmp_path / "cache" / "models").iterdir())
     await broker.cache.close()

@@ -14,7 +14,7 @@ import pytest
 from tests.support import eventually, eventually_async
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
-from tests.worker.nodes import Fleet, answers, is_alive, load, order, submit
+from tests.worker.nodes import Fleet, answers, copies, is_alive, load, order, submit
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.worker.link import Link
@@ -331,9 +331,8 @@ def test_above_its_limit_the_cache_drops_models_that_no_worker_uses(fleet: Fleet
     fleet.broker.send(fleet.node, m.StopWorker(first.hello.worker_id, True, "no longer wanted"))
     fleet.broker.expect(m.WorkerExited)
     third = load(fleet)
-    models = fleet.folder / "cache" / "models"
-    eventually(lambda: not (models / first.hello.archive).exists())
-    assert {entry.name for entry in models.iterdir()} == {second.hello.archive, third.hello.archive}
+    eventually(lambda: copies(fleet).get(first.hello.archive) is None)
+    assert copies(fleet) == {second.hello.archive: 1, third.hello.archive: 1}
     submit(fleet, second.worker, b"still here")
     assert answers(fleet)[0].body == b"still here"
 

@@ -3,8 +3,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from torchrelay.worker.copies import LOCK
 from torchrelay.worker.locks import SharedLock, try_lock
-from torchrelay.worker.shelf import Shelf
+from torchrelay.worker.shelf import Disk, Shelf, excess_bytes
 
 #: Uses a model until it is told to go on; prints a line once it does.
 USER = """
@@ -17,13 +20,18 @@ sys.stdin.read()
 """
 
 
-def put_model(root: Path, name: str, size: int, used_at: int | None = None) -> None:
-    """Keep a model whose archive and unpacked file have `size` bytes each."""
+def put_archive(root: Path, name: str, size: int, used_at: int | None = None) -> None:
     (root / "archives").mkdir(parents=True, exist_ok=True)
-    (root / "models" / name).mkdir(parents=True)
     (root / "archives" / f"{name}.mar").write_bytes(bytes(size))
-    (root / "models" / name / "weights").write_bytes(bytes(size))
     _used(root / "archives" / f"{name}.use", used_at)
+
+
+def put_copy(root: Path, name: str, size: int, used_at: int | None = None) -> Path:
+    holder = root / "models" / f"{name}.copy"
+    (holder / "model").mkdir(parents=True)
+    (holder / "model" / "weights").write_bytes(bytes(size))
+    os.utime(holder, (used_at or 0, used_at or 0))
+    return holder
 
 
 def put_environment(root: Path, name: str, size: int, used_at: int | None = None) -> None:
@@ -41,106 +49,183 @@ def _used(file: Path, at: int | None) -> None:
 
 def kept(root: Path) -> set[str]:
     """Return what is there, whole or in part, and nothing else may be."""
-    found = [*(root / "archives").iterdir(), *(root / "models").iterdir()]
-    found += (root / "environments").iterdir() if (root / "environments").exists() else []
+    parts = [root / part for part in ("archives", "models", "environments")]
+    found = [entry for part in parts if part.exists() for entry in part.iterdir()]
     assert {entry.name for entry in root.iterdir()} <= {"archives", "models", "environments"}
     return {entry.name.partition(".")[0] for entry in found if entry.suffix not in (".lock", ".use")}
 
 
+ROOMY = Disk(total=1 << 40, free=1 << 40)
+
+
+def shelf(root: Path, limit_bytes: int, disk: Disk = ROOMY) -> Shelf:
+    return Shelf(root, limit_bytes, lambda _: disk)
+
+
+@pytest.mark.parametrize(
+    ("kept", "limit", "disk", "coming", "excess"),
+    [
+        (100, 100, ROOMY, 0, 0),
+        (100, 90, ROOMY, 0, 10),
+        (100, 100, ROOMY, 5, 5),
+        # A tenth of the disk stays free, whatever the limit.
+        (100, 10_000, Disk(1000, 100), 0, 0),
+        (100, 10_000, Disk(1000, 70), 0, 30),
+        (100, 10_000, Disk(1000, 130), 50, 20),
+        # Of a large disk that would be much.
+        (100, 1 << 60, Disk(1 << 50, 10 << 30), 0, 0),
+        (100, 1 << 60, Disk(1 << 50, 9 << 30), 0, 1 << 30),
+        (100, 60, Disk(1000, 95), 0, 40),
+    ],
+)
+def test_what_is_kept_is_bounded_by_the_limit_and_by_what_the_disk_has(
+    kept: int, limit: int, disk: Disk, coming: int, excess: int
+) -> None:
+    assert max(0, excess_bytes(kept, limit, disk, coming)) == excess
+
+
 def test_within_the_limit_everything_is_kept(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50)
-    put_environment(tmp_path, "b", 100)
-    Shelf(tmp_path, 200).tidy()
-    assert kept(tmp_path) == {"a", "b"}
+    put_copy(tmp_path, "a", 100)
+    put_archive(tmp_path, "b", 100)
+    put_environment(tmp_path, "c", 100)
+    shelf(tmp_path, 300).tidy()
+    assert kept(tmp_path) == {"a", "b", "c"}
 
 
-def test_above_it_the_least_recently_used_goes_first_model_or_environment(tmp_path: Path) -> None:
-    put_model(tmp_path, "new", 50, used_at=4000)
+def test_above_it_the_least_recently_used_goes_first_whatever_it_is(tmp_path: Path) -> None:
+    put_copy(tmp_path, "new", 100, used_at=5000)
     put_environment(tmp_path, "oldest", 100, used_at=1000)
-    put_model(tmp_path, "old", 50, used_at=2000)
+    put_copy(tmp_path, "old", 50, used_at=2000)
+    put_archive(tmp_path, "older", 50, used_at=1500)
     put_environment(tmp_path, "newer", 100, used_at=3000)
-    Shelf(tmp_path, 250).tidy()
-    assert kept(tmp_path) == {"new", "newer"}
+    shelf(tmp_path, 250).tidy()
+    assert kept(tmp_path) == {"new", "newer", "old"}
+
+
+def test_an_archive_goes_before_the_copy_that_was_made_of_it(tmp_path: Path) -> None:
+    put_archive(tmp_path, "a", 100, used_at=1)
+    put_copy(tmp_path, "a", 100, used_at=2)
+    shelf(tmp_path, 150).tidy()
+    assert not (tmp_path / "archives" / "a.mar").exists()
+    assert (tmp_path / "models" / "a.copy").exists()
 
 
 def test_what_nobody_has_ever_used_goes_before_all_else(tmp_path: Path) -> None:
-    put_model(tmp_path, "used", 50, used_at=1)
-    put_model(tmp_path, "never", 50)
-    Shelf(tmp_path, 100).tidy()
+    put_copy(tmp_path, "used", 100, used_at=1)
+    put_archive(tmp_path, "never", 100)
+    shelf(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"used"}
 
 
 def test_what_another_process_uses_is_kept_until_that_has_ended(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50, used_at=1)
-    put_model(tmp_path, "b", 50, used_at=2)
+    put_archive(tmp_path, "a", 100, used_at=1)
+    put_archive(tmp_path, "b", 100, used_at=2)
     command = [sys.executable, "-c", USER, str(tmp_path / "archives" / "a.use")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == b"holds\n"
-        Shelf(tmp_path, 1).tidy()
+        shelf(tmp_path, 1).tidy()
         assert kept(tmp_path) == {"a"}
+        assert not shelf(tmp_path, 1).empty()
         user.kill()
         user.wait(5)
-    Shelf(tmp_path, 1).tidy()
+    shelf(tmp_path, 1).tidy()
     assert kept(tmp_path) == set()
 
 
 def test_what_several_use_is_kept_until_the_last_lets_go(tmp_path: Path) -> None:
     put_environment(tmp_path, "a", 50, used_at=1)
-    put_model(tmp_path, "b", 50)
-    shelf = Shelf(tmp_path, 1)
-    first, second = shelf.use_environment("a"), shelf.use_environment("a")
+    put_copy(tmp_path, "b", 50)
+    used = shelf(tmp_path, 1)
+    first, second = used.use_environment("a"), used.use_environment("a")
     first.release()
-    shelf.tidy()
+    used.tidy()
     assert kept(tmp_path) == {"a"}
     second.release()
-    Shelf(tmp_path, 1).tidy()
+    shelf(tmp_path, 1).tidy()
     assert kept(tmp_path) == set()
 
 
-def test_what_is_being_made_is_kept(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50, used_at=1)
-    with try_lock(tmp_path / "archives" / "a.lock") as is_mine:
+def test_what_is_being_made_is_kept_and_a_copy_while_it_is_used(tmp_path: Path) -> None:
+    put_archive(tmp_path, "a", 100, used_at=1)
+    copy = put_copy(tmp_path, "b", 100, used_at=1)
+    with try_lock(tmp_path / "archives" / "a.lock") as is_mine, try_lock(copy / LOCK) as is_used:
         assert is_mine
-        Shelf(tmp_path, 1).tidy()
-        assert kept(tmp_path) == {"a"}
+        assert is_used
+        shelf(tmp_path, 1).tidy()
+        assert kept(tmp_path) == {"a", "b"}
+    shelf(tmp_path, 1).tidy()
+    assert kept(tmp_path) == set()
 
 
 def test_beginning_and_ceasing_to_use_something_make_it_recent(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50, used_at=1)
-    put_model(tmp_path, "b", 50, used_at=1000)
+    put_archive(tmp_path, "a", 100, used_at=1)
+    put_copy(tmp_path, "b", 100, used_at=1000)
     file = tmp_path / "archives" / "a.use"
     lock = SharedLock(file)
     assert file.stat().st_mtime > 1000
     _used(file, 1)
     lock.release()
-    Shelf(tmp_path, 100).tidy()
+    shelf(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"a"}
 
 
-def test_a_model_on_its_way_and_what_a_death_left_behind_count_and_go(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50, used_at=9)
+def test_what_is_on_its_way_and_what_a_death_left_behind_count_and_go(tmp_path: Path) -> None:
+    put_copy(tmp_path, "a", 100, used_at=9)
+    (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "b.part").write_bytes(bytes(60))
-    (tmp_path / "models" / "c.half").mkdir()
-    (tmp_path / "models" / "c.half" / "weights").write_bytes(bytes(60))
+    (tmp_path / "models" / "making.c").mkdir()
+    (tmp_path / "models" / "making.c" / "weights").write_bytes(bytes(60))
+    os.utime(tmp_path / "models" / "making.c", (1, 1))
     (tmp_path / "dropped.x").mkdir()
     (tmp_path / "dropped.x" / "0").write_bytes(bytes(60))
-    Shelf(tmp_path, 100).tidy()
+    shelf(tmp_path, 100).tidy()
+    assert kept(tmp_path) == {"a"}
+
+
+def test_a_model_that_an_earlier_version_unpacked_goes_like_any_other(tmp_path: Path) -> None:
+    put_copy(tmp_path, "a", 100, used_at=9)
+    (tmp_path / "models" / "b" / "MAR-INF").mkdir(parents=True)
+    (tmp_path / "models" / "b" / "weights").write_bytes(bytes(60))
+    os.utime(tmp_path / "models" / "b", (1, 1))
+    shelf(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"a"}
 
 
 def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> None:
-    put_model(tmp_path, "a", 50, used_at=1)
-    shelf = Shelf(tmp_path, 150)
-    shelf.tidy()
-    put_model(tmp_path, "b", 50)
-    shelf.use_model("a").release()
-    shelf.tidy()
+    put_archive(tmp_path, "a", 100, used_at=1)
+    tidied = shelf(tmp_path, 150)
+    tidied.tidy()
+    put_archive(tmp_path, "b", 100)
+    tidied.use_archive("a").release()
+    tidied.tidy()
     assert kept(tmp_path) == {"a", "b"}
-    lock = shelf.use_model("b")
-    shelf.tidy()
+    lock = tidied.use_archive("b")
+    tidied.tidy()
     assert kept(tmp_path) == {"b"}
     lock.release()
+
+
+def test_it_is_tidied_again_when_others_have_filled_the_disk(tmp_path: Path) -> None:
+    put_archive(tmp_path, "a", 100, used_at=1)
+    disk = ROOMY
+    tidied = Shelf(tmp_path, 150, lambda _: disk)
+    tidied.tidy()
+    assert kept(tmp_path) == {"a"}
+    disk = Disk(total=1000, free=99)
+    tidied.tidy()
+    assert kept(tmp_path) == set()
+
+
+def test_as_much_goes_as_what_comes_needs_and_no_more(tmp_path: Path) -> None:
+    for number, name in enumerate("abc"):
+        put_copy(tmp_path, name, 100, used_at=number)
+    assert shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(150)
+    assert kept(tmp_path) == {"a", "b", "c"}
+    assert shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(200)
+    assert kept(tmp_path) == {"b", "c"}
+    assert not shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(251)
+    assert kept(tmp_path) == set()
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -148,8 +233,8 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "precious").write_bytes(bytes(500))
     root = tmp_path / "cache"
-    put_model(root, "a", 50, used_at=1)
-    (root / "models" / "a" / "link").symlink_to(outside)
-    Shelf(root, 1).tidy()
+    copy = put_copy(root, "a", 50, used_at=1)
+    (copy / "model" / "link").symlink_to(outside)
+    shelf(root, 1).tidy()
     assert kept(root) == set()
     assert (outside / "precious").exists()
