@@ -82,8 +82,10 @@ def torchrelay(gateway_processes: int) -> Contestant:
 def torchrelay_at(tree: Path, key: str, gateway_processes: int) -> Contestant:
     """Describe `torchrelay serve` of the sources in a folder, run by this environment."""
     _, *options = torchrelay(gateway_processes).command
-    command = (sys.executable, "-c", "from torchrelay.cli.main import main; main()", *options)
-    return Contestant(key, key, command, torchrelay_role, python_path=str(tree))
+    sources = str(tree / "src")
+    # A folder without them would run those that are installed, and compare them with themselves.
+    start = f"from torchrelay.cli import main; assert main.__file__.startswith({sources!r}); main.main()"
+    return Contestant(key, key, (sys.executable, "-c", start, *options), torchrelay_role, python_path=sources)
 
 
 def torchserve(venv: Path, *, is_quiet: bool = False) -> Contestant:

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import pair, servers
 from benchmarks.results import Check, Load, Point
+from torchrelay.shared.settings import environment
 
 
 def point(server: str, turn: int, requests: int, refused: int = 0, broken: int = 0) -> Point:
@@ -38,7 +39,21 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_revision_runs_the_same_command_with_sources_of_its_own(tmp_path: Path) -> None:
     installed, own = servers.torchrelay(1), servers.torchrelay_at(tmp_path, "old", 1)
     assert own.command[-len(installed.command) + 1 :] == installed.command[1:]
-    assert own.python_path == str(tmp_path)
+    assert own.python_path == str(tmp_path / "src")
+
+
+@pytest.mark.parametrize("has_sources", [True, False])
+def test_a_folder_without_sources_runs_none_at_all(tmp_path: Path, has_sources: bool) -> None:
+    tree = pair.ROOT if has_sources else tmp_path
+    start = servers.torchrelay_at(tree, "old", 1)
+    done = subprocess.run(
+        [*start.command[:3], "--version"],
+        env={**environment(), "PYTHONPATH": start.python_path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode == 0, "AssertionError" in done.stderr) == (has_sources, not has_sources)
 
 
 def test_answers_that_are_wrong_make_no_revision_the_faster_one() -> None:
