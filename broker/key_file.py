@@ -43,7 +43,7 @@ def keep(path: Path, made: Made, registry: Registry) -> None:
     except OSError as error:
         raise StoreFailed(
             f"The key file {path} can't be written: {error.strerror}",
-            "let the broker write there, or choose another key_file",
+            "start the server in a folder where it may write, or with --disable-token-auth",
         ) from error
     finally:
         if part is not None:

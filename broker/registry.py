@@ -4,6 +4,9 @@
 for SQLite in one file. A change is on disk when `apply` returns. Called from one thread at a time.
 """
 
+import contextlib
+import sqlite3
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,6 +92,18 @@ _MIGRATIONS = {
     ),
 }
 
+#: What may lie beside the file: its write-ahead log, and the index of that.
+_FILES = ("", "-wal", "-shm")
+#: What to do about SQLite's errors, by their primary codes; anything else is a broken file.
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_IOERR: "see whether its disk is full or broken",
+    sqlite3.SQLITE_CANTOPEN: "let the broker's user read and write it and its folder",
+    sqlite3.SQLITE_READONLY: "let the broker's user read and write it and its folder",
+    sqlite3.SQLITE_BUSY: "end what uses it",
+}
+_BROKEN = "bring back a copy of it, or move the file away to start with an empty registry"
+
 _RECORD_COLUMNS = [column for column in _versions.columns if column.name != "number"]
 
 
@@ -116,32 +131,31 @@ class SqlRegistry:
     """The registry in SQLite: write-ahead log, every commit synced to disk."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Open it, made if need be. Raises StoreFailed, and then nothing of it was changed."""
+        self._path = path
+        _require_writable(path)
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
         sa.event.listen(self._engine, "connect", _tune)
-        try:
-            with self._engine.begin() as connection:
-                _metadata.create_all(connection)
-                layout = _migrate(connection, _increment(connection, "layout", by=0, first=LAYOUT))
-        except sa.exc.DBAPIError as error:
-            raise StoreFailed(
-                f"The registry {path} can't be opened: {error.orig}",
-                "move the file away to start with an empty registry",
-            ) from error
+        with _opening(path), self._engine.begin() as connection:
+            _metadata.create_all(connection)
+            if _has_lost_its_layout(connection):
+                raise StoreFailed(f"The registry {path} doesn't say its layout", _BROKEN)
+            layout = _migrate(connection, _increment(connection, "layout", by=0, first=LAYOUT))
         if layout != LAYOUT:
+            self.close()
             raise StoreFailed(
                 f"The registry {path} has layout {layout}, this version reads {LAYOUT}",
                 "run the torchrelay version that wrote it, or another --state-dir",
             )
 
     def begin_epoch(self) -> int:
-        """Count this start of the broker; see Registry."""
-        with self._engine.begin() as connection:
+        """Count this start of the broker; see Registry. Raises StoreFailed."""
+        with _opening(self._path), self._engine.begin() as connection:
             return _increment(connection, "epoch", by=1, first=1)
 
     def load(self) -> Snapshot:
-        """Read everything; see Registry."""
-        with self._engine.begin() as connection:
+        """Read everything; see Registry. Raises StoreFailed."""
+        with _opening(self._path), self._engine.begin() as connection:
             rows = connection.execute(sa.select(*_RECORD_COLUMNS).order_by(_versions.c.number)).mappings()
             versions = tuple(
                 VersionRecord(**{**row, "config": msgspec.json.decode(row["config"], type=ModelConfig)})
@@ -168,6 +182,34 @@ class SqlRegistry:
     def close(self) -> None:
         """Let go of the file."""
         self._engine.dispose()
+
+
+def _require_writable(path: Path) -> None:
+    """Raise StoreFailed where a file is another user's, before SQLite leaves files of ours beside it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for ending in _FILES:
+            with contextlib.suppress(FileNotFoundError), Path(f"{path}{ending}").open("r+b"):
+                pass
+    except OSError as error:
+        raise StoreFailed(
+            f"The registry {path} can't be opened: {error.strerror}: {error.filename}",
+            _ADVICE[sqlite3.SQLITE_CANTOPEN],
+        ) from error
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Raise StoreFailed for whatever a file that can't be used, or holds something else, makes us see."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        code = error.orig.sqlite_errorcode & 0xFF if isinstance(error.orig, sqlite3.Error) else 0
+        raise StoreFailed(
+            f"The registry {path} can't be opened: {error.orig}", _ADVICE.get(code, _BROKEN)
+        ) from error
+    except (msgspec.MsgspecError, sa.exc.SQLAlchemyError) as error:
+        raise StoreFailed(f"The registry {path} can't be opened: {error}", _BROKEN) from error
 
 
 def _apply(connection: sa.Connection, change: Change) -> None:
@@ -213,6 +255,13 @@ def _apply(connection: sa.Connection, change: Change) -> None:
 
 def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return _versions.c.model == model, _versions.c.version == version
+
+
+def _has_lost_its_layout(connection: sa.Connection) -> bool:
+    """Tell whether there are versions without what is written before the first: its epoch is gone as well."""
+    has_layout = sa.exists().where(_facts.c.name == "layout")
+    has_versions = sa.exists().select_from(_versions)
+    return bool(connection.execute(sa.select(~has_layout & has_versions)).scalar_one())
 
 
 def _migrate(connection: sa.Connection, layout: int) -> int:

@@ -43,7 +43,7 @@ from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.shared import clock, ids, wire
-from torchrelay.shared.errors import InternalError, RelayError
+from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def run(settings: BrokerSettings) -> int:
         lock = lock_state(Path(settings.state_dir))
         server = Server(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
         server.bind()
-    except RelayError as error:
+    except (RelayError, OSError) as error:
         logger.error("broker.not_started", extra={"reason": str(error)})
         if server:
             server.close()
@@ -93,9 +93,18 @@ def run(settings: BrokerSettings) -> int:
 
 
 def lock_state(folder: Path) -> IO[bytes]:
-    """Keep other brokers off a state folder while the file returned is open. Raises BindFailed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("wb")
+    """Keep other brokers off a state folder while the file returned is open.
+
+    Raises BindFailed for a folder that another broker has, StoreFailed for one that can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("wb")
+    except OSError as error:
+        raise StoreFailed(
+            f"The state folder {folder} can't be used: {error.strerror}: {error.filename}",
+            "let the broker's user write there, or choose another --state-dir",
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

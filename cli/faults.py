@@ -11,15 +11,26 @@ class Fault(Exception):
 
 
 class FaultReportingGroup(TyperGroup):
-    """A group of commands that turns a Fault into its lines and exit status."""
+    """A group of commands that turns a fault into its lines and exit status."""
 
     def invoke(self, ctx: Any) -> Any:  # typer's own types: the context's class differs between its versions
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except Fault as fault:
-            typer.echo(written(str(fault)), err=True)
+        except BrokenPipeError:
+            raise  # typer's own: who reads our output has seen enough
+        except (Fault, OSError) as fault:
+            typer.echo(written(text_of(fault)), err=True)
             raise typer.Exit(1) from fault
+
+
+def text_of(fault: Fault | OSError) -> str:
+    """Say why a command failed; what the system refuses it, where nobody else has words for it, as well."""
+    if isinstance(fault, FileNotFoundError) and not fault.filename:
+        return "the folder where it was started is gone: start it in another"
+    if isinstance(fault, OSError):
+        return ": ".join(str(part) for part in (fault.filename, fault.strerror or fault) if part)
+    return str(fault)
 
 
 def written(text: str) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 from torchrelay.cli import compose, console, folders, options, pid_file, prepare
-from torchrelay.cli.faults import Fault
+from torchrelay.cli.faults import Fault, text_of
 from torchrelay.shared import ts_config
 from torchrelay.shared.settings import environment
 from torchrelay.shared.ts_config import Said
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stop(path, quietly=given.foreground)
         else:
             start(path, given, words)
-    except Fault as fault:
-        typer.echo(str(fault))
+    except (Fault, OSError) as fault:
+        typer.echo(text_of(fault))
         sys.exit(1)
 
 

@@ -44,7 +44,7 @@ def run(config: GatewaySettings) -> int:
         encrypted = addresses.encrypted(config)
         certificate = certificates.context(config) if encrypted else None
         listeners = addresses.bind_all(config)
-    except SettingsError as error:
+    except (SettingsError, OSError) as error:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
     pid = os.getpid()

@@ -66,13 +66,16 @@ class Node:
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
+    async def open(self) -> None:
+        """Clear up and start the launcher, before `run`. Raises OSError."""
+        await self._nursery.clear()
+        self._nursery.open()
+
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_reader(self._link.fd, self._take_in)
-        await self._nursery.clear()
-        self._nursery.open()
         logger.info(
             "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
         )
@@ -210,6 +213,12 @@ def run(settings: NodeSettings) -> int:
     """Run a node until it is told to stop; return its exit code."""
 
     async def serve() -> int:
-        return await Node(settings).run()
+        try:
+            node = Node(settings)
+            await node.open()
+        except OSError as error:  # its folders, the launcher's process
+            logger.error("node.not_started", extra={"reason": str(error)})
+            return 1
+        return await node.run()
 
     return asyncio.run(serve())

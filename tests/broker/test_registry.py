@@ -1,6 +1,8 @@
 """The durable registry: what it was told is there after the process is gone."""
 
+import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +100,67 @@ def test_a_file_that_is_no_database_is_refused_with_a_remedy(tmp_path: Path) -> 
     path.write_bytes(b"not a database, but long enough to look like something" * 100)
     with pytest.raises(StoreFailed, match="move the file away"):
         SqlRegistry(path)
+
+
+def run_sql(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def spoil_the_page_of_versions(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    page = content.index(b"m.mar") // 4096 * 4096
+    content[page : page + 8] = b"\xff" * 8
+    path.write_bytes(content)
+
+
+def replace_by_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+BREAKERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no_database": (lambda path: path.write_bytes(b"garbage" * 1000), "move the file away"),
+    "cut_short": (cut_short, "move the file away"),
+    "a_spoiled_page": (spoil_the_page_of_versions, "move the file away"),
+    "newer": (lambda path: run_sql(path, "UPDATE facts SET value = 99 WHERE name = 'layout'"), "layout 99"),
+    "no_layout": (lambda path: run_sql(path, "DELETE FROM facts"), "doesn't say its layout"),
+    "others_tables": (
+        lambda path: run_sql(path, "DROP TABLE versions", "CREATE TABLE versions (x)"), "no such column"
+    ),
+    "no_json": (lambda path: run_sql(path, "UPDATE versions SET config = '{x'"), "malformed"),
+    "other_json": (lambda path: run_sql(path, "UPDATE versions SET config = '[1]'"), "Expected `object`"),
+    "a_folder": (replace_by_a_folder, "Is a directory.*read and write it"),
+    "a_log_that_is_a_folder": (lambda path: Path(f"{path}-wal").mkdir(), "Is a directory.*read and write"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("breaker", BREAKERS)
+def test_a_registry_that_can_not_be_read_is_refused_with_a_remedy_and_left_as_it_is(
+    tmp_path: Path, breaker: str
+) -> None:
+    path = tmp_path / "registry.sqlite"
+    registry = SqlRegistry(path)
+    registry.apply(PutVersion(RECORD))
+    registry.begin_epoch()
+    registry.close()
+    spoil, expected = BREAKERS[breaker]
+    spoil(path)
+    before = contents(tmp_path)
+    with pytest.raises(StoreFailed, match=expected) as failed:
+        reopened(path)
+    assert str(path) in str(failed.value)
+    assert failed.value.details
+    assert {name: content for name, content in contents(tmp_path).items() if name in before} == before
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
 
 
 def test_a_change_that_cannot_be_written_raises_and_nothing_of_it_happened(tmp_path: Path) -> None:

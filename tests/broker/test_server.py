@@ -20,6 +20,29 @@ def test_one_state_folder_has_one_broker(tmp_path: Path) -> None:
     server.lock_state(tmp_path).close()
 
 
+@pytest.mark.parametrize(
+    ("in_the_way", "told"),
+    [
+        ("lock", "let the broker's user write there"),
+        ("archives", "archives"),
+        ("registry.sqlite", "registry"),
+    ],
+)
+def test_a_broker_that_can_not_start_says_why_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, in_the_way: str, told: str
+) -> None:
+    (tmp_path / in_the_way).write_bytes(b"junk" * 1000)
+    if in_the_way == "lock":
+        (tmp_path / in_the_way).unlink()
+        (tmp_path / in_the_way).mkdir()
+    settings = BrokerSettings(addresses=(f"ipc://{tmp_path}/socket",), state_dir=str(tmp_path))
+    assert server.run(settings) == 1
+    (record,) = caplog.records
+    assert (record.message, record.exc_info) == ("broker.not_started", None)
+    assert str(tmp_path / in_the_way) in vars(record)["reason"]
+    assert told in vars(record)["reason"]
+
+
 @pytest.fixture
 def router() -> Iterator[tuple["zmq.Context[zmq.Socket[bytes]]", "zmq.Socket[bytes]"]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

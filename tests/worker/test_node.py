@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -18,7 +19,7 @@ from tests.worker.nodes import Fleet, answers, copies, is_alive, load, order, su
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.worker.link import Link
-from torchrelay.worker.node import Node
+from torchrelay.worker.node import Node, run
 
 pytestmark = pytest.mark.integration
 
@@ -397,3 +398,16 @@ def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> N
 def test_torch_is_not_imported_by_the_node_itself() -> None:
     script = "import sys; from torchrelay.worker import node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_node_that_can_not_use_its_folders_says_so_and_does_not_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    settings = NodeSettings(
+        broker_address=f"ipc://{tmp_path}/broker", name="n", cache_dir=f"{tmp_path}/file/cache"
+    )
+    assert run(settings) == 1
+    (record,) = caplog.records
+    assert (record.message, record.exc_info) == ("node.not_started", None)
+    assert "file" in vars(record)["reason"]
