@@ -234,7 +234,8 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: Whether unpacked models stay in cache_dir when their workers have stopped. `torchserve` keeps none,
     #: as TorchServe does.
     keep_models: bool = True
-    #: Threads of torch in each worker on a cpu; 0 shares the host's cpus evenly among 2 workers or more.
+    #: Threads of torch in each worker on a cpu. 0: as OMP_NUM_THREADS or MKL_NUM_THREADS says; without
+    #: them the host's cpus are shared evenly among 2 workers or more.
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.
     stop_grace_s: PositiveSeconds = 3.0

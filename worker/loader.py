@@ -22,6 +22,7 @@ from ts.version import __version__ as server_version
 from torchrelay.shared import archive, model_config
 from torchrelay.shared import messages as m
 from torchrelay.shared.model_config import ModelConfig
+from torchrelay.worker import threads
 
 _OUR_PACKAGE = "torchrelay"
 
@@ -68,7 +69,8 @@ def load(start: m.StartWorker, model_dir: Path) -> Model:
         model_yaml_config=get_yaml_config(str(config_file)) or {} if config_file else {},
     )
     config = server_config(model_dir)
-    entry_point, initialize = resolve(start.handler, model_dir)
+    with threads.heeding_imports():
+        entry_point, initialize = resolve(start.handler, model_dir)
     loop = None
     if config.async_communication:
         loop = asyncio.new_event_loop()

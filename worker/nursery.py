@@ -225,7 +225,7 @@ class Nursery:
             node=self._settings.name,
             broker_address=self._settings.broker_address,
             model_dir=str(folder),
-            threads=self._settings.threads_per_worker or max(1, host.cpu_count() // max(2, len(self._wards))),
+            threads=self._threads(),
             sequence_headers=self._sequence_headers,
             variables=variables.for_worker(
                 self._variables, ward.start, self._sequence_headers, folder, *packages
@@ -238,6 +238,12 @@ class Nursery:
         finally:
             output.follow()
             status.close_writer()
+
+    def _threads(self) -> int:
+        """Share the cpus among the workers, unless the operator, or the environment, has said how many."""
+        if self._settings.threads_per_worker or variables.threads_asked_for(self._variables):
+            return self._settings.threads_per_worker
+        return max(1, host.cpu_count() // max(2, len(self._wards)))
 
     def _signal(self, ward: Ward, number: int) -> None:
         if self._launcher is not None and self._wards.get(ward.start.worker_id) is ward:

@@ -24,7 +24,7 @@ class SequenceHeaders(NamedTuple):
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
-    """All that a worker process needs to know; `threads` are torch's on the cpu.
+    """All that a worker process needs to know; `threads` are torch's on the cpu, 0 for what it finds itself.
 
     `variables` are added to its environment. With an `interpreter` it is a process of that, which finds
     what lies in the folder `packages` first; without one it is a fork of the launcher.

@@ -269,7 +269,8 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         seat = ranks.gather(config) if config.has_ranks else None
         if start.gpu_ids:
             start = msgspec.structs.replace(start, gpu_id=seat.rank if seat else 0)
-        torch.set_num_threads(ranks.threads(config) if seat else spec.threads)
+        if number := ranks.threads(config) if seat else spec.threads:
+            torch.set_num_threads(number)
         ours = make_room(model_dir)
         model = load(start, model_dir)
     _serve(spec, model, seat)

@@ -11,6 +11,8 @@ from torchrelay.worker.orders import SequenceHeaders
 
 #: Variables of our own commands begin with it; some hold keys.
 OURS = "TORCHRELAY_"
+#: Where torch looks for its number of threads on the cpu; the first that is set counts.
+THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def inherited(environment: Mapping[str, str], blacklist: str) -> dict[str, str]:
@@ -43,3 +45,12 @@ def for_worker(
         "TS_REQUEST_SEQUENCE_END": headers.end,
         "PYTHONPATH": os.pathsep.join([*path, *(str(folder) for folder in folders)]),
     }
+
+
+def threads_asked_for(environment: Mapping[str, str]) -> int | None:
+    """Return how many threads torch is told to take, or None; of a list for nested loops the first."""
+    for name in THREADS:
+        number = environment.get(name, "").partition(",")[0].strip()
+        if number.isdecimal() and int(number):
+            return int(number)
+    return None

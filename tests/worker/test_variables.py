@@ -5,7 +5,7 @@ import pytest
 from tests.worker.models import start_worker
 from torchrelay.shared.settings import SettingsError
 from torchrelay.worker.orders import SequenceHeaders
-from torchrelay.worker.variables import for_worker, inherited
+from torchrelay.worker.variables import for_worker, inherited, threads_asked_for
 
 HAD = {"HOME": "/root", "AWS_SECRET": "s", "MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
 
@@ -43,3 +43,17 @@ def test_a_worker_finds_what_torchserves_workers_find() -> None:
 def test_what_the_operator_has_set_for_ipex_stays() -> None:
     found = for_worker({"TS_IPEX_GPU_ENABLE": "true"}, start_worker(), SequenceHeaders(), Path("/model"))
     assert (found["TS_IPEX_GPU_ENABLE"], found["PYTHONPATH"]) == ("true", "/model")
+
+
+@pytest.mark.parametrize(
+    ("found", "threads"),
+    [
+        ({}, None),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),
+        ({"OMP_NUM_THREADS": "many", "MKL_NUM_THREADS": "0"}, None),
+    ],
+)
+def test_torch_is_told_its_threads_by_the_environment(found: dict[str, str], threads: int | None) -> None:
+    assert threads_asked_for({**HAD, **found}) == threads
