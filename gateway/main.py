@@ -24,6 +24,7 @@ from torchrelay.gateway.edge import Edge
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.protocol import GatewayProtocol
 from torchrelay.gateway.server import Server
+from torchrelay.shared.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "timeout": max(STUCK_S, 2 * self._config.graceful_timeout_s + 1),
             "keepalive": KEEP_ALIVE_S,
             "proc_name": "torchrelay gateway",
+            "post_fork": _tie,
             "post_worker_init": _freeze,
             # A door for gunicorn's own tools, which nobody guards.
             "control_socket_disable": True,
@@ -131,6 +133,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
+    async def callback_notify(self) -> None:
+        """Say that this process lives; stop if the arbiter doesn't, should the kernel not have seen to it."""
+        if os.getppid() != self.ppid:
+            signal.raise_signal(signal.SIGTERM)
+        await super().callback_notify()
+
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop as on SIGTERM: on SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know."""
         signal.raise_signal(signal.SIGTERM)
@@ -144,6 +152,11 @@ class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.setLevel(logging.WARNING)
         self.error_log.propagate = True
         self.access_log.propagate = False
+
+
+def _tie(_arbiter: object, worker: Worker) -> None:
+    """Have the process end with its arbiter: it holds the listeners, which the next gateway needs."""
+    die_with_parent(worker.ppid)
 
 
 def _freeze(_worker: object) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +10,17 @@ from collections.abc import Mapping
 
 import msgspec
 
-from torchrelay.worker.orders import PACKET_LIMIT_BYTES, Fork, Order, Report, Signal, WorkerSpec, write_spec
+from torchrelay.worker.orders import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    Order,
+    Report,
+    Signal,
+    WorkerSpec,
+    write_spec,
+)
 
 
 class Launcher:
@@ -25,9 +36,12 @@ class Launcher:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
             arguments = [str(theirs.fileno()), str(os.getpid())]
             command = [sys.executable, "-P", "-m", "torchrelay.worker.launcher", *arguments]
+            # In a group of its own: whoever kills the node's leaves it to end what workers have started.
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables, process_group=0
             )
+        #: Of the workers that it has forked and not reported as gone.
+        self._pids: dict[int, int] = {}
 
     @property
     def fd(self) -> int:
@@ -56,17 +70,33 @@ class Launcher:
             packet = self._socket.recv(PACKET_LIMIT_BYTES)
         except ConnectionResetError:
             packet = b""
-        return msgspec.json.decode(packet, type=Report) if packet else None
+        report = msgspec.json.decode(packet, type=Report) if packet else None
+        match report:
+            case Forked(worker_id, pid):
+                self._pids[worker_id] = pid
+            case Exited(worker_id):
+                del self._pids[worker_id]
+        return report
 
     def close(self, timeout_s: float) -> int | None:
         """End the launcher and every worker it still has; return its exit code."""
         self._socket.close()
         try:
-            return self._process.wait(timeout_s)
+            exit_code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            # It is still importing, or stuck; the kernel takes its workers along.
+            # It is still importing, or stuck.
             self._process.kill()
-            return self._process.wait()
+            exit_code = self._process.wait()
+        if exit_code:
+            self._end_groups()
+        return exit_code
+
+    def _end_groups(self) -> None:
+        """End what workers have started, who went with a launcher that could not see to it."""
+        for pid in self._pids.values():
+            # As long as a group has members, its number is given to no one else.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
 
 
 def _packed(order: Order) -> bytes:

@@ -9,6 +9,7 @@ server's packages are seen below the venv's own.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -23,8 +24,8 @@ import msgspec
 
 from torchrelay.shared import archive
 from torchrelay.shared.model_config import parse
+from torchrelay.shared.parent_death import __file__ as parent_death_file
 from torchrelay.worker.faults import LINE_LIMIT
-from torchrelay.worker.leash import __file__ as leash_file
 from torchrelay.worker.locks import try_lock
 from torchrelay.worker.output import Ear, Output, OutputReader, Stream
 
@@ -195,19 +196,19 @@ class Installer:
                 ear(stream, lines)
 
         output = Output(self._output, heard)
-        leash = [sys.executable, "-P", leash_file, str(os.getpid())]
+        tied = [sys.executable, "-P", parent_death_file, str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
-            *leash, *command, cwd=cwd, env=self._variables, start_new_session=True,
+            *tied, *command, cwd=cwd, env=self._variables, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=output.stdout.writer, stderr=output.stderr.writer,
         )  # fmt: skip
         output.follow()
         try:
             exit_code = await process.wait()
         finally:
-            if process.returncode is None:
-                # Told to stop; what the installer itself has started goes with it.
+            # Told to stop, or killed: what the installer itself has started goes with it.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await process.wait()
             last_lines = output.close()
         if exit_code:
             raise InstallFailed(_reason(exit_code, last_lines), last_lines)

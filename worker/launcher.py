@@ -2,9 +2,10 @@
 
 `python -m worker.launcher FD PID`, where FD is one end of a socket pair that its node, PID, holds. It runs
 one thread, no torch operation and no CUDA call, so that its children start clean. When the node goes, its
-end of the pair closes, and the launcher kills all workers and ends.
+end of the pair closes, and the launcher kills all workers, with all that they have started, and ends.
 """
 
+import contextlib
 import os
 import selectors
 import signal
@@ -13,9 +14,10 @@ import sys
 from pathlib import Path
 
 import msgspec
+import psutil
 
+from torchrelay.shared.parent_death import adopt_orphans, die_with_parent, outlive_parent
 from torchrelay.worker import fresh
-from torchrelay.worker.leash import die_with_parent, live_alone
 from torchrelay.worker.orders import (
     PACKET_LIMIT_BYTES,
     Exited,
@@ -29,6 +31,8 @@ from torchrelay.worker.orders import (
 
 #: A worker's spec, and the pipes for its stdout, stderr and status.
 _FDS_PER_FORK = 4
+#: What is killed may have started something in its last moment, which is looked for again.
+_ROUNDS, _ROUND_S = 4, 0.2
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -68,9 +72,7 @@ class ForkServer:
                 if child is not None:
                     selector.close()
                     return child
-        for pid in self._pids.values():
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        self._end_all()
         return None
 
     def _obey(self, order: Order, fds: list[int]) -> Child | None:
@@ -115,6 +117,35 @@ class ForkServer:
             code = os.waitstatus_to_exitcode(status)
             self._report(Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
 
+        self._reap_adopted()
+
+    def _reap_adopted(self) -> None:
+        """Collect what workers left behind and what has ended since."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid in self._pids.values():
+                return
+            os.waitpid(ended.si_pid, 0)
+
+    def _end_all(self) -> None:
+        """End the workers and all that they have started, in whatever session it is by now."""
+        # All are killed before one is waited for: a driver may keep that one for a while.
+        for pid in self._pids.values():
+            os.killpg(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            os.waitpid(pid, 0)
+        for _ in range(_ROUNDS):
+            left = psutil.Process().children(recursive=True)
+            if not left:
+                return
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=_ROUND_S)
+
     def _report(self, report: Report) -> None:
         try:
             self._node.send(msgspec.json.encode(report))
@@ -150,7 +181,9 @@ def main() -> int:
     from torchrelay.worker import process  # with torch and all that a worker needs, once
 
     assert not process.is_cuda_initialized(), "no child could use its GPU"
-    live_alone()
+    outlive_parent()
+    # A handler's child in a session of its own is not of its worker's group, and would outlive us.
+    adopt_orphans()
     child = ForkServer(node).serve()
     if child is None:
         os._exit(0)  # PERF: nothing is left to clean up, and tearing torch down took 0.7 s

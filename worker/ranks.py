@@ -20,8 +20,8 @@ from ts.utils.gpus import visible_to
 from torchrelay.shared import clock, settings, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.model_config import ModelConfig, Torchrun
+from torchrelay.shared.parent_death import die_with_parent
 from torchrelay.worker.engines import Echo
-from torchrelay.worker.leash import die_with_parent
 from torchrelay.worker.runner import Runner
 from torchrelay.worker.session import Batch, Job
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 
@@ -524,6 +525,18 @@ def test_a_process_that_dies_is_replaced(served: Served) -> None:
     os.kill(child, signal.SIGKILL)
     eventually(lambda: children(served.process.pid) not in ([], [child]), within_s=10)
     eventually(served.is_ready, within_s=10)
+
+
+def test_its_processes_end_with_it_and_another_can_take_its_place(
+    served: Served, config: GatewaySettings, tmp_path: Path
+) -> None:
+    (child,) = children(served.process.pid)
+    served.process.kill()
+    served.process.wait(5)
+    eventually(lambda: not psutil.pid_exists(child))
+    again = Served(config, tmp_path / "log-again")
+    eventually(again.is_ready, within_s=20)
+    assert again.stop() == 0
 
 
 def children(pid: int) -> list[int]:

@@ -185,14 +185,8 @@ async def test_one_that_was_half_built_is_built_anew(tmp_path: Path) -> None:
 
 
 async def test_when_the_last_who_waits_leaves_the_installer_ends(tmp_path: Path) -> None:
-    # A source distribution whose build never ends, in a process that pip starts.
-    source = tmp_path / "endless"
-    source.mkdir()
-    build = '[build-system]\nrequires = []\nbuild-backend = "endless"\nbackend-path = ["."]\n'
-    (source / "pyproject.toml").write_text(build)
-    (source / "endless.py").write_text("import time\ntime.sleep(600)\n")
     host = Host(tmp_path / "cache")
-    folder = model(tmp_path / "m", f"--no-index\n{source}\n")
+    folder = model(tmp_path / "m", f"--no-index\n{endless_source(tmp_path)}\n")
     first = asyncio.create_task(host.provide(folder))
     second = asyncio.create_task(host.provide(folder))
     await eventually_async(lambda: _descendants("_in_process"), 60)
@@ -204,6 +198,37 @@ async def test_when_the_last_who_waits_leaves_the_installer_ends(tmp_path: Path)
     await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"), 10)
     await host.installer.close()
     assert not (host.root / "environments" / wanted(folder).key).exists()
+
+
+async def test_an_installer_that_is_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    host = Host(tmp_path / "cache")
+    folder = model(tmp_path / "m", f"--no-index\n{endless_source(tmp_path)}\n")
+    provided = asyncio.create_task(host.provide(folder))
+    await eventually_async(lambda: _descendants("_in_process"), 60)
+    [tied] = _descendants("parent_death")
+    family = [tied, *tied.children(recursive=True)]
+    tied.kill()
+    with pytest.raises(InstallFailed):
+        await provided
+    await eventually_async(lambda: not [process for process in family if _lives(process)], 10)
+    await host.installer.close()
+
+
+def endless_source(folder: Path) -> Path:
+    """Write a source distribution whose build never ends, in a process that pip starts."""
+    source = folder / "endless"
+    source.mkdir()
+    build = '[build-system]\nrequires = []\nbuild-backend = "endless"\nbackend-path = ["."]\n'
+    (source / "pyproject.toml").write_text(build)
+    (source / "endless.py").write_text("import time\ntime.sleep(600)\n")
+    return source
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _descendants(word: str) -> list[psutil.Process]:

@@ -325,6 +325,49 @@ def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fl
     assert hello.worker_id == 2
 
 
+@pytest.mark.parametrize("victim", ["node", "launcher", "worker"])
+def test_what_a_handler_has_started_ends_with_what_is_killed(fleet: Fleet, victim: str) -> None:
+    # It doesn't stop when told to.
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    loaded = load(
+        fleet, f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {code!r}])\n" + ECHO
+    )
+    node = psutil.Process(fleet.nodes[0].pid)
+    [launcher] = node.children()
+    worker = psutil.Process(loaded.hello.pid)
+    [helper] = worker.children()
+    {"node": node, "launcher": launcher, "worker": worker}[victim].kill()
+    eventually(lambda: not is_alive(helper))
+
+
+def test_what_a_handler_has_put_into_a_session_of_its_own_ends_with_the_node(fleet: Fleet) -> None:
+    started = "subprocess.Popen(['sleep', '600'], start_new_session=True)"
+    loaded = load(fleet, f"import subprocess\n{started}\n" + ECHO)
+    worker = psutil.Process(loaded.hello.pid)
+    [helper] = worker.children()
+    worker.kill()
+    fleet.broker.expect(m.WorkerExited)
+    [launcher] = psutil.Process(fleet.nodes[0].pid).children()
+    assert helper.ppid() == launcher.pid  # nobody else's
+    fleet.nodes[0].kill()
+    eventually(lambda: not is_alive(helper))
+
+
+def test_what_workers_leave_behind_is_no_zombie_of_the_launchers(fleet: Fleet, tmp_path: Path) -> None:
+    daemon = f"""
+import os
+if os.fork() == 0:
+    os.setsid()
+    with open({str(tmp_path / "pid")!r}, "w") as file:
+        file.write(f"{{os.getpid()}}.")
+"""
+    load(fleet, f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {daemon!r}])\n" + ECHO)
+    file = tmp_path / "pid"
+    eventually(lambda: file.exists() and file.read_text().endswith("."))
+    pid = int(file.read_text().rstrip("."))
+    eventually(lambda: not psutil.pid_exists(pid))
+
+
 def test_above_its_limit_the_cache_drops_models_that_no_worker_uses(fleet: Fleet) -> None:
     fleet.start_node(cache_limit_bytes=1)
     fleet.join()
