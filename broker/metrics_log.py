@@ -4,19 +4,17 @@ The loop hands lines over and goes on; where the disk doesn't keep up they are d
 """
 
 import logging
-import logging.handlers
 import queue
 import threading
 from pathlib import Path
 
 from torchrelay.broker.metrics import Line
 from torchrelay.shared import clock
+from torchrelay.shared.log_file import LogFile
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
 logger = logging.getLogger(__name__)
 
-#: TorchServe's log4j2.xml: as much in one file, and as many files.
-FILE_LIMIT_BYTES = 100 << 20
-FILES_LIMIT = 5
 #: Turns of the broker's loop whose lines may wait.
 WAITING_LIMIT = 10_000
 CLOSE_LIMIT_S = 5.0
@@ -25,9 +23,13 @@ CLOSE_LIMIT_S = 5.0
 class MetricsLog:
     """The two files in `folder`. Raises OSError if they can't be opened."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._files = {False: _file(folder / "ts_metrics.log"), True: _file(folder / "model_metrics.log")}
+        names = {False: "ts_metrics.log", True: "model_metrics.log"}
+        self._files = {is_model: LogFile(folder / name, limits) for is_model, name in names.items()}
+        for file in self._files.values():
+            file.append(b"")  # it is there from the start
+        self._has_failed = False
         self._waiting: queue.Queue[tuple[Line, ...] | None] = queue.Queue(WAITING_LIMIT)
         self._is_behind = False
         self._thread = threading.Thread(target=self._write_all, name="metrics-log", daemon=True)
@@ -59,7 +61,16 @@ class MetricsLog:
             for is_model, file in self._files.items():
                 text = "\n".join(formatted(line) for line in lines if line.is_model == is_model)
                 if text:
-                    file.handle(logging.makeLogRecord({"msg": text}))
+                    self._append(file, f"{text}\n".encode())
+
+    def _append(self, file: LogFile, data: bytes) -> None:
+        try:
+            file.append(data)
+            self._has_failed = False
+        except OSError as error:
+            if not self._has_failed:
+                logger.error("metrics.log_failed", extra={"file": str(file.path), "reason": str(error)})
+            self._has_failed = True
 
 
 def formatted(line: Line) -> str:
@@ -71,7 +82,3 @@ def formatted(line: Line) -> str:
         f"|#hostname:{line.hostname},{requests}timestamp:{line.at_ms // 1000}"
     )
     return text.replace("\n", " ").replace("\r", " ")
-
-
-def _file(path: Path) -> logging.Handler:
-    return logging.handlers.RotatingFileHandler(path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_LIMIT)

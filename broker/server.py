@@ -374,7 +374,7 @@ def _open_metrics_log(settings: BrokerSettings) -> MetricsLog | None:
     if settings.metrics_log_dir is None:
         return None
     try:
-        return MetricsLog(Path(settings.metrics_log_dir))
+        return MetricsLog(Path(settings.metrics_log_dir), settings.log_limits)
     except OSError as error:
         logger.error("metrics.no_log", extra={"folder": settings.metrics_log_dir, "reason": str(error)})
         return None

@@ -14,7 +14,7 @@ import msgspec
 
 from torchrelay.cli.faults import one_line
 from torchrelay.shared import logs, ts_log
-from torchrelay.shared.settings import BrokerSettings, GatewaySettings, NodeSettings, SettingsError
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
 
 Role = Literal["broker", "gateway", "worker"]
 
@@ -28,14 +28,17 @@ class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
     level: str
     log_format: Literal["text", "json", "torchserve"]
     file: str | None = None
+    limits: LogLimits = LogLimits()
 
     def configure(self, process: str) -> None:
         """Let this process's records go there."""
         file = Path(self.file) if self.file else None
         if self.log_format == "torchserve":
-            ts_log.configure(process, level=self.level, log_file=file)
+            ts_log.configure(process, level=self.level, log_file=file, limits=self.limits)
         else:
-            logs.configure(process, level=self.level, log_format=self.log_format, log_file=file)
+            logs.configure(
+                process, level=self.level, log_format=self.log_format, log_file=file, limits=self.limits
+            )
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     BrokerSettings,
     GatewaySettings,
+    LogLimits,
     NodeSettings,
     SettingsError,
     StaticKey,
@@ -105,6 +106,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     access_log: str | None = None
     model_log: str | None = None
     metrics_log_dir: str | None = None
+    log_limits: LogLimits = LogLimits()
     #: Where snapshots are written, if they are.
     snapshot_dir: str | None = None
 
@@ -151,6 +153,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),
         metrics_log_dir=options.metrics_log_dir,
+        log_limits=options.log_limits,
         snapshot_dir=options.snapshot_dir,
         snapshot_config=snapshot_config(command_line, config),
         key_file=options.key_file if with_tokens else None,
@@ -163,6 +166,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         insecure=options.insecure,
         graceful_timeout_s=2,  # all of serve stops within 5 s
         access_log=options.access_log,
+        log_limits=options.log_limits,
     )
     node = node_settings(
         said,
@@ -175,6 +179,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         keep_models=options.keep_models,
         stop_grace_s=1.0,
         model_log=options.model_log,
+        log_limits=options.log_limits,
     )
     faults += exposure(broker.addresses, options.insecure)
     faults += gateway_faults(gateway)

@@ -50,6 +50,7 @@ def broker(
         insecure=insecure,
         allow_private_urls=allow_private_urls,
         metrics_log_dir=str(Path(state_dir, "logs").absolute()),
+        log_limits=prepare.log_limits(environment()),
         key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=static_keys,
     )

@@ -1,5 +1,6 @@
 """What happens before a process starts: config.properties, files that must be there, ports to be free."""
 
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,13 @@ from torchrelay.cli import compose, machine
 from torchrelay.cli.faults import Fault
 from torchrelay.gateway import addresses
 from torchrelay.shared import ts_config, ts_keys
-from torchrelay.shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
+from torchrelay.shared.settings import (
+    BrokerSettings,
+    GatewaySettings,
+    LogLimits,
+    SettingsError,
+    environment,
+)
 from torchrelay.shared.ts_config import Said, TsConfig
 
 MetricsMode = Literal["prometheus", "log", "legacy"]
@@ -154,6 +161,20 @@ def require_files(*files: str | None) -> None:
                 Path(file).open("rb").close()
         except OSError as error:
             raise Fault(f"{file} can't be read: {error.strerror}") from error
+
+
+def log_limits(environ: Mapping[str, str]) -> LogLimits:
+    """Read when logs are moved away: TORCHRELAY_LOG_FILE_MB and TORCHRELAY_LOG_FILES."""
+    default = LogLimits()
+    megabytes = _whole_number("TORCHRELAY_LOG_FILE_MB", default.file_bytes >> 20, environ)
+    return LogLimits(megabytes << 20, _whole_number("TORCHRELAY_LOG_FILES", default.files, environ))
+
+
+def _whole_number(name: str, default: int, environ: Mapping[str, str]) -> int:
+    text = environ.get(name, "").strip() or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise Fault(f"{name}={text} is no whole number from 0 on")
+    return int(text)
 
 
 def require_free_listeners(gateway: GatewaySettings) -> None:

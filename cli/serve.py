@@ -70,6 +70,7 @@ def serve(
     if broker:
         prepare.require_broker_addresses(broker)
     config = prepare.config(ts_config, environ)
+    limits = prepare.log_limits(environ)
     with folders(None if ncs else state_dir, cache_dir, environ) as made:
         own = compose.Options(
             state_dir=str(made.state),
@@ -85,6 +86,7 @@ def serve(
             key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
             static_keys=static_keys,
             metrics_log_dir=str(made.state / "logs"),
+            log_limits=limits,
         )
         plan = prepare.plan(command_line, config, own)
         if misses := prepare.near_misses(plan.broker):
@@ -99,6 +101,7 @@ def serve(
                 level="INFO" if verbose else "ERROR",
                 log_format="json" if json_logs else "text",
                 file=str(log_dir / f"{role}.log"),
+                limits=limits,
             )
 
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")

@@ -64,6 +64,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         static_keys=secrets_file.static_keys(None, environ),
         access_log=_file(log_dir, "access_log.log"),
         model_log=_file(log_dir, "model_log.log"),
+        log_limits=prepare.log_limits(environ),
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
@@ -74,7 +75,9 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
 
     def log(role: Role) -> LogTarget:
-        return LogTarget(level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"))
+        return LogTarget(
+            level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
+        )
 
     foreground.run(plan, log, Console(plan))
 

@@ -3,9 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Awaitable
+from pathlib import Path
 
 from torchrelay.gateway.exchange import Event, Scope, Send
 from torchrelay.shared import clock
+from torchrelay.shared.log_file import LogFile
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
 logger = logging.getLogger(__name__)
 
@@ -14,10 +17,10 @@ FLUSH_S = 0.2
 
 
 class AccessLog:
-    """Writes to one file, which other processes may write to as well, and may be moved away meanwhile."""
+    """Writes to one file, which other processes write to as well."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
+        self._file = LogFile(Path(path), limits)
         #: Not written yet.
         self._lines: list[str] = []
 
@@ -39,8 +42,7 @@ class AccessLog:
         """Write what has been noted. A log that can't be written doesn't keep anybody from being served."""
         lines, self._lines = self._lines, []
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write("".join(lines))
+            self._file.append("".join(lines).encode())
         except OSError as error:
             logger.warning("gateway.access_log_failed", extra={"lost": len(lines), "reason": str(error)})
 

@@ -22,7 +22,7 @@ class Edge:
         self._apps = apps
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = presenting.cors_headers(config)
-        self._access = AccessLog(config.access_log) if config.access_log else None
+        self._access = AccessLog(config.access_log, config.log_limits) if config.access_log else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one connection of ASGI: a request, or the life of the process.

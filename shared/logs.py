@@ -6,37 +6,33 @@ names may not be those of `logging.LogRecord` (`name`, `args`, ...): the standar
 
 import json
 import logging
-import logging.handlers
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from torchrelay.shared import clock
+from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import STDERR, BackgroundHandler, ConsoleHandler
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
 LogFormat = Literal["text", "json"]
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-#: A log this large is put aside as NAME.1 when its process starts again.
-LOG_LIMIT_BYTES = 64 << 20
 
 
 def configure(
-    process: str, *, level: str = "WARNING", log_format: LogFormat = "text", log_file: Path | None = None
+    process: str,
+    *,
+    level: str = "WARNING",
+    log_format: LogFormat = "text",
+    log_file: Path | None = None,
+    limits: LogLimits = DEFAULT_LOG_LIMITS,
 ) -> None:
     """Send this process's records to stderr from `level` on, and from INFO on to `log_file`."""
     console = ConsoleHandler(STDERR, level)
     formatter = JsonFormatter(process) if log_format == "json" else TextFormatter(process)
-    install(formatter, console, *([] if log_file is None else [file_handler(log_file)]))
-
-
-def file_handler(log_file: Path) -> logging.Handler:
-    """Return a handler that appends everything from INFO on; a file that is too long is put aside."""
-    _put_aside(log_file)
-    # Watched, so that logrotate may move it; opened for appending, so that several processes share it.
-    file = logging.handlers.WatchedFileHandler(log_file)
-    file.setLevel(logging.INFO)
-    return file
+    file = [] if log_file is None else [LogFileHandler(log_file, limits, logging.INFO)]
+    install(formatter, console, *file)
 
 
 def install(formatter: logging.Formatter, *handlers: logging.Handler) -> None:
@@ -130,8 +126,3 @@ def _one_line(text: str) -> str:
 def _quoted(text: str) -> str:
     """Write a value so that a line stays one line and a reader can tell where the value ends."""
     return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t\\') else text
-
-
-def _put_aside(log_file: Path) -> None:
-    if log_file.exists() and log_file.stat().st_size > LOG_LIMIT_BYTES:
-        log_file.replace(log_file.with_name(log_file.name + ".1"))

@@ -67,6 +67,19 @@ class StaticKey(msgspec.Struct, frozen=True):
     key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{8,}\Z")]
 
 
+class LogLimits(msgspec.Struct, frozen=True):
+    """How long a log's file may become, and how many older ones are kept; TorchServe's defaults.
+
+    With 0 bytes it is never moved away: somebody else sees to that.
+    """
+
+    file_bytes: NotNegative = 100 << 20
+    files: NotNegative = 5
+
+
+DEFAULT_LOG_LIMITS = LogLimits()
+
+
 class BrokerSettings(Settings, frozen=True, kw_only=True):
     """The broker's settings."""
 
@@ -141,6 +154,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     metrics_mode: Literal["prometheus", "log", "legacy"] = "prometheus"
     #: Folder of ts_metrics.log and model_metrics.log; without it they aren't written.
     metrics_log_dir: str | None = None
+    #: When those files are moved away, and how many of each are kept.
+    log_limits: LogLimits = LogLimits()
     #: TorchServe's metrics.yaml; the built-in one lists the same metrics as TorchServe's.
     metrics_config: str | None = None
     #: Whether metrics of handlers that metrics_config doesn't list are taken as they come.
@@ -210,6 +225,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     header_key_sequence_id: str = "ts_request_sequence_id"
     #: File of a line per request as TorchServe's access_log.log; None writes none.
     access_log: str | None = None
+    #: When that file is moved away, and how many are kept.
+    log_limits: LogLimits = LogLimits()
     #: Lets the gateway listen where other hosts can reach it, though it asks nobody for a key.
     insecure: bool = False
 
@@ -247,6 +264,8 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     metric_time_interval_s: PositiveSeconds = 60.0
     #: File that gets what workers print, as TorchServe's model_log.log; None keeps only their last lines.
     model_log: str | None = None
+    #: When that file is moved away, and how many are kept.
+    log_limits: LogLimits = LogLimits()
     #: Header that names a request's sequence; the gateway's must be the same.
     header_key_sequence_id: str = "ts_request_sequence_id"
     #: Header by which a handler learns that the sequence is new.

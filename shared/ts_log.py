@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torchrelay.shared import clock, logs
+from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import STDOUT, ConsoleHandler
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
 WORKER_THREAD = "org.pytorch.serve.wlm.WorkerThread"
 WORKER_LIFE_CYCLE = "org.pytorch.serve.wlm.WorkerLifeCycle"
@@ -23,11 +25,13 @@ Facts = Mapping[str, object]
 Line = tuple[str | None, str, str, str]
 
 
-def configure(process: str, *, level: str, log_file: Path | None) -> None:
+def configure(
+    process: str, *, level: str, log_file: Path | None, limits: LogLimits = DEFAULT_LOG_LIMITS
+) -> None:
     """Send this process's records to stdout, as TorchServe does, and from INFO on to its ts_log.log."""
     handlers: list[logging.Handler] = [ConsoleHandler(STDOUT, level)]
     if log_file is not None:
-        handlers.append(logs.file_handler(log_file))
+        handlers.append(LogFileHandler(log_file, limits, logging.INFO))
         handlers[1].addFilter(WithoutModelLog())
     logs.install(TorchServeFormatter(process), *handlers)
 

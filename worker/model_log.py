@@ -1,16 +1,13 @@
 """The file of what workers print, as TorchServe's model_log.log."""
 
 import logging
-import logging.handlers
 from collections.abc import Mapping
 from pathlib import Path
 
+from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import BackgroundHandler
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 from torchrelay.shared.ts_log import TorchServeFormatter
-
-#: TorchServe's own rotation.
-FILE_LIMIT_BYTES = 100 << 20
-FILES_KEPT = 5
 
 
 class ModelLog:
@@ -19,13 +16,9 @@ class ModelLog:
     What comes from stderr says so, and is a warning.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = BackgroundHandler(
-            logging.handlers.RotatingFileHandler(
-                path, maxBytes=FILE_LIMIT_BYTES, backupCount=FILES_KEPT, encoding="utf-8", errors="replace"
-            )
-        )
+        self._file = BackgroundHandler(LogFileHandler(path, limits))
         self._file.setFormatter(TorchServeFormatter("worker"))
 
     def write(self, facts: Mapping[str, object]) -> None:

@@ -90,7 +90,9 @@ class Nursery:
         self.cache = ArchiveCache(root, self._shelf, copies, tell, self._on_progress)
         self._model_dirs = ModelDirs(self.cache, copies, is_kept=settings.keep_models)
         self._installer = Installer(root, self._variables, self._output)
-        self._model_log = ModelLog(Path(settings.model_log)) if settings.model_log else None
+        self._model_log = (
+            ModelLog(Path(settings.model_log), settings.log_limits) if settings.model_log else None
+        )
         self._metrics = PrintedMetrics(tell)
 
     async def clear(self) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from torchrelay.cli import prepare
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.main import app
-from torchrelay.shared.settings import LoadAtStart
+from torchrelay.shared.settings import LoadAtStart, LogLimits
 
 
 def serve(*arguments: str, **env: str) -> Result:
@@ -97,6 +97,15 @@ def test_an_address_without_scheme_is_a_fault() -> None:
 )
 def test_what_is_listened_on_can_be_called(address: str, url: str) -> None:
     assert prepare.client_url(address, "management") == url
+
+
+def test_how_long_logs_become_is_read_from_the_environment() -> None:
+    assert prepare.log_limits({}) == LogLimits(100 << 20, 5)
+    variables = {"TORCHRELAY_LOG_FILE_MB": "7", "TORCHRELAY_LOG_FILES": "0"}
+    assert prepare.log_limits(variables) == LogLimits(7 << 20, 0)
+    for name in variables:
+        with pytest.raises(Fault, match=f"{name}=7.5 is no whole number"):
+            prepare.log_limits({name: "7.5"})
 
 
 def test_a_free_port_is_no_fault() -> None:

@@ -409,3 +409,16 @@ def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
         assert list(unpacked_in.iterdir()) == []
     assert torchserve.said().count("Unpacked models are in") == 1
     assert list(torchserve.temporary.iterdir()) == []
+
+
+def test_its_logs_are_moved_away_when_they_are_long(torchserve: TorchServe) -> None:
+    torchserve.start("--ncs", "--disable-token-auth", TORCHRELAY_LOG_FILE_MB="1", TORCHRELAY_LOG_FILES="2")
+    logs = torchserve.folder / "logs"
+    with httpx.Client() as http:
+        for _ in range(1100):
+            assert http.get(f"{torchserve.urls['inference']}/ping", params="q" * 3000).status_code == 200
+    eventually(lambda: (logs / "access_log.log.2").exists())
+    assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
+    written = sorted(logs.glob("access_log.log*"))
+    assert [path.name for path in written] == ["access_log.log", "access_log.log.1", "access_log.log.2"]
+    assert all(path.stat().st_size <= 1 << 20 for path in written)

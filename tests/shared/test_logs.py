@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from torchrelay.shared import logs
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS
 
 
 def record(event: str, **extra: object) -> logging.LogRecord:
@@ -77,10 +78,13 @@ def test_the_file_gets_what_the_terminal_is_spared(tmp_path: Path, capfd: pytest
 
 
 @pytest.mark.usefixtures("_root_logger_is_restored")
-def test_a_large_log_is_put_aside_at_the_next_start(tmp_path: Path) -> None:
+def test_a_large_log_is_moved_away_with_the_next_line(tmp_path: Path) -> None:
     log = tmp_path / "broker.log"
     log.touch()
-    os.truncate(log, logs.LOG_LIMIT_BYTES + 1)
+    os.truncate(log, DEFAULT_LOG_LIMITS.file_bytes)
     logs.configure("broker", log_file=log)
-    assert (tmp_path / "broker.log.1").stat().st_size == logs.LOG_LIMIT_BYTES + 1
-    assert log.read_text() == ""
+    logging.getLogger("broker").warning("worker.lost")
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    assert (tmp_path / "broker.log.1").stat().st_size == DEFAULT_LOG_LIMITS.file_bytes
+    assert log.read_text().count("\n") == 1
