@@ -27,6 +27,8 @@ class Prepare:
     token: int
     url: str
     s3_sse_kms: bool = False
+    #: Whether its workers start at once, before its file is likely to change.
+    is_wanted_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from torchrelay.broker.effects import (
 from torchrelay.broker.events import ArchivePrepared, Stored
 from torchrelay.broker.fleet import Fleet
 from torchrelay.broker.keys import Keyring, Made
-from torchrelay.broker.precedence import settle
+from torchrelay.broker.precedence import settle, starts_workers
 from torchrelay.broker.records import (
     Change,
     Prepared,
@@ -218,7 +218,11 @@ class Management:
     def _prepare(self, registration: Registration) -> int:
         token = self._token()
         self._registrations[token] = registration
-        self._emit(Prepare(token, registration.ask.url, registration.ask.s3_sse_kms))
+        ask = registration.ask
+        is_wanted_now = starts_workers(
+            ask, registration.restored, self._settings, registration.caller is None
+        )
+        self._emit(Prepare(token, ask.url, ask.s3_sse_kms, is_wanted_now))
         return token
 
     def _take_prepared(self, token: int, outcome: Prepared | errors.RelayError) -> None:
@@ -273,6 +277,9 @@ class Management:
     def _report_registration(self, record: VersionRecord, prepared: Prepared) -> None:
         model = {"model": record.model, "version": record.version}
         self._emit(Report(logging.INFO, "model.registered", {**model, "workers": record.min_workers}))
+        if prepared.is_packed:
+            reason = "its workers see the folder as it is now; after an edit, register it again"
+            self._emit(Report(logging.INFO, "model.folder_packed", {**model, "reason": reason}))
         for warning in prepared.config_warnings:
             self._emit(Report(logging.WARNING, "model.config_ignored", {**model, "reason": warning}))
 

@@ -94,6 +94,15 @@ def settle(
     )
 
 
+def starts_workers(
+    ask: m.RegisterModel, restored: StartupModel | None, settings: BrokerSettings, at_start: bool
+) -> bool:
+    """Tell, before its archive is known, whether a version gets workers as soon as it is registered."""
+    if restored is not None:
+        return bool(restored.min_workers)
+    return at_start or bool(_first(ask.initial_workers, settings.default_workers_per_model))
+
+
 def _workers(
     ask: m.RegisterModel,
     config: ModelConfig,

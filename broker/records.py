@@ -31,6 +31,8 @@ class Prepared:
     has_requirements: bool = False
     #: Where it lies on the broker's host; a folder there is the model itself.
     path: str = ""
+    #: Whether it was a folder, which workers see as it was then.
+    is_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,11 +277,16 @@ class Server:
                     lambda: self._registry.apply(change),
                     lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
-            case Prepare(token, url, s3_sse_kms):
+            case Prepare(token, url, s3_sse_kms, is_wanted_now):
                 self._in_thread(
                     self._prepare_threads,
                     lambda: prepare(
-                        url, self._store, self._settings, lambda: self._is_stopping, s3_sse_kms=s3_sse_kms
+                        url,
+                        self._store,
+                        self._settings,
+                        lambda: self._is_stopping,
+                        s3_sse_kms=s3_sse_kms,
+                        is_wanted_now=is_wanted_now,
                     ),
                     lambda outcome: ArchivePrepared(token, outcome),
                 )

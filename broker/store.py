@@ -4,6 +4,7 @@ Blocking; `server` calls it in threads. Nothing here is remembered in memory.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -13,7 +14,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from torchrelay.broker import download, object_stores
 from torchrelay.broker.records import Prepared
@@ -25,6 +29,8 @@ from torchrelay.shared.settings import BrokerSettings
 logger = logging.getLogger(__name__)
 
 COPY_BYTES = 4 << 20
+#: Linux's request to share a file's blocks with another, which Python has no name for yet.
+FICLONE = 0x40049409
 #: What a broker that was killed leaves behind is known by its name: in the state folder, in the model store.
 PACKING_PREFIX = "packing-"
 PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
@@ -33,30 +39,47 @@ STARTUP_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 class ArchiveStore:
     """Archives by content under `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, free_bytes: Callable[[Path], int] = _free_bytes) -> None:
         self._folder = folder.absolute()
+        self._free_bytes = free_bytes
         folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, source: Path) -> tuple[str, int]:
-        """Copy an archive in, durably; return its sha256 in hex and its size."""
-        digest = hashlib.sha256()
-        size = 0
+    def put(self, source: Path, *, is_ours: bool = False) -> tuple[str, int]:
+        """Copy an archive in, durably; return its sha256 in hex and its size.
+
+        One that is here already is not copied again, and one of ours is moved. Raises OSError.
+        """
+        size = source.stat().st_size
+        if is_ours or self._has_one_of(size):
+            sha256 = archive.sha256_of(source)
+            if self.path_of(sha256).exists():
+                return sha256, size
+            if is_ours:
+                with source.open("rb") as file:
+                    os.fsync(file.fileno())
+                source.rename(self.path_of(sha256))
+                return sha256, size
+        if self._free_bytes(self._folder) < size:  # a full disk would stop more than this
+            reason = f"{os.strerror(errno.ENOSPC)}: {size} bytes are needed in"
+            raise OSError(errno.ENOSPC, reason, str(self._folder))
         with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".part", delete=False) as part:
             try:
-                with source.open("rb") as file:
-                    while data := file.read(COPY_BYTES):
-                        digest.update(data)
-                        size += len(data)
-                        part.write(data)
-                part.flush()
+                sha256, size = _copy(source, part)
                 os.fsync(part.fileno())
-                Path(part.name).rename(self.path_of(digest.hexdigest()))
+                Path(part.name).rename(self.path_of(sha256))
             finally:
                 Path(part.name).unlink(missing_ok=True)  # it is there only if something failed
-        return digest.hexdigest(), size
+        return sha256, size
+
+    def _has_one_of(self, size: int) -> bool:
+        return any(path.stat().st_size == size for path in self._folder.glob("*.archive"))
 
     def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int] | None:
         """Read part of an archive; return it and the archive's size, or None if there is no such archive."""
@@ -94,19 +117,28 @@ def prepare(
     is_cancelled: Callable[[], bool] = lambda: False,
     *,
     s3_sse_kms: bool = False,
+    is_wanted_now: bool = False,
 ) -> Prepared:
-    """Find or fetch the archive at `url`, check it, and put it into the store.
+    """Find or fetch the archive at `url`, check it, and put it into the store, or have it used where it is.
 
     The order of the checks and their texts are TorchServe's. Raises a CallerFault or StoreFailed.
     """
     path = _locate(url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
     try:
+        if path.is_dir() and settings.folders_in_place:
+            return _use_folder(path)
         if path.is_dir():
             with tempfile.TemporaryDirectory(prefix=PACKING_PREFIX, dir=settings.state_dir) as folder:
                 packed = Path(folder) / f"{path.name}.mar"
                 archive.pack_folder(path, packed)
-                return _keep(packed, store)
-        return _keep(path, store)
+                info = archive.inspect(packed)
+                sha256, size = store.put(packed, is_ours=True)
+                return _prepared(path, info, sha256, size, store.path_of(sha256), is_packed=True)
+        info = archive.inspect(path)
+        if settings.archives_in_place and is_wanted_now:
+            return _prepared(path, info, archive.sha256_of(path), path.stat().st_size, path.absolute())
+        sha256, size = store.put(path)
+        return _prepared(path, info, sha256, size, store.path_of(sha256))
     except (errors.RelayError, OSError) as error:
         if doomed := set_aside_download(url, settings):
             doomed.unlink(missing_ok=True)
@@ -154,12 +186,24 @@ def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
     return None
 
 
-def _keep(path: Path, store: ArchiveStore) -> Prepared:
-    info = archive.inspect(path)
+def _use_folder(path: Path) -> Prepared:
+    """Take a folder as the model itself; its workers see what is in it when they start.
+
+    It is known by its place and what it says of itself: what handlers write there makes it no other model.
+    """
+    root, info = archive.inspect_folder(path)
+    digest = hashlib.sha256(os.fsencode(root.absolute()))
+    digest.update(msgspec.json.encode(info.manifest) + (info.config or b""))
+    return _prepared(path, info, digest.hexdigest(), 0, root.absolute())
+
+
+def _prepared(
+    path: Path, info: archive.ArchiveInfo, sha256: str, size: int, place: Path, *, is_packed: bool = False
+) -> Prepared:
     manifest = info.manifest
     config, warnings = (None, ()) if info.config is None else model_config.parse(info.config)
-    sha256, size = store.put(path)
-    stem = re.sub(r"\.[^.]*$", "", path.name) if re.search(r"\.(model|mar)", path.name) else path.name
+    name = f"{path.name}.mar" if path.is_dir() else path.name
+    stem = re.sub(r"\.[^.]*$", "", name) if re.search(r"\.(model|mar)", name) else name
     return Prepared(
         archive=sha256,
         archive_bytes=size,
@@ -171,8 +215,27 @@ def _keep(path: Path, store: ArchiveStore) -> Prepared:
         config=config,
         config_warnings=warnings,
         has_requirements=bool(manifest.requirements_file),
-        path=str(store.path_of(sha256)),
+        path=str(place),
+        is_packed=is_packed,
     )
+
+
+def _copy(source: Path, target: IO[bytes]) -> tuple[str, int]:
+    """Copy a file, by sharing its blocks where the disk can do that; return its sha256 and size."""
+    with source.open("rb") as file:
+        try:
+            fcntl.ioctl(target.fileno(), FICLONE, file.fileno())
+        except OSError:  # another disk, or one that can't
+            digest = hashlib.sha256()
+            size = 0
+            while data := file.read(COPY_BYTES):
+                digest.update(data)
+                size += len(data)
+                target.write(data)
+            target.flush()
+            return digest.hexdigest(), size
+    shared = Path(target.name)
+    return archive.sha256_of(shared), shared.stat().st_size
 
 
 def _locate(

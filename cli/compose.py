@@ -91,6 +91,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
     #: Whether unpacked models are there for the next run, too.
     keep_models: bool = True
+    #: Whether state_dir goes when the run ends.
+    is_state_temporary: bool = False
     #: The weakest source; see above.
     defaults: Said = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
@@ -149,6 +151,8 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         said,
         addresses=(socket, options.broker_address) if options.broker_address else (socket,),
         state_dir=options.state_dir,
+        folders_in_place=options.broker_address is None,
+        archives_in_place=options.broker_address is None and options.is_state_temporary,
         insecure=options.insecure,
         allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),

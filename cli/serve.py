@@ -74,6 +74,7 @@ def serve(
     with folders(None if ncs else state_dir, cache_dir, environ) as made:
         own = compose.Options(
             state_dir=str(made.state),
+            is_state_temporary=ncs,
             cache_dir=str(made.cache),
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
             socket_dir=made.sockets,

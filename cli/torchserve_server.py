@@ -57,6 +57,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         state_dir=str(made.state),
         cache_dir=str(made.cache),
         keep_models=False,
+        is_state_temporary=True,
         socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
         insecure=True,  # TorchServe listens wherever it is told; see `_exposed`

@@ -8,6 +8,7 @@ strangers: no entry is written before it was checked, and no more is read than t
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import re
@@ -107,6 +108,7 @@ class _Entry(msgspec.Struct, frozen=True):
     path: PurePosixPath
     size: int
     open: Callable[[], AbstractContextManager[IO[bytes]]] | None
+    is_executable: bool = False
 
 
 def inspect(path: Path) -> ArchiveInfo:
@@ -149,6 +151,23 @@ def inspect(path: Path) -> ArchiveInfo:
     )
 
 
+def inspect_folder(folder: Path) -> tuple[Path, ArchiveInfo]:
+    """Read what an unpacked archive says of itself; return the folder that is meant, too.
+
+    A folder that holds one folder and nothing else stands for that one, as in TorchServe. Raises InvalidModel
+    for an unreadable manifest, StoreFailed for a folder that can't be read.
+    """
+    try:
+        root = _inner_folder(folder)
+        manifest_file = root / MANIFEST_NAME
+        manifest = parse_manifest(manifest_file.read_bytes()) if manifest_file.is_file() else Manifest()
+        config_file = root / _safe_path(manifest.config_file or "")
+        config = config_file.read_bytes() if config_file.is_file() else None
+    except OSError as error:
+        raise StoreFailed(f"Failed to save model: {folder.name}", _one_line(error)) from error
+    return root, ArchiveInfo(manifest=manifest, entries=0, total_bytes=0, config=config)
+
+
 def extract(path: Path, into: Path, *, called: str = "") -> None:
     """Unpack an archive into the folder `into`, which is made; nothing is written outside of it.
 
@@ -165,6 +184,8 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with entry.open() as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, COPY_BYTES)
+            if entry.is_executable:
+                target.chmod(target.stat().st_mode | 0o111)
     except (*_BROKEN, OSError) as error:
         raise StoreFailed(f"Failed to save model: {called or path.name}", _one_line(error)) from error
 
@@ -266,11 +287,15 @@ def create(
 def pack_folder(folder: Path, target: Path) -> None:
     """Write an unpacked archive back into a `.mar`, so that it can be stored and sent as one file.
 
-    A folder that holds one folder and nothing else stands for that one, as in TorchServe.
+    A folder that holds one folder and nothing else stands for that one, as in TorchServe. Folders without
+    content are packed too, and links by what they lead to.
     """
     root = _inner_folder(folder)
     manifest = root / MANIFEST_NAME
-    sources = {name: file for name, file in _walk(root) if name != MANIFEST_NAME}
+    sources = dict(itertools.islice(_walk(root, with_empty=True), ENTRY_LIMIT + 1))
+    if len(sources) > ENTRY_LIMIT:
+        raise InvalidModel(f"The folder has more than {ENTRY_LIMIT} files and folders.")
+    sources.pop(MANIFEST_NAME, None)
     _write_zip(target, manifest.read_bytes() if manifest.is_file() else None, sources, force=True)
 
 
@@ -321,7 +346,9 @@ def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") 
     budget.spend(info.file_size)
     if not path.parts:
         return None
-    return _Entry(path, info.file_size, None if info.is_dir() else lambda: file.open(info))
+    return _Entry(
+        path, info.file_size, None if info.is_dir() else lambda: file.open(info), bool(mode & 0o111)
+    )
 
 
 def _tar_entries(path: Path) -> Iterator[_Entry]:
@@ -336,7 +363,8 @@ def _tar_entries(path: Path) -> Iterator[_Entry]:
             # The text up to the first slash, as TorchServe does: `./MAR-INF/...` keeps its MAR-INF.
             inner = _safe_path(member.name.partition("/")[2])
             if inner.parts:
-                yield _Entry(inner, member.size, _tar_opener(tar, member) if member.isfile() else None)
+                opener = _tar_opener(tar, member) if member.isfile() else None
+                yield _Entry(inner, member.size, opener, bool(member.mode & 0o111))
 
 
 def _tar_opener(
@@ -449,11 +477,28 @@ def _sources(files: Sequence[Path]) -> dict[str, Path]:
     return sources
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    for file in folder.rglob("*"):
-        name = file.relative_to(folder)
-        if file.is_file() and "__pycache__" not in name.parts:
-            yield name.as_posix(), file
+def _walk(folder: Path, *, with_empty: bool = False) -> Iterator[tuple[str, Path]]:
+    """Yield the files below a folder by their names in it, and on demand the folders that hold nothing.
+
+    Links are followed, also those that leave the folder: Hugging Face's cache keeps a model's files beside
+    its folder, and so do mounts of Kubernetes. This is the one place that follows any.
+    """
+
+    def walk(place: Path, name: PurePosixPath, above: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+        real = place.resolve()
+        if real in above:
+            return  # a link to a folder that it lies in
+        entries = sorted(place.iterdir())
+        if with_empty and not entries and above:
+            yield f"{name}/", place
+        for entry in entries:
+            inner = name / entry.name
+            if entry.is_dir() and entry.name != "__pycache__":
+                yield from walk(entry, inner, (*above, real))
+            elif entry.is_file():
+                yield str(inner), entry
+
+    yield from walk(folder, PurePosixPath(), ())
 
 
 def _inner_folder(folder: Path) -> Path:
@@ -510,14 +555,20 @@ def _write_folder(target: Path, manifest: bytes, sources: dict[str, Path], *, fo
     for name, source in sources.items():
         place = target / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, place)
+        shutil.copy(source, place)  # with its mode: it may be a program
     (target / MANIFEST_NAME).parent.mkdir(parents=True, exist_ok=True)
     (target / MANIFEST_NAME).write_bytes(manifest)
 
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path, *, is_stored: bool) -> None:
     info = zipfile.ZipInfo(name, _ZIP_DATE)
-    info.file_size = path.stat().st_size
+    facts = path.stat()
+    if stat.S_ISDIR(facts.st_mode):
+        info.external_attr = (stat.S_IFDIR | 0o755) << 16
+        archive.writestr(info, b"")
+        return
+    info.external_attr = (stat.S_IFREG | (0o755 if facts.st_mode & stat.S_IXUSR else 0o644)) << 16
+    info.file_size = facts.st_size
     small = info.file_size <= DEFLATE_LIMIT_BYTES and not is_stored
     info.compress_type = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
     with path.open("rb") as source, archive.open(info, "w") as sink:

@@ -89,6 +89,12 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     state_dir: str
     #: Folder of local archives, and of what is fetched from urls; without it nothing can be registered.
     model_store: str | None = None
+    #: Whether folders of the model store are used where they are, as in TorchServe; all nodes must be on this
+    #: host then. Else a folder is packed when it is registered, and sent to nodes.
+    folders_in_place: bool = False
+    #: Whether archives whose workers start at once are unpacked from the model store, and not kept in
+    #: state_dir as well: where all nodes are on this host, and the state goes with the broker.
+    archives_in_place: bool = False
     #: What is registered at start. One named `all` stands for every archive of the model store.
     load_models: tuple[LoadAtStart, ...] = ()
     #: What config.properties says of models in its `models`; used when one of them is registered.

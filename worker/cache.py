@@ -40,6 +40,10 @@ ResultT = TypeVar("ResultT")
 PartsP = ParamSpec("PartsP")
 
 
+class NoSuchArchive(StoreFailed):
+    """The broker has it not, or not any more."""
+
+
 class Download:
     """One archive on its way: what came, and what is to be asked for; chunks may come in any order."""
 
@@ -159,7 +163,7 @@ class ArchiveCache:
     def missing(self, name: str) -> None:
         """Give up a download: the broker has no such archive."""
         if name in self._downloads:
-            self._downloads[name][0].fail(StoreFailed("The broker has no such archive.", name))
+            self._downloads[name][0].fail(NoSuchArchive("The broker has no such archive.", name))
 
     def reconnected(self) -> None:
         """Ask again for what an old connection may have swallowed."""
@@ -194,8 +198,14 @@ class ArchiveCache:
             if name not in self._tasks:
                 self._tasks[name] = asyncio.create_task(self._fetch(name, total_bytes, called))
                 self._tasks[name].add_done_callback(lambda task: self._fetched(name, task))
-            # Shielded: a worker that is no longer wanted leaves the others their archive.
-            await asyncio.shield(self._tasks[name])
+            try:
+                # Shielded: a worker that is no longer wanted leaves the others their archive.
+                await asyncio.shield(self._tasks[name])
+            except NoSuchArchive as error:
+                if not path:
+                    raise
+                reason = f"{path} is not what was registered, or is not on this host: register it again"
+                raise StoreFailed(f"Failed to save model: {called}", reason) from error
         return _Source(target, await self.in_thread(_facts, target))
 
     async def _fetch(self, name: str, total_bytes: int, called: str) -> None:

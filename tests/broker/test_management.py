@@ -1,14 +1,18 @@
 """Registering, scaling, defaults and unregistering, in TorchServe's words."""
 
+from dataclasses import replace
+from typing import cast
+
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.effects import Prepare
+from torchrelay.broker.precedence import starts_workers
 from torchrelay.broker.records import Prepared
 from torchrelay.shared import errors
 from torchrelay.shared import messages as m
 from torchrelay.shared.model_config import ModelConfig
-from torchrelay.shared.settings import LoadAtStart
+from torchrelay.shared.settings import LoadAtStart, StartupModel
 
 
 def joined() -> Rig:
@@ -447,3 +451,58 @@ def test_whether_kms_encrypted_an_archive_reaches_the_thread_that_fetches_it() -
     ask = m.RegisterModel(1, "https://b.s3.amazonaws.com/m.mar", s3_sse_kms=True)
     effects = rig.core.handle([rig.event(GATEWAY, ask)], now=rig.now)
     assert [effect.s3_sse_kms for effect in effects if isinstance(effect, Prepare)] == [True]
+
+
+def test_no_two_registrations_of_a_version_are_the_same_to_a_node() -> None:
+    rig = joined()
+    seen = []
+    for _ in range(2):
+        rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=1, synchronous=False))
+        start = rig.only(NODE, m.StartWorker)
+        seen.append(start.registration)
+        rig.say(GATEWAY, m.UnregisterModel(6, "m", None))
+        rig.exit_worker(start.worker_id)
+        rig.take(NODE, m.StopWorker)
+    assert len({*seen, ""}) == 3
+
+
+def test_all_workers_of_a_registration_are_of_the_same_one() -> None:
+    rig = joined()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive(), initial_workers=2, synchronous=False))
+    first, second = rig.take(NODE, m.StartWorker)
+    rig.exit_worker(first.worker_id)
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 3, 3, False, -1))
+    later = rig.take(NODE, m.StartWorker)
+    assert later
+    assert {start.registration for start in (first, second, *later)} == {first.registration}
+
+
+@pytest.mark.parametrize(
+    ("ask", "default", "at_start", "is_wanted_now"),
+    [
+        (m.RegisterModel(5, "m.mar"), 0, False, False),
+        (m.RegisterModel(5, "m.mar"), 2, False, True),
+        (m.RegisterModel(5, "m.mar", initial_workers=0), 2, False, False),
+        (m.RegisterModel(5, "m.mar", initial_workers=1), 0, False, True),
+        (m.RegisterModel(5, "m.mar"), 0, True, True),
+    ],
+)
+def test_it_is_known_beforehand_whether_workers_start_at_once(
+    ask: m.RegisterModel, default: int, at_start: bool, is_wanted_now: bool
+) -> None:
+    configured = settings(default_workers_per_model=default)
+    assert starts_workers(ask, None, configured, at_start) is is_wanted_now
+
+
+@pytest.mark.parametrize("min_workers", [0, 1])
+def test_a_restored_models_workers_are_its_snapshots(min_workers: int) -> None:
+    restored = StartupModel(name="m", version="1.0", min_workers=min_workers)
+    assert starts_workers(m.RegisterModel(0, "m.mar"), restored, settings(), True) is bool(min_workers)
+
+
+def test_a_folder_that_was_packed_is_told_to_show_no_edits() -> None:
+    rig = joined()
+    url = rig.archive()
+    rig.archives[url] = replace(cast("Prepared", rig.archives[url]), is_packed=True)
+    rig.say(GATEWAY, m.RegisterModel(5, url))
+    assert "model.folder_packed" in [report.event for report in rig.reports]

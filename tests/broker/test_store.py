@@ -4,10 +4,12 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from torchrelay.broker.store import (
@@ -247,3 +249,86 @@ def test_a_url_whose_archive_was_broken_can_be_registered_once_it_is_mended(
         prepare(f"file://{source}", store, broker)
     write_mar(source)
     assert prepare(f"file://{source}", store, broker).model_name == "m"
+
+
+def in_place(broker: BrokerSettings, *, folders: bool = True, archives: bool = True) -> BrokerSettings:
+    return msgspec.structs.replace(broker, folders_in_place=folders, archives_in_place=archives)
+
+
+def test_an_archive_whose_workers_start_at_once_can_stay_where_it_is(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    path = write_mar(Path(str(broker.model_store)) / "m.mar")
+    prepared = prepare("m.mar", store, in_place(broker), is_wanted_now=True)
+    assert prepared.path == str(path)
+    assert prepared.archive == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert prepared.archive_bytes == path.stat().st_size
+    assert store.read(prepared.archive, 0, 1) is None
+
+
+@pytest.mark.parametrize(("archives", "is_wanted_now"), [(True, False), (False, True)])
+def test_an_archive_that_may_change_before_it_is_unpacked_is_copied(
+    broker: BrokerSettings, store: ArchiveStore, archives: bool, is_wanted_now: bool
+) -> None:
+    path = write_mar(Path(str(broker.model_store)) / "m.mar")
+    prepared = prepare("m.mar", store, in_place(broker, archives=archives), is_wanted_now=is_wanted_now)
+    path.write_bytes(b"the next build")
+    assert prepared.path == str(store.path_of(prepared.archive))
+    assert hashlib.sha256(Path(prepared.path).read_bytes()).hexdigest() == prepared.archive
+
+
+def make_folder(place: Path) -> Path:
+    (place / "MAR-INF").mkdir(parents=True)
+    (place / "MAR-INF" / "MANIFEST.json").write_text('{"model": {"modelName": "f", "handler": "h.py"}}')
+    (place / "h.py").write_text("")
+    return place
+
+
+def test_a_folder_used_in_place_is_known_by_what_it_says_of_itself_not_by_what_is_written_there(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    folder = make_folder(Path(str(broker.model_store)) / "f")
+    first = prepare("f", store, in_place(broker))
+    assert (first.path, first.model_name, first.handler, first.is_packed) == (str(folder), "f", "h.py", False)
+    assert not list((Path(broker.state_dir) / "archives").iterdir())
+    (folder / "feedback.txt").write_text("written by a handler")
+    (folder / "h.py").write_text("edited")
+    assert prepare("f", store, in_place(broker)) == first
+    (folder / "MAR-INF" / "MANIFEST.json").write_text('{"model": {"modelName": "f", "handler": "other.py"}}')
+    assert prepare("f", store, in_place(broker)).archive != first.archive
+    other = make_folder(Path(str(broker.model_store)) / "other")
+    assert prepare(other.name, store, in_place(broker)).archive != first.archive
+
+
+def test_a_folder_that_goes_to_nodes_is_packed_and_says_so(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    make_folder(Path(str(broker.model_store)) / "f")
+    prepared = prepare("f", store, broker)
+    assert prepared.is_packed
+    assert Path(prepared.path).read_bytes()[:2] == b"PK"
+    assert [path.name for path in Path(broker.state_dir).iterdir()] == ["archives"]
+
+
+def test_what_is_stored_already_is_not_written_again(tmp_path: Path) -> None:
+    """As at each start of a server with a state of its own."""
+    free = 1 << 40
+    store = ArchiveStore(tmp_path / "s", lambda _: free)
+    kept = store.put(write_mar(tmp_path / "m.mar"))
+    before = store.path_of(kept[0]).stat()
+    free = 0
+    assert store.put(tmp_path / "m.mar") == kept
+    assert os.path.samestat(store.path_of(kept[0]).stat(), before)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.put(write_mar(tmp_path / "other.mar", "{}"))
+
+
+def test_what_the_disk_has_no_room_for_is_refused_before_it_is_full(broker: BrokerSettings) -> None:
+    path = write_mar(Path(str(broker.model_store)) / "m.mar")
+    folder = Path(broker.state_dir) / "archives"
+    tight = ArchiveStore(folder, lambda _: path.stat().st_size - 1)
+    with pytest.raises(errors.StoreFailed, match=r"Failed to save model: m\.mar") as caught:
+        prepare("m.mar", tight, broker)
+    assert "No space left on device" in caught.value.details
+    assert str(folder) in caught.value.details
+    assert not list(folder.iterdir())

@@ -179,3 +179,14 @@ def test_gpus_are_what_the_driver_lists(tmp_path: Path) -> None:
     (tmp_path / "0000:01:00.0").mkdir()
     assert machine.count_gpus(tmp_path) == 1
     assert machine.count_gpus(tmp_path / "missing") == 0
+
+
+@pytest.mark.parametrize(
+    ("is_temporary", "address", "folders", "archives"),
+    [(True, None, True, True), (False, None, True, False), (True, "tcp://127.0.0.1:7700", False, False)],
+)
+def test_models_stay_where_they_are_if_no_other_host_needs_them(
+    is_temporary: bool, address: str | None, folders: bool, archives: bool
+) -> None:
+    broker = plan(is_state_temporary=is_temporary, broker_address=address).broker
+    assert (broker.folders_in_place, broker.archives_in_place) == (folders, archives)

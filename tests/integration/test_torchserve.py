@@ -403,7 +403,7 @@ def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
     url = f"{torchserve.urls['inference']}/predictions/echo"
     for variables, unpacked_in in ((homeless, torchserve.temporary), ({"TEMP": str(large)}, large)):
         torchserve.start(*arguments, **variables)
-        eventually(lambda: httpx.post(url, content=b"hi").text == "hi", within_s=60)
+        eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
         assert len(list(unpacked_in.glob("torchrelay-*/cache/models"))) == 1
         assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
         assert list(unpacked_in.iterdir()) == []
@@ -422,3 +422,26 @@ def test_its_logs_are_moved_away_when_they_are_long(torchserve: TorchServe) -> N
     written = sorted(logs.glob("access_log.log*"))
     assert [path.name for path in written] == ["access_log.log", "access_log.log.1", "access_log.log.2"]
     assert all(path.stat().st_size <= 1 << 20 for path in written)
+
+
+def test_no_model_is_left_in_the_cache_not_even_by_a_killed_server(torchserve: TorchServe) -> None:
+    models = torchserve.folder / "cache" / "torchrelay" / "models"
+    url = f"{torchserve.urls['inference']}/predictions/echo"
+    arguments = ("--models", "all", "--ncs", "--disable-token-auth")
+    torchserve.start(*arguments)
+    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    (killed,) = models.iterdir()
+    family = torchserve.family()
+    for process in family:
+        process.suspend()  # none of them sees another die
+    for process in family:
+        process.kill()
+    eventually(lambda: not [process for process in family if _lives(process)], within_s=20)
+    assert killed.exists()
+    torchserve.pid_path.unlink(missing_ok=True)
+    torchserve.start(*arguments)
+    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    (ours,) = models.iterdir()
+    assert ours != killed
+    assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
+    assert list(models.iterdir()) == []

@@ -360,3 +360,98 @@ def test_a_folder_packs_to_the_same_archive_however_often_and_unpacks_to_itself(
     shutil.rmtree(source)
     archive.extract(tmp_path / "one.mar", source)
     assert (source / "h.py").read_bytes() == b"x = 1\n"
+
+
+def folder_like_the_fields(tmp_path: Path) -> Path:
+    """A model whose files and folders are links, as Hugging Face's cache and Kubernetes make them."""
+    blobs, libraries, model = (tmp_path / name for name in ("blobs", "libraries", "given"))
+    for folder in (blobs, libraries / "deep", model / "MAR-INF", model / "..2026_01", model / "empty"):
+        folder.mkdir(parents=True)
+    (model / archive.MANIFEST_NAME).write_bytes(manifest_of(MANIFEST))
+    (blobs / "ab").write_text("x = 1")
+    (model / "h.py").symlink_to("../blobs/ab")
+    (libraries / "deep" / "inner.py").write_text("VALUE = 41")
+    (model / "lib").symlink_to(libraries)
+    (model / "..2026_01" / "mounted.txt").write_text("mounted")
+    (model / "..data").symlink_to("..2026_01")
+    (model / "mounted.txt").symlink_to("..data/mounted.txt")
+    (model / "tool").write_text("#!/bin/sh")
+    (model / "tool").chmod(0o755)
+    (model / "loop").symlink_to(model)
+    (model / "gone").symlink_to(tmp_path / "gone")
+    return model
+
+
+def test_a_folder_is_packed_with_all_that_its_links_lead_to(tmp_path: Path) -> None:
+    archive.pack_folder(folder_like_the_fields(tmp_path), tmp_path / "m.mar")
+    out = tmp_path / "out"
+    archive.extract(tmp_path / "m.mar", out)
+    assert (out / "h.py").read_text() == "x = 1"
+    assert (out / "lib" / "deep" / "inner.py").read_text() == "VALUE = 41"
+    assert (out / "mounted.txt").read_text() == "mounted"
+    assert (out / "..data" / "mounted.txt").read_text() == "mounted"
+    assert list((out / "empty").iterdir()) == []
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+    assert not (out / "gone").exists()
+    assert [path.name for path in out.rglob("*") if path.is_file() and path.stat().st_mode & 0o111] == [
+        "tool"
+    ]
+
+
+@pytest.mark.parametrize("archive_format", ["default", "zip-store", "tgz", "no-archive"])
+def test_a_program_in_an_archive_can_be_run(tmp_path: Path, archive_format: str) -> None:
+    for name, mode in {"h.py": 0o644, "tool": 0o750}.items():
+        (tmp_path / name).write_text("#!/bin/sh")
+        (tmp_path / name).chmod(mode)
+    target = tmp_path / "made"
+    archive.create(
+        target, model_name="m", version="1.0", handler=str(tmp_path / "h.py"),
+        extra_files=[tmp_path / "tool"], archive_format=archive_format,
+    )  # fmt: skip
+    out = target
+    if archive_format != "no-archive":
+        out = tmp_path / "out"
+        archive.extract(target, out)
+    assert (out / "tool").stat().st_mode & 0o100
+    assert not (out / "h.py").stat().st_mode & 0o111
+
+
+def test_a_folder_without_end_is_refused_before_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "ENTRY_LIMIT", 2)
+    (tmp_path / "given").mkdir()
+    for number in range(3):
+        (tmp_path / "given" / str(number)).write_text("")
+    with pytest.raises(InvalidModel, match="more than 2 files and folders"):
+        archive.pack_folder(tmp_path / "given", tmp_path / "m.mar")
+    assert not (tmp_path / "m.mar").exists()
+
+
+def test_a_folder_tells_what_an_archive_of_it_would_and_one_in_it_alone_stands_for_it(tmp_path: Path) -> None:
+    inner = tmp_path / "outer" / "inner"
+    (inner / "MAR-INF").mkdir(parents=True)
+    content = {**MANIFEST, "model": {**MANIFEST["model"], "configFile": "c.yaml"}}  # type: ignore[dict-item]
+    (inner / archive.MANIFEST_NAME).write_bytes(manifest_of(content))
+    (inner / "c.yaml").write_bytes(b"batchSize: 3")
+    root, info = archive.inspect_folder(tmp_path / "outer")
+    assert root == inner
+    assert (info.manifest.model_name, info.config) == ("m", b"batchSize: 3")
+    assert archive.inspect_folder(tmp_path)[1].manifest == archive.Manifest()
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../secret"])
+def test_a_folders_manifest_names_no_config_outside_of_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("batchSize: 3")
+    (tmp_path / "m" / "MAR-INF").mkdir(parents=True)
+    (tmp_path / "m" / "h.py").write_text("")
+    (tmp_path / "m" / archive.MANIFEST_NAME).write_bytes(manifest_of({"model": {"configFile": name}}))
+    with pytest.raises(InvalidModel):
+        archive.inspect_folder(tmp_path / "m")
+
+
+def test_what_an_archive_unpacks_to_is_known_before(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "m.mar", {"a": b"x" * 1000, "b": b"y"})
+    assert archive.unpacked_bytes(path) == 1001
+    other = write_tar(tmp_path / "m.tar.gz", {"top/a": b"x" * 1000})
+    assert archive.unpacked_bytes(other) == other.stat().st_size
