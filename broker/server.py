@@ -42,7 +42,7 @@ from torchrelay.broker.records import Snapshot
 from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
-from torchrelay.shared import clock, ids, wire
+from torchrelay.shared import clock, ids, sockets, wire
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
@@ -54,11 +54,6 @@ TURN_LIMIT_MESSAGES = 256
 DISK_THREADS = 2
 #: Fetching, hashing and checking archives.
 PREPARE_THREADS = 4
-#: A message part above this ends the connection; the largest are archive chunks and request bodies.
-PART_LIMIT_BYTES = 1 << 30
-HANDSHAKE_MS = 5000
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 4000
-TCP_KEEPALIVE_IDLE_S = 30
 
 
 ResultT = TypeVar("ResultT")
@@ -140,7 +135,7 @@ class Server:
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
         )  # fmt: skip
         self._context = zmq.Context()
-        self._socket = _router(self._context)
+        self._socket = sockets.listener(self._context)
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
@@ -391,24 +386,3 @@ def _chunk_read(
     if outcome is None or isinstance(outcome, RelayError):
         return ChunkRead(peer, archive, offset, 0, None)
     return ChunkRead(peer, archive, offset, outcome[1], outcome[0])
-
-
-def _router(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":
-    """Make the broker's socket: it never blocks, and never drops a message in silence."""
-    router = context.socket(zmq.ROUTER)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    # A peer that comes back by a new connection counts, though the old one looks alive (a pulled cable);
-    # the network's own heartbeat closes those that nobody comes back from.
-    router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-    # Bounds are in jobs, bytes and leases; a count of messages would bound neither.
-    router.setsockopt(zmq.SNDHWM, 0)
-    router.setsockopt(zmq.RCVHWM, 0)
-    router.setsockopt(zmq.LINGER, 0)
-    router.setsockopt(zmq.IPV6, 1)
-    router.setsockopt(zmq.MAXMSGSIZE, PART_LIMIT_BYTES)
-    router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    router.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    router.setsockopt(zmq.TCP_KEEPALIVE_IDLE, TCP_KEEPALIVE_IDLE_S)
-    return router

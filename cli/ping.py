@@ -18,15 +18,11 @@ def ping(
     """Ask a broker whether it is there; exit with 1 if it isn't."""
     import zmq
 
-    from torchrelay.shared import ids, messages, wire
+    from torchrelay.shared import messages, sockets, wire
 
     context = zmq.Context()
-    socket = context.socket(zmq.DEALER)
     try:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.IPV6, 1)
-        socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("ping"))
-        socket.connect(broker)
+        socket = sockets.dial(context, broker, "ping", waits_to_send=True)
         socket.send(wire.encode(messages.GatewayBeat({}), epoch=0))
         if not socket.poll(int(timeout * 1000)):
             raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?")

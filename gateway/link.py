@@ -9,7 +9,7 @@ leave in one message; one coarse timer for everything that has to do with time.
 import asyncio
 import logging
 import os
-import socket as sockets
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
@@ -21,7 +21,7 @@ import zmq
 from torchrelay.gateway import auth
 from torchrelay.gateway.exchange import ClientLeft
 from torchrelay.gateway.session import Answer, Outcome, Pending, Session
-from torchrelay.shared import clock, errors, ids, settings, wire
+from torchrelay.shared import clock, errors, settings, sockets, wire
 from torchrelay.shared import messages as m
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,10 @@ class Link:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
         self.loop = asyncio.get_running_loop()
         self._session: Session[Waiter[Any]] = Session(
-            self._config, name=sockets.gethostname(), pid=os.getpid(), now=clock.monotonic()
+            self._config, name=socket.gethostname(), pid=os.getpid(), now=clock.monotonic()
         )
         self._context = zmq.Context()
-        self._socket = _dealer(self._context, self._config.broker_address)
+        self._socket = sockets.dial(self._context, self._config.broker_address, "gateway")
         self.loop.add_reader(self._socket.fileno(), self._receive)
         self._ticked_at = clock.monotonic()
         self._timer = self.loop.call_later(0, self._tick)
@@ -328,30 +328,6 @@ class Link:
             logger.warning("gateway.broker_lost", extra=facts)
         else:
             logger.info("gateway.welcomed", extra=facts)
-
-
-def _dealer(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
-    socket = context.socket(zmq.DEALER)
-    options = {
-        zmq.LINGER: 0,
-        # Nothing is queued for a broker that isn't there: what can't be sent stays with the session.
-        zmq.IMMEDIATE: 1,
-        # The session bounds what is in flight; a second bound here would only hide it.
-        zmq.SNDHWM: 0,
-        zmq.RCVHWM: 0,
-        zmq.RECONNECT_IVL: 100,
-        zmq.RECONNECT_IVL_MAX: 1000,
-        zmq.HEARTBEAT_IVL: 1000,
-        zmq.HEARTBEAT_TIMEOUT: 4000,
-        zmq.HANDSHAKE_IVL: 5000,
-        zmq.TCP_KEEPALIVE: 1,
-        zmq.IPV6: int("[" in address),
-    }
-    for option, value in options.items():
-        socket.setsockopt(option, value)
-    socket.setsockopt(zmq.ROUTING_ID, ids.routing_id("gateway"))
-    socket.connect(address)
-    return socket
 
 
 def _size(outcome: Outcome) -> int:

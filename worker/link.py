@@ -9,17 +9,10 @@ from collections.abc import Sequence
 
 import zmq
 
-from torchrelay.shared import ids, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared import sockets, wire
 
 logger = logging.getLogger(__name__)
-
-#: A part above this ends the connection; the largest are inputs of requests.
-PART_LIMIT_BYTES = 1 << 30
-RECONNECT_MS, RECONNECT_MAX_MS = 100, 1000
-#: The network's own heartbeat: finds a broken path; whether the broker is well its beats tell.
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 4000
-HANDSHAKE_MS = 5000
 
 Payload = bytes | memoryview
 Received = tuple[m.Message, int, list[memoryview]]
@@ -31,11 +24,7 @@ class Link:
     def __init__(self, address: str, role: str, wake_fd: int | None = None) -> None:
         """Dial `address`; `wait` also ends when `wake_fd` is readable."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        for option, value in _options(address).items():
-            self._socket.setsockopt(option, value)
-        self._socket.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
-        self._socket.connect(address)
+        self._socket = sockets.dial(self._context, address, role)
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         if wake_fd is not None:
@@ -83,22 +72,3 @@ class Link:
         """Close; what is under way has `linger_s` to leave."""
         self._socket.close(linger=round(linger_s * 1000))
         self._context.term()
-
-
-def _options(address: str) -> dict[int, int]:
-    return {
-        zmq.LINGER: 0,
-        # Nothing is queued for a broker that isn't there: the sender knows at once.
-        zmq.IMMEDIATE: 1,
-        # Bounded by credit and by chunks asked for; a high-water mark would only hide it.
-        zmq.SNDHWM: 0,
-        zmq.RCVHWM: 0,
-        zmq.RECONNECT_IVL: RECONNECT_MS,
-        zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
-        zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-        zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
-        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-        zmq.TCP_KEEPALIVE: 1,
-        zmq.IPV6: int("[" in address),
-        zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
-    }

@@ -11,6 +11,7 @@ from tests.support import eventually
 from torchrelay.broker import server
 from torchrelay.broker.registry import SqlRegistry
 from torchrelay.broker.store import PACKING_PREFIX, PART_PREFIX, PART_SUFFIX
+from torchrelay.shared import sockets
 from torchrelay.shared.settings import BrokerSettings
 
 
@@ -46,7 +47,7 @@ def test_a_broker_that_can_not_start_says_why_in_one_line(
 @pytest.fixture
 def router() -> Iterator[tuple["zmq.Context[zmq.Socket[bytes]]", "zmq.Socket[bytes]"]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = server._router(context)
+    made = sockets.listener(context)
     yield context, made
     made.close(linger=0)
     context.term()

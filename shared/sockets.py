@@ -1,0 +1,86 @@
+"""Every socket between the parts: made here, with the options that all of them have.
+
+Peers dial, the broker listens. A break is found by two means, which tell a cut from a pause: TCP gives a
+connection up whose data nobody acknowledges, as on a path that is cut; one whose other end acknowledges
+but says nothing (a process that stands still) is kept for much longer, since nothing on it is lost.
+"""
+
+from typing import TypeAlias
+
+import zmq
+
+from torchrelay.shared import ids
+
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+Socket: TypeAlias = "zmq.Socket[bytes]"
+
+#: How long data may lie unacknowledged: as long as the broker lets a peer be silent. Without it the kernel
+#: waits ever longer between its tries, and comes back a multiple of a cut's length after the cut.
+UNACKNOWLEDGED_MS = 3000
+#: How long one try to connect may take. The kernel repeats a lost SYN after 1, 3, 7, 15 and 31 s.
+CONNECT_MS = 1000
+#: Between tries to connect: so short that a broker is back within a blink, and growing, so that a
+#: thousand workers that wait for it are no storm.
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 500
+#: A connection on which the other side's zmq never speaks: another protocol, or a process that hangs.
+HANDSHAKE_MS = 5000
+#: zmq's own beat, which keeps data under way, and the silence after which it hangs up. It proves that a
+#: thread lives and no more: who is lost is told by the beats in our own messages.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 15_000
+TCP_KEEPALIVE_IDLE_S = 30
+#: A message part above this ends the connection; the largest are archive chunks and requests' bodies.
+PART_LIMIT_BYTES = 1 << 30
+#: Connections that wait to be accepted: a whole fleet comes back at the same moment.
+BACKLOG = 4096
+
+COMMON = {
+    zmq.LINGER: 0,
+    # Bounds are in jobs, bytes, leases and chunks; a count of messages would bound none of them.
+    zmq.SNDHWM: 0,
+    zmq.RCVHWM: 0,
+    zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
+    zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+    zmq.TCP_MAXRT: UNACKNOWLEDGED_MS,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: TCP_KEEPALIVE_IDLE_S,
+}
+DIALING = COMMON | {
+    # Nothing is queued for a broker that isn't there: the sender knows at once, and keeps it.
+    zmq.IMMEDIATE: 1,
+    zmq.CONNECT_TIMEOUT: CONNECT_MS,
+    zmq.RECONNECT_IVL: RECONNECT_MS,
+    zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+}
+LISTENING = COMMON | {
+    zmq.ROUTER_MANDATORY: 1,
+    # A peer that comes back by a new connection counts, though the old one looks alive (a pulled cable).
+    zmq.ROUTER_HANDOVER: 1,
+    zmq.BACKLOG: BACKLOG,
+    zmq.IPV6: 1,
+}
+
+
+def dial(context: Context, address: str, role: str, *, waits_to_send: bool = False) -> Socket:
+    """Make a peer's socket, with a routing id of its own, and have it connect.
+
+    With `waits_to_send` what is sent before there is a connection goes out on the first one.
+    """
+    options = DIALING | {zmq.IPV6: int("[" in address), zmq.IMMEDIATE: int(not waits_to_send)}
+    made = _made(context, zmq.DEALER, options)
+    made.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
+    made.connect(address)
+    return made
+
+
+def listener(context: Context) -> Socket:
+    """Make the broker's socket, to be bound: it never blocks, and never drops a message in silence."""
+    return _made(context, zmq.ROUTER, LISTENING)
+
+
+def _made(context: Context, kind: int, options: dict[zmq.SocketOption, int]) -> Socket:
+    made = context.socket(kind)
+    for option, value in options.items():
+        made.setsockopt(option, value)
+    return made
