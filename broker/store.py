@@ -36,6 +36,7 @@ PACKING_PREFIX = "packing-"
 PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
 #: Files of the model store that `all` stands for, besides folders.
 STARTUP_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -136,8 +137,15 @@ def prepare(
                 return _prepared(path, info, sha256, size, store.path_of(sha256), is_packed=True)
         info = archive.inspect(path)
         if settings.archives_in_place and is_wanted_now:
-            return _prepared(path, info, archive.sha256_of(path), path.stat().st_size, path.absolute())
-        sha256, size = store.put(path)
+            return _use_file(path, info)
+        try:
+            sha256, size = store.put(path)
+        except OSError as error:
+            # Unpacking it may find room that nobody here can make: the node drops what it keeps unused.
+            if not (settings.folders_in_place and is_wanted_now and error.errno in DISK_FULL):
+                raise
+            logger.warning("archive.not_copied", extra={"file": str(path), "reason": str(error)})
+            return _use_file(path, info)
         return _prepared(path, info, sha256, size, store.path_of(sha256))
     except (errors.RelayError, OSError) as error:
         if doomed := set_aside_download(url, settings):
@@ -184,6 +192,10 @@ def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
     with contextlib.suppress(OSError):  # it is gone already, or can't be touched
         return copy.rename(doomed)
     return None
+
+
+def _use_file(path: Path, info: archive.ArchiveInfo) -> Prepared:
+    return _prepared(path, info, archive.sha256_of(path), path.stat().st_size, path.absolute())
 
 
 def _use_folder(path: Path) -> Prepared:

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Resident sets are for people to read, and cost a system call each.
 MEMORY_INTERVAL_S = 2.0
+#: How often it is looked whether others have filled the disk that has what this node keeps unused.
+TIDY_INTERVAL_S = 60.0
 #: Ends of workers kept for a broker that is away; it learns what is still there from the next hello.
 UNSENT_LIMIT = 256
 #: A broker that hasn't answered after so long is worth a word, and again every so often.
@@ -57,6 +59,7 @@ class Node:
         self._nursery = Nursery(settings, variables, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
+        self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
         self._figures = (figures or HostFigures(variables)) if settings.system_metrics else None
         self._figures_at = 0.0
         self._is_measuring = False
@@ -128,6 +131,9 @@ class Node:
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_INTERVAL_S
                 self._nursery.measure_memory()
+            if now >= self._tidy_at:
+                self._tidy_at = now + TIDY_INTERVAL_S
+                self._nursery.tidy()
             self._send(m.NodeBeat(self._nursery.memory()), self._session.epoch)
             self._measure_host(now)
 

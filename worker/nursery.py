@@ -172,6 +172,10 @@ class Nursery:
         """List every worker with its resident bytes, as last measured."""
         return tuple((worker_id, ward.memory_bytes) for worker_id, ward in self._wards.items())
 
+    def tidy(self) -> None:
+        """Have a thread drop what is kept unused where the disk has no room for it any more."""
+        self._loop.run_in_executor(None, self._shelf.tidy)
+
     def measure_memory(self) -> None:
         """Read how much memory each worker has."""
         for ward in self._wards.values():

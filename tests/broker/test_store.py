@@ -332,3 +332,14 @@ def test_what_the_disk_has_no_room_for_is_refused_before_it_is_full(broker: Brok
     assert "No space left on device" in caught.value.details
     assert str(folder) in caught.value.details
     assert not list(folder.iterdir())
+
+
+def test_an_archive_that_can_not_be_copied_is_unpacked_from_where_it_is_if_the_node_is_here(
+    broker: BrokerSettings,
+) -> None:
+    path = write_mar(Path(str(broker.model_store)) / "m.mar")
+    full = ArchiveStore(Path(broker.state_dir) / "archives", lambda _: 0)
+    here = in_place(broker, archives=False)
+    assert prepare("m.mar", full, here, is_wanted_now=True).path == str(path)
+    with pytest.raises(errors.StoreFailed):
+        prepare("m.mar", full, here)

@@ -18,6 +18,7 @@ from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, answers, copies, is_alive, load, order, submit
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import NodeSettings
+from torchrelay.worker import node as node_module
 from torchrelay.worker.link import Link
 from torchrelay.worker.node import Node, run
 
@@ -420,6 +421,30 @@ async def test_a_node_that_once_could_not_measure_its_host_measures_again(fleet:
 
     await eventually_async(has_measured, 20)
     assert figures.readings >= 2
+    [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
+    broker.send(hello, m.Leave("the test is over"))
+    assert await running == 1
+
+
+async def test_what_others_fill_the_disk_with_takes_the_place_of_unused_models(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker has to start for it."""
+    monkeypatch.setattr(node_module, "TIDY_INTERVAL_S", 0.1)
+    broker, cache = fleet.broker, fleet.folder / "cache"
+    (cache / "archives").mkdir(parents=True)
+    unused = cache / "archives" / f"{'a' * 64}.mar"
+    unused.write_bytes(bytes(100))
+    settings = NodeSettings(
+        broker_address=broker.address, name="n", cache_dir=str(cache), cache_limit_bytes=1
+    )
+    running = asyncio.create_task(Node(settings).run())
+
+    def is_gone() -> bool:
+        broker.pump()
+        return not unused.exists()
+
+    await eventually_async(is_gone, 20)
     [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
     broker.send(hello, m.Leave("the test is over"))
     assert await running == 1
