@@ -17,12 +17,19 @@ def hold(file: Path) -> IO[bytes] | None:
     opened = file.open("ab")
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+        if _is_at(opened, file):
             return opened
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
     opened.close()
     return None
+
+
+def _is_at(opened: IO[bytes], file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -41,8 +48,12 @@ class SharedLock:
 
     def __init__(self, file: Path) -> None:
         """Wait for whoever holds it alone, which is never for long, and hold it."""
-        self._file = file.open("ab")
-        fcntl.flock(self._file, fcntl.LOCK_SH)
+        while True:
+            self._file = file.open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+            if _is_at(self._file, file):
+                break
+            self._file.close()  # it was removed meanwhile, and locks nothing
         os.utime(self._file.fileno())
 
     def release(self) -> None:

@@ -2,8 +2,8 @@
 
 What was used least recently goes first. What belongs to one archive or environment begins with its name. Two
 files beside it are locks: `NAME.use` is held by every node that uses it, for as long as it does, and its time
-is that of the latest such moment; `NAME.lock` by whoever makes it. Neither is ever removed: another process
-may be about to lock it. A copy of a model (see `copies`) has its lock inside, and the time on its folder.
+is that of the latest such moment; `NAME.lock` by whoever makes it. They go with what they lock. A copy of a
+model (see `copies`) has its lock inside, and the time on its folder.
 """
 
 import errno
@@ -23,7 +23,7 @@ from torchrelay.worker.locks import SharedLock, try_lock
 
 logger = logging.getLogger(__name__)
 
-_LOCKS = (".lock", ".use")
+_LOCKS = (".use", ".lock")
 #: Of the disk, left free as far as that needs only what nobody uses: others fill disks, too.
 FREE_SHARE, FREE_LIMIT_BYTES = 0.1, 10 << 30
 
@@ -64,6 +64,8 @@ class Thing(msgspec.Struct, frozen=True):
     locks: tuple[Path, ...]
     #: When it was last begun or ceased to be used; the beginning of time if it never was.
     last_used: float
+    #: Nobody will ever use it: locks of nothing, what is half unpacked, what an older version unpacked.
+    is_useless: bool = False
 
 
 class Shelf:
@@ -134,18 +136,19 @@ class Shelf:
 
     def _shrink(self, coming_bytes: int) -> None:
         things = self._things()
-        sizes = {thing.name: _size(thing) for thing in things}
+        sizes = {thing: _size(thing) for thing in things}
         kept = sum(sizes.values())
         excess = excess_bytes(kept, self._limit_bytes, self._disk(self._root), coming_bytes)
-        self._counted = set(sizes)
+        self._counted = {thing.name for thing in things}
         for thing in sorted(things, key=lambda thing: thing.last_used):
-            if excess > 0 and self._drop(thing):
+            if (excess > 0 or thing.is_useless) and self._drop(thing):
                 self._counted.discard(thing.name)
-                excess -= sizes[thing.name]
-                logger.info("cache.dropped", extra={"entry": thing.name, "bytes": sizes[thing.name]})
+                excess -= sizes[thing]
+                logger.info("cache.dropped", extra={"entry": thing.name, "bytes": sizes[thing]})
 
     def _things(self) -> list[Thing]:
-        return [*_things(self._archives), *_things(self._environments), *_copies(self._models)]
+        copied = _copies(self._archives, self._models)
+        return [*_things(self._archives), *_things(self._environments), *copied]
 
     def _drop(self, thing: Thing) -> bool:
         """Drop a thing, unless it is used or being made."""
@@ -155,6 +158,8 @@ class Shelf:
                 return False
             # Who wants it now waits for the lock, so it is only moved while that is held.
             doomed = [copies.set_aside(path) for path in thing.paths]
+            for lock in thing.locks:
+                lock.unlink(missing_ok=True)
         for path in doomed:
             copies.remove(path)
         return bool(doomed)
@@ -164,17 +169,23 @@ def _things(home: Path) -> Iterator[Thing]:
     """Yield what is in a folder that has its locks, too."""
     paths = defaultdict[str, list[Path]](list)
     for entry in home.iterdir() if home.exists() else ():
+        found = paths[entry.name.partition(".")[0]]
         if not entry.name.endswith(_LOCKS):
-            paths[entry.name.partition(".")[0]].append(entry)
+            found.append(entry)
     for name, found in paths.items():
-        use, lock = (home / f"{name}{ending}" for ending in (".use", ".lock"))
-        yield Thing(name, tuple(found), (use, lock), use.stat().st_mtime if use.exists() else 0.0)
+        use, lock = (home / f"{name}{ending}" for ending in _LOCKS)
+        last_used = use.stat().st_mtime if use.exists() else 0.0
+        yield Thing(name, tuple(found), (use, lock), last_used, is_useless=not found)
 
 
-def _copies(models: Path) -> Iterator[Thing]:
+def _copies(archives: Path, models: Path) -> Iterator[Thing]:
     for entry in models.iterdir() if models.exists() else ():
+        locks: tuple[Path, ...] = (entry / copies.LOCK,)
+        if "." not in entry.name:  # unpacked by a node of an older version, which may live
+            locks = (*locks, archives / f"{entry.name}.use")
         with suppress(FileNotFoundError):
-            yield Thing(entry.name, (entry,), (entry / copies.LOCK,), entry.stat().st_mtime)
+            is_useless = not (entry / copies.LISTING).exists()
+            yield Thing(entry.name, (entry,), locks, entry.stat().st_mtime, is_useless)
 
 
 def _size(thing: Thing) -> int:

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import subprocess
 import sys
@@ -5,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.worker.copies import LOCK
-from torchrelay.worker.locks import SharedLock, try_lock
+from torchrelay.worker.copies import LISTING, LOCK
+from torchrelay.worker.locks import SharedLock, hold, try_lock
 from torchrelay.worker.shelf import Disk, Shelf, excess_bytes
 
 #: Uses a model until it is told to go on; prints a line once it does.
@@ -30,6 +31,7 @@ def put_copy(root: Path, name: str, size: int, used_at: int | None = None) -> Pa
     holder = root / "models" / f"{name}.copy"
     (holder / "model").mkdir(parents=True)
     (holder / "model" / "weights").write_bytes(bytes(size))
+    (holder / LISTING).touch()
     os.utime(holder, (used_at or 0, used_at or 0))
     return holder
 
@@ -183,13 +185,55 @@ def test_what_is_on_its_way_and_what_a_death_left_behind_count_and_go(tmp_path: 
     assert kept(tmp_path) == {"a"}
 
 
-def test_a_model_that_an_earlier_version_unpacked_goes_like_any_other(tmp_path: Path) -> None:
+def test_what_an_earlier_version_unpacked_or_nobody_finished_goes_even_if_there_is_room(
+    tmp_path: Path,
+) -> None:
     put_copy(tmp_path, "a", 100, used_at=9)
-    (tmp_path / "models" / "b" / "MAR-INF").mkdir(parents=True)
-    (tmp_path / "models" / "b" / "weights").write_bytes(bytes(60))
-    os.utime(tmp_path / "models" / "b", (1, 1))
-    shelf(tmp_path, 100).tidy()
-    assert kept(tmp_path) == {"a"}
+    for name in ("b", "making.c"):
+        (tmp_path / "models" / name / "MAR-INF").mkdir(parents=True)
+    put_archive(tmp_path, "b", 10)
+    used_by_an_old_node = SharedLock(tmp_path / "archives" / "b.use")
+    shelf(tmp_path, 1000).tidy()
+    assert {entry.name for entry in (tmp_path / "models").iterdir()} == {"a.copy", "b"}
+    used_by_an_old_node.release()
+    shelf(tmp_path, 1000).tidy()
+    assert {entry.name for entry in (tmp_path / "models").iterdir()} == {"a.copy"}
+
+
+def test_locks_of_what_is_gone_do_not_pile_up(tmp_path: Path) -> None:
+    """Each build of a model has a name of its own."""
+    put_archive(tmp_path, "kept", 100, used_at=1)
+    tidied = shelf(tmp_path, 1000)
+    for number in range(3):
+        tidied.use_archive(f"build{number}").release()
+    held = tidied.use_archive("being fetched")
+    tidied.tidy()
+    assert {entry.name for entry in (tmp_path / "archives").iterdir()} == {
+        "kept.mar", "kept.use", "being fetched.use"
+    }  # fmt: skip
+    held.release()
+
+
+def test_who_waits_for_a_lock_that_is_removed_holds_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.use"
+    really_lock = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not removals:
+            removals.append(file)
+            file.unlink()
+        really_lock(descriptor, operation)
+
+    removals: list[Path] = []
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = SharedLock(file)
+    assert hold(file) is None
+    lock.release()
+    again = hold(file)
+    assert again is not None
+    again.close()
 
 
 def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> None:
