@@ -69,7 +69,9 @@ async def _run(supervisor: Supervisor, startup: Startup, onlooker: Onlooker) -> 
         asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, on_signal)
+        # What `nohup`, or a shell's `&`, has us ignore stays so; SIGTERM is how it is stopped.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal)
     tasks = [asyncio.create_task(part) for part in (supervisor.run(), startup.follow(), _until(asked))]
     try:
         await asyncio.gather(*tasks)

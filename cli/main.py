@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from torchrelay.cli import archive, keys, models, parts, ping, predict, serve, snapshot, status
+from torchrelay.cli import archive, keys, models, parts, ping, predict, serve, snapshot, status, streams
 from torchrelay.cli.faults import FaultReportingGroup
 
 app = typer.Typer(
@@ -50,4 +50,5 @@ def common(
 
 def main() -> None:
     """Run the command."""
+    streams.open_missing()
     app()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from torchrelay.cli import compose, console, folders, options, pid_file, prepare
+from torchrelay.cli import compose, console, folders, options, pid_file, prepare, streams
 from torchrelay.cli.faults import Fault, text_of
 from torchrelay.shared import ts_config
 from torchrelay.shared.settings import environment
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
+    streams.open_missing()
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(words)
     try:

@@ -4,13 +4,14 @@ gunicorn's arbiter forks the processes that serve and starts another where one d
 the environment or the command line: settings are handed down.
 """
 
+import contextlib
 import gc
 import logging
 import os
 import signal
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -52,7 +53,7 @@ def run(config: GatewaySettings) -> int:
     fds = [listener.detach() for listener in listeners]
     application = Application(config, fds, {key: certificate for key in encrypted if certificate})
     try:
-        Arbiter(application).run()
+        Master(application).run()
     except SystemExit as stop:
         if os.getpid() != pid:
             raise  # a forked process ends here
@@ -102,6 +103,15 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         return create_app(Link(self._config), self._config)
 
 
+class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """The process that starts and watches those that serve."""
+
+    def init_signals(self) -> None:
+        """Handle signals as the base does; a hangup that `nohup` has us ignore stays so."""
+        with _ignored_hangups():
+            super().init_signals()
+
+
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
     """A process that serves: uvicorn on uvloop, with nothing in its answers that we didn't put there."""
 
@@ -139,6 +149,11 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
             signal.raise_signal(signal.SIGTERM)
         await super().callback_notify()
 
+    def init_signals(self) -> None:
+        """Handle signals as the base does, but for a hangup that is ignored."""
+        with _ignored_hangups():
+            super().init_signals()
+
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop as on SIGTERM: on SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know."""
         signal.raise_signal(signal.SIGTERM)
@@ -157,6 +172,14 @@ class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 def _tie(_arbiter: object, worker: Worker) -> None:
     """Have the process end with its arbiter: it holds the listeners, which the next gateway needs."""
     die_with_parent(worker.ppid)
+
+
+@contextlib.contextmanager
+def _ignored_hangups() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _freeze(_worker: object) -> None:

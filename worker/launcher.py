@@ -160,6 +160,9 @@ def _become_worker(parent: int, stdout_fd: int, stderr_fd: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A terminal's Ctrl-C is for its own group of processes, and this one has left it. Ignored, it would be
+    # so in all that a handler starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, fd in ((sys.stdout, stdout_fd), (sys.stderr, stderr_fd)):
         os.dup2(fd, stream.fileno())
         os.close(fd)

@@ -19,7 +19,7 @@ import torch
 
 from torchrelay.shared import clock, settings, wire
 from torchrelay.shared import messages as m
-from torchrelay.worker import ranks
+from torchrelay.worker import appearance, ranks
 from torchrelay.worker.concurrency import AsyncEngine
 from torchrelay.worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
 from torchrelay.worker.faults import is_out_of_memory, one_line
@@ -37,13 +37,32 @@ logger = logging.getLogger(__name__)
 FAREWELL_S = 1.0
 
 
+#: A service manager may send either to every process of a service.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 class StopSignal:
-    """SIGTERM, as an fd to wait on: whatever waits wakes at once."""
+    """SIGTERM or SIGINT, as an fd to wait on: whatever waits wakes at once."""
 
     def __init__(self) -> None:
         self.fd, self._writer = os.pipe()
         self.is_set = False
-        signal.signal(signal.SIGTERM, self._set)
+        #: What they do without us, and do again in what a handler forks: it has this pipe, too.
+        self._before = {number: signal.signal(number, self._set) for number in _STOP_SIGNALS}
+        # Nor is one lost that comes before it has let go.
+        os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._let_go)
+
+    def _hold(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+    def _release(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+    def _let_go(self) -> None:
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._set:  # else it is the handler's own
+                signal.signal(number, before)
+        self._release()
 
     def _set(self, *_: object) -> None:
         if not self.is_set:
@@ -271,7 +290,8 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
             start = msgspec.structs.replace(start, gpu_id=seat.rank if seat else 0)
         if number := ranks.threads(config) if seat else spec.threads:
             torch.set_num_threads(number)
-        ours = make_room(model_dir)
+        appearance.be_nobodys_twin()
+        ours = [*make_room(model_dir).values(), appearance.hide_program()]
         model = load(start, model_dir)
     _serve(spec, model, seat)
     del ours  # our modules, kept alive until here

@@ -41,6 +41,8 @@ class Fleet:
         self.metrics = f"http://{self.address}:8082"
         self.http = httpx.Client(timeout=60)
         self.processes: list[subprocess.Popen[bytes]] = []
+        #: What runs the command.
+        self.prefix: list[str] = []
         self._seen: set[psutil.Process] = set()
 
     # Processes
@@ -50,7 +52,7 @@ class Fleet:
         log = self.folder / f"{arguments[0]}-{len(self.processes)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [command("torchrelay"), *arguments],
+                [*self.prefix, command("torchrelay"), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -47,6 +47,45 @@ def test_stopping_takes_less_than_five_seconds_and_leaves_no_process(
     assert process.returncode == 0
 
 
+def test_what_nohup_has_it_ignore_stays_ignored_in_every_process(server: Fleet) -> None:
+    server.prefix = ["nohup"]
+    server.serve("--models", "all", "--processes", "2")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    everybody = server.descendants()
+    assert len(everybody) > 5
+    for process in everybody:
+        process.send_signal(signal.SIGHUP)
+    assert server.predict("echo", b"still here").content == b"still here"
+    assert set(server.descendants()) >= set(everybody)
+    assert {process for process in everybody if not ignores(process, signal.SIGHUP)} == set()
+
+
+def test_a_hangup_that_nobody_ignores_stops_it(server: Fleet) -> None:
+    process = server.serve("--models", "all")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(10) == 0
+
+
+def test_a_server_without_standard_streams_starts_serves_and_stops(server: Fleet) -> None:
+    server.prefix = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+    process = server.serve("--models", "all")
+    eventually(lambda: server.ready("echo"), within_s=30)
+    assert server.predict("echo", b"x").content == b"x"
+    # No file of the server's own has come to stand where anybody might print.
+    for each in server.descendants():
+        streams = {(Path("/proc") / str(each.pid) / "fd" / str(fd)).resolve() for fd in (1, 2)}
+        assert all(str(stream) == "/dev/null" or "pipe:" in str(stream) for stream in streams), streams
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    eventually(lambda: not server.descendants(), within_s=5)
+
+
+def ignores(process: psutil.Process, number: signal.Signals) -> bool:
+    status = (Path("/proc") / str(process.pid) / "status").read_text()
+    [mask] = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def test_killing_serve_outright_leaves_no_process(server: Fleet) -> None:
     process = server.serve("--models", "all")
     eventually(lambda: server.ready("echo"), within_s=30)
