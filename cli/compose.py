@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from torchrelay.cli.machine import Machine
 from torchrelay.shared import snapshot, ts_keys
+from torchrelay.shared.host import Host
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     BrokerSettings,
@@ -134,7 +134,7 @@ def merge(environment: Said, command_line: Said, file: Said, defaults: Said) -> 
     return Said(**strongest)
 
 
-def compose(command_line: Said, config: TsConfig, options: Options, machine: Machine) -> Plan:
+def compose(command_line: Said, config: TsConfig, options: Options, host: Host) -> Plan:
     """Settle everything for `torchrelay serve` and `torchserve`.
 
     Raises:
@@ -142,7 +142,6 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
     """
     said = merge(config.environment, command_line, config.file, options.defaults)
     socket = f"ipc://{options.socket_dir}/broker.sock"
-    gpus = machine.gpus if said.number_of_gpu is None else min(machine.gpus, said.number_of_gpu)
     faults = (
         [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
     )
@@ -155,7 +154,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
         archives_in_place=options.broker_address is None and options.is_state_temporary,
         insecure=options.insecure,
         allow_private_urls=options.allow_private_urls,
-        startup_workers_per_model=_startup_workers(options.devices, gpus, machine.cpus),
+        startup_workers_per_model=_startup_workers(said, options.devices, host),
         metrics_log_dir=options.metrics_log_dir,
         log_limits=options.log_limits,
         snapshot_dir=options.snapshot_dir,
@@ -175,9 +174,9 @@ def compose(command_line: Said, config: TsConfig, options: Options, machine: Mac
     node = node_settings(
         said,
         broker_address=socket,
-        name=machine.name,
-        devices=_devices(options.devices, gpus, machine.gpus),
-        slots=options.slots or default_slots(machine),
+        name=host.name,
+        devices=devices(said, options.devices, host),
+        slots=options.slots or default_slots(host),
         cache_dir=options.cache_dir,
         cache_limit_bytes=options.cache_limit_bytes,
         keep_models=options.keep_models,
@@ -200,9 +199,9 @@ def snapshot_config(command_line: Said, config: TsConfig) -> tuple[tuple[str, st
     return tuple((key, text) for key, text in strongest.items() if key != snapshot.KEY)
 
 
-def default_slots(machine: Machine) -> int:
+def default_slots(host: Host) -> int:
     """Bound the workers of a node where nobody does: enough for several models, not for a typo."""
-    return max(32, SLOTS_PER_CPU * machine.cpus)
+    return max(32, SLOTS_PER_CPU * host.cpus)
 
 
 def has_tokens(said: Said) -> bool:
@@ -274,16 +273,21 @@ def _fields(said: Said, names: dict[str, str]) -> dict[str, object]:
     return {field: value for key, field in names.items() if (value := getattr(said, key)) is not None}
 
 
-def _devices(wanted: tuple[str, ...], gpus: int, gpus_of_machine: int) -> tuple[str, ...]:
-    """Apply number_of_gpu, which is an upper bound, where devices were not named one by one."""
-    if wanted != ("auto",) or gpus == gpus_of_machine:
+def devices(said: Said, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
+    """Apply number_of_gpu, which is an upper bound of what `auto` stands for."""
+    if _gpus(said, host) == host.gpus:
         return wanted
-    return tuple(f"cuda:{index}" for index in range(gpus)) or ("cpu",)
+    auto = tuple(f"cuda:{number}" for number in range(_gpus(said, host))) or ("cpu",)
+    return tuple(name for asked in wanted for name in (auto if asked == "auto" else (asked,)))
 
 
-def _startup_workers(devices: tuple[str, ...], gpus: int, cpus: int) -> int:
+def _gpus(said: Said, host: Host) -> int:
+    return host.gpus if said.number_of_gpu is None else min(host.gpus, said.number_of_gpu)
+
+
+def _startup_workers(said: Said, wanted: tuple[str, ...], host: Host) -> int:
     """Count workers per model at start as TorchServe does: one for each GPU, else for each cpu."""
-    named = sum(device.startswith("cuda") for device in devices)
-    if devices == ("auto",):
-        named = gpus
-    return named or cpus
+    named = {name for name in wanted if name.startswith("cuda")}
+    if "auto" in wanted:
+        named |= {f"cuda:{number}" for number in range(_gpus(said, host))}
+    return len(named) or host.cpus

@@ -105,21 +105,23 @@ def worker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
-    from torchrelay.cli import compose, machine, prepare
+    from torchrelay.cli import compose, prepare
     from torchrelay.cli.folders import cache_of_node
+    from torchrelay.shared import host
     from torchrelay.shared.settings import environment
     from torchrelay.shared.ts_config import Said
 
     prepare.require_broker_addresses(broker)
-    here = machine.look()
+    here = host.look(environment())
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:
             typer.echo(line, err=True)
+        said = prepare.with_file(Said(), ts_config)
         settings = compose.node_settings(
-            prepare.with_file(Said(), ts_config),
+            said,
             broker_address=broker,
             name=name or here.name,
-            devices=tuple(device or ["auto"]),
+            devices=compose.devices(said, tuple(device or ["auto"]), here),
             slots=slots or compose.default_slots(here),
             cache_dir=str(cache.folder),
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 import typer
 
-from torchrelay.cli import compose, machine
+from torchrelay.cli import compose
 from torchrelay.cli.faults import Fault
 from torchrelay.gateway import addresses
-from torchrelay.shared import ts_config, ts_keys
+from torchrelay.shared import host, ts_config, ts_keys
 from torchrelay.shared.settings import (
     BrokerSettings,
     GatewaySettings,
@@ -117,7 +117,7 @@ def unheeded(config: TsConfig) -> list[str]:
 def plan(command_line: Said, config: TsConfig, options: compose.Options) -> compose.Plan:
     """Settle the three processes' settings, and make sure that they can work on this machine."""
     try:
-        made = compose.compose(command_line, config, options, machine.look())
+        made = compose.compose(command_line, config, options, host.look(environment()))
     except SettingsError as error:
         raise Fault(str(error)) from error
     require_store(made.broker.model_store)

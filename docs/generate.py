@@ -51,7 +51,7 @@ Any other key is kept, as in TorchServe, and means nothing.
 
 #: What a key sets that no field has to itself.
 ELSEWHERE = {
-    "number_of_gpu": "how many GPUs the node of `torchrelay serve` offers at most",
+    "number_of_gpu": "how many GPUs a node offers at most, of those that CUDA_VISIBLE_DEVICES leaves",
     "disable_token_authorization": "whether callers need keys; `torchserve` says yes, `torchrelay serve` no",
     "disable_system_metrics": "whether nodes measure their host",
     "keystore_type": "nothing but `PKCS12` can be read",

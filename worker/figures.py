@@ -10,7 +10,7 @@ import pynvml
 
 from torchrelay.shared import clock
 from torchrelay.shared import messages as m
-from torchrelay.worker.host import visible_order
+from torchrelay.shared.host import visible_order
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from torchrelay.shared import clock
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import NodeSettings, environment
-from torchrelay.worker import host
+from torchrelay.worker import devices
 from torchrelay.worker.figures import HostFigures
 from torchrelay.worker.link import Link
 from torchrelay.worker.nursery import Nursery
@@ -52,7 +52,7 @@ class Node:
         """Be a node that measures its host by `figures`, unless the settings say that it doesn't."""
         self._settings = settings
         variables = environment()
-        self._devices = host.devices(settings.devices, variables)
+        self._devices = devices.offered(settings.devices, variables)
         self._loop = asyncio.get_running_loop()
         self._link = Link(settings.broker_address, "node")
         self._session = Session(clock.monotonic())

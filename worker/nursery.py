@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from torchrelay.shared import clock, logs
+from torchrelay.shared import clock, host, logs
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.settings import NodeSettings
-from torchrelay.worker import host, variables
+from torchrelay.worker import variables
 from torchrelay.worker.cache import ArchiveCache, Phase
 from torchrelay.worker.children import Launcher
 from torchrelay.worker.copies import Copies

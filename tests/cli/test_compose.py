@@ -1,18 +1,17 @@
 """Composing settings: who wins, and what is refused."""
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from torchrelay.cli import compose, machine, options
-from torchrelay.cli.machine import Machine
+from torchrelay.cli import compose, options
 from torchrelay.shared import ts_config
+from torchrelay.shared.host import Gpu, Host, look
 from torchrelay.shared.settings import DEFAULT_CACHE_LIMIT_BYTES, LoadAtStart, SettingsError
 from torchrelay.shared.ts_config import Said, TsConfig
+from torchrelay.worker import devices
 
-PC = Machine(name="pc", cpus=4, gpus=0)
-GPU_BOX = Machine(name="box", cpus=64, gpus=4)
+PC = Host(name="pc", cpus=4, gpus=0)
+GPU_BOX = Host(name="box", cpus=64, gpus=4)
 
 
 OPTIONS = compose.Options(state_dir="/s", cache_dir="/c", socket_dir="/tmp/x")
@@ -21,13 +20,13 @@ OPTIONS = compose.Options(state_dir="/s", cache_dir="/c", socket_dir="/tmp/x")
 def plan(
     said: Said | None = None,
     file: str = "",
-    machine: Machine = PC,
+    host: Host = PC,
     environ: dict[str, str] | None = None,
     **more: object,
 ) -> compose.Plan:
     config = ts_config.read(file.encode(), environ or {})
     options = msgspec.structs.replace(OPTIONS, **more)
-    return compose.compose(said or Said(), config, options, machine)
+    return compose.compose(said or Said(), config, options, host)
 
 
 @pytest.mark.parametrize(
@@ -120,13 +119,30 @@ def test_all_three_meet_at_the_private_socket() -> None:
         (PC, "number_of_gpu=2", ("auto",), ("auto",), 4),
         (GPU_BOX, "number_of_gpu=1", ("cuda:3",), ("cuda:3",), 1),
         (GPU_BOX, "", ("cpu",), ("cpu",), 64),
+        (GPU_BOX, "", ("auto", "cpu"), ("auto", "cpu"), 4),
+        (GPU_BOX, "number_of_gpu=1", ("cpu", "auto"), ("cpu", "cuda:0"), 1),
     ],
 )
 def test_a_model_starts_with_a_worker_per_gpu_or_else_per_cpu(
-    here: Machine, file: str, devices: tuple[str, ...], wanted: tuple[str, ...], workers: int
+    here: Host, file: str, devices: tuple[str, ...], wanted: tuple[str, ...], workers: int
 ) -> None:
-    made = plan(file=file, machine=here, devices=devices)
+    made = plan(file=file, host=here, devices=devices)
     assert (made.node.devices, made.broker.startup_workers_per_model) == (wanted, workers)
+
+
+@pytest.mark.parametrize("visible", [None, "6", "6,7", "", "-1", "NoDevFiles", "GPU-3,GPU-5", "9"])
+@pytest.mark.parametrize("limit", [None, 0, 1, 5])
+def test_no_worker_of_the_start_and_no_device_is_counted_that_the_node_has_not(
+    visible: str | None, limit: int | None
+) -> None:
+    gpus = [Gpu(f"GPU-{number}", "H100", 80 << 30) for number in range(8)]
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    here = msgspec.structs.replace(look(environment, lambda: gpus), cpus=16)
+    made = plan(Said(number_of_gpu=limit), host=here)
+    offered = devices.offered(made.node.devices, environment, lambda: gpus)
+    on_gpus = [device for device in offered if device.kind == "gpu"]
+    assert len(on_gpus) == min(here.gpus, here.gpus if limit is None else limit)
+    assert made.broker.startup_workers_per_model == (len(on_gpus) or 16)
 
 
 def test_the_cache_has_the_limit_that_was_said_or_the_settings_own() -> None:
@@ -136,7 +152,7 @@ def test_the_cache_has_the_limit_that_was_said_or_the_settings_own() -> None:
 
 
 def test_slots_suffice_for_a_model_on_every_cpu_of_a_large_machine() -> None:
-    assert plan(machine=GPU_BOX).node.slots >= 2 * GPU_BOX.cpus
+    assert plan(host=GPU_BOX).node.slots >= 2 * GPU_BOX.cpus
     assert plan(slots=3).node.slots == 3
 
 
@@ -162,23 +178,6 @@ def test_settings_survive_the_way_to_a_child_process() -> None:
 
 def test_a_merge_of_silence_is_silence() -> None:
     assert compose.merge(Said(), Said(), TsConfig().file, Said()) == Said()
-
-
-@pytest.mark.parametrize(
-    ("quota", "cpus"),
-    [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("", 8), ("1600000 100000", 8)],
-)
-def test_cpus_are_bounded_by_a_containers_quota(quota: str, cpus: int, tmp_path: Path) -> None:
-    file = tmp_path / "cpu.max"
-    file.write_text(quota)
-    assert machine.count_cpus(8, file) == cpus
-    assert machine.count_cpus(8, tmp_path / "missing") == 8
-
-
-def test_gpus_are_what_the_driver_lists(tmp_path: Path) -> None:
-    (tmp_path / "0000:01:00.0").mkdir()
-    assert machine.count_gpus(tmp_path) == 1
-    assert machine.count_gpus(tmp_path / "missing") == 0
 
 
 @pytest.mark.parametrize(

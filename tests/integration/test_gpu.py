@@ -8,9 +8,9 @@ from tests.integration.archives import make_store
 from tests.integration.fleet import fleet
 from tests.support import eventually
 from torchrelay.shared.settings import environment
-from torchrelay.worker import host
+from torchrelay.worker import devices
 
-GPUS = [device for device in host.devices(("auto",), environment()) if device.kind == "gpu"]
+GPUS = [device for device in devices.offered(("auto",), environment()) if device.kind == "gpu"]
 
 pytestmark = [
     pytest.mark.integration,

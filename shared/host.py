@@ -1,0 +1,176 @@
+"""What this host offers to this process: cpus and GPUs, counted once for whoever asks.
+
+Reads a few files of the kernel's and asks the GPUs' driver; never loads CUDA, which would cost seconds and
+memory. GPUs have torch's numbers, which count only what CUDA_VISIBLE_DEVICES leaves visible.
+"""
+
+import logging
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+logger = logging.getLogger(__name__)
+
+_CGROUPS = Path("/sys/fs/cgroup")
+#: What CUDA reads of a number: what it begins with, and nothing behind that.
+_NUMBER = re.compile(r"\s*\+?(\d+)")
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """A GPU as its driver knows it; `parts` are those that MIG has divided it into."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    parts: "tuple[Gpu, ...]" = ()
+
+
+class Host(msgspec.Struct, frozen=True):
+    """Facts that defaults are made of."""
+
+    name: str
+    cpus: int
+    gpus: int
+
+
+def look(environment: Mapping[str, str], probe: Callable[[], Sequence[Gpu]] | None = None) -> Host:
+    """Read this host's facts; `probe` lists the GPUs that the driver has."""
+    gpus = visible_gpus(environment, probe)
+    return Host(name=socket.gethostname(), cpus=cpu_count(), gpus=len(gpus))
+
+
+# Cpus
+
+
+def cpu_count() -> int:
+    """Count the cpus that this process may use: those of its affinity, or fewer by its cgroup's quota."""
+    return count_cpus(len(os.sched_getaffinity(0)), cpu_quota(_CGROUPS, _read(Path("/proc/self/cgroup"))))
+
+
+def count_cpus(allowed: int, quota: float | None) -> int:
+    """Count as the JVM, and so TorchServe, does: a part of a cpu counts as one."""
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def cpu_quota(root: Path, own_groups: str = "") -> float | None:
+    """Return how many cpus' worth of time this process has, or None where that isn't bounded.
+
+    `own_groups` is the text of /proc/self/cgroup. A group's bound holds for all below it. In a container the
+    path may be the host's, and then nothing is there: its own group is what lies at the root.
+    """
+    quotas = []
+    for folder in _groups(root, own_groups):
+        quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+        if not quota:
+            quota, period = (_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+        if quota.isdecimal() and period.isdecimal() and int(period):  # else "max" or -1
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def _groups(root: Path, own_groups: str) -> Iterator[Path]:
+    """Name the folders of the groups that this process is in, in both versions of cgroups."""
+    yield from (root, root / "cpu")
+    for line in own_groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "cpu" if controllers else root
+        parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
+        for depth in range(1, len(parts) + 1):
+            yield base.joinpath(*parts[:depth])
+
+
+# GPUs
+
+
+def visible_gpus(
+    environment: Mapping[str, str], probe: Callable[[], Sequence[Gpu]] | None = None
+) -> list[Gpu]:
+    """List the GPUs that torch sees, by its numbers."""
+    gpus = (probe or read_gpus)()
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip().startswith("MIG-"):
+        # Of the parts of a GPU CUDA takes one, the first, whatever else is named.
+        name = visible.split(",")[0].strip()
+        return [part for gpu in gpus for part in gpu.parts if part.uuid == name]
+    return [gpus[index] for index in visible_order(visible, [gpu.uuid for gpu in gpus])]
+
+
+def visible_order(visible: str | None, uuids: Sequence[str]) -> list[int]:
+    """Return the indexes of GPUs in CUDA's order.
+
+    They end at the first name that is no GPU's; where one is named twice there are none.
+    """
+    if visible is None:
+        return list(range(len(uuids)))
+    order: list[int] = []
+    for name in visible.split(","):
+        number = _NUMBER.match(name)
+        if number:
+            matches = [int(number[1])] if int(number[1]) < len(uuids) else []
+        else:
+            start = name.strip()
+            matches = [index for index, uuid in enumerate(uuids) if start and uuid.startswith(start)]
+        if len(matches) != 1:
+            break
+        order += matches
+    return order if len(set(order)) == len(order) else []
+
+
+def read_gpus() -> list[Gpu]:
+    """Ask the driver about all GPUs, in its own order; without a driver there are none."""
+    try:
+        import pynvml  # where no worker can run it need not be installed
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        logger.debug("gpus.unavailable", extra={"reason": str(error)})
+        return []
+
+    def read(handle: object, parts: tuple[Gpu, ...] = ()) -> Gpu:
+        name, memory = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
+        return Gpu(str(pynvml.nvmlDeviceGetUUID(handle)), str(name), int(memory.total), parts)
+
+    def parts_of(handle: object) -> Iterator[Gpu]:
+        try:
+            for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+                yield read(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
+        except pynvml.NVMLError:
+            return  # it has no more, or can't be divided
+
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        return [read(handle, tuple(parts_of(handle))) for handle in handles]
+    except pynvml.NVMLError as error:
+        logger.warning("gpus.unreadable", extra={"reason": str(error)})
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+# Memory
+
+
+def oom_kills() -> int:
+    """Count what the kernel has killed for lack of memory, in this cgroup if that is known."""
+    for file in (_CGROUPS / "memory.events", _CGROUPS / "memory/memory.oom_control", Path("/proc/vmstat")):
+        for line in _read(file).splitlines():
+            name, _, count = line.partition(" ")
+            if name == "oom_kill":
+                return int(count)
+    return 0
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
