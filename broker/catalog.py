@@ -86,13 +86,16 @@ class Catalog:
         return entries, offset + limit if offset + limit <= len(names) else None
 
     def as_startup_models(self) -> tuple[StartupModel, ...]:
-        """Return what a snapshot keeps: the models by name, their versions as they are now."""
+        """Return what a snapshot keeps: the models by name, their versions as they are now.
+
+        An archive with a whole path may lie outside of the model store, and keeps it.
+        """
         records = sorted(self, key=lambda record: (record.model, record.version))
         return tuple(
             StartupModel(
                 name=record.model,
                 version=record.version,
-                archive_name=file_of(record.url),
+                archive_name=record.url if record.url.startswith("/") else file_of(record.url),
                 is_default=self.is_default(record),
                 min_workers=record.min_workers,
                 max_workers=record.max_workers,

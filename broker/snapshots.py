@@ -4,6 +4,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
+
+from torchrelay.broker.urls import file_of
 from torchrelay.shared import clock, snapshot
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings, StartupModel
@@ -15,7 +18,8 @@ def check(settings: BrokerSettings) -> None:
     """Raise StoreFailed, in TorchServe's words, where an archive of the snapshot to restore is missing."""
     for model in settings.snapshot or ():
         name = model.archive_name or ""
-        if settings.model_store is None or not (name and Path(settings.model_store, name).exists()):
+        is_path = "/" in name and Path(name).exists()
+        if not is_path and not (name and settings.model_store and Path(settings.model_store, name).exists()):
             raise StoreFailed(
                 f"Model archive file for model :{model.name}, version :{model.version}"
                 " not found in model store",
@@ -34,12 +38,23 @@ def write(settings: BrokerSettings, kind: snapshot.Kind, models: Iterable[Startu
         # Two of one millisecond: the later one's name says a little more.
         at_ms = next(at for at in range(now_ms, now_ms + 1000) if not _path(folder, kind, at).exists())
         path = _path(folder, kind, at_ms)
+        models = [_as_in_store(model, settings.model_store) for model in models]
         text = snapshot.render(models, dict(settings.snapshot_config), name=path.name, created_ms=now_ms)
         part = path.with_suffix(".part")
         part.write_text(text, encoding="latin-1")
         part.rename(path)
     except (OSError, StopIteration) as error:
         logger.error("snapshot.not_written", extra={"folder": str(folder), "reason": str(error)})
+
+
+def _as_in_store(model: StartupModel, store: str | None) -> StartupModel:
+    """Name the archive by its file in the model store, as TorchServe does, unless it lies elsewhere."""
+    name = file_of(model.archive_name or "")
+    if not name or (
+        store is not None and not Path(store, name).exists() and "/" in (model.archive_name or "")
+    ):
+        return model
+    return msgspec.structs.replace(model, archive_name=name)
 
 
 def _path(folder: Path, kind: snapshot.Kind, at_ms: int) -> Path:

@@ -257,27 +257,49 @@ def _locate(
         raise errors.ModelNotFound("empty url")
     if ".." in unquote(url):
         raise errors.ModelNotFound(f"Relative path is not allowed in url: {url}")
-    if settings.model_store is None:
+    is_named = _is_path_named_at_start(url, settings)
+    if settings.model_store is None and not is_named:
         raise errors.ModelNotFound("Model store has not been configured.")
-    folder = Path(settings.model_store)
-    if download.is_remote(url, settings):
+    folder = Path(settings.model_store) if settings.model_store is not None else None
+    if folder is not None and download.is_remote(url, settings):
         try:
             return _fetch(url, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
         except errors.DownloadFailed as error:
             # TorchServe's answer has no place for the reason.
             logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
             raise
-    # Only what lies in the model store: of a path the folders are ignored, as in TorchServe, unless it is
-    # the whole path of a folder there.
-    name = file_of(url)
-    path = folder / name
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-        whole = Path(url)
-        if whole.is_absolute() and whole.is_dir() and whole.resolve().is_relative_to(folder.resolve()):
-            return whole
-        if name and (path.is_file() or path.is_dir()):
-            return path
+        if found := _find(url, folder, is_named=is_named):
+            return found
     raise errors.ModelNotFound(f"Model not found at: {url}")
+
+
+def _find(url: str, folder: Path | None, *, is_named: bool) -> Path | None:
+    """Find a file or folder. Raises OSError or ValueError for a name that nothing can have.
+
+    Only what lies in the model store: of a path the folders are ignored, as in TorchServe, unless it is the
+    whole path of a folder there, or of anything that the operator has named.
+    """
+    whole = Path(url)
+    inside = folder / name if folder is not None and (name := file_of(url)) else None
+    if inside is not None and inside.is_file():
+        return inside
+    if whole.is_dir() and (is_named or _is_in(whole, folder)):
+        return whole
+    if inside is not None and inside.is_dir():
+        return inside
+    return whole if is_named and whole.is_file() else None
+
+
+def _is_in(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.is_absolute() and path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_path_named_at_start(url: str, settings: BrokerSettings) -> bool:
+    """Tell whether the operator has named this very path: it may lie anywhere."""
+    named = [load.url for load in settings.load_models]
+    named += [model.archive_name or "" for model in settings.snapshot or ()]
+    return "/" in url and "://" not in url and url in named
 
 
 def _fetch(

@@ -23,8 +23,10 @@ from torchrelay.shared.ts_config import Said
 
 #: The version whose place we take: clients and scripts compare it.
 TORCHSERVE_VERSION = "0.12.0"
+#: A word of the server's command line by which SageMaker's toolkit, for one, finds it among all processes.
+SERVER_NAME = "org.pytorch.serve.ModelServer"
 #: -P: a folder called `shared` where it was started must not shadow ours.
-SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve_server")
+SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve_server", SERVER_NAME)
 #: TorchServe's, as long as it waits for the end.
 STOP_LIMIT_S = 60.0
 

@@ -35,7 +35,7 @@ UNHEEDED_OPTIONS = {
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    given = torchserve.parser().parse_args()
+    given = torchserve.parser().parse_args([word for word in sys.argv[1:] if word != torchserve.SERVER_NAME])
     try:
         with folders(None, None, environment(), large_in_temp=True) as made:
             _serve(given, made)

@@ -4,12 +4,14 @@ import logging
 from pathlib import Path
 
 import javaproperties
+import msgspec
 import pytest
 
 from tests.broker.rig import settings
 from torchrelay.broker import server, snapshots
+from torchrelay.shared import ts_config
 from torchrelay.shared.errors import StoreFailed
-from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 MODEL = StartupModel(name="m", version="1.0", archive_name="m.mar")
 
@@ -56,3 +58,22 @@ def test_a_snapshot_that_cannot_be_written_is_a_line_in_the_log(
 def test_without_a_folder_none_is_written() -> None:
     snapshots.write(settings(), "startup", [MODEL])
     assert settings().snapshot_dir is None
+
+
+def test_what_lies_outside_of_the_store_keeps_its_path_and_is_restored_from_there(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "in.mar").touch()
+    (tmp_path / "model").mkdir()
+    paths = ("in.mar", f"{tmp_path}/store/in.mar", f"{tmp_path}/model", "gone.mar")
+    models = [StartupModel(name=f"m{n}", version="1", archive_name=path) for n, path in enumerate(paths)]
+    own = BrokerSettings(
+        state_dir=str(tmp_path), model_store=str(tmp_path / "store"), snapshot_dir=str(tmp_path / "config")
+    )
+    snapshots.write(own, "snapshot", models)
+    (written,) = (tmp_path / "config").iterdir()
+    found = ts_config.read(written.read_bytes(), {}).file.model_snapshot or ()
+    assert [model.archive_name for model in found] == ["in.mar", "in.mar", f"{tmp_path}/model", "gone.mar"]
+    snapshots.check(msgspec.structs.replace(own, snapshot=found[:3]))
+    (tmp_path / "model").rmdir()
+    with pytest.raises(StoreFailed, match="m2"):
+        snapshots.check(msgspec.structs.replace(own, snapshot=found[:3]))

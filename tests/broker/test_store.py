@@ -24,7 +24,7 @@ from torchrelay.broker.store import (
 )
 from torchrelay.shared import errors
 from torchrelay.shared.model_config import ModelConfig
-from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 
 
 @pytest.fixture
@@ -163,6 +163,51 @@ def test_a_failed_fetch_leaves_nothing_in_the_model_store(
     with pytest.raises(errors.DownloadFailed):
         prepare("file:///nosuch/x.mar", store, broker)
     assert not list(Path(str(broker.model_store)).iterdir())
+
+
+def named_at_start(broker: BrokerSettings, url: str) -> BrokerSettings:
+    return msgspec.structs.replace(broker, load_models=(LoadAtStart(url),))
+
+
+def test_what_the_operator_has_named_may_lie_anywhere(
+    tmp_path: Path, broker: BrokerSettings, store: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere" / "folder" / "MAR-INF").mkdir(parents=True)
+    manifest = '{"model": {"modelName": "f", "handler": "h.py"}}'
+    (tmp_path / "elsewhere" / "folder" / "MAR-INF" / "MANIFEST.json").write_text(manifest)
+    (tmp_path / "elsewhere" / "folder" / "h.py").touch()
+    write_mar(tmp_path / "elsewhere" / "m.mar")
+    monkeypatch.chdir(tmp_path)
+    for url in (
+        "elsewhere/folder",
+        f"{tmp_path}/elsewhere/folder",
+        "elsewhere/m.mar",
+        f"{tmp_path}/elsewhere/m.mar",
+    ):
+        with pytest.raises(errors.ModelNotFound):
+            prepare(url, store, broker)
+        named = named_at_start(broker, url)
+        assert prepare(url, store, named).model_name in ("f", "m")
+        assert prepare(url, store, msgspec.structs.replace(named, model_store=None)).archive
+        with pytest.raises(errors.ModelNotFound):  # the name itself, and nothing beside it
+            prepare(str(Path(url).parent / "other"), store, named)
+    restored = msgspec.structs.replace(
+        broker, snapshot=(StartupModel(name="f", version="1", archive_name=f"{tmp_path}/elsewhere/folder"),)
+    )
+    assert prepare(f"{tmp_path}/elsewhere/folder", store, restored).model_name == "f"
+
+
+def test_a_file_of_the_store_comes_before_what_lies_elsewhere(
+    tmp_path: Path, broker: BrokerSettings, store: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = write_mar(tmp_path / "models" / "m.mar", '{"model": {"modelName": "inside", "handler": "h.py"}}')
+    write_mar(tmp_path / "m.mar")
+    url = f"{tmp_path}/m.mar"
+    assert prepare(url, store, named_at_start(broker, url)).model_name == "inside"
+    inside.unlink()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.ModelNotFound):  # a bare name is one of the store's
+        prepare("m.mar", store, named_at_start(broker, "m.mar"))
 
 
 def test_what_is_set_aside_is_gone_from_the_store_at_once(tmp_path: Path) -> None:

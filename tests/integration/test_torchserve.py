@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -445,3 +446,25 @@ def test_no_model_is_left_in_the_cache_not_even_by_a_killed_server(torchserve: T
     assert ours != killed
     assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
     assert list(models.iterdir()) == []
+
+
+def test_a_folder_named_at_start_is_served_as_sagemakers_toolkit_starts_it(torchserve: TorchServe) -> None:
+    model = torchserve.folder / "opt" / "ml" / "model"
+    with zipfile.ZipFile(torchserve.folder / "models" / "echo.mar") as archive:
+        archive.extractall(model)
+    (torchserve.folder / "log4j2.xml").write_text("<Configuration/>")
+    torchserve.configure("enable_envvars_config=true", "load_models=ALL", "default_response_timeout=60")
+    arguments = ("--ts-config", str(torchserve.config), "--log-config", str(torchserve.folder / "log4j2.xml"))
+    pid = torchserve.start(*arguments, "--disable-token-auth", "--models", f"model={model}")
+    named = [p.pid for p in torchserve.family() if "org.pytorch.serve.ModelServer" in p.cmdline()]
+    assert named == [pid]
+    url = f"{torchserve.urls['inference']}/invocations"
+    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    (described,) = httpx.get(f"{torchserve.urls['management']}/models/model").json()
+    assert described["modelUrl"] == str(model)
+    os.kill(pid, signal.SIGTERM)
+    eventually(lambda: not torchserve.family(), within_s=20)
+    torchserve.start("--disable-token-auth")  # from the snapshot that was written last
+    assert [
+        m["modelName"] for m in httpx.get(f"{torchserve.urls['management']}/models").json()["models"]
+    ] == ["model"]
