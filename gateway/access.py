@@ -7,20 +7,21 @@ from pathlib import Path
 
 from torchrelay.gateway.exchange import Event, Scope, Send
 from torchrelay.shared import clock
-from torchrelay.shared.log_file import LogFile
+from torchrelay.shared.log_file import LogFileHandler
+from torchrelay.shared.log_thread import BackgroundHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
-logger = logging.getLogger(__name__)
-
-#: Lines are written together, so that a request doesn't wait for the disk.
+#: Lines are written together, and by a thread, so that no request waits for the disk.
 FLUSH_S = 0.2
+#: Lines that may wait for it: several seconds of as many requests as a process can answer.
+WAITING_LINES = 100_000
 
 
 class AccessLog:
     """Writes to one file, which other processes write to as well."""
 
     def __init__(self, path: str, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
-        self._file = LogFile(Path(path), limits)
+        self._file = BackgroundHandler(LogFileHandler(Path(path), limits), WAITING_LINES)
         #: Not written yet.
         self._lines: list[str] = []
 
@@ -39,12 +40,15 @@ class AccessLog:
         return noting
 
     def flush(self) -> None:
-        """Write what has been noted. A log that can't be written doesn't keep anybody from being served."""
+        """Have written what has been noted. A log that can't be written keeps nobody from being served."""
         lines, self._lines = self._lines, []
-        try:
-            self._file.append("".join(lines).encode())
-        except OSError as error:
-            logger.warning("gateway.access_log_failed", extra={"lost": len(lines), "reason": str(error)})
+        if lines:
+            self._file.emit(logging.makeLogRecord({"msg": "\n".join(lines), "lines": lines}))
+
+    def close(self) -> None:
+        """Write what has been noted, and close."""
+        self.flush()
+        self._file.close()
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         if not self._lines:
@@ -55,4 +59,4 @@ class AccessLog:
             target += b"?" + scope["query_string"]
         request = f"{scope['method']} {target.decode('latin-1')} HTTP/{scope['http_version']}"
         time = clock.local_iso(clock.wall_ms())
-        self._lines.append(f'{time} - /{host}:{port} "{request}" {status} {round(took_s * 1000)}\n')
+        self._lines.append(f'{time} - /{host}:{port} "{request}" {status} {round(took_s * 1000)}')

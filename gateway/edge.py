@@ -67,5 +67,5 @@ class Edge:
         await receive()
         await self._link.close()
         if self._access is not None:
-            self._access.flush()
+            self._access.close()
         await send({"type": "lifespan.shutdown.complete"})

@@ -22,6 +22,28 @@ PRINTED_GATHER_S = 0.05
 POINTS_LIMIT = 10_000
 
 
+#: Points a second, beside the first so many: the broker takes in those of a whole fleet.
+POINTS_PER_S = 5_000
+
+
+class Allowance:
+    """How many points may be told, of any number that a handler measures or prints."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(POINTS_LIMIT)
+        self._at = now
+
+    def left(self, now: float) -> int:
+        """Return how many may be told now."""
+        self._left = min(POINTS_LIMIT, self._left + max(0.0, now - self._at) * POINTS_PER_S)
+        self._at = now
+        return int(self._left)
+
+    def use(self, count: int) -> None:
+        """Take note of points that are told."""
+        self._left -= count
+
+
 class PointSource(Protocol):
     """A metrics cache."""
 
@@ -37,6 +59,9 @@ class Measuring:
         self._dimensions = (("ModelName", model_name), ("Level", "Model"))
         self._hostname = socket.gethostname()
         self._points: list[m.MetricPoint] = []
+        self._allowance = Allowance(clock.monotonic())
+        #: How many points `due` has returned.
+        self._due_count = 0
         #: The latest call's time and requests. PERF: of many calls in a moment one stands for all, for a
         #: point of each would cost a twentieth of what the call itself does.
         self._prediction: tuple[int, Sequence[str]] | None = None
@@ -60,11 +85,17 @@ class Measuring:
             return None
         if not self.has_points() and not (has_waited and self._prediction):
             return None
-        return m.Measured(self._hostname, tuple(self._points) + self._prediction_point())
+        self._due_count = min(len(self._points), self._allowance.left(now))
+        points = tuple(self._points[: self._due_count]) + self._prediction_point()
+        if not points:
+            self._tried_at = now
+            return None
+        return m.Measured(self._hostname, points)
 
     def sent(self, now: float) -> None:
         """Forget what `due` returned."""
-        self._points.clear()
+        self._allowance.use(self._due_count)
+        del self._points[: self._due_count]
         self._prediction = None
         self._tried_at = now
 
@@ -103,15 +134,17 @@ class PrintedMetrics:
         #: A thread takes and the loop flushes.
         self._lock = threading.Lock()
         self._points: list[m.MetricPoint] = []
+        self._allowance = Allowance(clock.monotonic())
 
     def take(self, line: str) -> bool:
-        """Take a line of output if it is a metric; any thread may."""
+        """Take a line of output if it is a metric, unless there are too many of them; any thread may."""
         point = metric_lines.parse(line, clock.wall_ms()) if metric_lines.is_metric(line) else None
         if point is None:
             return False
         with self._lock:
-            if len(self._points) >= POINTS_LIMIT:
+            if len(self._points) >= POINTS_LIMIT or not self._allowance.left(clock.monotonic()):
                 return False
+            self._allowance.use(1)
             self._points.append(point)
             is_first = len(self._points) == 1
         if is_first:

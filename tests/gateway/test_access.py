@@ -1,5 +1,6 @@
 """The access log has a line for each response, as TorchServe's has."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ async def test_each_response_is_one_line_with_its_request_as_it_was_sent(tmp_pat
     log = AccessLog(str(tmp_path / "log"))
     await respond(log, "POST", "/predictions/a%20b", "x=1&y=%20")
     await respond(log, "GET", "/nowhere", status=404)
-    log.flush()
+    log.close()
     assert lines(tmp_path / "log") == [
         '"POST /predictions/a%20b?x=1&y=%20 HTTP/1.1" 200',
         '"GET /nowhere HTTP/1.1" 404',
@@ -67,9 +68,10 @@ async def test_a_log_that_is_moved_away_begins_anew(tmp_path: Path) -> None:
     log = AccessLog(str(tmp_path / "log"))
     await respond(log, "GET", "/one")
     log.flush()
+    await eventually_async(lambda: lines(tmp_path / "log"))
     (tmp_path / "log").rename(tmp_path / "log.1")
     await respond(log, "GET", "/two")
-    log.flush()
+    log.close()
     assert lines(tmp_path / "log.1") == ['"GET /one HTTP/1.1" 200']
     assert lines(tmp_path / "log") == ['"GET /two HTTP/1.1" 200']
 
@@ -79,6 +81,22 @@ async def test_a_log_that_cannot_be_written_is_told_and_harms_nobody(
 ) -> None:
     log = AccessLog(str(tmp_path / "no-such-folder" / "log"))
     await respond(log, "GET", "/one")
-    log.flush()
+    await respond(log, "GET", "/two")
+    log.close()
     (record,) = caplog.records
-    assert (record.message, vars(record)["lost"]) == ("gateway.access_log_failed", 1)
+    assert (record.message, vars(record)["log"]) == ("log.not_written", str(tmp_path / "no-such-folder/log"))
+
+
+async def test_a_disk_that_hangs_holds_up_no_request(tmp_path: Path) -> None:
+    """A pipe that nobody reads, in the place of one."""
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDWR)  # so that it has no end before it is written to
+    log = AccessLog(str(tmp_path / "log"))
+    for number in range(100):
+        await respond(log, "GET", f"/{number}{'x' * 2000}")
+        log.flush()
+    with open(reader, "rb") as file:
+        assert [file.readline().split()[4] for _ in range(100)] == [
+            f"/{number}{'x' * 2000}".encode() for number in range(100)
+        ]
+        log.close()

@@ -13,7 +13,7 @@ from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from torchrelay.shared import messages as m
 from torchrelay.worker.concurrency import AsyncEngine
 from torchrelay.worker.engines import BatchEngine, Echo, GenerationEngine
-from torchrelay.worker.measuring import GATHER_S
+from torchrelay.worker.measuring import GATHER_S, POINTS_LIMIT, POINTS_PER_S
 from torchrelay.worker.rows import Row
 from torchrelay.worker.session import Batch, Job
 
@@ -586,6 +586,29 @@ def test_what_cannot_be_sent_is_kept_and_tried_again_in_a_while() -> None:
         assert [point.name for point in measured.points] == ["Calls"]
         measuring.put_off(now)
         assert measuring.next_wake() == now + GATHER_S
+
+
+def test_of_more_points_than_the_broker_should_take_in_the_rest_waits() -> None:
+    made = Bench(lambda data, context: bodies(data))
+    measuring = made.runner.measuring
+    metrics = made.context.metrics
+    assert metrics is not None
+
+    def told_of(count: int, now: float) -> int:
+        for _ in range(count):
+            metrics.add_counter("Calls", 1)
+        measured = measuring.due(now, is_idle=True)
+        if measured is None:
+            return 0
+        measuring.sent(now)
+        return len(measured.points)
+
+    assert told_of(POINTS_LIMIT + 5, 100.0) == POINTS_LIMIT
+    assert told_of(POINTS_LIMIT + 5, 100.0) == 0
+    assert measuring.next_wake() == 100.0 + GATHER_S
+    assert told_of(0, 101.0) == POINTS_PER_S
+    assert told_of(0, 102.0) == POINTS_LIMIT - POINTS_PER_S
+    assert measuring.next_wake() == float("inf")
 
 
 def test_a_prediction_is_measured_as_torchserve_does_and_only_if_it_went_well() -> None:
