@@ -538,7 +538,9 @@ class BrokerCore:
     def _order_stop(self, worker: Worker, now: float, *, kill: bool, reason: str) -> None:
         worker.stop_sent_at = now
         if worker.node is not None:
-            self._send(worker.node, m.StopWorker(worker.worker_id, kill, reason))
+            record = self.catalog.get(worker.key)
+            is_unregistered = record is None or record.archive != worker.archive
+            self._send(worker.node, m.StopWorker(worker.worker_id, kill, reason, is_unregistered))
         elif worker.peer is not None:
             self._send(worker.peer, m.Leave(reason))
 

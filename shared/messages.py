@@ -497,6 +497,8 @@ class StopWorker(Message, frozen=True):
     worker_id: int
     kill: bool
     reason: str
+    #: Its registration is over, and with it what its workers share.
+    is_unregistered: bool = False
 
 
 class ArchiveChunk(Message, frozen=True):

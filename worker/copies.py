@@ -58,6 +58,10 @@ class Copy:
                 return True
         return False
 
+    def restore(self) -> bool:
+        """Make it what it was when it was made; tell whether that is so."""
+        return _restore(self._holder)
+
     def drop(self) -> None:
         """Remove it for good."""
         drop(self._holder)

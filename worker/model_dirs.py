@@ -1,8 +1,8 @@
 """What handlers know as model_dir: a folder that the workers of a registration share on their node.
 
-As in TorchServe it begins as the archive was made. It lasts until the last of these workers is told to stop:
-one that dies leaves its successor what it has changed. A model that is a folder of this host is used where it
-is. Runs on the node's event loop.
+As in TorchServe it begins as the archive was made, and goes with the registration. A worker that dies leaves
+its successor what it has changed; when all were told to stop, the next finds the archive as it was made, if
+it can still be had. A model that is a folder of this host is used where it is. Runs on the node's event loop.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from torchrelay.shared import messages as m
+from torchrelay.shared.errors import RelayError
 from torchrelay.worker.cache import ArchiveCache
 from torchrelay.worker.copies import Copies, Copy
 
@@ -30,6 +31,8 @@ class _Shared(msgspec.Struct, eq=False):
     copy: Copy | None = None
     #: Another node may take the copy, or drop it.
     is_free: bool = False
+    #: Its workers were told to stop: what they left is of no use.
+    is_spent: bool = False
     #: Where the copy is, or the model itself.
     folder: Path | None = None
 
@@ -80,12 +83,13 @@ class ModelDirs:
         assert shared.folder is not None
         return shared.folder
 
-    def leave(self, key: Key, shared: _Shared, *, was_stopped: bool) -> None:
+    def leave(self, key: Key, shared: _Shared, *, was_stopped: bool, is_unregistered: bool) -> None:
         """Count a worker out; see above for what becomes of the folder after the last."""
         shared.users -= 1
         if shared.users > 0:
             return
-        if was_stopped or shared.copy is None:
+        shared.is_spent = was_stopped
+        if is_unregistered or shared.copy is None:
             self._end(key, shared)
         elif not shared.is_free:
             shared.copy.release()
@@ -97,13 +101,32 @@ class ModelDirs:
             if is_model:
                 shared.folder = Path(start.archive_path)
                 return
-        if shared.copy is None or not await self._cache.in_thread(shared.copy.take_again):
-            shared.copy = await self._cache.provide(
-                start.archive, start.archive_bytes, start.url, start.archive_path
-            )
+        is_ours = False
+        if shared.copy is not None:
+            is_ours = await self._cache.in_thread(shared.copy.take_again)
+        if shared.copy is None or not is_ours:
+            shared.copy = await self._provide(start)
+        elif shared.is_spent:
+            shared.copy = await self._as_made(shared.copy, start)
         shared.folder, shared.is_free = shared.copy.folder, False
         if shared.users == 0:  # all have gone meanwhile
             self._end(key, shared)
+
+    async def _as_made(self, copy: Copy, start: m.StartWorker) -> Copy:
+        """Return a copy as it was made; one that was changed, if the archive can't be had any more."""
+        is_restored = await self._cache.in_thread(copy.restore)
+        if is_restored:
+            return copy
+        try:
+            made = await self._provide(start)
+        except RelayError as error:
+            logger.warning("archive.gone", extra={"archive": start.archive, "reason": str(error)})
+            return copy
+        await self._cache.in_thread(copy.drop)
+        return made
+
+    async def _provide(self, start: m.StartWorker) -> Copy:
+        return await self._cache.provide(start.archive, start.archive_bytes, start.url, start.archive_path)
 
     def _opened(self, task: asyncio.Task[None], archive: str) -> None:
         self._openings.discard(task)
@@ -149,6 +172,6 @@ class Use:
         """Provide the folder, as it was made for the first."""
         return await self._dirs.folder_of(self._key, self._shared, self._start)
 
-    def leave(self, *, was_stopped: bool) -> None:
+    def leave(self, *, was_stopped: bool, is_unregistered: bool) -> None:
         """Have no share in it any more."""
-        self._dirs.leave(self._key, self._shared, was_stopped=was_stopped)
+        self._dirs.leave(self._key, self._shared, was_stopped=was_stopped, is_unregistered=is_unregistered)

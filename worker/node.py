@@ -190,8 +190,8 @@ class Node:
         match message:
             case m.StartWorker():
                 self._nursery.start(message)
-            case m.StopWorker(worker_id, kill, reason):
-                self._nursery.stop(worker_id, reason, kill=kill)
+            case m.StopWorker(worker_id, kill, reason, is_unregistered):
+                self._nursery.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
             case m.ArchiveChunk() if len(frames) == 1:
                 self._nursery.cache.arrived(message, frames[0])
             case m.ArchiveMissing(archive):

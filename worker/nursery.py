@@ -59,6 +59,7 @@ class Ward(msgspec.Struct, eq=False):
     memory_bytes: int = 0
     #: Why it was told to stop; empty while it is wanted.
     stop_reason: str = ""
+    is_unregistered: bool = False
     progress_at: float = 0.0
     #: Its share in the folder of its model.
     model_dir: Use | None = None
@@ -117,12 +118,13 @@ class Nursery:
         self._wards[order.worker_id] = ward
         ward.arrival = asyncio.create_task(self._raise(ward))
 
-    def stop(self, worker_id: int, reason: str, *, kill: bool) -> None:
+    def stop(self, worker_id: int, reason: str, *, kill: bool, is_unregistered: bool) -> None:
         """Stop a worker: at once, or by SIGTERM, and by SIGKILL if that takes too long."""
         ward = self._wards.get(worker_id)
         if ward is None:
             return
         ward.stop_reason = reason or "told to stop"
+        ward.is_unregistered |= is_unregistered
         if ward.process is None:
             if ward.arrival is not None:
                 ward.arrival.cancel()
@@ -136,7 +138,7 @@ class Nursery:
     def stop_all(self, reason: str) -> None:
         """Let every worker finish its batch and go."""
         for worker_id in list(self._wards):
-            self.stop(worker_id, reason, kill=False)
+            self.stop(worker_id, reason, kill=False, is_unregistered=True)
 
     async def close(self) -> None:
         """End the launcher, which kills what is left, the downloads and the installers."""
@@ -326,7 +328,7 @@ class Nursery:
         worker_id = ward.start.worker_id
         del self._wards[worker_id]
         if ward.model_dir is not None:
-            ward.model_dir.leave(was_stopped=bool(ward.stop_reason))
+            ward.model_dir.leave(was_stopped=bool(ward.stop_reason), is_unregistered=ward.is_unregistered)
         if ward.lock is not None:
             ward.lock.release()
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)

@@ -506,3 +506,15 @@ def test_a_folder_that_was_packed_is_told_to_show_no_edits() -> None:
     rig.archives[url] = replace(cast("Prepared", rig.archives[url]), is_packed=True)
     rig.say(GATEWAY, m.RegisterModel(5, url))
     assert "model.folder_packed" in [report.event for report in rig.reports]
+
+
+def test_a_node_is_told_whether_a_worker_stops_for_good() -> None:
+    rig = joined()
+    rig.register(initial_workers=2)
+    rig.start_workers()
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 1, 1, False, 0))
+    assert not rig.only(NODE, m.StopWorker).is_unregistered
+    rig.say(GATEWAY, m.UnregisterModel(7, "m", None))
+    rig.pass_time(rig.settings.stop_grace_s + 1)
+    assert all(stop.is_unregistered for stop in rig.take(NODE, m.StopWorker))
+    assert not rig.core.catalog.get(("m", "1.0"))

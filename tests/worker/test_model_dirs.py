@@ -46,8 +46,10 @@ def load_again(fleet: Fleet, start: m.StartWorker, **changes: object) -> Loaded:
     return Loaded(fleet.node, item.peer, hello)
 
 
-def stop(fleet: Fleet, loaded: Loaded) -> None:
-    fleet.broker.send(fleet.node, m.StopWorker(loaded.hello.worker_id, False, "not needed any more"))
+def stop(fleet: Fleet, loaded: Loaded, *, is_unregistered: bool = True) -> None:
+    fleet.broker.send(
+        fleet.node, m.StopWorker(loaded.hello.worker_id, False, "not needed any more", is_unregistered)
+    )
     fleet.broker.expect(m.WorkerExited)
 
 
@@ -108,7 +110,7 @@ class Handler:
         joined.broker.expect(m.WorkerExited)
     last = load_again(joined, start)
     assert starts_of(last, 3) == b"xxx"
-    stop(joined, last)
+    stop(joined, last, is_unregistered=False)
     assert starts_of(load_again(joined, start), 4) == b"x"
 
 
@@ -118,6 +120,37 @@ def test_a_registration_whose_workers_died_leaves_the_next_of_its_version_nothin
     joined.broker.expect(m.WorkerExited)
     load_again(joined, start, registration="1-2")
     assert copies(joined)[start.archive] == 1
+
+
+def test_workers_that_come_back_when_the_archive_is_gone_find_what_the_last_ones_left(fleet: Fleet) -> None:
+    """The broker kept no copy, the model was scaled to nothing, and its file is the next build's."""
+    code = """
+import os
+
+class Handler:
+    def initialize(self, context):
+        with open(os.path.join(context.system_properties["model_dir"], "weights.txt"), "a+") as file:
+            file.write("x")
+            file.seek(0)
+            self.weights = file.read()
+
+    def handle(self, data, context):
+        return [self.weights] * len(data)
+"""
+    fleet.start_node(keep_models=False)
+    fleet.join()
+    start = order(fleet, code, files={"weights.txt": ""}, registration="1-1")
+    file = fleet.folder / f"model-{start.worker_id}" / "m.mar"
+    start = msgspec.structs.replace(start, archive_path=str(file))
+    del fleet.broker.archives[start.archive]
+    for lease, expected in enumerate([b"x", b"x", b"xx"], start=1):
+        if expected == b"xx":
+            file.write_bytes(b"the next build")
+        loaded = load_again(fleet, start)
+        submit(fleet, loaded.worker, b"?", lease=lease)
+        assert answers(fleet, lease)[0].body == expected
+        stop(fleet, loaded, is_unregistered=False)
+        assert copies(fleet) == {start.archive: 1}
 
 
 def test_a_replica_of_a_model_that_is_there_waits_for_no_disk(joined: Fleet) -> None:
