@@ -90,5 +90,7 @@ class Fleet(_Facts, frozen=True):
     gateways: int = 0
     #: Start-up archives that are neither registered nor refused yet.
     loading: tuple[str, ...] = ()
+    #: Whose gateway has answered.
+    server_id: str = ""
     nodes: tuple[Node, ...] = ()
     models: tuple[Version, ...] = ()

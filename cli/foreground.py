@@ -40,6 +40,9 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> Non
         Fault: a process can't be started.
     """
     key = None
+    server_id = ids.secret()
+    gateway = msgspec.structs.replace(plan.gateway, server_id=server_id)
+    plan = msgspec.structs.replace(plan, gateway=gateway)
     if plan.gateway.token_authorization:
         key = StaticKey("management", OWN_KEY_NAME, ids.secret())
         broker = msgspec.structs.replace(plan.broker, static_keys=(*plan.broker.static_keys, key))
@@ -54,7 +57,10 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> Non
     later = launch("broker", msgspec.structs.replace(plan.broker, load_models=(), snapshot=None))
     watcher = _Registered(onlooker, supervisor, later)
     startup = Startup(
-        client_url(plan.gateway.management_address, "management"), watcher, key.key if key else None
+        client_url(plan.gateway.management_address, "management"),
+        watcher,
+        key.key if key else None,
+        server_id,
     )
     asyncio.run(_run(supervisor, startup, onlooker))
 

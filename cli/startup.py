@@ -70,11 +70,16 @@ class LineView:
 
 
 class Startup:
-    """Polls `GET /fleet` of our own server and tells a watcher what it sees, until it is cancelled."""
+    """Polls `GET /fleet` of our own server and tells a watcher what it sees, until it is cancelled.
 
-    def __init__(self, url: str, watcher: Watcher, key: str | None = None) -> None:
+    Another that was started at the same time may have the address, and ours is about to say that it can't
+    start: what has another `server_id` is no answer.
+    """
+
+    def __init__(self, url: str, watcher: Watcher, key: str | None = None, server_id: str = "") -> None:
         self._url = url
         self._watcher = watcher
+        self._server_id = server_id
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def follow(self) -> None:
@@ -123,7 +128,10 @@ class Startup:
             answer = await http.get("/fleet")
         except httpx.TransportError:
             return None
-        return client.decode(answer.content, fleet.Fleet) if answer.status_code == 200 else None
+        if answer.status_code != 200:
+            return None
+        seen = client.decode(answer.content, fleet.Fleet)
+        return seen if seen.server_id == self._server_id else None
 
 
 def _unverified() -> ssl.SSLContext:

@@ -83,7 +83,7 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/models/{model}/{version}/set-default", management.DefaultVersion(link))
     app.add_route("/workflows", management.Workflows(link))
     app.add_route("/workflows/{workflow}", management.Workflow(link))
-    app.add_route("/fleet", management.Fleet(link))
+    app.add_route("/fleet", management.Fleet(link, config.server_id))
     app.add_route("/livez", management.Probes(link), suffix="live")
     app.add_route("/readyz", management.Probes(link), suffix="ready")
     if config.token_authorization:

@@ -217,9 +217,14 @@ class Workflow(Undescribed):
 class Fleet(Managing):
     """`/fleet`: all that `torchrelay status` shows."""
 
+    def __init__(self, link: Link, server_id: str) -> None:
+        super().__init__(link)
+        self._server_id = server_id
+
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with nodes, models, workers, and why they are as they are."""
-        presenting.answer(resp, presenting.fleet(await self._link.ask(m.ReadFleet(0), m.FleetRead)))
+        read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
+        presenting.answer(resp, presenting.fleet(read, self._server_id))
 
 
 class Probes(Managing):

@@ -181,13 +181,14 @@ def _is_gpu(worker: m.WorkerFacts) -> bool:
     return worker.device.startswith("cuda")
 
 
-def fleet(read: m.FleetRead) -> dict[str, object]:
+def fleet(read: m.FleetRead, server_id: str = "") -> dict[str, object]:
     """Write all that `torchrelay status` shows; ours alone, so it may grow."""
     return {
         "epoch": read.epoch,
         "uptimeS": read.uptime_s,
         "gateways": read.gateways,
         "loading": read.loading,
+        "serverId": server_id,
         "nodes": [
             {
                 "name": node.name,

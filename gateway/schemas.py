@@ -162,6 +162,7 @@ _FLEET = record(
         "uptimeS": {"type": "number", "minimum": 0},
         "gateways": whole(),
         "loading": array(TEXT),
+        "serverId": TEXT,
         "nodes": array(_NODE),
         "models": array(_FLEET_MODEL),
     }

@@ -233,6 +233,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     access_log: str | None = None
     #: When that file is moved away, and how many are kept.
     log_limits: LogLimits = LogLimits()
+    #: Told by /fleet: who has started this gateway knows it by that from another at the same address.
+    server_id: str = ""
     #: Lets the gateway listen where other hosts can reach it, though it asks nobody for a key.
     insecure: bool = False
 

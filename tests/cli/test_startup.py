@@ -100,6 +100,18 @@ async def test_a_node_is_waited_for_before_anybody_hears_that_all_is_there() -> 
         await eventually_async(lambda: "registered" in lines)
 
 
+async def test_another_server_at_the_address_is_not_taken_for_ours() -> None:
+    notes = Notes()
+    with serving({"GET /fleet": (200, FLEET | {"serverId": "theirs"})}) as server:
+        following = asyncio.create_task(Startup(server.url, notes, server_id="ours").follow())
+        await eventually_async(lambda: len(server.asked) >= 3)
+        assert notes.lines == []
+        server.answers["GET /fleet"] = (200, FLEET | {"serverId": "ours"})
+        await eventually_async(lambda: "registered" in notes.lines)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_our_own_server_is_asked_with_the_key_that_was_made_for_us() -> None:
     async with followed(FLEET, "the-key") as (server, _):
         await eventually_async(lambda: server.asked)

@@ -112,6 +112,29 @@ def test_a_port_in_use_is_one_line_and_exit_code_1(server: Fleet) -> None:
     assert "in use" in line
 
 
+def test_of_two_servers_that_are_started_at_once_one_serves_and_the_other_says_why(server: Fleet) -> None:
+    started = [
+        server.run("serve", "--model-store", str(server.store), "--ncs", *server.listeners(),
+                   "--cache-dir", str(server.folder / "cache"))
+        for _ in range(2)
+    ]  # fmt: skip
+    eventually(lambda: any(process.poll() is not None for process in started), within_s=60)
+    (loser,) = [process for process in started if process.poll() is not None]
+    assert loser.returncode == 1
+    assert "in use" in server.output()
+    (winner,) = [process for process in started if process is not loser]
+    server.wait_until_up(winner, within_s=60)
+
+
+def test_a_server_can_be_stopped_while_it_starts(server: Fleet) -> None:
+    process = server.run("serve", "--model-store", str(server.store), "--ncs", *server.listeners(),
+                         "--cache-dir", str(server.folder / "cache"), "--models", "all")  # fmt: skip
+    eventually(lambda: len(server.descendants()) >= 2, within_s=30)  # the first child has been started
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    eventually(lambda: not server.descendants(), within_s=10)
+
+
 def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> None:
     server.serve("--models", "all")
     eventually(lambda: server.ready("echo"), within_s=30)
