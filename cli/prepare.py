@@ -1,7 +1,9 @@
 """What happens before a process starts: config.properties, files that must be there, ports to be free."""
 
+import os
 import re
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,9 @@ from torchrelay.shared.settings import (
     environment,
 )
 from torchrelay.shared.ts_config import Said, TsConfig
+
+#: What a key file takes of the disk, about.
+KEY_FILE_BYTES = 1024
 
 MetricsMode = Literal["prometheus", "log", "legacy"]
 
@@ -127,6 +132,8 @@ def plan(command_line: Said, config: TsConfig, options: compose.Options) -> comp
         made.gateway.keystore,
         made.broker.metrics_config,
     )
+    require_certificate(made.gateway)
+    require_key_file(made.broker.key_file)
     require_free_listeners(made.gateway)
     for address in made.broker.addresses:
         require_free(address, "--broker")
@@ -163,6 +170,33 @@ def require_files(*files: str | None) -> None:
             raise Fault(f"{file} can't be read: {error.strerror}") from error
 
 
+def require_certificate(gateway: GatewaySettings) -> None:
+    """Make sure that listeners which speak TLS can."""
+    try:
+        if addresses.encrypted(gateway):
+            from torchrelay.gateway import certificates  # it takes time to load, and most need none
+
+            certificates.context(gateway)
+    except SettingsError as error:
+        raise Fault(str(error)) from error
+
+
+def require_key_file(path: str | None) -> None:
+    """Make sure that made keys can be written, so that no server starts that nobody could call."""
+    if path is None:
+        return
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent, buffering=0) as probe:
+            probe.write(bytes(KEY_FILE_BYTES))
+        if Path(path).is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+    except OSError as error:
+        raise Fault(
+            f"{path}, with the keys that callers need, can't be written: {error.strerror};"
+            " start the server in another folder, or with --disable-token-auth"
+        ) from error
+
+
 def log_limits(environ: Mapping[str, str]) -> LogLimits:
     """Read when logs are moved away: TORCHRELAY_LOG_FILE_MB and TORCHRELAY_LOG_FILES."""
     default = LogLimits()
@@ -187,6 +221,8 @@ def require_free_listeners(gateway: GatewaySettings) -> None:
 
 def require_free(address: str, option: str, api: str = "") -> None:
     """Make sure that an address can be listened on, so that a taken port is one clear line."""
+    if address.startswith("unix:"):
+        _require_socket_path(str(addresses.key(address, api)), option)
     if not address.startswith(("http:", "https:", "tcp:")):
         return
     parts = urlsplit(address)
@@ -204,6 +240,20 @@ def require_free(address: str, option: str, api: str = "") -> None:
             f"can't listen on {address}: {error.strerror or error}; stop what is there or choose another"
             f" address with {option}"
         ) from error
+
+
+def _require_socket_path(path: str, option: str) -> None:
+    place, why = Path(path), ""
+    if len(os.fsencode(path)) > compose.SOCKET_PATH_LIMIT_BYTES:
+        why = f"a socket's path has at most {compose.SOCKET_PATH_LIMIT_BYTES} bytes"
+    elif not place.parent.is_dir():
+        why = f"there is no folder {place.parent}"
+    elif not os.access(place.parent, os.W_OK | os.X_OK):
+        why = f"{place.parent} can't be written"
+    elif place.exists() and not place.is_socket():
+        why = "something else is there"
+    if why:
+        raise Fault(f"can't listen on unix:{path}: {why}; choose another address with {option}")
 
 
 def client_url(address: str, api: str) -> str:

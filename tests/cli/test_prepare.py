@@ -17,6 +17,12 @@ def serve(*arguments: str, **env: str) -> Result:
     return CliRunner().invoke(app, ["serve", "--ncs", *arguments], env=env)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def assert_one_line(result: Result, *words: str) -> None:
     assert (result.exit_code, result.stdout) == (1, ""), result.output
     assert result.stderr.count("\n") == 1
@@ -99,6 +105,36 @@ def test_what_is_listened_on_can_be_called(address: str, url: str) -> None:
     assert prepare.client_url(address, "management") == url
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("no/socket", "there is no folder"),
+        ("x" * 120, "at most 107 bytes"),
+        ("file", "something else is there"),
+    ],
+)
+def test_a_socket_that_can_not_be_made_is_one_line(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    assert_one_line(serve("--inference-address", f"unix:{tmp_path}/{path}"), why, path, "--inference-address")
+
+
+def test_a_certificate_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_text("junk")
+    config = tmp_path / "config.properties"
+    for lines in (
+        f"certificate_file={tmp_path}/junk\nprivate_key_file={tmp_path}/junk",
+        f"keystore={tmp_path}/junk",
+    ):
+        config.write_text(f"inference_address=https://127.0.0.1:{free_port()}\n{lines}")
+        assert_one_line(serve("--ts-config", str(config)), f"{tmp_path}/junk", "must be")
+
+
+def test_keys_that_can_not_be_written_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "key_file.json").mkdir()
+    assert_one_line(serve("--tokens"), "key_file.json", "it is a folder", "--disable-token-auth")
+
+
 def test_how_long_logs_become_is_read_from_the_environment() -> None:
     assert prepare.log_limits({}) == LogLimits(100 << 20, 5)
     variables = {"TORCHRELAY_LOG_FILE_MB": "7", "TORCHRELAY_LOG_FILES": "0"}
@@ -109,9 +145,6 @@ def test_how_long_logs_become_is_read_from_the_environment() -> None:
 
 
 def test_a_free_port_is_no_fault() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    prepare.require_free(f"http://127.0.0.1:{port}", "--x", "inference")
+    prepare.require_free(f"http://127.0.0.1:{free_port()}", "--x", "inference")
     with pytest.raises(Fault):
         prepare.require_free("http://no.such.host.invalid:1", "--x", "inference")
