@@ -154,7 +154,7 @@ class Jobs:
             return "it has been scaled to 0 workers"
         if self._fleet.has_given_up(queue.key) and not self._fleet.live(queue.key):
             return f"its workers failed too often: {self._fleet.condition(queue.key).last_error}"
-        if self.queued_bytes + job.size > self._settings.queue_limit_bytes:
+        if self.queued_bytes and self.queued_bytes + job.size > self._settings.queue_limit_bytes:
             return f"the queues hold {self.queued_bytes} bytes, the limit of queue_limit_bytes"
         comes_back = now < self._comes_back_until
         if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= len(queue):

@@ -14,6 +14,7 @@ from torchrelay.shared import snapshot, ts_keys
 from torchrelay.shared.host import Host
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
+    QUEUE_LIMIT_BYTES,
     BrokerSettings,
     GatewaySettings,
     LogLimits,
@@ -146,8 +147,18 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
     )
     with_tokens = has_tokens(said)
+    gateway = gateway_settings(
+        said,
+        broker_address=socket,
+        processes=options.gateway_processes,
+        insecure=options.insecure,
+        graceful_timeout_s=2,  # all of serve stops within 5 s
+        access_log=options.access_log,
+        log_limits=options.log_limits,
+    )
     broker = broker_settings(
         said,
+        queue_limit_bytes=_queue_limit_bytes(gateway),
         addresses=(socket, options.broker_address) if options.broker_address else (socket,),
         state_dir=options.state_dir,
         folders_in_place=options.broker_address is None,
@@ -161,15 +172,6 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         snapshot_config=snapshot_config(command_line, config),
         key_file=options.key_file if with_tokens else None,
         static_keys=options.static_keys if with_tokens else (),
-    )
-    gateway = gateway_settings(
-        said,
-        broker_address=socket,
-        processes=options.gateway_processes,
-        insecure=options.insecure,
-        graceful_timeout_s=2,  # all of serve stops within 5 s
-        access_log=options.access_log,
-        log_limits=options.log_limits,
     )
     node = node_settings(
         said,
@@ -211,8 +213,16 @@ def has_tokens(said: Said) -> bool:
 
 def broker_settings(said: Said, **more: object) -> BrokerSettings:
     """Make the broker's settings of what was said; `more` are fields that only one command knows."""
-    tokens = {"token_authorization": has_tokens(said)}
-    return msgspec.convert(_fields(said, BROKER_FIELDS) | tokens | more, BrokerSettings)
+    ours = {
+        "token_authorization": has_tokens(said),
+        "queue_limit_bytes": _queue_limit_bytes(gateway_settings(said)),
+    }
+    return msgspec.convert(_fields(said, BROKER_FIELDS) | ours | more, BrokerSettings)
+
+
+def _queue_limit_bytes(gateway: GatewaySettings) -> int:
+    """Return what the queues must hold so that nothing that the gateway has let in is refused behind it."""
+    return max(QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
 
 
 def gateway_settings(said: Said, **more: object) -> GatewaySettings:

@@ -7,7 +7,7 @@ that comes twice the last survives. A body comes from outside: what is broken is
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import falcon
@@ -15,19 +15,41 @@ import falcon.asgi
 
 from torchrelay.gateway.exchange import ClientLeft
 from torchrelay.gateway.parameters import query_pairs
-from torchrelay.shared import errors
+from torchrelay.shared import errors, wire
 
+Body = bytes | bytearray
 #: (name, content type or "", value), as `wire.pack_request` takes them.
-Input = tuple[str, str, bytes]
+Input = tuple[str, str, wire.Payload]
 
+#: A part of a body up to this is copied out of it; above it, it is a view of it.
+COPIED_LIMIT_BYTES = 64 * 1024
+#: What stands before the value in a part of a multipart body.
+PART_HEAD_LIMIT_BYTES = 64 * 1024
 #: Far more than a model has inputs; each one costs a little everywhere on its way.
 INPUTS_LIMIT = 1000
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
+class Reading(Protocol):
+    """What counts the pieces of a body; see `link.Reading`."""
+
+    def take(self, size: int) -> bool:
+        """Count a piece, or return False where it has to wait."""
+
+    async def wait_and_take(self, size: int) -> None:
+        """Count a piece once there is room for it."""
+
+
+#: Takes the limit of a body, and its length where that is known.
+OpenReading = Callable[[int, int | None], AbstractContextManager[Reading]]
+
+
 class GatewayRequest(falcon.asgi.Request):
     """A request that bounds its body."""
+
+    #: Whether its body had to find room before it was whole.
+    was_read_in_pieces = False
 
     def __init__(
         self,
@@ -68,11 +90,11 @@ class GatewayRequest(falcon.asgi.Request):
         """Tell whether a header is there, by its name in small letters."""
         return header in self._asgi_headers
 
-    async def read_body(self, limit: int, room_for: Callable[[int], AbstractContextManager[None]]) -> bytes:
+    async def read_body(self, limit: int, reading: OpenReading) -> Body:
         """Read the body, at most `limit` bytes of it.
 
-        `room_for` is entered with its size, or the limit, while more than a first piece is on its way.
-        Raises RequestTooLarge, at once where a Content-Length says so.
+        `reading` is entered where more than a first piece comes. Raises RequestTooLarge, at once where a
+        Content-Length says so, and ServiceUnavailable where there is no room for it.
         """
         event = self._first_event or {}
         body: bytes = event.get("body", b"")
@@ -83,28 +105,33 @@ class GatewayRequest(falcon.asgi.Request):
         length = self.content_length
         if length is not None and length > limit:
             raise _too_large(limit)
-        with room_for(limit if length is None else length):
-            return await self._read_on(body, limit)
+        self.was_read_in_pieces = True
+        with reading(limit, length) as counted:
+            return await self._read_on(body, limit, counted)
 
-    async def _read_on(self, first: bytes, limit: int) -> bytes:
-        pieces, size, more = [first], len(first), True
-        while more and size <= limit:
+    async def _read_on(self, piece: bytes, limit: int, counted: Reading) -> Body:
+        # Grows where it is, so that hardly more is held than what has come.
+        body, more = bytearray(), True
+        while True:
+            if len(body) + len(piece) > limit:
+                raise _too_large(limit)
+            if not counted.take(len(piece)):
+                await counted.wait_and_take(len(piece))
+            body += piece
+            if not more:
+                return body if len(body) > COPIED_LIMIT_BYTES else bytes(body)
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise ClientLeft
-            pieces.append(event.get("body", b""))
-            size += len(pieces[-1])
+            piece = event.get("body", b"")
             more = event.get("more_body", False)
-        if size > limit:
-            raise _too_large(limit)
-        return b"".join(pieces)
 
 
 def _too_large(limit: int) -> errors.RequestTooLarge:
     return errors.RequestTooLarge(f"The body is larger than max_request_size allows ({limit} bytes).")
 
 
-def read_inputs(body: bytes, content_type: str) -> list[Input]:
+def read_inputs(body: Body, content_type: str) -> list[Input]:
     """Take a body apart. Raises BadRequest for a form that is broken."""
     if not content_type:
         return [("body", "", body)]
@@ -129,14 +156,16 @@ def merged(*groups: list[Input]) -> list[Input]:
     return _last_of_each([one for group in groups for one in group])
 
 
-def _form(body: bytes) -> list[Input]:
-    fields = body.split(b"&")
+def _form(body: Body) -> list[Input]:
+    fields = body.split(b"&", INPUTS_LIMIT + 1)
+    if len(fields) > INPUTS_LIMIT + 1:
+        raise _too_many()
     if b"=" not in fields[-1]:
         fields.pop()
     # curl says "form" of whatever it sends: a body without a single field is meant as it is.
     if body and not fields:
         return [("body", "", body)]
-    inputs = []
+    inputs: list[Input] = []
     for field in fields:
         if _BAD_ESCAPE.search(field):
             raise errors.BadRequest(
@@ -148,31 +177,37 @@ def _form(body: bytes) -> list[Input]:
     return _last_of_each(inputs)
 
 
-def _unescaped(text: bytes) -> bytes:
+def _unescaped(text: Body) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 
-def _multipart(body: bytes, boundary: bytes) -> list[Input]:
+def _multipart(body: Body, boundary: bytes) -> list[Input]:
     """Split RFC 7578 form data. A body without the boundary in it has no parts, as TorchServe sees it."""
     delimiter = b"\r\n--" + boundary
-    pieces = (b"\r\n" + body).split(delimiter, INPUTS_LIMIT + 2)
     inputs: list[Input] = []
-    for piece in pieces[1:]:
-        if piece.startswith(b"--"):
+    # The first one needs no line break where nothing is before it.
+    at = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
+    if at == -1:
+        return []
+    for _ in range(INPUTS_LIMIT + 2):
+        start = at + len(delimiter)
+        if body.startswith(b"--", start):
             return _last_of_each(inputs)
-        if piece:  # clients that have nothing to send put nothing between two delimiters
-            inputs.append(_part(piece))
-    if len(pieces) > 1:
-        raise errors.BadRequest("The multipart body ends before its last boundary, or has too many parts.")
-    return []
+        at = body.find(delimiter, start)
+        if at == -1:
+            break
+        if at > start:  # clients that have nothing to send put nothing between two delimiters
+            inputs.append(_part(body, start, at))
+    raise errors.BadRequest("The multipart body ends before its last boundary, or has too many parts.")
 
 
-def _part(piece: bytes) -> Input:
+def _part(body: Body, start: int, end: int) -> Input:
     """Read one part: what stands between two delimiters."""
-    head, blank, value = piece.partition(b"\r\n\r\n")
-    padding, *lines = head.decode("utf-8", "replace").split("\r\n")
-    if padding.strip() or not blank:
+    blank = body.find(b"\r\n\r\n", start, min(end, start + PART_HEAD_LIMIT_BYTES))
+    padding, *lines = body[start : max(blank, start)].decode("utf-8", "replace").split("\r\n")
+    if padding.strip() or blank == -1:
         raise errors.BadRequest("A part of the multipart body has no headers.")
+    value = memoryview(body)[blank + 4 : end]
     headers = {}
     for line in lines:
         key, _, text = line.partition(":")
@@ -184,10 +219,14 @@ def _part(piece: bytes) -> Input:
     is_file = "filename" in parameters or "filename*" in parameters
     # Only files have a type of their own, and always one: plain fields stay bytes for the handler.
     stated = headers.get("content-type", "").split(";", 1)[0].strip() or "application/octet-stream"
-    return name, stated if is_file else "", value
+    return name, stated if is_file else "", value if len(value) > COPIED_LIMIT_BYTES else bytes(value)
 
 
 def _last_of_each(inputs: list[Input]) -> list[Input]:
     if len(inputs) > INPUTS_LIMIT:
-        raise errors.BadRequest(f"The request has more than {INPUTS_LIMIT} inputs.")
+        raise _too_many()
     return list({one[0]: one for one in inputs}.values())
+
+
+def _too_many() -> errors.BadRequest:
+    return errors.BadRequest(f"The request has more than {INPUTS_LIMIT} inputs.")

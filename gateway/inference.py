@@ -60,7 +60,7 @@ class _Model:
         presenting.answer(resp, openapi.of_model(model, self._config))
 
     async def _read(self, req: GatewayRequest) -> list[bodies.Input]:
-        body = await req.read_body(self._config.max_request_size, self._link.room_for)
+        body = await req.read_body(self._config.max_request_size, self._link.reading)
         return bodies.read_inputs(body, req.content_type or "")
 
     async def _predict(
@@ -78,7 +78,10 @@ class _Model:
         meta, frames = wire.pack_request(
             req.scope["request_id"], added, inputs, client_head(req, self._config)
         )
-        job = self._link.submit(model, version, meta, frames, sequence=req.text_of(self._sequence_header))
+        sequence = req.text_of(self._sequence_header)
+        job = self._link.submit(
+            model, version, meta, frames, sequence=sequence, is_let_in=req.was_read_in_pieces
+        )
         answer = await job
         response, body = wire.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
@@ -170,7 +173,7 @@ class Invocations(_Model):
 
 
 def _value(inputs: list[bodies.Input], wanted: str) -> str | None:
-    return next((value.decode("utf-8", "replace") for name, _, value in inputs if name == wanted), None)
+    return next((str(value, "utf-8", "replace") for name, _, value in inputs if name == wanted), None)
 
 
 class KserveV1(_Model):

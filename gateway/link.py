@@ -20,7 +20,8 @@ import zmq
 
 from torchrelay.gateway import auth
 from torchrelay.gateway.exchange import ClientLeft
-from torchrelay.gateway.session import Answer, Outcome, Pending, Session
+from torchrelay.gateway.room import Body, Room
+from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session
 from torchrelay.shared import clock, errors, settings, sockets, wire
 from torchrelay.shared import messages as m
 
@@ -118,6 +119,40 @@ class Waiter(Pending, Generic[T]):
         """Say that there is an outcome, which `await` then takes."""
 
 
+class Reading(Body):
+    """A body that a request reads, which may have to wait for room."""
+
+    __slots__ = ("_link", "_room", "_told")
+
+    def __init__(self, link: "Link", room: Room, most_bytes: int) -> None:
+        super().__init__(most_bytes)
+        self._link = link
+        self._room = room
+        #: Ends when it need not wait any longer.
+        self._told: asyncio.Future[bool] | None = None
+
+    def take(self, size: int) -> bool:
+        """Count a piece, or return False where it has to wait.
+
+        Raises ServiceUnavailable where it never could have room.
+        """
+        if self.held_bytes + size > self.most_bytes:
+            raise self._room.full()
+        return self._room.grow(self, size)
+
+    async def wait_and_take(self, size: int) -> None:
+        """Count a piece once there is room for it. Raises ServiceUnavailable where there is none for long."""
+        self._room.wait(self, size, now=clock.monotonic())
+        self._told = self._link.loop.create_future()
+        if not await self._told:
+            raise self._room.full()
+
+    def tell(self, *, has_room: bool) -> None:
+        """End its waiting."""
+        if self._told is not None and not self._told.done():
+            self._told.set_result(has_room)
+
+
 class Link:
     """Carries requests to the broker and answers back. Use `start` and `close` on a running loop."""
 
@@ -191,25 +226,35 @@ class Link:
         self._session.count_response(status)
 
     @contextmanager
-    def room_for(self, size: int) -> Iterator[None]:
-        """Count a body towards in_flight_limit_bytes while it is read; raises as `submit` does."""
-        self._session.reserve(size)
+    def reading(self, limit: int, length: int | None) -> Iterator["Reading"]:
+        """Count a body towards in_flight_limit_bytes while it is read; without a length it may have `limit`.
+
+        Raises as `submit` does where it never could have room.
+        """
+        room = self._session.room
+        if length is not None and length > room.largest_body_bytes:
+            raise room.full()
+        body = Reading(self, room, min(limit if length is None else length, room.largest_body_bytes))
         try:
-            yield
+            yield body
         finally:
-            self._session.release(size)
+            room.close(body)
 
     def submit(
         self,
         model: str,
         version: str | None,
         meta: bytes,
-        frames: Sequence[bytes],
+        frames: Frames,
         *,
         is_describe: bool = False,
         sequence: str = "",
+        is_let_in: bool = False,
     ) -> Waiter[Answer]:
-        """Have a job done; to be awaited once for each part of its answer, up to the final one."""
+        """Have a job done; to be awaited once for each part of its answer, up to the final one.
+
+        `is_let_in`: its body had its room while it was read.
+        """
         waiter = Waiter(self, Answer)
         self._session.submit(
             waiter,
@@ -219,6 +264,7 @@ class Link:
             frames,
             is_describe=is_describe,
             sequence=sequence,
+            is_let_in=is_let_in,
             now=clock.monotonic(),
         )
         self._flush_soon()
@@ -291,7 +337,7 @@ class Link:
         if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
             self.loop.call_soon(self._receive)
 
-    def _send(self, message: m.Message, frames: Sequence[bytes | memoryview]) -> bool:
+    def _send(self, message: m.Message, frames: Frames) -> bool:
         """Send one message; False where there is no broker to take it."""
         epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
         flags = zmq.NOBLOCK | zmq.SNDMORE if frames else zmq.NOBLOCK
@@ -311,8 +357,15 @@ class Link:
         self._ticked_at = now
         before = self._session.state, self._session.epoch
         self._settle(self._session.tick(now))
+        self._let_in(now)
         self._log_change(before)
         self._flush_soon()
+
+    def _let_in(self, now: float) -> None:
+        """Let bodies go on for which there is room by now, and give up those that have waited too long."""
+        for body, has_room in self._session.room.settled(now):
+            assert isinstance(body, Reading)
+            body.tell(has_room=has_room)
 
     @staticmethod
     def _settle(settled: Sequence[tuple[Waiter[Any], Outcome]]) -> None:

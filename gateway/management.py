@@ -50,9 +50,9 @@ class Models(Undescribed):
         """Register an archive; parameters are the query's, or with a JSON body that body's alone."""
         if not self._config.enable_model_api:
             raise errors.MethodNotAllowed
-        body = await req.read_body(self._config.max_request_size, self._link.room_for)
+        body = await req.read_body(self._config.max_request_size, self._link.reading)
         is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == presenting.JSON
-        said = Parameters.of_json(body) if is_json else Parameters.of_query(req.query_string)
+        said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
         registered = await self._link.ask(_registration(said), m.ModelRegistered)
         if not registered.done:
             presenting.answer(resp, {"status": _PROCESSING}, 202)

@@ -15,10 +15,11 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from torchrelay.gateway import auth
+from torchrelay.gateway.room import Room
 from torchrelay.shared import errors, settings, wire
 from torchrelay.shared import messages as m
 
-Frames = Sequence[bytes | memoryview]
+Frames = Sequence[wire.Payload]
 State = Literal["away", "welcomed"]
 
 #: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
@@ -84,8 +85,8 @@ class Session(Generic[P]):
         self._last_id = 0
         #: All that is not settled, jobs and asks under one row of numbers, oldest first.
         self._waiting: dict[int, P] = {}
-        #: Sum of `size` over the jobs that wait, and of what is reserved.
-        self._bytes = 0
+        #: What the jobs that wait, and bodies that are being read, take.
+        self.room = Room(config.in_flight_bytes)
         #: How many of `_waiting` are jobs.
         self._jobs = 0
         #: What of `_waiting` the broker has not been sent since it welcomed us, in order.
@@ -117,9 +118,10 @@ class Session(Generic[P]):
         *,
         is_describe: bool,
         sequence: str = "",
+        is_let_in: bool = False,
         now: float,
     ) -> None:
-        """Take a job in.
+        """Take a job in; with `is_let_in` one whose body had its room while it was read.
 
         Raises ServiceUnavailable where too much is in flight, BrokerUnreachable where the broker has
         been away for too long.
@@ -127,22 +129,17 @@ class Session(Generic[P]):
         self._refuse_if_unreachable(now)
         size = len(meta) + sum(map(len, frames)) if frames else len(meta)
         if self._jobs >= self._config.in_flight_limit_jobs:
-            raise _full("in_flight_limit_jobs", self._config.in_flight_limit_jobs)
-        self.reserve(size)
+            limit = self._config.in_flight_limit_jobs
+            why = f"as much is in flight as in_flight_limit_jobs allows ({limit}); try again later"
+            raise errors.ServiceUnavailable("The gateway is busy.", why)
+        if is_let_in:
+            self.room.held_bytes += size
+        else:
+            self.room.take(size)
         self._jobs += 1
         number = self._last_id + 1
         item = m.SubmitItem(number, model, version, is_describe, meta, len(frames), sequence)
         self._add(pending, item, frames, size, now)
-
-    def reserve(self, size: int) -> None:
-        """Count bytes as in flight, such as those of a body that is being read. Raises as `submit`."""
-        if self._bytes + size > self._config.in_flight_limit_bytes:
-            raise _full("in_flight_limit_bytes", self._config.in_flight_limit_bytes)
-        self._bytes += size
-
-    def release(self, size: int) -> None:
-        """Undo a `reserve`."""
-        self._bytes -= size
 
     def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
         """Take an ask in, and give it its number."""
@@ -324,7 +321,7 @@ class Session(Generic[P]):
         pending = self._waiting.pop(number, None)
         if pending is not None and isinstance(pending.message, m.SubmitItem):
             self._jobs -= 1
-            self._bytes -= pending.size
+            self.room.held_bytes -= pending.size
         return pending
 
     def _beat(self, now: float) -> m.GatewayBeat:
@@ -362,7 +359,7 @@ class Session(Generic[P]):
 def _packed(waiting: Sequence[Pending]) -> Iterator[tuple[m.Message, Frames]]:
     """Group jobs into as few Submits as their limits allow; asks go one by one."""
     items: list[m.SubmitItem] = []
-    frames: list[bytes | memoryview] = []
+    frames: list[wire.Payload] = []
     inline_bytes = 0
     for one in waiting:
         if not isinstance(one.message, m.SubmitItem):
@@ -381,12 +378,6 @@ def _packed(waiting: Sequence[Pending]) -> Iterator[tuple[m.Message, Frames]]:
 
 def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:
     return errors.rebuild(refusal.error, refusal.message, refusal.details)
-
-
-def _full(setting: str, limit: int) -> errors.ServiceUnavailable:
-    return errors.ServiceUnavailable(
-        "The gateway is busy.", f"as much is in flight as {setting} allows ({limit}); try again later"
-    )
 
 
 def _incomplete(what_happened: str) -> errors.BrokerUnreachable:

@@ -19,6 +19,12 @@ PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 #: Where the broker listens unless told otherwise.
 DEFAULT_BROKER_ADDRESS = "tcp://127.0.0.1:7700"
+#: The largest body: TorchServe's sizes are numbers of 32 bits. A part of a message may be larger than it.
+BODY_LIMIT_BYTES = 2**31 - 1
+#: Bytes that wait in the broker's queues unless told otherwise.
+QUEUE_LIMIT_BYTES = 1 << 30
+#: What a gateway process takes in beside one body of max_request_size unless told otherwise.
+_IN_FLIGHT_BYTES = 256 << 20
 #: How much a node keeps of models and environments unless told otherwise.
 DEFAULT_CACHE_LIMIT_BYTES = 200_000_000_000
 
@@ -112,8 +118,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     peer_timeout_s: PositiveSeconds = 3.0
     #: TorchServe's job_queue_size and its default: jobs waiting per model version.
     job_queue_size: Positive = 100
-    #: Bytes waiting over all queues; memory, unlike a count, is what runs out.
-    queue_limit_bytes: Positive = 1 << 30
+    #: Bytes waiting over all queues; memory, unlike a count, is what runs out. A job that finds nothing
+    #: waiting is taken whatever its size. The commands raise it with max_request_size, to what a gateway
+    #: lets in.
+    queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES
     #: Tries per job, so that one job can't bring down worker after worker.
     attempt_limit: Positive = 2
     #: How long a worker may take to answer a batch; TorchServe's default, as are the next two.
@@ -151,7 +159,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Handed to handlers, which may lift Pillow's limit where it is false.
     limit_max_image_pixels: bool = True
     #: The largest answer of a worker; TorchServe's default.
-    max_response_size: Positive = 6_553_500
+    max_response_size: Annotated[int, msgspec.Meta(ge=1, le=BODY_LIMIT_BYTES)] = 6_553_500
     #: Whether a worker's environment gets what its archive's requirements name. Off as in TorchServe:
     #: it runs whatever an index serves.
     install_py_dep_per_model: bool = False
@@ -196,11 +204,12 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     #: One process does several thousand requests/s; more only pay where there are cores to spare.
     processes: Positive = 1
     #: TorchServe's default, which is exact: a body of this many bytes is taken.
-    max_request_size: Positive = 6_553_500
+    max_request_size: Annotated[int, msgspec.Meta(ge=1, le=BODY_LIMIT_BYTES)] = 6_553_500
     #: Jobs waiting for an answer, per process. Above it the answer is 503 at once.
     in_flight_limit_jobs: Positive = 2048
-    #: Bytes of the bodies of those jobs, per process.
-    in_flight_limit_bytes: Positive = 256 << 20
+    #: Bytes of the bodies of those jobs, and of what has come of others, per process; 0 takes 256 MiB more
+    #: than max_request_size.
+    in_flight_limit_bytes: NotNegative = 0
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
     #: Open requests may go on this long after SIGTERM.
@@ -237,6 +246,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     server_id: str = ""
     #: Lets the gateway listen where other hosts can reach it, though it asks nobody for a key.
     insecure: bool = False
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """What in_flight_limit_bytes comes to."""
+        return self.in_flight_limit_bytes or self.max_request_size + _IN_FLIGHT_BYTES
 
 
 class NodeSettings(Settings, frozen=True, kw_only=True):

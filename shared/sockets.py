@@ -28,8 +28,8 @@ HANDSHAKE_MS = 5000
 #: thread lives and no more: who is lost is told by the beats in our own messages.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 15_000
 TCP_KEEPALIVE_IDLE_S = 30
-#: A message part above this ends the connection; the largest are archive chunks and requests' bodies.
-PART_LIMIT_BYTES = 1 << 30
+#: A message part above this ends the connection; the largest are bodies, see `settings.BODY_LIMIT_BYTES`.
+PART_LIMIT_BYTES = 1 << 31
 #: Connections that wait to be accepted: a whole fleet comes back at the same moment.
 BACKLOG = 4096
 

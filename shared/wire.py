@@ -87,6 +87,8 @@ KINDS: dict[int, type[m.Message]] = {
 }
 _NUMBERS = {cls: number for number, cls in KINDS.items()}
 
+#: A payload where it is made or opened.
+Payload = bytes | bytearray | memoryview
 #: A payload on its way: zmq's own frame where it is only forwarded, bytes where it is made or opened.
 Frame = Sized
 FrameT = TypeVar("FrameT", bound=Sized)
@@ -174,17 +176,17 @@ def head(names_and_values: Sequence[bytes]) -> bytes:
 def pack_request(
     request_id: str,
     headers: Sequence[tuple[str, str]],
-    inputs: Sequence[tuple[str, str, bytes]],
+    inputs: Sequence[tuple[str, str, Payload]],
     head: bytes = b"",
-) -> tuple[bytes, list[bytes]]:
+) -> tuple[bytes, list[Payload]]:
     """Pack a request into the meta of its job and the frames that go with it.
 
     `inputs` are (name, content type or "", value).
     """
-    frames: list[bytes] = []
+    frames: list[Payload] = []
     room = INLINE_TOTAL_LIMIT_BYTES
     # PERF: plain tuples are what Request and Input become on the wire; making those costs as much again.
-    packed: list[tuple[str, str, bytes | int]] = []
+    packed: list[tuple[str, str, Payload | int]] = []
     for name, content_type, value in inputs:
         size = len(value)
         if size > INLINE_LIMIT_BYTES or size > room:
@@ -196,9 +198,7 @@ def pack_request(
     return _packed((request_id, headers, packed, head)), frames
 
 
-def unpack_request(
-    meta: bytes, frames: Sequence[bytes | memoryview]
-) -> tuple[Request, list[bytes | memoryview]]:
+def unpack_request(meta: bytes, frames: Sequence[Payload]) -> tuple[Request, list[Payload]]:
     """Unpack a job's request and the value of each of its inputs. Raises WireError."""
     request = _unpack(meta, Request)
     if request.head:
@@ -226,14 +226,14 @@ def pack_response(response: Response) -> tuple[bytes, list[bytes]]:
     return _packed((response.status, response.reason, response.headers, body, response.error)), frames
 
 
-def unpack_response(meta: bytes, frames: Sequence[bytes | memoryview]) -> tuple[Response, bytes | memoryview]:
+def unpack_response(meta: bytes, frames: Sequence[Payload]) -> tuple[Response, Payload]:
     """Unpack an answer and its body. Raises WireError."""
     response = _unpack(meta, Response)
     body = response.body
     return response, body if isinstance(body, bytes) else _frame(body, frames)
 
 
-def _frame(number: int, frames: Sequence[bytes | memoryview]) -> bytes | memoryview:
+def _frame(number: int, frames: Sequence[Payload]) -> Payload:
     if not 0 <= number < len(frames):
         raise WireError(f"frame {number} of {len(frames)} was named")
     return frames[number]

@@ -14,7 +14,7 @@ from torchrelay.shared import sockets, wire
 
 logger = logging.getLogger(__name__)
 
-Payload = bytes | memoryview
+Payload = wire.Payload
 Received = tuple[m.Message, int, list[memoryview]]
 
 

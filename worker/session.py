@@ -13,13 +13,14 @@ from typing import Literal
 import msgspec
 
 from torchrelay.shared import messages as m
+from torchrelay.shared import wire
 
 #: Often enough that a broker is back within a blink, seldom enough that a thousand workers are no storm.
 HELLO_INTERVAL_S = 0.25
 #: While there is no connection a hello goes nowhere, so trying often troubles no one.
 UNSENT_INTERVAL_S = 0.02
 
-Payload = bytes | memoryview
+Payload = wire.Payload
 
 
 class State(enum.StrEnum):

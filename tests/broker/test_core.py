@@ -78,6 +78,15 @@ def test_queued_bytes_are_bounded_over_all_models() -> None:
     assert "queue_limit_bytes" in refused.details
 
 
+def test_a_job_that_finds_nothing_waiting_is_taken_whatever_its_size() -> None:
+    rig = Rig(settings(queue_limit_bytes=1))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.submit(1)
+    assert not rig.take(GATEWAY, m.Refused)
+
+
 def test_a_model_scaled_to_zero_refuses_with_the_version_quoted_as_torchserve_does() -> None:
     rig = Rig()
     rig.join_gateway()

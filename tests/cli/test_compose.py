@@ -6,7 +6,12 @@ import pytest
 from torchrelay.cli import compose, options
 from torchrelay.shared import ts_config
 from torchrelay.shared.host import Gpu, Host, look
-from torchrelay.shared.settings import DEFAULT_CACHE_LIMIT_BYTES, LoadAtStart, SettingsError
+from torchrelay.shared.settings import (
+    DEFAULT_CACHE_LIMIT_BYTES,
+    QUEUE_LIMIT_BYTES,
+    LoadAtStart,
+    SettingsError,
+)
 from torchrelay.shared.ts_config import Said, TsConfig
 from torchrelay.worker import devices
 
@@ -189,3 +194,11 @@ def test_models_stay_where_they_are_if_no_other_host_needs_them(
 ) -> None:
     broker = plan(is_state_temporary=is_temporary, broker_address=address).broker
     assert (broker.folders_in_place, broker.archives_in_place) == (folders, archives)
+
+
+def test_the_queues_hold_what_the_gateway_lets_in_and_that_grows_with_the_largest_body() -> None:
+    assert plan().broker.queue_limit_bytes == QUEUE_LIMIT_BYTES
+    made = plan(file="max_request_size=1000000000")
+    assert made.gateway.in_flight_bytes > 1_000_000_000
+    assert made.broker.queue_limit_bytes == made.gateway.in_flight_bytes
+    assert compose.broker_settings(Said(max_request_size=10**9), state_dir="s").queue_limit_bytes > 10**9

@@ -89,7 +89,7 @@ class FakeLink(Link):
             elif isinstance(message, messages.Ask):
                 self._reply(message)
 
-    def _answer(self, item: messages.SubmitItem, frames: Sequence[bytes | memoryview]) -> None:
+    def _answer(self, item: messages.SubmitItem, frames: Sequence[wire.Payload]) -> None:
         request, values = wire.unpack_request(item.meta, frames)
         self.submitted.append(item)
         self.requests.append(request)

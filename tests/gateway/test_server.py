@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import zmq
@@ -331,6 +332,26 @@ def test_a_client_that_waits_for_100_continue_gets_it_at_once_and_a_whole_answer
     assert received.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nx-request-id: " in received
     assert received.count(b"connection: keep-alive") == 1
+
+
+@pytest.mark.parametrize("is_chunked", [True, False])
+def test_bodies_that_find_no_room_together_are_read_one_after_the_other(
+    config: GatewaySettings, broker: Broker, tmp_path: Path, is_chunked: bool
+) -> None:
+    tight = msgspec.structs.replace(config, max_request_size=10_000_000, in_flight_limit_bytes=16_000_000)
+    served = Served(tight, tmp_path / "log")
+    eventually(served.is_ready, within_s=20)
+    size = 9_000_000
+
+    def post(_: int) -> tuple[int, bool]:
+        body = (b"x" * 100_000 for _ in range(size // 100_000))
+        headers = {} if is_chunked else {"Content-Length": str(size)}
+        response, answer = served.predict(body=body, headers=headers)
+        return response.status, answer == b"x" * size
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(post, range(6))) == [(200, True)] * 6
+    served.stop()
 
 
 @pytest.mark.parametrize(

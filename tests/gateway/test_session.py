@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from torchrelay.gateway.room import Body
 from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
 from torchrelay.shared import errors, messages, wire
 from torchrelay.shared.settings import GatewaySettings
@@ -451,11 +452,15 @@ def test_in_flight_is_bounded_in_bytes_of_jobs_and_of_bodies_being_read() -> Non
     session = welcomed(GatewaySettings(in_flight_limit_bytes=10))
     job = submitted(session, "a", meta=b"123", frames=[b"4567"])
     with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_bytes"):
-        session.reserve(4)
-    session.reserve(3)
-    session.release(3)
+        submitted(session, "b", frames=[b"4567"])
+    body = Body(9)
+    assert not session.room.grow(body, 1)
     session.forget(job)
-    session.reserve(10)
+    assert session.room.grow(body, 9)
+    with pytest.raises(errors.ServiceUnavailable):
+        submitted(session, "c", frames=[b"45"])
+    session.room.close(body)
+    assert submitted(session, "c", frames=[b"45"])
 
 
 def test_asks_are_bounded() -> None:
@@ -573,7 +578,7 @@ class AnyHistory(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        assert 0 <= self.session._bytes <= self.config.in_flight_limit_bytes
+        assert 0 <= self.session.room.held_bytes <= self.config.in_flight_limit_bytes
         assert 0 <= self.session._jobs <= self.config.in_flight_limit_jobs
 
     def teardown(self) -> None:
@@ -589,7 +594,7 @@ class AnyHistory(RuleBasedStateMachine):
             self.note(self.session.hear(reply, self.epoch, (), now=self.now))
         assert self.session.waiting == 0
         assert len(self.settled) == len(self.taken)
-        assert self.session._bytes == self.session._jobs == 0
+        assert self.session.room.held_bytes == self.session._jobs == 0
 
 
 TestAnyHistory = AnyHistory.TestCase

@@ -151,7 +151,7 @@ def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_descr
     for number, body in enumerate(bodies):
         meta, own = wire.pack_request(f"r{lease}-{number}", [], [("body", "", body)])
         items.append(m.AssignItem(1, meta, len(own)))
-        frames += own
+        frames += [bytes(one) for one in own]
     fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
 
 
