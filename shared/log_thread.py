@@ -3,6 +3,7 @@
 A console whose reader has stopped, a disk that hangs or is full: processes that must beat log all the same.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -61,9 +62,16 @@ class BackgroundHandler(logging.Handler):
             self._waiting.append(record)
             self._unwritten_lines += _lines(record)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        with contextlib.suppress(
+            RuntimeError
+        ):  # there may be no more threads just now: the next record tries
+            thread.start()
+            self._thread = thread
 
     def wait_for_room(self) -> None:
         """Wait until less than half of what may wait does, or the writer is stuck: not for a loop to call."""

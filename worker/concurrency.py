@@ -8,6 +8,7 @@ import copy
 import functools
 import inspect
 import logging
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -95,7 +96,7 @@ class AsyncEngine:
         started = clock.monotonic()
         output = guarded(self._runner.model.entry_point, data, context)
         if inspect.isawaitable(output):
-            call.awaited[idx] = asyncio.ensure_future(output)
+            call.awaited[idx] = asyncio.ensure_future(_outcome(output))
             [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
         output = guarded(answers.plain_output, output)
         door.close()
@@ -126,6 +127,14 @@ class AsyncEngine:
         """Tell whether somebody waits for a request, and the broker still holds this worker to it."""
         lease = call.batch.lease
         return self._calls.get(lease) is call and not self._leases.is_gone(lease, idx)
+
+
+async def _outcome(awaited: Awaitable[object]) -> object:
+    """Await what a handler returned; of all that it may raise, this alone would end the event loop."""
+    try:
+        return await awaited
+    except KeyboardInterrupt as error:
+        return error
 
 
 def _reply(ended: wire.Response | BaseException) -> wire.Response:

@@ -135,6 +135,11 @@ def test_the_program_is_empty(starts: Starts) -> None:
     assert starts.told("main()") == "(None, False, [''])"
 
 
+def test_a_handler_may_choose_how_its_processes_start(starts: Starts) -> None:
+    chooses = Starts(starts.fleet)
+    assert chooses.told("multiprocessing.set_start_method('spawn')") == "None"
+
+
 def test_spawned_processes_start_in_the_archives_folder(starts: Starts) -> None:
     assert starts.told("folder('spawn')") == "True"
 

@@ -471,17 +471,20 @@ async def test_what_an_async_handler_raises_or_returns_wrongly_fails_its_request
         [name] = bodies(data)
         if name == "raise":
             raise MemoryError("no room")
+        if name == "interrupt":
+            raise KeyboardInterrupt
         return {"dict": 1} if name == "dict" else ["fine"]
 
     made = concurrent(handler)
-    for lease, name in enumerate([b"raise", b"dict", b"fine"]):
+    for lease, name in enumerate([b"raise", b"dict", b"fine", b"interrupt"]):
         made.assign(lease, name)
     begin(made)
-    await eventually_async(lambda: len(made.told) == 3)
-    assert made.said() == [
+    await eventually_async(lambda: len(made.told) == 4)
+    assert sorted(made.said()) == [
         (0, ["Out of resources"]),
         (1, ["Invalid model predict output"]),
         (2, [b"fine"]),
+        (3, ["Prediction failed"]),
     ]
 
 
