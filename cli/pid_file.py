@@ -40,6 +40,14 @@ def running_pid(path: Path) -> int | None:
     return None
 
 
+def written_pid(path: Path, within_s: float) -> int | None:
+    """Return what `running_pid` does, and wait for a server that is about to write its pid."""
+    deadline = clock.monotonic() + within_s
+    while (pid := running_pid(path)) == 0 and clock.monotonic() < deadline:
+        Event().wait(POLL_INTERVAL_S)
+    return pid
+
+
 def take(path: Path) -> int:
     """Lock the file, made if need be, and return its descriptor, for the server to inherit.
 
@@ -55,6 +63,7 @@ def take(path: Path) -> int:
             os.close(fd)
             raise AlreadyRunning from error
         if _is_at(path, fd):
+            os.ftruncate(fd, 0)  # nobody shall take the pid of who held it before for ours
             os.set_inheritable(fd, True)
             return fd
         os.close(fd)  # it was removed between our opening and our locking it

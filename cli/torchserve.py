@@ -29,6 +29,8 @@ SERVER_NAME = "org.pytorch.serve.ModelServer"
 SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve_server", SERVER_NAME)
 #: TorchServe's, as long as it waits for the end.
 STOP_LIMIT_S = 60.0
+#: A server that is being started has its pid written as soon as its process is there.
+WRITE_LIMIT_S = 5.0
 
 
 ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stop(path: Path, *, quietly: bool) -> None:
     """End the server that runs, and wait for its end."""
-    pid = _running_pid(path)
+    pid = _running_pid(path, WRITE_LIMIT_S)
     if not pid:
         _remove_orphan(path)
         typer.echo("TorchServe is not currently running.")
@@ -178,10 +180,10 @@ def _require_file(option: str, file: str | None) -> None:
         raise Fault(f"{option} file not found: {Path(file).resolve()}")
 
 
-def _running_pid(path: Path) -> int | None:
-    """Find the server; a pid file that is another user's, or no file at all, is a fault."""
+def _running_pid(path: Path, within_s: float = 0.0) -> int | None:
+    """Find the server, one that is being started within this time; a file of another user's is a fault."""
     try:
-        return pid_file.running_pid(path)
+        return pid_file.written_pid(path, within_s)
     except OSError as error:
         raise Fault(f"The pid file {path} can't be read: {error.strerror}") from error
 

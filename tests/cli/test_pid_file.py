@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_the_process_that_inherited_the_lock_is_found_by_its_pid(path: Path) -> 
         assert not pid_file.wait_until_free(path, within_s=0.1)
         holder.terminate()
     assert pid_file.wait_until_free(path, within_s=5)
+
+
+def test_the_pid_of_a_server_that_is_being_started_is_waited_for(path: Path) -> None:
+    path.write_text("1")  # of one that was here before, and has become another's
+    lock = pid_file.take(path)
+    assert pid_file.running_pid(path) == 0
+    assert pid_file.written_pid(path, within_s=0) == 0
+    with ThreadPoolExecutor() as threads:
+        found = threads.submit(pid_file.written_pid, path, 20)
+        pid_file.write(lock, 77)
+        assert found.result(20) == 77
+    os.close(lock)
+    assert pid_file.written_pid(path, within_s=0) is None
 
 
 def test_a_killed_server_leaves_a_file_that_counts_for_nothing(path: Path) -> None:

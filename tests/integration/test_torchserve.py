@@ -268,7 +268,7 @@ def test_a_reader_that_stops_reading_holds_up_no_server(torchserve: TorchServe) 
     start_with_console(torchserve, writer)
     eventually(lambda: answers(torchserve), within_s=60)
     predict = f"{torchserve.urls['inference']}/predictions/echo"
-    eventually(lambda: httpx.post(predict, content=b"x").status_code == 200, within_s=60)
+    eventually(lambda: httpx.post(predict, content=b"x", timeout=60).status_code == 200, within_s=60)
     assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
     os.close(reader)
 
