@@ -70,6 +70,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "linked from elsewhere": link_from_elsewhere,
     "with another mode": lambda folder: (folder / "h.py").chmod(0o600),
     "a folder with another mode": lambda folder: (folder / "lib").chmod(0o500),
+    "a folder that can't be read": lambda folder: (folder / "lib").chmod(0),
     "a folder deleted": lambda folder: shutil.rmtree(folder / "lib"),
     "all gone": shutil.rmtree,
     "a list that was written over": lambda folder: (folder.parent / copies.LISTING).write_text("{"),
@@ -96,6 +97,7 @@ def test_what_is_done_to_a_copy_does_not_stay(
     assert content(again.folder) == before
     assert not (again.folder / "weights.bin").is_symlink()
     assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
+    assert not list((tmp_path / "cache").glob(f"{copies.DROPPED}*"))
 
 
 @pytest.mark.parametrize("change", [lambda _: None, *ADDITIONS.values()], ids=["nothing", *ADDITIONS])
