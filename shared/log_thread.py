@@ -115,7 +115,10 @@ class BackgroundHandler(logging.Handler):
 
     def _write(self, record: logging.LogRecord) -> None:
         had_failed, self._failure = self._failure is not None, None
-        self._writer.emit(record)
+        try:
+            self._writer.emit(record)
+        except Exception as error:  # noqa: BLE001  # boundary: what a record holds may have no text, others have
+            self._count_failure(record, error)
         if self._failure is not None and not had_failed:
             # For the other handlers; again only once this one has worked meanwhile.
             file = getattr(self._writer, "baseFilename", None)
@@ -125,7 +128,10 @@ class BackgroundHandler(logging.Handler):
 
     def _failed(self, record: logging.LogRecord) -> None:
         """Count a record that can't be written; logging calls it where the writer has raised."""
-        self._failure = sys.exception()
+        self._count_failure(record, sys.exception())
+
+    def _count_failure(self, record: logging.LogRecord, error: BaseException | None) -> None:
+        self._failure = error
         with self._changed:
             self._dropped += _lines(record)
 

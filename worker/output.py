@@ -192,7 +192,8 @@ class OutputReader:
 
     def _answer_calls(self) -> None:
         self._wake_reader.recv(4096)
-        self._calls.popleft()()
+        if self._calls:  # which wake once when they come, and once more where they have to wait
+            self._calls.popleft()()
         if self._calls:
             self._wake()  # one a turn, so that the streams have theirs
 

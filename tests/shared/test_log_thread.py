@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import eventually
+from torchrelay.shared import logs
 from torchrelay.shared.log_thread import BackgroundHandler, ConsoleHandler
 
 #: Far longer than anything here takes.
@@ -112,6 +113,24 @@ def test_a_log_that_cannot_be_written_is_told_of_once_and_goes_on_when_it_can(
     handler.close()
     assert full.written == ["line 3", "log.lines_dropped 3"]
     assert capfd.readouterr() == ("", ""), "no traceback for each"
+
+
+def test_a_record_that_cannot_be_written_as_text_costs_itself_alone(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    reader, writer = pipe
+    handler = BackgroundHandler(ConsoleHandler(writer))
+    handler.setFormatter(logs.TextFormatter("node"))
+    handler.handle(record("bad", reason=Unspeakable()))
+    handler.handle(record("good"))
+    handler.close()
+    shown = os.read(reader, 65536).decode()
+    assert "node good" in shown
+    assert "log.lines_dropped count=1" in shown
 
 
 def test_a_file_that_has_been_closed_is_whole(tmp_path: Path) -> None:

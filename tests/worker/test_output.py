@@ -4,15 +4,17 @@ import asyncio
 import errno
 import os
 import resource
+import select
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests.support import eventually_async
+from tests.support import eventually, eventually_async
 from torchrelay.worker.orders import LastWords
 from torchrelay.worker.output import (
     LINE_LIMIT_BYTES,
@@ -138,6 +140,17 @@ async def test_who_prints_more_than_is_written_down_waits_and_nobody_else_does()
     has_room.set()
     await eventually_async(lambda: len(heard.lines) == written // len(b"a line\n"))
     heard.close()
+
+
+def test_a_wake_that_comes_after_its_call_was_answered_ends_no_reader(reader: OutputReader) -> None:
+    """The call was seen on the way to another one's answer."""
+    answered: list[int] = []
+    reader.call(partial(answered.append, 1))
+    eventually(lambda: answered)
+    reader._wake()
+    eventually(lambda: not select.select([reader._wake_reader], [], [], 0)[0])
+    reader.call(partial(answered.append, 2))
+    eventually(lambda: answered == [1, 2])
 
 
 async def test_all_that_was_printed_last_is_heard_though_it_is_much(reader: OutputReader) -> None:
