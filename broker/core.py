@@ -85,7 +85,7 @@ class BrokerCore:
         self.jobs = Jobs(
             self.catalog, self.fleet, self.stats, settings,
             epoch=epoch, now=now, real_time=self._clock.real, desk=self._desk, send=self._send,
-            new_sequence_id=new_sequence_id,
+            report=self._report, new_sequence_id=new_sequence_id,
         )  # fmt: skip
         wall_of_real = clock.wall_of(now, wall_ms)
         #: Turns a time of the core into milliseconds since 1970.
@@ -436,10 +436,18 @@ class BrokerCore:
         worker = self.fleet.workers.get(gone.worker_id)
         if worker is None or worker.node != node.peer:
             return
+        is_excused = (
+            gone.of_itself
+            and worker.state in (WorkerState.READY, WorkerState.DRAINING)
+            and not node.is_leaving
+            and self.jobs.blame(worker, gone.reason, now, out_of_memory=gone.out_of_memory)
+        )
         has_failed = not (worker.installs_only and gone.exit_code == 0)
         if has_failed and worker.state in (WorkerState.STARTING, WorkerState.READY) and not node.is_leaving:
             was_ready = worker.state is WorkerState.READY
-            self._fail_worker(worker, gone.reason, now, out_of_memory=gone.out_of_memory)
+            self._fail_worker(
+                worker, gone.reason, now, out_of_memory=gone.out_of_memory, is_excused=is_excused
+            )
             self._report(logging.WARNING, "worker.failed", worker=worker.worker_id, model=worker.key[0],
                          version=worker.key[1], node=node.name, reason=gone.reason, exit_code=gone.exit_code,
                          signal=gone.signal, was_ready=was_ready, **self._prospects(worker, now),
@@ -505,7 +513,15 @@ class BrokerCore:
         elif isinstance(message, m.StartWorker) and (lost := self.fleet.workers.get(message.worker_id)):
             self._remove_worker(lost, now, "the order to start it found no node")
 
-    def _fail_worker(self, worker: Worker, reason: str, now: float, *, out_of_memory: bool = False) -> None:
+    def _fail_worker(
+        self,
+        worker: Worker,
+        reason: str,
+        now: float,
+        *,
+        out_of_memory: bool = False,
+        is_excused: bool = False,
+    ) -> None:
         """Count an end that nobody asked for, and give its jobs another chance."""
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return
@@ -514,7 +530,7 @@ class BrokerCore:
         record = self.catalog.get(worker.key)
         window_s = record.config.restart_window_s if record else None
         self.fleet.count_failure(
-            worker, reason, out_of_memory=out_of_memory, now=now,
+            worker, reason, out_of_memory=out_of_memory, is_excused=is_excused, now=now,
             window_s=self.settings.restart_window_s if window_s is None else window_s,
         )  # fmt: skip
         self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from torchrelay.broker.fleet import Node, Worker
+from torchrelay.broker.queues import VersionQueue
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import LIVE, WorkerState
 from torchrelay.broker.stats import samples_of
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: More memory than this, no host has.
 MEMORY_LIMIT_MB = 1e12
+#: Contents of a version that are shown as quarantined; somebody who sends many sends much the same.
+QUARANTINED_SHOWN = 10
 
 
 def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
@@ -99,6 +102,17 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
         # As in TorchServe, which counts sequences only where they may idle.
         max_sequences=config.max_sequences if config.sequence_max_idle_ms else 0,
         max_sequence_queue_jobs=config.max_sequence_queue_jobs if config.sequence_max_idle_ms else 0,
+        quarantined=() if queue is None else _quarantined(queue, now),
+    )
+
+
+def _quarantined(queue: VersionQueue, now: float) -> tuple[m.QuarantinedItem, ...]:
+    return tuple(
+        m.QuarantinedItem(
+            one.request_id, one.reason, one.deaths, one.refused, int(1000 * (one.forgotten_at - now))
+        )
+        for one in queue.suspicions.quarantined()[:QUARANTINED_SHOWN]
+        if one.forgotten_at > now
     )
 
 
@@ -206,13 +220,15 @@ def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:
 
 
 def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
-    depths, waits, running, workers = [], [], [], []
+    depths, waits, running, workers, quarantined = [], [], [], [], []
     for record in core.catalog:
         labels = {"model": record.model, "version": record.version}
         facts = version_facts(core, record, now)
         depths.append(_sample(labels, facts.queue_depth))
         waits.append(_sample(labels, facts.oldest_wait_ms / 1000))
         running.append(_sample(labels, sum(worker.jobs_running for worker in facts.workers)))
+        queue = core.jobs.queues.get((record.model, record.version))
+        quarantined.append(_sample(labels, 0 if queue is None else len(queue.suspicions.quarantined())))
         workers.append(_sample({**labels, "state": "wanted"}, record.min_workers))
         for state in WorkerState:
             if state is not WorkerState.GONE:
@@ -243,6 +259,12 @@ def _gauges(core: BrokerCore, now: float) -> list[m.MetricFamily]:
         _family("torchrelay_queue_depth", "gauge", "Jobs that wait.", depths),
         _family("torchrelay_queue_oldest_wait_seconds", "gauge", "How long the oldest has waited.", waits),
         _family("torchrelay_jobs_running", "gauge", "Jobs on workers.", running),
+        _family(
+            "torchrelay_quarantined_contents",
+            "gauge",
+            "Contents whose requests are refused, since they ended workers.",
+            quarantined,
+        ),
         _family("torchrelay_workers", "gauge", "Workers by state, and how many are wanted.", workers),
         _family(
             "torchrelay_workers_live", "gauge", "Workers that are ready or starting.", [_sample({}, live)]

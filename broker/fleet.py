@@ -8,8 +8,9 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torchrelay.broker import policy
 from torchrelay.broker.catalog import Key
-from torchrelay.broker.queues import Lease
+from torchrelay.broker.queues import Lease, VersionQueue
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import LIVE, WorkerState, check_move
 from torchrelay.shared import messages as m
@@ -76,6 +77,8 @@ class Worker:
     devices: tuple[str, ...] = ()
     #: The order to stop it went out at, for repeating it should it get lost.
     stop_sent_at: float = 0.0
+    #: It has answered a batch, whatever it said.
+    has_answered: bool = False
     #: It ends once what its archive requires is installed, and counts towards no target.
     installs_only: bool = False
 
@@ -87,6 +90,11 @@ class Worker:
         check_move(self.state, new, self)
         self.state = new
         self.since = now
+
+    def room(self, record: VersionRecord) -> int:
+        """Return how many jobs it could take at once."""
+        beside = policy.leases_beside(record)
+        return beside - len(self.leases) if beside else record.batch_size * (not self.leases)
 
     @property
     def gpu_id(self) -> int | None:
@@ -163,6 +171,28 @@ class Fleet:
     def ready(self, key: Key) -> list[Worker]:
         """Return the workers that take batches."""
         return [worker for worker in self.of_version(key) if worker.state is WorkerState.READY]
+
+    def best_worker(self, queue: VersionQueue, late: float) -> Worker | None:
+        """Return the ready worker with the fewest leases that may have one more.
+
+        Of several it is the one that ran last, whose caches are warm; one whose node has not been heard since
+        `late` comes after all others like it. While something is suspected of ending workers, a new one is
+        to show first that it answers: it comes before the others then, and has one lease until it has.
+        """
+        best, best_rank = None, None
+        proves_first = bool(queue.suspicions.known)
+        for worker in self.ready(queue.key):
+            if worker.is_cut or worker.worker_id == queue.kept_worker:
+                continue
+            if proves_first and worker.leases and not worker.has_answered:
+                continue
+            node = self.nodes.get(worker.node or b"")
+            is_late = node is not None and node.last_heard < late
+            is_proved = proves_first and worker.has_answered
+            rank = (len(worker.leases), is_late, is_proved, -worker.last_assigned_at, worker.worker_id)
+            if best_rank is None or rank < best_rank:
+                best, best_rank = worker, rank
+        return best
 
     def of_node(self, peer: bytes) -> list[Worker]:
         """Return the workers that a node holds."""
@@ -293,14 +323,28 @@ class Fleet:
         return worker
 
     def count_failure(
-        self, worker: Worker, reason: str, *, out_of_memory: bool, now: float, window_s: float
+        self,
+        worker: Worker,
+        reason: str,
+        *,
+        out_of_memory: bool,
+        is_excused: bool,
+        now: float,
+        window_s: float,
     ) -> None:
         """Remember that a worker ended unasked, and set when the next may start.
 
-        One that fails when the version has failed for `window_s` is the last.
+        One that fails when the version has failed for `window_s` is the last. With `is_excused` it was a
+        request that ended it, of a version that answers others: the next starts at once.
         """
         condition = self.conditions.setdefault(worker.key, Condition())
         was_ready = worker.state is not WorkerState.STARTING
+        is_installing = not was_ready and (worker.installs_only or worker.note == "installing")
+        condition.last_error = worker.note = reason
+        condition.is_out_of_memory = out_of_memory
+        condition.fallen.append(worker)
+        if is_excused:
+            return
         if was_ready and now - worker.since >= PROVEN_AFTER_S:
             condition.failures = 0
         if condition.failures == 0:
@@ -311,15 +355,12 @@ class Fleet:
         condition.next_start_at = now + BACKOFF_S[min(step, len(BACKOFF_S) - 1)]
         condition.last_failure_at = now
         condition.has_given_up = now - condition.first_failure_at >= window_s
-        condition.last_error = reason
-        condition.is_out_of_memory = out_of_memory
-        condition.failed_installing = not was_ready and (worker.installs_only or worker.note == "installing")
-        condition.fallen.append(worker)
-        worker.note = reason
+        condition.failed_installing = is_installing
         condition.failed_on[worker.node_name] = condition.failed_on.get(worker.node_name, 0) + 1
 
     def count_success(self, worker: Worker) -> None:
         """Forgive failures if a worker started since has answered a batch; an older one proves nothing."""
+        worker.has_answered = True
         condition = self.conditions.get(worker.key)
         if condition and condition.failures and worker.started_at >= condition.last_failure_at:
             condition.failures = 0

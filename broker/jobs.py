@@ -7,6 +7,8 @@ and everybody who waits is answered. Modes of batching differ in `_dispatch` alo
 - side by side (`continuousBatching`, `asyncCommunication`): leases of one job each, as many on a worker
   as `policy.leases_beside` says;
 - by sequence (`sequenceBatching`): one job of each sequence in a batch, see `sequences`.
+
+What may have ended a worker goes its own way, see `isolation`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +19,7 @@ from torchrelay.broker.catalog import Catalog, Key
 from torchrelay.broker.deadlines import Deadlines
 from torchrelay.broker.desk import Desk, Gateway, Send, late, no_worker, part_lost
 from torchrelay.broker.fleet import Fleet, Worker
+from torchrelay.broker.isolation import Isolation
 from torchrelay.broker.queues import Job, Lease, PlainQueue, VersionQueue
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.sequences import SequenceQueue
@@ -46,6 +49,7 @@ class Jobs:
         real_time: Callable[[float], float],
         desk: Desk,
         send: Send,
+        report: Callable[..., None],
         new_sequence_id: Callable[[], str],
     ) -> None:
         self._catalog = catalog
@@ -59,6 +63,7 @@ class Jobs:
         #: What ran on workers before a restart comes back as waiting until then: it had been accepted.
         self._comes_back_until = now + settings.settle_s if epoch > 1 else now
         self._desk = desk
+        self._isolation = Isolation(fleet, settings, desk=desk, report=report, unqueue=self._unqueue)
         self.queues: dict[Key, VersionQueue] = {}
         self.leases: dict[int, Lease] = {}
         #: Bytes waiting in all queues.
@@ -118,6 +123,8 @@ class Jobs:
                 self._stats.touch(stats)
         gateway.jobs[job.number] = job
         queue = self._queue_for(record)
+        if queue.suspicions.known and self._isolation.refuses(queue, record, job, now):
+            return None
         if why_not := self._why_not_admit(record, queue, job, now):
             self._desk.refuse(job, no_worker(job, why_not))
             return None
@@ -145,6 +152,7 @@ class Jobs:
         )
         if old is not None:  # the version was registered anew, with another archive
             for job in old.take_all():
+                job.suspicion = None
                 queue.push(job)
         self.queues[key] = queue
         return queue
@@ -164,16 +172,16 @@ class Jobs:
         if comes_back:
             return ""
         limit = record.config.job_queue_size or self._settings.job_queue_size
-        if len(queue.jobs) >= limit:
+        if len(queue.jobs) - len(queue.suspects) >= limit:
             self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
-        if len(queue.jobs) >= limit:
+        if len(queue.jobs) - len(queue.suspects) >= limit:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
         return ""
 
     def _places(self, record: VersionRecord, queue: VersionQueue) -> int:
         """Return how many jobs could go to a worker at once."""
         workers = self._fleet.ready(queue.key)
-        return sum(_room(worker, record) for worker in workers if not worker.is_cut)
+        return sum(w.room(record) for w in workers if not w.is_cut and w.worker_id != queue.kept_worker)
 
     # Dispatch
 
@@ -188,6 +196,10 @@ class Jobs:
             return
         for job in queue.take_expired(now):
             self._refuse_expired(job, record, now)
+        if (queue.suspects or queue.kept_worker) and isinstance(queue, PlainQueue):
+            again_at = self._isolation.hand_out(queue, record, now, self._assign)
+            if again_at < inf:
+                self._batch_due[key] = again_at
         if isinstance(queue, SequenceQueue):
             self._hand_out_sequences(queue, record, now)
         elif isinstance(queue, PlainQueue):
@@ -197,23 +209,24 @@ class Jobs:
                 self._hand_out_batches(queue, record, now)
 
     def _hand_out_batches(self, queue: PlainQueue, record: VersionRecord, now: float) -> None:
-        while queue.jobs:
-            worker = self._best_worker(queue.key, now)
+        while queue.row:
+            worker = self._fleet.best_worker(queue, now - 2 * self._settings.beat_interval_s)
             if worker is None:
                 return
             if worker.leases and not policy.may_send_ahead(
-                leases=len(worker.leases), depth=len(queue.jobs), batch_size=record.batch_size,
+                leases=len(worker.leases), depth=len(queue.row), batch_size=record.batch_size,
                 service_s=queue.service_s,
             ):  # fmt: skip
                 return
-            if self._waits_for_company(queue, queue.jobs, record, now):
+            if self._waits_for_company(queue, queue.row, record, now):
                 return
-            self._assign(queue, queue.take(record.batch_size), record, worker, now)
+            count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
+            self._assign(queue, queue.take(count), record, worker, now)
 
     def _hand_out_singly(self, queue: PlainQueue, record: VersionRecord, beside: int, now: float) -> None:
         """Give each job a lease of its own, beside others; the worker makes batches of them."""
-        while queue.jobs:
-            worker = self._best_worker(queue.key, now)
+        while queue.row:
+            worker = self._fleet.best_worker(queue, now - 2 * self._settings.beat_interval_s)
             if worker is None or len(worker.leases) >= beside:
                 return
             self._assign(queue, queue.take(1), record, worker, now)
@@ -225,7 +238,7 @@ class Jobs:
         """
         beside = policy.leases_beside(record)
         workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
-        room = {worker: _room(worker, record) for worker in workers}
+        room = {worker: worker.room(record) for worker in workers}
         while queue.has_describe and (free := [worker for worker in workers if room[worker] > 0]):
             worker = min(free, key=lambda w: (len(w.leases), w.worker_id))
             room[worker] = room[worker] - 1 if beside else 0
@@ -259,22 +272,6 @@ class Jobs:
             return False
         self._batch_due[queue.key] = min(now + wait_s, self._batch_due.get(queue.key, now + wait_s))
         return True
-
-    def _best_worker(self, key: Key, now: float) -> Worker | None:
-        """Return the ready worker with the fewest leases: of several the one that ran last, whose caches
-        are warm; one whose node has not been heard for longer than a beat comes after all others like it.
-        """
-        late = now - 2 * self._settings.beat_interval_s
-        best, best_rank = None, None
-        for worker in self._fleet.ready(key):
-            if worker.is_cut:
-                continue
-            node = self._fleet.nodes.get(worker.node or b"")
-            is_suspect = node is not None and node.last_heard < late
-            rank = (len(worker.leases), is_suspect, -worker.last_assigned_at, worker.worker_id)
-            if best_rank is None or rank < best_rank:
-                best, best_rank = worker, rank
-        return best
 
     def _assign(
         self, queue: VersionQueue, jobs: tuple[Job, ...], record: VersionRecord, worker: Worker, now: float
@@ -369,6 +366,8 @@ class Jobs:
         self._stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
         )
+        if queue.suspicions.known or queue.kept_worker:
+            self._isolation.answered(lease)
         self._drop_lease(worker, lease, now)
         self._begin_next(worker, now)
         if isinstance(queue, SequenceQueue):
@@ -428,6 +427,7 @@ class Jobs:
                 self._dirty.add(key)
             if isinstance(queue, SequenceQueue):
                 queue.forget_idle(now)
+            queue.suspicions.forget_old(now)
 
     def _look_at(self, peer: bytes, number: int, real_now: float) -> None:
         """End a job whose own limit has come, if it has not ended long ago."""
@@ -445,6 +445,8 @@ class Jobs:
     def _unqueue(self, job: Job) -> None:
         self.queues[job.key].remove(job)
         self.queued_bytes -= job.size
+        if job.suspicion is not None:
+            self._dirty.add(job.key)  # a worker may be kept for it
 
     def _end_running(self, jobs: Iterable[Job], error: errors.RelayError | None) -> None:
         """End jobs that run, with an error or because nobody waits, and tell their workers."""
@@ -504,6 +506,12 @@ class Jobs:
             waiting = queue.lose_worker(worker.worker_id)
             self._refuse_all(waiting, "its sequence has ended with the worker that kept its state")
             self._dirty.add(worker.key)
+
+    def blame(self, worker: Worker, reason: str, now: float, *, out_of_memory: bool) -> bool:
+        """Find out which job ended a worker, before its jobs are taken back; tell whether that is excused."""
+        queue = self.queues.get(worker.key)
+        self._dirty.add(worker.key)
+        return queue is not None and self._isolation.blame(queue, worker, reason, out_of_memory, now)
 
     def take_back_lost(self, worker: Worker, held: Sequence[int], now: float) -> None:
         """Take back what a worker was given a while ago and doesn't hold: it, or its result, was lost."""
@@ -589,9 +597,3 @@ class Jobs:
         """Let the first of the leases that run in order begin, if the one before it has ended."""
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].begin(now)
-
-
-def _room(worker: Worker, record: VersionRecord) -> int:
-    """Return how many jobs a worker could take at once."""
-    beside = policy.leases_beside(record)
-    return beside - len(worker.leases) if beside else record.batch_size * (not worker.leases)

@@ -1,15 +1,21 @@
 """When a batch goes, and how many a worker gets. Pure functions over numbers; `jobs` gathers them."""
 
+from math import ceil
+
 from torchrelay.broker.records import VersionRecord
 
 #: Delays that nobody shared, after which a lone client isn't made to wait any more.
 FUTILE_WAITS_LIMIT = 8
+#: Less is lost when it is added to a time, which would so be due again and again.
+SHORTEST_WAIT_S = 1e-6
 #: A second batch is sent ahead only where batches are shorter than this: for long ones it is better to
 #: decide late, when it is known which worker is free first.
 SEND_AHEAD_LIMIT_S = 0.5
 #: Jobs that an asynchronous handler is given at the same time. TorchServe sends it all there are; bounded
 #: here so that a second worker gets its share and the queue's limit means something.
 ASYNC_LEASES_LIMIT = 256
+#: See `isolated_count`.
+ALONE_SHARE = 0.25
 #: Weight of the newest batch in the average service time.
 SERVICE_WEIGHT = 0.2
 
@@ -25,7 +31,8 @@ def batch_wait(
     """
     if depth >= batch_size or futile_waits >= FUTILE_WAITS_LIMIT:
         return 0.0
-    return max_batch_delay_s - head_age_s
+    wait_s = max_batch_delay_s - head_age_s
+    return wait_s if wait_s > SHORTEST_WAIT_S else 0.0
 
 
 def learn_from_batch(futile_waits: int, *, count: int, batch_size: int) -> int:
@@ -68,3 +75,13 @@ def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float
 def smooth_service(average_s: float, latest_s: float) -> float:
     """Return the new average service time."""
     return latest_s if average_s == 0 else average_s + SERVICE_WEIGHT * (latest_s - average_s)
+
+
+def isolated_count(*, suspects: int, waited_share: float) -> int:
+    """Return how many suspects are run at a time, with nothing else beside them.
+
+    One, since then it is known who it was if their worker ends. Where the next of them has waited for more
+    than ALONE_SHARE of the time that it may, half of them: most often it was none of them, but somebody who
+    killed the worker, and halving finds one, too.
+    """
+    return 1 if waited_share < ALONE_SHARE else ceil(suspects / 2)

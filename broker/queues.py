@@ -8,6 +8,7 @@ from math import inf
 from torchrelay.broker.catalog import Key
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import JOB_MOVES, JobState
+from torchrelay.broker.suspicions import Suspicion, Suspicions
 from torchrelay.shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
@@ -43,6 +44,8 @@ class Job:
     lease: int = 0
     #: Parts of its answer that have been passed on; after the first it isn't tried again.
     parts: int = 0
+    #: It, or another with its content, ran on a worker that ended: it is run with nothing beside it.
+    suspicion: Suspicion | None = None
     #: Written by `move` alone.
     state: JobState = JobState.QUEUED
 
@@ -99,7 +102,7 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
 class VersionQueue:
     """The jobs that wait for one model version, and what batching has learnt of them."""
 
-    #: All that wait, oldest first.
+    #: All that wait, in the order in which they go.
     jobs: Collection[Job]
 
     def __init__(self, record: VersionRecord) -> None:
@@ -109,6 +112,13 @@ class VersionQueue:
         self.futile_waits = 0
         #: Average seconds a batch takes, weighted to the recent; 0 before the first.
         self.service_s = 0.0
+        #: Those of `jobs` that wait to be run alone, see `isolation`. None in a queue of sequences.
+        self.suspects: deque[Job] = deque()
+        self.suspicions = Suspicions()
+        #: The worker that is kept for suspects, and gets nothing else until one has run there; 0 without one.
+        self.kept_worker = 0
+        #: When a suspect was last given to a worker.
+        self.isolated_at = 0.0
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -116,6 +126,8 @@ class VersionQueue:
     @property
     def oldest(self) -> Job | None:
         """The job that came first."""
+        if self.suspects:
+            return min(self.jobs, key=lambda job: job.arrived_at)
         return next(iter(self.jobs), None)
 
     def push(self, job: Job) -> None:
@@ -149,27 +161,47 @@ class VersionQueue:
 class PlainQueue(VersionQueue):
     """One row for all, first come, first served."""
 
-    jobs: deque[Job]
-
     def __init__(self, record: VersionRecord) -> None:
         super().__init__(record)
-        self.jobs = deque()
+        #: All but the suspects, oldest first.
+        self.row: deque[Job] = deque()
+
+    @property
+    def jobs(self) -> Collection[Job]:  # type: ignore[override]  # nobody writes it
+        """All that wait, in the order in which they go."""
+        return [*self.suspects, *self.row] if self.suspects else self.row
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
-        self.jobs.append(job)
+        (self.row if job.suspicion is None else self.suspects).append(job)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
-        """Return jobs to the head in their order. The bound doesn't apply."""
-        self.jobs.extendleft(reversed(jobs))
+        """Return jobs to the head in their order. The bound doesn't apply.
+
+        Of the suspects those come last that were alone on a worker that ended: it was them, most likely.
+        """
+        for job in reversed(jobs):
+            if job.suspicion is None:
+                self.row.appendleft(job)
+            elif job.suspicion.lost_with:
+                self.suspects.appendleft(job)
+            else:
+                self.suspects.append(job)
 
     def remove(self, job: Job) -> None:
         """Take out one job; nobody waits for it any more."""
-        self.jobs.remove(job)
+        (self.row if job.suspicion is None else self.suspects).remove(job)
 
     def take(self, count: int) -> tuple[Job, ...]:
         """Take up to `count` jobs for a batch, as many as are `fitting`."""
-        jobs = fitting(self.jobs, count)
+        jobs = fitting(self.row, count)
         for _ in jobs:
-            self.jobs.popleft()
+            self.row.popleft()
+        return tuple(jobs)
+
+    def take_suspects(self, count: int) -> tuple[Job, ...]:
+        """Take up to `count` of the suspects, likewise."""
+        jobs = fitting(self.suspects, count)
+        for _ in jobs:
+            self.suspects.popleft()
         return tuple(jobs)

@@ -153,7 +153,11 @@ class SequenceQueue(VersionQueue):
             job = self._describes.popleft()
             del self.jobs[job]
             return (job,)
-        jobs = fitting(self.ready(worker_id), count)
+        ready = self.ready(worker_id)
+        if self.suspicions.known:  # what may have ended a worker runs alone
+            suspects = [job for job in ready if job.suspicion is not None]
+            ready = suspects[:1] or ready
+        jobs = fitting(ready, count)
         for job in jobs:
             del self.jobs[job]
             sequence = self._sequences[job.sequence]

@@ -40,6 +40,23 @@ class Worker(_Facts, frozen=True):
     note: str = ""
 
 
+class Quarantined(_Facts, frozen=True):
+    """Requests that are refused since one with their content ended workers."""
+
+    request_id: str
+    reason: str
+    workers_lost: int = 0
+    refused: int = 0
+    left_ms: float = 0
+
+    def summary(self) -> str:
+        """Say which, why and for how long."""
+        return (
+            f"requests like {self.request_id} are refused for {self.left_ms / 1000:.0f} s, {self.refused} so "
+            f"far: {self.workers_lost} workers ended while they ran it ({self.reason.strip()})"
+        )
+
+
 class Version(_Facts, frozen=True):
     """One version of a model: what is wanted and what is there."""
 
@@ -54,6 +71,7 @@ class Version(_Facts, frozen=True):
     oldest_wait_ms: float = 0
     explanation: str = ""
     last_error: str = ""
+    quarantined: tuple[Quarantined, ...] = ()
     workers: tuple[Worker, ...] = ()
 
     @property

@@ -183,6 +183,7 @@ def _troubles(models: Sequence[Version]) -> list[RenderableType]:
     """Explain each model that is not as it should be: why workers are missing, and the last error."""
     lines: list[RenderableType] = []
     for model in models:
+        lines += [Text(f"{model.label}: {one.summary()}", "yellow") for one in model.quarantined]
         for text in (model.explanation if not model.is_ready else "", model.last_error):
             if text.strip():
                 lines.append(

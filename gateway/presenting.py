@@ -224,6 +224,16 @@ def _fleet_model(version: m.VersionFacts) -> dict[str, object]:
         "oldestWaitMs": version.oldest_wait_ms,
         "explanation": version.explanation,
         "lastError": version.last_error,
+        "quarantined": [
+            {
+                "requestId": one.request_id,
+                "reason": one.reason,
+                "workersLost": one.workers_lost,
+                "refused": one.refused,
+                "leftMs": one.left_ms,
+            }
+            for one in version.quarantined
+        ],
         "workers": [
             {
                 "id": worker.worker_id,

@@ -140,6 +140,9 @@ _FLEET_WORKER = record(
         "note": TEXT,
     }
 )
+_QUARANTINED = record(
+    {"requestId": TEXT, "reason": TEXT, "workersLost": whole(), "refused": whole(), "leftMs": whole()}
+)
 _FLEET_MODEL = record(
     {
         "modelName": TEXT,
@@ -153,6 +156,7 @@ _FLEET_MODEL = record(
         "oldestWaitMs": whole(),
         "explanation": TEXT,
         "lastError": TEXT,
+        "quarantined": array(_QUARANTINED),
         "workers": array(_FLEET_WORKER),
     }
 )

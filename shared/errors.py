@@ -20,6 +20,7 @@
     │   ├── PredictionFailed        503 InternalServerException
     │   ├── WorkerDied              500 InternalServerException
     │   ├── WorkerStartFailed       500 InternalServerException
+    │   ├── RequestQuarantined      500 InternalServerException
     │   └── OutOfResources          507 InternalServerException
     └── FleetFault                  5xx: the fleet failed or is full
         ├── ServiceUnavailable      503 ServiceUnavailableException
@@ -193,6 +194,12 @@ class WorkerDied(HandlerFault):
 
 class WorkerStartFailed(HandlerFault):
     """A worker could not load the model."""
+
+    type, status = "InternalServerException", 500
+
+
+class RequestQuarantined(HandlerFault):
+    """The same content ended workers a while ago. TorchServe would lose another, and say 500 as well."""
 
     type, status = "InternalServerException", 500
 

@@ -22,6 +22,7 @@ from torchrelay.shared.parts import MetricFamily as MetricFamily
 from torchrelay.shared.parts import MetricPoint as MetricPoint
 from torchrelay.shared.parts import ModelEntry as ModelEntry
 from torchrelay.shared.parts import NodeFacts as NodeFacts
+from torchrelay.shared.parts import QuarantinedItem as QuarantinedItem
 from torchrelay.shared.parts import RefusedItem as RefusedItem
 from torchrelay.shared.parts import Sample as Sample
 from torchrelay.shared.parts import StreamedItem as StreamedItem
@@ -216,7 +217,8 @@ class WorkerProgressed(Message, frozen=True):
 class WorkerExited(Message, frozen=True):
     """A worker process has ended, or never came to be.
 
-    `reason` is one line, the exception for a failed load; `last_lines` the end of its output.
+    `reason` is one line, the exception for a failed load; `last_lines` the end of its output. `of_itself` is
+    false where it was told to stop, or ended with the process that had started it.
     """
 
     worker_id: int
@@ -225,6 +227,7 @@ class WorkerExited(Message, frozen=True):
     reason: str
     out_of_memory: bool
     last_lines: tuple[str, ...]
+    of_itself: bool = True
 
 
 class FetchArchive(Message, frozen=True):

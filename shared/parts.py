@@ -129,6 +129,16 @@ class WorkerFacts(Item, frozen=True):
     gpu: GpuUse | None = None
 
 
+class QuarantinedItem(Item, frozen=True):
+    """Requests that are refused since one with their content, `request_id`, ended workers by `reason`."""
+
+    request_id: str
+    reason: str
+    workers_lost: int
+    refused: int
+    left_ms: int
+
+
 class VersionFacts(Item, frozen=True):
     """One version of a model: what is wanted, what is there, and why they differ."""
 
@@ -167,6 +177,8 @@ class VersionFacts(Item, frozen=True):
     sequence_timeout_ms: int = 0
     max_sequences: int = 0
     max_sequence_queue_jobs: int = 0
+    #: The newest of them.
+    quarantined: tuple[QuarantinedItem, ...] = ()
 
 
 class NodeFacts(Item, frozen=True):

@@ -124,6 +124,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES
     #: Tries per job, so that one job can't bring down worker after worker.
     attempt_limit: Positive = 2
+    #: How long requests are refused whose content has ended as many workers as a job has tries, two at
+    #: least; 0 refuses none. Long enough for somebody to look into it, short enough should it be wrong.
+    quarantine_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
     #: How long a worker may take to answer a batch; TorchServe's default, as are the next two.
     default_response_timeout_s: Positive = 120
     #: How long a worker may take to load its model.

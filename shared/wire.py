@@ -6,7 +6,7 @@ in the head; a payload above INLINE_LIMIT_BYTES is a frame of its own, which the
 reference without looking inside.
 
 What a job carries from gateway to worker and back (`Request`, `Response`) is packed here too, as bytes
-that the broker never opens.
+that the broker doesn't open, but for requests that may have ended their worker.
 """
 
 import struct

@@ -331,6 +331,8 @@ class Nursery:
             ward.model_dir.leave(was_stopped=bool(ward.stop_reason), is_unregistered=ward.is_unregistered)
         if ward.lock is not None:
             ward.lock.release()
+        # With a reason given here the process was ended by something else, or there was none.
+        of_itself = not (reason or ward.stop_reason)
         reason = reason or ward.stop_reason or _ending(exit_code, signal_number)
         out_of_memory = False
         if ward.process is not None:
@@ -341,7 +343,11 @@ class Nursery:
             elif signal_number == signal.SIGKILL and not ward.stop_reason:
                 out_of_memory = host.oom_kills() > ward.process.oom_kills_before
                 reason += " for lack of memory" if out_of_memory else ""
-        self._tell(m.WorkerExited(worker_id, exit_code, signal_number, reason, out_of_memory, last_lines))
+        self._tell(
+            m.WorkerExited(
+                worker_id, exit_code, signal_number, reason, out_of_memory, last_lines, of_itself=of_itself
+            )
+        )
         logger.log(
             logging.INFO if ward.stop_reason else logging.WARNING,
             "worker.exited",

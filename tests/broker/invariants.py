@@ -2,6 +2,7 @@
 
 from torchrelay.broker import policy
 from torchrelay.broker.core import BrokerCore
+from torchrelay.broker.queues import PlainQueue
 from torchrelay.broker.sequences import SequenceQueue
 from torchrelay.broker.states import LIVE, JobState, WorkerState
 
@@ -13,6 +14,8 @@ def check(core: BrokerCore) -> None:
     for queue in core.jobs.queues.values():
         if isinstance(queue, SequenceQueue):
             _check_sequences(core, queue)
+        elif isinstance(queue, PlainQueue):
+            _check_suspects(core, queue)
     _check_workers(core)
     if not core.management.loading:
         assert not len(core.early), "a request waits for a start that is over"
@@ -59,6 +62,17 @@ def _check_leases(core: BrokerCore) -> None:
             assert all(job.lease == lease.number for job in lease.jobs if job.state is JobState.RUNNING)
         if worker.leases:
             assert worker.state in (WorkerState.READY, WorkerState.DRAINING, WorkerState.STOPPING)
+
+
+def _check_suspects(core: BrokerCore, queue: PlainQueue) -> None:
+    assert all(job.suspicion is not None for job in queue.suspects)
+    assert all(job.suspicion is None for job in queue.row), "a suspect would go with the others"
+    used = 0
+    for worker in core.fleet.ready(queue.key):
+        suspects = [lease for lease in worker.leases if any(job.suspicion for job in lease.jobs)]
+        assert not suspects or suspects == worker.leases, "a suspect has company"
+        used += bool(suspects)
+    assert used <= 1, "suspects use more than one worker"
 
 
 def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:

@@ -303,6 +303,14 @@ class Rig:
         )
         self.say(gateway, m.Submit(items))
 
+    def submit_content(self, *jobs: int, content: bytes, gateway: bytes = GATEWAY, sequence: str = "",
+                       **headers: str) -> None:  # fmt: skip
+        """Submit requests with the same body; their ids differ, as they do in life."""
+        for job in jobs:
+            meta, frames = wire.pack_request(f"id-{job}", tuple(headers.items()), [("body", "", content)])
+            item = m.SubmitItem(job, "m", None, False, meta, len(frames), sequence)
+            self.say(gateway, m.Submit((item,)), [bytes(frame) for frame in frames])
+
     def stream(self, worker: bytes, lease: m.Assign, part: bytes, *indexes: int) -> None:
         """Let a worker send a part of the answers of some jobs of a batch."""
         number = self._streamed[lease.lease]
@@ -324,10 +332,21 @@ class Rig:
         """Let a worker know nothing of a lease any more, without a word."""
         self.leases[worker] = [number for number in self.leases[worker] if number != lease.lease]
 
-    def exit_worker(self, worker_id: int, node: bytes = NODE, reason: str = "killed by signal 9") -> None:
+    def exit_worker(
+        self,
+        worker_id: int,
+        node: bytes = NODE,
+        reason: str = "killed by signal 9",
+        *,
+        out_of_memory: bool = False,
+        of_itself: bool = True,
+    ) -> None:
         self._held[node].discard(worker_id)
         self.leases.pop(b"w-%d" % worker_id, None)
-        self.say(node, m.WorkerExited(worker_id, None, 9, reason, False, ("last words",)))
+        self.say(
+            node,
+            m.WorkerExited(worker_id, None, 9, reason, out_of_memory, ("last words",), of_itself=of_itself),
+        )
 
     def ready_rig(self, workers: int = 1, **fields: Any) -> list[bytes]:  # Any: as for `register`
         """Join a gateway and a node, register `m` and start its workers; return their peers."""

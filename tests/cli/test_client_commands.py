@@ -51,6 +51,8 @@ FLEET = {
             "oldestWaitMs": 0,
             "explanation": "wants 1, has 0: restarting in 4 s",
             "lastError": "ModuleNotFoundError: No module named 'torchvision'",
+            "quarantined": [{"requestId": "id-1", "reason": "killed by signal 11", "workersLost": 2,
+                             "refused": 5, "leftMs": 250_000}],
             "workers": [],
         },
     ],
@@ -89,6 +91,7 @@ def test_status_fits_80_columns_and_names_every_trouble() -> None:
     flat = " ".join(result.output.split())
     assert "wants 1, has 0: restarting in 4 s" in flat
     assert "No module named 'torchvision'" in flat
+    assert "requests like id-1 are refused for 250 s, 5 so far: 2 workers ended" in flat
 
 
 def test_status_of_an_empty_fleet_says_what_is_missing() -> None:

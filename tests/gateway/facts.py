@@ -33,6 +33,7 @@ def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1
         workers=workers,
         explanation="wants 1, has 0",
         last_error="ImportError",
+        quarantined=(messages.QuarantinedItem("id-1", "killed by signal 11", 2, 5, 300_000),),
     )
 
 

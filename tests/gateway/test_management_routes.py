@@ -115,6 +115,15 @@ def test_fleet_tells_why_things_are_as_they_are() -> None:
     assert (model["explanation"], model["lastError"]) == ("wants 1, has 0", "ImportError")
     assert (model["workersWanted"], model["workersReady"], model["oldestWaitMs"]) == (1, 0, 12)
     assert model["workers"][0]["note"] == "fetching 3 of 9 MB"
+    assert model["quarantined"] == [
+        {
+            "requestId": "id-1",
+            "reason": "killed by signal 11",
+            "workersLost": 2,
+            "refused": 5,
+            "leftMs": 300_000,
+        }
+    ]
 
 
 @pytest.mark.parametrize(("is_away", "code"), [(False, 200), (True, 503)])

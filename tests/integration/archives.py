@@ -86,6 +86,20 @@ def handle(data, context):
     if data is not None:
         os.kill(os.getpid(), signal.SIGKILL)
 """,
+    "dies_of_a_word": """
+import os, signal
+
+def handle(data, context):
+    if data is None:
+        return None
+    rows = [bytes(row.get("body") or b"") for row in data]
+    if any(b"exit" in row for row in rows):
+        os._exit(1)
+    if any(b"crash" in row for row in rows):
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return rows
+""",
     "never_returns": """
 import time
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def parts(tmp_path: Path) -> Iterator[Fleet]:
     """A fleet in parts: broker, gateway, one node."""
-    with fleet(tmp_path, make_store(tmp_path / "models", "echo", "teller")) as made:
+    with fleet(tmp_path, make_store(tmp_path / "models", "echo", "teller", "dies_of_a_word")) as made:
         made.broker()
         made.wait_until_up(made.gateway())
         made.node("one")
@@ -96,6 +96,45 @@ def test_a_stuck_worker_is_replaced_and_its_request_answered(parts: Fleet) -> No
     assert "response_timeout" in response.json()["details"]
     eventually(lambda: parts.predict("teller").status_code == 200, within_s=20)
     assert parts.predict("teller").json()["pid"] != first
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (1, 2), (8, 1), (8, 2)])
+def test_a_request_that_ends_workers_fails_alone_and_its_like_is_refused(
+    parts: Fleet, batch_size: int, workers: int
+) -> None:
+    parts.register("dies_of_a_word.mar", initial_workers=workers, batch_size=batch_size, max_batch_delay=5)
+    with Load(parts, "dies_of_a_word", clients=8) as load:
+        eventually(lambda: load.sent > 50, within_s=20)
+        poisoned = [parts.predict("dies_of_a_word", b"crash") for _ in range(4)]
+        served = load.sent
+        eventually(lambda: load.sent > served + 50, within_s=30)
+    check(load)
+    assert [answer.status_code for answer in poisoned] == [500] * 4
+    first, *refused = [answer.json() for answer in poisoned]
+    assert first["message"] == "Worker died."
+    assert "signal 11" in first["details"]
+    assert first.keys() == refused[0].keys() == {"code", "type", "message", "details"}
+    for body in refused:
+        assert "Requests with this content are refused" in body["message"]
+        assert poisoned[0].headers["x-request-id"] in body["details"]
+    (model,) = parts.status()["models"]
+    (shown,) = model["quarantined"]
+    assert (shown["workersLost"], shown["refused"]) == (2, 3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_requests_that_end_workers_and_are_never_the_same_take_no_other_along(
+    parts: Fleet, batch_size: int
+) -> None:
+    parts.register("dies_of_a_word.mar", initial_workers=2, batch_size=batch_size, max_batch_delay=5)
+    with Load(parts, "dies_of_a_word", clients=8) as load:
+        for number in range(6):
+            served = load.sent
+            eventually(lambda served=served: load.sent > served + 20, within_s=30)  # type: ignore[misc]  # bound now
+            answer = parts.predict("dies_of_a_word", b"exit %d" % number)
+            assert answer.json()["message"] == "Worker died."
+    check(load)
+    eventually(lambda: len(parts.ready("dies_of_a_word")) == 2, within_s=20)
 
 
 def test_a_killed_gateway_process_is_replaced_by_its_arbiter(parts: Fleet) -> None:

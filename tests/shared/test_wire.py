@@ -18,7 +18,7 @@ WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1
 VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
     (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
-    2000, 3, 4,
+    2000, 3, 4, (m.QuarantinedItem("id", "exited with 1", 2, 5, 300_000),),
 )  # fmt: skip
 POINT = m.MetricPoint(
     "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)
@@ -48,7 +48,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.NodeBeat(((9000, 123),)),
     m.NodeMeasured("h", (POINT,), (GPU_USE,)),
     m.WorkerProgressed(9000, "fetching", 77, 5, 10),
-    m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines")),
+    m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines"), False),
     m.FetchArchive("ab", 0, 1 << 20),
     m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77),
     m.WorkerBeat(5, (3, 4)),

@@ -9,6 +9,7 @@ import pytest
 
 from tests.simulation.world import Faults, Gateway, Node, World
 from torchrelay.gateway.session import Answer
+from torchrelay.shared import errors
 from torchrelay.shared.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings
 
@@ -47,14 +48,14 @@ MODES = {
 }  # fmt: skip
 
 
-def fleet(seed: int, faults: Faults, config: ModelConfig | None = None) -> World:
+def fleet(seed: int, faults: Faults, config: ModelConfig | None = None, workers: int = 3) -> World:
     settings = BrokerSettings(state_dir="/nowhere", job_queue_size=1000, settle_s=2.0)
     world = World(seed, faults, settings, config)
     world.gateways = [Gateway(world, number) for number in range(2)]
     world.nodes = [Node(world, number, slots=4) for number in range(2)]
     world.is_faulty = False
     world.run_until(1.0)
-    world.gateways[0].register(workers=3, batch_size=4)
+    world.gateways[0].register(workers=workers, batch_size=4)
     world.run_until(4.0)
     return world
 
@@ -162,3 +163,42 @@ def test_a_seed_repeats_itself_to_the_last_outcome() -> None:
         return [repr(request.outcomes) for gateway in world.gateways for request in gateway.requests]
 
     assert outcomes() == outcomes()
+
+
+POISONED_S = 20.0
+
+
+def poison_and_ask(world: World, per_s: float, *, is_same: bool) -> None:
+    """Let one client send what ends workers while others ask for what doesn't."""
+
+    def strike(number: int) -> None:
+        if number < per_s * POISONED_S:
+            world.rng.choice(world.gateways).poison(b"poison" if is_same else b"poison %d" % number)
+            world.after(1 / per_s, lambda: strike(number + 1))
+
+    strike(0)
+    ask_now_and_then(world, world.now + POISONED_S)
+    world.run_until(world.now + POISONED_S + SETTLED_WITHIN_S)
+
+
+@pytest.mark.parametrize("is_same", [True, False], ids=["one content", "another each time"])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("mode", ["streams", "continuous", "async"])
+@pytest.mark.parametrize("seed", range(2))
+def test_requests_that_end_workers_fail_and_no_other_does(
+    seed: int, mode: str, workers: int, is_same: bool
+) -> None:
+    world = fleet(seed, Faults(), MODES[mode], workers=workers)
+    world.loading_s, world.running_s = (0.02, 0.2), (0.001, 0.02)
+    # A lone worker needs time for the others, too: each poison costs two of its starts.
+    poison_and_ask(world, 1 if workers == 1 else 2, is_same=is_same)
+    requests = [request for gateway in world.gateways for request in gateway.requests]
+    assert all(request.outcomes for request in requests)
+    for request in requests:
+        (outcome,) = request.outcomes
+        if request.is_poison:
+            assert isinstance(outcome, errors.RelayError), f"{request} was answered"
+        else:  # or its client has left
+            assert outcome is None or isinstance(outcome, Answer), f"{request} was refused"
+    poisons = sum(request.is_poison for request in requests)
+    assert world.poisoned <= (6 if is_same else 3 * poisons)

@@ -74,6 +74,12 @@ class World:
         self.parts_max = 0
         #: Jobs of sequences by the order in which workers began them.
         self.begun: defaultdict[str, list[int]] = defaultdict(list)
+        #: Metas of requests that end the worker which runs them, and how often one did.
+        self.poisons: set[bytes] = set()
+        self.poisoned = 0
+        #: The least and the most that loading the model takes, and running a batch.
+        self.loading_s = 0.1, 1.0
+        self.running_s = 0.001, 0.2
         self.faults = faults
         self.now = 0.0
         self.settings = broker_settings
@@ -300,6 +306,16 @@ class Gateway:
             request.settle(error)
         self._flush()
 
+    def poison(self, content: bytes) -> None:
+        """Let a client ask for something that ends the worker which runs it."""
+        number = len(self.requests)
+        meta, _ = wire.pack_request(f"{self._peer.identity.decode()}-{number}", (), [("body", "", content)])
+        request = Request(meta, self._world.now, is_poison=True)
+        self.requests.append(request)
+        self._world.poisons.add(meta)
+        self.session.submit(request, MODEL, None, meta, [], is_describe=False, now=self._world.now)
+        self._flush()
+
     def leave(self, request: "Request") -> None:
         """Let a client hang up."""
         if not request.outcomes:
@@ -340,6 +356,7 @@ class Request(Pending):
     asked_at: float
     outcomes: list[Outcome | None] = field(default_factory=list)
     got: int = 0
+    is_poison: bool = False
 
     def settle(self, outcome: Outcome | None) -> None:
         assert not self.outcomes, f"{self.payload!r} is settled, and now {outcome}"
@@ -426,7 +443,7 @@ class Worker:
         self._leases = Leases()
         self._session: PeerSession | None = None
         self._is_busy = self._is_told_to_stop = False
-        world.after(world.rng.uniform(0.1, 1.0), self._loaded)
+        world.after(world.rng.uniform(*world.loading_s), self._loaded)
 
     def _loaded(self) -> None:
         if not self._peer.is_alive:
@@ -449,7 +466,15 @@ class Worker:
         self._node.workers.pop(self._order.worker_id, None)
         signal = 9 if reason is None else None
         self._node.report(
-            m.WorkerExited(self._order.worker_id, None, signal, reason or "killed by signal 9", False, ())
+            m.WorkerExited(
+                self._order.worker_id,
+                None,
+                signal,
+                reason or "killed by signal 9",
+                False,
+                (),
+                of_itself=reason is None,
+            )
         )
 
     def vanish(self) -> None:
@@ -499,8 +524,19 @@ class Worker:
         for job in batch.jobs:
             if job.sequence:
                 self._world.begun[job.sequence].append(int(bytes(job.meta).rpartition(b"-")[2]))
+        if any(job.meta in self._world.poisons for job in batch.jobs):
+            self._world.after(self._world.rng.uniform(0.001, 0.05), self._succumb)
+            return
         parts = self._world.rng.randint(0, self._world.parts_max)
-        self._world.after(self._world.rng.uniform(0.001, 0.2), lambda: self._go_on(batch, 0, parts))
+        self._world.after(
+            self._world.rng.uniform(*self._world.running_s), lambda: self._go_on(batch, 0, parts)
+        )
+
+    def _succumb(self) -> None:
+        """End by what one of its jobs did."""
+        if self._peer.is_alive:
+            self._world.poisoned += 1
+            self.die(None)
 
     def _go_on(self, batch: Batch, number: int, parts: int) -> None:
         """Send the next part of each answer of a batch, or the last."""

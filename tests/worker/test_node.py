@@ -320,6 +320,7 @@ def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fl
     launcher.kill()
     exited, _ = fleet.broker.expect(m.WorkerExited)
     assert exited.reason == "its launcher exited with -9"
+    assert not exited.of_itself
     eventually(lambda: not psutil.pid_exists(loaded.hello.pid))
     fleet.broker.send(loaded.node, order(fleet, ECHO, worker_id=2))
     hello, _ = fleet.broker.expect(m.HelloWorker)
