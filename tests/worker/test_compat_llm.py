@@ -13,7 +13,7 @@ from typing import Any  # what clients send and engines answer
 
 import pytest
 from ts.context import Context, RequestProcessor
-from ts.handler_utils.vllm_server import engine_arguments
+from ts.handler_utils.vllm_server import VllmServer, engine_arguments
 from ts.metrics.metrics_cache import MetricsCache
 from ts.protocol.otf_message_handler import PredictResponse
 from ts.torch_handler.trt_llm_handler import TRTLLMHandler
@@ -104,6 +104,21 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.mkdir()
     monkeypatch.chdir(model)
     return model
+
+
+def test_vllms_socket_has_a_path_that_the_kernel_takes_whatever_tmpdir_is(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    server = VllmServer(["m"], None)
+    try:
+        assert len(server.socket_path) <= 107
+        server.wait_until_ready()
+    finally:
+        server.close()
+    assert not Path(server.socket_path).parent.exists()
 
 
 @pytest.fixture

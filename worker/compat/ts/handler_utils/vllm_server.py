@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 #: What an engine spreads over GPUs: the product of their sizes is how many it takes.
 _PARALLEL = ("tensor", "pipeline", "data")
 _POLL_S = 0.2
+#: What the kernel takes as a socket's path, less our own folder in it.
+_PARENT_LIMIT_BYTES = 107 - len("/vllm-12345678/http")
 _TERM_GRACE_S = 10.0
 
 
@@ -83,7 +85,7 @@ class VllmServer:
 
     def __init__(self, arguments: Sequence[str], gpu_id: int | None) -> None:
         program = _command()
-        folder = tempfile.mkdtemp(prefix="vllm-")
+        folder = tempfile.mkdtemp(prefix="vllm-", dir=_socket_parent(tempfile.gettempdir()))
         self.socket_path = os.path.join(folder, "http")
         command = [program, "serve", *arguments, "--uds", self.socket_path]
         logger.info("vllm.started: %s", command)
@@ -107,6 +109,11 @@ class VllmServer:
     def exit_code(self) -> int | None:
         """The child's exit code, None while it runs."""
         return self._process.poll()
+
+
+def _socket_parent(temporary: str) -> str:
+    """Return the temporary folder, unless a socket in it would have a path above 107 bytes."""
+    return temporary if len(os.fsencode(temporary)) <= _PARENT_LIMIT_BYTES else "/tmp"
 
 
 def _command() -> str:
