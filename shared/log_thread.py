@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 LINES_LIMIT = 4096
 #: A writer that has written nothing for so long is stuck: nobody waits for it until it goes on.
 STUCK_S = 1.0
+#: How long it may write nothing when all is to be written: at the end there is no other time.
+FLUSH_STUCK_S = 2.5
 STDOUT, STDERR = 1, 2
 
 
@@ -75,12 +77,12 @@ class BackgroundHandler(logging.Handler):
 
     def wait_for_room(self) -> None:
         """Wait until less than half of what may wait does, or the writer is stuck: not for a loop to call."""
-        self._wait_until_below(self._limit_lines // 2)
+        self._wait_until_below(self._limit_lines // 2, STUCK_S)
 
     def flush(self) -> None:
         """Wait until all is written, or the writer is stuck."""
         if self._pid == os.getpid():
-            self._wait_until_below(1)
+            self._wait_until_below(1, FLUSH_STUCK_S)
 
     def close(self) -> None:
         """Write what waits, and close."""
@@ -89,11 +91,11 @@ class BackgroundHandler(logging.Handler):
             self._writer.close()
         super().close()
 
-    def _wait_until_below(self, limit_lines: int) -> None:
+    def _wait_until_below(self, limit_lines: int, stuck_s: float) -> None:
         with self._changed:
             while self._unwritten_lines >= limit_lines:
                 moved_at = max(self._moved_at, getattr(self._writer, "moved_at", 0.0))
-                left_s = moved_at + STUCK_S - clock.monotonic()
+                left_s = moved_at + stuck_s - clock.monotonic()
                 if left_s <= 0:
                     return
                 self._changed.wait(left_s)

@@ -268,4 +268,4 @@ def test_a_weak_certificate_as_torchserve_took_it_is_served_with_a_warning(
     config = settings(tmp_path, ("https", "http", "http"), **material)
     with running(config, authority, tmp_path / "log") as (served, _, _):
         assert httpx.get(config.inference_address + "/ping", verify=False).status_code == 200
-        assert "gateway.weak_certificate reason=EE_KEY_TOO_SMALL" in served.log.read_text()
+        eventually(lambda: "gateway.weak_certificate reason=EE_KEY_TOO_SMALL" in served.log.read_text())

@@ -28,8 +28,12 @@ def test_what_the_archive_asks_for_is_described_and_what_it_got_wrong_is_not(ser
     described = server.describe("echo")
     wanted = {"minWorkers": 1, "maxWorkers": 2, "batchSize": 4, "maxBatchDelay": 100, "responseTimeout": 120}
     assert {key: described[key] for key in wanted} == wanted
-    logs = (path.read_text() for path in (server.folder / "state" / "logs").iterdir() if path.is_file())
-    assert any("model.config_ignored" in log and "maxBatchDelay" in log for log in logs)
+
+    def is_told() -> bool:
+        logs = (path.read_text() for path in (server.folder / "state" / "logs").iterdir() if path.is_file())
+        return any("model.config_ignored" in log and "maxBatchDelay" in log for log in logs)
+
+    eventually(is_told)
     assert server.predict("echo", b"x").content == b"x"
 
 

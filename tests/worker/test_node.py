@@ -61,7 +61,7 @@ def test_a_killed_worker_is_reported_with_its_signal_and_last_lines(joined: Flee
     assert (exited.worker_id, exited.exit_code, exited.signal) == (loaded.hello.worker_id, None, 9)
     assert (exited.reason, exited.out_of_memory) == ("killed by signal 9", False)
     assert "a line to remember" in exited.last_lines
-    assert 'line="a line to remember"' in joined.node_log()
+    eventually(lambda: 'line="a line to remember"' in joined.node_log())
 
 
 def test_workers_that_end_leave_no_file_open_in_their_node_or_its_launcher(joined: Fleet) -> None:
