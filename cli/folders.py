@@ -34,10 +34,13 @@ STATE_VARIABLE = "TORCHRELAY_STATE_DIR"
 TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
 #: Python's, but for the working directory, which is whatever it happens to be.
 SYSTEM_TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")
+STATE_ADVICE = f"choose another with --state-dir or {STATE_VARIABLE}"
 CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
 #: What a broker and a node write into: what an earlier run, another user's, has left there may be in the way.
 PARTS_OF_STATE = ("archives", "logs")
 PARTS_OF_CACHE = ("archives", "models", "environments")
+#: What SQLite needs beside a registry to open it.
+REGISTRY_BYTES = 64 << 10
 
 
 class Folders(msgspec.Struct, frozen=True):
@@ -77,7 +80,7 @@ def folders(
         large = environ.get("TEMP") if large_in_temp else None
         in_temp = temporary.folder_in([Path(large)], "name another with TEMP") if large else None
         state = Path(state_dir).absolute() if state_dir else (in_temp or temporary.folder()) / "state"
-        require_usable_state(state)
+        require_usable_state(state, STATE_ADVICE if state_dir else "name another with TMPDIR or TEMP")
         if in_temp and not (cache_dir or environ.get(CACHE_VARIABLE)):
             cache = Cache(in_temp / "cache", _noexec_warnings(in_temp) if is_noexec(in_temp) else ())
         else:
@@ -215,24 +218,25 @@ def user_cache(environ: Mapping[str, str], home_of_user: str | None) -> Path | N
     return None
 
 
-def require_usable_state(folder: Path) -> None:
+def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> None:
     """Make a broker's state folder. Raises Fault if it can't be written."""
-    if why := why_unusable(folder, PARTS_OF_STATE):
-        raise Fault(
-            f"The state folder {folder} can't be used: {why};"
-            f" choose another with --state-dir or {STATE_VARIABLE}"
-        )
+    if why := why_unusable(folder, PARTS_OF_STATE, REGISTRY_BYTES):
+        raise Fault(f"The state folder {folder} can't be used: {why}; {advice}")
 
 
-def why_unusable(folder: Path, parts: Sequence[str]) -> str | None:
-    """Make a folder with its parts and say why one can't be written; None where all is well."""
+def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> str | None:
+    """Make a folder with its parts and say why one can't be written; None where all is well.
+
+    What is to be written there at once is tried with as many bytes.
+    """
     for place in (folder, *(folder / part for part in parts)):
         try:
             place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place):
-                pass
+            with tempfile.TemporaryFile(dir=place) as probe:
+                probe.write(bytes(probe_bytes))
+                probe.flush()
         except OSError as error:
-            return f"{error.strerror}: {error.filename}" if place != folder else str(error.strerror)
+            return f"{error.strerror}: {place}" if place != folder else str(error.strerror)
     return None
 
 

@@ -186,8 +186,9 @@ def require_key_file(path: str | None) -> None:
     if path is None:
         return
     try:
-        with tempfile.TemporaryFile(dir=Path(path).parent, buffering=0) as probe:
+        with tempfile.TemporaryFile(dir=Path(path).parent) as probe:
             probe.write(bytes(KEY_FILE_BYTES))
+            probe.flush()
         if Path(path).is_dir():
             raise IsADirectoryError(None, "it is a folder")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import resource
 import stat
 import tempfile
 import threading
@@ -20,6 +21,7 @@ from torchrelay.cli.folders import (
     choose_cache,
     folders,
     remove_leftovers,
+    require_usable_state,
     user_cache,
 )
 
@@ -213,3 +215,15 @@ def test_a_state_folder_of_which_a_part_can_not_be_written_is_a_fault(tmp_path: 
     (tmp_path / "state" / (part or "logs")).touch()
     with pytest.raises(Fault, match=r"state can't be used: .*TORCHRELAY_STATE_DIR"):
         folders(str(tmp_path / "state"), None, own(tmp_path)).__enter__()
+
+
+def test_a_state_folder_without_room_for_a_registry_is_a_fault(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(Fault, match=r"state can't be used: File too large"):
+            require_usable_state(tmp_path / "state")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    require_usable_state(tmp_path / "state")
+    assert [path for path in (tmp_path / "state").rglob("*") if path.is_file()] == []
