@@ -440,7 +440,7 @@ class BrokerCore:
             gone.of_itself
             and worker.state in (WorkerState.READY, WorkerState.DRAINING)
             and not node.is_leaving
-            and self.jobs.blame(worker, gone.reason, now, out_of_memory=gone.out_of_memory)
+            and self.jobs.blame(worker, gone, now)
         )
         has_failed = not (worker.installs_only and gone.exit_code == 0)
         if has_failed and worker.state in (WorkerState.STARTING, WorkerState.READY) and not node.is_leaving:

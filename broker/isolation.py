@@ -25,8 +25,11 @@ from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import JobState
 from torchrelay.broker.suspicions import Suspicion, refusal
 from torchrelay.shared import errors
+from torchrelay.shared import messages as m
 from torchrelay.shared.settings import BrokerSettings
 
+#: What ends processes from outside. A handler seldom sends it to itself, and the kernel says when it did.
+SIGKILL = 9
 #: Waiting jobs that are looked at when a worker has ended, 5 us each; of those behind them one more worker
 #: may end.
 SET_APART_LIMIT = 1000
@@ -44,7 +47,9 @@ class Blame:
     culprits: tuple[Job, ...] = ()
 
 
-def judge(queue: VersionQueue, worker: Worker, *, attempt_limit: int, now: float) -> Blame:
+def judge(
+    queue: VersionQueue, worker: Worker, *, attempt_limit: int, deaths_needed: int, now: float
+) -> Blame:
     """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion."""
     # Jobs whose clients have left are run by their workers all the same.
     running = [
@@ -72,7 +77,7 @@ def judge(queue: VersionQueue, worker: Worker, *, attempt_limit: int, now: float
         suspicion.is_excused = is_excused
         if not is_alone:
             suspicion.lost_with = worker.worker_id
-    is_proved = is_alone and suspicion.outline and suspicion.deaths >= max(2, attempt_limit)
+    is_proved = is_alone and suspicion.outline and suspicion.deaths >= deaths_needed
     return Blame(is_excused, (running[0],) if is_proved else ())
 
 
@@ -201,11 +206,13 @@ class Isolation:
         if suspicions:
             clear(lease.queue, suspicions)
 
-    def blame(
-        self, queue: VersionQueue, worker: Worker, reason: str, out_of_memory: bool, now: float
-    ) -> bool:
+    def blame(self, queue: VersionQueue, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
         """Find out what ended a worker, and answer it if it is found; tell whether that is excused."""
-        found = judge(queue, worker, attempt_limit=self._settings.attempt_limit, now=now)
+        limit = self._settings.attempt_limit
+        # All of a client's requests may be the same: a second kill by chance would have them all refused.
+        was_killed = gone.signal == SIGKILL and not gone.out_of_memory
+        needed = max(2, limit) + was_killed
+        found = judge(queue, worker, attempt_limit=limit, deaths_needed=needed, now=now)
         set_apart(queue)
         if not self._settings.quarantine_s:
             return found.is_excused
@@ -213,13 +220,13 @@ class Isolation:
             suspicion = queue.suspicions.find(job.meta, job.frames) or job.suspicion
             assert suspicion is not None, job
             if not suspicion.digest:
-                self._quarantine(queue, job, suspicion, reason, now)
+                self._quarantine(queue, job, suspicion, gone.reason, now)
             if job.state is JobState.RUNNING:
-                cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
+                cls = errors.OutOfResources if gone.out_of_memory else errors.WorkerDied
                 left_s = suspicion.forgotten_at - now
                 details = (
-                    f"{reason} (in {job.attempt} tries); {suspicion.deaths} workers ended while they ran "
-                    f"this content, so requests with it are refused for {left_s:.0f} s"
+                    f"{gone.reason} (in {job.attempt} tries); {suspicion.deaths} workers ended while they "
+                    f"ran this content, so requests with it are refused for {left_s:.0f} s"
                 )
                 self._desk.refuse(job, cls("Worker died.", details))
         return found.is_excused

@@ -507,11 +507,11 @@ class Jobs:
             self._refuse_all(waiting, "its sequence has ended with the worker that kept its state")
             self._dirty.add(worker.key)
 
-    def blame(self, worker: Worker, reason: str, now: float, *, out_of_memory: bool) -> bool:
+    def blame(self, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
         """Find out which job ended a worker, before its jobs are taken back; tell whether that is excused."""
         queue = self.queues.get(worker.key)
         self._dirty.add(worker.key)
-        return queue is not None and self._isolation.blame(queue, worker, reason, out_of_memory, now)
+        return queue is not None and self._isolation.blame(queue, worker, gone, now)
 
     def take_back_lost(self, worker: Worker, held: Sequence[int], now: float) -> None:
         """Take back what a worker was given a while ago and doesn't hold: it, or its result, was lost."""

@@ -338,6 +338,7 @@ class Rig:
         node: bytes = NODE,
         reason: str = "killed by signal 9",
         *,
+        signal: int = 9,
         out_of_memory: bool = False,
         of_itself: bool = True,
     ) -> None:
@@ -345,7 +346,9 @@ class Rig:
         self.leases.pop(b"w-%d" % worker_id, None)
         self.say(
             node,
-            m.WorkerExited(worker_id, None, 9, reason, out_of_memory, ("last words",), of_itself=of_itself),
+            m.WorkerExited(
+                worker_id, None, signal, reason, out_of_memory, ("last words",), of_itself=of_itself
+            ),
         )
 
     def ready_rig(self, workers: int = 1, **fields: Any) -> list[bytes]:  # Any: as for `register`

@@ -48,7 +48,7 @@ class Host:
             self.fatal.append(jobs)
             self.ended += 1
             self.workers.remove(worker)
-            self.rig.exit_worker(int(worker[2:]), reason="killed by signal 11")
+            self.rig.exit_worker(int(worker[2:]), reason="killed by signal 11", signal=11)
         else:
             self.rig.complete(worker, batch)
 
@@ -173,6 +173,21 @@ def test_a_worker_killed_by_an_operator_costs_its_requests_nothing_but_time() ->
     assert not rig.core.jobs.queues["m", "1.0"].suspicions.known
 
 
+def test_workers_killed_from_outside_twice_in_a_row_have_no_content_refused() -> None:
+    rig, node = host()
+    rig.submit_content(1, content=b"what everybody asks")
+    for _ in range(2):
+        node.workers += rig.start_workers()
+        (holder,) = [peer for peer in node.workers if rig.take(peer, m.Assign)]
+        node.workers.remove(holder)
+        rig.exit_worker(int(holder[2:]))
+    assert refused(rig) == [(1, "WorkerDied")]
+    rig.submit_content(2, content=b"what everybody asks")
+    node.run()
+    assert answered(rig) == [2]
+    assert not rig.core.jobs.queues["m", "1.0"].suspicions.known
+
+
 @pytest.mark.parametrize("how", ["told to stop", "node lost", "stuck", "said goodbye"])
 def test_ends_that_are_no_requests_doing_put_nobody_under_suspicion(how: str) -> None:
     rig = Rig()
@@ -202,7 +217,7 @@ def test_a_request_whose_answer_had_begun_is_quarantined_when_it_comes_again() -
         holder, batch = next((w, found[0]) for w in node.workers if (found := rig.take(w, m.Assign)))
         rig.stream(holder, batch, b"part", 0)
         node.workers.remove(holder)
-        rig.exit_worker(int(holder[2:]))
+        rig.exit_worker(int(holder[2:]), signal=11)
     assert refused(rig) == [(1, "WorkerDied"), (2, "WorkerDied")]
     rig.submit_content(3, content=POISON)
     assert refused(rig) == [(3, "RequestQuarantined")]
