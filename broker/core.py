@@ -104,6 +104,8 @@ class BrokerCore:
         self._workers: dict[bytes, Worker] = {}
         self._effects: list[Effect] = []
         self._sweep_due = now
+        #: A peer that has said nothing for so long has missed a beat, and half the time to the next.
+        self._late_s = 1.5 * settings.beat_interval_s
         #: Since when peers are listened to without a long break.
         self._silence_counts_from = now
         self._was_late = False
@@ -133,7 +135,7 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
-        return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
+        return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.deadlines.next)
 
     @property
     def nodes(self) -> list[Node]:
@@ -174,6 +176,9 @@ class BrokerCore:
         if event.epoch != self.epoch:
             self._send(peer, m.IntroduceYourself())
         elif gateway := self.gateways.get(peer):
+            if now - gateway.last_heard > self._late_s:
+                # It, or the way from it, was held up: what it took in meanwhile comes all at once.
+                gateway.held_before = self.fleet.beat + 1
             gateway.last_heard = now
             self._call(_FROM_GATEWAY, gateway, event, now)
         elif worker := self._workers.get(peer):
@@ -225,7 +230,7 @@ class BrokerCore:
         match hello:
             case m.HelloGateway():
                 if is_new:
-                    self.gateways[peer] = Gateway(peer, hello.name, now)
+                    self.gateways[peer] = Gateway(peer, hello.name, now, held_before=self.fleet.beat)
                     self._report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
                 self.fleet.add_node(peer, hello, now)
@@ -236,7 +241,8 @@ class BrokerCore:
                 if not self._greet_worker(peer, hello, now):
                     return
         beat_ms = int(self.settings.beat_interval_s * 1000)
-        self._send(peer, m.Welcome(beat_ms, int(self.settings.peer_timeout_s * 1000), is_new))
+        timeout_ms = int(self.settings.peer_timeout_s * 1000)
+        self._send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self.fleet.beat))
         if isinstance(hello, m.HelloGateway) and self.settings.token_authorization:
             self._send(peer, self.keys.message(now))
 
@@ -281,12 +287,15 @@ class BrokerCore:
         message = event.message
         assert isinstance(message, m.Submit)
         parts = split_frames([item.frames for item in message.items], event.frames)
+        was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
         for item, frames in zip(message.items, parts, strict=True):
             if item.job not in gateway.jobs:
-                self._admit(gateway, item, frames, now)
+                self._admit(gateway, item, frames, now, was_held=was_held)
 
-    def _admit(self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float) -> None:
-        error = self.jobs.admit(gateway, item, frames, now)
+    def _admit(
+        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float, *, was_held: bool
+    ) -> None:
+        error = self.jobs.admit(gateway, item, frames, now, was_held=was_held)
         if error is None:
             return
         if self._must_wait(item):
@@ -364,7 +373,7 @@ class BrokerCore:
         """Take up what waited for the models that are registered by now, or for the end of the start."""
         for early in self.early.take(self._must_wait):
             if isinstance(early.request, m.SubmitItem):
-                self._admit(early.gateway, early.request, early.frames, now)
+                self._admit(early.gateway, early.request, early.frames, now, was_held=True)
             else:
                 self._answer(early.gateway, early.request, now)
 
@@ -387,8 +396,9 @@ class BrokerCore:
             self._stop(worker, now, kill=False, reason="it has finished its batches")
 
     def _on_worker_beat(self, worker: Worker, event: Received, now: float) -> None:
-        assert isinstance(event.message, m.WorkerBeat)
-        self.jobs.take_back_lost(worker, event.message.leases, now)
+        beat = event.message
+        assert isinstance(beat, m.WorkerBeat)
+        self.jobs.take_back_lost(worker, beat.leases, beat.heard, now)
 
     def _on_worker_bye(self, worker: Worker, event: Received, now: float) -> None:
         if worker.state is WorkerState.READY and not self._is_node_leaving(worker):
@@ -567,8 +577,9 @@ class BrokerCore:
         self._sweep_due = now + self.settings.beat_interval_s / SWEEPS_PER_BEAT
         if now >= self._beat_due:
             self._beat_due = now + self.settings.beat_interval_s
+            self.fleet.beat += 1
             for peer in (*self.gateways, *self.fleet.nodes, *self._workers):
-                self._send(peer, m.Beat())
+                self._send(peer, m.Beat(self.fleet.beat))
         if self.settings.token_authorization and now >= self._keys_due:
             self._keys_due = now + KEYS_INTERVAL_S
             self._tell_gateways(self.keys.message(now))  # nobody would miss one that was lost
@@ -589,6 +600,8 @@ class BrokerCore:
         if is_late and not self._was_late:
             self._sweep_due = max(self._sweep_due, now + self.settings.beat_interval_s / SWEEPS_PER_BEAT)
             self._beat_due = self._sweep_due
+            for gateway in self.gateways.values():
+                gateway.held_before = self.fleet.beat + 1
         if self._clock.stood_still_s > self.settings.peer_timeout_s / 2:
             # Long enough for peers to have hung up: they have the whole timeout for coming back.
             self._silence_counts_from = now

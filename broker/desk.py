@@ -23,6 +23,8 @@ class Gateway:
     peer: bytes
     name: str
     last_heard: float
+    #: What its process took in before it heard this beat had waited for a broker that heard nothing.
+    held_before: int = 0
     #: Its jobs that have not ended, by its own numbers.
     jobs: dict[int, Job] = field(default_factory=dict)
     answered: list[m.AnsweredItem] = field(default_factory=list)

@@ -140,6 +140,8 @@ class Fleet:
 
     def __init__(self, *, epoch: int, awaited: Iterable[str], settle_until: float) -> None:
         self.nodes: dict[bytes, Node] = {}
+        #: The number of the latest beat that they, and all other peers, were sent.
+        self.beat = 0
         self.workers: dict[int, Worker] = {}
         #: The same workers by version; written by `_enter` and `remove_worker` alone.
         self._by_version: dict[Key, dict[int, Worker]] = {}

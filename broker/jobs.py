@@ -73,12 +73,12 @@ class Jobs:
         self._dirty: set[Key] = set()
         #: When a batch that waits for company has waited enough.
         self._batch_due: dict[Key, float] = {}
-        #: Of jobs whose clients wait for so long only.
-        self._deadlines = Deadlines()
+        #: Of jobs whose clients wait for so long only, by real time.
+        self.deadlines = Deadlines()
 
     def end_turn(self, now: float, real_now: float) -> None:
         """End what is late, and hand out what can go."""
-        for peer, number in self._deadlines.due(real_now):
+        for peer, number in self.deadlines.due(real_now):
             self._look_at(peer, number, real_now)
         if self._batch_due:
             self._dirty.update(key for key, due in self._batch_due.items() if due <= now)
@@ -89,10 +89,6 @@ class Jobs:
         """Return when there is something to do though nothing happens."""
         return min(self._batch_due.values(), default=inf)
 
-    def next_deadline(self) -> float:
-        """Return the real time at which the next client's own limit comes."""
-        return self._deadlines.next
-
     def touch(self, key: Key) -> None:
         """Have a version looked at in this turn: it may have got a worker."""
         self._dirty.add(key)
@@ -100,7 +96,7 @@ class Jobs:
     # Admission
 
     def admit(
-        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float
+        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float, *, was_held: bool
     ) -> errors.RelayError | None:
         """Take a job in, or refuse it at once; of an unknown model, return the error instead."""
         try:
@@ -110,7 +106,7 @@ class Jobs:
         key = (record.model, record.version)
         job = Job(
             gateway.peer, item.job, key, item.version is not None, item.is_describe, item.meta, frames,
-            len(item.meta) + sum(map(len, frames)), now, now + record.response_timeout_s,
+            len(item.meta) + sum(map(len, frames)), now, now + record.response_timeout_s, was_held,
         )  # fmt: skip
         if record.config.sequence_batching and not item.is_describe:
             job.starts_sequence = not item.sequence
@@ -130,7 +126,7 @@ class Jobs:
             return None
         if record.config.client_timeout_ms:
             job.given_up_at = self._real_time(now) + record.config.client_timeout_ms / 1000
-            self._deadlines.add(job.given_up_at, job)
+            self.deadlines.add(job.given_up_at, job)
         if queue.futile_waits:
             is_running = any(worker.leases for worker in self._fleet.of_version(key))
             queue.futile_waits = policy.learn_from_arrival(queue.futile_waits, is_running=is_running)
@@ -164,7 +160,7 @@ class Jobs:
             return f"its workers failed too often: {self._fleet.condition(queue.key).last_error}"
         if self.queued_bytes and self.queued_bytes + job.size > self._settings.queue_limit_bytes:
             return f"the queues hold {self.queued_bytes} bytes, the limit of queue_limit_bytes"
-        comes_back = now < self._comes_back_until
+        comes_back = job.was_held or now < self._comes_back_until
         if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= len(queue):
             return "no worker is idle, and it takes requests only for one that is (useJobTicket)"
         if isinstance(queue, SequenceQueue) and job.sequence:
@@ -174,7 +170,7 @@ class Jobs:
         limit = record.config.job_queue_size or self._settings.job_queue_size
         if len(queue.jobs) - len(queue.suspects) >= limit:
             self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
-        if len(queue.jobs) - len(queue.suspects) >= limit:
+        if len(queue.jobs) - len(queue.suspects) >= limit and queue.bounded >= limit:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
         return ""
 
@@ -279,7 +275,7 @@ class Jobs:
         assert worker.peer is not None, worker
         number = self._next_lease
         self._next_lease += 1
-        lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now)
+        lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now, self._fleet.beat)
         lease.is_in_order = policy.leases_beside(record) == 0
         stats = self._stats.versions[queue.key]
         items: list[m.AssignItem] = []
@@ -513,10 +509,14 @@ class Jobs:
         self._dirty.add(worker.key)
         return queue is not None and self._isolation.blame(queue, worker, gone, now)
 
-    def take_back_lost(self, worker: Worker, held: Sequence[int], now: float) -> None:
-        """Take back what a worker was given a while ago and doesn't hold: it, or its result, was lost."""
+    def take_back_lost(self, worker: Worker, held: Sequence[int], heard: int, now: float) -> None:
+        """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
         late = now - self._settings.peer_timeout_s
-        lost = [lease for lease in worker.leases if lease.assigned_at < late and lease.number not in held]
+        lost = [
+            lease
+            for lease in worker.leases
+            if (lease.beat < heard or lease.assigned_at < late) and lease.number not in held
+        ]
         if lost:
             self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)
             self._begin_next(worker, now)

@@ -32,6 +32,8 @@ class Job:
     arrived_at: float
     #: When waiting in the queue ends; running has the lease's deadline.
     expires_at: float
+    #: It had been taken in before, and had waited for this broker: the queue's limit isn't for it.
+    was_held: bool = False
     #: The real time at which the client's patience ends, whatever the job does then.
     given_up_at: float = inf
     #: What it belongs to, of a version that batches by sequence.
@@ -67,6 +69,8 @@ class Lease:
     jobs: tuple[Job, ...]
     is_describe: bool
     assigned_at: float
+    #: The latest beat of the broker that was sent before it.
+    beat: int
     #: Whether its worker runs it after the leases before it, not beside them.
     is_in_order: bool = True
     #: When the worker began it: at once, or when the lease before it was done. None while it waits.
@@ -129,6 +133,11 @@ class VersionQueue:
         if self.suspects:
             return min(self.jobs, key=lambda job: job.arrived_at)
         return next(iter(self.jobs), None)
+
+    @property
+    def bounded(self) -> int:
+        """How many jobs wait that count towards the limit: those held before were let in beside it."""
+        return sum(not job.was_held and job.suspicion is None for job in self.jobs)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""

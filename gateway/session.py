@@ -76,6 +76,8 @@ class Session(Generic[P]):
         self.state: State = "away"
         #: The broker's that last welcomed us; 0 before the first.
         self.epoch = 0
+        #: The number of the broker's latest beat.
+        self._heard_beat = 0
         self._away_since = now
         self._hello_at = now
         self._heard_at = now
@@ -91,6 +93,8 @@ class Session(Generic[P]):
         self._jobs = 0
         #: What of `_waiting` the broker has not been sent since it welcomed us, in order.
         self._unsent: dict[int, P] = {}
+        #: Of those, the ones up to this number had to wait for the broker, or were sent in vain.
+        self._held_to = 0
         self._cancelled: list[int] = []
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses = [0] * 10
@@ -205,11 +209,18 @@ class Session(Generic[P]):
                 return self._settled([(message.ask, _error_of(message))])
             case m.Forgotten():
                 return self._send_again([*message.jobs, *message.asks], "lost a message")
-            case m.KeysChanged():
-                self.keys.learn(message.keys, now=now)
         if isinstance(message, m.Reply):
             return self._settled([(message.ask, message)])
+        self._note(message, now)
         return []
+
+    def _note(self, message: m.Message, now: float) -> None:
+        """Take in what settles nothing."""
+        match message:
+            case m.Beat(number):
+                self._heard_beat = number
+            case m.KeysChanged(keys):
+                self.keys.learn(keys, now=now)
 
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
@@ -244,7 +255,11 @@ class Session(Generic[P]):
         if self._unsent:
             unsent = list(self._unsent.values())
             self._unsent.clear()
-            yield from _packed(unsent)
+            if self._held_to:
+                held_to, self._held_to = self._held_to, 0
+                yield from _packed([one for one in unsent if one.number <= held_to], heard=m.HELD)
+                unsent = [one for one in unsent if one.number > held_to]
+            yield from _packed(unsent, heard=self._heard_beat)
         if self._cancelled:
             jobs, self._cancelled = self._cancelled, []
             yield m.Cancel(tuple(jobs)), ()
@@ -260,6 +275,8 @@ class Session(Generic[P]):
         if not self.epoch:
             # TorchServe's listeners are not open yet when ours say that the fleet is still coming up.
             self._responses = [0] * 10
+        self._heard_beat = welcome.beat
+        self._held_to = self._last_id
         is_same = epoch == self.epoch
         self.state, self.epoch = "welcomed", epoch
         self._heard_at = self._beat_at = now
@@ -286,6 +303,7 @@ class Session(Generic[P]):
                 refused.append((number, _uncertain(what_happened)))
             else:
                 self._unsent[number] = pending
+                self._held_to = max(self._held_to, number)
         return self._settled(refused)
 
     def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[P, Outcome]]:
@@ -325,11 +343,14 @@ class Session(Generic[P]):
         return pending
 
     def _beat(self, now: float) -> m.GatewayBeat:
-        """Name what has waited so long that a message of it may have been lost."""
+        """Name what has waited for longer than most, so that its message may have been lost.
+
+        The broker has taken in what was sent before this beat, or never will.
+        """
         jobs: list[int] = []
         asks: list[int] = []
         for number, waiting in self._waiting.items():
-            if waiting.since + self._peer_timeout_s > now:
+            if waiting.since + 2 * self._beat_interval_s > now:
                 break
             (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
         return m.GatewayBeat(self._take_responses(), tuple(jobs), tuple(asks))
@@ -356,7 +377,7 @@ class Session(Generic[P]):
         )
 
 
-def _packed(waiting: Sequence[Pending]) -> Iterator[tuple[m.Message, Frames]]:
+def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Message, Frames]]:
     """Group jobs into as few Submits as their limits allow; asks go one by one."""
     items: list[m.SubmitItem] = []
     frames: list[wire.Payload] = []
@@ -368,12 +389,12 @@ def _packed(waiting: Sequence[Pending]) -> Iterator[tuple[m.Message, Frames]]:
         inline_bytes += len(one.message.meta)
         is_full = len(items) == SUBMIT_LIMIT_JOBS or inline_bytes > SUBMIT_LIMIT_BYTES
         if items and (is_full or len(frames) + len(one.frames) > wire.FRAMES_LIMIT):
-            yield m.Submit(tuple(items)), frames
+            yield m.Submit(tuple(items), heard), frames
             items, frames, inline_bytes = [], [], len(one.message.meta)
         items.append(one.message)
         frames.extend(one.frames)
     if items:
-        yield m.Submit(tuple(items)), frames
+        yield m.Submit(tuple(items), heard), frames
 
 
 def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:

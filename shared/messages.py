@@ -70,10 +70,19 @@ class GatewayBeat(Message, frozen=True):
     asks: tuple[int, ...] = ()
 
 
+#: See Submit.
+HELD = -1
+
+
 class Submit(Message, frozen=True):
-    """Jobs of one turn of the gateway's loop, with their frames."""
+    """Jobs of one turn of the gateway's loop, with their frames.
+
+    `heard` is the number of the latest Beat that had come when they were taken in, 0 before the first.
+    HELD: they had to wait for a broker that was away, or were lost on the way before.
+    """
 
     items: tuple[SubmitItem, ...]
+    heard: int = 0
 
 
 class Cancel(Message, frozen=True):
@@ -258,11 +267,13 @@ class WorkerBeat(Message, frozen=True):
     """A worker lives; `leases` are those it has been given and has not answered.
 
     One that runs its batches in order beats between them, one with many leases at the same time
-    whenever it can. `completed` counts the batches it has answered.
+    whenever it can. `completed` counts the batches it has answered, `heard` is the number of the latest
+    Beat: what it was given before that and doesn't hold was lost.
     """
 
     completed: int
     leases: tuple[int, ...] = ()
+    heard: int = 0
 
 
 class Completed(Message, frozen=True):
@@ -304,15 +315,19 @@ class Welcome(Message, frozen=True):
 
     `is_new`: the broker holds nothing of this peer, because one of the two is new or the peer had been
     silent for too long. A gateway then submits again what waits, a worker throws away its batches.
+    `beat` is the number of the latest Beat.
     """
 
     beat_interval_ms: int
     peer_timeout_ms: int
     is_new: bool = True
+    beat: int = 0
 
 
 class Beat(Message, frozen=True):
-    """The broker lives."""
+    """The broker lives. `number` rises from beat to beat; peers say which one they have heard."""
+
+    number: int = 0
 
 
 class IntroduceYourself(Message, frozen=True):

@@ -222,7 +222,7 @@ class Worker:
                 if not self._link.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
-                beat = m.WorkerBeat(self._batches_done, self.leases.held)
+                beat = m.WorkerBeat(self._batches_done, self.leases.held, self._session.heard_beat)
                 self._link.send(beat, self._session.epoch)
 
     def _next_wake(self) -> float:

@@ -41,6 +41,8 @@ class Session:
         self.state = State.GREETING
         #: The broker's, from its latest Welcome; 0 before the first. Never goes back.
         self.epoch = 0
+        #: The number of its latest beat.
+        self.heard_beat = 0
         self._hello_at = now
         # From here on meaningful only once welcomed.
         self._heard_at = now
@@ -67,7 +69,10 @@ class Session:
             return None
         self._heard_at = now
         self.state = State.WELCOMED
-        return None if isinstance(message, m.Beat) else message
+        if isinstance(message, m.Beat):
+            self.heard_beat = message.number
+            return None
+        return message
 
     def due(self, now: float) -> Literal["hello", "beat"] | None:
         """Return what is to be sent now, which then counts as sent."""
@@ -100,6 +105,7 @@ class Session:
         is_repeated = self.state is State.WELCOMED and not is_new
         self.state = State.WELCOMED
         self.epoch = epoch
+        self.heard_beat = welcome.beat
         self._heard_at = now
         # Never zero, which would have the shell spin.
         self._beat_interval_s = max(1, welcome.beat_interval_ms) / 1000

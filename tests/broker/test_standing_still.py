@@ -251,3 +251,109 @@ def test_it_is_told_in_the_log() -> None:
     rig.stand_still(8)
     (report,) = [report for report in rig.reports if report.event == "broker.stood_still"]
     assert report.facts["seconds"] == pytest.approx(7.8, abs=0.1)
+
+
+# What gateways took in meanwhile
+
+
+def refused(rig: Rig) -> list[int]:
+    return [item.job for message in rig.take(GATEWAY, m.Refused) for item in message.items]
+
+
+def submit(rig: Rig, jobs: range, heard: int) -> None:
+    """Have a gateway submit jobs that it took in when it had heard a beat."""
+    items = tuple(m.SubmitItem(job, "m", None, False, b"meta-%d" % job) for job in jobs)
+    rig.say(GATEWAY, m.Submit(items, heard))
+
+
+def crowded_rig(limit: int = 3) -> Rig:
+    """A version without workers yet, and a gateway that has heard some beats."""
+    rig = Rig(settings(job_queue_size=limit))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.pass_time(5)
+    return rig
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 8.0])
+def test_what_a_gateway_took_in_meanwhile_is_let_in_and_what_is_new_meets_the_limit(seconds: float) -> None:
+    rig = crowded_rig()
+    heard = rig.core.fleet.beat
+    rig.stand_still(seconds)
+    submit(rig, range(1, 20), heard)
+    assert refused(rig) == []
+    rig.pass_time(0.2)
+    assert rig.core.fleet.beat == heard + 1
+    submit(rig, range(20, 25), heard + 1)
+    assert refused(rig) == [23, 24], "those before don't take the room of new ones"
+
+
+def test_what_was_held_by_the_gateway_or_lost_on_the_way_is_let_in_whenever_it_comes() -> None:
+    rig = crowded_rig()
+    submit(rig, range(1, 20), m.HELD)
+    submit(rig, range(20, 25), rig.core.fleet.beat)
+    assert refused(rig) == [23, 24]
+
+
+def test_what_comes_late_from_a_gateway_that_was_cut_off_is_let_in() -> None:
+    rig = crowded_rig()
+    rig.silent.add(GATEWAY)
+    rig.pass_time(0.1)
+    heard = rig.core.fleet.beat
+    rig.pass_time(2.5)
+    submit(rig, range(1, 20), heard)
+    assert refused(rig) == []
+    rig.silent.clear()
+    rig.pass_time(1)
+    submit(rig, range(20, 25), rig.core.fleet.beat)
+    assert refused(rig) == [23, 24]
+
+
+def test_a_broker_that_is_slow_for_good_still_has_limits() -> None:
+    rig = crowded_rig()
+    heard = rig.core.fleet.beat
+    for _ in range(5):
+        rig.now += 1.0
+        rig.say(GATEWAY, m.GatewayBeat({}))
+    submit(rig, range(1, 6), rig.core.fleet.beat)
+    assert rig.core.fleet.beat > heard
+    assert refused(rig) == [4, 5]
+
+
+def test_bytes_are_bounded_for_what_was_held_too() -> None:
+    rig = Rig(settings(queue_limit_bytes=20))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    submit(rig, range(1, 6), m.HELD)
+    assert refused(rig) == [4, 5]
+
+
+def test_held_requests_are_let_in_beside_tickets_and_the_limits_of_sequences() -> None:
+    for config in (
+        ModelConfig(use_job_ticket=True),
+        ModelConfig(sequence_batching=True, sequence_max_idle_ms=1000, max_sequences=1),
+    ):
+        rig = Rig()
+        rig.join_gateway()
+        rig.join_node()
+        rig.register(config=config)
+        submit(rig, range(1, 6), m.HELD)
+        assert refused(rig) == []
+
+
+# What was lost on the way
+
+
+def test_a_beat_echoed_tells_at_once_that_a_batch_was_lost() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    lost = rig.only(worker, m.Assign)
+    rig.say(worker, m.WorkerBeat(0, (), rig.core.fleet.beat))
+    assert rig.core.stats.retries == 0, "it may still be under way"
+    rig.pass_time(0.6)
+    rig.say(worker, m.WorkerBeat(0, (), rig.core.fleet.beat))
+    assert rig.core.stats.retries == 1
+    assert rig.only(worker, m.Assign).lease != lost.lease

@@ -383,6 +383,36 @@ def test_questions_of_the_moment_do_not_wait_for_a_broker_that_is_away() -> None
         session.ask(Named("scrape"), messages.ReadMetrics(0), now=3.0)
 
 
+def heard_of(session: Session[Named], now: float = 0.0) -> dict[int, int]:
+    """Return what is sent for each job that it was taken in before which beat."""
+    return {item.job: message.heard for message in drain(session, now)
+            if isinstance(message, messages.Submit) for item in message.items}  # fmt: skip
+
+
+def test_jobs_say_which_beat_had_come_and_those_that_were_held_say_so() -> None:
+    session = make()
+    early = submit(session, "early")
+    session.hear(messages.Welcome(500, 3000, beat=6), EPOCH, (), now=0.0)
+    new = submit(session, "new")
+    assert heard_of(session) == {early: messages.HELD, new: 6}
+    session.hear(messages.Beat(7), EPOCH, (), now=0.5)
+    newer = submit(session, "newer")
+    assert heard_of(session, 0.5) == {newer: 7}
+
+
+def test_what_waited_for_a_broker_that_was_away_is_held_and_so_is_what_was_lost() -> None:
+    session = welcomed()
+    sent = submit(session, "sent")
+    drain(session)
+    session.tick(3.0)
+    held = submit(session, "held", now=3.1)
+    session.hear(messages.Welcome(500, 3000, is_new=False, beat=9), EPOCH, (), now=4.0)
+    assert heard_of(session, 4.0) == {held: messages.HELD}
+    session.hear(messages.Forgotten((sent,), ()), EPOCH, (), now=4.1)
+    new = submit(session, "new", now=4.1)
+    assert heard_of(session, 4.1) == {sent: messages.HELD, new: 9}
+
+
 def test_a_process_that_stood_still_itself_holds_it_against_nobody() -> None:
     session = welcomed()
     session.ask(Named("ping"), messages.ReadHealth(0), now=0.0)

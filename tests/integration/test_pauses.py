@@ -1,5 +1,6 @@
 """Processes that stand still under load, as when a host swaps or a VM is stopped, and go on."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.integration.archives import make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.integration.load import Load
 from tests.integration.test_deaths import check
-from tests.support import eventually
+from tests.support import eventually, eventually_async
 
 pytestmark = pytest.mark.integration
 
 PAUSE_S = 8.0
+#: More than a model's queue may hold.
+BURST = 150
 
 
 @pytest.fixture
@@ -57,3 +61,23 @@ def test_a_broker_that_stood_still_ends_no_worker_and_loses_no_request(parts: Fl
     after = {worker["pid"] for model in ("echo", "teller") for worker in parts.ready(model)}
     assert after == before
     assert "broker.stood_still" in parts.output()
+
+
+def test_what_came_while_the_broker_stood_still_is_let_in(parts: Fleet) -> None:
+    parts.register("echo.mar", initial_workers=1)
+
+    async def ask(client: httpx.AsyncClient, number: int) -> bytes:
+        headers = {"content-type": "application/octet-stream"}
+        url = f"{parts.inference}/predictions/echo"
+        response = await client.post(url, content=b"request %d" % number, headers=headers)
+        return response.content
+
+    async def burst() -> list[bytes]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+            with stopped(parts.processes[0].pid) as since:
+                asked = [asyncio.create_task(ask(client, number)) for number in range(BURST)]
+                await eventually_async(lambda: time.monotonic() - since > 2.0)
+            return await asyncio.gather(*asked)
+
+    assert asyncio.run(burst()) == [b"request %d" % number for number in range(BURST)]

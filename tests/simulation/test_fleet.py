@@ -5,6 +5,8 @@ and that one its own. Liveness at the end: once nothing breaks any more, every r
 SETTLED_WITHIN_S and new requests are answered.
 """
 
+from collections import Counter
+
 import pytest
 
 from tests.simulation.world import Faults, Gateway, Node, World
@@ -31,7 +33,8 @@ SCENARIOS = {
     "dying nodes": Faults(node_deaths_per_s=0.1),
     "dying broker": Faults(broker_deaths_per_s=0.1),
     "broker that stands still": Faults(broker_pauses_per_s=0.2, delay_s=0.01),
-    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.05, 0.1),
+    "cuts": Faults(cuts_per_s=0.15, delay_s=0.01),
+    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.05, 0.05, 0.1),
 }
 
 
@@ -48,8 +51,15 @@ MODES = {
 }  # fmt: skip
 
 
-def fleet(seed: int, faults: Faults, config: ModelConfig | None = None, workers: int = 3) -> World:
-    settings = BrokerSettings(state_dir="/nowhere", job_queue_size=1000, settle_s=2.0)
+def fleet(
+    seed: int,
+    faults: Faults,
+    config: ModelConfig | None = None,
+    workers: int = 3,
+    *,
+    job_queue_size: int = 1000,
+) -> World:
+    settings = BrokerSettings(state_dir="/nowhere", job_queue_size=job_queue_size, settle_s=2.0)
     world = World(seed, faults, settings, config)
     world.gateways = [Gateway(world, number) for number in range(2)]
     world.nodes = [Node(world, number, slots=4) for number in range(2)]
@@ -151,6 +161,27 @@ def test_a_broker_that_stands_still_ends_no_worker_and_refuses_nothing(seed: int
     assert core is not None
     assert not core.stats.worker_failures
     assert core.stats.retries == 0
+
+
+@pytest.mark.parametrize("scenario", ["broker that stands still", "cuts"])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_had_to_wait_is_let_in_whatever_made_it_wait(scenario: str, seed: int) -> None:
+    world = fleet(seed, SCENARIOS[scenario], job_queue_size=25)
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S)
+    world.run_until(world.now + TROUBLE_S)
+    world.is_faulty = False
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    had_to_wait = [
+        request
+        for gateway in world.gateways
+        for request in gateway.requests
+        if any(since <= request.asked_at < until for since, until in world.outages)
+    ]
+    details = Counter(str(getattr(request.outcomes[0], "details", "")) for request in had_to_wait)
+    assert had_to_wait
+    assert not [text for text in details if "job_queue_size" in text], details
 
 
 def test_a_seed_repeats_itself_to_the_last_outcome() -> None:

@@ -31,6 +31,8 @@ from torchrelay.worker.session import Session as PeerSession
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.
 DISK_S = 0.005
+#: A connection on which nothing is acknowledged for so long is given up, and what is on it lost.
+CONNECTION_LASTS_S = 3.0
 MODEL = "m"
 #: Each gateway's clients have so many sequences, if the model batches by them.
 SEQUENCES = 3
@@ -48,6 +50,7 @@ class Faults:
     node_deaths_per_s: float = 0.0
     broker_deaths_per_s: float = 0.0
     broker_pauses_per_s: float = 0.0
+    cuts_per_s: float = 0.0
     failed_loads: float = 0.0
 
 
@@ -92,6 +95,11 @@ class World:
         self.nodes: list[Node] = []
         self.gateways: list[Gateway] = []
         self.is_faulty = True
+        #: Until when the network is cut, and whether what is under way then comes in the end.
+        self._cut_until = 0.0
+        self._loses_what_is_cut = False
+        #: From when to when the broker stood still or was cut off.
+        self.outages: list[tuple[float, float]] = []
 
     # Time
 
@@ -125,12 +133,16 @@ class World:
     def _carry(self, peer: Peer, direction: str, deliver: Callable[[], object]) -> None:
         if not peer.is_alive or self._happens(self.faults.drop):
             return
+        if self.now < self._cut_until and self._loses_what_is_cut:
+            return
         copies = 2 if self._happens(self.faults.duplicate) else 1
         connection, life = peer.connection, self.broker.life
         key = (peer.identity, connection, direction)
         for _ in range(copies):
             arrives = max(
-                self.now + self.rng.expovariate(1 / self.faults.delay_s), self._arrival.get(key, 0.0)
+                self.now + self.rng.expovariate(1 / self.faults.delay_s),
+                self._arrival.get(key, 0.0),
+                self._cut_until,
             )
             self._arrival[key] = arrives
 
@@ -153,6 +165,7 @@ class World:
             (self.faults.node_deaths_per_s, self._kill_a_node),
             (self.faults.broker_deaths_per_s, self.broker.die),
             (self.faults.broker_pauses_per_s, self.broker.pause),
+            (self.faults.cuts_per_s, self._cut),
         ):
             if rate:
                 self._again(rate, action)
@@ -167,6 +180,13 @@ class World:
 
     def _break_a_connection(self) -> None:
         self.peers[self.rng.choice(sorted(self.peers))].connection += 1
+
+    def _cut(self) -> None:
+        """Cut the network between the broker and all others: a short cut delays, a long one loses."""
+        seconds = self.rng.uniform(1.0, 6.0)
+        self._cut_until = self.now + seconds
+        self.outages.append((self.now, self._cut_until))
+        self._loses_what_is_cut = seconds > CONNECTION_LASTS_S
 
     def _kill_a_worker(self) -> None:
         workers = [worker for node in self.nodes for worker in node.workers.values()]
@@ -213,7 +233,10 @@ class Broker:
 
     def pause(self) -> None:
         """Stop for a while: nothing is taken in, nothing is done, and no connection breaks."""
+        if self._world.now < self._stands_still_until:
+            return
         self._stands_still_until = self._world.now + self._world.rng.choice((0.4, 2.0, 8.0))
+        self._world.outages.append((self._world.now, self._stands_still_until))
 
     def receive(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
         if self.core is not None:
@@ -509,7 +532,9 @@ class Worker:
                                       o.archive, o.device, 1)  # fmt: skip
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
-                self._world.to_broker(self._peer, m.WorkerBeat(0, self._leases.held), session.epoch)
+                self._world.to_broker(
+                    self._peer, m.WorkerBeat(0, self._leases.held, session.heard_beat), session.epoch
+                )
         while batch := self._leases.next_batch():
             self._begin(batch)
             if self._is_busy:

@@ -65,6 +65,15 @@ def test_a_broker_that_was_only_slow_is_taken_up_again() -> None:
     assert session.state is State.WELCOMED
 
 
+def test_the_latest_beat_is_known_from_the_welcome_on() -> None:
+    session = Session(10.0)
+    session.heard(m.Welcome(500, 3000, beat=4), 3, 10.0)
+    assert session.heard_beat == 4
+    session.heard(m.Beat(5), 3, 10.5)
+    session.heard(m.Beat(9), 2, 10.6)
+    assert session.heard_beat == 5
+
+
 def test_messages_of_another_epoch_do_not_count() -> None:
     session = welcomed(epoch=3)
     for epoch in (0, 2, 4):
