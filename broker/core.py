@@ -311,6 +311,9 @@ class BrokerCore:
         jobs = (gateway.jobs.get(number) for number in event.message.jobs)
         self.jobs.cancel([job for job in jobs if job is not None])
 
+    def _on_announced(self, gateway: Gateway, event: Received, now: float) -> None:
+        gateway.last_heard = now + m.silence_s(event.message)
+
     def _on_gateway_beat(self, gateway: Gateway, event: Received, now: float) -> None:
         beat = event.message
         assert isinstance(beat, m.GatewayBeat)
@@ -757,6 +760,7 @@ _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     m.Submit: BrokerCore._on_submit,
     m.Cancel: BrokerCore._on_cancel,
     m.GatewayBeat: BrokerCore._on_gateway_beat,
+    m.Announced: BrokerCore._on_announced,
     m.Bye: BrokerCore._on_gateway_bye,
     **dict.fromkeys(get_args(m.Ask), BrokerCore._on_ask),
 }

@@ -513,9 +513,9 @@ class Jobs:
         """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
         late = now - self._settings.peer_timeout_s
         lost = [
-            lease
-            for lease in worker.leases
-            if (lease.beat < heard or lease.assigned_at < late) and lease.number not in held
+            one
+            for one in worker.leases
+            if (one.beat < heard or one.has_crossed(late)) and one.number not in held
         ]
         if lost:
             self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)

@@ -9,6 +9,7 @@ from torchrelay.broker.catalog import Key
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import JOB_MOVES, JobState
 from torchrelay.broker.suspicions import Suspicion, Suspicions
+from torchrelay.shared.messages import SLOWEST_BYTES_PER_S
 from torchrelay.shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
@@ -79,6 +80,13 @@ class Lease:
     heard_at: float = 0.0
     #: Messages with parts of its answers that have come.
     streamed: int = 0
+
+    def has_crossed(self, by: float) -> bool:
+        """Tell whether its message must have reached its worker; a large one takes its time."""
+        return (
+            self.assigned_at < by
+            and self.assigned_at + sum(job.size for job in self.jobs) / SLOWEST_BYTES_PER_S < by
+        )
 
     def begin(self, now: float) -> None:
         """Take note that its worker runs it from now on."""

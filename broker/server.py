@@ -321,9 +321,13 @@ class Server:
             self._core.metrics.dropped["log behind"] += len(lines)
 
     def _send(self, effect: Send, unreachable: list[Event]) -> None:
-        head = wire.encode(effect.message, self._core.epoch)
+        epoch = self._core.epoch
+        head = wire.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
+        ahead = wire.announcement(effect.frames)
         try:
+            if ahead is not None:
+                self._socket.send_multipart([effect.peer, wire.encode(ahead, epoch)], zmq.NOBLOCK)
             self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.

@@ -341,7 +341,10 @@ class Link:
         """Send one message; False where there is no broker to take it."""
         epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
         flags = zmq.NOBLOCK | zmq.SNDMORE if frames else zmq.NOBLOCK
+        ahead = wire.announcement(frames)
         try:
+            if ahead is not None:
+                self._socket.send(wire.encode(ahead, epoch), zmq.NOBLOCK)
             self._socket.send(wire.encode(message, epoch), flags)
         except zmq.Again:
             return False

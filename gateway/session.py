@@ -199,7 +199,7 @@ class Session(Generic[P]):
                 return self.settle_all(errors.InternalError("The broker refused a message.", message.reason))
         if epoch != self.epoch:
             return []
-        self._heard_at = now
+        self._heard_at = now + m.silence_s(message)
         match message:
             case m.Answered():
                 return self._answers(message, frames)

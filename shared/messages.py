@@ -32,6 +32,10 @@ from torchrelay.shared.parts import WorkerFacts as WorkerFacts
 
 #: Raised when a peer of the version before could not understand us.
 PROTOCOL_VERSION = 1
+#: Messages above this are announced: they may take longer than a peer may be silent.
+ANNOUNCED_ABOVE_BYTES = 8 << 20
+#: What a connection between two parts is trusted to carry at least.
+SLOWEST_BYTES_PER_S = 4_000_000
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -45,6 +49,15 @@ class Bye(Message, frozen=True):
     """The peer leaves on purpose; what it held is handed back at once."""
 
     reason: str
+
+
+# Any peer or the broker, to the other
+
+
+class Announced(Message, frozen=True):
+    """The next message is large: nothing else is heard from its sender until it has crossed the network."""
+
+    size_bytes: int
 
 
 # Gateway -> broker
@@ -560,10 +573,15 @@ Ask = Question | Change
 Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
 Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead
 Hello = HelloGateway | HelloNode | HelloWorker
-FromGateway = HelloGateway | GatewayBeat | Submit | Cancel | Ask | Bye
+FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Ask | Bye
 FromNode = HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | FetchArchive | Bye
 FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
-ToPeer = Welcome | Beat | IntroduceYourself | Leave | Misunderstood
+ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
 ToGateway = ToPeer | Answered | Refused | Forgotten | KeysChanged | Reply
 ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
 ToWorker = ToPeer | Assign | CancelJobs
+
+
+def silence_s(message: Message) -> float:
+    """Tell how long its sender may be silent after a message, beyond the time that peers may be anyway."""
+    return message.size_bytes / SLOWEST_BYTES_PER_S if isinstance(message, Announced) else 0.0

@@ -33,6 +33,7 @@ FRAMES_LIMIT = 4096
 #: workers, 60-79 broker to any peer, 80-109 broker to gateways, 110-129 broker to nodes and workers.
 KINDS: dict[int, type[m.Message]] = {
     1: m.Bye,
+    2: m.Announced,
     20: m.HelloGateway,
     21: m.GatewayBeat,
     22: m.Submit,
@@ -119,6 +120,12 @@ def decode(head: bytes | memoryview) -> tuple[m.Message, int]:
     if cls is None or flags:
         raise WireError(f"unknown kind {number}" if cls is None else f"unknown flags {flags:#x}")
     return _unpack(memoryview(head)[PREFIX.size :], cls), epoch
+
+
+def announcement(frames: Sequence[Sized]) -> m.Announced | None:
+    """Return what is to be said before a message with these frames; None where that is nothing."""
+    size = sum(map(len, frames)) if frames else 0
+    return m.Announced(size) if size > m.ANNOUNCED_ABOVE_BYTES else None
 
 
 def split_frames(counts: Sequence[int], frames: Sequence[FrameT]) -> list[tuple[FrameT, ...]]:

@@ -67,12 +67,12 @@ class Session:
                 return message
         if epoch != self.epoch or self.state is State.GREETING:
             return None
-        self._heard_at = now
+        self._heard_at = now + m.silence_s(message)
         self.state = State.WELCOMED
         if isinstance(message, m.Beat):
             self.heard_beat = message.number
             return None
-        return message
+        return None if isinstance(message, m.Announced) else message
 
     def due(self, now: float) -> Literal["hello", "beat"] | None:
         """Return what is to be sent now, which then counts as sent."""

@@ -248,6 +248,27 @@ def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
     assert not rig.core.gateways
 
 
+def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(10 * m.SLOWEST_BYTES_PER_S))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(12)
+    assert rig.core.gateways
+    rig.pass_time(2)
+    assert not rig.core.gateways
+
+
+def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(100 * m.SLOWEST_BYTES_PER_S))
+    rig.submit(1)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert not rig.core.gateways
+
+
 @pytest.mark.parametrize("twist", ["another lease", "another worker", "twice"])
 def test_a_forged_or_late_result_is_dropped_and_counted(twist: str) -> None:
     rig = Rig()
@@ -318,6 +339,20 @@ def test_a_gateway_is_told_which_of_its_jobs_were_lost_on_the_way() -> None:
     rig.say(GATEWAY, m.GatewayBeat({"2xx": 3}, jobs=(1, 2), asks=(5,)))
     assert rig.only(GATEWAY, m.Forgotten) == m.Forgotten((2,), (5,))
     assert rig.core.stats.responses["2xx"] == 3
+
+
+def test_a_large_batch_has_its_time_to_reach_its_worker() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    large = bytes(2 * m.SLOWEST_BYTES_PER_S)
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, large),)))
+    rig.take(worker, m.Assign)
+    rig.pass_time(4)
+    rig.say(worker, m.WorkerBeat(0))
+    assert not rig.take(worker, m.Assign)
+    rig.pass_time(2)
+    rig.say(worker, m.WorkerBeat(0))
+    assert rig.only(worker, m.Assign).items[0].attempt == 2
 
 
 def test_a_batch_that_an_idle_worker_never_got_is_given_again() -> None:

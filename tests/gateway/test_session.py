@@ -310,6 +310,12 @@ def test_silence_counts_as_away_and_a_new_epoch_gets_everything_again_in_order()
     assert jobs_in(drain(session, 3.2)) == jobs
 
 
+def test_a_broker_that_announced_a_large_message_may_be_silent_for_it() -> None:
+    session = welcomed()
+    session.hear(messages.Announced(10 * messages.SLOWEST_BYTES_PER_S), EPOCH, (), now=1.0)
+    assert [session.tick(now) or session.state for now in (13.9, 14.0)] == ["welcomed", "away"]
+
+
 def test_a_broker_that_still_knows_us_gets_only_what_it_was_not_sent() -> None:
     session = welcomed()
     submit(session, "a")

@@ -28,6 +28,7 @@ DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
 #: One of each kind, with every field said.
 EXAMPLES: tuple[m.Message, ...] = (
     m.Bye("stopped"),
+    m.Announced(9 << 20),
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
     m.Submit(
@@ -101,6 +102,13 @@ def test_the_unions_of_all_directions_are_what_the_wire_knows() -> None:
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_every_message_survives_the_wire(message: m.Message) -> None:
     assert wire.decode(wire.encode(message, 7)) == (message, 7)
+
+
+def test_only_large_messages_are_announced() -> None:
+    half = bytes(m.ANNOUNCED_ABOVE_BYTES // 2)
+    assert wire.announcement(()) is None
+    assert wire.announcement((half, half)) is None
+    assert wire.announcement((half, half, b"x")) == m.Announced(m.ANNOUNCED_ABOVE_BYTES + 1)
 
 
 def test_the_bytes_of_every_message_are_the_golden_ones() -> None:

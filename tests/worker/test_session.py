@@ -52,6 +52,12 @@ def test_a_broker_that_is_silent_for_its_timeout_is_away() -> None:
     assert session.due(13.4) == "hello"
 
 
+def test_a_broker_that_announced_a_large_message_may_be_silent_for_it() -> None:
+    session = welcomed(10.0)
+    assert session.heard(m.Announced(10 * m.SLOWEST_BYTES_PER_S), 3, 11.0) is None
+    assert [(session.due(now), session.state)[1] for now in (23.9, 24.0)] == [State.WELCOMED, State.AWAY]
+
+
 def test_what_is_heard_keeps_the_broker_here() -> None:
     session = welcomed(10.0)
     assert session.heard(m.Beat(), 3, 12.9) is None
