@@ -395,8 +395,11 @@ class GatewayProtocol(asyncio.Protocol):
         """Let the response in progress be the last; uvicorn calls this when it stops."""
         if self._exchanges and not self._is_lingering:
             self._exchanges[-1].scope["keep_alive"] = False
-        else:
+        elif self.transport.get_write_buffer_size():
             self.transport.close()
+        else:
+            # Closing TLS waits for the client to say goodbye, too, which one that is idle doesn't do.
+            self.transport.abort()
 
     def _close_if_idle(self) -> None:
         """Close a connection that was idle too long, and look again when it may have been.

@@ -202,11 +202,11 @@ def test_a_temporary_folder_that_is_gone_is_told_and_passed_over(tmp_path: Path,
 
 
 def test_without_any_temporary_folder_the_fault_names_what_was_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchrelay.cli.folders.SYSTEM_TEMPORARY", (str(tmp_path / "system"),))
+    monkeypatch.setattr("torchrelay.cli.folders.SYSTEM_TEMPORARY", (str(short / "system"),))
     with pytest.raises(Fault, match=r"own: No such .*; .*system: No such .*TMPDIR"):
-        folders(None, None, own(tmp_path, TMPDIR=str(tmp_path / "own"))).__enter__()
+        folders(None, None, own(tmp_path, TMPDIR=str(short / "own"))).__enter__()
 
 
 @pytest.mark.parametrize("part", ["", "archives"])

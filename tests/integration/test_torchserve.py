@@ -48,6 +48,7 @@ class TorchServe:
         #: What each command has said, and the server that it may have left in the background.
         self.outputs: list[Path] = []
         self.command = [command("torchserve")]
+        self.http = httpx.Client(timeout=60)
         self._started: list[psutil.Process] = []
 
     def configure(self, *lines: str) -> None:
@@ -112,6 +113,7 @@ def torchserve(tmp_path: Path) -> Iterator[TorchServe]:
         try:
             yield made
         finally:
+            made.http.close()
             left = made.family()
             made.run("--stop", "--foreground")
             for process in left:
@@ -158,17 +160,17 @@ def test_a_project_may_have_packages_called_like_folders_of_ours(
     torchserve.command = [command(start[0]), *start[1:]]
     torchserve.start("--models", "all", "--disable-token-auth", PYTHONPATH=str(torchserve.folder))
     predict = f"{torchserve.urls['inference']}/predictions/imports_project"
-    eventually(lambda: httpx.post(predict, content=b"hi").text == "brokershared", within_s=60)
+    eventually(lambda: torchserve.http.post(predict, content=b"hi").text == "brokershared", within_s=60)
 
 
 def test_its_defaults_are_torchserves(torchserve: TorchServe) -> None:
     torchserve.start("--ncs")
     management = torchserve.urls["management"]
-    refused = httpx.get(f"{management}/models")
+    refused = torchserve.http.get(f"{management}/models")
     assert (refused.status_code, refused.json()["type"]) == (400, "InvalidKeyException")
     headers = {"authorization": torchserve.key("management")}
-    assert httpx.get(f"{management}/models", headers=headers).json() == {"models": []}
-    locked = httpx.post(f"{management}/models", params={"url": "echo.mar"}, headers=headers)
+    assert torchserve.http.get(f"{management}/models", headers=headers).json() == {"models": []}
+    locked = torchserve.http.post(f"{management}/models", params={"url": "echo.mar"}, headers=headers)
     assert (locked.status_code, locked.json()["type"]) == (405, "MethodNotAllowedException")
     logs = {path.name for path in (torchserve.folder / "logs").iterdir()}
     assert logs >= {"access_log.log", "model_log.log", "ts_log.log", "ts_metrics.log", "model_metrics.log"}
@@ -178,7 +180,7 @@ def test_its_defaults_are_torchserves(torchserve: TorchServe) -> None:
 def test_its_switches_switch_on(torchserve: TorchServe) -> None:
     torchserve.start("--ncs", "--disable-token-auth", "--enable-model-api")
     management = torchserve.urls["management"]
-    assert httpx.post(f"{management}/models", params={"url": "echo.mar"}, timeout=60).status_code == 200
+    assert torchserve.http.post(f"{management}/models", params={"url": "echo.mar"}).status_code == 200
     assert not (torchserve.folder / "key_file.json").exists()
 
 
@@ -245,7 +247,7 @@ def start_with_console(torchserve: TorchServe, console: int) -> None:
 
 def answers(torchserve: TorchServe) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{torchserve.urls['management']}/models").status_code == 200
+        return torchserve.http.get(f"{torchserve.urls['management']}/models").status_code == 200
     return False
 
 
@@ -268,7 +270,7 @@ def test_a_reader_that_stops_reading_holds_up_no_server(torchserve: TorchServe) 
     start_with_console(torchserve, writer)
     eventually(lambda: answers(torchserve), within_s=60)
     predict = f"{torchserve.urls['inference']}/predictions/echo"
-    eventually(lambda: httpx.post(predict, content=b"x", timeout=60).status_code == 200, within_s=60)
+    eventually(lambda: torchserve.http.post(predict, content=b"x").status_code == 200, within_s=60)
     assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
     os.close(reader)
 
@@ -381,7 +383,7 @@ def test_what_was_registered_comes_back_with_the_newest_snapshot(torchserve: Tor
     torchserve.run("--stop")
     torchserve.configure()
     torchserve.start("--ncs", "--dt")
-    assert httpx.get(f"{management}/models").json() == {"models": []}
+    assert torchserve.http.get(f"{management}/models").json() == {"models": []}
 
 
 def test_a_snapshot_whose_archive_is_gone_keeps_the_server_from_starting(torchserve: TorchServe) -> None:
@@ -404,7 +406,7 @@ def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
     url = f"{torchserve.urls['inference']}/predictions/echo"
     for variables, unpacked_in in ((homeless, torchserve.temporary), ({"TEMP": str(large)}, large)):
         torchserve.start(*arguments, **variables)
-        eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+        eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
         assert len(list(unpacked_in.glob("torchrelay-*/cache/models"))) == 1
         assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
         assert list(unpacked_in.iterdir()) == []
@@ -430,7 +432,7 @@ def test_no_model_is_left_in_the_cache_not_even_by_a_killed_server(torchserve: T
     url = f"{torchserve.urls['inference']}/predictions/echo"
     arguments = ("--models", "all", "--ncs", "--disable-token-auth")
     torchserve.start(*arguments)
-    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
     (killed,) = models.iterdir()
     family = torchserve.family()
     for process in family:
@@ -441,7 +443,7 @@ def test_no_model_is_left_in_the_cache_not_even_by_a_killed_server(torchserve: T
     assert killed.exists()
     torchserve.pid_path.unlink(missing_ok=True)
     torchserve.start(*arguments)
-    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
     (ours,) = models.iterdir()
     assert ours != killed
     assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
@@ -459,12 +461,11 @@ def test_a_folder_named_at_start_is_served_as_sagemakers_toolkit_starts_it(torch
     named = [p.pid for p in torchserve.family() if "org.pytorch.serve.ModelServer" in p.cmdline()]
     assert named == [pid]
     url = f"{torchserve.urls['inference']}/invocations"
-    eventually(lambda: httpx.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
-    (described,) = httpx.get(f"{torchserve.urls['management']}/models/model").json()
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    (described,) = torchserve.http.get(f"{torchserve.urls['management']}/models/model").json()
     assert described["modelUrl"] == str(model)
     os.kill(pid, signal.SIGTERM)
     eventually(lambda: not torchserve.family(), within_s=20)
     torchserve.start("--disable-token-auth")  # from the snapshot that was written last
-    assert [
-        m["modelName"] for m in httpx.get(f"{torchserve.urls['management']}/models").json()["models"]
-    ] == ["model"]
+    listed = torchserve.http.get(f"{torchserve.urls['management']}/models").json()["models"]
+    assert [model["modelName"] for model in listed] == ["model"]
