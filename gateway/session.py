@@ -313,6 +313,8 @@ class Session(Generic[P]):
             pending = self._waiting.get(item.job)
             if pending is None or item.part < pending.parts:
                 continue
+            if self._unsent and item.job in self._unsent and (item.part or not item.is_final):
+                continue  # of an earlier sending, whose rest is lost: it will be answered from the start
             if item.part > pending.parts:
                 self.forget(pending)
                 settled.append((pending, _incomplete("left out a part of its answer")))

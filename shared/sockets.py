@@ -10,6 +10,7 @@ from typing import TypeAlias
 import zmq
 
 from torchrelay.shared import ids
+from torchrelay.shared.messages import SLOWEST_BYTES_PER_S
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Socket: TypeAlias = "zmq.Socket[bytes]"
@@ -24,12 +25,12 @@ CONNECT_MS = 1000
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 500
 #: A connection on which the other side's zmq never speaks: another protocol, or a process that hangs.
 HANDSHAKE_MS = 5000
-#: zmq's own beat, which keeps data under way, and the silence after which it hangs up. It proves that a
-#: thread lives and no more: who is lost is told by the beats in our own messages.
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 15_000
-TCP_KEEPALIVE_IDLE_S = 30
 #: A message part above this ends the connection; the largest are bodies, see `settings.BODY_LIMIT_BYTES`.
 PART_LIMIT_BYTES = 1 << 31
+#: zmq's own beat, which keeps data under way. Its silence proves nothing: who is lost is told by the beats in
+#: our own messages, and zmq hears nobody while a message part arrives. So it waits for the largest part.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 1000 * PART_LIMIT_BYTES // SLOWEST_BYTES_PER_S
+TCP_KEEPALIVE_IDLE_S = 30
 #: Connections that wait to be accepted: a whole fleet comes back at the same moment.
 BACKLOG = 4096
 

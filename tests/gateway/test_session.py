@@ -297,6 +297,19 @@ def test_an_answer_that_has_begun_is_not_begun_again(epoch: int) -> None:
 # A broker that goes away
 
 
+def test_a_part_of_an_earlier_sending_is_passed_over_by_what_is_to_be_sent_again() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    session.lose(1.0)
+    session.hear(WELCOME, EPOCH, (), now=1.0)
+    assert session.hear(part(job, 0), EPOCH, (), now=1.0) == []
+    drain(session, now=1.0)
+    ((_, outcome),) = session.hear(answered(job), EPOCH, (), now=1.0)
+    assert isinstance(outcome, Answer)
+    assert outcome.is_final
+
+
 def test_silence_counts_as_away_and_a_new_epoch_gets_everything_again_in_order() -> None:
     session = welcomed()
     jobs = [submit(session, "a"), submit(session, "b")]
