@@ -7,6 +7,7 @@ the environment or the command line: settings are handed down.
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import ssl
@@ -25,6 +26,7 @@ from torchrelay.gateway.edge import Edge
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.protocol import GatewayProtocol
 from torchrelay.gateway.server import Server
+from torchrelay.shared import clock
 from torchrelay.shared.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings, SettingsError
 
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 75
 #: A process whose loop stands still for so long is killed and replaced.
 STUCK_S = 30
+#: The arbiter looks after its processes every second; so late, it stood still itself.
+LATE_LOOK_S = 5
 #: New objects between two looks for cycles.
 COLLECT_AFTER_OBJECTS = 20_000
 #: Of the time to stop, what is kept for the goodbye after the last request.
@@ -106,10 +110,27 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """The process that starts and watches those that serve."""
 
+    _looked_at = _looks_since = -math.inf
+
     def init_signals(self) -> None:
         """Handle signals as the base does; a hangup that `nohup` has us ignore stays so."""
         with _ignored_hangups():
             super().init_signals()
+
+    def murder_workers(self) -> None:
+        """Kill processes whose loops stand still."""
+        if self.may_judge(clock.monotonic()):
+            super().murder_workers()
+
+    def may_judge(self, now: float) -> bool:
+        """Tell whether this process has looked all the while in which others must have given a sign.
+
+        After a pause of its own it hasn't: its host may have slept, and they with it.
+        """
+        if now - self._looked_at > LATE_LOOK_S:
+            self._looks_since = now
+        self._looked_at = now
+        return now - self._looks_since > int(self.timeout)
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types

@@ -1,4 +1,4 @@
-"""A gateway's process looks after its arbiter."""
+"""A gateway's arbiter and its processes look after each other."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchrelay.gateway.main import Worker
+from torchrelay.gateway.main import LATE_LOOK_S, Master, Worker
 
 
 @pytest.mark.parametrize("is_orphan", [True, False])
@@ -21,3 +21,11 @@ async def test_a_process_whose_arbiter_has_gone_stops(is_orphan: bool) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert told == (["stop", "lives"] if is_orphan else ["lives"])
+
+
+def test_an_arbiter_that_stood_still_kills_no_process_for_its_silence() -> None:
+    arbiter = Master.__new__(Master)
+    arbiter.timeout = 30
+    assert [arbiter.may_judge(float(now)) for now in range(33)] == [False] * 31 + [True] * 2
+    woken_at = 33.0 + LATE_LOOK_S + 60
+    assert [arbiter.may_judge(woken_at + now) for now in range(33)] == [False] * 31 + [True] * 2
