@@ -289,7 +289,7 @@ class BrokerCore:
         parts = split_frames([item.frames for item in message.items], event.frames)
         was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
         for item, frames in zip(message.items, parts, strict=True):
-            if item.job not in gateway.jobs:
+            if item.job not in gateway.jobs and not self.early.holds(gateway.peer, item.job):
                 self._admit(gateway, item, frames, now, was_held=was_held)
 
     def _admit(
@@ -345,6 +345,8 @@ class BrokerCore:
     def _on_ask(self, gateway: Gateway, event: Received, now: float) -> None:
         ask = event.message
         assert isinstance(ask, m.Ask)
+        if self.early.holds(gateway.peer, ask.ask):
+            return  # it was sent again
         if self._must_wait(ask):
             self.early.keep(EarlyRequest(gateway, ask, (), now + WAIT_LIMIT_S), self.management.loading)
         else:

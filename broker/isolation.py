@@ -193,7 +193,8 @@ class Isolation:
             return inf
         head = queue.suspects[0]
         share = (now - head.arrived_at) / (head.expires_at - head.arrived_at)
-        jobs = queue.take_suspects(policy.isolated_count(suspects=len(queue.suspects), waited_share=share))
+        count = policy.isolated_count(suspects=len(queue.suspects), waited_share=share)
+        jobs = queue.take_suspects(min(count, kept.room(record)))
         beside = policy.leases_beside(record)
         for batch in [(job,) for job in jobs] if beside else [jobs]:
             assign(queue, batch, record, kept, now)

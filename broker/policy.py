@@ -82,6 +82,6 @@ def isolated_count(*, suspects: int, waited_share: float) -> int:
 
     One, since then it is known who it was if their worker ends. Where the next of them has waited for more
     than ALONE_SHARE of the time that it may, half of them: most often it was none of them, but somebody who
-    killed the worker, and halving finds one, too.
+    killed the worker, and halving finds one, too. That is as far as a worker takes so many.
     """
     return 1 if waited_share < ALONE_SHARE else ceil(suspects / 2)

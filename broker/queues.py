@@ -193,21 +193,30 @@ class PlainQueue(VersionQueue):
         (self.row if job.suspicion is None else self.suspects).append(job)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
-        """Return jobs to the head in their order. The bound doesn't apply.
+        """Return jobs to where they were by their age. The bound doesn't apply.
 
         Of the suspects those come last that were alone on a worker that ended: it was them, most likely.
         """
+        back = [job for job in jobs if job.suspicion is None]
+        self.row = deque(sorted((*back, *self.row), key=lambda job: job.arrived_at))
         for job in reversed(jobs):
-            if job.suspicion is None:
-                self.row.appendleft(job)
-            elif job.suspicion.lost_with:
+            if job.suspicion and job.suspicion.lost_with:
                 self.suspects.appendleft(job)
-            else:
+            elif job.suspicion:
                 self.suspects.append(job)
 
     def remove(self, job: Job) -> None:
         """Take out one job; nobody waits for it any more."""
         (self.row if job.suspicion is None else self.suspects).remove(job)
+
+    def take_expired(self, now: float) -> list[Job]:
+        """Take the jobs whose time to wait is over: suspects wherever they are, others at the head."""
+        expired = [job for job in self.suspects if job.expires_at <= now]
+        if expired:
+            self.suspects = deque(job for job in self.suspects if job.expires_at > now)
+        while self.row and self.row[0].expires_at <= now:
+            expired.append(self.row.popleft())
+        return expired
 
     def take(self, count: int) -> tuple[Job, ...]:
         """Take up to `count` jobs for a batch, as many as are `fitting`."""

@@ -59,13 +59,11 @@ class EarlyRequests:
 
     def keep(self, early: EarlyRequest, loading: Iterable[str]) -> None:
         """Let a request wait, or refuse it where too much waits already."""
-        key = (early.gateway.peer, early.number)
-        if key in self._waiting:
-            return  # it was sent again
-        if len(self._waiting) >= self._limit or self._bytes + early.size > self._limit_bytes:
+        is_too_large = self._bytes and self._bytes + early.size > self._limit_bytes
+        if len(self._waiting) >= self._limit or is_too_large:
             self._refuse(early, loading)
             return
-        self._waiting[key] = early
+        self._waiting[early.gateway.peer, early.number] = early
         self._bytes += early.size
 
     def holds(self, peer: bytes, number: int) -> bool:

@@ -34,6 +34,8 @@ from torchrelay.shared.parts import WorkerFacts as WorkerFacts
 PROTOCOL_VERSION = 1
 #: Messages above this are announced: they may take longer than a peer may be silent.
 ANNOUNCED_ABOVE_BYTES = 8 << 20
+#: What is announced as larger than this, which nobody sends, is waited for no longer.
+ANNOUNCED_LIMIT_BYTES = 4 << 30
 #: What a connection between two parts is trusted to carry at least.
 SLOWEST_BYTES_PER_S = 4_000_000
 
@@ -584,4 +586,6 @@ ToWorker = ToPeer | Assign | CancelJobs
 
 def silence_s(message: Message) -> float:
     """Tell how long its sender may be silent after a message, beyond the time that peers may be anyway."""
-    return message.size_bytes / SLOWEST_BYTES_PER_S if isinstance(message, Announced) else 0.0
+    if not isinstance(message, Announced):
+        return 0.0
+    return max(0, min(message.size_bytes, ANNOUNCED_LIMIT_BYTES)) / SLOWEST_BYTES_PER_S

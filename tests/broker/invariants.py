@@ -50,7 +50,7 @@ def _check_leases(core: BrokerCore) -> None:
     for worker in core.fleet.workers.values():
         record = core.catalog.get(worker.key)
         # One that drains may have got its leases when its version was registered otherwise.
-        is_ready = record is not None and worker.state is WorkerState.READY
+        is_ready = worker.state is WorkerState.READY
         limit = (policy.leases_beside(record) or 2) if record and is_ready else None
         assert limit is None or len(worker.leases) <= limit, f"a worker holds more than {limit} leases"
         for position, lease in enumerate(worker.leases):
@@ -58,6 +58,8 @@ def _check_leases(core: BrokerCore) -> None:
             has_begun = lease.began_at is not None
             assert has_begun == (position == 0 or not lease.is_in_order), "one lease runs, or all do"
             assert len(lease.jobs) >= 1, "a lease without jobs"
+            if record and is_ready:
+                assert len(lease.jobs) <= record.batch_size, "a batch is larger than batch_size"
             assert not lease.is_describe or len(lease.jobs) == 1, "a describe job has company"
             assert all(job.lease == lease.number for job in lease.jobs if job.state is JobState.RUNNING)
         if worker.leases:
@@ -67,6 +69,8 @@ def _check_leases(core: BrokerCore) -> None:
 def _check_suspects(core: BrokerCore, queue: PlainQueue) -> None:
     assert all(job.suspicion is not None for job in queue.suspects)
     assert all(job.suspicion is None for job in queue.row), "a suspect would go with the others"
+    arrivals = [job.arrived_at for job in queue.row]
+    assert arrivals == sorted(arrivals), "an older job waits behind a younger one, and expires late"
     used = 0
     for worker in core.fleet.ready(queue.key):
         suspects = [lease for lease in worker.leases if any(job.suspicion for job in lease.jobs)]

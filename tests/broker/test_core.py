@@ -269,6 +269,20 @@ def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender
     assert not rig.core.gateways
 
 
+@pytest.mark.parametrize("size_bytes", [-(10**17), 10**17])
+def test_a_gateway_that_announces_nonsense_is_neither_dropped_for_it_nor_kept_for_ever(
+    size_bytes: int,
+) -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(size_bytes))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(2)
+    assert rig.core.gateways
+    rig.pass_time(4 + m.ANNOUNCED_LIMIT_BYTES / m.SLOWEST_BYTES_PER_S)
+    assert not rig.core.gateways
+
+
 @pytest.mark.parametrize("twist", ["another lease", "another worker", "twice"])
 def test_a_forged_or_late_result_is_dropped_and_counted(twist: str) -> None:
     rig = Rig()

@@ -318,6 +318,68 @@ def test_suspects_that_have_waited_long_are_run_in_halves() -> None:
     assert policy.isolated_count(suspects=1, waited_share=0.9) == 1
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("is_continuous", [False, True])
+def test_suspects_that_have_waited_long_are_no_more_than_a_worker_takes(
+    batch_size: int, is_continuous: bool
+) -> None:
+    rig, node = host(
+        workers=4, batch_size=batch_size, max_batch_delay_ms=1, response_timeout_s=40,
+        config=ModelConfig(continuous_batching=is_continuous),
+    )  # fmt: skip
+    fill(rig, range(1, 9))
+    for worker in node.workers:
+        rig.take(worker, m.Assign)
+        rig.exit_worker(int(worker[2:]))
+    node.workers.clear()
+    rig.pass_time(15)
+    node.run()
+    assert sorted(answered(rig)) == list(range(1, 9))
+    assert max(map(len, node.batches)) == (1 if is_continuous else batch_size)
+
+
+def test_with_tickets_a_worker_is_free_again_once_it_has_run_the_last_suspect() -> None:
+    rig, node = host(workers=1, config=ModelConfig(use_job_ticket=True))
+    rig.submit_content(1, content=b"x")
+    rig.exit_worker(int(node.workers.pop()[2:]))
+    rig.pass_time(2)
+    node.run()
+    rig.submit_content(2, content=b"y")
+    node.run()
+    assert (answered(rig), refused(rig)) == ([1, 2], [])
+
+
+def test_with_tickets_an_idle_worker_is_not_taken_by_suspects_that_wait_for_another() -> None:
+    rig, node = host(workers=2, config=ModelConfig(use_job_ticket=True))
+    rig.submit_content(1, content=b"x")
+    (holder,) = [peer for peer in node.workers if rig.take(peer, m.Assign)]
+    node.workers.remove(holder)
+    rig.exit_worker(int(holder[2:]))
+    rig.submit_content(2, content=b"y")
+    node.run(starts=False)
+    assert (answered(rig), refused(rig)) == ([2], [])
+
+
+def test_suspects_that_are_cleared_wait_again_by_their_age() -> None:
+    rig, node = host(workers=1, response_timeout_s=60)
+    rig.submit_content(1, content=b"x")
+    rig.exit_worker(int(node.workers.pop()[2:]))
+    fill(rig, range(2, 7))
+    rig.pass_time(10)
+    rig.submit_content(7, 8, 9, content=b"x")
+    (worker,) = rig.start_workers()
+    queue = rig.core.jobs.queues["m", "1.0"]
+    while queue.suspects:
+        rig.pass_time(6)
+        rig.complete(worker, rig.only(worker, m.Assign))
+    assert len(queue.jobs) >= 3
+    arrivals = [job.arrived_at for job in queue.jobs]
+    assert arrivals == sorted(arrivals)
+    rig.exit_worker(int(worker[2:]))
+    rig.pass_time(1060 - rig.now + 0.5)
+    assert all(job.expires_at > rig.now for job in queue.jobs)
+
+
 # The version
 
 

@@ -371,6 +371,33 @@ def test_bytes_that_wait_for_the_start_are_bounded() -> None:
     assert not rig.take(GATEWAY, m.Refused)
 
 
+def test_one_large_request_waits_for_the_start_whatever_the_limit() -> None:
+    rig = SlowRig(settings(queue_limit_bytes=20))
+    rig.held = []
+    rig.archive("m.mar")
+    rig.at_start = [LoadAtStart("m.mar")]
+    rig.restart()
+    rig.join_gateway()
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 1),)), (b"x" * 30,))
+    assert not rig.take(GATEWAY, m.Refused)  # as a queue lets it in
+    rig.release()
+    assert len(rig.core.jobs.queues["m", "1.0"]) == 1
+
+
+def test_what_is_sent_again_in_the_turn_in_which_its_model_is_registered_is_not_taken_twice() -> None:
+    rig = starting_rig(LoadAtStart("m.mar"))
+    submit = m.Submit((m.SubmitItem(1, "m", None, False, b"meta"),))
+    rig.say(GATEWAY, submit)
+    ask = m.ScaleWorkers(2, "m", "2.0", 1, 1, synchronous=False)
+    rig.say(GATEWAY, ask)
+    next_step(rig)
+    assert rig.held
+    (stored,), rig.held = rig.held, None
+    rig.feed(stored, rig.event(GATEWAY, submit), rig.event(GATEWAY, ask))
+    assert len(rig.core.jobs.queues["m", "1.0"]) == 1
+    rig.only(GATEWAY, m.AskRefused)
+
+
 def test_what_waits_for_the_start_is_neither_forgotten_nor_taken_twice() -> None:
     rig = starting_rig()
     rig.submit(1)
