@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 
 from torchrelay.gateway.exchange import Event, Scope, Send
-from torchrelay.shared import clock
+from torchrelay.shared import clock, logs
 from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import BackgroundHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
@@ -22,6 +22,7 @@ class AccessLog:
 
     def __init__(self, path: str, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
         self._file = BackgroundHandler(LogFileHandler(Path(path), limits), WAITING_LINES)
+        self._file.setFormatter(_Formatter())
         #: Not written yet.
         self._lines: list[str] = []
 
@@ -43,7 +44,7 @@ class AccessLog:
         """Have written what has been noted. A log that can't be written keeps nobody from being served."""
         lines, self._lines = self._lines, []
         if lines:
-            self._file.emit(logging.makeLogRecord({"msg": "\n".join(lines), "lines": lines}))
+            self._file.emit(logging.makeLogRecord({"lines": lines}))
 
     def close(self) -> None:
         """Write what has been noted, and close."""
@@ -60,3 +61,11 @@ class AccessLog:
         request = f"{scope['method']} {target.decode('latin-1')} HTTP/{scope['http_version']}"
         time = clock.local_iso(clock.wall_ms())
         self._lines.append(f'{time} - /{host}:{port} "{request}" {status} {round(took_s * 1000)}')
+
+
+class _Formatter(logging.Formatter):
+    """Writes lines as they are, and how many could not be written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines: list[str] | None = vars(record).get("lines")
+        return logs.text_of(record.getMessage(), logs.facts(record)) if lines is None else "\n".join(lines)

@@ -2,7 +2,7 @@
 
 Each appends whole lines. Who finds it full moves it to NAME.1, that to NAME.2 and so on, under a lock on the
 file itself; the others see that their file has gone elsewhere, and open the new one. So logrotate may move
-or truncate it as well.
+or truncate it as well. A file that can't be moved becomes longer: no line is lost for that.
 """
 
 import contextlib
@@ -14,22 +14,27 @@ from pathlib import Path
 
 from torchrelay.shared.settings import LogLimits
 
+logger = logging.getLogger(__name__)
+
 
 class LogFile:
     """One file to append to; opened when there is something to write."""
 
     def __init__(self, path: Path, limits: LogLimits) -> None:
-        # What a link points to is moved, not the link.
-        self.path = Path(os.path.realpath(path))
+        # What a link points to is moved, not the link. A link to /dev/stdout may point to what has no path.
+        target = Path(os.path.realpath(path))
+        self.path = path if path.exists() and not target.exists() else target
         self._limits = limits
         self._fd: int | None = None
+        #: Until it could not be moved, which is not tried again before it is opened anew.
+        self._is_movable = True
         #: A fork would share the lock of the process that has opened the file.
         self._pid = os.getpid()
 
     def append(self, data: bytes) -> None:
         """Write whole lines. Raises OSError."""
         fd = self._current()
-        if self._limits.file_bytes and self._is_full(fd, len(data)):
+        if self._limits.file_bytes and self._is_movable and self._is_full(fd, len(data)):
             self._rotate(fd)
             fd = self._current()
         while data:
@@ -46,6 +51,7 @@ class LogFile:
             self.close()
         if self._fd is None:
             self._pid = os.getpid()
+            self._is_movable = True
             self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         return self._fd
 
@@ -66,6 +72,10 @@ class LogFile:
         try:
             if self._is_at_path(fd):
                 self._move()
+        except OSError as error:  # it is mounted by itself, or its folder is another user's
+            self._is_movable = False
+            facts = {"log": str(self.path), "reason": error.strerror}
+            logger.warning("log.not_moved_away", extra=facts)
         finally:
             fcntl.flock(fd, fcntl.LOCK_UN)
 

@@ -37,24 +37,36 @@ class BackgroundHandler(logging.Handler):
         self._begin()
 
     def _begin(self) -> None:
-        #: The process that has the thread: a fork of it has none.
-        self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._waiting: deque[logging.LogRecord] = deque()
         #: Lines that wait, and that the thread has taken and not written yet.
         self._unwritten_lines = 0
         self._dropped = 0
+        #: How many lines are lost should what is being written fail.
+        self._lost_lines = 0
         self._moved_at = 0.0
         self._changed = threading.Condition()
+        #: The process that has the thread: a fork of it has none.
+        self._pid = os.getpid()
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802  # logging's name
         """Let records be written so."""
         self._writer.setFormatter(fmt)
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Take a record as the base does, but without its lock.
+
+        When logging shuts down it holds that during `flush`, which waits for the thread; and that logs, too.
+        """
+        is_wanted = bool(self.filter(record))
+        if is_wanted:
+            self.emit(record)
+        return is_wanted
+
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written soon, or count it where too many wait."""
         if self._pid != os.getpid():
-            self._begin()
+            self._begin_in_fork()
         with self._changed:
             if self._unwritten_lines >= self._limit_lines:
                 self._dropped += _lines(record)
@@ -67,11 +79,18 @@ class BackgroundHandler(logging.Handler):
                 self._start()
             self._changed.notify_all()
 
+    def _begin_in_fork(self) -> None:
+        self.acquire()
+        try:
+            if self._pid != os.getpid():  # else another thread has just done so
+                self._begin()
+        finally:
+            self.release()
+
     def _start(self) -> None:
         thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        with contextlib.suppress(
-            RuntimeError
-        ):  # there may be no more threads just now: the next record tries
+        # There may be no more threads just now: the next record tries again.
+        with contextlib.suppress(RuntimeError):
             thread.start()
             self._thread = thread
 
@@ -81,8 +100,7 @@ class BackgroundHandler(logging.Handler):
 
     def flush(self) -> None:
         """Wait until all is written, or the writer is stuck."""
-        if self._pid == os.getpid():
-            self._wait_until_below(1, FLUSH_STUCK_S)
+        self._wait_until_below(1, FLUSH_STUCK_S)
 
     def close(self) -> None:
         """Write what waits, and close."""
@@ -92,6 +110,8 @@ class BackgroundHandler(logging.Handler):
         super().close()
 
     def _wait_until_below(self, limit_lines: int, stuck_s: float) -> None:
+        if self._pid != os.getpid():
+            return  # what waits here is its parent's to write
         with self._changed:
             while self._unwritten_lines >= limit_lines:
                 moved_at = max(self._moved_at, getattr(self._writer, "moved_at", 0.0))
@@ -106,21 +126,22 @@ class BackgroundHandler(logging.Handler):
                 while not self._waiting:
                     self._changed.wait()
                 record = self._waiting.popleft()
-            self._write(record)
+            self._write(record, _lines(record))
+            if self._dropped and self._failure is None:
+                with self._changed:
+                    dropped, self._dropped = self._dropped, 0
+                self._write(_dropped_record(dropped), dropped)
             with self._changed:
                 self._unwritten_lines -= _lines(record)
                 self._moved_at = clock.monotonic()
-                dropped, self._dropped = (0, self._dropped) if self._failure else (self._dropped, 0)
                 self._changed.notify_all()
-            if dropped:
-                self._write(_dropped_record(dropped))
 
-    def _write(self, record: logging.LogRecord) -> None:
-        had_failed, self._failure = self._failure is not None, None
+    def _write(self, record: logging.LogRecord, lines: int) -> None:
+        had_failed, self._failure, self._lost_lines = self._failure is not None, None, lines
         try:
             self._writer.emit(record)
         except Exception as error:  # noqa: BLE001  # boundary: what a record holds may have no text, others have
-            self._count_failure(record, error)
+            self._count_failure(error)
         if self._failure is not None and not had_failed:
             # For the other handlers; again only once this one has worked meanwhile.
             file = getattr(self._writer, "baseFilename", None)
@@ -130,12 +151,12 @@ class BackgroundHandler(logging.Handler):
 
     def _failed(self, record: logging.LogRecord) -> None:
         """Count a record that can't be written; logging calls it where the writer has raised."""
-        self._count_failure(record, sys.exception())
+        self._count_failure(sys.exception())
 
-    def _count_failure(self, record: logging.LogRecord, error: BaseException | None) -> None:
+    def _count_failure(self, error: BaseException | None) -> None:
         self._failure = error
         with self._changed:
-            self._dropped += _lines(record)
+            self._dropped += self._lost_lines
 
 
 def _lines(record: logging.LogRecord) -> int:

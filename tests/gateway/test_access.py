@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support import eventually_async
-from torchrelay.gateway.access import AccessLog
+from torchrelay.gateway.access import WAITING_LINES, AccessLog
 
 LINE = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:4711 ("[^"]+" \d{3}) \d+\n')
 
@@ -99,4 +99,16 @@ async def test_a_disk_that_hangs_holds_up_no_request(tmp_path: Path) -> None:
         assert [file.readline().split()[4] for _ in range(100)] == [
             f"/{number}{'x' * 2000}".encode() for number in range(100)
         ]
+        log.close()
+
+
+async def test_how_many_lines_could_not_be_written_is_said_where_they_are_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log")
+    log = AccessLog(str(tmp_path / "log"))
+    for count in (WAITING_LINES, 7):
+        log._lines = ["a line"] * count
+        log.flush()
+    with (tmp_path / "log").open() as file:
+        told = [file.readline() for _ in range(WAITING_LINES + 1)]
+        assert told[-2:] == ["a line\n", "log.lines_dropped count=7\n"]
         log.close()

@@ -53,9 +53,11 @@ def test_none_of_the_older_ones_need_be_kept(tmp_path: Path) -> None:
 
 def test_a_file_without_a_limit_is_never_moved(tmp_path: Path) -> None:
     file = LogFile(tmp_path / "log", LogLimits(0, 5))
-    os.truncate(os.open(tmp_path / "log", os.O_CREAT | os.O_RDWR), 1 << 40)
+    file.append(LINE)
+    os.truncate(tmp_path / "log", 1 << 40)
     file.append(LINE)
     assert names(tmp_path) == ["log"]
+    file.close()
 
 
 def test_one_line_above_the_limit_is_written_all_the_same(tmp_path: Path) -> None:
@@ -101,6 +103,44 @@ def test_a_link_stays_and_its_target_is_moved(tmp_path: Path) -> None:
     file.append(LINE)
     assert names(tmp_path / "disk") == ["log", "log.1"]
     assert (tmp_path / "log").is_symlink()
+
+
+def test_a_link_to_the_standard_output_is_written_through(tmp_path: Path) -> None:
+    """As images of servers have it: there it is a pipe, to which no path leads but the link's."""
+    (tmp_path / "log").symlink_to("/dev/stdout")
+    ends = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(ends[1], 1)
+        file = LogFile(tmp_path / "log", LogLimits(150, 5))
+        file.append(LINE)
+        file.append(LINE)
+        os._exit(0)
+    os.close(ends[1])
+    with open(ends[0], "rb") as reader:
+        assert reader.read() == LINE * 2
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_link_to_what_is_not_there_yet_makes_it(tmp_path: Path) -> None:
+    (tmp_path / "log").symlink_to(tmp_path / "target")
+    LogFile(tmp_path / "log", LogLimits()).append(LINE)
+    assert (tmp_path / "target").read_bytes() == LINE
+
+
+def test_a_file_that_cannot_be_moved_grows_on_and_older_ones_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that is mounted by itself can't: here, a folder stands in the place of an older one."""
+    (tmp_path / "log.1").mkdir()
+    file = LogFile(tmp_path / "log", LogLimits(150, 2))
+    for _ in range(5):
+        file.append(LINE)
+        (tmp_path / "log.2" / "in the way").mkdir(parents=True, exist_ok=True)
+    assert (tmp_path / "log").read_bytes() == LINE * 5
+    assert (tmp_path / "log.1").is_dir()
+    assert [made.message for made in caplog.records] == ["log.not_moved_away"]
+    file.close()
 
 
 def test_what_is_no_regular_file_is_never_moved(tmp_path: Path) -> None:

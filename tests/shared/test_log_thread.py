@@ -3,7 +3,9 @@
 import errno
 import logging
 import os
+import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +117,26 @@ def test_a_log_that_cannot_be_written_is_told_of_once_and_goes_on_when_it_can(
     assert capfd.readouterr() == ("", ""), "no traceback for each"
 
 
+def test_what_was_dropped_is_still_counted_when_the_count_cannot_be_written_either() -> None:
+    class Failing(Slow):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "log.lines_dropped" and len(self.written) == 1:
+                self.written.append("(failed)")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().emit(record)
+
+    failing = Failing()
+    handler = BackgroundHandler(failing, limit_lines=1)
+    for number in range(5):
+        handler.handle(record(f"line {number}"))
+    failing.may_write.set()
+    eventually(lambda: len(failing.written) == 2)
+    handler.handle(record("line 5"))
+    eventually(lambda: len(failing.written) == 4)
+    assert failing.written == ["line 0", "(failed)", "line 5", "log.lines_dropped 4"]
+    handler.close()
+
+
 def test_a_record_that_cannot_be_written_as_text_costs_itself_alone(
     pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,6 +178,64 @@ def test_a_forked_process_logs_for_itself_alone(tmp_path: Path) -> None:
     slow.may_write.set()
     handler.close()
     assert slow.written == ["the parent's"]
+
+
+def test_a_forked_process_does_not_wait_for_what_its_parent_has_to_write() -> None:
+    slow = Slow()
+    handler = BackgroundHandler(slow, limit_lines=4)
+    for number in range(4):
+        handler.handle(record(f"line {number}"))
+    pids: list[int] = []
+
+    def fork() -> None:
+        pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(LIMIT_S))
+            handler.wait_for_room()
+            handler.flush()
+            os._exit(0)
+        pids.append(pid)
+
+    with handler._changed:  # as the thread may hold it, which the fork doesn't have
+        forking = threading.Thread(target=fork)
+        forking.start()
+        forking.join()
+    assert os.waitpid(pids[0], 0)[1] == 0
+    slow.may_write.set()
+    handler.close()
+
+
+def test_a_writer_that_fails_for_the_first_time_at_the_end_does_not_delay_it() -> None:
+    """Its failure is logged by the thread that the end waits for."""
+    reader, gone = os.pipe()
+    os.close(reader)
+    told: list[str] = []
+
+    class Console(ConsoleHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            is_ending.wait(LIMIT_S)
+            super().emit(record)
+
+    class Handler(BackgroundHandler):
+        def flush(self) -> None:
+            is_ending.set()
+            super().flush()
+            told.append(f"{self._unwritten_lines} left")
+
+    is_ending = threading.Event()
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [Handler(Console(gone))]
+    level = root.level
+    root.setLevel(logging.INFO)
+    try:
+        root.handlers[0].handle(record("nobody reads it"))
+        logging.shutdown([weakref.ref(root.handlers[0])])
+    finally:
+        root.handlers = before
+        root.setLevel(level)
+        os.close(gone)
+    assert told[0] == "0 left"
 
 
 def test_a_console_that_somebody_made_non_blocking_gets_everything(pipe: tuple[int, int]) -> None:
