@@ -156,6 +156,10 @@ class Exchange:
         if self._reader is not None and not self._reader.done() and (self._body or self.has_all):
             self._reader.set_result(None)
 
+    def be_last(self) -> None:
+        """Let the response be the connection's last, whatever was to follow."""
+        self.scope["keep_alive"] = self._would_keep_alive = False
+
     def leave(self) -> None:
         """Take note that the client has gone."""
         self._is_open = False

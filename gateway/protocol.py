@@ -170,6 +170,8 @@ class GatewayProtocol(asyncio.Protocol):
             self._bound_bare_bytes(data)
         if self._exchanges:
             self._go_on(self._exchanges[0])
+        elif self._fed is not None and not self._fed.has_all:  # its body is dropped behind its answer
+            self._idle_since = self.loop.time()
 
     def _bound_bare_bytes(self, data: bytes) -> None:
         """Refuse a body of which nothing comes but what stands around its chunks."""
@@ -394,7 +396,7 @@ class GatewayProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """Let the response in progress be the last; uvicorn calls this when it stops."""
         if self._exchanges and not self._is_lingering:
-            self._exchanges[-1].scope["keep_alive"] = False
+            self._exchanges[-1].be_last()
         elif self.transport.get_write_buffer_size():
             self.transport.close()
         else:

@@ -9,7 +9,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.gateway.loops import let_pass, on_a_loop, turns
-from torchrelay.gateway.exchange import ClientLeft, Receive, Scope, Send
+from torchrelay.gateway.exchange import AsgiApp, ClientLeft, Receive, Scope, Send
 from torchrelay.gateway.protocol import (
     LINGER_LIMIT_BYTES,
     LINGER_LIMIT_S,
@@ -116,15 +116,18 @@ class Echo:
 
 
 class Refusing:
-    """Answers at once with a status, whatever comes, and closes the connection."""
+    """Answers at once with a status, whatever comes, and closes the connection unless told otherwise."""
+
+    def __init__(self, *, closes: bool = True) -> None:
+        self._more_headers = [(b"connection", b"close")] if closes else []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        headers = [(b"content-length", b"0"), *self._more_headers]
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body"})
 
 
-def connected(application: Application | Echo | Refusing) -> tuple[GatewayProtocol, Transport]:
+def connected(application: AsgiApp) -> tuple[GatewayProtocol, Transport]:
     config = Config(
         cast(Any, application),  # uvicorn has types of its own for scopes and messages
         interface="asgi3",
@@ -445,4 +448,41 @@ async def test_a_process_that_stops_does_not_wait_for_clients_that_have_their_an
     protocol, transport = connected(Refusing())
     protocol.data_received(HEAD % 1000 + b"x")
     protocol.shutdown()
+    assert transport.is_closing()
+
+
+@on_a_loop
+async def test_a_body_that_is_dropped_behind_its_answer_keeps_the_connection_while_it_comes() -> None:
+    protocol, transport = connected(Refusing(closes=False))
+    protocol.data_received(HEAD % 1_000_000 + b"x")
+    assert transport.written.startswith(b"HTTP/1.1 503 ")
+    for _ in range(3):
+        await let_pass(KEPT_S - 1)
+        protocol.data_received(b"x")
+    assert not transport.is_closing()
+    await let_pass(KEPT_S - 1)
+    await let_pass(2)
+    assert transport.is_closing()
+
+
+@on_a_loop
+async def test_a_process_that_stops_closes_behind_a_body_that_it_had_not_asked_for_yet() -> None:
+    may_ask = asyncio.Event()
+
+    async def asking_late(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        while not may_ask.is_set():
+            await asyncio.sleep(0)
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    protocol, transport = connected(asking_late)
+    protocol.data_received(b"POST /p HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n")
+    protocol.shutdown()
+    may_ask.set()
+    await turns()
+    protocol.data_received(b"x")
+    await turns()
+    assert b"HTTP/1.1 200 OK" in transport.written
     assert transport.is_closing()
