@@ -145,15 +145,18 @@ class Invocations(_Model):
     async def on_request(self, req: GatewayRequest, resp: Response) -> None:
         """Predict; who names no model means the one of the start, if it was one."""
         query = bodies.query_inputs(req.query_string)
+        # Asked for before the body is read: what waits in between would count as nobody's.
+        named = await self._named(query)
         inputs = bodies.merged(query, await self._read(req))
-        await self._predict(req, resp, await self._named(query, inputs), None, inputs)
+        await self._predict(req, resp, named or _required(inputs), None, inputs)
 
     async def on_options(self, req: GatewayRequest, resp: Response) -> None:  # type: ignore[override]
         """Answer with the model's own API description. The model isn't in the path."""
         query = bodies.query_inputs(req.query_string)
-        await super().on_options(req, resp, await self._named(query, query))
+        await super().on_options(req, resp, await self._named(query) or _required(query))
 
-    async def _named(self, query: list[bodies.Input], inputs: list[bodies.Input]) -> str:
+    async def _named(self, query: list[bodies.Input]) -> str | None:
+        """Return the model that the query names, or else the one of the start; None where it wasn't one."""
         asked = _value(query, "model_name")
         if asked:
             return asked
@@ -164,12 +167,15 @@ class Invocations(_Model):
                 "which one is meant shows when they are; name it, or try again later",
             )
         started = {version.model for version in read.versions if version.loaded_at_startup}
-        if len(started) == 1:
-            return started.pop()
-        model = _value(inputs, "model_name")
-        if model is None:
-            raise errors.BadRequest("Parameter model_name is required.")
-        return model
+        return started.pop() if len(started) == 1 else None
+
+
+def _required(inputs: list[bodies.Input]) -> str:
+    """Return the model that an input names. Raises BadRequest where there is none."""
+    model = _value(inputs, "model_name")
+    if model is None:
+        raise errors.BadRequest("Parameter model_name is required.")
+    return model
 
 
 def _value(inputs: list[bodies.Input], wanted: str) -> str | None:

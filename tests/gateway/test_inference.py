@@ -1,7 +1,8 @@
 """The inference API as its clients see it."""
 
 import json
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, cast
 
 import falcon.testing
 import msgspec
@@ -223,6 +224,39 @@ def test_invocations_without_a_model_are_put_off_while_models_of_the_start_are_b
 
     answer = Gateway(starting).predict("/invocations", b"x")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_invocations_hold_no_body_that_is_not_counted_while_they_ask_for_the_model() -> None:
+    gateway = Gateway()
+    await gateway.link.start()
+    gateway.link._flush_soon = lambda: None  # type: ignore[method-assign]  # a broker that takes its time
+    taken: list[int] = []
+
+    async def receive() -> Event:
+        taken.append(gateway.link._session.room.held_bytes)
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": len(taken) < 3}
+
+    async def send(event: Event) -> None:
+        pass
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/invocations",
+        "raw_path": b"/invocations",
+        "query_string": b"",
+        "headers": [(b"content-length", b"3000")],
+        "raw_headers": [b"Content-Length", b"3000"],
+        "server": ("127.0.0.1", INFERENCE),
+        "client": ("127.0.0.1", 1),
+        "scheme": "http",
+    }
+    asking = cast(Coroutine[Any, Any, None], gateway.app(scope, receive, send))
+    asking.send(None)  # up to its first wait, which is for the broker
+    assert taken == [0]
+    asking.close()
 
 
 def test_invocations_describe_the_model_that_the_query_names() -> None:
