@@ -4,6 +4,7 @@ Pure: everything comes in as arguments. The order is TorchServe's: the environme
 it) beats the command line, which beats the file, which beats the defaults of `shared.settings`.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,7 @@ def gateway_faults(gateway: GatewaySettings) -> list[str]:
 
 def fits_socket(folder: str) -> bool:
     """Tell whether a socket in this folder has a path that the kernel takes."""
-    return len(f"{Path(folder)}/broker.sock".encode()) <= SOCKET_PATH_LIMIT_BYTES
+    return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES
 
 
 def listeners(gateway: GatewaySettings) -> tuple[str, ...]:

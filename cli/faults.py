@@ -10,6 +10,12 @@ class Fault(Exception):
     """A command failed; the message says what failed and what to do next."""
 
 
+#: What ends a command with a line, not with a traceback. The last is for paths that aren't UTF-8: settings
+#: can't hold them.
+Reported = Fault | OSError | UnicodeEncodeError
+REPORTED = (Fault, OSError, UnicodeEncodeError)
+
+
 class FaultReportingGroup(TyperGroup):
     """A group of commands that turns a fault into its lines and exit status."""
 
@@ -19,13 +25,15 @@ class FaultReportingGroup(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # typer's own: who reads our output has seen enough
-        except (Fault, OSError) as fault:
+        except REPORTED as fault:
             typer.echo(written(text_of(fault)), err=True)
             raise typer.Exit(1) from fault
 
 
-def text_of(fault: Fault | OSError) -> str:
-    """Say why a command failed; what the system refuses it, where nobody else has words for it, as well."""
+def text_of(fault: Reported) -> str:
+    """Say why a command failed, in the system's words where it was the system that refused something."""
+    if isinstance(fault, UnicodeEncodeError):
+        return f"{fault.object!a} can't be written in {fault.encoding.upper()}: choose another name"
     if isinstance(fault, FileNotFoundError) and not fault.filename:
         return "the folder where it was started is gone: start it in another"
     if isinstance(fault, OSError):

@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 from torchrelay.cli import compose, console, folders, options, pid_file, prepare, streams
-from torchrelay.cli.faults import Fault, text_of
+from torchrelay.cli.faults import REPORTED, Fault, text_of
 from torchrelay.shared import ts_config
 from torchrelay.shared.settings import environment
 from torchrelay.shared.ts_config import Said
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stop(path, quietly=given.foreground)
         else:
             start(path, given, words)
-    except (Fault, OSError) as fault:
+    except REPORTED as fault:
         typer.echo(text_of(fault))
         sys.exit(1)
 

@@ -14,7 +14,7 @@ from torchrelay.cli import compose, foreground, options, prepare, secrets_file, 
 from torchrelay.cli.child import LogTarget, Role
 from torchrelay.cli.compose import Plan
 from torchrelay.cli.console import say
-from torchrelay.cli.faults import Fault, text_of
+from torchrelay.cli.faults import REPORTED, text_of
 from torchrelay.cli.fleet import Fleet, Version
 from torchrelay.cli.folders import Folders, folders
 from torchrelay.shared import clock, ts_keys
@@ -39,7 +39,7 @@ def main() -> None:
     try:
         with folders(None, None, environment(), large_in_temp=True) as made:
             _serve(given, made)
-    except (Fault, OSError) as fault:
+    except REPORTED as fault:
         typer.echo(text_of(fault))
         sys.exit(1)
 

@@ -202,3 +202,10 @@ def test_the_queues_hold_what_the_gateway_lets_in_and_that_grows_with_the_larges
     assert made.gateway.in_flight_bytes > 1_000_000_000
     assert made.broker.queue_limit_bytes == made.gateway.in_flight_bytes
     assert compose.broker_settings(Said(max_request_size=10**9), state_dir="s").queue_limit_bytes > 10**9
+
+
+def test_the_length_of_a_socket_path_is_that_of_the_bytes_the_kernel_takes() -> None:
+    """Also of a path that is no text."""
+    assert compose.fits_socket("/" + "\udcff" * (compose.SOCKET_PATH_LIMIT_BYTES - 13))
+    assert not compose.fits_socket("/" + "\udcff" * (compose.SOCKET_PATH_LIMIT_BYTES - 12))
+    assert not compose.fits_socket("/" + "é" * (compose.SOCKET_PATH_LIMIT_BYTES - 13))

@@ -31,6 +31,10 @@ def app_that_raises(error: BaseException) -> typer.Typer:
         (OSError(28, os.strerror(28), "/f"), "torchrelay: /f: No space left on device\n"),
         (OSError(24, os.strerror(24)), "torchrelay: Too many open files\n"),
         (OSError("odd"), "torchrelay: odd\n"),
+        (
+            UnicodeEncodeError("utf-8", "/a\udcff", 2, 3, "surrogates not allowed"),
+            "torchrelay: '/a\\udcff' can't be written in UTF-8: choose another name\n",
+        ),
     ],
 )
 def test_what_ends_a_command_is_one_line_and_exit_status_1(error: Exception, line: str) -> None:
