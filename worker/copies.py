@@ -46,17 +46,15 @@ class Copy:
 
     def release(self) -> None:
         """Let others take it, or drop it; its time tells when."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # whatever has become of the disk meanwhile
             os.utime(self._holder)
         self._lock.close()
 
     def take_again(self) -> bool:
         """Use it again as it was left; tell whether nobody took it meanwhile."""
-        with suppress(FileNotFoundError):
-            if lock := hold(self._holder / LOCK):
-                self._lock = lock
-                return True
-        return False
+        if lock := _hold(self._holder):
+            self._lock = lock
+        return lock is not None
 
     def restore(self) -> bool:
         """Make it what it was when it was made; tell whether that is so."""
@@ -115,6 +113,7 @@ class Copies:
 
     def _new_holder(self) -> tuple[Path, IO[bytes]]:
         while True:
+            self._models.mkdir(parents=True, exist_ok=True)
             holder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._models))
             if lock := _hold(holder):  # who tidies may have seen it without a lock
                 return holder, lock
@@ -125,8 +124,9 @@ class Copies:
 
 
 def drop(path: Path) -> None:
-    """Remove a file or folder below a folder of the cache."""
-    remove(set_aside(path))
+    """Remove a file or folder below a folder of the cache, unless it is gone."""
+    with suppress(FileNotFoundError):
+        remove(set_aside(path))
 
 
 def set_aside(path: Path) -> Path:

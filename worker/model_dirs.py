@@ -113,13 +113,13 @@ class ModelDirs:
             self._end(key, shared)
 
     async def _as_made(self, copy: Copy, start: m.StartWorker) -> Copy:
-        """Return a copy as it was made; one that was changed, if the archive can't be had any more."""
+        """Return a copy as it was made; one that was changed, if another can't be had any more."""
         is_restored = await self._cache.in_thread(copy.restore)
         if is_restored:
             return copy
         try:
             made = await self._provide(start)
-        except RelayError as error:
+        except (RelayError, OSError) as error:
             logger.warning("archive.gone", extra={"archive": start.archive, "reason": str(error)})
             return copy
         await self._cache.in_thread(copy.drop)

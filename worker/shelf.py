@@ -97,6 +97,7 @@ class Shelf:
 
     def _use(self, home: Path, name: str) -> SharedLock:
         self._is_tidy = self._is_tidy and name in self._counted
+        home.mkdir(parents=True, exist_ok=True)  # who tidies a host's /tmp may have removed it
         return SharedLock(home / f"{name}.use")
 
     def tidy(self) -> None:
@@ -104,9 +105,11 @@ class Shelf:
 
         Blocks for as long as the disk likes.
         """
-        if (self._is_tidy and not self._is_short()) or not self._tidying.acquire(blocking=False):
+        if not self._tidying.acquire(blocking=False):
             return
         try:
+            if self._is_tidy and not self._is_short():
+                return
             self._is_tidy = True
             copies.remove_dropped(self._root)
             self._shrink(0)

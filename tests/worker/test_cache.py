@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,18 @@ async def test_an_archive_that_lies_on_this_host_is_taken_from_there(tmp_path: P
     assert (copy.folder / "h.py").read_text() == ECHO
     assert broker.asked == []
     assert not list((tmp_path / "cache" / "archives").glob("*.mar"))
+    await broker.cache.close()
+
+
+async def test_a_cache_that_was_removed_while_its_node_runs_is_made_again(tmp_path: Path) -> None:
+    """As by who tidies /tmp."""
+    name, content = make_archive(tmp_path)
+    place = str(tmp_path / "made" / "m.mar")
+    broker = Broker(tmp_path / "cache")
+    (await broker.cache.provide(name, len(content), "m.mar", place)).release()
+    shutil.rmtree(tmp_path / "cache")
+    copy = await broker.cache.provide(name, len(content), "m.mar", place)
+    assert (copy.folder / "h.py").read_text() == ECHO
     await broker.cache.close()
 
 

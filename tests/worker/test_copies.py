@@ -173,3 +173,20 @@ def test_names_that_are_no_text_are_listed_too(tmp_path: Path, source: Path) -> 
     os.close(os.open(bytes(copy.folder) + b"/\xff", os.O_CREAT))
     copy.release()
     assert made.claim("a") is not None
+
+
+@pytest.mark.parametrize("is_file_there", [False, True])
+def test_a_copy_whose_place_is_gone_is_let_go_of_all_the_same(
+    tmp_path: Path, source: Path, *, is_file_there: bool
+) -> None:
+    models = tmp_path / "cache" / "models"
+    made = Copies(tmp_path / "cache", is_kept=True)
+    released, dropped = made.make("a", source, ""), made.make("b", source, "")
+    shutil.rmtree(models)
+    if is_file_there:
+        models.write_text("")
+    released.release()
+    assert not released.take_again()
+    if not is_file_there:
+        dropped.drop()
+        assert made.make("a", source, "").folder.is_dir()

@@ -2,15 +2,21 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import msgspec
 import psutil
 import pytest
 
 from tests.support import eventually
-from tests.worker.models import ECHO
+from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, Loaded, answers, copies, load, order, submit
 from torchrelay.shared import messages as m
+from torchrelay.shared.archive import sha256_of
+from torchrelay.worker.cache import ArchiveCache
+from torchrelay.worker.copies import Copies
+from torchrelay.worker.model_dirs import ModelDirs
+from torchrelay.worker.shelf import Shelf
 
 pytestmark = pytest.mark.integration
 
@@ -190,3 +196,27 @@ def test_an_archive_of_this_host_is_unpacked_from_where_the_broker_has_it(joined
     load_again(joined, start, archive_path=str(path))
     assert not joined.broker.all(m.FetchArchive)
     assert not (joined.folder / "cache" / "archives" / f"{start.archive}.mar").exists()
+
+
+async def test_where_the_disk_fails_workers_that_come_back_find_what_the_last_ones_left(
+    tmp_path: Path,
+) -> None:
+    archive = write_archive(tmp_path / "made", {"h.py": ECHO})
+    start = start_worker(archive=sha256_of(archive), archive_bytes=archive.stat().st_size)
+    cached = tmp_path / "archives" / f"{start.archive}.mar"
+    made = Copies(tmp_path, is_kept=True)
+    cache = ArchiveCache(tmp_path, Shelf(tmp_path, 1 << 40), made, lambda _: None, lambda *_: None)
+    archive.rename(cached)
+    dirs = ModelDirs(cache, made, is_kept=True)
+    use = dirs.enter(start)
+    folder = await use.folder()
+    (folder / "h.py").write_text("changed")
+    use.leave(was_stopped=True, is_unregistered=False)
+    cached.unlink()
+    cached.mkdir()  # can't be read
+    use = dirs.enter(start)
+    assert await use.folder() == folder
+    use.leave(was_stopped=True, is_unregistered=True)
+    assert made.claim(start.archive) is None, "it was changed"
+    assert not folder.exists()
+    await cache.close()

@@ -1,5 +1,6 @@
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -282,3 +283,14 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     shelf(root, 1).tidy()
     assert kept(root) == set()
     assert (outside / "precious").exists()
+
+
+def test_a_folder_that_somebody_has_removed_ends_nothing_and_is_made_again(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    put_archive(root, "a", 100)
+    tidied = Shelf(root, 1000)
+    tidied.tidy()
+    shutil.rmtree(root)
+    tidied.tidy()
+    tidied.use_environment("e").release()
+    assert tidied.make_room(1)
