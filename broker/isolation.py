@@ -174,8 +174,8 @@ class Isolation:
     def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float, assign: Assign) -> float:
         """Give the next suspects to a worker if they may go; return when to look again if not."""
         all_ready = self._fleet.ready(queue.key)
-        kept = next((worker for worker in all_ready if worker.worker_id == queue.kept_worker), None)
-        if kept is not None and kept.leases and (queue.suspects or _runs_suspects(kept)):
+        kept_before = queue.kept_worker
+        if any(worker.worker_id == kept_before and _runs_suspects(worker) for worker in all_ready):
             return inf  # it is looked at again when they have ended
         queue.kept_worker = 0
         if not queue.suspects:
@@ -186,8 +186,13 @@ class Isolation:
         at = due(queue, ready, is_more_coming=is_more_coming)
         if at > now:
             return at
-        if kept not in ready:
-            kept = min(ready, key=lambda w: (not w.has_answered, len(w.leases), w.worker_id))
+        # What runs on the one that is kept may take long; one that is idle need not wait for that.
+        kept = min(
+            ready,
+            key=lambda w: (
+                bool(w.leases), w.worker_id != kept_before, not w.has_answered, len(w.leases), w.worker_id
+            ),
+        )  # fmt: skip
         queue.kept_worker = kept.worker_id
         if kept.leases:
             return inf

@@ -312,6 +312,25 @@ def test_a_suspect_waits_for_a_second_worker_no_longer_than_half_its_time() -> N
     assert answered(rig) == [1]
 
 
+def test_a_suspect_does_not_wait_for_a_worker_that_streams_while_another_is_idle() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(
+        workers=2, config=ModelConfig(continuous_batching=True), batch_size=4, response_timeout_s=60
+    )
+    fill(rig, range(1, 3))
+    held = {peer: rig.only(peer, m.Assign) for peer in (one, two)}
+    rig.complete(one, held[one])
+    fill(rig, range(3, 4))
+    long = rig.only(one, m.Assign)
+    rig.exit_worker(int(two[2:]))
+    (new,) = rig.start_workers()
+    for _ in range(20):
+        rig.stream(one, long, b"part", 0)
+        rig.pass_time(1)
+    rig.complete(new, rig.only(new, m.Assign))
+    assert 2 in answered(rig)
+
+
 def test_suspects_that_have_waited_long_are_run_in_halves() -> None:
     counts = [policy.isolated_count(suspects=9, waited_share=share) for share in (0.0, 0.2, 0.3, 0.9)]
     assert counts == [1, 1, 5, 5]
