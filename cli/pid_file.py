@@ -56,7 +56,10 @@ def take(path: Path) -> int:
         OSError: it can't be written; another user's, for one.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fd = _open(path)
+        except FileExistsError:
+            continue  # it was made between our two tries
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -96,6 +99,15 @@ def wait_until_free(path: Path, within_s: float) -> bool:
             return False
         Event().wait(POLL_INTERVAL_S)
     return True
+
+
+def _open(path: Path) -> int:
+    # In a folder like /tmp the kernel refuses root itself another user's file if it may be made
+    # (fs.protected_regular), even where it is there: so only a file that isn't there is made.
+    try:
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
 
 
 def _is_at(path: Path, fd: int) -> bool:

@@ -193,7 +193,10 @@ def _remove_orphan(path: Path) -> None:
         if pid_file.remove(path):
             console.say("Removing orphan pid file.")
     except OSError as error:
-        raise Fault(f"The pid file {path} can't be removed: {error.strerror}") from error
+        raise Fault(
+            f"The pid file {path}, of a server that has ended, can't be removed: {error.strerror}; "
+            "remove it, or name another temporary folder with TMPDIR"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,24 @@ from torchrelay.cli import pid_file
 
 #: Inherits the lock and holds it until it is told to stop.
 HOLDER = "import signal; signal.sigwait({signal.SIGTERM})"
+#: Removes the file where opening it is as in a sticky folder with fs.protected_regular, which refuses whoever
+#: doesn't own a file that is there, root too, an open that would make it if it weren't.
+PROTECTED = """
+import os, sys
+from pathlib import Path
+from torchrelay.cli import pid_file
+
+path = Path(sys.argv[1])
+
+def protect(event, arguments):
+    if event == "open" and os.fspath(arguments[0]) == str(path) and path.exists():
+        if arguments[2] & os.O_CREAT and not arguments[2] & os.O_EXCL:
+            raise PermissionError(13, "Permission denied")
+
+sys.addaudithook(protect)
+assert pid_file.remove(path)
+os.close(pid_file.take(path))
+"""
 
 
 @pytest.fixture
@@ -65,6 +83,14 @@ def test_a_killed_server_leaves_a_file_that_counts_for_nothing(path: Path) -> No
     eventually(lambda: pid_file.running_pid(path) is None)
     assert pid_file.remove(path)
     assert not path.exists()
+
+
+def test_root_removes_what_the_server_of_another_user_has_left(path: Path) -> None:
+    path.write_text("77")
+    words = [sys.executable, "-c", PROTECTED, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert path.read_text() == ""
 
 
 @pytest.mark.parametrize(

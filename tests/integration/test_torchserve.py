@@ -218,6 +218,22 @@ def test_a_pid_file_that_can_not_be_opened_is_one_line(torchserve: TorchServe, a
     torchserve.pid_path.unlink()
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--stop"], ["--start", "--model-store", "models"]], ids=["stop", "start"]
+)
+def test_a_pid_file_that_can_not_be_removed_is_one_line_that_says_what_to_do(
+    torchserve: TorchServe, arguments: list[str]
+) -> None:
+    torchserve.pid_path.mkdir()
+    done = torchserve.run(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == (
+        f"The pid file {torchserve.pid_path}, of a server that has ended, can't be removed: "
+        f"{os.strerror(errno.EISDIR)}; remove it, or name another temporary folder with TMPDIR\n"
+    )
+    torchserve.pid_path.rmdir()
+
+
 def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: TorchServe) -> None:
     pid = torchserve.start("--models", "all")
     assert len(torchserve.family()) >= 4
