@@ -75,7 +75,7 @@ class Launcher:
             case Forked(worker_id, pid):
                 self._pids[worker_id] = pid
             case Exited(worker_id):
-                del self._pids[worker_id]
+                self._pids.pop(worker_id, None)  # not there if it could not be forked
         return report
 
     def close(self, timeout_s: float) -> int | None:

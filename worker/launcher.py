@@ -6,6 +6,7 @@ end of the pair closes, and the launcher kills all workers, with all that they h
 """
 
 import contextlib
+import errno
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from torchrelay.worker.orders import (
     Exited,
     Fork,
     Forked,
+    LastWords,
     Order,
     Report,
     WorkerSpec,
@@ -77,17 +79,20 @@ class ForkServer:
 
     def _obey(self, order: Order, fds: list[int]) -> Child | None:
         if isinstance(order, Fork):
-            return self._fork(order.worker_id, *fds)
+            return self._fork(order.worker_id, fds)
         pid = self._pids.get(order.worker_id)
         if pid is not None:
             (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
         return None
 
-    def _fork(
-        self, worker_id: int, spec_fd: int, stdout_fd: int, stderr_fd: int, status_fd: int
-    ) -> Child | None:
+    def _fork(self, worker_id: int, fds: list[int]) -> Child | None:
+        spec_fd, stdout_fd, stderr_fd, status_fd = fds
         parent = os.getpid()
-        pid = os.fork()
+        failure = None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid, failure = -1, error
         if pid == 0:
             self._node.close()
             self._wake_reader.close()
@@ -97,10 +102,16 @@ class ForkServer:
             if spec.interpreter:
                 fresh.become(spec, status_fd)
             return Child(spec, status_fd)
+        if failure is not None:  # there is no memory or number for one more; the others live on
+            reason = f"no process can be started: {failure.strerror}"
+            os.write(status_fd, msgspec.json.encode(LastWords(reason, failure.errno == errno.ENOMEM)))
+        for fd in fds:
+            os.close(fd)
+        if failure is not None:
+            self._report(Exited(worker_id, 1, None))
+            return None
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
-        for fd in (spec_fd, stdout_fd, stderr_fd, status_fd):
-            os.close(fd)
         self._pids[worker_id] = pid
         self._report(Forked(worker_id, pid))
         return None

@@ -85,7 +85,7 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
 
 
 class LastWords(msgspec.Struct, frozen=True):
-    """What a worker that could not load its model writes into its status pipe."""
+    """What is written into the status pipe of a worker that could not be started, or load its model."""
 
     reason: str
     out_of_memory: bool
