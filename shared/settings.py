@@ -19,7 +19,7 @@ PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 #: Where the broker listens unless told otherwise.
 DEFAULT_BROKER_ADDRESS = "tcp://127.0.0.1:7700"
-#: The largest body: TorchServe's sizes are numbers of 32 bits. A part of a message may be larger than it.
+#: The largest body: TorchServe's sizes are numbers of 32 bits. `sockets.PART_LIMIT_BYTES` lets it through.
 BODY_LIMIT_BYTES = 2**31 - 1
 #: Bytes that wait in the broker's queues unless told otherwise.
 QUEUE_LIMIT_BYTES = 1 << 30
