@@ -220,6 +220,9 @@ class Exchange:
         if self._is_held_back:
             self._let_go()
         body, self._body = self._body, b""
+        if self.has_all and len(body) > UNREAD_LIMIT_BYTES:
+            # Nothing more is due, but who doesn't read can't see either that the client has gone.
+            self._connection.resume_reading()
         return {"type": "http.request", "body": body, "more_body": not self.has_all}
 
     def _call_for_more(self) -> None:

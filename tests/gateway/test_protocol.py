@@ -206,6 +206,18 @@ async def test_a_body_that_we_do_not_read_on_is_not_held_against_its_client() ->
 
 
 @on_a_loop
+async def test_a_client_whose_large_body_was_taken_is_seen_to_leave_before_its_answer() -> None:
+    application = Application()
+    application.may_answer.clear()
+    protocol, transport = connected(application)
+    protocol.data_received(HEAD % 200_001 + b"x")
+    protocol.data_received(b"x" * 200_000)
+    assert not transport.reads
+    await turns()
+    assert (application.running, transport.reads) == (1, True)
+
+
+@on_a_loop
 async def test_a_client_that_stops_reading_is_cut() -> None:
     protocol, transport = connected(Application())
     transport.unsent_bytes = 1000
