@@ -14,6 +14,11 @@ def routing_id(role: str) -> bytes:
     return role[:1].encode() + secrets.token_bytes(16)
 
 
+def folder_suffix() -> str:
+    """Draw what no other folder's name ends with; from any thread."""
+    return secrets.token_hex(16)
+
+
 def secret() -> str:
     """Draw an access key: 24 random bytes in URL-safe base64, which is 32 characters.
 
@@ -55,7 +60,7 @@ os.register_at_fork(after_in_child=_start_afresh)
 
 
 def request_id() -> str:
-    """Draw an `x-request-id`, a UUIDv4 as TorchServe's are."""
+    """Draw an `x-request-id`, a UUIDv4 as TorchServe's are; from the event loop's thread alone."""
     return next(_ids)
 
 

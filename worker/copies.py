@@ -120,7 +120,7 @@ class Copies:
 
     def _name(self, holder: Path, lock: IO[bytes], name: str) -> Copy:
         run = "" if self._is_kept else _OF_A_RUN
-        return Copy(holder.rename(self._models / f"{name}.{run}{ids.request_id()}"), lock)
+        return Copy(holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}"), lock)
 
 
 def drop(path: Path) -> None:

@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.worker.models import ECHO, write_archive
+from torchrelay.shared import ids
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.worker import copies
 from torchrelay.worker.copies import Copies
@@ -190,3 +193,25 @@ def test_a_copy_whose_place_is_gone_is_let_go_of_all_the_same(
     if not is_file_there:
         dropped.drop()
         assert made.make("a", source, "").folder.is_dir()
+
+
+def test_a_copy_is_made_whatever_ids_other_threads_draw(tmp_path: Path, source: Path) -> None:
+    made, is_over = Copies(tmp_path / "cache", is_kept=False), threading.Event()
+
+    def draw() -> None:
+        while not is_over.is_set():
+            ids.request_id()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(1) as threads:
+        drawing = threads.submit(draw)
+        try:
+            found = [made.make("a", source, "m") for _ in range(100)]
+        finally:
+            is_over.set()
+            sys.setswitchinterval(interval)
+        drawing.result()
+    assert len({copy.folder for copy in found}) == 100
+    for copy in found:
+        copy.release()
