@@ -117,6 +117,7 @@ class Nursery:
         ward = Ward(order)
         self._wards[order.worker_id] = ward
         ward.arrival = asyncio.create_task(self._raise(ward))
+        ward.arrival.add_done_callback(partial(self._arrived, ward))
 
     def stop(self, worker_id: int, reason: str, *, kill: bool, is_unregistered: bool) -> None:
         """Stop a worker: at once, or by SIGTERM, and by SIGKILL if that takes too long."""
@@ -205,6 +206,14 @@ class Nursery:
             self._end(ward, reason=reason, last_lines=error.last_lines)
         except (RelayError, OSError) as error:
             self._end(ward, reason=str(error))
+
+    def _arrived(self, ward: Ward, arrival: asyncio.Task[None]) -> None:
+        """Tell of a fault that nobody has foreseen: the broker would wait for the worker."""
+        if arrival.cancelled() or (fault := arrival.exception()) is None:
+            return
+        logger.error("worker.not_started", exc_info=fault, extra={"worker": ward.start.worker_id})
+        if ward.process is None and self._wards.get(ward.start.worker_id) is ward:
+            self._end(ward, reason=f"{type(fault).__name__}: {fault}")
 
     async def _install(self, ward: Ward, folder: Path) -> Environment | None:
         """Provide what the archive requires; its installer's output is the worker's."""

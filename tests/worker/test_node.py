@@ -113,6 +113,14 @@ def test_a_model_that_does_not_load_is_reported_with_the_first_cause(
     assert exited.last_lines[-1] == reason
 
 
+def test_a_start_that_meets_a_fault_nobody_foresaw_is_reported(joined: Fleet) -> None:
+    start = msgspec.structs.replace(order(joined, "handle = print"), archive_path="a\0b")
+    joined.broker.send(joined.node, start)
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert (exited.worker_id, exited.reason) == (start.worker_id, "ValueError: embedded null byte")
+    eventually(lambda: "worker.not_started" in joined.node_log())
+
+
 UNSPEAKABLE = """
 class Unspeakable(Exception):
     def __str__(self):
