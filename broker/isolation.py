@@ -77,8 +77,11 @@ def judge(
         suspicion.is_excused = is_excused
         if not is_alone:
             suspicion.lost_with = worker.worker_id
-    is_proved = is_alone and suspicion.outline and suspicion.deaths >= deaths_needed
-    return Blame(is_excused, (running[0],) if is_proved else ())
+    if not is_alone:
+        return Blame(is_excused)
+    (suspicion,) = suspicions.values()
+    is_proved = suspicion.outline and suspicion.deaths >= deaths_needed
+    return Blame(is_excused, tuple(running) if is_proved else ())
 
 
 def set_apart(queue: VersionQueue) -> None:

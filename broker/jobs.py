@@ -161,7 +161,7 @@ class Jobs:
         if self.queued_bytes and self.queued_bytes + job.size > self._settings.queue_limit_bytes:
             return f"the queues hold {self.queued_bytes} bytes, the limit of queue_limit_bytes"
         comes_back = job.was_held or now < self._comes_back_until
-        waiting = len(queue) - len(queue.suspects)  # which have a worker of their own
+        waiting = len(queue.jobs) - len(queue.suspects)  # which have a worker of their own
         if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= waiting:
             return "no worker is idle, and it takes requests only for one that is (useJobTicket)"
         if isinstance(queue, SequenceQueue) and job.sequence:
