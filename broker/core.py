@@ -38,7 +38,7 @@ from torchrelay.broker.records import Snapshot, VersionRecord
 from torchrelay.broker.startup import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.states import WorkerState
 from torchrelay.broker.stats import Stats
-from torchrelay.shared import clock
+from torchrelay.shared import clock, errors
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import Frame, WireError, split_frames
@@ -118,7 +118,8 @@ class BrokerCore:
     def handle(self, events: Iterable[Event], *, now: float) -> list[Effect]:
         """Take in what happened and return what is to be done about it, in order; `now` is real time."""
         real_now, now = now, self._clock.turn(now)
-        self._allow_for_standing_still(now)
+        if self._was_late or self._clock.stood_still_s:
+            self._allow_for_standing_still(now)
         for event in events:
             self._take(event, now)
         if now >= self._sweep_due:
@@ -289,15 +290,21 @@ class BrokerCore:
         parts = split_frames([item.frames for item in message.items], event.frames)
         was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
         for item, frames in zip(message.items, parts, strict=True):
-            if item.job not in gateway.jobs and not self.early.holds(gateway.peer, item.job):
-                self._admit(gateway, item, frames, now, was_held=was_held)
+            if item.job in gateway.jobs or (self.early.waiting and self.early.holds(gateway.peer, item.job)):
+                continue  # it was sent again
+            error = self.jobs.admit(gateway, item, frames, now, was_held=was_held)
+            if error is not None:
+                self._refuse_unknown(gateway, item, frames, error, now)
 
-    def _admit(
-        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float, *, was_held: bool
+    def _refuse_unknown(
+        self,
+        gateway: Gateway,
+        item: m.SubmitItem,
+        frames: tuple[Frame, ...],
+        error: errors.RelayError,
+        now: float,
     ) -> None:
-        error = self.jobs.admit(gateway, item, frames, now, was_held=was_held)
-        if error is None:
-            return
+        """Answer a job of a model that isn't known, or let it wait while that can still change."""
         if self._must_wait(item):
             early = EarlyRequest(gateway, item, frames, now + WAIT_LIMIT_S)
             self.early.keep(early, self.management.loading)
@@ -378,7 +385,10 @@ class BrokerCore:
         """Take up what waited for the models that are registered by now, or for the end of the start."""
         for early in self.early.take(self._must_wait):
             if isinstance(early.request, m.SubmitItem):
-                self._admit(early.gateway, early.request, early.frames, now, was_held=True)
+                job = early.request
+                error = self.jobs.admit(early.gateway, job, early.frames, now, was_held=True)
+                if error is not None:
+                    self._refuse_unknown(early.gateway, job, early.frames, error, now)
             else:
                 self._answer(early.gateway, early.request, now)
 

@@ -161,7 +161,7 @@ class Jobs:
         if self.queued_bytes and self.queued_bytes + job.size > self._settings.queue_limit_bytes:
             return f"the queues hold {self.queued_bytes} bytes, the limit of queue_limit_bytes"
         comes_back = job.was_held or now < self._comes_back_until
-        waiting = len(queue.jobs) - len(queue.suspects)  # which have a worker of their own
+        waiting = len(queue.row)
         if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= waiting:
             return "no worker is idle, and it takes requests only for one that is (useJobTicket)"
         if isinstance(queue, SequenceQueue) and job.sequence:
@@ -171,7 +171,7 @@ class Jobs:
         limit = record.config.job_queue_size or self._settings.job_queue_size
         if waiting >= limit:
             self._dispatch(queue.key, now)  # a burst fills the workers first, then the queue
-        if len(queue.jobs) - len(queue.suspects) >= limit and queue.bounded >= limit:
+        if len(queue.row) >= limit and queue.bounded >= limit:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
         return ""
 
@@ -189,7 +189,7 @@ class Jobs:
         if record is None or key not in self.queues:
             return
         queue = self._queue_for(record)
-        if not queue.jobs and not queue.kept_worker:
+        if not (queue.row or queue.suspects or queue.kept_worker):
             return
         for job in queue.take_expired(now):
             self._refuse_expired(job, record, now)

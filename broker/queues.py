@@ -114,8 +114,8 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
 class VersionQueue:
     """The jobs that wait for one model version, and what batching has learnt of them."""
 
-    #: All that wait, in the order in which they go.
-    jobs: Collection[Job]
+    #: All that wait but the suspects, in the order in which they go.
+    row: Collection[Job]
 
     def __init__(self, record: VersionRecord) -> None:
         self.key: Key = (record.model, record.version)
@@ -124,7 +124,7 @@ class VersionQueue:
         self.futile_waits = 0
         #: Average seconds a batch takes, weighted to the recent; 0 before the first.
         self.service_s = 0.0
-        #: Those of `jobs` that wait to be run alone, see `isolation`. None in a queue of sequences.
+        #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
         self.suspects: deque[Job] = deque()
         self.suspicions = Suspicions()
         #: The worker that is kept for suspects, and gets nothing else until one has run there; 0 without one.
@@ -133,7 +133,12 @@ class VersionQueue:
         self.isolated_at = 0.0
 
     def __len__(self) -> int:
-        return len(self.jobs)
+        return len(self.suspects) + len(self.row)
+
+    @property
+    def jobs(self) -> Collection[Job]:
+        """All that wait, in the order in which they go."""
+        return [*self.suspects, *self.row] if self.suspects else self.row
 
     @property
     def oldest(self) -> Job | None:
@@ -145,7 +150,7 @@ class VersionQueue:
     @property
     def bounded(self) -> int:
         """How many jobs wait that count towards the limit: those held before were let in beside it."""
-        return sum(not job.was_held and job.suspicion is None for job in self.jobs)
+        return sum(not job.was_held for job in self.row)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
@@ -180,13 +185,8 @@ class PlainQueue(VersionQueue):
 
     def __init__(self, record: VersionRecord) -> None:
         super().__init__(record)
-        #: All but the suspects, oldest first.
+        #: Oldest first.
         self.row: deque[Job] = deque()
-
-    @property
-    def jobs(self) -> Collection[Job]:  # type: ignore[override]  # nobody writes it
-        """All that wait, in the order in which they go."""
-        return [*self.suspects, *self.row] if self.suspects else self.row
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
@@ -211,8 +211,9 @@ class PlainQueue(VersionQueue):
 
     def take_expired(self, now: float) -> list[Job]:
         """Take the jobs whose time to wait is over: suspects wherever they are, others at the head."""
-        expired = [job for job in self.suspects if job.expires_at <= now]
-        if expired:
+        expired: list[Job] = []
+        if self.suspects:
+            expired += [job for job in self.suspects if job.expires_at <= now]
             self.suspects = deque(job for job in self.suspects if job.expires_at > now)
         while self.row and self.row[0].expires_at <= now:
             expired.append(self.row.popleft())

@@ -38,13 +38,13 @@ class OpenSequence:
 class SequenceQueue(VersionQueue):
     """The jobs of one version by sequence, and where each sequence sticks."""
 
-    jobs: OrderedDict[Job, None]
+    row: OrderedDict[Job, None]
 
     def __init__(self, record: VersionRecord, *, overlaps: bool) -> None:
         """`overlaps`: the next job of a sequence may run once the one before has begun to stream."""
         super().__init__(record)
         config = record.config
-        self.jobs = OrderedDict()
+        self.row = OrderedDict()
         self._limit_jobs = config.max_sequence_queue_jobs
         self._max_idle_s = config.sequence_max_idle_ms / 1000
         self._timeout_s = config.sequence_timeout_ms / 1000 or inf
@@ -111,7 +111,7 @@ class SequenceQueue(VersionQueue):
 
     def push(self, job: Job) -> None:
         """Add a new job at the end; one that `why_not` has nothing against."""
-        self.jobs[job] = None
+        self.row[job] = None
         if not job.sequence:
             self._describes.append(job)
             return
@@ -127,8 +127,8 @@ class SequenceQueue(VersionQueue):
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Return jobs that never reached their worker to the head of their sequences."""
         for job in reversed(jobs):
-            self.jobs[job] = None
-            self.jobs.move_to_end(job, last=False)
+            self.row[job] = None
+            self.row.move_to_end(job, last=False)
             if job.sequence:
                 sequence = self._sequences[job.sequence]
                 sequence.waiting.appendleft(job)
@@ -139,7 +139,7 @@ class SequenceQueue(VersionQueue):
 
     def remove(self, job: Job) -> None:
         """Take out one job; nobody waits for it any more."""
-        del self.jobs[job]
+        del self.row[job]
         if job.sequence:
             sequence = self._sequences[job.sequence]
             sequence.waiting.remove(job)
@@ -151,7 +151,7 @@ class SequenceQueue(VersionQueue):
         """Take a batch for a worker: a describe job, or one job of each of up to `count` sequences."""
         if self._describes:
             job = self._describes.popleft()
-            del self.jobs[job]
+            del self.row[job]
             return (job,)
         ready = self.ready(worker_id)
         if self.suspicions.known:  # what may have ended a worker runs alone
@@ -159,7 +159,7 @@ class SequenceQueue(VersionQueue):
             ready = suspects[:1] or ready
         jobs = fitting(ready, count)
         for job in jobs:
-            del self.jobs[job]
+            del self.row[job]
             sequence = self._sequences[job.sequence]
             sequence.running.append(sequence.waiting.popleft())
             sequence.begun += 1
@@ -232,7 +232,7 @@ class SequenceQueue(VersionQueue):
     def _close(self, sequence: OpenSequence) -> list[Job]:
         jobs = list(sequence.waiting)
         for job in jobs:
-            del self.jobs[job]
+            del self.row[job]
         sequence.waiting.clear()
         sequence.is_closed = True
         self._place(sequence)

@@ -50,40 +50,37 @@ class EarlyRequests:
         self._limit = limit
         self._limit_bytes = limit_bytes
         #: By gateway and its own number, which counts jobs and asks together.
-        self._waiting: dict[tuple[bytes, int], EarlyRequest] = {}
+        self.waiting: dict[tuple[bytes, int], EarlyRequest] = {}
         #: Sum of their sizes.
         self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def keep(self, early: EarlyRequest, loading: Iterable[str]) -> None:
         """Let a request wait, or refuse it where too much waits already."""
         is_too_large = self._bytes and self._bytes + early.size > self._limit_bytes
-        if len(self._waiting) >= self._limit or is_too_large:
+        if len(self.waiting) >= self._limit or is_too_large:
             self._refuse(early, loading)
             return
-        self._waiting[early.gateway.peer, early.number] = early
+        self.waiting[early.gateway.peer, early.number] = early
         self._bytes += early.size
 
     def holds(self, peer: bytes, number: int) -> bool:
         """Tell whether a gateway's job or ask waits here."""
-        return (peer, number) in self._waiting
+        return (peer, number) in self.waiting
 
     def forget(self, peer: bytes, number: int) -> None:
         """Let a job go whose client has gone."""
-        early = self._waiting.pop((peer, number), None)
+        early = self.waiting.pop((peer, number), None)
         if early is not None:
             self._bytes -= early.size
 
     def forget_gateway(self, peer: bytes) -> None:
         """Let go whatever a gateway waits for."""
-        for key in [key for key in self._waiting if key[0] == peer]:
+        for key in [key for key in self.waiting if key[0] == peer]:
             self.forget(*key)
 
     def expire(self, loading: Iterable[str], now: float) -> None:
         """Refuse what has waited for too long."""
-        for (peer, number), early in list(self._waiting.items()):
+        for (peer, number), early in list(self.waiting.items()):
             if early.given_up_at > now:
                 return  # those behind it came later
             self.forget(peer, number)
@@ -91,7 +88,7 @@ class EarlyRequests:
 
     def take(self, must_wait: Callable[[m.SubmitItem | m.Ask], bool]) -> list[EarlyRequest]:
         """Return what need not wait any more, and keep it no longer."""
-        taken = [early for early in self._waiting.values() if not must_wait(early.request)]
+        taken = [early for early in self.waiting.values() if not must_wait(early.request)]
         for early in taken:
             self.forget(early.gateway.peer, early.number)
         return taken

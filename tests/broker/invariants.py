@@ -18,7 +18,7 @@ def check(core: BrokerCore) -> None:
             _check_suspects(core, queue)
     _check_workers(core)
     if not core.management.loading:
-        assert not len(core.early), "a request waits for a start that is over"
+        assert not core.early.waiting, "a request waits for a start that is over"
 
 
 def _check_jobs(core: BrokerCore) -> None:
