@@ -38,7 +38,7 @@ from torchrelay.broker.records import Snapshot, VersionRecord
 from torchrelay.broker.startup import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.states import WorkerState
 from torchrelay.broker.stats import Stats
-from torchrelay.shared import clock, errors
+from torchrelay.shared import clock, errors, ids
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import Frame, WireError, split_frames
@@ -209,7 +209,7 @@ class BrokerCore:
     def _misunderstand(self, peer: bytes, reason: str) -> None:
         self.stats.misunderstood += 1
         self._send(peer, m.Misunderstood(reason))
-        self._report(logging.WARNING, "message.misunderstood", peer=peer.hex(), reason=reason)
+        self._report(logging.WARNING, "message.misunderstood", peer=ids.shown_peer(peer), reason=reason)
 
     # Hellos
 

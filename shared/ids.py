@@ -1,5 +1,6 @@
 """Identifiers; the one place that draws random ones."""
 
+import hashlib
 import os
 import secrets
 import struct
@@ -12,6 +13,16 @@ def routing_id(role: str) -> bytes:
     Reusing an id across restarts would let libzmq refuse the newcomer while the old connection lingers.
     """
     return role[:1].encode() + secrets.token_bytes(16)
+
+
+def seed() -> int:
+    """Draw 32 bits for a generator that isn't ours."""
+    return secrets.randbits(32)
+
+
+def shown_peer(routing_id: bytes) -> str:
+    """Name a peer in a log: by its routing id itself another could take its connection over."""
+    return hashlib.sha256(routing_id).hexdigest()[:12]
 
 
 def folder_suffix() -> str:

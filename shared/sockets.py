@@ -5,6 +5,7 @@ connection up whose data nobody acknowledges, as on a path that is cut; one whos
 but says nothing (a process that stands still) is kept for much longer, since nothing on it is lost.
 """
 
+import ctypes
 from typing import TypeAlias
 
 import zmq
@@ -77,6 +78,10 @@ def dial(context: Context, address: str, role: str, *, waits_to_send: bool = Fal
 
 def listener(context: Context) -> Socket:
     """Make the broker's socket, to be bound: it never blocks, and never drops a message in silence."""
+    # It numbers peers that bring no routing id, and those that another takes over from, on from what C's
+    # rand() gives here, and libzmq aborts when a peer has claimed such a number before: unseeded, the first
+    # is the same in every process.
+    ctypes.CDLL(None).srand(ctypes.c_uint(ids.seed()))
     return _made(context, zmq.ROUTER, LISTENING)
 
 
