@@ -179,7 +179,10 @@ def _required(inputs: list[bodies.Input]) -> str:
 
 
 def _value(inputs: list[bodies.Input], wanted: str) -> str | None:
-    return next((str(value, "utf-8", "replace") for name, _, value in inputs if name == wanted), None)
+    value = next((value for name, _, value in inputs if name == wanted), None)
+    if value is not None and len(value) > bodies.NAME_LIMIT_CHARACTERS:
+        raise errors.BadRequest(f"Parameter {wanted} has more than {bodies.NAME_LIMIT_CHARACTERS} bytes.")
+    return None if value is None else str(value, "utf-8", "replace")
 
 
 class KserveV1(_Model):

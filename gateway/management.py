@@ -13,6 +13,8 @@ from torchrelay.shared import archive, errors, settings, wire
 from torchrelay.shared import messages as m
 
 _PROCESSING = "Processing worker updates..."
+#: Of a registration in JSON: a hundred times what one needs, and parsed in ten milliseconds.
+REGISTRATION_LIMIT_BYTES = 64 * 1024
 
 
 class Managing:
@@ -52,6 +54,8 @@ class Models(Undescribed):
             raise errors.MethodNotAllowed
         body = await req.read_body(self._config.max_request_size, self._link.reading)
         is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == presenting.JSON
+        if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
+            raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
         said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
         registered = await self._link.ask(_registration(said), m.ModelRegistered)
         if not registered.done:

@@ -58,9 +58,11 @@ class Parameters:
         value = self._values.get(name)
         if value is None:
             return default
-        is_number = not isinstance(value, bool) and _WHOLE_NUMBER.fullmatch(str(value))
-        if is_number and -(2**31) <= int(str(value)) < 2**31:
-            return int(str(value))
+        if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+            value = int(value)
+        # A number of JSON may have more digits than Python writes.
+        if isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**31:
+            return value
         if self._strict:
             raise errors.BadRequest(f"Parameter {name} must be a whole number.")
         return default

@@ -1,8 +1,10 @@
 """Bodies into inputs: every shape that clients send, and those that attackers send."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -120,6 +122,79 @@ def test_multipart_without_parts(body: bytes, content_type: str, expected: list[
 def test_broken_multipart_is_refused_in_words(body: bytes) -> None:
     with pytest.raises(errors.BadRequest):
         bodies.read_inputs(body, MULTIPART)
+
+
+@given(
+    pieces=st.lists(st.sampled_from([b"%41", b"%0d%0A", b"%3d", b"%25", b"=", b"\r\n", b" ", b"_", b"\0"]))
+)
+def test_escapes_are_those_of_forms_whatever_stands_beside_them(pieces: list[bytes]) -> None:
+    escaped = b"".join(pieces)
+    for body in (b"a=" + escaped, bytearray(b"a=" + escaped)):
+        assert bodies.read_inputs(body, FORM) == [("a", "", unquote_to_bytes(escaped))]
+
+
+def test_a_form_that_came_in_pieces_may_have_escapes() -> None:
+    body = bytearray(b"a=%41&%42=" + b"+%43" * bodies.COPIED_LIMIT_BYTES)
+    assert bodies.read_inputs(body, FORM) == [
+        ("a", "", b"A"),
+        ("B", "", b" C" * bodies.COPIED_LIMIT_BYTES),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ('name="a;b"; filename="x"', "a;b"),
+        ('filename="C:\\dir\\x;y"; NAME = plain ', "plain"),
+        ('name="a"; name="b"', "b"),
+        ('name="a"extra; filename=x', "a"),
+        (";;name=a;;", "a"),
+        ('x="; name=a', "a"),
+    ],
+)
+def test_a_disposition_is_read_as_browsers_and_clients_write_it(header: str, name: str) -> None:
+    assert [one[0] for one in bodies.read_inputs(parts(part(header, b"1")), MULTIPART)] == [name]
+
+
+@pytest.mark.parametrize(
+    "junk", [b";" * 8000, b'; x="' + b";" * 8000, b'; a=";"' * 1100, b"; " + b" " * 8000]
+)
+def test_the_parameters_of_a_part_take_time_by_their_length_and_not_its_square(junk: bytes) -> None:
+    body = parts(*[part(f'name="{n}"' + junk.decode(), b"") for n in range(60)])
+    before = time.process_time()
+    for _ in range(3):
+        assert len(bodies.read_inputs(body, MULTIPART)) == 60
+        for _ in range(20):
+            bodies.read_inputs(b"", MULTIPART + junk.decode())
+    assert time.process_time() - before < 1
+
+
+def test_a_large_form_of_escapes_holds_nobody_up() -> None:
+    body = bytearray(b"a=" + b"%41" * 2_000_000)
+    before = time.process_time()
+    assert bodies.read_inputs(body, FORM) == [("a", "", b"A" * 2_000_000)]
+    assert time.process_time() - before < 0.5
+
+
+def test_the_heads_of_all_parts_together_have_a_bound() -> None:
+    head = b"X: " + b"x" * (bodies.PART_HEAD_LIMIT_BYTES - 200) + b"\r\n"
+    fitting = bodies.PART_HEADS_LIMIT_BYTES // bodies.PART_HEAD_LIMIT_BYTES
+    pieces = [head + part(f'name="{number}"', b"") for number in range(fitting + 10)]
+    assert len(bodies.read_inputs(parts(*pieces[:fitting]), MULTIPART)) == fitting
+    with pytest.raises(errors.BadRequest, match="headers"):
+        bodies.read_inputs(parts(*pieces), MULTIPART)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"x" * (bodies.NAME_LIMIT_CHARACTERS + 1) + b"=1", FORM),
+        (parts(part(f'name="{"x" * (bodies.NAME_LIMIT_CHARACTERS + 1)}"', b"1")), MULTIPART),
+    ],
+)
+def test_a_name_too_long_for_the_head_of_a_message_is_refused(body: bytes, content_type: str) -> None:
+    with pytest.raises(errors.BadRequest, match="name"):
+        bodies.read_inputs(body, content_type)
 
 
 @given(

@@ -203,6 +203,14 @@ def started(*models: str) -> Replies:
     return lambda ask: messages.FleetRead(ask.ask, 1, 0.0, 1, (), versions)
 
 
+def test_a_model_name_too_long_for_the_head_of_a_message_is_refused() -> None:
+    gateway = Gateway(started())
+    name = b"model_name=" + b"m" * 2000
+    answer = gateway.predict("/invocations", name, "application/x-www-form-urlencoded")
+    assert (answer.status_code, gateway.link.submitted) == (400, [])
+    assert len(answer.text) < 300
+
+
 @pytest.mark.parametrize("path", ["/invocations", "/invocations?model_name="])
 def test_invocations_that_name_no_model_mean_the_one_of_the_start(path: str) -> None:
     gateway = Gateway(started("only"))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
 from tests.gateway.fakes import Gateway
+from torchrelay.gateway import management
 from torchrelay.shared import errors, messages, wire
 from torchrelay.shared.settings import GatewaySettings
 
@@ -533,3 +534,19 @@ def test_list_names_the_next_page_first_and_as_a_text() -> None:
         '    {\n      "modelName": "M4",\n      "modelUrl": "echo.mar"\n    },\n'
         '    {\n      "modelName": "écho",\n      "modelUrl": "e.mar"\n    }\n  ]\n}\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"url": "a.mar", "batch_size": 0x' + b"f" * 20_000 + b"}", "must be a whole number"),
+        (b'{"url": "' + b"x" * management.REGISTRATION_LIMIT_BYTES + b'"}', "more than 65536 bytes"),
+        (b"[" * 60_000, "nesting"),
+    ],
+)
+def test_json_that_would_take_long_is_refused(body: bytes, said: str) -> None:
+    gateway = Gateway(registered())
+    answer = gateway.manage("POST", "/models", body=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert said in answer.json["message"]
+    assert gateway.link.asked == []
