@@ -246,7 +246,7 @@ class Server:
         while self._socket.rcvmore:
             frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
         try:
-            message, epoch = wire.decode(head)
+            message, epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
         except wire.WireError as error:
             return Garbled(peer, str(error))
         return Received(peer, message, epoch, tuple(frames))

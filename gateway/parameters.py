@@ -12,7 +12,10 @@ from urllib.parse import parse_qsl
 import pyjson5
 
 from torchrelay.shared import errors
+from torchrelay.shared.fields import SAID_LIMIT_CHARS
 
+#: Half of a character, which JSON's escapes can say and nothing can encode.
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
 
 
@@ -49,9 +52,15 @@ class Parameters:
     def text(self, name: str) -> str | None:
         """Return a text, None where it is absent."""
         value = self._values.get(name)
-        if value is None or isinstance(value, str):
-            return value
-        raise errors.BadRequest(f"Parameter {name} must be a text.")
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise errors.BadRequest(f"Parameter {name} must be a text.")
+        if len(value) > SAID_LIMIT_CHARS:
+            raise errors.BadRequest(f"Parameter {name} has more than {SAID_LIMIT_CHARS} characters.")
+        if _LONE_SURROGATE.search(value):
+            raise errors.BadRequest(f"Parameter {name} is no Unicode text.")
+        return value
 
     def number(self, name: str, default: int) -> int:
         """Return a whole number of 32 bits."""

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from torchrelay.shared import fields as f
 from torchrelay.shared.parts import AccessKey as AccessKey
 from torchrelay.shared.parts import AnsweredItem as AnsweredItem
 from torchrelay.shared.parts import AssignItem as AssignItem
@@ -50,7 +51,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 class Bye(Message, frozen=True):
     """The peer leaves on purpose; what it held is handed back at once."""
 
-    reason: str
+    reason: f.Prose
 
 
 # Any peer or the broker, to the other
@@ -59,7 +60,7 @@ class Bye(Message, frozen=True):
 class Announced(Message, frozen=True):
     """The next message is large: nothing else is heard from its sender until it has crossed the network."""
 
-    size_bytes: int
+    size_bytes: f.Number
 
 
 # Gateway -> broker
@@ -68,9 +69,9 @@ class Announced(Message, frozen=True):
 class HelloGateway(Message, frozen=True):
     """A gateway process joins."""
 
-    protocol: int
-    name: str
-    pid: int
+    protocol: f.Number32
+    name: f.Name
+    pid: f.Pid
 
 
 class GatewayBeat(Message, frozen=True):
@@ -80,9 +81,9 @@ class GatewayBeat(Message, frozen=True):
     `Forgotten` with those it doesn't know, since a broken connection can swallow messages.
     """
 
-    responses: dict[str, int]
-    jobs: tuple[int, ...] = ()
-    asks: tuple[int, ...] = ()
+    responses: f.Responses
+    jobs: f.Numbers = ()
+    asks: f.Numbers = ()
 
 
 #: See Submit.
@@ -96,29 +97,29 @@ class Submit(Message, frozen=True):
     HELD: they had to wait for a broker that was away, or were lost on the way before.
     """
 
-    items: tuple[SubmitItem, ...]
-    heard: int = 0
+    items: f.OfOneTurn[SubmitItem]
+    heard: f.NumberOrMinusOne = 0
 
 
 class Cancel(Message, frozen=True):
     """The clients of these jobs have gone."""
 
-    jobs: tuple[int, ...]
+    jobs: f.Numbers
 
 
 class RegisterModel(Message, frozen=True):
     """Register the archive at `url`; None is "not said"."""
 
-    ask: int
-    url: str
-    model_name: str | None = None
-    handler: str | None = None
-    runtime: str | None = None
-    batch_size: int | None = None
-    max_batch_delay_ms: int | None = None
-    response_timeout_s: int | None = None
-    startup_timeout_s: int | None = None
-    initial_workers: int | None = None
+    ask: f.Number
+    url: f.Said
+    model_name: f.Said | None = None
+    handler: f.Said | None = None
+    runtime: f.Said | None = None
+    batch_size: f.Whole32 | None = None
+    max_batch_delay_ms: f.Whole32 | None = None
+    response_timeout_s: f.Whole32 | None = None
+    startup_timeout_s: f.Whole32 | None = None
+    initial_workers: f.Whole32 | None = None
     synchronous: bool = True
     s3_sse_kms: bool = False
 
@@ -126,71 +127,71 @@ class RegisterModel(Message, frozen=True):
 class UnregisterModel(Message, frozen=True):
     """Drop a version, or with `version` None the default one."""
 
-    ask: int
-    model: str
-    version: str | None
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
 
 
 class ScaleWorkers(Message, frozen=True):
     """Set a version's worker targets. `drain_timeout_s`: -1 waits for running batches, 0 kills at once."""
 
-    ask: int
-    model: str
-    version: str | None
-    min_workers: int
-    max_workers: int
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    min_workers: f.Whole32
+    max_workers: f.Whole32
     synchronous: bool
-    drain_timeout_s: int = -1
+    drain_timeout_s: f.Whole32 = -1
 
 
 class SetDefault(Message, frozen=True):
     """Make a version the default."""
 
-    ask: int
-    model: str
-    version: str
+    ask: f.Number
+    model: f.Said
+    version: f.Said
 
 
 class RenewKey(Message, frozen=True):
     """Make a new key for one API; the one before it dies, at once or after the overlap that is set."""
 
-    ask: int
+    ask: f.Number
     api: Literal["inference", "management"]
 
 
 class DescribeModel(Message, frozen=True):
     """Describe the default version, one version, or with `every` all of them."""
 
-    ask: int
-    model: str
-    version: str | None
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
     every: bool = False
 
 
 class ListModels(Message, frozen=True):
     """List models by name, from `offset` on."""
 
-    ask: int
-    limit: int
-    offset: int
+    ask: f.Number
+    limit: f.Number
+    offset: f.Number
 
 
 class ReadFleet(Message, frozen=True):
     """Everything that `status` shows."""
 
-    ask: int
+    ask: f.Number
 
 
 class ReadMetrics(Message, frozen=True):
     """The broker's figures, which are the whole fleet's."""
 
-    ask: int
+    ask: f.Number
 
 
 class ReadHealth(Message, frozen=True):
     """Whether every default version has the workers it wants, or may still get them."""
 
-    ask: int
+    ask: f.Number
 
 
 # Node -> broker
@@ -199,12 +200,12 @@ class ReadHealth(Message, frozen=True):
 class HelloNode(Message, frozen=True):
     """A node joins with what it offers and what it already holds."""
 
-    protocol: int
-    name: str
-    devices: tuple[Device, ...]
-    slots: int
-    workers: tuple[HeldWorker, ...]
-    pid: int
+    protocol: f.Number32
+    name: f.Name
+    devices: f.Devices[Device]
+    slots: f.Slots
+    workers: f.Held[HeldWorker]
+    pid: f.Pid
 
 
 class NodeBeat(Message, frozen=True):
@@ -213,7 +214,7 @@ class NodeBeat(Message, frozen=True):
     The broker gives up a worker that is missing, and has one stopped that it doesn't know.
     """
 
-    memory: tuple[tuple[int, int], ...]
+    memory: f.Held[tuple[f.WorkerId, f.Number]]
 
 
 class NodeMeasured(Message, frozen=True):
@@ -221,9 +222,9 @@ class NodeMeasured(Message, frozen=True):
     what handlers printed, which leaves `gpus` None.
     """
 
-    hostname: str
-    points: tuple[MetricPoint, ...]
-    gpus: tuple[GpuUse, ...] | None = None
+    hostname: f.Name
+    points: f.Points[MetricPoint]
+    gpus: f.Devices[GpuUse] | None = None
 
 
 class WorkerProgressed(Message, frozen=True):
@@ -231,11 +232,11 @@ class WorkerProgressed(Message, frozen=True):
     archive requires, or `loading`.
     """
 
-    worker_id: int
+    worker_id: f.WorkerId
     phase: Literal["fetching", "unpacking", "installing", "loading"]
-    pid: int = 0
-    done_bytes: int = 0
-    total_bytes: int = 0
+    pid: f.Pid = 0
+    done_bytes: f.Number = 0
+    total_bytes: f.Number = 0
 
 
 class WorkerExited(Message, frozen=True):
@@ -245,21 +246,21 @@ class WorkerExited(Message, frozen=True):
     false where it was told to stop, or ended with the process that had started it.
     """
 
-    worker_id: int
-    exit_code: int | None
-    signal: int | None
-    reason: str
+    worker_id: f.WorkerId
+    exit_code: f.Whole32 | None
+    signal: f.Signal | None
+    reason: f.Said
     out_of_memory: bool
-    last_lines: tuple[str, ...]
+    last_lines: f.Lines
     of_itself: bool = True
 
 
 class FetchArchive(Message, frozen=True):
     """Ask for `length` bytes of an archive by its sha256."""
 
-    archive: str
-    offset: int
-    length: int
+    archive: f.ArchiveName
+    offset: f.Number
+    length: f.Number
 
 
 # Worker -> broker
@@ -268,14 +269,14 @@ class FetchArchive(Message, frozen=True):
 class HelloWorker(Message, frozen=True):
     """A worker has loaded its model and is ready for batches."""
 
-    protocol: int
-    worker_id: int
-    node: str
-    model: str
-    version: str
-    archive: str
-    device: str
-    pid: int
+    protocol: f.Number32
+    worker_id: f.WorkerId
+    node: f.Name
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    device: f.DeviceName
+    pid: f.Pid
 
 
 class WorkerBeat(Message, frozen=True):
@@ -286,9 +287,9 @@ class WorkerBeat(Message, frozen=True):
     Beat: what it was given before that and doesn't hold was lost.
     """
 
-    completed: int
-    leases: tuple[int, ...] = ()
-    heard: int = 0
+    completed: f.Number
+    leases: f.Numbers = ()
+    heard: f.Number = 0
 
 
 class Completed(Message, frozen=True):
@@ -298,10 +299,10 @@ class Completed(Message, frozen=True):
     messages sent for it.
     """
 
-    lease: int
-    handler_us: int
+    lease: f.Number
+    handler_us: f.Number
     items: tuple[CompletedItem, ...]
-    streamed: int = 0
+    streamed: f.Number = 0
 
 
 class Streamed(Message, frozen=True):
@@ -310,16 +311,16 @@ class Streamed(Message, frozen=True):
     `number` counts the lease's Streamed messages from 0, so that one lost on the way is noticed.
     """
 
-    lease: int
-    items: tuple[StreamedItem, ...]
-    number: int = 0
+    lease: f.Number
+    items: f.OfOneTurn[StreamedItem]
+    number: f.Number = 0
 
 
 class Measured(Message, frozen=True):
     """What handlers measured, gathered over a moment."""
 
-    hostname: str
-    points: tuple[MetricPoint, ...]
+    hostname: f.Name
+    points: f.Points[MetricPoint]
 
 
 # Broker -> any peer
@@ -333,16 +334,16 @@ class Welcome(Message, frozen=True):
     `beat` is the number of the latest Beat.
     """
 
-    beat_interval_ms: int
-    peer_timeout_ms: int
+    beat_interval_ms: f.Milliseconds
+    peer_timeout_ms: f.Milliseconds
     is_new: bool = True
-    beat: int = 0
+    beat: f.Number = 0
 
 
 class Beat(Message, frozen=True):
     """The broker lives. `number` rises from beat to beat; peers say which one they have heard."""
 
-    number: int = 0
+    number: f.Number = 0
 
 
 class IntroduceYourself(Message, frozen=True):
@@ -352,13 +353,13 @@ class IntroduceYourself(Message, frozen=True):
 class Leave(Message, frozen=True):
     """The broker has no use for the peer: stop."""
 
-    reason: str
+    reason: f.Prose
 
 
 class Misunderstood(Message, frozen=True):
     """The broker could not read a message, which changed nothing."""
 
-    reason: str
+    reason: f.Prose
 
 
 # Broker -> gateway
@@ -385,92 +386,92 @@ class KeysChanged(Message, frozen=True):
 class Forgotten(Message, frozen=True):
     """Of the jobs and asks of a GatewayBeat, those the broker does not know: submit them again."""
 
-    jobs: tuple[int, ...]
-    asks: tuple[int, ...]
+    jobs: f.Numbers
+    asks: f.Numbers
 
 
 class AskRefused(Message, frozen=True):
     """A management ask failed; see `shared.errors.rebuild`."""
 
-    ask: int
-    error: str
-    message: str
-    details: str
+    ask: f.Number
+    error: f.Prose
+    message: f.Prose
+    details: f.Prose
 
 
 class ModelRegistered(Message, frozen=True):
     """`done` is false while workers are still on their way and the caller did not want to wait."""
 
-    ask: int
-    model: str
-    version: str
-    workers: int
+    ask: f.Number
+    model: f.Said
+    version: f.Said
+    workers: f.Number
     done: bool
 
 
 class ModelUnregistered(Message, frozen=True):
     """The version is gone."""
 
-    ask: int
-    model: str
+    ask: f.Number
+    model: f.Said
 
 
 class WorkersScaled(Message, frozen=True):
     """Targets are stored; `done` as in ModelRegistered."""
 
-    ask: int
-    model: str
-    version: str | None
-    min_workers: int
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    min_workers: f.Whole32
     done: bool
 
 
 class DefaultSet(Message, frozen=True):
     """The default version is stored."""
 
-    ask: int
-    model: str
-    version: str
+    ask: f.Number
+    model: f.Said
+    version: f.Said
 
 
 class KeyRenewed(Message, frozen=True):
     """The new key is where keys are kept; it doesn't travel."""
 
-    ask: int
+    ask: f.Number
 
 
 class ModelDescribed(Message, frozen=True):
     """One entry per version asked for."""
 
-    ask: int
+    ask: f.Number
     versions: tuple[VersionFacts, ...]
 
 
 class ModelsListed(Message, frozen=True):
     """A page of the list; `next_offset` as TorchServe's nextPageToken."""
 
-    ask: int
+    ask: f.Number
     models: tuple[ModelEntry, ...]
-    next_offset: int | None
+    next_offset: f.Number | None
 
 
 class FleetRead(Message, frozen=True):
     """The fleet at one moment."""
 
-    ask: int
-    epoch: int
+    ask: f.Number
+    epoch: f.Number
     uptime_s: float
-    gateways: int
+    gateways: f.Number
     nodes: tuple[NodeFacts, ...]
     versions: tuple[VersionFacts, ...]
     #: Urls of the models of the start that are neither registered nor refused yet.
-    loading: tuple[str, ...] = ()
+    loading: tuple[f.Prose, ...] = ()
 
 
 class MetricsRead(Message, frozen=True):
     """All metrics at one moment."""
 
-    ask: int
+    ask: f.Number
     families: tuple[MetricFamily, ...]
 
 
@@ -480,9 +481,9 @@ class HealthRead(Message, frozen=True):
     `is_starting`: models named at start are still being registered.
     """
 
-    ask: int
+    ask: f.Number
     healthy: bool
-    reasons: tuple[str, ...]
+    reasons: tuple[f.Prose, ...]
     is_starting: bool = False
 
 
@@ -496,40 +497,40 @@ class StartWorker(Message, frozen=True):
     handlers, and the archive's url.
     """
 
-    worker_id: int
-    model: str
-    version: str
-    archive: str
-    archive_bytes: int
-    handler: str
-    device: str
-    gpu_id: int | None
-    batch_size: int
-    service_envelope: str = ""
+    worker_id: f.WorkerId
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    archive_bytes: f.Number
+    handler: f.Prose
+    device: f.DeviceName
+    gpu_id: f.Number32 | None
+    batch_size: f.Whole32
+    service_envelope: f.Prose = ""
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
-    max_response_bytes: int = 6_553_500
-    url: str = ""
+    max_response_bytes: f.Number = 6_553_500
+    url: f.Prose = ""
     #: Whether what the archive's requirements name is installed for it.
     install_dependencies: bool = False
     #: The content of TorchServe's metrics.yaml; empty for the built-in one.
     metrics_config: bytes = b""
     #: The GPUs that a worker with a parallelType sees, and no others; one for each of its processes.
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: f.Numbers = ()
     #: It exits with 0 once what its archive requires is installed, and never loads the model.
     installs_only: bool = False
     #: Tells one registration of a version from the next; the workers of one share their model's folder.
-    registration: str = ""
+    registration: f.Prose = ""
     #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
-    archive_path: str = ""
+    archive_path: f.Prose = ""
 
 
 class StopWorker(Message, frozen=True):
     """Stop one worker: `kill` at once, or by SIGTERM and a short grace."""
 
-    worker_id: int
+    worker_id: f.WorkerId
     kill: bool
-    reason: str
+    reason: f.Prose
     #: Its registration is over, and with it what its workers share.
     is_unregistered: bool = False
 
@@ -537,15 +538,15 @@ class StopWorker(Message, frozen=True):
 class ArchiveChunk(Message, frozen=True):
     """Part of an archive from `offset`; the bytes are the one frame. `total_bytes` is the archive's size."""
 
-    archive: str
-    offset: int
-    total_bytes: int
+    archive: f.ArchiveName
+    offset: f.Number
+    total_bytes: f.Number
 
 
 class ArchiveMissing(Message, frozen=True):
     """The broker's store has no such archive."""
 
-    archive: str
+    archive: f.ArchiveName
 
 
 # Broker -> worker
@@ -554,7 +555,7 @@ class ArchiveMissing(Message, frozen=True):
 class Assign(Message, frozen=True):
     """A batch to run under a lease, with its frames."""
 
-    lease: int
+    lease: f.Number
     is_describe: bool
     items: tuple[AssignItem, ...]
 
@@ -565,8 +566,8 @@ class CancelJobs(Message, frozen=True):
     The lease goes on: the worker answers it all the same, with anything for these jobs.
     """
 
-    lease: int
-    indexes: tuple[int, ...]
+    lease: f.Number
+    indexes: f.Numbers
 
 
 Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth

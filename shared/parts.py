@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from torchrelay.shared import fields as f
+
 
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of the parts of messages; holds no cycle, so the collector need not look."""
@@ -15,10 +17,10 @@ class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Device(Item, frozen=True):
     """A device that a node offers: `cpu`, `cuda:0`, ...; memory_bytes is 0 where unknown."""
 
-    name: str
+    name: f.DeviceName
     kind: Literal["cpu", "gpu"]
-    description: str = ""
-    memory_bytes: int = 0
+    description: f.Said = ""
+    memory_bytes: f.Number = 0
 
 
 class GpuUse(Item, frozen=True):
@@ -27,34 +29,34 @@ class GpuUse(Item, frozen=True):
     `memory_busy_percent` is the share of time in which its memory was read or written.
     """
 
-    number: int
-    used_bytes: int
-    busy_percent: int | None = None
-    memory_busy_percent: int | None = None
+    number: f.Number
+    used_bytes: f.Number
+    busy_percent: f.Number32 | None = None
+    memory_busy_percent: f.Number32 | None = None
 
 
 class HeldWorker(Item, frozen=True):
     """A worker process that a node holds when it joins; `archive` is the sha256 in hex."""
 
-    worker_id: int
-    model: str
-    version: str
-    archive: str
-    device: str
-    pid: int
+    worker_id: f.WorkerId
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    device: f.DeviceName
+    pid: f.Pid
 
 
 class SubmitItem(Item, frozen=True):
     """One job. `version` None means the default."""
 
-    job: int
-    model: str
-    version: str | None
+    job: f.Number
+    model: f.Said
+    version: f.Said | None
     is_describe: bool
     meta: bytes
-    frames: int = 0
+    frames: f.Number = 0
     #: What the request's sequence header says; "" where there is none.
-    sequence: str = ""
+    sequence: f.Said = ""
 
 
 class AssignItem(Item, frozen=True):
@@ -63,10 +65,10 @@ class AssignItem(Item, frozen=True):
     `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
     """
 
-    attempt: int
+    attempt: f.Number
     meta: bytes
-    frames: int = 0
-    sequence: str = ""
+    frames: f.Number = 0
+    sequence: f.Said = ""
     starts_sequence: bool = False
 
 
@@ -76,18 +78,18 @@ class CompletedItem(Item, frozen=True):
     `ends_sequences` names sequences that the handler closed with this answer.
     """
 
-    status: int
+    status: f.Whole32
     meta: bytes
-    frames: int = 0
-    ends_sequences: tuple[str, ...] = ()
+    frames: f.Number = 0
+    ends_sequences: tuple[f.Prose, ...] = ()
 
 
 class StreamedItem(Item, frozen=True):
     """A part of the answer to the job at `index` of its batch; others will follow."""
 
-    index: int
+    index: f.Number
     meta: bytes
-    frames: int = 0
+    frames: f.Number = 0
 
 
 class AnsweredItem(Item, frozen=True):
@@ -97,34 +99,34 @@ class AnsweredItem(Item, frozen=True):
     short, one that it has seen already it drops.
     """
 
-    job: int
+    job: f.Number
     meta: bytes
-    frames: int = 0
+    frames: f.Number = 0
     is_final: bool = True
-    part: int = 0
+    part: f.Number = 0
 
 
 class RefusedItem(Item, frozen=True):
     """The broker's own answer to a job: an error by class name, see `shared.errors`."""
 
-    job: int
-    error: str
-    message: str
-    details: str
+    job: f.Number
+    error: f.Prose
+    message: f.Prose
+    details: f.Prose
 
 
 class WorkerFacts(Item, frozen=True):
     """A worker as `describe` and `status` show it; memory_bytes is its resident set."""
 
-    worker_id: int
-    state: str
-    node: str
-    device: str
-    pid: int
-    started_at_ms: int
-    memory_bytes: int
-    jobs_running: int
-    note: str
+    worker_id: f.WorkerId
+    state: f.Name
+    node: f.Prose
+    device: f.DeviceName
+    pid: f.Pid
+    started_at_ms: f.Whole
+    memory_bytes: f.Whole
+    jobs_running: f.Whole
+    note: f.Prose
     #: What its (first) GPU has to do; None on a cpu, and where the node doesn't measure it.
     gpu: GpuUse | None = None
 
@@ -132,51 +134,51 @@ class WorkerFacts(Item, frozen=True):
 class QuarantinedItem(Item, frozen=True):
     """Requests that are refused since one with their content, `request_id`, ended workers by `reason`."""
 
-    request_id: str
-    reason: str
-    workers_lost: int
-    refused: int
-    left_ms: int
+    request_id: f.Prose
+    reason: f.Prose
+    workers_lost: f.Whole
+    refused: f.Whole
+    left_ms: f.Whole
 
 
 class VersionFacts(Item, frozen=True):
     """One version of a model: what is wanted, what is there, and why they differ."""
 
-    model: str
-    version: str
+    model: f.Prose
+    version: f.Prose
     is_default: bool
-    url: str
-    archive: str
-    handler: str
-    runtime: str
-    min_workers: int
-    max_workers: int
-    batch_size: int
-    max_batch_delay_ms: int
-    response_timeout_s: int
-    startup_timeout_s: int
-    restart_window_s: int
+    url: f.Prose
+    archive: f.ArchiveName
+    handler: f.Prose
+    runtime: f.Prose
+    min_workers: f.Whole
+    max_workers: f.Whole
+    batch_size: f.Whole
+    max_batch_delay_ms: f.Whole
+    response_timeout_s: f.Whole
+    startup_timeout_s: f.Whole
+    restart_window_s: f.Whole
     loaded_at_startup: bool
-    queue_depth: int
-    queue_limit: int
-    oldest_wait_ms: int
+    queue_depth: f.Whole
+    queue_limit: f.Whole
+    oldest_wait_ms: f.Whole
     workers: tuple[WorkerFacts, ...]
-    explanation: str
-    last_error: str
+    explanation: f.Prose
+    last_error: f.Prose
     # What follows is the archive's model-config.yaml, as far as `describe` shows it.
-    client_timeout_ms: int = 0
-    parallel_type: str = ""
-    parallel_level: int = 0
+    client_timeout_ms: f.Whole = 0
+    parallel_type: f.Name = ""
+    parallel_level: f.Whole = 0
     device_type: Literal["cpu", "gpu"] = "cpu"
-    device_ids: tuple[int, ...] = ()
+    device_ids: f.Numbers = ()
     continuous_batching: bool = False
     use_job_ticket: bool = False
     use_venv: bool = False
     sequence_batching: bool = False
-    sequence_max_idle_ms: int = 0
-    sequence_timeout_ms: int = 0
-    max_sequences: int = 0
-    max_sequence_queue_jobs: int = 0
+    sequence_max_idle_ms: f.Whole = 0
+    sequence_timeout_ms: f.Whole = 0
+    max_sequences: f.Whole = 0
+    max_sequence_queue_jobs: f.Whole = 0
     #: The newest of them.
     quarantined: tuple[QuarantinedItem, ...] = ()
 
@@ -184,18 +186,18 @@ class VersionFacts(Item, frozen=True):
 class NodeFacts(Item, frozen=True):
     """A node as `status` shows it."""
 
-    name: str
+    name: f.Prose
     devices: tuple[Device, ...]
-    slots: int
-    slots_used: int
-    last_seen_ms: int
+    slots: f.Whole
+    slots_used: f.Whole
+    last_seen_ms: f.Whole
 
 
 class ModelEntry(Item, frozen=True):
     """A line of the model list: the default version's url."""
 
-    model: str
-    url: str
+    model: f.Prose
+    url: f.Prose
 
 
 class MetricPoint(Item, frozen=True):
@@ -204,36 +206,36 @@ class MetricPoint(Item, frozen=True):
     `unit` is spelled out (`Milliseconds`, `Count`, ...); `dimensions` are (name, value) without the host.
     """
 
-    name: str
+    name: f.Prose
     kind: Literal["counter", "gauge", "histogram"]
-    unit: str
+    unit: f.Prose
     value: float
-    dimensions: tuple[tuple[str, str], ...]
-    at_ms: int
-    request_ids: tuple[str, ...] = ()
+    dimensions: tuple[tuple[f.Prose, f.Prose], ...]
+    at_ms: f.Whole
+    request_ids: tuple[f.Prose, ...] = ()
 
 
 class AccessKey(Item, frozen=True):
     """A key that opens an API; only its sha256 (hex) travels. `expires_in_ms` None: it never does."""
 
     api: Literal["inference", "management", "token"]
-    name: str
-    sha256: str
-    expires_in_ms: int | None
+    name: f.Prose
+    sha256: f.Name
+    expires_in_ms: f.Whole | None
 
 
 class Sample(Item, frozen=True):
     """One Prometheus sample: the name's suffix (`_bucket`, `_sum`, ...), label values, value."""
 
-    suffix: str
-    labels: tuple[tuple[str, str], ...]
+    suffix: f.Prose
+    labels: tuple[tuple[f.Prose, f.Prose], ...]
     value: float
 
 
 class MetricFamily(Item, frozen=True):
     """One Prometheus metric with its samples."""
 
-    name: str
+    name: f.Prose
     kind: Literal["counter", "gauge", "histogram"]
-    help: str
+    help: f.Prose
     samples: tuple[Sample, ...]

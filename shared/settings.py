@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from torchrelay.shared.fields import SLOTS_LIMIT, Name
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -262,11 +264,12 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: Where the broker listens.
     broker_address: str = DEFAULT_BROKER_ADDRESS
     #: Shown in status; the host's name unless given.
-    name: str
+    name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
     devices: tuple[str, ...] = ("auto",)
-    #: Workers at the same time. TorchServe has no bound; this one stops a typo from eating the host.
-    slots: Positive = 32
+    #: Workers at the same time, 4096 at most. TorchServe has no bound; this one stops a typo from eating the
+    #: host.
+    slots: Annotated[int, msgspec.Meta(ge=1, le=SLOTS_LIMIT)] = 32
     #: Archives by hash and unpacked models; shared by every node of a host, and kept between runs.
     cache_dir: str
     #: Bytes kept in cache_dir: of what no worker of this host uses, the least recently used goes. Room for

@@ -11,12 +11,14 @@ that the broker doesn't open, but for requests that may have ended their worker.
 
 import struct
 from collections.abc import Callable, Sequence, Sized
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import msgpack
 import msgspec
 
 from torchrelay.shared import messages as m
+from torchrelay.shared.fields import Number, Whole32
+from torchrelay.shared.quoting import quoted
 
 WIRE_VERSION = 1
 PREFIX = struct.Struct("!BBHQ")
@@ -26,6 +28,10 @@ INLINE_LIMIT_BYTES = 8 * 1024
 INLINE_TOTAL_LIMIT_BYTES = 64 * 1024
 #: A head above this is refused unread; far above any that we make.
 HEAD_LIMIT_BYTES = 8 * 1024 * 1024
+#: The same for heads that the broker reads: whatever is in one, it takes less than 0.1 s to read.
+HEAD_TO_BROKER_LIMIT_BYTES = 2 * 1024 * 1024
+#: Where a message to the broker may hold more, its sender makes frames of payloads, or another message.
+HEAD_FILL_BYTES = HEAD_TO_BROKER_LIMIT_BYTES // 2
 ARRAY_LIMIT = 100_000
 FRAMES_LIMIT = 4096
 
@@ -104,15 +110,16 @@ def encode(message: m.Message, epoch: int) -> bytes:
     return PREFIX.pack(WIRE_VERSION, _NUMBERS[type(message)], 0, epoch) + _pack(message)
 
 
-def decode(head: bytes | memoryview) -> tuple[m.Message, int]:
+def decode(head: bytes | memoryview, limit_bytes: int = HEAD_LIMIT_BYTES) -> tuple[m.Message, int]:
     """Unpack a head into its message and the epoch it was sent under.
 
-    Raises WireError for anything else than a well-formed head: wrong version, unknown kind, wrong types.
+    Raises WireError for anything else than a well-formed head: wrong version, unknown kind, wrong types,
+    values outside of their range.
     """
     if len(head) < PREFIX.size:
         raise WireError(f"a head of {len(head)} bytes is shorter than its prefix")
-    if len(head) > HEAD_LIMIT_BYTES:
-        raise WireError(f"a head of {len(head)} bytes is above the limit of {HEAD_LIMIT_BYTES}")
+    if len(head) > limit_bytes:
+        raise WireError(f"a head of {len(head)} bytes is above the limit of {limit_bytes}")
     version, number, flags, epoch = PREFIX.unpack_from(head)
     if version != WIRE_VERSION:
         raise WireError(f"wire version {version}; this side speaks {WIRE_VERSION}")
@@ -149,7 +156,7 @@ class Input(m.Item, frozen=True):
 
     name: str
     content_type: str
-    value: bytes | int
+    value: bytes | Number
 
 
 class Request(m.Item, frozen=True):
@@ -165,10 +172,10 @@ class Request(m.Item, frozen=True):
 class Response(m.Item, frozen=True):
     """What the worker answers: `error` is (class name, message, details) instead of a body."""
 
-    status: int
+    status: Whole32
     reason: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes | int
+    body: bytes | Number
     error: tuple[str, str, str] | None = None
 
 
@@ -223,11 +230,13 @@ def _unjoined(head: bytes) -> tuple[tuple[str, str], ...]:
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
-def pack_response(response: Response) -> tuple[bytes, list[bytes]]:
+def pack_response(
+    response: Response, inline_limit_bytes: int = INLINE_LIMIT_BYTES
+) -> tuple[bytes, list[bytes]]:
     """Pack an answer into the meta of its item and the frames that go with it."""
     body = response.body
     frames: list[bytes] = []
-    if isinstance(body, bytes) and len(body) > INLINE_LIMIT_BYTES:
+    if isinstance(body, bytes) and len(body) > inline_limit_bytes:
         frames.append(body)
         body = 0
     return _packed((response.status, response.reason, response.headers, body, response.error)), frames
@@ -269,7 +278,26 @@ def _unpack(data: bytes | memoryview, cls: type[StructT]) -> StructT:
             max_ext_len=0,
             max_array_len=limit,
             max_map_len=limit,
+            object_pairs_hook=_first_map() if cls is m.GatewayBeat else _no_map,
         )
         return msgspec.convert(raw, cls)
     except (ValueError, msgpack.UnpackException, msgspec.ValidationError, RecursionError) as error:
-        raise WireError(f"not a {cls.__name__}: {error}") from error
+        raise WireError(f"not a {cls.__name__}: {quoted(error)}") from error
+
+
+def _no_map(pairs: object) -> NoReturn:
+    """Refuse a map at once: millions of empty ones fit into a head, and each takes 64 bytes to make."""
+    raise ValueError("it holds a map")
+
+
+def _first_map() -> Callable[[list[tuple[object, object]]], dict[object, object]]:
+    """Return what makes one map, and refuses the next."""
+    made: list[dict[object, object]] = []
+
+    def make(pairs: list[tuple[object, object]]) -> dict[object, object]:
+        if made:
+            raise ValueError("it holds two maps")
+        made.append(dict(pairs))
+        return made[0]
+
+    return make

@@ -20,8 +20,8 @@ GATHER_S = 0.5
 PRINTED_GATHER_S = 0.05
 #: Points kept for a broker that is away; of more, the oldest go.
 POINTS_LIMIT = 10_000
-
-
+#: Points in one message: with all that they may carry they are far below the limit of a head.
+POINTS_PER_MESSAGE = 1000
 #: Points a second, beside the first so many: the broker takes in those of a whole fleet.
 POINTS_PER_S = 5_000
 
@@ -156,5 +156,5 @@ class PrintedMetrics:
         """Tell what there is."""
         with self._lock:
             points, self._points = self._points, []
-        if points:
-            self._tell(m.NodeMeasured(self._hostname, tuple(points)))
+        for start in range(0, len(points), POINTS_PER_MESSAGE):
+            self._tell(m.NodeMeasured(self._hostname, tuple(points[start : start + POINTS_PER_MESSAGE])))

@@ -16,6 +16,7 @@ import psutil
 from torchrelay.shared import clock, host, logs
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import RelayError
+from torchrelay.shared.fields import SAID_LIMIT_CHARS
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.worker import variables
 from torchrelay.worker.cache import ArchiveCache, Phase
@@ -354,7 +355,13 @@ class Nursery:
                 reason += " for lack of memory" if out_of_memory else ""
         self._tell(
             m.WorkerExited(
-                worker_id, exit_code, signal_number, reason, out_of_memory, last_lines, of_itself=of_itself
+                worker_id,
+                exit_code,
+                signal_number,
+                reason[:SAID_LIMIT_CHARS],
+                out_of_memory,
+                last_lines,
+                of_itself=of_itself,
             )
         )
         logger.log(

@@ -25,7 +25,7 @@ from torchrelay.worker.engines import BatchEngine, Engine, GenerationEngine, end
 from torchrelay.worker.faults import is_out_of_memory, one_line
 from torchrelay.worker.link import Link
 from torchrelay.worker.loader import Model, load, make_room, server_config
-from torchrelay.worker.measuring import Measuring
+from torchrelay.worker.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.orders import LastWords, WorkerSpec
 from torchrelay.worker.parts import Part
 from torchrelay.worker.runner import Runner
@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 #: How long the last answer and the goodbye, or the last part of a stream, have to leave.
 FAREWELL_S = 1.0
-
+#: Parts of answers in one message: with all that may be inline they are far below the limit of a head.
+PARTS_PER_MESSAGE = 64
 
 #: A service manager may send either to every process of a service.
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -130,6 +131,9 @@ class Worker:
         by_lease: dict[int, tuple[list[m.StreamedItem], list[Payload]]] = {}
         for (lease, index), part in parts:
             items, frames = by_lease.setdefault(lease, ([], []))
+            if len(items) == PARTS_PER_MESSAGE:
+                self.leases.streamed(lease, tuple(items), frames)
+                items, frames = by_lease[lease] = [], []
             meta, own_frames = wire.pack_response(part)
             items.append(m.StreamedItem(index, meta, len(own_frames)))
             frames += own_frames
@@ -141,8 +145,10 @@ class Worker:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
         items: list[m.CompletedItem] = []
         frames: list[Payload] = []
+        room = wire.HEAD_FILL_BYTES
         for reply in replies:
-            meta, own_frames = wire.pack_response(reply)
+            meta, own_frames = wire.pack_response(reply, wire.INLINE_LIMIT_BYTES if room > 0 else 0)
+            room -= len(meta)
             ended = (*ends, *ended_sequences(reply, self._end_header)) if reply.headers else ends
             items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
             frames += own_frames
@@ -211,7 +217,12 @@ class Worker:
         measured = self._measuring.due(now, is_idle=is_idle)
         if measured is None:
             return
-        if self._session.state is State.WELCOMED and self._link.send(measured, self._session.epoch):
+        messages = (
+            m.Measured(measured.hostname, measured.points[start : start + POINTS_PER_MESSAGE])
+            for start in range(0, len(measured.points), POINTS_PER_MESSAGE)
+        )
+        is_up = self._session.state is State.WELCOMED
+        if is_up and all(self._link.send(message, self._session.epoch) for message in messages):
             self._measuring.sent(now)
         else:
             self._measuring.put_off(now)

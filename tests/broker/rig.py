@@ -20,7 +20,7 @@ from torchrelay.broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Received, Stored
+from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored
 from torchrelay.broker.keys import Keyring
 from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
@@ -145,9 +145,13 @@ class Rig:
 
     def event(
         self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
-    ) -> Received:
-        """Make the event of a message that has been through the wire's codec."""
-        decoded, sent_epoch = wire.decode(wire.encode(message, self.epoch if epoch is None else epoch))
+    ) -> Received | Garbled:
+        """Make the event of a message that has been through the wire's codec, as the server does."""
+        head = wire.encode(message, self.epoch if epoch is None else epoch)
+        try:
+            decoded, sent_epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
+        except wire.WireError as error:
+            return Garbled(peer, str(error))
         return Received(peer, decoded, sent_epoch, tuple(frames))
 
     def pass_time(self, seconds: float) -> None:

@@ -1,9 +1,11 @@
 """The wire: every message there and back, golden bytes, and whatever a stranger may send."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -163,6 +165,102 @@ def test_a_damaged_message_is_read_as_a_message_or_refused(example: m.Message, d
 def test_what_is_wrong_is_said(head: bytes, why: str) -> None:
     with pytest.raises(wire.WireError, match=why):
         wire.decode(head)
+
+
+def _unbounded(kind: msgspec.inspect.Type, path: str) -> Iterator[str]:
+    """Name the fields below a type that have no range, or texts without a length."""
+    match kind:
+        case msgspec.inspect.IntType(ge=ge, le=le):
+            if ge is None or le is None or ge < -(2**63) or le > 2**63 - 1:
+                yield path
+        case msgspec.inspect.StrType(max_length=None, pattern=None):
+            yield path
+        case msgspec.inspect.StructType(fields=fields):
+            for field in fields:
+                yield from _unbounded(field.type, f"{path}.{field.name}")
+        case msgspec.inspect.VarTupleType(item_type=item):
+            yield from _unbounded(item, f"{path}[]")
+        case msgspec.inspect.TupleType(item_types=items):
+            for item in items:
+                yield from _unbounded(item, f"{path}[]")
+        case msgspec.inspect.DictType(key_type=key, value_type=value):
+            yield from _unbounded(key, f"{path} key")
+            yield from _unbounded(value, f"{path} value")
+        case msgspec.inspect.UnionType(types=kinds):
+            for one in kinds:
+                yield from _unbounded(one, path)
+
+
+def test_every_number_of_every_message_has_a_range_and_every_text_a_length() -> None:
+    for cls in wire.KINDS.values():
+        assert list(_unbounded(msgspec.inspect.type_info(cls), cls.__name__)) == []
+
+
+def _with_leaf(value: object, leaf: object) -> Iterator[object]:
+    """Yield a message's fields with each of its numbers or texts replaced in turn."""
+    if isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            for changed in _with_leaf(item, leaf):
+                yield [*value[:index], changed, *value[index + 1 :]]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            for changed in _with_leaf(item, leaf):
+                yield {**value, key: changed}
+    elif type(value) is type(leaf):
+        yield leaf
+
+
+@pytest.mark.parametrize("leaf", [2**64 - 1, 2**63, 2**63 - 1, -1, -(2**63)])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_what_passes_the_codec_can_be_kept_and_sent_on(example: m.Message, leaf: int) -> None:
+    head = wire.encode(example, 7)
+    fields = msgpack.unpackb(head[wire.PREFIX.size :])
+    for changed in _with_leaf(fields, leaf):
+        try:
+            message, _ = wire.decode(head[: wire.PREFIX.size] + msgpack.packb(changed))
+        except wire.WireError:
+            continue
+        assert wire.decode(wire.encode(message, 7)) == (message, 7)
+        assert leaf < 2**63
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.ListModels(1, -3, -(2**63)),
+        m.HelloNode(1, "n", (), 2**63 - 1, (), 1),
+        m.HelloNode(1, "n", (m.Device("cuda:" + "9" * 5000, "gpu"),), 1, (), 1),
+        m.HelloNode(1, "n" * 257, (), 1, (), 1),
+        m.HelloNode(1, "n", (), 1, (m.HeldWorker(2**63 - 1, "m", "1.0", "ab", "cpu", 7),), 1),
+        m.FetchArchive("../../etc/passwd", 0, 10),
+        m.Submit((m.SubmitItem(1, "m", None, False, b""),) * 1025),
+        m.NodeBeat(((1, 1),) * 8193),
+        m.GatewayBeat({str(number): 1 for number in range(17)}),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_no_part_would_send_is_refused(message: m.Message) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(wire.encode(message, 7))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[1, "x" * 7_000_000], [1, "inference" * 100_000], [["x" * 7_000_000] * 1, 1], "x" * 7_000_000],
+    ids=["word", "long word", "array", "no array"],
+)
+def test_a_refusal_quotes_little_of_what_came(fields: object) -> None:
+    with pytest.raises(wire.WireError) as caught:
+        wire.decode(wire.PREFIX.pack(1, 33, 0, 0) + msgpack.packb(fields))
+    assert len(str(caught.value)) <= 250
+
+
+@pytest.mark.parametrize("kind", [21, 23, 52])
+def test_maps_that_no_message_has_are_refused_at_once(kind: int) -> None:
+    """Each takes 64 bytes for one byte that was sent."""
+    body = b"\x91\xdd" + (50_000).to_bytes(4, "big") + b"\x80" * 50_000
+    with pytest.raises(wire.WireError, match=r"holds a map|holds two maps"):
+        wire.decode(wire.PREFIX.pack(1, kind, 0, 0) + body)
 
 
 def test_a_head_above_the_limit_is_refused_unread() -> None:
