@@ -435,8 +435,9 @@ class BrokerCore:
             if worker.worker_id not in held and now - worker.since > self.settings.peer_timeout_s:
                 self._fail_worker(worker, "its node holds no such process", now)
                 self._remove_worker(worker, now, "its node holds no such process")
-        for worker_id in held.keys() - self.fleet.workers.keys():
-            self._send(node.peer, m.StopWorker(worker_id, kill=True, reason="the broker doesn't know it"))
+        if strange := sorted(held.keys() - self.fleet.workers.keys()):
+            why = "the broker doesn't know it"
+            self._send(node.peer, m.StopWorker(strange[0], kill=True, reason=why, also=tuple(strange[1:])))
 
     def _on_progress(self, node: Node, event: Received, now: float) -> None:
         progress = event.message

@@ -21,6 +21,7 @@ from typing import IO, TypeVar, cast
 import zmq
 
 from torchrelay.broker import key_file, metrics_config, snapshots
+from torchrelay.broker.chunks import ChunkCredit
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import (
     DropArchive,
@@ -43,6 +44,7 @@ from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.shared import clock, ids, sockets, wire
+from torchrelay.shared import messages as m
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
@@ -50,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
 TURN_LIMIT_MESSAGES = 256
+#: Frames of an overlong message that are dropped in one turn, during which nobody else is heard.
+TURN_LIMIT_DROPPED = 20_000
 #: Reading chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
 #: Fetching, hashing and checking archives.
@@ -142,6 +146,9 @@ class Server:
         # Apart, so that a slow origin of archives keeps no node from fetching those that are here.
         self._prepare_threads = ThreadPoolExecutor(PREPARE_THREADS, "prepare")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._chunks = ChunkCredit(self._read_chunk)
+        #: Whose message has more frames than one may have; the rest of it is being dropped.
+        self._overlong: bytes | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -182,6 +189,7 @@ class Server:
             unreachable: list[Event] = []
             for effect in self._core.handle(events, now=clock.monotonic()):
                 self._perform(effect, unreachable)
+            self._chunks.go_on()
             events = unreachable
             wait_s = self._core.next_wake() - clock.monotonic()
             ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
@@ -229,13 +237,18 @@ class Server:
     def _receive(self, events: list[Event]) -> None:
         """Take in what has arrived, up to the turn's limit."""
         for _ in range(TURN_LIMIT_MESSAGES):
+            if self._overlong is not None and not self._drop_overlong():
+                break
             try:
                 peer = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
             events.append(self._rest_of_message(peer))
         while not self._results.empty():
-            events.append(self._results.get_nowait())
+            result = self._results.get_nowait()
+            if isinstance(result, ChunkRead):
+                self._chunks.was_read(result.peer)
+            events.append(result)
 
     def _rest_of_message(self, peer: bytes) -> Event:
         """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
@@ -244,12 +257,25 @@ class Server:
         head = self._socket.recv(zmq.NOBLOCK)
         frames: list[zmq.Frame] = []
         while self._socket.rcvmore:
+            if len(frames) >= wire.FRAMES_LIMIT:
+                self._overlong = peer
+                return Garbled(peer, f"a message of more than {wire.FRAMES_LIMIT} frames")
             frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
         try:
             message, epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
         except wire.WireError as error:
             return Garbled(peer, str(error))
         return Received(peer, message, epoch, tuple(frames))
+
+    def _drop_overlong(self) -> bool:
+        """Drop frames of a message that has too many, up to a turn's limit; tell whether it is over."""
+        for _ in range(TURN_LIMIT_DROPPED):
+            if not self._socket.rcvmore:
+                self._overlong = None
+                return True
+            self._socket.recv(zmq.NOBLOCK)
+        self._wake()  # the rest waits, and the poller sees only what is whole
+        return False
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -292,12 +318,8 @@ class Server:
                     lambda: key_file.keep(path, made, self._registry),
                     lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
-            case ReadChunk(peer, archive, offset, length):
-                self._in_thread(
-                    self._disk_threads,
-                    lambda: self._store.read(archive, offset, length),
-                    lambda outcome: _chunk_read(peer, archive, offset, outcome),
-                )
+            case ReadChunk():
+                self._chunks.ask(effect)
             case DropArchive(archive, url):
                 # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
@@ -316,6 +338,13 @@ class Server:
             case Report(level, event, facts):
                 logger.log(level, event, extra=facts)
 
+    def _read_chunk(self, ask: ReadChunk) -> None:
+        self._in_thread(
+            self._disk_threads,
+            lambda: self._store.read(ask.archive, ask.offset, ask.length),
+            lambda outcome: _chunk_read(ask.peer, ask.archive, ask.offset, outcome),
+        )
+
     def _write_metrics(self, lines: tuple[Line, ...]) -> None:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
             self._core.metrics.dropped["log behind"] += len(lines)
@@ -324,6 +353,9 @@ class Server:
         epoch = self._core.epoch
         head = wire.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
+        if isinstance(effect.message, m.ArchiveChunk):
+            parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
+            self._chunks.was_sent(effect.peer, chunk.tracker)
         ahead = wire.announcement(effect.frames)
         try:
             if ahead is not None:
@@ -333,6 +365,7 @@ class Server:
             # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
+            self._chunks.forget(effect.peer)
             unreachable.append(Unreachable(effect.peer, effect.message))
 
     def _in_thread(

@@ -526,13 +526,14 @@ class StartWorker(Message, frozen=True):
 
 
 class StopWorker(Message, frozen=True):
-    """Stop one worker: `kill` at once, or by SIGTERM and a short grace."""
+    """Stop a worker, and those in `also`: `kill` at once, or by SIGTERM and a short grace."""
 
     worker_id: f.WorkerId
     kill: bool
     reason: f.Prose
     #: Its registration is over, and with it what its workers share.
     is_unregistered: bool = False
+    also: tuple[int, ...] = ()
 
 
 class ArchiveChunk(Message, frozen=True):

@@ -32,14 +32,15 @@ PART_LIMIT_BYTES = 1 << 31
 #: our own messages, and zmq hears nobody while a message part arrives. So it waits for the largest part.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 1000 * PART_LIMIT_BYTES // SLOWEST_BYTES_PER_S
 TCP_KEEPALIVE_IDLE_S = 30
+#: Messages of one peer that the broker's socket takes in before they are read: a few turns' worth.
+TAKEN_AHEAD = 1000
+#: Messages that a peer's socket takes in, and sends, ahead of who reads.
+PEER_TAKES_AHEAD, PEER_SENDS_AHEAD = 10_000, 100_000
 #: Connections that wait to be accepted: a whole fleet comes back at the same moment.
 BACKLOG = 4096
 
 COMMON = {
     zmq.LINGER: 0,
-    # Bounds are in jobs, bytes, leases and chunks; a count of messages would bound none of them.
-    zmq.SNDHWM: 0,
-    zmq.RCVHWM: 0,
     zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
     zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
     zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
@@ -49,6 +50,10 @@ COMMON = {
     zmq.TCP_KEEPALIVE_IDLE: TCP_KEEPALIVE_IDLE_S,
 }
 DIALING = COMMON | {
+    # What a broker that hangs, or floods, makes its peers hold. A worker reads nothing while its handler
+    # runs; meanwhile two beats a second come.
+    zmq.SNDHWM: PEER_SENDS_AHEAD,
+    zmq.RCVHWM: PEER_TAKES_AHEAD,
     # Nothing is queued for a broker that isn't there: the sender knows at once, and keeps it.
     zmq.IMMEDIATE: 1,
     zmq.CONNECT_TIMEOUT: CONNECT_MS,
@@ -56,6 +61,11 @@ DIALING = COMMON | {
     zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
 }
 LISTENING = COMMON | {
+    # What a peer sends faster than it is read stays in its own memory.
+    zmq.RCVHWM: TAKEN_AHEAD,
+    # Bounds are in jobs, bytes, leases and chunks, and `connections` drops who doesn't read. libzmq aborts
+    # by an assertion if a connection that is at its mark is taken over in the middle of a message.
+    zmq.SNDHWM: 0,
     zmq.ROUTER_MANDATORY: 1,
     # A peer that comes back by a new connection counts, though the old one looks alive (a pulled cable).
     zmq.ROUTER_HANDOVER: 1,

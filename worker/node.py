@@ -190,8 +190,9 @@ class Node:
         match message:
             case m.StartWorker():
                 self._nursery.start(message)
-            case m.StopWorker(worker_id, kill, reason, is_unregistered):
-                self._nursery.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
+            case m.StopWorker(first, kill, reason, is_unregistered, also):
+                for worker_id in (first, *also):
+                    self._nursery.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
             case m.ArchiveChunk() if len(frames) == 1:
                 self._nursery.cache.arrived(message, frames[0])
             case m.ArchiveMissing(archive):

@@ -485,6 +485,15 @@ def test_a_worker_its_node_does_not_have_is_replaced_and_one_nobody_knows_is_sto
     assert len(rig.take(NODE, m.StartWorker)) >= 1
 
 
+def test_a_beat_has_one_answer_however_many_unknown_workers_it_names() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    known = list(rig.core.fleet.workers)
+    rig.say(NODE, m.NodeBeat((*((worker, 1) for worker in known), *((5000 + n, 1) for n in range(1000)))))
+    order = rig.only(NODE, m.StopWorker)
+    assert {order.worker_id, *order.also} == set(range(5000, 6000))
+
+
 def test_archives_are_handed_out_in_chunks_only_if_a_model_uses_them() -> None:
     rig = Rig()
     rig.ready_rig()

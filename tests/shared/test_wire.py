@@ -84,7 +84,7 @@ EXAMPLES: tuple[m.Message, ...] = (
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
         b"yaml", (1, 2), True, "3-4", "/state/ab.archive",
     ),
-    m.StopWorker(9000, True, "why", True),
+    m.StopWorker(9000, True, "why", True, (1, 2)),
     m.ArchiveChunk("ab", 0, 10),
     m.ArchiveMissing("ab"),
     m.Assign(3, False, (m.AssignItem(1, b"meta", 1, "s", True),)),

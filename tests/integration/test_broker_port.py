@@ -1,0 +1,67 @@
+"""What one connection to the broker's port can make it hold, or make it do."""
+
+import contextlib
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.broker.test_store import write_mar
+from tests.integration.broker_port import parts, running
+from tests.support import eventually
+from tests.zmtp import frame
+from torchrelay.shared import messages as m
+from torchrelay.shared import wire
+from torchrelay.shared.settings import LoadAtStart
+
+pytestmark = pytest.mark.integration
+
+MEGABYTE = 1 << 20
+
+
+def node(name: str) -> m.HelloNode:
+    return m.HelloNode(m.PROTOCOL_VERSION, name, (m.Device("cpu", "cpu"),), 1, (), 1)
+
+
+def test_chunks_that_a_node_asks_for_and_does_not_read_stay_on_the_disk(tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    store.mkdir()
+    with zipfile.ZipFile(write_mar(store / "m.mar"), "a") as archive:
+        archive.writestr("weights.bin", os.urandom(4 * MEGABYTE))
+    with running(tmp_path, model_store=str(store), load_models=(LoadAtStart("m.mar"),)) as broker:
+        honest = broker.honest(node("honest"))
+        sha256 = honest.hear(m.StartWorker).archive
+        before = broker.rss
+        greedy = broker.raw(b"n" + os.urandom(16), node("greedy"))
+        ask = frame(wire.encode(m.FetchArchive(sha256, 0, 4 * MEGABYTE), honest.epoch))
+        greedy.send(ask * 100)
+        # The honest node gets what it asks for; by then the greedy one's asks have been seen.
+        for _ in range(20):
+            honest.say(m.FetchArchive(sha256, 0, MEGABYTE))
+            assert honest.hear(m.ArchiveChunk).offset == 0
+        assert broker.rss - before < 100 * MEGABYTE
+
+
+def test_a_peer_that_sends_faster_than_it_is_read_is_held_up(tmp_path: Path) -> None:
+    with running(tmp_path) as broker:
+        honest = broker.honest()
+        before = broker.rss
+        flood = broker.raw(b"g" + os.urandom(16))
+        flood.socket.settimeout(1)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            for _ in range(100):
+                flood.socket.sendall(frame(b"") * 100_000)
+        assert honest.is_served()
+        assert broker.rss - before < 100 * MEGABYTE
+
+
+def test_a_message_of_too_many_parts_is_dropped_and_holds_up_nobody_for_long(tmp_path: Path) -> None:
+    with running(tmp_path) as broker:
+        honest = broker.honest()
+        peer = broker.raw(b"g" + os.urandom(16))
+        peer.send(parts(b"", 300_000), frame(b""))
+        eventually(lambda: "more than 4096 frames" in broker.log)
+        assert honest.is_served()
+        peer.send(frame(b"after it"))
+        eventually(lambda: "a head of 8 bytes" in broker.log)
