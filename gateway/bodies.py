@@ -107,7 +107,7 @@ class GatewayRequest(falcon.asgi.Request):
         Content-Length says so, and ServiceUnavailable where there is no room for it.
         """
         event = self._first_event or {}
-        body: bytes = event.get("body", b"")
+        body: Body = event.get("body", b"")
         if not event.get("more_body"):
             if len(body) > limit:
                 raise _too_large(limit)
@@ -119,7 +119,7 @@ class GatewayRequest(falcon.asgi.Request):
         with reading(limit, length) as counted:
             return await self._read_on(body, limit, counted)
 
-    async def _read_on(self, piece: bytes, limit: int, counted: Reading) -> Body:
+    async def _read_on(self, piece: Body, limit: int, counted: Reading) -> Body:
         # Grows where it is, so that hardly more is held than what has come.
         body, more = bytearray(), True
         while True:

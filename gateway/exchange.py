@@ -105,7 +105,7 @@ class Exchange:
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._waits_for: object = None
         #: What has come of the body and was not received by the application yet.
-        self._body = b""
+        self._body: bytes | bytearray = b""
         self._reader: asyncio.Future[None] | None = None
         #: Whether the client keeps its body until it is asked for it. While it does, no other request can
         #: follow: nobody could tell whether what comes is that or the body.
@@ -135,7 +135,13 @@ class Exchange:
 
     def feed(self, piece: bytes) -> None:
         """Take a piece of the body."""
-        self._body = self._body + piece if self._body else piece
+        if not self._body:
+            self._body = piece
+            return
+        # Grows where it is: there may be a piece for each of its bytes.
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += piece
 
     @property
     def has_begun(self) -> bool:

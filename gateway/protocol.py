@@ -32,6 +32,10 @@ HEADERS_LIMIT_BYTES = 8192
 #: What comes of a head after its first piece; one that isn't whole then is above one of the two. What
 #: stands around the chunks of a body (their sizes and what is behind the last one) has the same bound.
 MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
+#: What is parsed at once of what was read, and what of a body: of the requests that a client sends without
+#: waiting for answers the rest stays what it is until its turn comes. A request takes 50 times its bytes.
+STEP_BYTES = 4096
+BODY_STEP_BYTES = 64 * 1024
 #: How long a client may take to read anything at all of a response that is larger than the buffers. Where
 #: TLS is spoken that shows only in steps of some hundred KiB, which is what it takes on at once.
 STALLED_S = 60.0
@@ -45,6 +49,7 @@ LINGER_LIMIT_BYTES = 1 << 20
 
 #: What says where a request ends, and whether another may follow.
 _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
+_VERSIONS = ("1.1", "1.0")
 _REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
 
 
@@ -56,7 +61,7 @@ class _Discarding:
         self._limit_bytes = limit_bytes
         self.taken_bytes = 0
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: bytes | memoryview) -> None:
         """Drop it."""
         self.taken_bytes += len(data)
         if self.taken_bytes > self._limit_bytes:
@@ -100,6 +105,8 @@ class GatewayProtocol(asyncio.Protocol):
         #: The request whose body is being parsed.
         self._fed: Exchange | None = None
         self._is_paused = False
+        #: What was read and is not parsed yet.
+        self._rest: memoryview | bytes = b""
         #: Whether the last response has been written, and what still comes is dropped.
         self._is_lingering = False
         #: When the last response went out, or a piece of a request's body came, by the loop's clock.
@@ -154,6 +161,23 @@ class GatewayProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and have it answered."""
+        if len(data) > STEP_BYTES or self._rest:
+            self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+            self._take_rest()
+        else:
+            self._take(data)
+
+    def _take_rest(self) -> None:
+        """Take as much of what was read as there is no other request to answer before."""
+        while self._rest and len(self._exchanges) < 2 and not self.transport.is_closing():
+            is_body = self._fed is not None and not self._fed.has_all
+            size = BODY_STEP_BYTES if is_body else STEP_BYTES
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            self._take(piece)
+        if self._rest:
+            self._pause_reading()
+
+    def _take(self, data: bytes | memoryview) -> None:
         self._is_head_split = self._is_in_head
         self._read_bytes = len(data)
         try:
@@ -173,7 +197,7 @@ class GatewayProtocol(asyncio.Protocol):
         elif self._fed is not None and not self._fed.has_all:  # its body is dropped behind its answer
             self._idle_since = self.loop.time()
 
-    def _bound_bare_bytes(self, data: bytes) -> None:
+    def _bound_bare_bytes(self, data: bytes | memoryview) -> None:
         """Refuse a body of which nothing comes but what stands around its chunks."""
         if self._has_progressed:
             self._has_progressed = False
@@ -183,7 +207,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._bare_bytes > MORE_HEAD_LIMIT_BYTES:
             self._refuse(ValueError("endless chunk"), data)
 
-    def _decline(self, offer: Exception, data: bytes) -> None:
+    def _decline(self, offer: Exception, data: bytes | memoryview) -> None:
         """Read on behind a head that offers an upgrade as if it didn't.
 
         The parser holds what follows such a head for another protocol, and after that would read a body as
@@ -216,8 +240,12 @@ class GatewayProtocol(asyncio.Protocol):
             exchange.wake()
         elif not exchange.is_answered and self.drained is None:
             exchange.run(self._app)
-        if len(self._exchanges) > 1 or (exchange.is_full and not exchange.is_answered):
+        if self._is_behind(exchange):
             self._pause_reading()
+
+    def _is_behind(self, exchange: Exchange) -> bool:
+        """Tell whether no more should come for now."""
+        return len(self._exchanges) > 1 or (exchange.is_full and not exchange.is_answered)
 
     def pause_writing(self) -> None:
         """Make a response wait for a client that is slow, and end one that has stopped reading."""
@@ -276,6 +304,8 @@ class GatewayProtocol(asyncio.Protocol):
         # PERF: httptools writes the version anew each time, for 1 % of a request.
         if not keep_alive or b"connection" in by_name:
             version = parser.get_http_version()
+        if b"transfer-encoding" in by_name or len(by_name) < len(self._headers) or version not in _VERSIONS:
+            _check_framing(self._headers, version)
         if self._target != self._known_target:
             self._know(self._target)
         # PERF: half of what a display with all the fields takes.
@@ -324,11 +354,19 @@ class GatewayProtocol(asyncio.Protocol):
     # What exchanges want
 
     def resume_reading(self) -> None:
-        """Read on."""
-        if self._is_paused:
+        """Read on, first of what was read and not parsed."""
+        if self._rest:
+            self.loop.call_soon(self._read_on)
+        elif self._is_paused:
             self._is_paused = False
             self._idle_since = self.loop.time()
             self.transport.resume_reading()
+
+    def _read_on(self) -> None:
+        self._take_rest()
+        is_behind = self._exchanges and self._is_behind(self._exchanges[0])
+        if not (self._rest or is_behind or self.transport.is_closing()):
+            self.resume_reading()
 
     def answered(self) -> None:
         """Go on to the next request."""
@@ -366,7 +404,8 @@ class GatewayProtocol(asyncio.Protocol):
     def _may_more_come(self) -> bool:
         is_body_due = self._fed is not None and not self._fed.has_all
         is_discarding = isinstance(self._parser, _Discarding)
-        return is_discarding or is_body_due or self._is_in_head or self._is_paused or len(self._exchanges) > 1
+        is_behind = self._is_paused or bool(self._rest) or len(self._exchanges) > 1
+        return is_discarding or is_body_due or self._is_in_head or is_behind
 
     def _discard(self, limit_bytes: float = math.inf) -> _Discarding:
         """Take nothing more in."""
@@ -424,7 +463,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._is_paused = True
             self.transport.pause_reading()
 
-    def _refuse(self, why: Exception, received: bytes) -> None:
+    def _refuse(self, why: Exception, received: bytes | memoryview) -> None:
         """Refuse what can't be parsed, or has a method that the parser doesn't know, behind all before it."""
         error: errors.RelayError = errors.BadRequest("Invalid HTTP message.")
         is_method = isinstance(why, httptools.HttpParserInvalidMethodError) and not self._exchanges
@@ -439,6 +478,17 @@ class GatewayProtocol(asyncio.Protocol):
         refusal = Refusal(self, presenting.whole_error(error, getattr(self._app, "cors", ())))
         self._exchanges.append(refusal)
         self._discard(LINGER_LIMIT_BYTES)
+
+
+def _check_framing(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    """Refuse what others may take for another request than the parser does. Raises ValueError."""
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+        raise ValueError("a coding beside chunks")
+    if [name for name, _ in headers].count(b"host") > 1:
+        raise ValueError("more than one host")
+    if version not in _VERSIONS:
+        raise ValueError("no version of HTTP that is spoken here")
 
 
 def _without_offer(scope: Scope, target: bytes) -> bytes:

@@ -352,6 +352,124 @@ async def test_many_offers_in_one_piece_are_all_answered() -> None:
     assert len(seen) == 2000
 
 
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 3\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 3",
+        b"Content-Length: 3\r\nContent-Length: 3",
+        b"Content-Length: 3, 3",
+        b"Content-Length: +3",
+        b"Content-Length: 3\r\n 3",
+        b"Content-Length: 99999999999999999999",
+        b"Content-Length:",
+        b"Content-Length : 3",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: ,chunked",
+        b"Transfer-Encoding: chunked,",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        b"Transfer-Encoding: \x0bchunked",
+        b"Transfer-Encoding:\r\n chunked",
+        b"Transfer-Encoding : chunked",
+        b"X: a\r\n b",
+        b"X: a\nTransfer-Encoding: chunked",
+        b"X: a\rTransfer-Encoding: chunked",
+        b"X: a\r\r\nTransfer-Encoding: chunked",
+        b"X: a\0b",
+        b"no colon",
+        b": no name",
+        b"X\x01: y",
+        b"Host: y",
+    ],
+)
+@on_a_loop
+async def test_a_head_that_others_may_read_otherwise_is_refused_and_ends_its_connection(
+    framing: bytes,
+) -> None:
+    for offer in (b"", H2C):
+        head = b"POST /p HTTP/1.1\r\nHost: x\r\n" + offer + framing + b"\r\n\r\n"
+        seen, transport = await seen_of(head + b"3\r\nabc\r\n0\r\n\r\n" + BEHIND)
+        assert seen == []
+        assert transport.written.startswith(b"HTTP/1.1 400 ")
+        assert transport.written.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /p", b"GET /p HTTP/0.9", b"GET /p HTTP/2.0", b"GET /p HTTP/1.2", b"GET /p\tHTTP/1.1"]
+)
+@on_a_loop
+async def test_other_versions_are_no_requests(line: bytes) -> None:
+    seen, transport = await seen_of(line + b"\r\nConnection: keep-alive\r\n\r\n" + BEHIND)
+    assert seen == []
+    assert transport.written.count(b"HTTP/1.1 400 ") == 1
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        b"0x1\r\na",
+        b"+1\r\na",
+        b" 1\r\na",
+        b"1 \r\na",
+        b"1\na",
+        b"1;x\na",
+        b"1\r\nab",
+        b"1%s1\r\n" % (b"0" * 16),
+    ],
+)
+@on_a_loop
+async def test_chunks_are_sized_in_one_way_alone(chunk: bytes) -> None:
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    seen, transport = await seen_of(head + chunk + b"\r\n0\r\n\r\n" + BEHIND)
+    assert seen == []
+    assert transport.written.count(b"HTTP/1.1 400 ") == 1
+
+
+@on_a_loop
+async def test_of_requests_sent_without_waiting_few_are_parsed_before_their_turn() -> None:
+    application = Echo()
+    protocol, transport = connected(application)
+    protocol.pause_writing()  # nothing is answered before it is resumed
+    protocol.data_received(b"GET /p HTTP/1.1\r\n\r\n" * 10_000)
+    assert len(protocol._exchanges) < 250
+    assert not transport.reads
+    protocol.resume_writing()
+    for _ in range(30_000):
+        await turns(1)
+        if transport.reads:
+            break
+    assert len(application.seen) == 10_000
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 10_000
+
+
+@on_a_loop
+async def test_a_large_read_is_taken_whole_wherever_bodies_end_in_it() -> None:
+    bodies = [b"x" * size for size in (0, 1, 4000, 4095, 5000, 65_536, 70_000, 1, 0)]
+    stream = b"".join(HEAD % len(body) + body for body in bodies)
+    application = Echo()
+    protocol, transport = connected(application)
+    for _ in range(2):
+        protocol.data_received(stream)
+        for _ in range(100):
+            await turns(1)
+    assert [body for _, _, _, body in application.seen] == bodies * 2
+    assert transport.reads
+
+
+@on_a_loop
+async def test_what_follows_a_request_that_ends_its_connection_is_dropped_even_if_it_was_read() -> None:
+    stream = b"GET /last HTTP/1.1\r\nConnection: close\r\n\r\n" + BEHIND * 1000
+    seen, transport = await seen_of(stream)
+    assert [path for _, path, _, _ in seen] == ["/last"]
+    assert transport.is_half_closed
+    await let_pass(LINGER_STEP_S + 1)
+    await let_pass(LINGER_STEP_S + 1)
+    assert transport.is_closing()
+
+
 @on_a_loop
 async def test_what_stands_behind_a_body_is_no_header_of_this_request_nor_of_the_next() -> None:
     head = b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
