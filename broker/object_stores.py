@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from torchrelay.broker.pace import TooSlow, pace_of, paced
+from torchrelay.broker.urls import Url, parse_http, scheme_of, without_query
 from torchrelay.broker.writing import CHUNK_BYTES, failed, write_bounded
 from torchrelay.shared.errors import DownloadFailed
 from torchrelay.shared.settings import BrokerSettings
@@ -29,8 +31,14 @@ RESUMES_LIMIT = 5
 #: Tries of a request that S3 refuses for the moment or that finds no connection, the first one included.
 ATTEMPTS_LIMIT = 3
 BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
-#: The region in the name of one of Amazon's own hosts: bucket.s3.eu-west-1.amazonaws.com.
-REGION = re.compile(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d)\.amazonaws\.com(?:\.cn)?$")
+#: Amazon's own hosts of S3, such as bucket.s3.eu-west-1.amazonaws.com. Under amazonaws.com are also hosts
+#: that anybody can have, as for load balancers and API gateways: every part behind the bucket counts.
+AMAZONS = re.compile(
+    r"(?:[a-z0-9._-]+\.)?"
+    r"s3(?:-accesspoint)?(?:-fips)?(?:-external-1|[.-](?:dualstack\.)?(?P<region>[a-z]{2}(?:-[a-z]+)+-\d))?"
+    r"\.(?:vpce\.)?amazonaws\.com(?:\.cn)?"
+)
+_NOT_S3 = "s3_sse_kms signs for https of Amazon's S3, and for the endpoint that AWS_ENDPOINT_URL_S3 names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,45 +65,59 @@ def is_in_object_store(url: str) -> bool:
     return scheme_of(url) in LIBRARIES
 
 
-def scheme_of(url: str) -> str:
-    """Return what stands before `://`, in lower case."""
-    scheme, colon, _ = url.partition("://")
-    return scheme.lower() if colon else ""
-
-
 def fetch(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
     """Fetch `url` into the file `target`. Raises DownloadFailed, which says what the store said."""
+    if "::" in url:  # fsspec would open one store through another, such as a file of this host
+        raise failed(url, "urls of object stores are not chained")
     library = LIBRARIES[scheme_of(url)]
     try:
         errors = getattr(importlib.import_module(library.module), library.error)
         chunks = _s3_chunks(url, settings, is_cancelled) if library.extra == "s3" else fsspec_chunks(url)
-        write_bounded(chunks, target, url, settings, is_cancelled)
+        write_bounded(paced(chunks, pace_of(settings)), target, url, settings, is_cancelled)
     except ImportError as error:
         raise _failed(url, f"it needs a library: pip install 'torchrelay[{library.extra}]'") from error
-    except (errors, OSError, ValueError) as error:
+    except (errors, TooSlow, OSError, ValueError) as error:
         raise _failed(url, _one_line(error)) from error
 
 
 def signed_headers(url: str) -> list[tuple[bytes, bytes]]:
-    """Sign a GET of an https url of S3, as it demands for objects that KMS has encrypted.
+    """Sign a GET of a url of S3, as it demands for objects that KMS has encrypted; return [] for other hosts.
 
-    Raises DownloadFailed without boto3, credentials or a region.
+    A signature, and the token that may come with it, is for https at Amazon's hosts, and for the operator's
+    own endpoint as it is configured (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL). Raises DownloadFailed without
+    boto3, credentials or a region.
     """
+    asked = parse_http(url)
+    amazons = AMAZONS.fullmatch(asked.host) if (asked.scheme, asked.port) == ("https", 443) else None
     try:
         import boto3
         from botocore.auth import S3SigV4Auth
         from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise failed(url, "it needs a library: pip install 'torchrelay[s3]'") from error
-    session = boto3.Session()
-    credentials = session.get_credentials()
-    in_host = REGION.search(urlsplit(url).hostname or "")
-    region = in_host[1] if in_host else session.region_name
-    if credentials is None or not region:
-        raise failed(url, "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION")
-    request = AWSRequest("GET", url)
-    S3SigV4Auth(credentials.get_frozen_credentials(), "s3", region).add_auth(request)
+    try:
+        session = boto3.Session()
+        if not amazons and not _is_own_endpoint(asked, session):
+            logger.warning("download.not_signed", extra={"url": without_query(url), "reason": _NOT_S3})
+            return []
+        credentials = session.get_credentials()
+        region = (amazons and amazons["region"]) or session.region_name
+        if credentials is None or not region:
+            raise failed(url, "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_DEFAULT_REGION")
+        request = AWSRequest("GET", url)
+        S3SigV4Auth(credentials.get_frozen_credentials(), "s3", region).add_auth(request)
+    except (BotoCoreError, ValueError) as error:
+        raise failed(url, _one_line(error)) from error
     return [(name.encode(), value.encode()) for name, value in request.headers.items()]
+
+
+def _is_own_endpoint(asked: Url, session: Any) -> bool:  # Any: boto3 makes its classes at run time
+    """Tell whether a url is of the endpoint that the operator has configured."""
+    client = session.client("s3", region_name=session.region_name or "us-east-1")
+    endpoint = parse_http(client.meta.endpoint_url)
+    client.close()
+    return (asked.scheme, asked.host, asked.port) == (endpoint.scheme, endpoint.host, endpoint.port)
 
 
 def _s3_chunks(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Iterator[bytes]:
@@ -126,7 +148,8 @@ def _s3_chunks(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bo
                 breaks += 1
                 if breaks > RESUMES_LIMIT:
                     raise ValueError(f"it broke off {breaks} times, at last after {done} bytes") from error
-                logger.warning("download.broken", extra={"url": url, "done": done, "reason": str(error)})
+                facts = {"url": without_query(url), "done": done, "reason": str(error)}
+                logger.warning("download.broken", extra=facts)
             finally:
                 answer["Body"].close()
             answer = client.get_object(**where, **same, Range=f"bytes={done}-")

@@ -39,10 +39,12 @@ from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled,
 from torchrelay.broker.keys import Keyring
 from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.metrics_log import MetricsLog
+from torchrelay.broker.places import PlacedThreads
 from torchrelay.broker.records import Snapshot
 from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
+from torchrelay.broker.urls import origin_of, scheme_of
 from torchrelay.shared import clock, ids, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
@@ -56,8 +58,14 @@ TURN_LIMIT_MESSAGES = 256
 TURN_LIMIT_DROPPED = 20_000
 #: Reading chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
-#: Fetching, hashing and checking archives.
+#: Archives that are here already, hashed and checked so many at once.
 PREPARE_THREADS = 4
+#: Archives that are fetched at once, so many of one origin (a host, a bucket, or this host's files): one that
+#: drips, or hangs, keeps neither those of others waiting nor those that are here.
+DOWNLOADS_LIMIT = 16
+DOWNLOADS_PER_ORIGIN_LIMIT = 4
+#: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
+CLOSE_S = 0.4
 
 
 ResultT = TypeVar("ResultT")
@@ -144,7 +152,8 @@ class Server:
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
         # Apart, so that a slow origin of archives keeps no node from fetching those that are here.
-        self._prepare_threads = ThreadPoolExecutor(PREPARE_THREADS, "prepare")
+        self._preparations = PlacedThreads(PREPARE_THREADS, PREPARE_THREADS, "prepare")
+        self._downloads = PlacedThreads(DOWNLOADS_LIMIT, DOWNLOADS_PER_ORIGIN_LIMIT, "download")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._chunks = ChunkCredit(self._read_chunk)
         #: Whose message has more frames than one may have; the rest of it is being dropped.
@@ -200,7 +209,11 @@ class Server:
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
         self._is_stopping = True
-        self._prepare_threads.shutdown(cancel_futures=True)
+        deadline = clock.monotonic() + CLOSE_S
+        for threads in (self._downloads, self._preparations):
+            if not threads.close(deadline):
+                reason = "archives are still being read; what is left of them goes at the next start"
+                logger.warning("broker.not_waited", extra={"reason": reason})
         self._disk_threads.shutdown(cancel_futures=True)
         self._registry_thread.shutdown()
         self._registry.close()
@@ -283,7 +296,8 @@ class Server:
                 pass
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of wakes already
+        # It is full of wakes already, or closed: a download may end after the broker has.
+        with contextlib.suppress(OSError):
             self._wake_writer.send(b"\0")
 
     # Doing
@@ -299,8 +313,7 @@ class Server:
                     lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
             case Prepare(token, url, s3_sse_kms, is_wanted_now):
-                self._in_thread(
-                    self._prepare_threads,
+                job = self._job(
                     lambda: prepare(
                         url,
                         self._store,
@@ -311,6 +324,8 @@ class Server:
                     ),
                     lambda outcome: ArchivePrepared(token, outcome),
                 )
+                threads = self._downloads if scheme_of(url) else self._preparations
+                threads.submit(origin_of(url), job)
             case KeepKeys(token, made):
                 path = Path(self._settings.key_file or "")
                 self._in_thread(
@@ -374,6 +389,11 @@ class Server:
         work: Callable[[], ResultT],
         event: Callable[[ResultT | RelayError], Event],
     ) -> None:
+        pool.submit(self._job(work, event))
+
+    def _job(
+        self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], Event]
+    ) -> Callable[[], None]:
         def job() -> None:
             outcome: ResultT | RelayError
             try:
@@ -386,7 +406,7 @@ class Server:
             self._results.put(event(outcome))
             self._wake()
 
-        pool.submit(job)
+        return job
 
 
 def _metrics(settings: BrokerSettings) -> Metrics:

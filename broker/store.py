@@ -15,15 +15,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
-from torchrelay.broker import download, object_stores
+from torchrelay.broker import download, fetching
+from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
+from torchrelay.broker.local_file import open_regular
 from torchrelay.broker.records import Prepared
 from torchrelay.broker.urls import file_of, without_query
-from torchrelay.broker.writing import failed, write_bounded
 from torchrelay.shared import archive, errors, model_config
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,8 @@ logger = logging.getLogger(__name__)
 COPY_BYTES = 4 << 20
 #: Linux's request to share a file's blocks with another, which Python has no name for yet.
 FICLONE = 0x40049409
-#: What a broker that was killed leaves behind is known by its name: in the state folder, in the model store.
+#: What a broker that was killed leaves in the state folder is known by its name.
 PACKING_PREFIX = "packing-"
-PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
 #: Files of the model store that `all` stands for, besides folders.
 STARTUP_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -153,7 +154,7 @@ def prepare(
         if isinstance(error, errors.CallerFault):
             raise
         details = error.details if isinstance(error, errors.RelayError) else str(error)
-        raise errors.StoreFailed(f"Failed to save model: {url}", details) from error
+        raise errors.StoreFailed(f"Failed to save model: {quoted(url)}", details) from error
 
 
 def remove_leftovers(settings: BrokerSettings) -> None:
@@ -234,7 +235,7 @@ def _prepared(
 
 def _copy(source: Path, target: IO[bytes]) -> tuple[str, int]:
     """Copy a file, by sharing its blocks where the disk can do that; return its sha256 and size."""
-    with source.open("rb") as file:
+    with open_regular(source) as file:
         try:
             fcntl.ioctl(target.fileno(), FICLONE, file.fileno())
         except OSError:  # another disk, or one that can't
@@ -256,14 +257,14 @@ def _locate(
     if not url:
         raise errors.ModelNotFound("empty url")
     if ".." in unquote(url):
-        raise errors.ModelNotFound(f"Relative path is not allowed in url: {url}")
+        raise errors.ModelNotFound(f"Relative path is not allowed in url: {quoted(url)}")
     is_named = _is_path_named_at_start(url, settings)
     if settings.model_store is None and not is_named:
         raise errors.ModelNotFound("Model store has not been configured.")
     folder = Path(settings.model_store) if settings.model_store is not None else None
     if folder is not None and download.is_remote(url, settings):
         try:
-            return _fetch(url, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+            return fetching.fetch(url, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
         except errors.DownloadFailed as error:
             # TorchServe's answer has no place for the reason.
             logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
@@ -271,7 +272,7 @@ def _locate(
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         if found := _find(url, folder, is_named=is_named):
             return found
-    raise errors.ModelNotFound(f"Model not found at: {url}")
+    raise errors.ModelNotFound(f"Model not found at: {quoted(url)}")
 
 
 def _find(url: str, folder: Path | None, *, is_named: bool) -> Path | None:
@@ -300,45 +301,3 @@ def _is_path_named_at_start(url: str, settings: BrokerSettings) -> bool:
     named = [load.url for load in settings.load_models]
     named += [model.archive_name or "" for model in settings.snapshot or ()]
     return "/" in url and "://" not in url and url in named
-
-
-def _fetch(
-    url: str, folder: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
-) -> Path:
-    download.check_allowed(url, settings)
-    # A name of its own: the same url may be on its way for somebody else too.
-    number, part_name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=folder)
-    part = Path(part_name)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX)  # see `remove_leftovers`
-        target = folder / file_of(url)
-        if target == folder:
-            raise failed(url, "it names no file")
-        if target.exists():
-            raise FileExistsError
-        if url.lower().startswith("file://"):
-            _copy_file(url, part, settings, is_cancelled)
-        elif object_stores.is_in_object_store(url):
-            object_stores.fetch(url, part, settings, is_cancelled)
-        elif s3_sse_kms:
-            download.download(url, part, settings, is_cancelled, sign=object_stores.signed_headers)
-        else:
-            download.download(url, part, settings, is_cancelled)
-        os.link(part, target)  # never over a file that came meanwhile
-    except FileExistsError as error:
-        raise errors.StoreFailed(f"Model file already exists {file_of(url)}") from error
-    except (OSError, ValueError) as error:
-        raise failed(url, str(error)) from error
-    finally:
-        part.unlink()
-        os.close(number)
-    return target
-
-
-def _copy_file(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
-    source = Path(unquote(urlsplit(url).path))
-    if not source.is_file():
-        raise FileNotFoundError(f"{source} is no file")
-    with source.open("rb") as file:
-        chunks = iter(lambda: file.read(COPY_BYTES), b"")
-        write_bounded(chunks, target, url, settings, is_cancelled)

@@ -1,7 +1,139 @@
-"""What a url says of an archive without being asked for. Pure, and takes any text."""
+"""Urls of archives, taken apart here and nowhere else. Pure.
 
+What is matched, resolved, connected to and asked for are the parts found here: two readers of one text would
+sooner or later see two hosts in it. So there is one way to write a host: in ASCII after IDNA, an IPv4 address
+as four decimal numbers. What libraries read in other ways (users, octal digits, backslashes) is refused.
+"""
+
+import ipaddress
 import re
-from urllib.parse import unquote
+from dataclasses import dataclass
+from encodings import idna
+from urllib.parse import quote, unquote, urljoin
+
+#: Longer than what any signed url has come to, and what most servers read of a request's first line.
+URL_LIMIT_CHARS = 8192
+DEFAULT_PORTS = {"http": 80, "https": 443}
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_HTTP = re.compile(r"(https?)://([^/?#]*)(/[^?#]*)?(\?[^#]*)?(?:#.*)?", re.IGNORECASE)
+_FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)(?:[?#].*)?", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+#: What makes a name's last part a number: then the whole is an address, or nothing.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+#: What IDNA takes for a dot, beside the dot.
+_DOTS = re.compile("[\u3002\uff0e\uff61]")
+_HOST_LIMIT_CHARS = 253
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+#: What means the same with and without an escape (RFC 3986, section 2.3).
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+#: What a url is asked for with as it is; the rest, such as letters beyond ASCII, is escaped.
+_AS_IT_IS = bytes(range(0x21, 0x7F)).replace(b"\\", b"")
+
+
+class BadUrl(ValueError):
+    """A url that isn't taken apart, since others might read it in another way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A url of http(s). `host` has no brackets; `path` is as it was given, with the query."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """Return host and port as they stand in a url: no default port, brackets around IPv6."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """Return what the server is asked for."""
+        return quote(self.path, safe=_AS_IT_IS)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.target}"
+
+
+def scheme_of(url: str) -> str:
+    """Return what stands before `://`, in lower case; "" for a path."""
+    scheme, colon, _ = url.partition("://")
+    return scheme.lower() if colon else ""
+
+
+def check_text(url: str) -> None:
+    """Raise BadUrl for what no url may have, of whatever scheme."""
+    if len(url) > URL_LIMIT_CHARS:
+        raise BadUrl(f"it has more than {URL_LIMIT_CHARS} characters")
+    if has_control_characters(url):
+        raise BadUrl("it has control characters")
+
+
+def has_control_characters(text: str) -> bool:
+    """Tell whether a text has what breaks lines, commands a terminal, or is no character."""
+    return _CONTROL.search(text) is not None
+
+
+def parse_http(text: str) -> Url:
+    """Take a url of http(s) apart; its host may be empty. Raises BadUrl."""
+    check_text(text)
+    match = _HTTP.fullmatch(text)
+    if not match:
+        raise BadUrl("it is no url of http or https")
+    scheme, authority = match[1].lower(), match[2]
+    path, query = match[3] or "/", match[4] or ""
+    if "@" in authority:
+        raise BadUrl("it has a user name or password, which urls of archives may not")
+    if ".." in unquote(path).split("/"):
+        raise BadUrl("its path has '..' in it")
+    parts = _AUTHORITY.fullmatch(authority)
+    if not parts:
+        raise BadUrl("its host and port can't be read")
+    port = int(parts[2] or DEFAULT_PORTS[scheme])
+    if not 0 < port < 1 << 16:
+        raise BadUrl(f"{port} is no port")
+    return Url(scheme, _host(parts[1]), port, path + query)
+
+
+def join(url: Url, location: bytes) -> str:
+    """Return the url that a redirect leads to, whatever it is."""
+    return urljoin(str(url), quote(location, safe=_AS_IT_IS))
+
+
+def path_of_file(url: str) -> str:
+    """Return the path that a url of `file` names, its escapes resolved. Raises BadUrl."""
+    return unquote(_given_path_of_file(url))
+
+
+def as_matched(url: str) -> str:
+    """Rebuild a url as patterns see it, from what was found in it. Raises BadUrl.
+
+    Scheme and host in lower case and ASCII; no default port, user or fragment; nothing escaped that need not
+    be. The path is kept, and the query of http(s).
+    """
+    scheme = scheme_of(url)
+    if scheme in DEFAULT_PORTS:
+        parsed = parse_http(url)
+        return f"{scheme}://{parsed.authority}{_unescaped(parsed.path)}"
+    if scheme == "file":
+        return f"file://{_unescaped(_given_path_of_file(url))}"
+    check_text(url)
+    return f"{scheme}{url[len(scheme) :]}"
+
+
+def origin_of(url: str) -> str:
+    """Name the server that a url is fetched from: its host whatever the port, or an object store's bucket."""
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in DEFAULT_PORTS:
+        return f"{scheme}://{rest.partition('/')[0]}"
+    try:
+        return parse_http(url).host
+    except BadUrl:
+        return ""  # it is not going to be asked
 
 
 def file_of(url: str) -> str:
@@ -17,3 +149,48 @@ def file_of(url: str) -> str:
 def without_query(url: str) -> str:
     """Return a url for the log: what is behind the question mark may be a signature."""
     return url.partition("?")[0]
+
+
+def _given_path_of_file(url: str) -> str:
+    check_text(url)
+    match = _FILE.fullmatch(url)
+    if not match:
+        raise BadUrl("a url of a file is file:///PATH")
+    return match[1]
+
+
+def _host(text: str) -> str:
+    """Return a host as it is looked up and compared. Raises BadUrl."""
+    try:
+        if text.startswith("["):
+            return str(ipaddress.IPv6Address(text.replace("%", " ")[1:-1]))  # no name of an interface
+        labels = [_ascii_label(label) for label in text.lower().removesuffix(".").split(".")]
+        host = ".".join(labels)
+        if _NUMBER.fullmatch(labels[-1]):
+            return str(ipaddress.IPv4Address(host))
+    except ValueError as error:
+        raise BadUrl(
+            "its host can't be read: IPv4 is four decimal numbers, IPv6 stands in brackets"
+        ) from error
+    if host and (len(host) > _HOST_LIMIT_CHARS or not all(map(_LABEL.fullmatch, labels))):
+        raise BadUrl("its host has characters or lengths that no host has")
+    return host
+
+
+def _ascii_label(label: str) -> str:
+    """Encode a part of a host's name by IDNA. Raises ValueError for letters that stand for others."""
+    if label.isascii():
+        return label
+    encoded = idna.ToASCII(label).decode()
+    # Full-width digits, ligatures and their like become plain letters: a second way to write a host.
+    if _DOTS.search(label) or not encoded.startswith("xn--"):
+        raise ValueError(label)
+    return encoded.lower()
+
+
+def _unescaped(text: str) -> str:
+    def plain(match: re.Match[str]) -> str:
+        letter = chr(int(match[1], 16))
+        return letter if _UNRESERVED.fullmatch(letter) else match[0]
+
+    return _ESCAPE.sub(plain, text)

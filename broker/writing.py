@@ -7,6 +7,7 @@ from pathlib import Path
 from torchrelay.broker.urls import without_query
 from torchrelay.shared import clock
 from torchrelay.shared.errors import DownloadFailed
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
@@ -43,4 +44,4 @@ def write_bounded(
 
 def failed(url: str, why: str) -> DownloadFailed:
     """Make TorchServe's error of a download."""
-    return DownloadFailed(f"Failed to download archive from: {url}", why)
+    return DownloadFailed(f"Failed to download archive from: {quoted(url)}", why)

@@ -146,15 +146,23 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     unregister_timeout_s: NotNegative = 120
     #: How long a worker may go on with a batch when it is told to stop.
     stop_grace_s: PositiveSeconds = 5.0
-    #: Regexes for the whole url, case-insensitive; TorchServe's default. See also allow_private_urls.
+    #: Regexes for the whole url without user and fragment, case-insensitive; TorchServe's default. What one
+    #: has between `://` and the next slash must match host and port. See also allow_private_urls.
     allowed_urls: tuple[str, ...] = ("file://.*|http(s)?://.*",)
-    #: Urls on private, loopback or link-local addresses are refused unless this is set: a server that
-    #: fetches any address it is told to is a way into the network it stands in.
+    #: Urls on private, loopback or link-local addresses are refused unless this is set, or a pattern of
+    #: allowed_urls spells the host: a server that fetches any address it is told to is a way into the
+    #: network it stands in.
     allow_private_urls: bool = False
     #: The largest archive that is fetched from a url.
     download_limit_bytes: Positive = 64 << 30
     #: Silence of an archive's server after which a download has failed.
     download_timeout_s: PositiveSeconds = 30.0
+    #: What an archive's server must send at least, over download_grace_s: less stops the download. A slow
+    #: line has ten times as much.
+    download_min_bytes_per_s: Positive = 64 << 10
+    #: How long a download may be behind that, and how long until its first byte, redirects included: it
+    #: takes this and its size by that rate at most.
+    download_grace_s: PositiveSeconds = 60.0
     #: Handler of archives whose manifest names none.
     default_service_handler: str = ""
     #: Envelope around the requests of all models: `body`, `json`, `kserve`, `kservev2`, or a module.

@@ -1,5 +1,7 @@
 """Fetching archives: from a server on loopback, which only an operator's own pattern opens."""
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,8 +10,18 @@ from pathlib import Path
 import pytest
 
 from torchrelay.broker import download
+from torchrelay.broker.pace import Pace
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+#: Answers whose last piece comes again and again.
+ENDLESS = {
+    "/drip": (HEAD + b"content-length: 100000000\r\n\r\n", b"x"),
+    "/drip-head": (HEAD + b"x-long: ", b"x"),
+    "/interim": (b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" * 100,),
+    "/framing": (HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1;" + b"e" * 10_000 + b"\r\nx\r\n"),
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,6 +40,9 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(302, b"", location="/loop")
             case "/away":
                 self._answer(302, b"", location="http://169.254.169.254/latest/meta-data")
+            case "/to-localhost":
+                port = self.connection.getsockname()[1]
+                self._answer(302, b"", location=f"http://localhost:{port}/m.mar")
             case "/into-file":
                 self._answer(302, b"", location="file:///etc/passwd")
             case "/short":
@@ -41,8 +56,17 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 self.wfile.flush()
                 released.wait(10)
+            case _ if self.path in ENDLESS:
+                self._drip(*ENDLESS[self.path])
             case _:
                 self._answer(404, b"")
+
+    def _drip(self, *pieces: bytes) -> None:
+        """Send the pieces, the last of them again and again, until the client is gone."""
+        with contextlib.suppress(OSError):
+            self.wfile.write(b"".join(pieces[:-1]))
+            while not released.wait(0.02):
+                self.wfile.write(pieces[-1])
 
     def _answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -161,16 +185,89 @@ def test_a_pattern_that_names_no_host_opens_no_private_address(
     assert "is a private address" in refused.value.details
 
 
-@pytest.mark.parametrize(
-    "host", ["http", "https", "h", "t", "p", "s", "s:80", "me@http", "elsewhere.example"]
-)
-def test_a_pattern_names_no_host_that_is_called_like_a_part_of_the_scheme(host: str) -> None:
-    assert not download._names_host("https?://.*", f"https://{host}/m.mar")
-    assert not download._names_host("https?://.*", f"http://{host}/{host}//{host}")
-    if not host.startswith("elsewhere"):
-        assert download._names_host(f"https://{host}/.*", f"https://{host}/m.mar")
-
-
 def test_a_download_ends_when_the_broker_does(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="the broker stops"):
         download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)
+
+
+@pytest.mark.parametrize("path", ["/stall", "/drip", "/drip-head", "/interim", "/framing"])
+def test_a_download_that_drips_is_given_up_whatever_it_drips(origin: str, tmp_path: Path, path: str) -> None:
+    with pytest.raises(DownloadFailed) as caught:
+        download.download(origin + path, tmp_path / "m", opened(origin, download_grace_s=0.4))
+    assert "download_grace_s of 0.4" in caught.value.details
+
+
+@pytest.mark.parametrize("path", ["/stall", "/drip", "/drip-head"])
+def test_a_silent_download_ends_as_soon_as_the_broker_stops(origin: str, tmp_path: Path, path: str) -> None:
+    stopping = threading.Event()
+    timer = threading.Timer(0.2, stopping.set)
+    timer.start()
+    with pytest.raises(DownloadFailed, match="the broker stops"):
+        download.download(
+            origin + path, tmp_path / "m", opened(origin, download_timeout_s=30.0), stopping.is_set
+        )
+    timer.join()
+
+
+def test_a_name_of_this_host_is_a_private_address(origin: str, tmp_path: Path) -> None:
+    url = origin.replace("127.0.0.1", "localhost")
+    for pattern in (".*", "http://local.*", "http://localhos.:.*"):
+        settings = BrokerSettings(state_dir="/nowhere", allowed_urls=(pattern,))
+        with pytest.raises(DownloadFailed, match="localhost is a private address"):
+            download.download(f"{url}/m.mar", tmp_path / "m", settings)
+    download.download(f"{url}/m.mar", tmp_path / "m", opened(url))
+
+
+def test_a_redirect_to_a_private_host_needs_that_host_spelled(origin: str, tmp_path: Path) -> None:
+    port = origin.rpartition(":")[2]
+    settings = BrokerSettings(
+        state_dir="/nowhere", allowed_urls=(f"{origin}/.*", f"http://.*:{port}/.*", "http://localhost/.*")
+    )
+    with pytest.raises(DownloadFailed, match="localhost is a private address"):
+        download.download(f"{origin}/to-localhost", tmp_path / "m", settings)
+
+
+def test_proxies_of_the_environment_are_not_asked(
+    origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin))
+    with pytest.raises(DownloadFailed, match="is a private address"):
+        download.download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
+
+
+def backend(*answers: list[str], may_be_private: bool) -> download._Backend:
+    left = list(answers)
+    return download._Backend(
+        Pace(1, 10), lambda: False, may_be_private=may_be_private, resolve=lambda host: left.pop(0)
+    )
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_connected_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        stream = backend(["127.0.0.1"], may_be_private=True).connect_tcp("rebinding.example", port)
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
+        stream.close()
+
+
+@pytest.mark.parametrize("answers", [["8.8.8.8", "127.0.0.1"], ["64:ff9b::7f00:1"], ["fe80::1%lo"]])
+def test_one_private_address_of_a_name_is_enough_to_refuse_it(answers: list[str]) -> None:
+    with pytest.raises(download.AddressNotAllowed):
+        backend(answers, may_be_private=False).connect_tcp("mixed.example", 80)
+
+
+def test_the_next_address_of_a_name_is_tried_where_one_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        stream = backend(["127.0.0.2", "127.0.0.1"], may_be_private=True).connect_tcp("two.example", port)
+        assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
+        stream.close()
+
+
+def test_an_address_of_this_host_leads_back_to_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = backend(["127.0.0.1"], may_be_private=True).connect_tcp("x", listener.getsockname()[1])
+        assert download._leads_back(stream)
+        stream.close()

@@ -1,5 +1,7 @@
 """Archives in S3, as moto plays it on loopback, and in whatever fsspec opens."""
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,24 @@ def bucket(moto: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         monkeypatch.setenv(name, value)
     yield made
     made.close()
+
+
+@contextlib.contextmanager
+def origin_of_redirects(target: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Serve one redirect; give the address, and the head of the request."""
+    heads: list[bytes] = []
+
+    def serve() -> None:
+        near, _ = listener.accept()
+        with near:
+            heads.append(near.recv(65536))
+            near.sendall(f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", heads
+        thread.join(5)
 
 
 def allowing(*patterns: str, **changes: Any) -> BrokerSettings:  # Any: BrokerSettings' own fields
@@ -249,15 +269,65 @@ def test_a_signed_url_still_needs_leave(bucket: Bucket, tmp_path: Path) -> None:
     assert bucket.cable.heads == []
 
 
-def test_the_region_is_that_of_amazons_host_before_the_operators(bucket: Bucket) -> None:
-    for host, region in {
-        "b.s3.eu-west-1.amazonaws.com": "eu-west-1",
-        "s3.ap-southeast-2.amazonaws.com": "ap-southeast-2",
-        "b.s3.amazonaws.com": "us-east-1",
-        "minio.example": "us-east-1",
-    }.items():
-        signature = dict(signed_headers(f"https://{host}/b/m.mar"))[b"Authorization"]
-        assert f"/{region}/s3/aws4_request".encode() in signature
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("b.s3.eu-west-1.amazonaws.com", "eu-west-1"),
+        ("s3.ap-southeast-2.amazonaws.com", "ap-southeast-2"),
+        ("b.s3-us-west-2.amazonaws.com", "us-west-2"),
+        ("b.s3-fips.dualstack.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+        ("a-1.s3-accesspoint.eu-west-1.amazonaws.com", "eu-west-1"),
+        ("bucket.vpce-1a2b-3c.s3.us-east-2.vpce.amazonaws.com", "us-east-2"),
+        ("s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("b.s3.amazonaws.com", "us-east-1"),
+    ],
+)
+def test_the_region_is_that_of_amazons_host_before_the_operators(
+    bucket: Bucket, host: str, region: str
+) -> None:
+    signature = dict(signed_headers(f"https://{host}/b/m.mar"))[b"Authorization"]
+    assert f"/{region}/s3/aws4_request".encode() in signature
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://b.s3.eu-west-1.amazonaws.com/m.mar",
+        "https://b.s3.eu-west-1.amazonaws.com:8443/m.mar",
+        "https://evil.example/m.mar",
+        "https://b.s3.amazonaws.com.evil.example/m.mar",
+        "https://evils3.amazonaws.com/m.mar",
+        "https://s3.evil.execute-api.us-east-1.amazonaws.com/m.mar",
+        "https://s3.us-east-1.elb.amazonaws.com/m.mar",
+        "https://b.s3-website.us-east-1.amazonaws.com/m.mar",
+        "https://127.0.0.1/m.mar",
+    ],
+)
+def test_nobody_but_s3_is_sent_a_signature(bucket: Bucket, url: str) -> None:
+    assert signed_headers(url) == []
+
+
+def test_the_operators_endpoint_gets_a_signature_at_its_own_port_and_scheme(bucket: Bucket) -> None:
+    host, _, port = bucket.cable.address.partition(":")
+    assert dict(signed_headers(f"http://{bucket.cable.address}/b/m.mar"))[b"Authorization"]
+    for other in (f"https://{bucket.cable.address}", f"http://{host}:{int(port) ^ 1}", f"http://{host}"):
+        assert signed_headers(f"{other}/b/m.mar") == []
+
+
+def test_a_redirect_away_from_s3_is_followed_without_a_signature(bucket: Bucket, tmp_path: Path) -> None:
+    with origin_of_redirects(f"http://{bucket.cable.address}/b-1/m.mar") as (address, heads):
+        bucket.put("m.mar", CONTENT)
+        settings = allowing(f"http://{address}/.*", f"http://{bucket.cable.address}/.*")
+        download(f"http://{address}/x.mar", tmp_path / "out", settings, sign=signed_headers)
+    assert b"authorization" not in heads[0].lower()
+    assert b"authorization" in bucket.cable.heads[-1].lower()
+
+
+def test_one_store_is_not_opened_through_another(tmp_path: Path) -> None:
+    for url in ("gs://b/m.mar::file:///etc/passwd", "hf://x::http://127.0.0.1/m.mar"):
+        with pytest.raises(DownloadFailed) as caught:
+            fetch(url, tmp_path / "out", allowing(".*"), lambda: False)
+        assert "not chained" in caught.value.details
 
 
 def test_without_credentials_nothing_is_signed(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

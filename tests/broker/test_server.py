@@ -9,8 +9,9 @@ import zmq
 from tests.broker.cable import Cable
 from tests.support import eventually
 from torchrelay.broker import server
+from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.registry import SqlRegistry
-from torchrelay.broker.store import PACKING_PREFIX, PART_PREFIX, PART_SUFFIX
+from torchrelay.broker.store import PACKING_PREFIX
 from torchrelay.shared import sockets
 from torchrelay.shared.settings import BrokerSettings
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.store import (
     PACKING_PREFIX,
-    PART_PREFIX,
-    PART_SUFFIX,
     ArchiveStore,
     prepare,
     remove_leftovers,

@@ -1,0 +1,96 @@
+r"""What allowed_urls says: which urls may be fetched, and which hosts an operator has named. Pure.
+
+Patterns are TorchServe's: regexes for the whole url, in which `.*` runs over slashes. So what a pattern has
+between `://` and the next slash is matched against host and port as well: with `https://.*\.example\.com/.*`
+nobody means https://elsewhere/x.example.com/.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from torchrelay.broker import urls
+
+#: A host that is spelled, with dots escaped or not, and whatever is said of the port behind it.
+_SPELLED = re.compile(
+    r"(?P<host>(?:[a-z0-9_-]|\\?\.|\\-)+|\\\[[0-9a-f:.]+\\?\])(?P<port>(?:\((?:\?:)?)?:[\\0-9d\[\]|.*+?{},()-]*)?",
+    re.IGNORECASE,
+)
+
+
+def is_allowed(url: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a pattern allows the url. Raises BadUrl."""
+    return any(_allowing(urls.as_matched(url), patterns))
+
+
+def is_host_named(url: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a pattern that allows a url of http(s) spells its host, and so means no other."""
+    named = urls.parse_http(url).host
+    hosts = (_host_part(pattern) for pattern in _allowing(urls.as_matched(url), patterns))
+    spelled = (_SPELLED.fullmatch(host) for host in hosts if host is not None)
+    return any(match["host"].replace("\\", "").strip("[]").lower() == named for match in spelled if match)
+
+
+def _allowing(text: str, patterns: Iterable[str]) -> Iterator[str]:
+    """Yield the alternatives that match what was rebuilt of a url."""
+    authority = text.partition("://")[2].partition("/")[0]
+    for pattern in patterns:
+        for alternative in _alternatives(pattern):
+            host = _host_part(alternative)
+            if _matches(alternative, text) and (host is None or _matches(host, authority)):
+                yield alternative
+
+
+def _matches(pattern: str, text: str) -> bool:
+    return re.fullmatch(pattern, text, re.IGNORECASE) is not None
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """Split at each `|` outside of groups; one that is then no regex of its own is left whole."""
+    ends = [index for index, depth in _outside_of_classes(pattern) if pattern[index] == "|" and depth == 0]
+    found = [
+        pattern[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, None], strict=True)
+    ]
+    return found if all(map(_compiles, found)) else [pattern]
+
+
+def _host_part(pattern: str) -> str | None:
+    """Return what a pattern has between `://` and the next slash; None where that can't be told."""
+    pattern = pattern.replace(r"\/", "/")
+    before, slashes, rest = pattern.partition("://")
+    if not slashes or not _compiles(before):
+        return None
+    end = next((index for index, _ in _outside_of_classes(rest) if rest[index] == "/"), None)
+    return rest[:end] if _compiles(rest[:end]) else None
+
+
+def _outside_of_classes(pattern: str) -> Iterator[tuple[int, int]]:
+    """Yield each place that is neither escaped nor in brackets, and how many groups it is in."""
+    depth = index = 0
+    while index < len(pattern):
+        letter = pattern[index]
+        if letter == "\\":
+            index += 1
+        elif letter == "[":
+            # A bracket that comes first in a class belongs to it.
+            first = index + (2 if pattern.startswith("^", index + 1) else 1)
+            end = pattern.find("]", first + 1)
+            while end > 0 and _is_escaped(pattern, end):
+                end = pattern.find("]", end + 1)
+            index = end if end > 0 else len(pattern)
+        else:
+            depth += {"(": 1, ")": -1}.get(letter, 0)
+            yield index, depth
+        index += 1
+
+
+def _is_escaped(pattern: str, index: int) -> bool:
+    before = pattern[:index]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""Work that waits for others, such as downloads: so much at once, and so much of it for one origin.
+
+`Places` decides and is pure; `PlacedThreads` runs what it lets in, in threads that nobody waits for to the
+end: a name that isn't resolved and a disk that hangs can't be told to stop.
+"""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+
+from torchrelay.shared import clock
+
+Work = Callable[[], None]
+
+
+class Places:
+    """What runs and what waits, in the order in which it came."""
+
+    def __init__(self, limit: int, limit_per_origin: int) -> None:
+        self._limit, self._limit_per_origin = limit, limit_per_origin
+        self._running: Counter[str] = Counter()
+        self._waiting: deque[tuple[str, Work]] = deque()
+
+    @property
+    def running(self) -> int:
+        """How many places are taken."""
+        return self._running.total()
+
+    def ask(self, origin: str, work: Work) -> None:
+        """Let work wait for a place."""
+        self._waiting.append((origin, work))
+
+    def take(self) -> list[tuple[str, Work]]:
+        """Give places to what has waited longest, past whatever waits for its own origin alone."""
+        begun = []
+        left: deque[tuple[str, Work]] = deque()
+        while self._waiting and self.running < self._limit:
+            origin, work = self._waiting.popleft()
+            if self._running[origin] < self._limit_per_origin:
+                self._running[origin] += 1
+                begun.append((origin, work))
+            else:
+                left.append((origin, work))
+        self._waiting.extendleft(reversed(left))
+        return begun
+
+    def leave(self, origin: str) -> None:
+        """Give a place back."""
+        self._running[origin] -= 1
+        self._running += Counter()  # forgets origins without any
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+
+
+class PlacedThreads:
+    """Threads for the work that has a place."""
+
+    def __init__(self, limit: int, limit_per_origin: int, name: str) -> None:
+        self._places = Places(limit, limit_per_origin)
+        self._name = name
+        self._changed = threading.Condition()
+        self._is_closed = False
+
+    def submit(self, origin: str, work: Work) -> None:
+        """Have work done as soon as there is a place for it; never after `close`."""
+        with self._changed:
+            if not self._is_closed:
+                self._places.ask(origin, work)
+                self._begin()
+
+    def close(self, deadline: float) -> bool:
+        """Begin nothing more; tell whether all that ran has ended by the deadline."""
+        with self._changed:
+            self._is_closed = True
+            self._places.clear()
+            return self._changed.wait_for(
+                lambda: not self._places.running, max(0, deadline - clock.monotonic())
+            )
+
+    def _begin(self) -> None:
+        for origin, work in self._places.take():
+            # A daemon: the process ends without it.
+            threading.Thread(target=self._run, args=(origin, work), name=self._name, daemon=True).start()
+
+    def _run(self, origin: str, work: Work) -> None:
+        try:
+            work()
+        finally:
+            with self._changed:
+                self._places.leave(origin)
+                self._begin()
+                self._changed.notify_all()

@@ -1,0 +1,89 @@
+"""What patterns of allowed_urls allow, and which hosts they name."""
+
+import pytest
+
+from torchrelay.broker.allowed_urls import is_allowed, is_host_named
+from torchrelay.broker.urls import BadUrl
+from torchrelay.shared.settings import BrokerSettings
+
+DEFAULT = BrokerSettings(state_dir="/nowhere").allowed_urls
+TRUSTED = r"https?://.*\.trusted\.example/.*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "url"),
+    [
+        (DEFAULT[0], "https://host/m.mar"),
+        (DEFAULT[0], "file:///m.mar"),
+        (".*", "http://host/m.mar"),
+        ("https://s3.amazonaws.com/.*", "https://S3.amazonaws.com/bucket/m.mar?X-Amz-Signature=0"),
+        (TRUSTED, "http://a.trusted.example/m.mar"),
+        ("https?://.*/models/.*", "http://host/a/models/m.mar"),
+        (r"^https://[^/]+\.trusted\.example(:\d+)?/.*$", "https://a.trusted.example:8443/m.mar"),
+        (r"(https://a\.example/|https://b\.example/).*", "https://b.example/m.mar"),
+        (r"https://(a|b)\.example/.*", "https://b.example/m.mar"),
+        (r"https:\/\/a\.example\/.*", "https://a.example/m.mar"),
+        (r"https://[]/[]a\.example/.*", "https://[::1]/m.mar"),
+        ("http://a.example.*", "http://a.example/m.mar"),
+        ("file:///models/.*", "file:///models/m.mar"),
+        ("file:///models/.*", "file:///%6dodels/m.mar"),
+        ("s3://bucket/.*", "S3://bucket/m.mar"),
+    ],
+)
+def test_patterns_allow_what_they_allow_in_torchserve(pattern: str, url: str) -> None:
+    assert is_allowed(url, [pattern]) is (pattern != r"https://[]/[]a\.example/.*")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://evil#.trusted.example/",
+        "http://evil?.trusted.example/",
+        "http://evil/.trusted.example/",
+        "http://evil/https://a.trusted.example/",
+        "http://a.trusted.example.evil/",
+        "http://a.trusted.example:80.evil/",
+    ],
+)
+def test_no_url_borrows_a_trusted_host_in_another_place(url: str) -> None:
+    try:
+        assert not is_allowed(url, [TRUSTED])
+        assert not is_allowed(url, [f"{TRUSTED}|ftp://.*"])
+    except BadUrl:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("pattern", "url"),
+    [
+        ("http://10.0.0.5/.*", "http://10.0.0.5/m.mar"),
+        (r"http://10\.0\.0\.5(:\d+)?/.*", "http://10.0.0.5:90/m.mar"),
+        (r"https?://MinIO:(9000|9001)/.*", "http://minio:9000/m.mar"),
+        ("http://minio:.*", "http://minio:9000/m.mar"),
+        (r"http://\[::1\](?::[0-9]+)?/.*", "http://[::1]:80/m.mar"),
+        ("http://other/.*|http://my-store.internal/.*", "http://my-store.internal/m.mar"),
+    ],
+)
+def test_a_pattern_that_spells_a_host_names_it(pattern: str, url: str) -> None:
+    assert is_host_named(url, [pattern])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "url"),
+    [
+        (DEFAULT[0], "http://10.0.0.5/m.mar"),
+        (".*", "http://10.0.0.5/m.mar"),
+        ("https?://.*", "https://http/m.mar"),
+        ("https?://[^/]*/m.mar", "https://s/m.mar"),
+        (".*minio.*", "http://minio/m.mar"),
+        ("http://minio.*", "http://minio/m.mar"),
+        ("http://minio.?/.*", "http://minio/m.mar"),
+        (r"http://10\..*", "http://10.0.0.5/m.mar"),
+        (r"http://10\.0\.0\.\d+/.*", "http://10.0.0.5/m.mar"),
+        ("http://models.internal/.*", "http://modelsxinternal/m.mar"),
+        ("http://.*:9000/.*", "http://minio:9000/m.mar"),
+        ("http://minio/private/.*", "http://minio/m.mar"),
+    ],
+)
+def test_a_pattern_that_fits_other_hosts_too_names_none(pattern: str, url: str) -> None:
+    assert not is_host_named(url, [pattern])

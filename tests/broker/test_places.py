@@ -1,0 +1,55 @@
+"""Who gets a place when there are few."""
+
+import threading
+
+from torchrelay.broker.places import PlacedThreads, Places
+from torchrelay.shared import clock
+
+
+def nothing() -> None:
+    pass
+
+
+def asked(places: Places, *origins: str) -> list[str]:
+    for origin in origins:
+        places.ask(origin, nothing)
+    return [origin for origin, _ in places.take()]
+
+
+def test_one_origin_can_not_take_all_places() -> None:
+    places = Places(4, 2)
+    assert asked(places, *"aaaaaaabc") == ["a", "a", "b", "c"]
+    assert places.running == 4
+
+
+def test_places_are_given_in_order_and_given_back() -> None:
+    places = Places(2, 1)
+    assert asked(places, *"aabc") == ["a", "b"]
+    places.leave("b")
+    assert asked(places) == ["c"]
+    places.leave("a")
+    assert asked(places) == ["a"]
+    places.leave("a")
+    places.leave("c")
+    assert (places.running, asked(places)) == (0, [])
+
+
+def test_nobody_waits_for_work_that_does_not_end() -> None:
+    threads = PlacedThreads(2, 1, "test")
+    released, began, seen = threading.Event(), threading.Event(), []
+
+    def hang() -> None:
+        began.set()
+        released.wait(10)
+
+    threads.submit("a", hang)
+    threads.submit("a", lambda: seen.append("never"))
+    done = threading.Event()
+    threads.submit("b", done.set)
+    assert done.wait(5)
+    assert began.wait(5)
+    assert not threads.close(clock.monotonic() + 0.05)
+    released.set()
+    assert threads.close(clock.monotonic() + 5)
+    threads.submit("b", lambda: seen.append("closed"))
+    assert not seen
