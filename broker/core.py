@@ -21,13 +21,24 @@ nobody for the silence. Real time is what clients' own limits, keys, and times t
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from traceback import format_tb
 from typing import Any, get_args
 
 from torchrelay.broker import facts
 from torchrelay.broker.catalog import Catalog
 from torchrelay.broker.desk import Desk, Gateway
 from torchrelay.broker.effects import Effect, ReadChunk, Report, Send, WriteMetrics
-from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from torchrelay.broker.events import (
+    ArchivePrepared,
+    ChunkRead,
+    Event,
+    Garbled,
+    Received,
+    Stored,
+    Unreachable,
+    Unsendable,
+)
 from torchrelay.broker.fleet import Fleet, Node, Worker
 from torchrelay.broker.jobs import Jobs
 from torchrelay.broker.keys import Keyring
@@ -36,10 +47,12 @@ from torchrelay.broker.metrics import Metrics
 from torchrelay.broker.queues import Lease
 from torchrelay.broker.records import Snapshot, VersionRecord
 from torchrelay.broker.startup import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
-from torchrelay.broker.states import WorkerState
+from torchrelay.broker.states import JobState, WorkerState
 from torchrelay.broker.stats import Stats
 from torchrelay.shared import clock, errors, ids
 from torchrelay.shared import messages as m
+from torchrelay.shared.containment import first_fault
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import Frame, WireError, split_frames
 
@@ -47,6 +60,8 @@ from torchrelay.shared.wire import Frame, WireError, split_frames
 SWEEPS_PER_BEAT = 5
 #: A turn that comes later than half a beat after the one before it: the broker stood still.
 TURNS_PER_BEAT = 2
+#: Misunderstood messages that are logged one by one between two sweeps; anybody can send thousands.
+COMPLAINTS_PER_SWEEP = 20
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
 #: The largest part of an archive that one message carries.
@@ -110,6 +125,8 @@ class BrokerCore:
         self._silence_counts_from = now
         self._was_late = False
         self._beat_due = now
+        #: Messages that were misunderstood since the last sweep.
+        self._complaints = 0
         self._keys_due = now + KEYS_INTERVAL_S
         self._remembered_nodes = frozenset(snapshot.nodes)
 
@@ -120,8 +137,10 @@ class BrokerCore:
         real_now, now = now, self._clock.turn(now)
         if self._was_late or self._clock.stood_still_s:
             self._allow_for_standing_still(now)
-        for event in events:
-            self._take(event, now)
+        coming = iter(events)
+        take = partial(self._take, now=now)
+        while fault := first_fault(coming, take):
+            self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
         if self.management.is_dirty:
@@ -160,6 +179,8 @@ class BrokerCore:
                 self._misunderstand(peer, reason)
             case Unreachable(peer, message):
                 self._not_sent(peer, message, now)
+            case Unsendable(peer, message, reason):
+                self._could_not_send(peer, message, reason, now)
             case ArchivePrepared() | Stored():
                 self.management.continue_with(event, now)
             case ChunkRead(peer, archive, offset, total, data):
@@ -208,8 +229,41 @@ class BrokerCore:
 
     def _misunderstand(self, peer: bytes, reason: str) -> None:
         self.stats.misunderstood += 1
+        reason = quoted(reason)
         self._send(peer, m.Misunderstood(reason))
-        self._report(logging.WARNING, "message.misunderstood", peer=ids.shown_peer(peer), reason=reason)
+        self._complaints += 1
+        if self._complaints <= COMPLAINTS_PER_SWEEP:
+            self._report(logging.WARNING, "message.misunderstood", peer=ids.shown_peer(peer), reason=reason)
+
+    def _contain(self, event: Event, error: Exception, now: float) -> None:
+        """Report an event that raised; if it was a peer's message, the peer is dropped.
+
+        What the event had changed so far stays, and so do its effects, which belong together. All that may
+        be half done concerns the peer, and ends with it: dropping it takes back, cancels and answers what it
+        had. Should that raise as well, the turn has failed, see `server`.
+        """
+        message = event.message if isinstance(event, Received) else event
+        peer = event.peer if isinstance(event, Received) else b""
+        self._report(logging.ERROR, "broker.fault", kind=type(message).__name__, content=quoted(message),
+                     reason=quoted(f"{type(error).__name__}: {error}"), peer=ids.shown_peer(peer),
+                     at="".join(format_tb(error.__traceback__)))  # fmt: skip
+        if isinstance(event, Received):
+            # By this a gateway ends what waits there: it would else send the same again.
+            self._misunderstand(peer, f"{type(message).__name__} met a fault in the broker")
+            self._drop(peer, now)
+
+    def _drop(self, peer: bytes, now: float) -> None:
+        """Forget a peer as if it had been lost; it may say hello again."""
+        if gateway := self.gateways.get(peer):
+            self._drop_gateway(gateway, "a message of it met a fault")
+        elif node := self.fleet.nodes.get(peer):
+            self._drop_node(node, now)
+        elif worker := self._workers.pop(peer, None):
+            reason = "a message of it met a fault in the broker"
+            self._fail_worker(worker, reason, now)
+            self.jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
+            if worker.state is not WorkerState.STOPPING:
+                self._stop(worker, now, kill=True, reason=reason)
 
     # Hellos
 
@@ -241,8 +295,8 @@ class BrokerCore:
             case m.HelloWorker():
                 if not self._greet_worker(peer, hello, now):
                     return
-        beat_ms = int(self.settings.beat_interval_s * 1000)
-        timeout_ms = int(self.settings.peer_timeout_s * 1000)
+        beat_ms = max(1, int(self.settings.beat_interval_s * 1000))
+        timeout_ms = max(1, int(self.settings.peer_timeout_s * 1000))
         self._send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self.fleet.beat))
         if isinstance(hello, m.HelloGateway) and self.settings.token_authorization:
             self._send(peer, self.keys.message(now))
@@ -539,6 +593,26 @@ class BrokerCore:
         elif isinstance(message, m.StartWorker) and (lost := self.fleet.workers.get(message.worker_id)):
             self._remove_worker(lost, now, "the order to start it found no node")
 
+    def _could_not_send(self, peer: bytes, message: m.Message, reason: str, now: float) -> None:
+        """Answer for a message that can't be written, and would not be another time: the fault is ours."""
+        error = errors.InternalError("Internal error in the broker", reason)
+        if isinstance(message, m.Reply):
+            self._send(peer, m.AskRefused(message.ask, error.name, error.message, error.details))
+        elif isinstance(message, m.Answered | m.Refused):
+            self._send(peer, m.Refused(tuple(
+                m.RefusedItem(item.job, error.name, error.message, error.details) for item in message.items
+            )))  # fmt: skip
+        elif isinstance(message, m.StartWorker) and (worker := self.fleet.workers.get(message.worker_id)):
+            self._fail_worker(worker, reason, now)
+            self._remove_worker(worker, now, reason)
+        elif isinstance(message, m.Assign) and (worker := self._workers.get(peer)):
+            jobs = [job for lease in worker.leases if lease.number == message.lease for job in lease.jobs]
+            for job in jobs:
+                if job.state is JobState.RUNNING:
+                    self._desk.refuse(job, error)
+            self.jobs.take_back_unsent(worker, message.lease, now)
+            self.jobs.touch(worker.key)
+
     def _fail_worker(
         self,
         worker: Worker,
@@ -591,6 +665,10 @@ class BrokerCore:
     def _sweep(self, now: float) -> None:
         """Housekeeping: beats, silent peers, deadlines, restarts."""
         self._sweep_due = now + self.settings.beat_interval_s / SWEEPS_PER_BEAT
+        if self._complaints > COMPLAINTS_PER_SWEEP:
+            self._report(logging.WARNING, "message.misunderstood", reason="more of the same kind",
+                         messages=self._complaints - COMPLAINTS_PER_SWEEP)  # fmt: skip
+        self._complaints = 0
         if now >= self._beat_due:
             self._beat_due = now + self.settings.beat_interval_s
             self.fleet.beat += 1

@@ -35,6 +35,15 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsendable:
+    """A message to the peer could not be written, and would not be another time."""
+
+    peer: bytes
+    message: m.Message
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArchivePrepared:
     """The work of effect Prepare is done."""
 
@@ -61,4 +70,4 @@ class ChunkRead:
     data: bytes | None
 
 
-Event = Received | Garbled | Unreachable | ArchivePrepared | Stored | ChunkRead
+Event = Received | Garbled | Unreachable | Unsendable | ArchivePrepared | Stored | ChunkRead

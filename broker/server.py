@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar, cast
@@ -35,7 +36,16 @@ from torchrelay.broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored, Unreachable
+from torchrelay.broker.events import (
+    ArchivePrepared,
+    ChunkRead,
+    Event,
+    Garbled,
+    Received,
+    Stored,
+    Unreachable,
+    Unsendable,
+)
 from torchrelay.broker.keys import Keyring
 from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.metrics_log import MetricsLog
@@ -47,7 +57,9 @@ from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set
 from torchrelay.broker.urls import origin_of, scheme_of
 from torchrelay.shared import clock, ids, sockets, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)
@@ -56,6 +68,8 @@ logger = logging.getLogger(__name__)
 TURN_LIMIT_MESSAGES = 256
 #: Frames of an overlong message that are dropped in one turn, during which nobody else is heard.
 TURN_LIMIT_DROPPED = 20_000
+#: What is waited after a turn that failed, so that one that fails for good leaves room for others.
+FAULT_PAUSE_S = 0.05
 #: Reading chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
 #: Archives that are here already, hashed and checked so many at once.
@@ -194,13 +208,13 @@ class Server:
         poller.register(self._wake_reader, zmq.POLLIN)
         events: list[Event] = []
         while not self._is_stopping:
-            self._receive(events)
-            unreachable: list[Event] = []
-            for effect in self._core.handle(events, now=clock.monotonic()):
-                self._perform(effect, unreachable)
-            self._chunks.go_on()
-            events = unreachable
-            wait_s = self._core.next_wake() - clock.monotonic()
+            came, events = events, []
+            if fault := first_fault(iter((came,)), partial(self._turn, unsent=events)):
+                # Not a message's: the core contains those. What it wanted done comes with the next turn.
+                logger.error("broker.turn_failed", exc_info=fault[1], extra={"events": len(came)})
+                wait_s = FAULT_PAUSE_S
+            else:
+                wait_s = self._core.next_wake() - clock.monotonic()
             ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
             if self._wake_reader.fileno() in ready:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
@@ -244,6 +258,23 @@ class Server:
         made = keys.open(snapshot.keys, key_file.read(path), now)
         key_file.keep(path, made, self._registry)
         keys.use(made)
+
+    def _turn(self, came: list[Event], unsent: list[Event]) -> None:
+        """Have the core take in what came and do what it says; what was not sent is for its next turn."""
+        self._receive(came)
+        effects = iter(self._core.handle(came, now=clock.monotonic()))
+        perform = partial(self._perform, unsent=unsent)
+        while fault := first_fault(effects, perform):
+            self._not_performed(*fault, unsent)
+        self._chunks.go_on()
+
+    def _not_performed(self, effect: Effect, error: Exception, unsent: list[Event]) -> None:
+        """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
+        reason = quoted(f"{type(error).__name__}: {error}")
+        facts = {"effect": type(effect).__name__, "content": quoted(effect), "reason": reason}
+        logger.error("broker.effect_failed", exc_info=error, extra=facts)
+        if isinstance(effect, Send):
+            unsent.append(Unsendable(effect.peer, effect.message, reason))
 
     # Receiving
 
@@ -302,10 +333,10 @@ class Server:
 
     # Doing
 
-    def _perform(self, effect: Effect, unreachable: list[Event]) -> None:
+    def _perform(self, effect: Effect, unsent: list[Event]) -> None:
         match effect:
             case Send():
-                self._send(effect, unreachable)
+                self._send(effect, unsent)
             case Store(token, change):
                 self._in_thread(
                     self._registry_thread,
@@ -364,7 +395,7 @@ class Server:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
             self._core.metrics.dropped["log behind"] += len(lines)
 
-    def _send(self, effect: Send, unreachable: list[Event]) -> None:
+    def _send(self, effect: Send, unsent: list[Event]) -> None:
         epoch = self._core.epoch
         head = wire.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
@@ -381,7 +412,7 @@ class Server:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self._chunks.forget(effect.peer)
-            unreachable.append(Unreachable(effect.peer, effect.message))
+            unsent.append(Unreachable(effect.peer, effect.message))
 
     def _in_thread(
         self,

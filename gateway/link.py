@@ -24,6 +24,7 @@ from torchrelay.gateway.room import Body, Room
 from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session
 from torchrelay.shared import clock, errors, settings, sockets, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.containment import first_fault
 
 logger = logging.getLogger(__name__)
 
@@ -287,20 +288,29 @@ class Link:
     def _receive(self) -> None:
         if self._socket.closed:
             return
+        coming = self._coming()
+        while fault := first_fault(coming, self._hear):
+            (head, _), error = fault
+            # Whom it was to answer asks again with a beat, as for a message that is lost.
+            facts = {"bytes": len(head), "start": head[: wire.PREFIX.size].hex()}
+            logger.error("gateway.message_fault", exc_info=error, extra=facts)
+        self._flush_soon()
+
+    def _coming(self) -> Iterator[tuple[bytes, list[memoryview]]]:
+        """Yield what has come, head and frames, up to the turn's budget."""
         for _ in range(RECEIVE_BUDGET):
             try:
                 head = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                break
+                return
             frames = []
             while self._socket.rcvmore:
                 frames.append(self._socket.recv(copy=False).buffer)
-            self._hear(head, frames)
-        else:
-            self.loop.call_soon(self._receive)
-        self._flush_soon()
+            yield head, frames
+        self.loop.call_soon(self._receive)
 
-    def _hear(self, head: bytes, frames: Sequence[memoryview]) -> None:
+    def _hear(self, received: tuple[bytes, list[memoryview]]) -> None:
+        head, frames = received
         before = self._session.state, self._session.epoch
         try:
             message, epoch = wire.decode(head)

@@ -14,10 +14,12 @@ from typing import Protocol
 
 from torchrelay.shared import clock
 from torchrelay.shared import messages as m
+from torchrelay.shared.containment import first_fault
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.worker import devices
 from torchrelay.worker.figures import HostFigures
-from torchrelay.worker.link import Link
+from torchrelay.worker.link import Link, Received
 from torchrelay.worker.nursery import Nursery
 from torchrelay.worker.session import Session, State
 
@@ -180,11 +182,16 @@ class Node:
             self._unsent.append(message)
 
     def _take_in(self) -> None:
-        while received := self._link.receive():
-            message, epoch, frames = received
-            wanted = self._session.heard(message, epoch, clock.monotonic())
-            if wanted is not None:
-                self._act(wanted, frames)
+        coming = iter(self._link.receive, None)
+        while fault := first_fault(coming, self._hear):
+            (message, _, _), error = fault
+            logger.error("message.fault", exc_info=error, extra={"content": quoted(message)})
+
+    def _hear(self, received: Received) -> None:
+        message, epoch, frames = received
+        wanted = self._session.heard(message, epoch, clock.monotonic())
+        if wanted is not None:
+            self._act(wanted, frames)
 
     def _act(self, message: m.Message, frames: list[memoryview]) -> None:
         match message:
@@ -204,7 +211,7 @@ class Node:
                 self._exit_code = 1
                 self._stopping.set()
             case _:
-                logger.error("message.refused", extra={"content": str(message)})
+                logger.error("message.refused", extra={"content": quoted(message)})
 
     def _welcomed(self, welcome: m.Welcome) -> None:
         if welcome.is_new:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -19,11 +20,13 @@ import torch
 
 from torchrelay.shared import clock, settings, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.containment import first_fault
+from torchrelay.shared.quoting import quoted
 from torchrelay.worker import appearance, ranks
 from torchrelay.worker.concurrency import AsyncEngine
 from torchrelay.worker.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
 from torchrelay.worker.faults import is_out_of_memory, one_line
-from torchrelay.worker.link import Link
+from torchrelay.worker.link import Link, Received
 from torchrelay.worker.loader import Model, load, make_room, server_config
 from torchrelay.worker.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.orders import LastWords, WorkerSpec
@@ -174,21 +177,27 @@ class Worker:
         self._keep_in_touch(now)
 
     def _take_in(self, engine: Engine) -> None:
-        while received := self._link.receive():
-            message, epoch, frames = received
-            match self._session.heard(message, epoch, clock.monotonic()):
-                case m.Assign() as batch:
-                    self._accept(batch, frames)
-                case m.CancelJobs(lease, indexes):
-                    engine.cancelled(lease, indexes)
-                case m.Welcome(is_new=True):
-                    engine.forget()
-                    self.leases.forget()
-                case m.Leave(reason):
-                    logger.info("worker.leaves: %s", reason)
-                    self._is_wanted = False
-                case m.Misunderstood(reason):
-                    logger.error("worker.misunderstood: %s", reason)
+        coming = iter(self._link.receive, None)
+        while fault := first_fault(coming, partial(self._hear, engine)):
+            (message, _, _), error = fault
+            # A batch that was not taken in is not held: by that the broker knows that it is lost.
+            logger.error("message.fault: %s", quoted(message), exc_info=error)
+
+    def _hear(self, engine: Engine, received: Received) -> None:
+        message, epoch, frames = received
+        match self._session.heard(message, epoch, clock.monotonic()):
+            case m.Assign() as batch:
+                self._accept(batch, frames)
+            case m.CancelJobs(lease, indexes):
+                engine.cancelled(lease, indexes)
+            case m.Welcome(is_new=True):
+                engine.forget()
+                self.leases.forget()
+            case m.Leave(reason):
+                logger.info("worker.leaves: %s", reason)
+                self._is_wanted = False
+            case m.Misunderstood(reason):
+                logger.error("worker.misunderstood: %s", reason)
 
     def _accept(self, batch: m.Assign, frames: list[memoryview]) -> None:
         if self._stop.is_set:

@@ -1,7 +1,7 @@
 """A core on a bench: virtual time, peers played by the test, every message through the codec."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -65,8 +65,16 @@ class MemoryRegistry:
 class Rig:
     """Drives a BrokerCore and plays its shell; `archives` maps urls to what they hold."""
 
-    def __init__(self, broker_settings: BrokerSettings | None = None) -> None:
+    def __init__(
+        self,
+        broker_settings: BrokerSettings | None = None,
+        *,
+        metrics: type[Metrics] = Metrics,
+        sequence_id: Callable[[], str] | None = None,
+    ) -> None:
         self.settings = broker_settings or settings()
+        self._metrics = metrics
+        self._sequence_id = sequence_id
         self.now = 1000.0
         self.epoch = 0
         self.registry = MemoryRegistry()
@@ -108,7 +116,7 @@ class Rig:
             self.registry.apply(made.change())
             self.key_file = {api: key.text for api, key in made.newest.items()}
             keys.use(made)
-        metrics = Metrics(
+        metrics = self._metrics(
             metrics_config.parse(metrics_config.BUILT_IN.read_bytes()),
             mode=self.settings.metrics_mode,
             auto_detect=self.settings.model_metrics_auto_detect,
@@ -117,7 +125,7 @@ class Rig:
         names = count()
         self.core = BrokerCore(
             self.settings, snapshot, keys, metrics, epoch=self.epoch, now=self.now, wall_ms=0,
-            new_sequence_id=lambda: f"made-{self.epoch}-{next(names)}",
+            new_sequence_id=self._sequence_id or (lambda: f"made-{self.epoch}-{next(names)}"),
         )  # fmt: skip
         for load in self.at_start:
             self.core.management.load_at_start(load)

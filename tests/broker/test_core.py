@@ -359,7 +359,7 @@ def test_a_large_batch_has_its_time_to_reach_its_worker() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
     large = bytes(2 * m.SLOWEST_BYTES_PER_S)
-    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, large),)))
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 1),)), [large])
     rig.take(worker, m.Assign)
     rig.pass_time(4)
     rig.say(worker, m.WorkerBeat(0))

@@ -1,6 +1,9 @@
 """The broker's shell: what only real sockets and files show."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,11 @@ from tests.broker.cable import Cable
 from tests.support import eventually
 from torchrelay.broker import server
 from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
-from torchrelay.broker.registry import SqlRegistry
+from torchrelay.broker.records import Change, Snapshot, VersionRecord
+from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.store import PACKING_PREFIX
-from torchrelay.shared import sockets
+from torchrelay.shared import messages as m
+from torchrelay.shared import sockets, wire
 from torchrelay.shared.settings import BrokerSettings
 
 
@@ -91,3 +96,89 @@ def test_a_broker_that_starts_removes_what_a_killed_one_left_half_made(tmp_path:
     broker.close()
     assert not list((tmp_path / "models").iterdir())
     assert not list(tmp_path.glob(f"{PACKING_PREFIX}*"))
+
+
+class OddRegistry:
+    """Has a model whose texts nothing can encode, and takes no change."""
+
+    def begin_epoch(self) -> int:
+        return 1
+
+    def load(self) -> Snapshot:
+        record = VersionRecord(
+            "m", "1.0", "m.mar", "ab", 1, "handler", "python", 0, 0, 1, 100, 120, 120, False
+        )
+        odd = replace(record, model="odd", handler="half a character: \ud800", archive_bytes=2**70)
+        return Snapshot((record, odd), (("m", "1.0"), ("odd", "1.0")))
+
+    def apply(self, change: Change) -> None:
+        raise OverflowError("Python int too large to convert to SQLite INTEGER")
+
+    def close(self) -> None:
+        pass
+
+
+class Peer:
+    """Speaks to a broker of a test."""
+
+    def __init__(self, context: sockets.Context, address: str, role: str) -> None:
+        self._socket = sockets.dial(context, address, role, waits_to_send=True)
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+
+    def say(self, message: m.Message, epoch: int = 1) -> None:
+        self._socket.send(wire.encode(message, epoch))
+
+    def hears(self) -> m.Message:
+        """Return the next message that is no beat."""
+        while self._socket.poll(10_000):
+            message, _ = wire.decode(self._socket.recv())
+            if not isinstance(message, m.Beat):
+                return message
+        raise AssertionError("nothing came")
+
+
+@contextmanager
+def serving(folder: Path, registry: Registry) -> Iterator[Peer]:
+    """Serve by a thread; a gateway has joined."""
+    address = f"ipc://{folder}/socket"
+    broker = server.Server(BrokerSettings(addresses=(address,), state_dir=str(folder)), registry)
+    broker.bind()
+    thread = threading.Thread(target=broker.serve)
+    thread.start()
+    context: sockets.Context = zmq.Context()
+    try:
+        with closing(Peer(context, address, "gateway")) as gateway:
+            gateway.say(m.HelloGateway(m.PROTOCOL_VERSION, "g", 1), 0)
+            assert isinstance(gateway.hears(), m.Welcome)
+            yield gateway
+            assert thread.is_alive()
+    finally:
+        context.term()
+        broker.stop()
+        thread.join(10)
+        broker.close()
+
+
+def test_an_answer_that_cannot_be_written_is_a_refusal_and_the_broker_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(tmp_path, OddRegistry()) as gateway:
+        gateway.say(m.DescribeModel(1, "odd", None))
+        refused = gateway.hears()
+        assert isinstance(refused, m.AskRefused)
+        assert (refused.ask, refused.error) == (1, "InternalError")
+        gateway.say(m.DescribeModel(2, "m", None))
+        assert isinstance(gateway.hears(), m.ModelDescribed)
+    (record,) = [record for record in caplog.records if record.message == "broker.effect_failed"]
+    assert len(vars(record)["content"]) == 200
+
+
+def test_a_change_that_cannot_be_stored_is_refused_and_the_broker_goes_on(tmp_path: Path) -> None:
+    with serving(tmp_path, OddRegistry()) as gateway:
+        for ask in (1, 2):
+            gateway.say(m.ScaleWorkers(ask, "m", None, 1, 1, False))
+            refused = gateway.hears()
+            assert isinstance(refused, m.AskRefused)
+            assert (refused.ask, refused.error) == (ask, "InternalError")
