@@ -72,6 +72,7 @@ GATEWAY_FIELDS = {
 }
 NODE_FIELDS = {
     "blacklist_env_vars": "blacklist_env_vars",
+    "install_env_vars": "install_env_vars",
     "metric_time_interval": "metric_time_interval_s",
     "ts_header_key_sequence_id": "header_key_sequence_id",
     "ts_header_key_sequence_start": "header_key_sequence_start",

@@ -294,6 +294,11 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     stop_grace_s: PositiveSeconds = 3.0
     #: Regex: variables of the environment with such a name are kept from workers.
     blacklist_env_vars: str = ""
+    #: Regex: variables with such a name are there for the installer of an archive's requirements, beside
+    #: paths, proxies, certificates, `PIP_*` and what compilers need. Archives can read them.
+    install_env_vars: str = ""
+    #: How long it may take to install what one archive requires. Builds from source take half an hour.
+    install_timeout_s: PositiveSeconds = 3600.0
     #: Whether the host's figures (cpu, memory, disk, GPUs) are measured.
     system_metrics: bool = True
     #: How often; TorchServe's default.

@@ -63,6 +63,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cors_allowed_methods: str | None = None
     cors_allowed_headers: str | None = None
     blacklist_env_vars: str | None = None
+    #: Ours, which TorchServe ignores.
+    install_env_vars: str | None = None
     keystore: str | None = None
     keystore_pass: str | None = None
     keystore_type: str | None = None

@@ -242,6 +242,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "cors_allowed_methods": _word,
     "cors_allowed_headers": _word,
     "blacklist_env_vars": _pattern,
+    "install_env_vars": _pattern,
     "keystore": _word,
     "keystore_pass": _word,
     "keystore_type": _keystore_type,

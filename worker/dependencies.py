@@ -4,6 +4,9 @@
 `whole` in it is written last, and a folder without it is thrown away and built anew. Whoever builds holds
 the lock on `<key>.lock`. Paths inside a virtual environment are absolute, so it is built in its place.
 
+Requirements are an archive's: what they name, and what is built on the way, is code of whoever registered
+it. So an installer has few variables of the environment, limited time, and a process group that ends with it.
+
 Without a venv packages are put beside the server's and found first, as TorchServe does it. With one, the
 server's packages are seen below the venv's own.
 """
@@ -106,11 +109,14 @@ class _Build(msgspec.Struct, eq=False):
 class Installer:
     """Provides environments; runs on the node's event loop, and one installer at a time for each key."""
 
-    def __init__(self, root: Path, variables: Mapping[str, str], output: OutputReader) -> None:
+    def __init__(
+        self, root: Path, variables: Mapping[str, str], output: OutputReader, timeout_s: float
+    ) -> None:
         self._root = root / "environments"
         self._root.mkdir(parents=True, exist_ok=True)
         self._variables = dict(variables)
         self._output = output
+        self._timeout_s = timeout_s
         self._builds: dict[str, _Build] = {}
 
     async def provide(
@@ -180,9 +186,12 @@ class Installer:
         if folder.exists():
             await asyncio.to_thread(shutil.rmtree, folder)
         try:
-            for command in _commands(wanted, folder):
-                await self._run(command, model_dir, ears)
+            async with asyncio.timeout(self._timeout_s):
+                for command in _commands(wanted, folder):
+                    await self._run(command, model_dir, ears)
             (folder / _WHOLE).touch()
+        except TimeoutError as error:
+            raise InstallFailed(f"it takes longer than install_timeout_s of {self._timeout_s:g} s") from error
         finally:
             if not (folder / _WHOLE).exists():
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)

@@ -91,7 +91,12 @@ class Nursery:
         copies = Copies(root, is_kept=settings.keep_models)
         self.cache = ArchiveCache(root, self._shelf, copies, tell, self._on_progress)
         self._model_dirs = ModelDirs(self.cache, copies, is_kept=settings.keep_models)
-        self._installer = Installer(root, self._variables, self._output)
+        self._installer = Installer(
+            root,
+            variables.for_installer(self._variables, settings.install_env_vars),
+            self._output,
+            settings.install_timeout_s,
+        )
         self._model_log = (
             ModelLog(Path(settings.model_log), settings.log_limits) if settings.model_log else None
         )

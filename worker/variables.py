@@ -11,6 +11,14 @@ from torchrelay.worker.orders import SequenceHeaders
 
 #: Variables of our own commands begin with it; some hold keys.
 OURS = "TORCHRELAY_"
+#: What installers of packages get: where things are, how to get out, which certificates to trust, what pip
+#: was told, and what compilers need. Nothing that others keep their passwords in.
+_FOR_INSTALLERS = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|TMP|TEMP|XDG_CACHE_HOME|XDG_CONFIG_HOME"
+    r"|(?i:https?|ftp|all|no)_(?i:proxy)|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|PIP_.*"
+    r"|PYTHON[A-Z]*|LD_LIBRARY_PATH|CONDA_PREFIX|CC|CXX|(C|CXX|CPP|LD|MAKE)FLAGS|PKG_CONFIG_PATH|CMAKE_.*"
+    r"|MAX_JOBS|CUDA_.*|TORCH_CUDA_ARCH_LIST"
+)
 #: Where torch looks for its number of threads on the cpu; the first that is set counts.
 THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -28,6 +36,22 @@ def inherited(environment: Mapping[str, str], blacklist: str) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if not name.startswith(OURS) and not unwanted.fullmatch(name)
+    }
+
+
+def for_installer(environment: Mapping[str, str], more: str) -> dict[str, str]:
+    """Return what pip and the builds that it starts find: an archive's requirements may name any of it.
+
+    `more` is a regex for names of further ones. Raises SettingsError for what is no regex.
+    """
+    try:
+        further = re.compile(more)
+    except re.error as error:
+        raise SettingsError(f"install_env_vars {more!r} is no regular expression: {error}") from error
+    return {
+        name: value
+        for name, value in environment.items()
+        if _FOR_INSTALLERS.fullmatch(name) or further.fullmatch(name)
     }
 
 

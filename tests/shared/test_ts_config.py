@@ -89,6 +89,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         cors_allowed_methods=GET, POST
         cors_allowed_headers=X-Custom
         blacklist_env_vars=AWS_.*
+        install_env_vars=PYPI_.*
         keystore=/k.p12
         keystore_pass=secret
         keystore_type=pkcs12
@@ -114,6 +115,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         cors_allowed_methods="GET, POST",
         cors_allowed_headers="X-Custom",
         blacklist_env_vars="AWS_.*",
+        install_env_vars="PYPI_.*",
         keystore="/k.p12",
         keystore_pass="secret",
         keystore_type="pkcs12",
@@ -157,6 +159,7 @@ def test_what_torchserve_forgives_is_forgiven(key: str, text: str, value: object
     ("key", "text"),
     [
         ("blacklist_env_vars", "("),
+        ("install_env_vars", "("),
         ("keystore_type", "JKS"),
         ("models", "[]"),
         ("models", "{"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ from tests.worker.wheels import write_wheel
 from torchrelay.shared.settings import environment
 from torchrelay.worker.dependencies import Environment, Installer, InstallFailed, Requirements, requirements
 from torchrelay.worker.output import OutputReader, Stream
+from torchrelay.worker.variables import for_installer
 
 pytestmark = pytest.mark.integration
 
@@ -43,9 +45,12 @@ def offline(wheels: Path, *names: str) -> str:
 class Host:
     """An installer, and what it said."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, variables: Mapping[str, str] | None = None, timeout_s: float = 120
+    ) -> None:
         self.root = root
-        self.installer = Installer(root, environment(), OutputReader())
+        found = environment() if variables is None else variables
+        self.installer = Installer(root, for_installer(found, ""), OutputReader(), timeout_s)
         self.lines: list[str] = []
         self.reports = 0
 
@@ -197,6 +202,29 @@ async def test_when_the_last_who_waits_leaves_the_installer_ends(tmp_path: Path)
     await asyncio.gather(second, return_exceptions=True)
     await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"), 10)
     await host.installer.close()
+    assert not (host.root / "environments" / wanted(folder).key).exists()
+
+
+async def test_requirements_find_no_secret_to_send_to_an_index_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "index").mkdir()
+    lines = (
+        f"--no-index\n--find-links {tmp_path}/index/${{SECRET}}${{AWS_SECRET_ACCESS_KEY}}/\nnobody_has_this\n"
+    )
+    secrets = {"SECRET": "open-sesame", "AWS_SECRET_ACCESS_KEY": "open-sesame"}
+    host = Host(tmp_path / "cache", {**environment(), **secrets})
+    with pytest.raises(InstallFailed):
+        await host.provide(model(tmp_path / "m", lines))
+    assert host.lines
+    assert not [line for line in host.lines if "open-sesame" in line]
+
+
+async def test_an_installer_that_takes_too_long_is_ended_with_what_it_has_started(tmp_path: Path) -> None:
+    host = Host(tmp_path / "cache", timeout_s=6)
+    folder = model(tmp_path / "m", f"--no-index\n{endless_source(tmp_path)}\n")
+    provided = asyncio.create_task(host.provide(folder))
+    with pytest.raises(InstallFailed, match="install_timeout_s of 6"):
+        await provided
+    await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"), 10)
     assert not (host.root / "environments" / wanted(folder).key).exists()
 
 

@@ -5,7 +5,7 @@ import pytest
 from tests.worker.models import start_worker
 from torchrelay.shared.settings import SettingsError
 from torchrelay.worker.orders import SequenceHeaders
-from torchrelay.worker.variables import for_worker, inherited, threads_asked_for
+from torchrelay.worker.variables import for_installer, for_worker, inherited, threads_asked_for
 
 HAD = {"HOME": "/root", "AWS_SECRET": "s", "MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
 
@@ -24,6 +24,23 @@ def test_keys_of_the_server_never_reach_a_handler() -> None:
 def test_a_blacklist_that_is_no_regex_is_refused() -> None:
     with pytest.raises(SettingsError, match="blacklist_env_vars"):
         inherited(HAD, "AWS(")
+
+
+def test_an_installer_finds_what_it_needs_and_no_secrets() -> None:
+    needed = {
+        "PATH": "/bin", "HOME": "/root", "LANG": "C", "LC_ALL": "C", "TMPDIR": "/t", "https_proxy": "p",
+        "HTTPS_PROXY": "p", "No_Proxy": "n", "SSL_CERT_FILE": "/c", "REQUESTS_CA_BUNDLE": "/c",
+        "PIP_INDEX_URL": "i", "PIP_CERT": "/c", "PYTHONPATH": "/a", "LD_LIBRARY_PATH": "/l", "CC": "cc",
+        "CXXFLAGS": "-O2", "CUDA_HOME": "/cuda", "MAX_JOBS": "4",
+    }  # fmt: skip
+    secrets = {
+        "AWS_SECRET_ACCESS_KEY": "s", "HF_TOKEN": "s", "SECRET": "s", "TS_KEYSTORE_PASS": "s",
+        "PYPI_TOKEN": "s", "MY_PATH": "s", "PATHS": "s", "GITHUB_TOKEN": "s", "DATABASE_URL": "s",
+    }  # fmt: skip
+    assert for_installer({**needed, **secrets}, "") == needed
+    assert for_installer({**needed, **secrets}, "PYPI_.*") == {**needed, "PYPI_TOKEN": "s"}
+    with pytest.raises(SettingsError, match="install_env_vars"):
+        for_installer({}, "(")
 
 
 def test_a_worker_finds_what_torchserves_workers_find() -> None:
