@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 
-.PHONY: serve test check compare-torchserve clean
+.PHONY: serve test check attack compare-torchserve clean
 
 # The demo: both example models in the foreground. What is there already is not made again.
 serve: .venv/.demo models/.built
@@ -23,6 +23,11 @@ check: .venv/.dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/pytest -q -m "not integration and not gpu"
+
+# Attacks of minutes and hundreds of MB on servers of their own, beside honest requests; takes about half an hour.
+# ATTACKS='NAME ...' runs some of them; `python -m tests.attacks --list` says which there are.
+attack: .venv/.dev
+	$(BIN)/python -m tests.attacks $(ATTACKS)
 
 # The same requests to the real TorchServe (needs Java 17) and to ours; takes about twenty minutes.
 compare-torchserve: .venv/.dev build/torchserve-venv/.made

@@ -1,0 +1,95 @@
+"""The server that is attacked: its parts, started one by one, with the broker on a port of loopback."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tests.attacks.plan import Target
+from tests.integration import archives
+from tests.integration.fleet import Fleet
+from tests.support import eventually
+from torchrelay.shared import archive
+
+#: Answers what it gets; a body that says so is answered by as many bytes as it says.
+HANDLER = """
+def handle(data, context):
+    return data and [answer(bytes(row.get("body") or b"")) for row in data]
+
+def answer(body):
+    return bytes(int(body[7:])) if body.startswith(b"answer ") else body
+"""
+#: The model of honest requests, that of an attacker who has clients of the server send large answers, and one
+#: whose archive is fetched in many chunks and never starts.
+MODELS = ("echo", "large")
+STORED = "stored"
+STORED_BYTES = 64 << 20
+PORT = 7700
+#: The processes in the order in which they are started.
+ROLES = ("broker", "gateway arbiter", "node")
+START_LIMIT_S = 120.0
+#: The two models' workers and one more: no attack is to start as many processes as this machine can't run.
+SLOTS = "3"
+
+
+class Server:
+    """A server that is as it comes, but for what an attack needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._store = folder / "store"
+        self._store.mkdir(parents=True)
+        self._fleet = Fleet(folder, self._store)
+
+    @property
+    def parts(self) -> list[tuple[int, str]]:
+        """The processes that were started, with their roles."""
+        return [(process.pid, role) for process, role in zip(self._fleet.processes, ROLES, strict=False)]
+
+    def start(self, config: Sequence[str], broker_options: Sequence[str]) -> Target:
+        """Start it and wait until it answers."""
+        scratch = self._folder / "scratch"
+        scratch.mkdir()
+        _make_archives(self._store)
+        (self._folder / "config.properties").write_text("".join(f"{line}\n" for line in config))
+        fleet = self._fleet
+        models = [f"{name}={name}.mar" for name in MODELS]
+        fleet.broker("--insecure", *broker_options, "--models", *models)
+        gateway = fleet.gateway()
+        fleet.run("worker", "--broker", fleet.broker_address, "--name", "node", "--slots", SLOTS,
+                  "--device", "cpu", "--cache-dir", str(self._folder / "cache"))  # fmt: skip
+        fleet.wait_until_up(gateway, START_LIMIT_S)
+        for name in MODELS:
+            eventually(partial(self._answers, name), START_LIMIT_S)
+        answer = fleet.register(f"{STORED}.mar", model_name=STORED, initial_workers=0)
+        assert answer.status_code == 200, answer.text
+        stored = self._store / f"{STORED}.mar"
+        return Target(
+            address=fleet.address,
+            broker_port=PORT,
+            store=str(self._store),
+            scratch=str(scratch),
+            archive=archive.sha256_of(stored),
+            archive_bytes=stored.stat().st_size,
+            worker=int(fleet.ready("echo")[0]["id"]),
+        )
+
+    def stop(self) -> str:
+        """Stop it; say what was wrong with that."""
+        try:
+            self._fleet.stop()
+        except AssertionError:
+            return "its processes did not stop"
+        return ""
+
+    def _answers(self, model: str) -> bool:
+        return self._fleet.predict(model).status_code == 200
+
+
+def _make_archives(store: Path) -> None:
+    for name in MODELS:
+        archives.make(store, name, code=HANDLER)
+    weights = store.parent / "weights.bin"
+    weights.write_bytes(os.urandom(STORED_BYTES))  # what can be packed small would be few chunks
+    archive.create(store / f"{STORED}.mar", model_name=STORED, version="1.0", serialized_file=weights,
+                   handler=str(store.parent / "echo-source" / "echo_handler.py"))  # fmt: skip

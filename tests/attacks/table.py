@@ -1,0 +1,64 @@
+"""The table that is printed, 80 columns wide; pure."""
+
+import textwrap
+from collections.abc import Sequence
+
+import msgspec
+
+from tests.attacks import plan, verdicts
+from tests.attacks.verdicts import Figures, duration, megabytes
+
+WIDTH = 80
+#: name, verdict, honest requests that failed, p99 before and during, most memory
+_ROW = "{:<19} {:<8} {:>10} {:>7} {:>7}  {}"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One attack and what came of it."""
+
+    attack: str
+    figures: Figures
+    faults: tuple[str, ...]
+    seen: str
+
+    @property
+    def has_held(self) -> bool:
+        """Whether nothing was found against the server."""
+        return not self.faults
+
+
+def heading(honest_per_s: float) -> str:
+    """Say what the table shows, and write its first line."""
+    text = (
+        f"Attackers send from one address, together at most {megabytes(plan.BYTES_PER_S)}/s and"
+        f" {plan.MESSAGES_PER_S} messages/s, beside {honest_per_s:g} honest predictions/s. An attack is held"
+        f" where none of these fails, p99 stays below {verdicts.P99_LIMIT_S:g} s, each process below"
+        f" {megabytes(verdicts.MEMORY_LIMIT_BYTES)}, none ends, and {verdicts.RECOVERY_S:g} s later latency"
+        " and memory are back to normal. p99: just before the attack, and during it."
+    )
+    first = _ROW.format("attack", "verdict", "failed", "before", "p99", "most memory")
+    return f"{textwrap.fill(text, WIDTH)}\n\n{first}\n{'-' * WIDTH}"
+
+
+def row(one: Row) -> str:
+    """Write one attack: a line of figures, and below it what didn't hold and what was seen."""
+    figures, largest = one.figures, one.figures.largest
+    first = _ROW.format(
+        one.attack,
+        "held" if one.has_held else "NOT HELD",
+        f"{figures.during.failed}/{figures.during.sent}",
+        duration(figures.before.p99_s),
+        duration(figures.during.p99_s),
+        f"{largest.most_bytes / 1e6:.0f} MB {largest.role}",
+    )
+    lines = [first[:WIDTH].rstrip()]
+    for text in [f"! {'; '.join(one.faults)}"] * (not one.has_held) + [one.seen] * bool(one.seen):
+        lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Count what held."""
+    lost = [one.attack for one in rows if not one.has_held]
+    text = f"{len(rows) - len(lost)} of {len(rows)} attacks were held"
+    return textwrap.fill(f"{text}; not held: {', '.join(lost)}" if lost else f"{text}.", WIDTH)

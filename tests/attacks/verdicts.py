@@ -1,0 +1,125 @@
+"""From figures to a verdict; pure."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+#: What honest requests may take while an attack goes on; the slowest of a hundred.
+P99_LIMIT_S = 1.0
+#: What a process of the server may hold.
+MEMORY_LIMIT_BYTES = 512_000_000
+#: Both are to be back to normal this long after an attack.
+RECOVERY_S = 5.0
+#: What is normal: latencies within this factor of those before, or below this time whatever they were.
+NORMAL_FACTOR, NORMAL_S = 3.0, 0.25
+#: Memory that an allocator keeps for itself counts as normal up to here.
+NORMAL_GROWTH_BYTES = 128_000_000
+#: What logs may grow by.
+LOG_LIMIT_BYTES = 20_000_000
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One honest request; `fault` is empty where it had its answer."""
+
+    started_at: float
+    took_s: float
+    fault: str = ""
+
+
+class Honest(msgspec.Struct, frozen=True):
+    """Honest requests of a stretch of time."""
+
+    sent: int = 0
+    faults: dict[str, int] = {}
+    p50_s: float = 0.0
+    p99_s: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """How many had no good answer."""
+        return sum(self.faults.values())
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """The resident memory of one process: before, the most, and a while after."""
+
+    role: str
+    before_bytes: int
+    most_bytes: int
+    after_bytes: int
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What was measured around one attack."""
+
+    before: Honest
+    during: Honest
+    after: Honest
+    memory: tuple[Memory, ...] = ()
+    #: Roles of processes that ended.
+    ended: tuple[str, ...] = ()
+    log_bytes: int = 0
+    breaches: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> Memory:
+        """The process that held most."""
+        return max(self.memory, key=lambda one: one.most_bytes, default=Memory("none", 0, 0, 0))
+
+
+#: Of an attack that could not begin.
+NOTHING = Figures(Honest(), Honest(), Honest())
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Return the smallest value that at least `percent` of all don't exceed; 0 where there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0
+
+
+def honest(outcomes: Iterable[Outcome], since: float, until: float) -> Honest:
+    """Sum up the requests that began in a stretch of time; failed ones count with the time they took."""
+    ours = [one for one in outcomes if since <= one.started_at < until]
+    took = [one.took_s for one in ours]
+    faults = Counter(one.fault for one in ours if one.fault)
+    return Honest(len(ours), dict(faults.most_common()), percentile(took, 50), percentile(took, 99))
+
+
+def faults(figures: Figures) -> list[str]:
+    """Say what did not hold, the gravest first; nothing where all did."""
+    found = list(figures.breaches)
+    found += [f"{role} ended" for role in figures.ended]
+    if not figures.during.sent:
+        found.append("no honest request was sent")
+    if figures.during.failed:
+        found.append(f"{figures.during.failed} honest requests failed ({_causes(figures.during)})")
+    if figures.during.p99_s > P99_LIMIT_S:
+        found.append(f"p99 above {P99_LIMIT_S:g} s")
+    found += [f"{one.role} held {megabytes(one.most_bytes)}" for one in figures.memory
+              if one.most_bytes > MEMORY_LIMIT_BYTES]  # fmt: skip
+    if figures.after.failed:
+        found.append(f"{RECOVERY_S:g} s later {figures.after.failed} failed ({_causes(figures.after)})")
+    normal_s = max(NORMAL_S, NORMAL_FACTOR * figures.before.p99_s)
+    if figures.after.p99_s > normal_s:
+        found.append(f"{RECOVERY_S:g} s later p99 was {duration(figures.after.p99_s)}")
+    for one in figures.memory:
+        if one.after_bytes > one.before_bytes + NORMAL_GROWTH_BYTES:
+            held = f"{megabytes(one.after_bytes)}, {megabytes(one.before_bytes)} before"
+            found.append(f"{RECOVERY_S:g} s later {one.role} held {held}")
+    if figures.log_bytes > LOG_LIMIT_BYTES:
+        found.append(f"logs grew by {megabytes(figures.log_bytes)}")
+    return found
+
+
+def megabytes(size: float) -> str:
+    return f"{size / 1e6:,.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
+
+
+def _causes(requests: Honest) -> str:
+    return ", ".join(f"{fault} x {count}" for fault, count in requests.faults.items())
