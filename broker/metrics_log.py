@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 from torchrelay.broker.metrics import Line
-from torchrelay.shared import clock
+from torchrelay.shared import clock, private_files
 from torchrelay.shared.log_file import LogFile
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 
@@ -24,7 +24,7 @@ class MetricsLog:
     """The two files in `folder`. Raises OSError if they can't be opened."""
 
     def __init__(self, folder: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(folder)
         names = {False: "ts_metrics.log", True: "model_metrics.log"}
         self._files = {is_model: LogFile(folder / name, limits) for is_model, name in names.items()}
         for file in self._files.values():

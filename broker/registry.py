@@ -27,6 +27,7 @@ from torchrelay.broker.records import (
     Snapshot,
     VersionRecord,
 )
+from torchrelay.shared import private_files
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.model_config import ModelConfig
 
@@ -187,10 +188,10 @@ class SqlRegistry:
 def _require_writable(path: Path) -> None:
     """Raise StoreFailed where a file is another user's, before SQLite leaves files of ours beside it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(path.parent)
         for ending in _FILES:
-            with contextlib.suppress(FileNotFoundError), Path(f"{path}{ending}").open("r+b"):
-                pass
+            if not ending or Path(f"{path}{ending}").exists():
+                private_files.make_file(Path(f"{path}{ending}"))
     except OSError as error:
         raise StoreFailed(
             f"The registry {path} can't be opened: {error.strerror}: {error.filename}",

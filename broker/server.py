@@ -55,7 +55,7 @@ from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.broker.urls import origin_of, scheme_of
-from torchrelay.shared import clock, ids, sockets, wire
+from torchrelay.shared import clock, ids, private_files, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
@@ -119,7 +119,8 @@ def lock_state(folder: Path) -> IO[bytes]:
     Raises BindFailed for a folder that another broker has, StoreFailed for one that can't be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(folder)
+        private_files.make_file(folder / "lock")
         lock = (folder / "lock").open("wb")
     except OSError as error:
         raise StoreFailed(

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from torchrelay.broker.urls import file_of
-from torchrelay.shared import clock, snapshot
+from torchrelay.shared import clock, private_files, snapshot
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings, StartupModel
 
@@ -34,13 +34,14 @@ def write(settings: BrokerSettings, kind: snapshot.Kind, models: Iterable[Startu
     folder = Path(settings.snapshot_dir)
     now_ms = clock.wall_ms()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(folder)
         # Two of one millisecond: the later one's name says a little more.
         at_ms = next(at for at in range(now_ms, now_ms + 1000) if not _path(folder, kind, at).exists())
         path = _path(folder, kind, at_ms)
         models = [_as_in_store(model, settings.model_store) for model in models]
         text = snapshot.render(models, dict(settings.snapshot_config), name=path.name, created_ms=now_ms)
         part = path.with_suffix(".part")
+        private_files.make_file(part)
         part.write_text(text, encoding="latin-1")
         part.rename(path)
     except (OSError, StopIteration) as error:

@@ -24,7 +24,7 @@ from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.local_file import open_regular
 from torchrelay.broker.records import Prepared
 from torchrelay.broker.urls import file_of, without_query
-from torchrelay.shared import archive, errors, model_config
+from torchrelay.shared import archive, errors, model_config, private_files
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 
@@ -51,7 +51,7 @@ class ArchiveStore:
     def __init__(self, folder: Path, free_bytes: Callable[[Path], int] = _free_bytes) -> None:
         self._folder = folder.absolute()
         self._free_bytes = free_bytes
-        folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(folder)
 
     def put(self, source: Path, *, is_ours: bool = False) -> tuple[str, int]:
         """Copy an archive in, durably; return its sha256 in hex and its size.

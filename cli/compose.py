@@ -18,6 +18,7 @@ from torchrelay.shared.settings import (
     QUEUE_LIMIT_BYTES,
     BrokerSettings,
     GatewaySettings,
+    LoadAtStart,
     LogLimits,
     NodeSettings,
     SettingsError,
@@ -112,6 +113,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     model_log: str | None = None
     metrics_log_dir: str | None = None
     log_limits: LogLimits = LogLimits()
+    #: Variables with credentials for clouds that handlers get.
+    credential_env_vars: tuple[str, ...] = ()
     #: Where snapshots are written, if they are.
     snapshot_dir: str | None = None
 
@@ -184,6 +187,8 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         cache_dir=options.cache_dir,
         cache_limit_bytes=options.cache_limit_bytes,
         keep_models=options.keep_models,
+        credential_env_vars=options.credential_env_vars,
+        secret_env_vars=secret_variables(config),
         stop_grace_s=1.0,
         model_log=options.model_log,
         log_limits=options.log_limits,
@@ -196,11 +201,24 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
 
 
 def snapshot_config(command_line: Said, config: TsConfig) -> tuple[tuple[str, str], ...]:
-    """Return what a snapshot repeats of the configuration: every key that was said, as its text."""
+    """Return what a snapshot repeats of the configuration: every key that was said, as its text.
+
+    But for secrets, which whoever restores it takes from the file that it names.
+    """
     said = msgspec.structs.asdict(command_line)
     texts = {key: ts_keys.text_of(value) for key, value in said.items() if value is not None}
     strongest = {**config.properties, **texts, **config.overrides}
-    return tuple((key, text) for key, text in strongest.items() if key != snapshot.KEY)
+    if "load_models" in strongest:  # a url may be signed, and who restores a snapshot doesn't need it
+        loads = ts_keys.parse_load_models(strongest["load_models"])
+        strongest["load_models"] = ts_keys.text_of(tuple(map(_unsigned, loads)))
+    return tuple(
+        (key, text) for key, text in strongest.items() if key != snapshot.KEY and not ts_keys.is_secret(key)
+    )
+
+
+def _unsigned(load: LoadAtStart) -> LoadAtStart:
+    url = load.url.partition("?")[0] if "://" in load.url else load.url
+    return LoadAtStart(url=url, name=load.name)
 
 
 def default_slots(host: Host) -> int:
@@ -237,6 +255,12 @@ def node_settings(said: Said, **more: object) -> NodeSettings:
     """Make a node's settings of what was said; `more` are fields that only one command knows."""
     metrics = {"system_metrics": not said.disable_system_metrics}
     return msgspec.convert(_fields(said, NODE_FIELDS) | metrics | more, NodeSettings)
+
+
+def secret_variables(config: TsConfig) -> tuple[str, ...]:
+    """Name the variables of the environment that hold secrets of the configuration."""
+    overriding = {variable for key in ts_keys.SECRETS if (variable := ts_keys.variable(key))}
+    return tuple(sorted(config.secret_variables | overriding))
 
 
 def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:

@@ -14,6 +14,7 @@ removed by the next run of the same user.
 import fcntl
 import os
 import pwd
+import re
 import shutil
 import stat
 import tempfile
@@ -26,6 +27,7 @@ import msgspec
 
 from torchrelay.cli import compose
 from torchrelay.cli.faults import Fault
+from torchrelay.shared import private_files
 
 PREFIX = "torchrelay-"
 LOCK_NAME = "run.lock"
@@ -39,6 +41,9 @@ CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
 #: What a broker and a node write into: what an earlier run, another user's, has left there may be in the way.
 PARTS_OF_STATE = ("archives", "logs")
 PARTS_OF_CACHE = ("archives", "models", "environments")
+#: All that lies in a broker's and a node's folder: one that holds nothing else is theirs alone.
+STATE_ENTRIES = re.compile(r"archives|logs|lock|packing-.*|registry\.sqlite(-wal|-shm|-journal)?")
+CACHE_ENTRIES = re.compile("|".join(PARTS_OF_CACHE))
 #: What SQLite needs beside a registry to open it.
 REGISTRY_BYTES = 64 << 10
 
@@ -80,12 +85,14 @@ def folders(
         large = environ.get("TEMP") if large_in_temp else None
         in_temp = temporary.folder_in([Path(large)], "name another with TEMP") if large else None
         state = Path(state_dir).absolute() if state_dir else (in_temp or temporary.folder()) / "state"
-        require_usable_state(state, STATE_ADVICE if state_dir else "name another with TMPDIR or TEMP")
+        open_state = require_usable_state(
+            state, STATE_ADVICE if state_dir else "name another with TMPDIR or TEMP"
+        )
         if in_temp and not (cache_dir or environ.get(CACHE_VARIABLE)):
             cache = Cache(in_temp / "cache", _noexec_warnings(in_temp) if is_noexec(in_temp) else ())
         else:
             cache = choose_cache(cache_dir, environ, temporary)
-        yield Folders(str(sockets), state, cache.folder, (*temporary.warnings, *cache.warnings))
+        yield Folders(str(sockets), state, cache.folder, (*temporary.warnings, *open_state, *cache.warnings))
 
 
 @contextmanager
@@ -190,16 +197,17 @@ def choose_cache(
         folder = Path(named).absolute()
         if why := why_unusable(folder, PARTS_OF_CACHE):
             raise Fault(f"The cache folder {folder} can't be used: {why}; {CACHE_ADVICE}")
-        return Cache(folder, _noexec_warnings(folder) if is_noexec(folder) else ())
+        warnings = open_to_others(folder, CACHE_ENTRIES)
+        return Cache(folder, (*warnings, *_noexec_warnings(folder)) if is_noexec(folder) else warnings)
     users = user_cache(environ, _home_of_user())
     if users is None:
         why = "the user has no home folder"
     elif fault := why_unusable(users, PARTS_OF_CACHE):
         why = f"{users} can't be used ({fault})"
     elif not is_noexec(users):
-        return Cache(users)
+        return Cache(users, open_to_others(users, CACHE_ENTRIES))
     elif is_noexec(temporary.folder()):  # the user's is no worse, and stays
-        return Cache(users, _noexec_warnings(users))
+        return Cache(users, (*open_to_others(users, CACHE_ENTRIES), *_noexec_warnings(users)))
     else:
         why = f"no library can be loaded from {users} (mounted noexec)"
     folder = temporary.folder() / "cache"
@@ -218,10 +226,25 @@ def user_cache(environ: Mapping[str, str], home_of_user: str | None) -> Path | N
     return None
 
 
-def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> None:
-    """Make a broker's state folder. Raises Fault if it can't be written."""
+def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> tuple[str, ...]:
+    """Make a broker's state folder, and say what keeps it open to others.
+
+    Raises:
+        Fault: it can't be written.
+    """
     if why := why_unusable(folder, PARTS_OF_STATE, REGISTRY_BYTES):
         raise Fault(f"The state folder {folder} can't be used: {why}; {advice}")
+    return open_to_others(folder, STATE_ENTRIES)
+
+
+def open_to_others(folder: Path, entries: re.Pattern[str]) -> tuple[str, ...]:
+    """Keep others out of a folder that has only entries of ours; warn where that isn't ours to do."""
+    why = private_files.tighten(folder, lambda name: entries.fullmatch(name) is not None)
+    if why is None:
+        return ()
+    return (
+        f"{why}, and isn't this user's alone or holds other things: it is left so; chmod go= keeps them out",
+    )
 
 
 def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> str | None:
@@ -231,7 +254,7 @@ def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> st
     """
     for place in (folder, *(folder / part for part in parts)):
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder(place)
             with tempfile.TemporaryFile(dir=place) as probe:
                 probe.write(bytes(probe_bytes))
                 probe.flush()
@@ -275,7 +298,7 @@ def _belongs_to(folder: Path, user_id: int) -> bool:
 
 def _lock(folder: Path) -> IO[bytes]:
     """Lock a folder for as long as the file is open, so that it is never seen with a lock that is free."""
-    lock = (folder / f"{LOCK_NAME}.new").open("wb")
+    lock = private_files.append_to(folder / f"{LOCK_NAME}.new")
     fcntl.flock(lock, fcntl.LOCK_EX)
     (folder / f"{LOCK_NAME}.new").rename(folder / LOCK_NAME)
     return lock

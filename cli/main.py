@@ -9,6 +9,7 @@ import typer
 
 from torchrelay.cli import archive, keys, models, parts, ping, predict, serve, snapshot, status, streams
 from torchrelay.cli.faults import FaultReportingGroup
+from torchrelay.shared import private_files
 
 app = typer.Typer(
     cls=FaultReportingGroup,
@@ -51,4 +52,5 @@ def common(
 def main() -> None:
     """Run the command."""
     streams.open_missing()
+    private_files.keep_own_rights()
     app()

@@ -54,6 +54,15 @@ CacheLimit = Annotated[
     int,
     typer.Option("--cache-limit-gb", metavar="GB", min=1, help="Above it, what no worker uses is dropped."),
 ]
+PassCredentials = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pass-credential",
+        metavar="NAME",
+        envvar="TORCHRELAY_PASS_CREDENTIALS",
+        help="A variable with credentials for a cloud (AWS_..., HF_TOKEN, ...) that handlers get, or `*`.",
+    ),
+]
 Broker = Annotated[str, typer.Option("--broker", metavar="ADDR", help="The broker's address.")]
 Insecure = Annotated[
     bool,

@@ -57,7 +57,8 @@ def broker(
     prepare.require_broker_addresses(*settings.addresses)
     prepare.require_private(compose.exposure(settings.addresses, insecure))
     prepare.require_store(settings.model_store)
-    require_usable_state(Path(state_dir).absolute())
+    for line in require_usable_state(Path(state_dir).absolute()):
+        typer.echo(line, err=True)
     _run("broker", settings, verbose, json_logs)
 
 
@@ -100,6 +101,7 @@ def worker(
     slots: options.Slots = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
+    pass_credential: options.PassCredentials = None,
     ts_config: options.TsConfigFile = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
@@ -116,6 +118,7 @@ def worker(
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:
             typer.echo(line, err=True)
+        config = prepare.config(ts_config, environment())
         said = prepare.with_file(Said(), ts_config)
         settings = compose.node_settings(
             said,
@@ -125,6 +128,8 @@ def worker(
             slots=slots or compose.default_slots(here),
             cache_dir=str(cache.folder),
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
+            credential_env_vars=tuple(pass_credential or ()),
+            secret_env_vars=compose.secret_variables(config),
         )
         _run("worker", settings, verbose, json_logs)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from torchrelay.cli import compose
@@ -91,9 +92,23 @@ def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
 
 
 def config_of(path: Path | None, environ: Mapping[str, str]) -> TsConfig:
-    """Read this config.properties or snapshot; None stands for the environment alone."""
+    """Read this config.properties or snapshot; None stands for the environment alone.
+
+    A snapshot holds no secrets: they are in the file that it was made with.
+    """
     if path is None:
         return TsConfig(environment=ts_config.with_oip(Said(), environ))
+    found = _read_config(path, environ)
+    if found.file.model_snapshot is None:
+        mark = {ts_keys.CONFIG_FILE_MARK: str(path.absolute())}
+        return msgspec.structs.replace(found, properties={**found.properties, **mark})
+    named = found.properties.get(ts_keys.CONFIG_FILE_MARK, "")
+    if not Path(named).is_file():
+        return found
+    return ts_config.with_secrets(found, _read_config(Path(named), environ))
+
+
+def _read_config(path: Path, environ: Mapping[str, str]) -> TsConfig:
     try:
         return ts_config.read(path.read_bytes(), environ)
     except OSError as error:

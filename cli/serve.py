@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
     from torchrelay.cli import fleet
     from torchrelay.cli.child import LogTarget, Role
     from torchrelay.cli.compose import Plan
+    from torchrelay.shared.settings import LogLimits
 
 
 def serve(
@@ -43,13 +44,13 @@ def serve(
     device: options.Devices = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
+    pass_credential: options.PassCredentials = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
     torchserve_flag: options.TorchServeFlag = False,
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from torchrelay.cli import compose, console, foreground, prepare, secrets_file
-    from torchrelay.cli.child import LogTarget
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.folders import folders
     from torchrelay.shared.settings import environment
@@ -82,6 +83,7 @@ def serve(
             gateway_processes=gateway_processes,
             slots=slots,
             devices=tuple(device or ["auto"]),
+            credential_env_vars=tuple(pass_credential or ()),
             insecure=insecure,
             allow_private_urls=allow_private_urls,
             key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
@@ -95,18 +97,26 @@ def serve(
         for line in [*made.warnings, *prepare.unheeded(config)]:
             typer.echo(line, err=True)
         log_dir = made.state / "logs"
-
-        def log(role: "Role") -> "LogTarget":
-            # What becomes of models is told by the onlooker, in a line each; the terminal is no log.
-            return LogTarget(
-                level="INFO" if verbose else "ERROR",
-                log_format="json" if json_logs else "text",
-                file=str(log_dir / f"{role}.log"),
-                limits=limits,
-            )
-
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
+        log = _logs_in(log_dir, limits, verbose=verbose, json_logs=json_logs)
         foreground.run(plan, log, Terminal(plan, console.say))
+
+
+def _logs_in(
+    folder: Path, limits: "LogLimits", *, verbose: bool, json_logs: bool
+) -> Callable[["Role"], "LogTarget"]:
+    """Say where each process logs: what becomes of models is told in a line each, the terminal is no log."""
+    from torchrelay.cli.child import LogTarget
+
+    def log(role: "Role") -> LogTarget:
+        return LogTarget(
+            level="INFO" if verbose else "ERROR",
+            log_format="json" if json_logs else "text",
+            file=str(folder / f"{role}.log"),
+            limits=limits,
+        )
+
+    return log
 
 
 class Terminal:

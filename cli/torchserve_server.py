@@ -5,6 +5,7 @@ as long as this process; TorchServe, too, brings back only what a snapshot holds
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from torchrelay.cli.console import say
 from torchrelay.cli.faults import REPORTED, text_of
 from torchrelay.cli.fleet import Fleet, Version
 from torchrelay.cli.folders import Folders, folders
-from torchrelay.shared import clock, ts_keys
+from torchrelay.shared import clock, private_files, ts_keys
+from torchrelay.shared.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from torchrelay.shared.ts_config import TsConfig
 from torchrelay.shared.ts_log import SERVER
@@ -57,6 +59,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         state_dir=str(made.state),
         cache_dir=str(made.cache),
         keep_models=False,
+        credential_env_vars=("*",),  # as TorchServe does; blacklist_env_vars keeps them back
         is_state_temporary=True,
         socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
@@ -127,11 +130,11 @@ def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:
     A server that can't write one of them serves all the same, as TorchServe does.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(folder)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
         for name in files:
-            (folder / name).open("ab").close()
+            os.close(open_to_append(folder / name))
     except OSError as error:
         log_line("ERROR", f"No log is written to {folder}: {error.strerror}: {error.filename}")
         return None

@@ -25,7 +25,7 @@ from typing import IO
 
 import msgspec
 
-from torchrelay.shared import clock, model_config, zip_directory
+from torchrelay.shared import clock, model_config, private_files, zip_directory
 from torchrelay.shared.errors import InvalidModel, StoreFailed
 
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
@@ -175,17 +175,17 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
     A failure may leave `into` half full.
     """
     try:
-        into.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(into)
         for entry in _entries(path):
             target = into.joinpath(*entry.path.parts)
             if entry.open is None:
-                target.mkdir(parents=True, exist_ok=True)
+                private_files.make_folder(target)
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with entry.open() as source, target.open("wb") as sink:
+            private_files.make_folder(target.parent)
+            with entry.open() as source, open(target, "wb", opener=private_files.opener) as sink:
                 shutil.copyfileobj(source, sink, COPY_BYTES)
             if entry.is_executable:
-                target.chmod(target.stat().st_mode | 0o111)
+                target.chmod(target.stat().st_mode | stat.S_IXUSR)
     except (*_BROKEN, OSError) as error:
         raise StoreFailed(f"Failed to save model: {called or path.name}", _one_line(error)) from error
 

@@ -12,9 +12,22 @@ import os
 import stat
 from pathlib import Path
 
+from torchrelay.shared import private_files
 from torchrelay.shared.settings import LogLimits
 
 logger = logging.getLogger(__name__)
+
+
+#: Whom a log's folder lets in may read it, as with TorchServe's; nobody else writes.
+_MODE = 0o644
+
+
+def open_to_append(path: Path) -> int:
+    """Open a log's file, made if need be, which only this user may write to. Raises OSError."""
+    private_files.refuse_others(path)
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    private_files.keep_to_owner(fd)
+    return fd
 
 
 class LogFile:
@@ -24,6 +37,7 @@ class LogFile:
         # What a link points to is moved, not the link. A link to /dev/stdout may point to what has no path.
         target = Path(os.path.realpath(path))
         self.path = path if path.exists() and not target.exists() else target
+        self._named = path
         self._limits = limits
         self._fd: int | None = None
         #: Until it could not be moved, which is not tried again before it is opened anew.
@@ -52,7 +66,8 @@ class LogFile:
         if self._fd is None:
             self._pid = os.getpid()
             self._is_movable = True
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            private_files.refuse_others(self._named)
+            self._fd = open_to_append(self.path)
         return self._fd
 
     def _is_at_path(self, fd: int) -> bool:

@@ -299,6 +299,11 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     install_env_vars: str = ""
     #: How long it may take to install what one archive requires. Builds from source take half an hour.
     install_timeout_s: PositiveSeconds = 3600.0
+    #: Variables with credentials for clouds (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN) that workers get; `*` stands
+    #: for all, which is what `torchserve` does as TorchServe, and `--pass-credential` names some.
+    credential_env_vars: tuple[str, ...] = ()
+    #: Variables that hold the server's own secrets: no worker gets them.
+    secret_env_vars: tuple[str, ...] = ()
     #: Whether the host's figures (cpu, memory, disk, GPUs) are measured.
     system_metrics: bool = True
     #: How often; TorchServe's default.

@@ -77,6 +77,7 @@ class TsConfig(msgspec.Struct, frozen=True):
 
     `without_effect` says of each key of the file that means nothing here why. `properties` is what the file
     says, `overrides` what the environment says over it, both as texts by key: snapshots repeat them.
+    `secret_variables` are those of the environment that hold a secret which the file asks for.
     """
 
     environment: Said = Said()
@@ -84,6 +85,7 @@ class TsConfig(msgspec.Struct, frozen=True):
     without_effect: dict[str, str] = {}
     properties: dict[str, str] = {}
     overrides: dict[str, str] = {}
+    secret_variables: frozenset[str] = frozenset()
 
 
 def find_file(
@@ -135,7 +137,22 @@ def read(content: bytes, environ: Mapping[str, str]) -> TsConfig:
     texts = {key: text for key, (_, text) in overrides.items()}
     said = sorted({**properties, **texts}.items())
     ignored = {key: why for key, text in said if (why := ts_keys.reason(key, text.strip())) is not None}
-    return TsConfig(with_oip(environment, environ), file, ignored, properties, texts)
+    asked_for = {name for key in raw if ts_keys.is_secret(key) for name in _REFERENCE.findall(raw[key])}
+    return TsConfig(with_oip(environment, environ), file, ignored, properties, texts, frozenset(asked_for))
+
+
+def with_secrets(snapshot: TsConfig, origin: TsConfig) -> TsConfig:
+    """Take the secrets that a snapshot leaves out from the file that the server was started with."""
+    missing = {
+        key: value
+        for key in ts_keys.SECRETS
+        if getattr(snapshot.file, key) is None and (value := getattr(origin.file, key)) is not None
+    }
+    return msgspec.structs.replace(
+        snapshot,
+        file=msgspec.structs.replace(snapshot.file, **missing),
+        secret_variables=snapshot.secret_variables | origin.secret_variables,
+    )
 
 
 def with_oip(said: Said, environ: Mapping[str, str]) -> Said:

@@ -289,10 +289,16 @@ REASONS: dict[str, str] = {
 }
 _UNKNOWN = "no key of TorchServe's; kept, like there"
 
+#: Keys whose values nobody shall see: not in snapshots, logs or descriptions, and no handler.
+SECRETS = frozenset({"keystore_pass"})
+#: How secrets are called; of keys that mean something here none is called so but those above.
+_CALLED_SECRET = re.compile(r"pass(wd|word|phrase)?|secret|tokens?|credentials?|keys?", re.IGNORECASE)
+
 #: Keys that switch the reading itself.
 SWITCHES = frozenset({"enable_envvars_config", "use_env_allowed_urls"})
-#: What TorchServe adds to the snapshots that it writes.
-SNAPSHOT_MARKS = frozenset({"python", "tsConfigFile", "version"})
+#: What TorchServe adds to the snapshots that it writes; the one names the file that the server started with.
+CONFIG_FILE_MARK = "tsConfigFile"
+SNAPSHOT_MARKS = frozenset({"python", CONFIG_FILE_MARK, "version"})
 #: Keys with an effect that no variable overrides, as in TorchServe.
 _FILE_ONLY = frozenset({"models", "model_snapshot", "metric_time_interval"})
 _VARIABLES = {"token_expiration_min": "TS_TOKEN_EXPIRATION_TIME_MIN"}
@@ -303,6 +309,13 @@ def variable(key: str) -> str | None:
     if key in _FILE_ONLY:
         return None
     return _VARIABLES.get(key) or f"TS_{key.removeprefix('ts_').upper()}"
+
+
+def is_secret(key: str) -> bool:
+    """Tell whether a key's value is to be kept secret; one that we don't know may be, by its name."""
+    if key in PARSERS or key in REASONS or key in SWITCHES or key in SNAPSHOT_MARKS:
+        return key in SECRETS
+    return any(_CALLED_SECRET.fullmatch(word) for word in re.split(r"[^a-zA-Z]|(?<=[a-z])(?=[A-Z])", key))
 
 
 def reason(key: str, text: str | None = None) -> str | None:

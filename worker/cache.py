@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, NamedTuple, ParamSpec, TypeVar
 
-from torchrelay.shared import archive
+from torchrelay.shared import archive, private_files
 from torchrelay.shared import messages as m
 from torchrelay.shared.errors import RelayError, StoreFailed
 from torchrelay.worker.copies import Copies, Copy
@@ -116,7 +116,7 @@ class ArchiveCache:
         #: Archive -> what fetches it, however many wait.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._downloads: dict[str, tuple[Download, IO[bytes]]] = {}
-        self._archives.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(self._archives)
 
     async def provide(self, name: str, total_bytes: int, called: str = "", path: str = "") -> Copy:
         """Return a copy of an archive as it was made, which nobody else uses; errors say `called`.
@@ -247,7 +247,7 @@ class ArchiveCache:
 
     async def _download(self, name: str, total_bytes: int) -> None:
         path = self._archives / f"{name}.part"
-        with path.open("ab") as part:
+        with private_files.append_to(path) as part:
             if part.tell() > total_bytes:
                 part.truncate(0)
                 part.seek(0)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from torchrelay.shared import archive, ids
+from torchrelay.shared import archive, ids, private_files
 from torchrelay.worker.locks import hold
 
 FOLDER, LISTING, LOCK = "model", "made.json", "lock"
@@ -73,7 +73,7 @@ class Copies:
         """See to the copies below `root`; unless they are kept, each is made anew and goes with its use."""
         self._models = root / "models"
         self._is_kept = is_kept
-        self._models.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(self._models)
 
     def claim(self, name: str) -> Copy | None:
         """Take a copy of an archive that nobody uses, as it was made; None if there is none."""
@@ -96,7 +96,8 @@ class Copies:
         is_whole = False
         try:
             archive.extract(source, holder / FOLDER, called=called)
-            (holder / LISTING).write_text(json.dumps(dict(_scan(holder / FOLDER))))
+            with open(holder / LISTING, "w", opener=private_files.opener) as listing:
+                listing.write(json.dumps(dict(_scan(holder / FOLDER))))
             is_whole = True
         finally:
             if not is_whole:
@@ -113,7 +114,7 @@ class Copies:
 
     def _new_holder(self) -> tuple[Path, IO[bytes]]:
         while True:
-            self._models.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder(self._models)
             holder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._models))
             if lock := _hold(holder):  # who tidies may have seen it without a lock
                 return holder, lock

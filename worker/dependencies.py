@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from torchrelay.shared import archive
+from torchrelay.shared import archive, private_files
 from torchrelay.shared.model_config import parse
 from torchrelay.shared.parent_death import __file__ as parent_death_file
 from torchrelay.worker.faults import LINE_LIMIT
@@ -113,7 +113,7 @@ class Installer:
         self, root: Path, variables: Mapping[str, str], output: OutputReader, timeout_s: float
     ) -> None:
         self._root = root / "environments"
-        self._root.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(self._root)
         self._variables = dict(variables)
         self._output = output
         self._timeout_s = timeout_s
@@ -209,6 +209,7 @@ class Installer:
         process = await asyncio.create_subprocess_exec(
             *tied, *command, cwd=cwd, env=self._variables, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=output.stdout.writer, stderr=output.stderr.writer,
+            umask=0o077,
         )  # fmt: skip
         output.follow()
         try:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from torchrelay.shared import private_files
+
 
 def hold(file: Path) -> IO[bytes] | None:
     """Hold a lock alone until the file returned is closed; None if somebody else holds it.
@@ -14,7 +16,7 @@ def hold(file: Path) -> IO[bytes] | None:
     None, too, if the file was removed meanwhile: then it locks nothing. Raises FileNotFoundError where its
     folder is gone.
     """
-    opened = file.open("ab")
+    opened = private_files.append_to(file)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(opened, file):
@@ -49,7 +51,7 @@ class SharedLock:
     def __init__(self, file: Path) -> None:
         """Wait for whoever holds it alone, which is never for long, and hold it."""
         while True:
-            self._file = file.open("ab")
+            self._file = private_files.append_to(file)
             fcntl.flock(self._file, fcntl.LOCK_SH)
             if _is_at(self._file, file):
                 break

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from torchrelay.shared import private_files
 from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import BackgroundHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
@@ -17,7 +18,7 @@ class ModelLog:
     """
 
     def __init__(self, path: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_files.make_folder(path.parent)
         self._file = BackgroundHandler(LogFileHandler(path, limits))
         self._file.setFormatter(TorchServeFormatter("worker"))
 

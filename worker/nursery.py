@@ -76,7 +76,14 @@ class Nursery:
     ) -> None:
         self._settings = settings
         self._tell = tell
-        self._variables = variables.inherited(environment, settings.blacklist_env_vars)
+        self._variables = variables.inherited(
+            environment,
+            settings.blacklist_env_vars,
+            secrets=settings.secret_env_vars,
+            credentials=settings.credential_env_vars,
+        )
+        if withheld := variables.withheld_credentials(environment, settings.credential_env_vars):
+            logger.warning("node.credentials_withheld", extra={"variables": withheld})
         self._sequence_headers = SequenceHeaders(
             settings.header_key_sequence_id,
             settings.header_key_sequence_start,

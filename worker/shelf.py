@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from torchrelay.shared import private_files
 from torchrelay.worker import copies
 from torchrelay.worker.locks import SharedLock, try_lock
 
@@ -97,7 +98,7 @@ class Shelf:
 
     def _use(self, home: Path, name: str) -> SharedLock:
         self._is_tidy = self._is_tidy and name in self._counted
-        home.mkdir(parents=True, exist_ok=True)  # who tidies a host's /tmp may have removed it
+        private_files.make_folder(home)  # who tidies a host's /tmp may have removed it
         return SharedLock(home / f"{name}.use")
 
     def tidy(self) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torchrelay.shared import messages as m
@@ -19,23 +19,45 @@ _FOR_INSTALLERS = re.compile(
     r"|PYTHON[A-Z]*|LD_LIBRARY_PATH|CONDA_PREFIX|CC|CXX|(C|CXX|CPP|LD|MAKE)FLAGS|PKG_CONFIG_PATH|CMAKE_.*"
     r"|MAX_JOBS|CUDA_.*|TORCH_CUDA_ARCH_LIST"
 )
+#: What passes every credential.
+ALL = "*"
+#: Variables by which the clients of clouds and hubs get in, as the broker's do where archives lie there.
+CREDENTIALS = re.compile(
+    r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|BEARER_TOKEN_\w+)"
+    r"|AWS_(SHARED_CREDENTIALS_FILE|WEB_IDENTITY_TOKEN_FILE|CONTAINER_(CREDENTIALS|AUTHORIZATION)_\w+)"
+    r"|GOOGLE_APPLICATION_CREDENTIALS|GOOGLE_API_KEY|GCS_OAUTH_TOKEN|CLOUDSDK_AUTH_\w+"
+    r"|AZURE_(CLIENT_SECRET|CLIENT_CERTIFICATE_\w+|PASSWORD|FEDERATED_TOKEN_FILE)"
+    r"|AZURE_STORAGE_(ACCOUNT_KEY|KEY|CONNECTION_STRING|SAS_TOKEN|CLIENT_SECRET)"
+    r"|HF_TOKEN|HF_TOKEN_PATH|HUGGING_?FACE_HUB_TOKEN"
+)
 #: Where torch looks for its number of threads on the cpu; the first that is set counts.
 THREADS = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
-def inherited(environment: Mapping[str, str], blacklist: str) -> dict[str, str]:
+def inherited(
+    environment: Mapping[str, str],
+    blacklist: str,
+    *,
+    secrets: Collection[str] = (),
+    credentials: Collection[str] = (ALL,),
+) -> dict[str, str]:
     """Return the variables that aren't ours and whose whole name doesn't match the blacklist, a regex.
 
+    `secrets` names those that hold one of the server's, `credentials` those for clouds that are passed.
     Raises SettingsError for what is no regex.
     """
     try:
         unwanted = re.compile(blacklist)
     except re.error as error:
         raise SettingsError(f"blacklist_env_vars {blacklist!r} is no regular expression: {error}") from error
+    withheld = withheld_credentials(environment, credentials)
     return {
         name: value
         for name, value in environment.items()
-        if not name.startswith(OURS) and not unwanted.fullmatch(name)
+        if not name.startswith(OURS)
+        and name not in secrets
+        and not unwanted.fullmatch(name)
+        and name not in withheld
     }
 
 
@@ -53,6 +75,13 @@ def for_installer(environment: Mapping[str, str], more: str) -> dict[str, str]:
         for name, value in environment.items()
         if _FOR_INSTALLERS.fullmatch(name) or further.fullmatch(name)
     }
+
+
+def withheld_credentials(environment: Mapping[str, str], passed: Collection[str]) -> list[str]:
+    """Name the variables with credentials that aren't among those to be passed."""
+    if ALL in passed:
+        return []
+    return sorted(name for name in environment if CREDENTIALS.fullmatch(name) and name not in passed)
 
 
 def for_worker(

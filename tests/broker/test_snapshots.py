@@ -1,6 +1,7 @@
 """Snapshot files: what is missing stops a start, and what can't be written stops nothing."""
 
 import logging
+import stat
 from pathlib import Path
 
 import javaproperties
@@ -44,6 +45,7 @@ def test_snapshots_of_one_moment_have_names_of_their_own(tmp_path: Path) -> None
     assert len(files) == 20
     assert all(path.name.endswith("-snapshot.cfg") for path in files)
     assert javaproperties.loads(files[0].read_text())["a"] == "b:c"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_a_snapshot_that_cannot_be_written_is_a_line_in_the_log(

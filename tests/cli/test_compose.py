@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from torchrelay.cli import compose, options
-from torchrelay.shared import ts_config
+from torchrelay.shared import ts_config, ts_keys
 from torchrelay.shared.host import Gpu, Host, look
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
@@ -209,3 +209,44 @@ def test_the_length_of_a_socket_path_is_that_of_the_bytes_the_kernel_takes() -> 
     assert compose.fits_socket("/" + "\udcff" * (compose.SOCKET_PATH_LIMIT_BYTES - 13))
     assert not compose.fits_socket("/" + "\udcff" * (compose.SOCKET_PATH_LIMIT_BYTES - 12))
     assert not compose.fits_socket("/" + "é" * (compose.SOCKET_PATH_LIMIT_BYTES - 13))
+
+
+SECRET = """
+keystore_pass=$$THE_PASSWORD$$
+api_key=a-secret-of-a-plugin
+pluginSecret=another
+token_expiration_min=5
+keystore=/k.p12
+load_models=m=https://host/m.mar?X-Amz-Signature=signed,local?.mar
+"""
+
+
+def test_a_snapshot_repeats_the_configuration_without_its_secrets() -> None:
+    made = plan(file=SECRET, environ={"THE_PASSWORD": "p", "TS_KEYSTORE_PASS": "q"})
+    assert made.gateway.keystore_pass == "p"
+    assert dict(made.broker.snapshot_config) == {
+        "token_expiration_min": "5",
+        "keystore": "/k.p12",
+        "load_models": "m=https://host/m.mar,local?.mar",
+    }
+    admitted = plan(
+        file=f"{SECRET}enable_envvars_config=true", environ={"THE_PASSWORD": "p", "TS_KEYSTORE_PASS": "q"}
+    )
+    assert admitted.gateway.keystore_pass == "q"
+    assert "keystore_pass" not in dict(admitted.broker.snapshot_config)
+
+
+def test_only_what_is_secret_is_taken_for_it() -> None:
+    known = set(ts_keys.PARSERS) | set(ts_keys.REASONS) | ts_keys.SWITCHES | ts_keys.SNAPSHOT_MARKS
+    assert {key for key in known if ts_keys.is_secret(key)} == {"keystore_pass"}
+    assert {
+        key for key in ("a.password", "dbPass", "API-TOKEN", "secret_x") if not ts_keys.is_secret(key)
+    } == set()
+    assert not any(map(ts_keys.is_secret, ("compass", "monkey", "passes", "tokenizer", "keyboard")))
+
+
+def test_variables_that_hold_the_servers_passwords_are_kept_from_handlers() -> None:
+    made = plan(file=SECRET, environ={"THE_PASSWORD": "p"})
+    assert made.node.secret_env_vars == ("THE_PASSWORD", "TS_KEYSTORE_PASS")
+    assert made.node.credential_env_vars == ()
+    assert plan(credential_env_vars=("*",)).node.credential_env_vars == ("*",)

@@ -24,6 +24,7 @@ from torchrelay.cli.folders import (
     require_usable_state,
     user_cache,
 )
+from torchrelay.shared import private_files
 
 
 def own(tmp_path: Path, **variables: str) -> dict[str, str]:
@@ -227,3 +228,51 @@ def test_a_state_folder_without_room_for_a_registry_is_a_fault(tmp_path: Path) -
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     require_usable_state(tmp_path / "state")
     assert [path for path in (tmp_path / "state").rglob("*") if path.is_file()] == []
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777], ids=oct)
+def test_folders_are_their_users_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        private_files.keep_own_rights()
+        with folders(str(tmp_path / "above" / "state"), str(tmp_path / "cache"), own(tmp_path)) as made:
+            everything = [
+                tmp_path / "above",
+                made.state,
+                made.cache,
+                *made.state.iterdir(),
+                Path(made.sockets),
+            ]
+            assert {mode(path) for path in [*everything, *made.cache.iterdir()]} == {0o700}
+            assert made.warnings == ()
+    finally:
+        os.umask(before)
+
+
+def test_folders_of_ours_that_were_open_are_closed_and_others_are_told(tmp_path: Path) -> None:
+    for name in ("state", "cache", "home"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "home" / "other things").touch()
+    (tmp_path / "state" / "registry.sqlite-wal").touch()
+    with folders(str(tmp_path / "state"), str(tmp_path / "cache"), own(tmp_path)) as made:
+        assert (mode(made.state), mode(made.cache), made.warnings) == (0o700, 0o700, ())
+    with folders(str(tmp_path / "home"), str(tmp_path / "cache"), own(tmp_path)) as made:
+        assert mode(made.state) == 0o755
+        assert len(made.warnings) == 1
+        assert f"{made.state} is open to other users (mode 0755)" in made.warnings[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
+def test_a_state_folder_that_another_user_has_laid_into_tmp_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / ".torchrelay").mkdir()
+    os.chown(tmp_path / ".torchrelay", 54321, 54321)
+    with pytest.raises(
+        Fault, match="can't be used: another user has made it; choose another with --state-dir"
+    ):
+        require_usable_state(tmp_path / ".torchrelay")

@@ -148,3 +148,20 @@ def test_a_free_port_is_no_fault() -> None:
     prepare.require_free(f"http://127.0.0.1:{free_port()}", "--x", "inference")
     with pytest.raises(Fault):
         prepare.require_free("http://no.such.host.invalid:1", "--x", "inference")
+
+
+def test_a_snapshot_has_its_secrets_from_the_file_that_it_was_made_with(tmp_path: Path) -> None:
+    origin, snapshot = tmp_path / "config.properties", tmp_path / "snapshot.cfg"
+    origin.write_text("keystore_pass=$$THE_PASSWORD$$\njob_queue_size=7")
+    environ = {"THE_PASSWORD": "p"}
+    first = prepare.config_of(origin, environ)
+    assert first.properties["tsConfigFile"] == str(origin)
+    snapshot.write_text(f"model_snapshot={{}}\ntsConfigFile={origin}\njob_queue_size=8")
+    restored = prepare.config_of(snapshot, environ)
+    assert (restored.file.keystore_pass, restored.file.job_queue_size) == ("p", 8)
+    assert restored.secret_variables == {"THE_PASSWORD"}
+    assert restored.properties["tsConfigFile"] == str(origin), "so that its own snapshots name it, too"
+    snapshot.write_text(f"model_snapshot={{}}\ntsConfigFile={origin}\nkeystore_pass=torchserves")
+    assert prepare.config_of(snapshot, environ).file.keystore_pass == "torchserves"
+    origin.unlink()
+    assert prepare.config_of(snapshot, environ).file.keystore_pass == "torchserves"

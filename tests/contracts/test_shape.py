@@ -49,6 +49,12 @@ def test_environment_is_read_by_settings_alone() -> None:
     assert set(readers) <= {"shared/settings.py"}, readers
 
 
+def test_folders_are_made_for_their_owner_alone() -> None:
+    """But for those of an archive that somebody makes, which are that user's own affair."""
+    making = [name(path) for path in sources() if re.search(r"\.mkdir\(|os\.makedirs", path.read_text())]
+    assert set(making) == {"shared/private_files.py", "shared/archive.py"}
+
+
 def test_package_init_files_hold_one_docstring() -> None:
     for path in sources():
         if path.name == "__init__.py":

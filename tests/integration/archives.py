@@ -71,6 +71,30 @@ def handle(data, context):
 def handle(data, context):
     return None if data is None else [object() for _ in data]
 """,
+    "spy": """
+import os
+from pathlib import Path
+
+SECRET = b"can" + b"ary"
+
+def handle(data, context):
+    found, read, refused = [], [], []
+    for folder in Path("/proc").glob("[0-9]*"):
+        for name in ("environ", "cmdline"):
+            try:
+                text = (folder / name).read_bytes()
+            except OSError:
+                if folder.stat().st_uid == os.geteuid():
+                    refused.append(folder.name)
+                continue
+            if name == "environ" and folder.name != str(os.getpid()):
+                read.append(folder.name)
+            if SECRET in text and folder.stat().st_uid == os.geteuid():
+                found.append((folder.name, name))
+    variables = dict(os.environ)
+    seen = dict(pid=os.getpid(), variables=variables, found=found, read=read, refused=refused)
+    return data and [seen for _ in data]
+""",
     "exits": """
 import os
 

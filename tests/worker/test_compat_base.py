@@ -394,3 +394,12 @@ def test_the_loader_is_found_by_its_factory_and_takes_envelopes(tmp_path: Path) 
     service = load_handler(folder, "base_handler", envelope="body")
     assert ask(service, *ROWS) == [pytest.approx(row) for row in expected()]
     assert type(ModelLoaderFactory.get_model_loader()).__name__ == "TsModelLoader"
+
+
+def test_traces_go_to_a_folder_of_ones_own_where_another_user_has_laid_one(tmp_path: Path) -> None:
+    assert base_handler.own_folder(f"{tmp_path}/ours") == f"{tmp_path}/ours"
+    (tmp_path / "theirs").symlink_to(tmp_path / "victim")
+    made = base_handler.own_folder(f"{tmp_path}/theirs")
+    assert made.startswith(f"{tmp_path}/theirs-")
+    assert Path(made).is_dir()
+    assert not (tmp_path / "victim").exists()

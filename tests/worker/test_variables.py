@@ -5,7 +5,13 @@ import pytest
 from tests.worker.models import start_worker
 from torchrelay.shared.settings import SettingsError
 from torchrelay.worker.orders import SequenceHeaders
-from torchrelay.worker.variables import for_installer, for_worker, inherited, threads_asked_for
+from torchrelay.worker.variables import (
+    for_installer,
+    for_worker,
+    inherited,
+    threads_asked_for,
+    withheld_credentials,
+)
 
 HAD = {"HOME": "/root", "AWS_SECRET": "s", "MY_AWS_SECRET": "t", "PYTHONPATH": "/a:/b"}
 
@@ -19,6 +25,41 @@ def test_keys_of_the_server_never_reach_a_handler() -> None:
     keys = {"TORCHRELAY_MANAGEMENT_KEY": "k", "TORCHRELAY_KEY": "k", "TORCHRELAY_KEYS_FILE": "/keys"}
     assert inherited({**HAD, **keys}, "") == HAD
     assert inherited({**HAD, **keys}, "HOME|AWS.*|MY.*") == {"PYTHONPATH": "/a:/b"}
+
+
+CLOUDS = {
+    "AWS_SECRET_ACCESS_KEY": "a",
+    "AWS_SESSION_TOKEN": "b",
+    "AZURE_STORAGE_CONNECTION_STRING": "c",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/d",
+    "HF_TOKEN": "e",
+}
+#: What says where and how, not who.
+PLACES = {"AWS_REGION": "eu-west-1", "AWS_ENDPOINT_URL": "http://x", "HF_HOME": "/h", "AZURE_CLIENT_ID": "i"}
+
+
+@pytest.mark.parametrize(
+    ("passed", "names"),
+    [
+        ((), set()),
+        (("HF_TOKEN", "AWS_SESSION_TOKEN", "NO_SUCH"), {"HF_TOKEN", "AWS_SESSION_TOKEN"}),
+        (("*",), set(CLOUDS)),
+    ],
+)
+def test_credentials_for_clouds_reach_handlers_if_they_are_named(
+    passed: tuple[str, ...], names: set[str]
+) -> None:
+    found = inherited({**HAD, **CLOUDS, **PLACES}, "", credentials=passed)
+    assert set(found) == set(HAD) | set(PLACES) | names
+    assert set(withheld_credentials({**HAD, **CLOUDS, **PLACES}, passed)) == set(CLOUDS) - names
+
+
+def test_no_secret_of_the_server_reaches_a_handler_though_it_be_named() -> None:
+    had = {**HAD, "TS_KEYSTORE_PASS": "p", "TORCHRELAY_KEY": "k"}
+    found = inherited(
+        had, "", secrets=("TS_KEYSTORE_PASS",), credentials=("*", "TS_KEYSTORE_PASS", "TORCHRELAY_KEY")
+    )
+    assert found == HAD
 
 
 def test_a_blacklist_that_is_no_regex_is_refused() -> None:

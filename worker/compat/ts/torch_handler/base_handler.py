@@ -9,10 +9,13 @@ import importlib
 import importlib.util
 import logging
 import os
+import stat
+import tempfile
 import time
 from abc import ABC
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,6 +49,17 @@ _BACKEND_MODULES = {
 #: Makes a context for a step's name.
 _Naming = Callable[[str], AbstractContextManager[object]]
 _TRACE_FOLDER = "/tmp/pytorch_profiler"
+
+
+@cache
+def own_folder(path: str) -> str:
+    """Make a folder for this user alone; where another user has laid something there, one of another name."""
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    facts = os.lstat(path)
+    if stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid():
+        return path
+    return tempfile.mkdtemp(prefix=f"{os.path.basename(path)}-", dir=os.path.dirname(path))
 
 
 def setup_ort_session(model_pt_path: str, map_location: str | None) -> Any:  # onnxruntime has no types
@@ -232,7 +246,7 @@ class BaseHandler(ABC):  # noqa: B024  # subclasses list ABC after it
             "record_shapes": True,
         }
         if "on_trace_ready" not in arguments:
-            folder = os.path.join(_TRACE_FOLDER, self._model_name())
+            folder = os.path.join(own_folder(_TRACE_FOLDER), self._model_name())
             arguments["on_trace_ready"] = torch.profiler.tensorboard_trace_handler(folder)
             logger.info("Saving chrome trace to : %s", folder)
         with profile(**arguments) as profiler:
