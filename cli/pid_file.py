@@ -1,17 +1,25 @@
-"""TorchServe's pid file: one server for each temporary folder, and a way to stop it.
+"""TorchServe's pid file: one server for each user and temporary folder, and a way to stop it.
 
 Whoever serves holds a lock on the file, so that a pid which the system has given to somebody else in the
 meantime is never taken for a server's. The lock goes with its process, however that ends.
+
+The folder is everybody's. What another user has laid there says nothing, and is in nobody's way: a user who
+finds it has a file of another name, which nobody can guess, and which is found again by its owner. Whoever
+may read a file may lock it, so the process that it names is looked at, too, see `is_server`.
 """
 
+import contextlib
 import fcntl
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
-from torchrelay.shared import clock
+from torchrelay.shared import clock, ids
 
 NAME = ".model_server.pid"
+_ROOT = 0
 #: A pid has at most ten digits.
 PID_LIMIT_BYTES = 32
 POLL_INTERVAL_S = 0.05
@@ -21,16 +29,59 @@ class AlreadyRunning(Exception):
     """A server holds the file."""
 
 
+class NotOurs(PermissionError):
+    """Another user has made the file, or may write to it by another name."""
+
+
+def place(folder: Path) -> Path:
+    """Return where this user's pid file is, or is to be made: TorchServe's own, unless it is another user's.
+
+    Raises OSError: one of ours can't be read.
+    """
+    usual = folder / NAME
+    left = [path for path in _of_this_user(folder) if path != usual]
+    running = [path for path in left if running_pid(path) is not None]
+    if running or _is_anothers(usual):
+        return [*running, *left, folder / f"{NAME.removesuffix('.pid')}-{ids.folder_suffix()}.pid"][0]
+    return usual
+
+
+def _of_this_user(folder: Path) -> Iterator[Path]:
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a folder that everybody may write to and nobody may read
+        return
+    for name in names:
+        if name.startswith(NAME.removesuffix(".pid")) and name.endswith(".pid"):
+            path = folder / name
+            if path.is_file() and not path.is_symlink() and not _is_anothers(path):
+                yield path
+
+
+def _is_anothers(path: Path) -> bool:
+    try:
+        return not _is_ours(path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_ours(facts: os.stat_result) -> bool:
+    # A second name may be another user's doing, of a file that means something else where the first is.
+    is_shared = stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1
+    return facts.st_uid == os.geteuid() and not is_shared
+
+
 def running_pid(path: Path) -> int | None:
     """Return the pid of the server that holds the file, or None; 0 if it has not written its pid yet.
 
-    Raises OSError: the file is there and can't be opened; another user's, for one.
+    Raises OSError: the file is there and can't be opened, or is another user's.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     try:
+        _require_ours(fd, path)
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         text = os.read(fd, PID_LIMIT_BYTES).decode("ascii", "replace").strip()
@@ -53,7 +104,7 @@ def take(path: Path) -> int:
 
     Raises:
         AlreadyRunning: a server holds it.
-        OSError: it can't be written; another user's, for one.
+        OSError: it can't be written, or is another user's.
     """
     while True:
         try:
@@ -91,6 +142,64 @@ def remove(path: Path) -> bool:
     return True
 
 
+def remove_others(path: Path) -> bool:
+    """As root, remove what the server of another user has left; tell whether there was anything."""
+    if os.geteuid() != _ROOT or not _is_anothers(path):
+        return False
+    with contextlib.suppress(OSError):  # theirs runs, or it is no file at all
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                return True
+        finally:
+            os.close(fd)
+    return False
+
+
+def discard(path: Path) -> None:
+    """Remove a file of ours that names no server, though somebody has locked it."""
+    if not _is_anothers(path):
+        path.unlink(missing_ok=True)
+
+
+def is_server(pid: int, name: str, within_s: float) -> bool:
+    """Tell whether a process is this user's and has `name` in its command line, or will soon."""
+    deadline = clock.monotonic() + within_s
+    while not (is_one := _is_called(pid, name)) and _lives(pid) and clock.monotonic() < deadline:
+        Event().wait(POLL_INTERVAL_S)
+    return is_one
+
+
+def _is_called(pid: int, name: str) -> bool:
+    # What can't be looked at, as where /proc is hidden, is taken for ours: it holds a file of this user's.
+    facts = Path("/proc", str(pid))
+    try:
+        words = (facts / "cmdline").read_bytes().split(b"\0")
+        status = (facts / "status").read_text(errors="replace")
+    except FileNotFoundError:
+        return _lives(pid)
+    except OSError:
+        return True
+    effective = next(line.split()[2] for line in status.splitlines() if line.startswith("Uid:"))
+    return int(effective) == os.geteuid() and name.encode() in words
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _require_ours(fd: int, path: Path) -> None:
+    """Look at what was opened, which no other can have replaced since."""
+    if not _is_ours(os.fstat(fd)):
+        raise NotOurs(None, "another user has made it", str(path))
+
+
 def wait_until_free(path: Path, within_s: float) -> bool:
     """Wait until no server holds the file; tell whether that came to pass."""
     deadline = clock.monotonic() + within_s
@@ -105,9 +214,15 @@ def _open(path: Path) -> int:
     # In a folder like /tmp the kernel refuses root itself another user's file if it may be made
     # (fs.protected_regular), even where it is there: so only a file that isn't there is made.
     try:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    try:
+        _require_ours(fd, path)
+    except NotOurs:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _is_at(path: Path, fd: int) -> bool:

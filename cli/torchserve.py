@@ -17,7 +17,7 @@ import typer
 
 from torchrelay.cli import compose, console, folders, options, pid_file, prepare, streams
 from torchrelay.cli.faults import REPORTED, Fault, text_of
-from torchrelay.shared import ts_config
+from torchrelay.shared import private_files, ts_config
 from torchrelay.shared.settings import environment
 from torchrelay.shared.ts_config import Said
 
@@ -75,16 +75,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     streams.open_missing()
+    private_files.keep_own_rights()
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = parser().parse_args(words)
     try:
-        path = folders.pid_folder() / pid_file.NAME
         if given.version:
             typer.echo(f"TorchServe Version is {TORCHSERVE_VERSION}")
         elif given.stop:
-            stop(path, quietly=given.foreground)
+            stop(_pid_path(), quietly=given.foreground)
         else:
-            start(path, given, words)
+            start(_pid_path(), given, words)
     except REPORTED as fault:
         typer.echo(text_of(fault))
         sys.exit(1)
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def stop(path: Path, *, quietly: bool) -> None:
     """End the server that runs, and wait for its end."""
-    pid = _running_pid(path, WRITE_LIMIT_S)
+    pid = _running_pid(path)
     if not pid:
         _remove_orphan(path)
         typer.echo("TorchServe is not currently running.")
@@ -180,12 +180,30 @@ def _require_file(option: str, file: str | None) -> None:
         raise Fault(f"{option} file not found: {Path(file).resolve()}")
 
 
-def _running_pid(path: Path, within_s: float = 0.0) -> int | None:
-    """Find the server, one that is being started within this time; a file of another user's is a fault."""
+def _pid_path() -> Path:
+    """Find this user's pid file, and say which it is where another user's has TorchServe's place."""
+    usual = folders.pid_folder() / pid_file.NAME
+    if pid_file.remove_others(usual):
+        console.say("Removing orphan pid file.")
     try:
-        return pid_file.written_pid(path, within_s)
+        path = pid_file.place(usual.parent)
+    except OSError as error:
+        raise Fault(f"The pid file {error.filename or usual} can't be read: {error.strerror}") from error
+    if path != usual:
+        console.say(f"{usual} is another user's: the pid file of this user's server is {path}")
+    return path
+
+
+def _running_pid(path: Path) -> int | None:
+    """Find the server, also one that is being started; what somebody else keeps locked names none."""
+    try:
+        pid = pid_file.written_pid(path, WRITE_LIMIT_S)
+        if pid is None or (pid and pid_file.is_server(pid, SERVER_NAME, WRITE_LIMIT_S)):
+            return pid
+        pid_file.discard(path)
     except OSError as error:
         raise Fault(f"The pid file {path} can't be read: {error.strerror}") from error
+    return None
 
 
 def _remove_orphan(path: Path) -> None:

@@ -1,5 +1,6 @@
 """The pid file: who holds it, what a dead server leaves behind, and what is not ours to touch."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,6 +13,9 @@ import pytest
 from tests.support import eventually
 from torchrelay.cli import pid_file
 
+#: Nobody's number on any machine.
+STRANGER = 54321
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
 #: Inherits the lock and holds it until it is told to stop.
 HOLDER = "import signal; signal.sigwait({signal.SIGTERM})"
 #: Removes the file where opening it is as in a sticky folder with fs.protected_regular, which refuses whoever
@@ -121,3 +125,113 @@ def test_a_file_that_was_removed_in_between_is_made_anew(path: Path) -> None:
     finally:
         os.close(first)
         os.close(second)
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("kind", ["file", "locked", "link", "pipe", "folder"])
+@needs_root
+def test_what_another_user_has_laid_there_says_nothing_and_is_in_nobodys_way(
+    path: Path, tmp_path: Path, kind: str
+) -> None:
+    lock = None
+    match kind:
+        case "link":
+            path.symlink_to(tmp_path / "victim")
+        case "pipe":
+            os.mkfifo(path)  # to open it is to wait for whoever writes
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(str(os.getpid()))
+    if kind == "locked":
+        lock = path.open("rb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    give_away(path)
+    own = pid_file.place(tmp_path)
+    assert own != path
+    assert own.name.startswith(".model_server-")
+    with hold(own) as holder:
+        assert pid_file.running_pid(own) == holder.pid
+        assert pid_file.place(tmp_path) == own, "it is found again"
+        if kind in ("file", "locked"):
+            with pytest.raises(pid_file.NotOurs):
+                pid_file.running_pid(path)
+            with pytest.raises(pid_file.NotOurs):
+                pid_file.take(path)
+            assert path.read_text() == str(os.getpid())
+        holder.terminate()
+    assert pid_file.place(tmp_path) == own, "what is left of it serves the next"
+    assert not (tmp_path / "victim").exists()
+    if lock:
+        lock.close()
+
+
+@needs_root
+def test_a_server_with_a_file_of_its_own_is_found_when_the_other_users_is_gone(
+    path: Path, tmp_path: Path
+) -> None:
+    path.touch()
+    give_away(path)
+    with hold(pid_file.place(tmp_path)) as holder:
+        path.unlink()
+        assert pid_file.running_pid(pid_file.place(tmp_path)) == holder.pid
+        holder.terminate()
+    eventually(lambda: pid_file.place(tmp_path) == path)
+
+
+@needs_root
+def test_root_removes_another_users_file_that_nobody_holds_and_no_other(path: Path) -> None:
+    path.write_text("77")
+    assert not pid_file.remove_others(path), "it is ours"
+    give_away(path)
+    with path.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert not pid_file.remove_others(path)
+    assert pid_file.remove_others(path)
+    assert not path.exists()
+
+
+def test_a_second_name_of_a_file_of_ours_is_not_taken_for_a_pid_file(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("content")
+    os.link(tmp_path / "precious", path)
+    assert pid_file.place(tmp_path) != path
+    with pytest.raises(pid_file.NotOurs):
+        pid_file.take(path)
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_a_process_is_a_server_by_its_command_line_and_its_user(path: Path) -> None:
+    words = [sys.executable, "-c", HOLDER, "the.name"]
+    with subprocess.Popen(words) as server, subprocess.Popen(words[:-1]) as other:
+        assert pid_file.is_server(server.pid, "the.name", within_s=20)
+        assert not pid_file.is_server(other.pid, "the.name", within_s=0)
+        assert not pid_file.is_server(server.pid, "name", within_s=0)
+        server.kill()
+        other.kill()
+    assert not pid_file.is_server(server.pid, "the.name", within_s=20), "it is gone"
+
+
+@needs_root
+def test_another_users_process_is_no_server_of_ours() -> None:
+    words = [
+        sys.executable,
+        "-c",
+        f"import os; os.setuid({STRANGER}); print(flush=True); {HOLDER}",
+        "the.name",
+    ]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as theirs:
+        assert theirs.stdout is not None
+        theirs.stdout.readline()
+        assert not pid_file.is_server(theirs.pid, "the.name", within_s=0)
+        theirs.kill()
+
+
+def test_a_file_of_ours_that_somebody_else_has_locked_is_made_anew(path: Path) -> None:
+    path.write_text(str(os.getpid()))
+    with path.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        pid_file.discard(path)
+        os.close(pid_file.take(path))
