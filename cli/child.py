@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from torchrelay.cli.faults import one_line
-from torchrelay.shared import logs, ts_log
+from torchrelay.shared import logs, private_memory, ts_log
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
 
 Role = Literal["broker", "gateway", "worker"]
@@ -63,6 +63,7 @@ def main() -> int:
 
 def run(role: Role, settings: msgspec.Raw) -> int:
     """Run one role; only that role's package is imported."""
+    private_memory.keep_memory_private()  # first: it holds keys, and handlers run as the same user
     if role == "broker":
         from torchrelay.broker.server import run as run_broker
 

@@ -12,7 +12,7 @@ from torchrelay.cli.compose import Plan
 from torchrelay.cli.prepare import client_url
 from torchrelay.cli.startup import Startup, Watcher
 from torchrelay.cli.supervisor import Supervisor
-from torchrelay.shared import ids
+from torchrelay.shared import ids, private_memory
 from torchrelay.shared.settings import Settings, StaticKey
 
 #: Who the key belongs to by which we ask our own server.
@@ -39,6 +39,7 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> Non
     Raises:
         Fault: a process can't be started.
     """
+    private_memory.keep_memory_private()
     key = None
     server_id = ids.secret()
     gateway = msgspec.structs.replace(plan.gateway, server_id=server_id)

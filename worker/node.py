@@ -34,6 +34,8 @@ UNSENT_LIMIT = 256
 #: A broker that hasn't answered after so long is worth a word, and again every so often.
 COMPLAINT_AFTER_S, COMPLAINT_INTERVAL_S = 5.0, 60.0
 FAREWELL_S = 0.5
+_ROOT = 0
+_AS_ROOT = "handlers are root, too: they can read and change every file and process of this host or container"
 #: How far the node's goodbye is ahead of its workers'.
 GOODBYE_LEAD_S = 0.1
 #: The longest the loop waits while it stops, to see that all workers are gone.
@@ -81,6 +83,8 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_reader(self._link.fd, self._take_in)
+        if os.geteuid() == _ROOT:
+            logger.warning("node.runs_as_root", extra={"consequence": _AS_ROOT})
         logger.info(
             "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
         )
