@@ -36,7 +36,8 @@ def _allowing(text: str, patterns: Iterable[str]) -> Iterator[str]:
     for pattern in patterns:
         for alternative in _alternatives(pattern):
             host = _host_part(alternative)
-            if _matches(alternative, text) and (host is None or _matches(host, authority)):
+            # The host first: it is short, and a regex may take long with much text.
+            if (host is None or _matches(host, authority)) and _matches(alternative, text):
                 yield alternative
 
 

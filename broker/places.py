@@ -14,12 +14,13 @@ Work = Callable[[], None]
 
 
 class Places:
-    """What runs and what waits, in the order in which it came."""
+    """What runs and what waits: origins in turn, and what each one has in the order in which it came."""
 
     def __init__(self, limit: int, limit_per_origin: int) -> None:
         self._limit, self._limit_per_origin = limit, limit_per_origin
         self._running: Counter[str] = Counter()
-        self._waiting: deque[tuple[str, Work]] = deque()
+        #: By origin, the one whose turn it is first; none is empty.
+        self._waiting: dict[str, deque[Work]] = {}
 
     @property
     def running(self) -> int:
@@ -28,20 +29,21 @@ class Places:
 
     def ask(self, origin: str, work: Work) -> None:
         """Let work wait for a place."""
-        self._waiting.append((origin, work))
+        self._waiting.setdefault(origin, deque()).append(work)
 
     def take(self) -> list[tuple[str, Work]]:
-        """Give places to what has waited longest, past whatever waits for its own origin alone."""
+        """Give places to what waits, past those origins that have all of theirs."""
         begun = []
-        left: deque[tuple[str, Work]] = deque()
-        while self._waiting and self.running < self._limit:
-            origin, work = self._waiting.popleft()
-            if self._running[origin] < self._limit_per_origin:
-                self._running[origin] += 1
-                begun.append((origin, work))
-            else:
-                left.append((origin, work))
-        self._waiting.extendleft(reversed(left))
+        while self.running < self._limit:
+            # Few are passed over: where places are left, only so many origins can have all of theirs.
+            free = (one for one in self._waiting if self._running[one] < self._limit_per_origin)
+            if (origin := next(free, None)) is None:
+                break
+            works = self._waiting.pop(origin)
+            self._running[origin] += 1
+            begun.append((origin, works.popleft()))
+            if works:
+                self._waiting[origin] = works  # behind the others
         return begun
 
     def leave(self, origin: str) -> None:

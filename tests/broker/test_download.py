@@ -2,12 +2,14 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from torchrelay.broker import download
 from torchrelay.broker.pace import Pace
@@ -195,6 +197,38 @@ def test_a_download_that_drips_is_given_up_whatever_it_drips(origin: str, tmp_pa
     with pytest.raises(DownloadFailed) as caught:
         download.download(origin + path, tmp_path / "m", opened(origin, download_grace_s=0.4))
     assert "download_grace_s of 0.4" in caught.value.details
+
+
+@pytest.fixture
+def encrypted(origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give the origin's address by https; its certificate is trusted."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://localhost:{server.server_port}"
+    released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_https_is_read_and_bounded_like_http(encrypted: str, tmp_path: Path) -> None:
+    download.download(f"{encrypted}/hop", tmp_path / "m", opened(encrypted))
+    assert (tmp_path / "m").read_bytes() == b"archive"
+    with pytest.raises(DownloadFailed, match=r"download_grace_s of 0\.6"):
+        download.download(f"{encrypted}/drip", tmp_path / "m", opened(encrypted, download_grace_s=0.6))
+
+
+def test_a_certificate_is_for_the_host_that_was_asked_for(encrypted: str, tmp_path: Path) -> None:
+    elsewhere = encrypted.replace("localhost", "127.0.0.1")
+    with pytest.raises(DownloadFailed, match="CERTIFICATE_VERIFY_FAILED"):
+        download.download(f"{elsewhere}/m.mar", tmp_path / "m", opened(elsewhere))
 
 
 @pytest.mark.parametrize("path", ["/stall", "/drip", "/drip-head"])

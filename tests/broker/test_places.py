@@ -1,6 +1,7 @@
 """Who gets a place when there are few."""
 
 import threading
+from functools import partial
 
 from torchrelay.broker.places import PlacedThreads, Places
 from torchrelay.shared import clock
@@ -18,8 +19,19 @@ def asked(places: Places, *origins: str) -> list[str]:
 
 def test_one_origin_can_not_take_all_places() -> None:
     places = Places(4, 2)
-    assert asked(places, *"aaaaaaabc") == ["a", "a", "b", "c"]
+    assert asked(places, *"aaaaaaabc") == ["a", "b", "c", "a"]
     assert places.running == 4
+
+
+def test_origins_take_turns_and_each_keeps_its_order() -> None:
+    places, done = Places(1, 1), list[str]()
+    for name in ("a1", "a2", "a3", "b1", "c1", "b2"):
+        places.ask(name[0], partial(done.append, name))
+    for _ in range(6):
+        [(origin, work)] = places.take()
+        work()
+        places.leave(origin)
+    assert done == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
 def test_places_are_given_in_order_and_given_back() -> None:
