@@ -297,8 +297,9 @@ class BrokerCore:
                     return
         beat_ms = max(1, int(self.settings.beat_interval_s * 1000))
         timeout_ms = max(1, int(self.settings.peer_timeout_s * 1000))
-        self._send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self.fleet.beat))
-        if isinstance(hello, m.HelloGateway) and self.settings.token_authorization:
+        asks_for_keys = isinstance(hello, m.HelloGateway) and self.settings.token_authorization
+        self._send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self.fleet.beat, asks_for_keys))
+        if asks_for_keys:
             self._send(peer, self.keys.message(now))
 
     def _report_node(self, node: Node, held: int) -> None:
@@ -382,6 +383,7 @@ class BrokerCore:
             count = beat.responses[status_class]
             self.stats.responses[status_class] += count
             self.metrics.count_responses(status_class, count, self.wall_ms(now))
+        self.stats.wrong_keys += beat.wrong_keys
         is_early = self.early.holds
         jobs = tuple(n for n in beat.jobs if n not in gateway.jobs and not is_early(gateway.peer, n))
         asks = tuple(

@@ -215,6 +215,8 @@ def metric_families(core: BrokerCore, now: float) -> list[m.MetricFamily]:
                 [_sample({"reason": reason}, count) for reason, count in core.metrics.dropped.items()]),
         _family("torchrelay_misunderstood_messages_total", "counter", "Messages that could not be read.",
                 [_sample({}, core.stats.misunderstood)]),
+        _family("torchrelay_wrong_keys_total", "counter", "Keys that opened nothing, at all gateways.",
+                [_sample({}, core.stats.wrong_keys)]),
     ]  # fmt: skip
     return counters + _gauges(core, now) + _histograms(core)
 

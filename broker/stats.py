@@ -103,6 +103,8 @@ class Stats:
         self.last_batch: tuple[float, float] | None = None
         #: HTTP answers by status class, as the gateways report them.
         self.responses: Counter[str] = Counter()
+        #: Keys that opened nothing, as the gateways report them.
+        self.wrong_keys = 0
         #: Results whose lease was no longer valid: late, or from a worker that had been given up.
         self.stale_results = 0
         #: Jobs handed to another worker after theirs was lost.

@@ -65,6 +65,7 @@ GATEWAY_FIELDS = {
     "private_key_file": "private_key_file",
     "keystore": "keystore",
     "keystore_pass": "keystore_pass",
+    "allowed_hosts": "allowed_hosts",
     "cors_allowed_origin": "cors_allowed_origin",
     "cors_allowed_methods": "cors_allowed_methods",
     "cors_allowed_headers": "cors_allowed_headers",
@@ -105,6 +106,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     devices: tuple[str, ...] = ("auto",)
     insecure: bool = False
+    #: Whether callers from elsewhere may ask by any name, where allowed_hosts says nothing.
+    any_host_outside: bool = False
     allow_private_urls: bool = False
     #: Where made keys are written, if there are any.
     key_file: str | None = None
@@ -157,6 +160,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         broker_address=socket,
         processes=options.gateway_processes,
         insecure=options.insecure,
+        any_host_outside=options.any_host_outside and said.allowed_hosts is None,
         graceful_timeout_s=2,  # all of serve stops within 5 s
         access_log=options.access_log,
         log_limits=options.log_limits,
@@ -193,6 +197,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         model_log=options.model_log,
         log_limits=options.log_limits,
     )
+    faults += vain_keys(options.static_keys, said, command_line)
     faults += exposure(broker.addresses, options.insecure)
     faults += gateway_faults(gateway)
     if faults:
@@ -272,6 +277,19 @@ def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
         " use a loopback address, or say --insecure where the network is your own"
         for address in addresses
         if is_reachable_from_outside(address)
+    ]
+
+
+def vain_keys(keys: Sequence[StaticKey], said: Said, command_line: Said) -> list[str]:
+    """Name the fault of keys that are given in one place and switched off in another.
+
+    Who types --disable-token-auth knows what the command then does.
+    """
+    if not keys or has_tokens(said) or command_line.disable_token_authorization:
+        return []
+    return [
+        "keys are given (--keys, TORCHRELAY_KEYS_FILE or a TORCHRELAY_..._KEY), and"
+        " disable_token_authorization=true lets callers in without one: take back one of the two"
     ]
 
 

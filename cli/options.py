@@ -68,6 +68,14 @@ Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Listen where other hosts can reach it, though nobody checks who calls."),
 ]
+AllowedHosts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        envvar="TORCHRELAY_ALLOWED_HOSTS",
+        help="Names by which callers without keys may ask for this server, beside its own: a,*.b,... or `*`.",
+    ),
+]
 AllowPrivateUrls = Annotated[
     bool, typer.Option("--allow-private-urls", help="Fetch archives from private and loopback addresses too.")
 ]

@@ -36,15 +36,17 @@ def broker(
     from torchrelay.shared.settings import environment
 
     static_keys = secrets_file.static_keys(keys, environment())
-    said = prepare.said(
+    command_line = prepare.said(
         model_store=model_store,
         models=models,
         more_models=more_models,
         tokens=True if static_keys and tokens is None else tokens,
         metrics_mode=prepare.metrics_mode(metrics_mode),
     )
+    said = prepare.with_file(command_line, ts_config)
+    prepare.require_private(compose.vain_keys(static_keys, said, command_line))
     settings = compose.broker_settings(
-        prepare.with_file(said, ts_config),
+        said,
         addresses=tuple(address or [options.DEFAULT_BROKER]),
         state_dir=state_dir,
         insecure=insecure,
@@ -72,6 +74,7 @@ def gateway(
     ts_config: options.TsConfigFile = None,
     tokens: options.Tokens = None,
     insecure: options.Insecure = False,
+    allowed_hosts: options.AllowedHosts = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
@@ -84,6 +87,7 @@ def gateway(
         inference_address=inference_address,
         management_address=management_address,
         metrics_address=metrics_address,
+        allowed_hosts=allowed_hosts,
     )
     settings = compose.gateway_settings(
         prepare.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure

@@ -54,6 +54,7 @@ def said(
     inference_address: str | None = None,
     management_address: str | None = None,
     metrics_address: str | None = None,
+    allowed_hosts: str | None = None,
 ) -> Said:
     """Read the command line's share of the settings; it can switch the model API on and never off.
 
@@ -72,6 +73,7 @@ def said(
             inference_address=_address(inference_address),
             management_address=_address(management_address),
             metrics_address=_address(metrics_address),
+            allowed_hosts=None if allowed_hosts is None else ts_keys.parse_hosts(allowed_hosts),
         )
     except ValueError as error:
         raise Fault(str(error)) from error

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torchrelay.cli.faults import Fault
-from torchrelay.shared.settings import StaticKey
+from torchrelay.shared.settings import KEY_LENGTH_MIN, StaticKey, is_guessable_key
 
 #: Variables that hold one key each.
 VARIABLES = {
@@ -16,22 +16,29 @@ VARIABLES = {
     "management": "TORCHRELAY_MANAGEMENT_KEY",
     "token": "TORCHRELAY_TOKEN_KEY",
 }
-#: TorchServe's own keys are this long; anything shorter is a slip.
-KEY_LENGTH_MIN = 8
+FILE_VARIABLE = "TORCHRELAY_KEYS_FILE"
 
 
 def static_keys(file: str | None, environ: Mapping[str, str]) -> tuple[StaticKey, ...]:
     """Read all keys that were given; the file is named by an option, or by TORCHRELAY_KEYS_FILE.
 
+    Who says where keys are means that callers need some: that there are none is no reason to ask for none.
+
     Raises:
-        Fault: the file can't be read, or holds a line that is no key.
+        Fault: the file can't be read, or holds a line that is no key, or all that is named is empty.
     """
     keys = [
         _key(api, "environment", environ[name], name) for api, name in VARIABLES.items() if environ.get(name)
     ]
-    named = file or environ.get("TORCHRELAY_KEYS_FILE")
-    if named:
-        keys += parse(_read(named), named)
+    named = environ.get(FILE_VARIABLE) if file is None else file
+    if named or file is not None:
+        keys += parse(_read(str(named)), str(named))
+    said = [name for name in (*VARIABLES.values(), FILE_VARIABLE) if name in environ]
+    if not keys and (said or file is not None):
+        raise Fault(
+            f"{named or ' and '.join(said)}: there is no key in it, and callers would need none."
+            " `torchrelay keys make` prints one; if none is meant, don't name it"
+        )
     return tuple(keys)
 
 
@@ -54,8 +61,11 @@ def parse(content: str, source: str) -> list[StaticKey]:
 
 
 def _key(api: str, name: str, key: str, where: str) -> StaticKey:
-    if len(key) < KEY_LENGTH_MIN or key.split() != [key] or not key.isascii():
-        raise Fault(f"{where}: a key is one word of {KEY_LENGTH_MIN} ASCII characters or more")
+    if key.split() != [key] or not (key.isascii() and key.isprintable()) or is_guessable_key(key):
+        raise Fault(
+            f"{where}: a key is one word of {KEY_LENGTH_MIN} ASCII characters or more that nobody can guess;"
+            " `torchrelay keys make` prints one"
+        )
     match api:
         case "inference" | "management" | "token":
             return StaticKey(api, name, key)

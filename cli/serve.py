@@ -39,6 +39,7 @@ def serve(
         str | None, typer.Option(metavar="ADDR", help="Let nodes of other hosts join here, tcp://HOST:PORT.")
     ] = None,
     insecure: options.Insecure = False,
+    allowed_hosts: options.AllowedHosts = None,
     allow_private_urls: options.AllowPrivateUrls = False,
     slots: options.Slots = None,
     device: options.Devices = None,
@@ -67,9 +68,9 @@ def serve(
         inference_address=inference_address,
         management_address=management_address,
         metrics_address=metrics_address,
+        allowed_hosts=allowed_hosts,
     )
-    if broker:
-        prepare.require_broker_addresses(broker)
+    prepare.require_broker_addresses(*([broker] if broker else ()))
     config = prepare.config(ts_config, environ)
     limits = prepare.log_limits(environ)
     with folders(None if ncs else state_dir, cache_dir, environ) as made:

@@ -153,6 +153,7 @@ def said(given: argparse.Namespace) -> Said:
         models=given.models,
         enable_model_api=given.model_mode,
         tokens=False if given.token_auth else None,
+        allowed_hosts=environment().get("TORCHRELAY_ALLOWED_HOSTS"),
     )
 
 

@@ -64,6 +64,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         socket_dir=made.sockets,
         defaults=compose.TORCHSERVE_DEFAULTS,
         insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
+        any_host_outside=True,  # and so it is asked by any name
         key_file=str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=secrets_file.static_keys(None, environ),
         access_log=_file(log_dir, "access_log.log"),

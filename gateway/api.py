@@ -31,6 +31,8 @@ def bare_app(description: openapi.Document, guard: "Guard | None" = None) -> App
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(errors.RelayError, answer_relay_error)
     app.add_error_handler(ClientLeft, end_quietly)
+    if guard is not None:
+        app.add_error_handler(errors.TooManyWrongKeys, guard.answer_guess)
     app.add_error_handler(Exception, answer_bug)
     app.add_route("/", Root(description))
     app.add_route("/api-description", Description(description))
@@ -49,7 +51,16 @@ class Guard:
         """Raise what `Link.authorise` raises, for a path whose resource is this (None: no resource)."""
         api: auth.Api | None = self._elsewhere if resource is None else resource.opened_by
         if api is not None:
-            self._link.authorise(api, req.auth)
+            client = req.scope.get("client")
+            self._link.authorise(api, req.auth, client[0] if client else "")
+
+    async def answer_guess(
+        self, _req: GatewayRequest, resp: Response, error: errors.TooManyWrongKeys, _params: object
+    ) -> None:
+        """Answer who guesses keys, not at once."""
+        await self._link.hold_back()
+        presenting.answer_error(resp, error, error.status)
+        resp.set_header("retry-after", str(int(auth.WRONG_KEYS_WINDOW_S)))
 
 
 class Router(CompiledRouter):

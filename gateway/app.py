@@ -1,23 +1,36 @@
 """Composition root of the HTTP side: every route of every port, on one screen."""
 
 import re
+import socket
+import threading
+from urllib.parse import urlsplit
 
+import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway import addresses, auth, inference, management, metadata, metrics, openapi
 from torchrelay.gateway.api import App, Guard, bare_app
 from torchrelay.gateway.bodies import GatewayRequest
+from torchrelay.gateway.browsers import BrowserCheck
 from torchrelay.gateway.edge import Edge
 from torchrelay.gateway.exchange import AsgiApp
 from torchrelay.gateway.link import Link
-from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
 
 #: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
 
 
 def create_app(link: Link, config: GatewaySettings) -> Edge:
-    """Put the APIs together, one for each listener; equal addresses share one."""
+    """Put the APIs together, with keys and without: what the broker has may change from one to the other."""
+    apps = guarded = _apps(link, config)
+    if not config.token_authorization:
+        guarded = _apps(link, msgspec.structs.replace(config, token_authorization=True))
+    return Edge(link, apps, guarded, browser_checks(config), config)
+
+
+def _apps(link: Link, config: GatewaySettings) -> dict[addresses.Key, AsgiApp]:
+    """Make an API for each listener; equal addresses share one."""
     apps: dict[addresses.Key, AsgiApp] = {}
     if config.enable_metrics_api:
         apps[addresses.key(config.metrics_address, "metrics_address")] = metrics_app(link, config)
@@ -28,7 +41,32 @@ def create_app(link: Link, config: GatewaySettings) -> Edge:
     else:
         apps[inference_key] = inference_app(link, config)
         apps[management_key] = management_app(link, config)
-    return Edge(link, apps, config)
+    return apps
+
+
+def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]:
+    """Make what tells requests of other sites' pages, for each listener."""
+    made: dict[addresses.Key, BrowserCheck] = {}
+    for setting, address in addresses.all_of(config).items():
+        is_outside = is_reachable_from_outside(address)
+        # No name leads to a unix socket; who has put a proxy before one gives it what names they like.
+        takes_any = address.startswith("unix:") or (is_outside and config.any_host_outside)
+        key = addresses.key(address, setting)
+        made[key] = BrowserCheck(
+            (socket.gethostname(), urlsplit(address).hostname or ""),
+            ("*",) if takes_any else config.allowed_hosts,
+            config.cors_allowed_origin,
+            # Any method predicts, and a port that others share with inference is inference's.
+            is_read_only=key != addresses.key(config.inference_address, "inference_address"),
+        )
+        if is_outside and not takes_any:
+            _learn_full_name(made[key])
+    return made
+
+
+def _learn_full_name(check: BrowserCheck) -> None:
+    """Find this host's full name in a thread: its DNS may take its time, or never answer."""
+    threading.Thread(target=lambda: check.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
 
 
 def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | None:

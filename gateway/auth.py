@@ -6,6 +6,7 @@ The broker makes and keeps the keys and tells only their hashes. Rules and texts
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,13 @@ from torchrelay.shared import messages as m
 
 #: What a key can open; None is open to all.
 Api = Literal["inference", "management", "token"]
+
+#: Different wrong keys that may come from an address in so many seconds; further ones are guesses. An old key
+#: that is sent again and again counts once.
+WRONG_KEYS_LIMIT = 20
+WRONG_KEYS_WINDOW_S = 60.0
+#: Addresses that are remembered; those that were heard of last.
+ADDRESSES_LIMIT = 1024
 
 _BEARER = re.compile(r"Bearer\s+(\S+)", re.ASCII)
 
@@ -61,6 +69,51 @@ class Keyring:
             for known in (self._keys or {}).get(api, ())
         ]
         return any(fits)
+
+
+class WrongKeys:
+    """Tells who guesses from who has an old key: by how many different ones come from an address.
+
+    Good keys are none of its business: callers behind a proxy share an address, with who guesses as well.
+    """
+
+    def __init__(self) -> None:
+        #: By address, the one that was heard of last at the end.
+        self._guesses: dict[str, _Guesses] = {}
+
+    def is_guess(self, address: str, key: str, now: float) -> bool:
+        """Take note of a wrong key; tell whether its address has sent too many others."""
+        network = _network(address)
+        found = self._guesses.pop(network, None)
+        if found is None or now - found.since >= WRONG_KEYS_WINDOW_S:
+            found = _Guesses(now, set())
+        if len(self._guesses) >= ADDRESSES_LIMIT:
+            del self._guesses[next(iter(self._guesses))]
+        self._guesses[network] = found
+        if hash(key) in found.keys:
+            return False
+        if len(found.keys) >= WRONG_KEYS_LIMIT:
+            return True
+        found.keys.add(hash(key))
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class _Guesses:
+    since: float
+    #: Hashes of the different keys since then.
+    keys: set[int]
+
+
+def _network(address: str) -> str:
+    """Return what one host can choose its addresses from: for IPv6 the first 64 bits, as everybody has."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
 def refusal(api: Api) -> errors.InvalidKey:

@@ -1,25 +1,44 @@
 """The ASGI application itself: picks the API by the listener, and gives every response what all have.
 
+Where nobody needs a key, requests of other sites' pages end here, before anything of theirs is read.
+
 No middleware: what every response needs is added where its head goes out, whoever made it.
 """
 
+import logging
 from collections.abc import Awaitable, Mapping
 
 from torchrelay.gateway import presenting
 from torchrelay.gateway.access import AccessLog
 from torchrelay.gateway.addresses import Key
+from torchrelay.gateway.browsers import BrowserCheck
 from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Event, Receive, Scope, Send
 from torchrelay.gateway.link import Link
-from torchrelay.shared import ids
+from torchrelay.shared import clock, errors, ids, logs
 from torchrelay.shared.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
 
 
 class Edge:
-    """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path."""
+    """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path.
 
-    def __init__(self, link: Link, apps: Mapping[Key, AsgiApp], config: GatewaySettings) -> None:
+    `guarded` are those that ask for keys, `checks` tell other sites' pages where the rest doesn't.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        apps: Mapping[Key, AsgiApp],
+        guarded: Mapping[Key, AsgiApp],
+        checks: Mapping[Key, BrowserCheck],
+        config: GatewaySettings,
+    ) -> None:
         self._link = link
         self._apps = apps
+        self._guarded = guarded
+        self._checks = checks
+        self._refusals = logs.Sparing()
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = presenting.cors_headers(config)
         self._access = AccessLog(config.access_log, config.log_limits) if config.access_log else None
@@ -40,7 +59,24 @@ class Edge:
             return send(message)
 
         answer = respond if self._access is None else self._access.watch(scope, respond)
-        return self._apps[host if port is None else port](scope, receive, answer)
+        key = host if port is None else port
+        if self._link.asks_for_keys:
+            return self._guarded[key](scope, receive, answer)
+        refusal = self._checks[key].refusal(scope)
+        if refusal is not None:
+            return self._refuse(refusal, scope, answer)
+        return self._apps[key](scope, receive, answer)
+
+    async def _refuse(self, error: errors.ForeignPage, scope: Scope, send: Send) -> None:
+        count = self._refusals.count(clock.monotonic())
+        if count:
+            client = (scope.get("client") or ("",))[0]
+            facts = {"client": client, "path": scope["path"][:200], "count": count, "reason": error.message}
+            logger.warning("gateway.foreign_page", extra=facts)
+        body = presenting.error_body(error, error.status)
+        headers = [(b"content-type", presenting.JSON.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _complete(self, message: Event, scope: Scope, request_id: str) -> None:
         status = message["status"]

@@ -21,8 +21,8 @@ import zmq
 from torchrelay.gateway import auth
 from torchrelay.gateway.exchange import ClientLeft
 from torchrelay.gateway.room import Body, Room
-from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session
-from torchrelay.shared import clock, errors, settings, sockets, wire
+from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session, unchecked
+from torchrelay.shared import clock, errors, logs, settings, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.containment import first_fault
 
@@ -44,6 +44,9 @@ DISMISSED_STATUS = 3
 #: Parts of one answer that wait for a slow client; above either, its connection is cut.
 BACKLOG_LIMIT_PARTS = 4096
 BACKLOG_LIMIT_BYTES = 16 << 20
+
+#: Guesses of keys that wait at a time: each holds a connection.
+HELD_BACK_LIMIT = 100
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -157,9 +160,16 @@ class Reading(Body):
 class Link:
     """Carries requests to the broker and answers back. Use `start` and `close` on a running loop."""
 
+    #: How long a guess of a key waits for its answer.
+    HOLD_BACK_S = 1.0
+
     def __init__(self, config: settings.GatewaySettings) -> None:
         self._config = config
         self._is_flush_due = False
+        self._wrong_keys = auth.WrongKeys()
+        self._wrong_key_lines = logs.Sparing()
+        #: Guesses that wait for their answers.
+        self._held_back = 0
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
@@ -187,15 +197,22 @@ class Link:
     # What requests use
 
     @property
+    def asks_for_keys(self) -> bool:
+        """Whether callers need keys: settings or the broker say so."""
+        return self._session.asks_for_keys
+
+    @property
     def is_up(self) -> bool:
         """Whether the broker has welcomed this process, is heard of, and has told what keys there are."""
-        has_keys = self._session.keys.is_known or not self._config.token_authorization
+        has_keys = self._session.keys.is_known or not self.asks_for_keys
         return has_keys and self._session.state == "welcomed"
 
     @property
     def unreachable_reason(self) -> str:
         """Why requests can't be taken on while `is_up` is false."""
         if self._session.state == "welcomed":
+            if not self._session.has_broker_keys:
+                return "the broker has no keys: start it with --tokens or --keys"
             return "the broker has not told the keys yet"
         return self._session.unreachable().details
 
@@ -209,18 +226,39 @@ class Link:
             return error.details
         return "models named at start are being registered" if health.is_starting else ""
 
-    def authorise(self, api: auth.Api, header: str | None) -> None:
+    def authorise(self, api: auth.Api, header: str | None, address: str) -> None:
         """Let a request pass whose `Authorization` opens an API.
 
-        Raises InvalidKey, or ServiceUnavailable while the broker has not told the keys.
+        Raises InvalidKey, TooManyWrongKeys, or ServiceUnavailable while the broker has not told the keys.
         """
         key, known = auth.key_of(header), self._session.keys
         if key is None:
             raise auth.refusal(api)
         if not known.is_known:
             raise errors.ServiceUnavailable("The keys are not known.", self.unreachable_reason)
-        if not known.opens(api, key, now=clock.monotonic()):
-            raise auth.refusal(api)
+        now = clock.monotonic()
+        if not known.opens(api, key, now=now):
+            raise self._refusal(api, key, address, now)
+
+    def _refusal(self, api: auth.Api, key: str, address: str, now: float) -> errors.RelayError:
+        self._session.count_wrong_key()
+        is_guess = self._wrong_keys.is_guess(address, key, now)
+        if count := self._wrong_key_lines.count(now):
+            facts = {"client": address, "api": api, "count": count, "is_guess": is_guess}
+            logger.warning("gateway.wrong_key", extra=facts)
+        if not is_guess:
+            return auth.refusal(api)
+        return errors.TooManyWrongKeys("Too many wrong keys have come from this address; try again later.")
+
+    async def hold_back(self) -> None:
+        """Let who guesses keys wait for its answer, as long as not too many wait already."""
+        if self._held_back >= HELD_BACK_LIMIT:
+            return
+        self._held_back += 1
+        try:
+            await asyncio.sleep(self.HOLD_BACK_S)
+        finally:
+            self._held_back -= 1
 
     def count_response(self, status: int) -> None:
         """Note an HTTP answer, for the fleet's figures."""
@@ -230,8 +268,10 @@ class Link:
     def reading(self, limit: int, length: int | None) -> Iterator["Reading"]:
         """Count a body towards in_flight_limit_bytes while it is read; without a length it may have `limit`.
 
-        Raises as `submit` does where it never could have room.
+        Raises as `submit` does where it never could have room, and ServiceUnavailable where it has turned
+        out meanwhile that its sender should have been asked for a key.
         """
+        asked = self.asks_for_keys
         room = self._session.room
         if length is not None and length > room.largest_body_bytes:
             raise room.full()
@@ -240,6 +280,8 @@ class Link:
             yield body
         finally:
             room.close(body)
+        if self.asks_for_keys and not asked:
+            raise unchecked()
 
     def submit(
         self,
@@ -312,6 +354,7 @@ class Link:
     def _hear(self, received: tuple[bytes, list[memoryview]]) -> None:
         head, frames = received
         before = self._session.state, self._session.epoch
+        asked = self.asks_for_keys
         try:
             message, epoch = wire.decode(head)
             settled = self._session.hear(message, epoch, frames, now=clock.monotonic())
@@ -320,6 +363,8 @@ class Link:
             return
         self._settle(settled)
         self._log_change(before)
+        if self.asks_for_keys != asked:
+            self._log_keys()
         if isinstance(message, m.Misunderstood):
             logger.error("gateway.misunderstood", extra={"reason": message.reason})
         if self._session.dismissed is not None:
@@ -384,6 +429,13 @@ class Link:
     def _settle(settled: Sequence[tuple[Waiter[Any], Outcome]]) -> None:
         for waiter, outcome in settled:
             waiter.tell(outcome)
+
+    def _log_keys(self) -> None:
+        if self.asks_for_keys:
+            reason = "the broker has keys; start the gateway with --tokens, and it asks from the start"
+            logger.warning("gateway.asks_for_keys", extra={"reason": reason})
+        else:
+            logger.warning("gateway.asks_for_no_keys", extra={"reason": "the broker has none any more"})
 
     def _log_change(self, before: tuple[str, int]) -> None:
         after = self._session.state, self._session.epoch

@@ -98,10 +98,16 @@ class Session(Generic[P]):
         self._cancelled: list[int] = []
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses = [0] * 10
+        #: Keys since then that opened nothing.
+        self._wrong_keys = 0
         #: Metrics are being asked for, which shall count every answer that has gone out from here.
         self._is_count_due = False
         #: Keys outlive the broker that told them: who may call doesn't change while it is away.
         self.keys = auth.Keyring()
+        #: Whether callers need keys: because this gateway was told so, or the broker has some.
+        self.asks_for_keys = config.token_authorization
+        #: Whether the broker that last welcomed us has some.
+        self.has_broker_keys = False
         #: Why the broker wants us gone; None while it does not.
         self.dismissed: str | None = None
 
@@ -174,6 +180,10 @@ class Session(Generic[P]):
     def count_response(self, status: int) -> None:
         """Note an HTTP answer, for the next beat."""
         self._responses[status // 100] += 1
+
+    def count_wrong_key(self) -> None:
+        """Note a key that opened nothing, for the next beat."""
+        self._wrong_keys += 1
 
     def settle_all(self, error: errors.RelayError) -> list[tuple[P, Outcome]]:
         """End everything that waits with one error; what the broker knows of it is cancelled."""
@@ -251,7 +261,7 @@ class Session(Generic[P]):
             return
         if self._is_count_due:
             self._is_count_due = False
-            yield m.GatewayBeat(self._take_responses()), ()
+            yield self._counts(), ()
         if self._unsent:
             unsent = list(self._unsent.values())
             self._unsent.clear()
@@ -279,16 +289,24 @@ class Session(Generic[P]):
         self._held_to = self._last_id
         is_same = epoch == self.epoch
         self.state, self.epoch = "welcomed", epoch
+        unchecked = self._heed_keys(welcome)
         self._heard_at = self._beat_at = now
         self._beat_interval_s = welcome.beat_interval_ms / 1000
         self._peer_timeout_s = welcome.peer_timeout_ms / 1000
         if is_same and not welcome.is_new:
-            return []
+            return unchecked
         what_happened = "lost sight of this gateway" if is_same else "was restarted"
         self._cancelled.clear()
         settled = self._send_again(list(self._waiting), what_happened)
         self._unsent = self._waiting.copy()  # the same, oldest first
-        return settled
+        return unchecked + settled
+
+    def _heed_keys(self, welcome: m.Welcome) -> list[tuple[P, Outcome]]:
+        """Ask for keys if the broker has some; what was taken in without one is settled and never sent."""
+        asked = self.asks_for_keys
+        self.has_broker_keys = welcome.asks_for_keys
+        self.asks_for_keys = self._config.token_authorization or welcome.asks_for_keys
+        return self.settle_all(unchecked()) if self.asks_for_keys and not asked else []
 
     def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
         """Queue what was sent in vain; what can't be repeated safely is settled instead."""
@@ -355,7 +373,11 @@ class Session(Generic[P]):
             if waiting.since + 2 * self._beat_interval_s > now:
                 break
             (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
-        return m.GatewayBeat(self._take_responses(), tuple(jobs), tuple(asks))
+        return msgspec.structs.replace(self._counts(), jobs=tuple(jobs), asks=tuple(asks))
+
+    def _counts(self) -> m.GatewayBeat:
+        wrong_keys, self._wrong_keys = self._wrong_keys, 0
+        return m.GatewayBeat(self._take_responses(), wrong_keys=wrong_keys)
 
     def _take_responses(self) -> dict[str, int]:
         """Return the answers by class since the last call; a handler's own status above 599 counts as 5xx."""
@@ -397,6 +419,11 @@ def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Messa
         frames.extend(one.frames)
     if items:
         yield m.Submit(tuple(items), heard), frames
+
+
+def unchecked() -> errors.ServiceUnavailable:
+    """Say that a request came before it was known that it needs a key; who sends it again is asked."""
+    return errors.ServiceUnavailable("The keys are not known.", "the broker has only now asked for them")
 
 
 def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:

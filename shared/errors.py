@@ -7,6 +7,7 @@
     │   ├── InvalidModel            400 InvalidModelException
     │   ├── DownloadFailed          400 DownloadArchiveException
     │   ├── DependenciesFailed      400 ModelException
+    │   ├── ForeignPage             403 ForeignPageException
     │   ├── InvalidModelVersion     403 InvalidModelVersionException
     │   ├── ResourceNotFound        404 ResourceNotFoundException
     │   ├── ModelNotFound           404 ModelNotFoundException
@@ -15,7 +16,8 @@
     │   ├── MethodNotAllowed        405 MethodNotAllowedException
     │   ├── RequestTimeout          408 RequestTimeoutException
     │   ├── Conflict                409 ConflictStatusException
-    │   └── RequestTooLarge         413 RequestTooLargeException
+    │   ├── RequestTooLarge         413 RequestTooLargeException
+    │   └── TooManyWrongKeys        429 InvalidKeyException
     ├── HandlerFault                5xx: the model's own code failed
     │   ├── PredictionFailed        503 InternalServerException
     │   ├── WorkerDied              500 InternalServerException
@@ -112,6 +114,12 @@ class DependenciesFailed(CallerFault):
     type, status = "ModelException", 400
 
 
+class ForeignPage(CallerFault):
+    """A browser asks for a page of somebody else, where nobody needs a key. Ours alone."""
+
+    type, status = "ForeignPageException", 403
+
+
 class InvalidModelVersion(CallerFault):
     """A version that can't take the change asked of it."""
 
@@ -178,6 +186,12 @@ class RequestTooLarge(CallerFault):
     """A body above max_request_size."""
 
     type, status = "RequestTooLargeException", 413
+
+
+class TooManyWrongKeys(CallerFault):
+    """One more wrong key from where many different ones have come from. Ours alone."""
+
+    type, status, retryable = "InvalidKeyException", 429, True
 
 
 class PredictionFailed(HandlerFault):

@@ -6,6 +6,7 @@ names may not be those of `logging.LogRecord` (`name`, `args`, ...): the standar
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,25 @@ def text_of(event: str, facts: Mapping[str, object]) -> str:
         else:
             line += f" {key}={_quoted(text)}"
     return line + below
+
+
+class Sparing:
+    """Bounds how often something that others bring about is logged: one line for all of an interval."""
+
+    INTERVAL_S = 1.0
+
+    def __init__(self) -> None:
+        self._due_at = -math.inf
+        self._count = 0
+
+    def count(self, now: float) -> int:
+        """Count one more; return how many there were since the last line if another is due, else 0."""
+        self._count += 1
+        if now < self._due_at:
+            return 0
+        self._due_at = now + self.INTERVAL_S
+        count, self._count = self._count, 0
+        return count
 
 
 class TextFormatter(logging.Formatter):

@@ -77,6 +77,7 @@ class HelloGateway(Message, frozen=True):
 class GatewayBeat(Message, frozen=True):
     """A gateway lives; `responses` are HTTP answers by status class since its last beat.
 
+    `wrong_keys` came in as long with requests.
     `jobs` and `asks` have waited for an answer longer than a peer_timeout: the broker answers
     `Forgotten` with those it doesn't know, since a broken connection can swallow messages.
     """
@@ -84,6 +85,7 @@ class GatewayBeat(Message, frozen=True):
     responses: f.Responses
     jobs: f.Numbers = ()
     asks: f.Numbers = ()
+    wrong_keys: f.Number = 0
 
 
 #: See Submit.
@@ -331,13 +333,15 @@ class Welcome(Message, frozen=True):
 
     `is_new`: the broker holds nothing of this peer, because one of the two is new or the peer had been
     silent for too long. A gateway then submits again what waits, a worker throws away its batches.
-    `beat` is the number of the latest Beat.
+    `beat` is the number of the latest Beat. `asks_for_keys`: callers of a gateway need keys, which
+    KeysChanged tells.
     """
 
     beat_interval_ms: f.Milliseconds
     peer_timeout_ms: f.Milliseconds
     is_new: bool = True
     beat: f.Number = 0
+    asks_for_keys: bool = False
 
 
 class Beat(Message, frozen=True):

@@ -8,6 +8,7 @@ Where they come from, strongest first: environment (only if config.properties sa
 import ipaddress
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -71,8 +72,20 @@ class StaticKey(msgspec.Struct, frozen=True):
 
     api: Literal["inference", "management", "token"]
     name: str
-    #: Visible ASCII, since it has to fit a header; one that is guessed quickly is refused.
-    key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{8,}\Z")]
+    #: Visible ASCII, since it has to fit a header; see `is_guessable_key`.
+    key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{16,}\Z")]
+
+
+#: Characters of a key, and different pairs of neighbours among them that are no run such as `34` or `aa`.
+KEY_LENGTH_MIN = 16
+KEY_PAIRS_MIN = 8
+
+
+def is_guessable_key(key: str) -> bool:
+    """Tell whether a key is short, or little else than runs and repetitions, as `password12345678`."""
+    repeated = key[: (key + key).find(key, 1)]
+    pairs = {pair for pair in pairwise(key) if abs(ord(pair[0]) - ord(pair[1])) > 1}
+    return len(repeated) < KEY_LENGTH_MIN or len(pairs) < KEY_PAIRS_MIN
 
 
 class LogLimits(msgspec.Struct, frozen=True):
@@ -241,12 +254,20 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     keystore: str | None = None
     #: TorchServe's default.
     keystore_pass: str = "changeit"
-    #: access-control-allow-origin of every response; none is sent where this is empty.
+    #: access-control-allow-origin of every response; none is sent where this is empty. Where no keys are
+    #: asked for, pages of other origins are refused.
     cors_allowed_origin: str = ""
     #: access-control-allow-methods, likewise.
     cors_allowed_methods: str = ""
     #: access-control-allow-headers, likewise.
     cors_allowed_headers: str = ""
+    #: Names by which callers that need no key may ask for this server, beside `localhost`, addresses and the
+    #: host's own names; patterns such as `*.svc.cluster.local`, and `*` for any. Any other name is refused:
+    #: a page whose name was made to lead here could use the server through the browser that shows it.
+    allowed_hosts: tuple[str, ...] = ()
+    #: Whether listeners that other hosts can reach take any name: so has it `torchserve`, whose callers are
+    #: elsewhere, unless allowed_hosts says which.
+    any_host_outside: bool = False
     #: Whether KServe's v2 health and metadata routes are there.
     open_inference_protocol: bool = False
     #: Request header that names a sequence.

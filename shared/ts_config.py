@@ -59,6 +59,8 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ts_header_key_sequence_id: str | None = None
     ts_header_key_sequence_start: str | None = None
     ts_header_key_sequence_end: str | None = None
+    #: Ours, which TorchServe ignores.
+    allowed_hosts: tuple[str, ...] | None = None
     cors_allowed_origin: str | None = None
     cors_allowed_methods: str | None = None
     cors_allowed_headers: str | None = None

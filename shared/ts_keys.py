@@ -181,6 +181,15 @@ def _patterns(text: str) -> tuple[str, ...]:
     return patterns
 
 
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Read `allowed_hosts`: a comma list of names, in which `*` stands for anything."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_.*-]{1,253}", name):
+            raise ValueError(f"{name[:100]!r} is no name of a host; write NAME or *.DOMAIN, without a port")
+    return names
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -238,6 +247,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "ts_header_key_sequence_id": _word,
     "ts_header_key_sequence_start": _word,
     "ts_header_key_sequence_end": _word,
+    "allowed_hosts": parse_hosts,
     "cors_allowed_origin": _word,
     "cors_allowed_methods": _word,
     "cors_allowed_headers": _word,

@@ -47,6 +47,16 @@ def test_a_gateway_that_joins_learns_the_sha256_of_every_key_and_no_key() -> Non
     assert not any(text in repr(keys) for text in bench.key_file.values())
 
 
+def test_a_gateway_is_told_to_ask_for_keys_before_anything_else_and_others_are_not() -> None:
+    for bench, asks in ((rig(), True), (Rig(), False)):
+        bench.say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
+        first, _ = bench.inbox[GATEWAY][0]
+        assert isinstance(first, m.Welcome)
+        assert first.asks_for_keys == asks
+        bench.say(b"n", m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, (), 1))
+        assert not bench.only(b"n", m.Welcome).asks_for_keys
+
+
 def test_without_token_authorization_there_are_no_keys_and_none_can_be_renewed() -> None:
     bench = Rig()
     bench.join_gateway()

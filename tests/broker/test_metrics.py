@@ -126,6 +126,15 @@ def test_answers_of_gateways_add_up_and_what_is_neither_2xx_nor_4xx_is_5xx() -> 
     assert series(families, "Requests4XX") == {}
 
 
+def test_wrong_keys_of_all_gateways_add_up() -> None:
+    bench = Rig()
+    bench.join_gateway()
+    bench.join_gateway(b"g-2")
+    bench.say(GATEWAY, m.GatewayBeat({}, wrong_keys=3))
+    bench.say(b"g-2", m.GatewayBeat({}, wrong_keys=4))
+    assert series(scraped(bench), "torchrelay_wrong_keys_total") == {(): 7.0}
+
+
 def test_a_workers_load_time_is_there_as_long_as_the_worker() -> None:
     bench = Rig()
     bench.join_gateway()

@@ -11,6 +11,7 @@ from torchrelay.shared.settings import (
     QUEUE_LIMIT_BYTES,
     LoadAtStart,
     SettingsError,
+    StaticKey,
 )
 from torchrelay.shared.ts_config import Said, TsConfig
 from torchrelay.worker import devices
@@ -250,3 +251,38 @@ def test_variables_that_hold_the_servers_passwords_are_kept_from_handlers() -> N
     assert made.node.secret_env_vars == ("THE_PASSWORD", "TS_KEYSTORE_PASS")
     assert made.node.credential_env_vars == ()
     assert plan(credential_env_vars=("*",)).node.credential_env_vars == ("*",)
+
+
+KEY = StaticKey("inference", "alice", "a-long-enough-key")
+
+
+@pytest.mark.parametrize("defaults", [compose.SERVE_DEFAULTS, compose.TORCHSERVE_DEFAULTS])
+def test_keys_that_are_given_and_switched_off_elsewhere_are_a_fault(defaults: Said) -> None:
+    off = "disable_token_authorization=true"
+    given = Said(disable_token_authorization=False)
+    environ = {"TS_DISABLE_TOKEN_AUTHORIZATION": "true"}
+    with pytest.raises(SettingsError, match="take back one of the two"):
+        plan(file=off, static_keys=(KEY,), defaults=defaults)
+    with pytest.raises(SettingsError, match="take back one of the two"):
+        plan(given, "enable_envvars_config=true", environ=environ, static_keys=(KEY,), defaults=defaults)
+    assert plan(given, off, static_keys=(KEY,), defaults=defaults).gateway.token_authorization
+    typed = Said(disable_token_authorization=True)
+    assert not plan(typed, off, static_keys=(KEY,), defaults=defaults).gateway.token_authorization
+    assert plan(file=off, defaults=defaults).broker.static_keys == ()
+
+
+def test_names_that_callers_may_ask_by_come_from_any_source() -> None:
+    file = "allowed_hosts = gateway, *.svc.cluster.local,\nenable_envvars_config=true"
+    assert plan(file=file).gateway.allowed_hosts == ("gateway", "*.svc.cluster.local")
+    assert plan(Said(allowed_hosts=("a",)), file).gateway.allowed_hosts == ("a",)
+    assert plan(file=file, environ={"TS_ALLOWED_HOSTS": "*"}).gateway.allowed_hosts == ("*",)
+    assert plan().gateway.allowed_hosts == ()
+    for broken in ("gateway:8080", "http://gateway", "[a]", "a b", "x" * 254):
+        with pytest.raises(SettingsError, match="no name of a host"):
+            plan(file=f"allowed_hosts={broken}")
+
+
+def test_any_name_will_do_only_where_torchserve_says_none() -> None:
+    assert not plan().gateway.any_host_outside
+    assert plan(any_host_outside=True).gateway.any_host_outside
+    assert not plan(file="allowed_hosts=gateway", any_host_outside=True).gateway.any_host_outside

@@ -82,7 +82,9 @@ def test_a_metrics_mode_that_there_is_not_is_refused(mode: str) -> None:
 
 def test_keys_that_are_given_switch_tokens_on_and_dt_off_again(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("inference alice short")
-    assert_one_line(serve("--keys", str(tmp_path / "keys")), "line 1", "8 ASCII characters")
+    assert_one_line(
+        serve("--keys", str(tmp_path / "keys")), "line 1", "16 ASCII characters", "torchrelay keys make"
+    )
 
 
 def test_an_address_without_scheme_is_a_fault() -> None:

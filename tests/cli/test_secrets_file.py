@@ -1,5 +1,7 @@
 """Keys that somebody else keeps: what is read, what is refused, and that no fault repeats a key."""
 
+import secrets
+import uuid
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from torchrelay.cli import secrets_file
 from torchrelay.cli.faults import Fault
-from torchrelay.shared.settings import StaticKey
+from torchrelay.shared import ids
+from torchrelay.shared.settings import StaticKey, is_guessable_key
 
 GOOD = """
 # who    name   key
@@ -29,9 +32,9 @@ def test_several_keys_of_one_api_may_hold_together() -> None:
 def test_file_and_variables_come_together(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(GOOD)
-    environ = {"TORCHRELAY_INFERENCE_KEY": "from-a-variable", "TORCHRELAY_KEYS_FILE": str(file)}
+    environ = {"TORCHRELAY_INFERENCE_KEY": "out-of-a-variable", "TORCHRELAY_KEYS_FILE": str(file)}
     found = secrets_file.static_keys(None, environ)
-    assert found[0] == StaticKey("inference", "environment", "from-a-variable")
+    assert found[0] == StaticKey("inference", "environment", "out-of-a-variable")
     assert len(found) == 4
     assert secrets_file.static_keys(None, {}) == ()
 
@@ -72,4 +75,48 @@ def test_no_text_at_all_can_raise_anything_but_a_fault(text: str) -> None:
         keys = secrets_file.parse(text, "f")
     except Fault:
         return
-    assert all(len(key.key) >= secrets_file.KEY_LENGTH_MIN for key in keys)
+    assert not any(is_guessable_key(key.key) for key in keys)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "# inference alice a-long-enough-key\n"])
+def test_a_file_without_a_key_does_not_mean_that_none_is_needed(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(content)
+    for option, environ in ((str(file), {}), (None, {"TORCHRELAY_KEYS_FILE": str(file)})):
+        with pytest.raises(Fault, match="there is no key in it"):
+            secrets_file.static_keys(option, environ)
+
+
+@pytest.mark.parametrize("name", ["TORCHRELAY_INFERENCE_KEY", "TORCHRELAY_TOKEN_KEY", "TORCHRELAY_KEYS_FILE"])
+def test_a_variable_that_came_out_empty_does_not_mean_it_either(name: str) -> None:
+    with pytest.raises(Fault, match=f"{name}: there is no key"):
+        secrets_file.static_keys(None, {name: ""})
+    beside = {name: "", "TORCHRELAY_MANAGEMENT_KEY": "a-long-enough-key"}
+    assert [key.api for key in secrets_file.static_keys(None, beside)] == ["management"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "password",
+        "password12345678",
+        "passwordpassword",
+        "1234567812345678",
+        "abcdefghijklmnop",
+        "aaaaaaaaaaaaaaaaaaaaaaaa",
+        "changemechangeme",
+        "a1b2c3d4e5f6a1b",
+    ],
+)
+def test_a_key_that_is_soon_guessed_is_refused_with_the_way_to_a_good_one(key: str) -> None:
+    assert is_guessable_key(key)
+    with pytest.raises(Fault, match="`torchrelay keys make` prints one") as caught:
+        secrets_file.parse(f"inference alice {key}", "f")
+    assert key not in str(caught.value)
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_keys_as_people_draw_them_are_good(drawn: bytes) -> None:
+    made = [ids.secret(), str(uuid.uuid4()), secrets.token_hex(16), secrets.token_urlsafe(16)]
+    assert not [key for key in made if is_guessable_key(key)]
+    is_guessable_key(drawn.decode("latin-1"))

@@ -43,6 +43,8 @@ def templates(app: App) -> list[str]:
 class FakeLink(Link):
     """Hands what the session wants sent to the script at once, and its answers back."""
 
+    HOLD_BACK_S = 0.0
+
     def __init__(
         self,
         config: GatewaySettings,
@@ -61,6 +63,7 @@ class FakeLink(Link):
         self.requests: list[wire.Request] = []
         self.values: list[list[bytes]] = []
         self.counted: list[int] = []
+        self.welcome = messages.Welcome(500, 3000, asks_for_keys=config.token_authorization)
         #: Said by the broker behind its welcome.
         self.says_at_start: list[messages.Message] = []
 
@@ -68,7 +71,7 @@ class FakeLink(Link):
         self.loop = asyncio.get_running_loop()
         self._session: Session[Waiter[Any]] = Session(self._config, name="test", pid=1, now=0.0)
         if not self._is_away:
-            for said in (messages.Welcome(500, 3000), *self.says_at_start):
+            for said in (self.welcome, *self.says_at_start):
                 self._session.hear(said, EPOCH, (), now=clock.monotonic())
 
     async def close(self) -> None:
@@ -142,6 +145,7 @@ class Gateway:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
         extras: Mapping[str, Any] | None = None,
+        host: str = "localhost",
     ) -> falcon.testing.Result:
         stated = dict(headers or {})
         if body and "transfer-encoding" not in stated:
@@ -150,7 +154,14 @@ class Gateway:
         # As the protocol adds them; falcon gives a content-length of its own to the rest.
         scope = {"raw_headers": raw_headers, **(extras or {})}
         return falcon.testing.simulate_request(
-            self.app, method, path, body=body, headers=headers, extras=scope, port=port
+            self.app,
+            method,
+            path,
+            body=body,
+            headers=headers,
+            extras=scope,
+            host=host,
+            port=port,
         )
 
     def predict(

@@ -1,5 +1,7 @@
 """Keys, and the header that carries one."""
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +116,60 @@ def test_a_refusal_has_torchserves_words() -> None:
     assert (of_api.status, of_api.type) == (400, "InvalidKeyException")
     assert of_api.message.startswith("Token Authorization failed. ")
     assert of_renewal.message.startswith("Token Authentication failed. ")
+
+
+# Who guesses
+
+
+def guesses(
+    wrong: auth.WrongKeys, keys: Iterable[str], address: str = "10.0.0.1", now: float = 0.0
+) -> list[bool]:
+    return [wrong.is_guess(address, key, now) for key in keys]
+
+
+def drawn(count: int) -> list[str]:
+    return [f"key-{number}" for number in range(count)]
+
+
+def test_an_address_that_sends_many_different_keys_guesses() -> None:
+    told = guesses(auth.WrongKeys(), drawn(auth.WRONG_KEYS_LIMIT + 2))
+    assert told == [False] * auth.WRONG_KEYS_LIMIT + [True, True]
+
+
+def test_an_old_key_that_is_sent_again_and_again_is_no_guess() -> None:
+    wrong = auth.WrongKeys()
+    assert not any(guesses(wrong, ["expired"] * 10_000))
+    guesses(wrong, drawn(auth.WRONG_KEYS_LIMIT + 2))
+    assert not any(guesses(wrong, ["expired"] * 10))
+
+
+def test_a_guess_from_one_address_is_not_held_against_another_but_for_one_hosts_own() -> None:
+    wrong = auth.WrongKeys()
+    guesses(wrong, drawn(auth.WRONG_KEYS_LIMIT + 2), "2001:db8:1:2::1")
+    assert guesses(wrong, ["x"], "2001:db8:1:2:3:4:5:6") == [True]
+    assert guesses(wrong, ["x"], "2001:db8:1:3::1") == [False]
+    assert guesses(wrong, ["x"], "10.0.0.2") == [False]
+    assert guesses(wrong, ["x"], "") == [False]
+    guesses(wrong, drawn(auth.WRONG_KEYS_LIMIT + 2), "::ffff:10.0.0.3")
+    assert guesses(wrong, ["y"], "10.0.0.3") == [True]
+    assert guesses(wrong, ["y"], "fe80::1%eth0") == [False]
+
+
+def test_after_a_while_an_address_begins_anew() -> None:
+    wrong = auth.WrongKeys()
+    guesses(wrong, drawn(auth.WRONG_KEYS_LIMIT + 2))
+    assert guesses(wrong, ["x"], now=auth.WRONG_KEYS_WINDOW_S - 1) == [True]
+    assert guesses(wrong, ["x"], now=auth.WRONG_KEYS_WINDOW_S) == [False]
+
+
+def test_what_is_remembered_of_guesses_is_bounded() -> None:
+    wrong = auth.WrongKeys()
+    guesses(wrong, drawn(auth.WRONG_KEYS_LIMIT + 2), "10.9.9.9")
+    for number in range(auth.ADDRESSES_LIMIT - 1):
+        guesses(wrong, drawn(2), f"10.0.{number >> 8}.{number & 255}")
+    assert guesses(wrong, ["x"], "10.9.9.9") == [True]
+    for number in range(2 * auth.ADDRESSES_LIMIT):
+        guesses(wrong, drawn(2), f"10.1.{number >> 8}.{number & 255}")
+    assert len(wrong._guesses) == auth.ADDRESSES_LIMIT
+    guesses(wrong, drawn(10_000), "10.9.9.9")
+    assert max(len(found.keys) for found in wrong._guesses.values()) == auth.WRONG_KEYS_LIMIT

@@ -191,6 +191,7 @@ def config(tmp_path: Path) -> GatewaySettings:
         management_address=f"http://127.0.0.1:{two}",
         metrics_address=f"http://127.0.0.1:{three}",
         max_request_size=200_000,
+        allowed_hosts=("x",),
     )
 
 
@@ -282,6 +283,31 @@ def test_a_body_that_is_said_to_be_too_large_is_refused_at_once_and_bare(served:
     response, body = served.predict(body=b"x" * 200_001)
     assert (response.status, body) == (413, b"")
     assert [name.lower() for name in response.headers] == ["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"), [(b"evil.example", b""), (b"localhost", b"Origin: http://evil.example\r\n")]
+)
+def test_a_page_of_another_site_is_refused_and_reads_why_though_its_body_still_comes(
+    served: Served, host: bytes, origin: bytes
+) -> None:
+    head = (
+        b"POST /models?url=http://evil.example/m.mar HTTP/1.1\r\nHost: %s\r\n%sContent-Length: 300000\r\n\r\n"
+    )
+    name, _, port = served.config.management_address.removeprefix("http://").partition(":")
+    with socket.create_connection((name, int(port)), timeout=10) as client:
+        client.sendall(head % (host, origin) + b"x" * 300_000)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert (response.status, json.loads(response.read())["type"]) == (403, "ForeignPageException")
+    eventually(lambda: "gateway.foreign_page" in served.log.read_text())
+
+
+def test_a_client_of_http_1_0_need_not_say_whom_it_asks(served: Served) -> None:
+    name, _, port = served.config.management_address.removeprefix("http://").partition(":")
+    with socket.create_connection((name, int(port)), timeout=10) as client:
+        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

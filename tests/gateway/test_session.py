@@ -75,6 +75,73 @@ def scale() -> messages.ScaleWorkers:
     return messages.ScaleWorkers(0, "model", None, 1, 1, True)
 
 
+# Keys
+
+
+KEYED = messages.Welcome(500, 3000, asks_for_keys=True)
+
+
+def test_what_waited_for_a_broker_that_has_keys_is_never_sent() -> None:
+    """It was let in by a gateway that had not been told to ask for any."""
+    session = make()
+    assert not session.asks_for_keys
+    submit(session, "predicts")
+    session.ask(Named("registers"), messages.RegisterModel(0, "http://evil.example/m.mar"), now=0.0)
+    settled = session.hear(KEYED, EPOCH, (), now=0.0)
+    assert [pending.name for pending, _ in settled] == ["predicts", "registers"]
+    assert {type(outcome) for _, outcome in settled} == {errors.ServiceUnavailable}
+    assert session.asks_for_keys
+    assert [type(message) for message in drain(session)] == [messages.GatewayBeat]
+    assert session.waiting == 0
+
+
+def test_a_broker_that_comes_back_with_keys_gets_nothing_that_came_before() -> None:
+    session = welcomed()
+    sent, unsent = submit(session, "sent"), None
+    drain(session)
+    unsent = submit(session, "unsent")
+    session.lose(1.0)
+    settled = session.hear(KEYED, EPOCH + 1, (), now=2.0)
+    assert {pending.number for pending, _ in settled} == {sent, unsent}
+    assert jobs_in(drain(session, 2.0)) == []
+    assert session.asks_for_keys
+
+
+def test_where_keys_were_asked_for_all_along_what_waits_is_sent_again() -> None:
+    session = make(GatewaySettings(token_authorization=True))
+    assert session.asks_for_keys
+    waiting = submit(session, "held")
+    assert session.hear(KEYED, EPOCH, (), now=0.0) == []
+    assert jobs_in(drain(session)) == [waiting]
+    session.lose(1.0)
+    assert session.hear(KEYED, EPOCH + 1, (), now=1.0) == []
+    assert jobs_in(drain(session, 1.0)) == [waiting]
+
+
+def test_a_gateway_that_was_told_to_ask_for_keys_does_so_whatever_the_broker_has() -> None:
+    session = make(GatewaySettings(token_authorization=True))
+    session.hear(WELCOME, EPOCH, (), now=0.0)
+    assert session.asks_for_keys
+    assert not session.has_broker_keys
+
+
+def test_a_gateway_that_was_told_nothing_does_as_its_broker() -> None:
+    session = make()
+    session.hear(KEYED, EPOCH, (), now=0.0)
+    session.lose(1.0)
+    assert session.asks_for_keys  # while it is away nothing changes
+    session.hear(WELCOME, EPOCH + 1, (), now=1.0)
+    assert not session.asks_for_keys
+
+
+def test_wrong_keys_are_told_with_the_next_beat_and_once() -> None:
+    session = welcomed()
+    session.count_wrong_key()
+    session.count_wrong_key()
+    assert drain(session, 0.5)[-1] == messages.GatewayBeat({}, wrong_keys=2)
+    assert drain(session, 1.0)[-1] == messages.GatewayBeat({})
+
+
 # Joining
 
 

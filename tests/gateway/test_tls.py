@@ -269,3 +269,73 @@ def test_a_weak_certificate_as_torchserve_took_it_is_served_with_a_warning(
     with running(config, authority, tmp_path / "log") as (served, _, _):
         assert httpx.get(config.inference_address + "/ping", verify=False).status_code == 200
         eventually(lambda: "gateway.weak_certificate reason=EE_KEY_TOO_SMALL" in served.log.read_text())
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> ssl.SSLObject:
+    """Shake hands in memory; return the client's side. Raises SSLError where there is no way."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    theirs = client.wrap_bio(to_client, to_server, server_hostname="localhost")
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    for _ in range(4):
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert theirs.version() is not None
+    return theirs
+
+
+def client_of(authority: Authority, ciphers: str, version: ssl.TLSVersion) -> ssl.SSLContext:
+    made = ssl.create_default_context(cadata=None)
+    made.check_hostname = False
+    made.verify_mode = ssl.CERT_NONE
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.maximum_version = version
+    if ciphers:
+        made.set_ciphers(f"{ciphers}:@SECLEVEL=0")
+    return made
+
+
+@pytest.mark.parametrize("is_weak", [False, True])
+@pytest.mark.parametrize(
+    "ciphers",
+    [
+        "AES128-SHA256",
+        "AES128-GCM-SHA256",
+        "AES256-SHA",
+        "ECDHE+AES+SHA1",
+        "ECDHE+AES+SHA256",
+        "ECDHE+AES+SHA384",
+        "DHE+AESGCM",
+        "DHE+AES+SHA256",
+        "ECDHE+AESCCM",
+        "ECDHE+CAMELLIA",
+    ],
+)
+def test_tls_1_2_is_spoken_with_keys_of_the_connections_own_and_aead_alone(
+    authority: Authority, ciphers: str, is_weak: bool
+) -> None:
+    if is_weak:
+        authority.weaken()
+    server = certificates.context(
+        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
+    )
+    with pytest.raises(ssl.SSLError):
+        shake_hands(server, client_of(authority, ciphers, ssl.TLSVersion.TLSv1_2))
+
+
+#: What Java 8 offers first of what is left, and the choices of curl and Python.
+@pytest.mark.parametrize("ciphers", ["ECDHE+AES128+AESGCM", "ECDHE+AES256+AESGCM", "ECDHE+CHACHA20", ""])
+def test_clients_of_the_last_ten_years_find_a_cipher(authority: Authority, ciphers: str) -> None:
+    server = certificates.context(
+        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
+    )
+    assert shake_hands(server, client_of(authority, ciphers, ssl.TLSVersion.TLSv1_2)).version() == "TLSv1.2"
+    assert shake_hands(server, client_of(authority, "", ssl.TLSVersion.TLSv1_3)).version() == "TLSv1.3"
+
+
+def test_no_client_negotiates_anew(authority: Authority) -> None:
+    server = certificates.context(
+        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
+    )
+    assert server.options & ssl.OP_NO_RENEGOTIATION
+    assert server.options & ssl.OP_NO_COMPRESSION

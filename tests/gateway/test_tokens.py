@@ -1,13 +1,18 @@
 """Every route of every API asks for its key, and handlers never see one."""
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from tests.gateway.facts import facts, key
-from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, templates
+from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, FakeLink, Gateway, templates
 from torchrelay.gateway import auth
 from torchrelay.gateway.api import App
+from torchrelay.gateway.link import HELD_BACK_LIMIT, Reading
 from torchrelay.shared import errors, messages
 from torchrelay.shared.settings import GatewaySettings
 
@@ -210,3 +215,169 @@ def test_without_tokens_there_is_no_renewal_and_any_key_will_do() -> None:
     gateway = Gateway(replies)
     assert gateway.ask(MANAGEMENT, "GET", "/token?type=inference").status_code == 404
     assert gateway.ask(INFERENCE, "GET", "/ping", headers={"Authorization": "Bearer x"}).status_code == 200
+
+
+# A gateway that was told nothing of keys, and a broker that has some
+
+
+#: More than a first piece, so that it is read while others have their turn.
+PIECES = b"x" * 100_000
+
+
+def untold(says: bool = True) -> Gateway:
+    gateway = Gateway(replies, config=GatewaySettings(enable_model_api=True, open_inference_protocol=True))
+    gateway.link.welcome = messages.Welcome(500, 3000, asks_for_keys=True)
+    gateway.link.says_at_start = [told()] if says else []
+    return gateway
+
+
+@pytest.mark.parametrize(("port", "path"), [row for row in walk(CONFIG) if not is_open(*row)])
+def test_a_broker_that_has_keys_has_every_route_ask_for_its_own(port: int, path: str) -> None:
+    gateway = untold()
+    good = "token" if path.startswith("/token") else "inference" if port == INFERENCE else "management"
+    for api in [None, *KEYS]:
+        result = gateway.ask(port, "GET", path, headers=bearer(api) if api else None)
+        assert ("InvalidKeyException" in result.text) == (api != good), (api, result.text)
+
+
+def test_before_such_a_broker_has_told_its_keys_nobody_gets_in() -> None:
+    gateway = untold(says=False)
+    assert gateway.ask(INFERENCE, "GET", "/ping").status_code == 400
+    assert gateway.ask(INFERENCE, "GET", "/ping", headers=bearer("inference")).status_code == 503
+    assert gateway.ask(MANAGEMENT, "GET", "/readyz").status_code == 503
+
+
+def test_such_a_gateway_keeps_keys_from_handlers_and_describes_them() -> None:
+    gateway = untold()
+    assert (
+        gateway.ask(INFERENCE, "POST", "/predictions/m", body=b"x", headers=bearer("inference")).text == "x"
+    )
+    assert not [name for name in gateway.headers() if name.lower() == "authorization"]
+    document = gateway.ask(MANAGEMENT, "OPTIONS", "/").json
+    assert "/token" in document["paths"]
+    assert "securitySchemes" in document["components"]
+
+
+@pytest.mark.parametrize(("port", "path"), [(INFERENCE, "/predictions/m"), (MANAGEMENT, "/models?url=x")])
+def test_a_request_whose_body_comes_while_keys_become_needed_is_not_carried_out(port: int, path: str) -> None:
+    gateway = Gateway(replies)
+    reading = gateway.link.reading
+    entered = 0
+
+    @contextlib.contextmanager
+    def interrupted(limit: int, length: int | None) -> Iterator[Reading]:
+        nonlocal entered
+        with reading(limit, length) as counted:
+            entered += 1
+            gateway.link._session.hear(messages.Welcome(500, 3000, asks_for_keys=True), 99, (), now=0.0)
+            yield counted
+
+    gateway.link.reading = interrupted  # type: ignore[method-assign]
+    result = gateway.ask(port, "POST", path, body=PIECES)
+    assert (result.status_code, entered) == (503, 1)
+    assert gateway.link.asked == []
+    assert gateway.link.requests == []
+
+
+def test_a_gateway_that_asks_for_keys_says_that_its_broker_has_none() -> None:
+    gateway = Gateway(replies, config=CONFIG)
+    gateway.link.welcome = messages.Welcome(500, 3000)
+    result = gateway.ask(INFERENCE, "GET", "/ping", headers=bearer("inference"))
+    assert (result.status_code, "the broker has no keys" in result.json["details"]) == (503, True)
+
+
+# Paths that are not what they seem
+
+
+@pytest.mark.parametrize("config", [CONFIG, SHARED])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//models",
+        "/./models",
+        "/livez/../models",
+        "/metrics/../models",
+        "/metrics/..%2fmodels",
+        "/livez%2f..%2fmodels",
+        "/%2e%2e/models",
+        "/models;/livez",
+        "/models/;x",
+        "/livez;x",
+        "/livez/x",
+        "/api-description/../fleet",
+        "/api-description;x",
+        "/fleet/",
+        "/fleet%00",
+        "/FLEET",
+        "/%66leet",
+        "/fleet?token=m-key",
+        "/fleet?Authorization=Bearer%20m-key",
+        "/models/x?customized=true&/livez",
+        "/token?type=management&key=t-key",
+        "/v2/health/ready",
+        "/ping/../livez",
+        "*",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST"])
+def test_no_way_to_write_a_path_gets_by_without_a_key(
+    config: GatewaySettings, path: str, method: str
+) -> None:
+    """What is left out of it is open to anybody, or there is nothing at it."""
+    gateway = guarded(config)
+    ports = {INFERENCE, MANAGEMENT} & {int(port) for port in gateway.app._apps}
+    plain, _, query = path.partition("?")
+    for port in ports:
+        raw = {"raw_path": plain.encode(), "path": unquote(plain), "query_string": query.encode()}
+        result = gateway.ask(port, method, "/x", extras=raw, headers={"X-Token": KEYS["management"]})
+        is_metrics = plain.startswith("/metrics/") and port == INFERENCE and config is SHARED
+        refused = result.headers.get("content-length") in (length(FAILED), length(NOT_RENEWED))
+        assert refused or is_metrics, (port, result.status_code, result.text)
+    assert not [ask for ask in gateway.link.asked if not isinstance(ask, messages.ReadMetrics)]
+
+
+# Guessing
+
+
+def guess(gateway: Gateway, key: str, address: str = "10.0.0.1") -> Any:
+    client = {"client": (address, 1)}
+    return gateway.ask(INFERENCE, "GET", "/ping", headers={"Authorization": f"Bearer {key}"}, extras=client)
+
+
+def test_who_guesses_keys_is_told_to_wait_and_who_has_one_is_not() -> None:
+    gateway = guarded()
+    answers = [guess(gateway, f"guess-{number}") for number in range(auth.WRONG_KEYS_LIMIT + 3)]
+    assert [answer.status_code for answer in answers] == [400] * auth.WRONG_KEYS_LIMIT + [429] * 3
+    assert (answers[-1].json["type"], answers[-1].headers["retry-after"]) == ("InvalidKeyException", "60")
+    assert "connection" in answers[-1].headers
+    # From the same address, as behind a proxy.
+    assert guess(gateway, KEYS["inference"]).status_code == 200
+    assert guess(gateway, "guess-1").status_code == 400
+    assert gateway.ask(INFERENCE, "GET", "/ping", extras={"client": ("10.0.0.1", 1)}).status_code == 400
+    assert guess(gateway, "guess-1000", "10.0.0.2").status_code == 400
+
+
+def test_a_guess_waits_for_its_answer_but_not_more_of_them_than_there_is_room_for() -> None:
+    link = FakeLink(CONFIG)
+    link.HOLD_BACK_S = 60.0
+
+    async def held() -> int:
+        waiting = [asyncio.ensure_future(link.hold_back()) for _ in range(HELD_BACK_LIMIT + 5)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        left = [one for one in waiting if not one.done()]
+        for one in left:
+            one.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return len(left)
+
+    assert asyncio.run(held()) == asyncio.run(held()) == HELD_BACK_LIMIT
+
+
+def test_wrong_keys_are_logged_without_the_key_and_not_each(caplog: pytest.LogCaptureFixture) -> None:
+    gateway = guarded()
+    for number in range(30):
+        guess(gateway, f"secret-guess-{number}")
+    lines = [record for record in caplog.records if record.getMessage() == "gateway.wrong_key"]
+    assert 1 <= len(lines) < 30
+    assert (vars(lines[0])["client"], vars(lines[0])["api"]) == ("10.0.0.1", "inference")
+    assert not [record for record in caplog.records if "secret-guess" in str(vars(record))]

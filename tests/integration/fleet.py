@@ -78,9 +78,11 @@ class Fleet:
             "--model-store", str(self.store), *arguments,
         )  # fmt: skip
 
-    def gateway(self) -> subprocess.Popen[bytes]:
+    def gateway(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a gateway alone."""
-        return self.run("gateway", "--broker", self.broker_address, "--enable-model-api", *self.listeners())
+        return self.run(
+            "gateway", "--broker", self.broker_address, "--enable-model-api", *self.listeners(), *arguments
+        )
 
     def node(self, name: str) -> subprocess.Popen[bytes]:
         """Start a node with a cache of its own, as on a host of its own."""

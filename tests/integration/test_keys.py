@@ -3,10 +3,14 @@
 The whole runs over TLS on one port that serves both APIs, which is where TorchServe's keys fit no call.
 """
 
+import contextlib
 import json
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -89,3 +93,57 @@ def test_the_file_of_keys_is_for_its_owner_alone(server: Fleet) -> None:
 def test_the_document_and_the_probes_need_no_key(server: Fleet) -> None:
     for path in ("/api-description", "/livez", "/readyz"):
         assert server.http.get(server.inference + path).status_code == 200
+
+
+SECRETS = "inference alice S3dY0uP1ck-for-tests\nmanagement ops aN0therL0n-for-tests\n"
+
+
+def parts(folder: Path) -> AbstractContextManager[Fleet]:
+    (folder / "keys").write_text(SECRETS)
+    return fleet(folder, make_store(folder / "models", "echo"))
+
+
+def asked(made: Fleet, key: str = "", **more: Any) -> httpx.Response:
+    headers = bearer(key) if key else {}
+    return made.http.get(f"{made.management}/models", headers=headers, **more)
+
+
+def test_a_gateway_that_was_told_nothing_asks_for_its_brokers_keys(tmp_path: Path) -> None:
+    """It is up before the broker: what it takes in meanwhile waits, and is then refused."""
+    with parts(tmp_path) as made, ThreadPoolExecutor(8) as pool:
+        made.gateway()
+        eventually(lambda: is_listening(made))
+        early = [pool.submit(asked, made) for _ in range(4)]
+        registration = pool.submit(made.register, "echo.mar")
+        made.broker("--keys", "keys")
+        assert {one.result().status_code for one in early} <= {400, 503}
+        assert registration.result().status_code in (400, 503)
+        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200, within_s=20)
+        assert asked(made, "aN0therL0n-for-tests").json() == {"models": []}
+        assert asked(made).status_code == 400
+        assert asked(made, "S3dY0uP1ck-for-tests").status_code == 400
+        assert "gateway.asks_for_keys" in made.output()
+
+
+def test_a_broker_that_comes_back_with_keys_closes_what_was_open(tmp_path: Path) -> None:
+    with parts(tmp_path) as made, ThreadPoolExecutor(8) as pool:
+        first = made.broker()
+        made.wait_until_up(made.gateway())
+        assert asked(made).status_code == 200
+        first.terminate()
+        first.wait(15)
+        eventually(lambda: "gateway.broker_lost" in made.output(), within_s=15)
+        waiting = [pool.submit(asked, made) for _ in range(4)]
+        registration = pool.submit(made.register, "echo.mar")
+        made.broker("--keys", "keys")
+        assert {one.result().status_code for one in waiting} <= {400, 503}
+        assert registration.result().status_code in (400, 503)
+        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200, within_s=20)
+        assert asked(made, "aN0therL0n-for-tests").json() == {"models": []}
+        assert asked(made).status_code == 400
+
+
+def is_listening(made: Fleet) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return made.http.get(f"{made.management}/livez").status_code == 200
+    return False
