@@ -57,6 +57,7 @@ from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set
 from torchrelay.broker.urls import origin_of, scheme_of
 from torchrelay.shared import clock, ids, private_files, sockets, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.quoting import quoted
@@ -167,6 +168,7 @@ class Server:
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
         # Apart, so that a slow origin of archives keeps no node from fetching those that are here.
+        self._reader = ArchiveReader(settings.archive_time_limit_s, settings.archive_memory_limit_bytes)
         self._preparations = PlacedThreads(PREPARE_THREADS, PREPARE_THREADS, "prepare")
         self._downloads = PlacedThreads(DOWNLOADS_LIMIT, DOWNLOADS_PER_ORIGIN_LIMIT, "download")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -224,6 +226,7 @@ class Server:
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
         self._is_stopping = True
+        self._reader.close()  # what waits for it would keep us
         deadline = clock.monotonic() + CLOSE_S
         for threads in (self._downloads, self._preparations):
             if not threads.close(deadline):
@@ -351,6 +354,7 @@ class Server:
                         self._store,
                         self._settings,
                         lambda: self._is_stopping,
+                        reader=self._reader,
                         s3_sse_kms=s3_sse_kms,
                         is_wanted_now=is_wanted_now,
                     ),

@@ -24,7 +24,8 @@ from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.local_file import open_regular
 from torchrelay.broker.records import Prepared
 from torchrelay.broker.urls import file_of, without_query
-from torchrelay.shared import archive, errors, model_config, private_files
+from torchrelay.shared import archive, errors, private_files
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 
@@ -118,6 +119,7 @@ def prepare(
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool] = lambda: False,
     *,
+    reader: ArchiveReader,
     s3_sse_kms: bool = False,
     is_wanted_now: bool = False,
 ) -> Prepared:
@@ -128,15 +130,16 @@ def prepare(
     path = _locate(url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
     try:
         if path.is_dir() and settings.folders_in_place:
-            return _use_folder(path)
+            return _use_folder(path, reader)
         if path.is_dir():
             with tempfile.TemporaryDirectory(prefix=PACKING_PREFIX, dir=settings.state_dir) as folder:
                 packed = Path(folder) / f"{path.name}.mar"
-                archive.pack_folder(path, packed)
-                info = archive.inspect(packed)
+                targets = [Path(target) for target in settings.link_targets]
+                reader.pack_folder(_as_bounded(path, url, settings), packed, targets)
+                info = reader.inspect(packed)
                 sha256, size = store.put(packed, is_ours=True)
                 return _prepared(path, info, sha256, size, store.path_of(sha256), is_packed=True)
-        info = archive.inspect(path)
+        info = reader.inspect(path)
         if settings.archives_in_place and is_wanted_now:
             return _use_file(path, info)
         try:
@@ -177,7 +180,8 @@ def startup_urls(settings: BrokerSettings) -> list[str]:
     return sorted(
         entry.name
         for entry in Path(settings.model_store).iterdir()
-        if not entry.name.startswith(".") and (entry.is_dir() or entry.name.endswith(STARTUP_SUFFIXES))
+        if not entry.name.startswith(".")
+        and (not _is_ours(entry, settings) if entry.is_dir() else entry.name.endswith(STARTUP_SUFFIXES))
     )
 
 
@@ -199,12 +203,22 @@ def _use_file(path: Path, info: archive.ArchiveInfo) -> Prepared:
     return _prepared(path, info, archive.sha256_of(path), path.stat().st_size, path.absolute())
 
 
-def _use_folder(path: Path) -> Prepared:
+def _as_bounded(folder: Path, url: str, settings: BrokerSettings) -> Path:
+    """Return a folder by the path that bounds its links; a link in the model store is one of them.
+
+    What the operator has named may be reached through links, and a whole path was resolved to be found.
+    """
+    is_named = _is_path_named_at_start(url, settings)
+    store = Path(settings.model_store) if settings.model_store is not None else None
+    return folder.resolve() if is_named or _is_in(folder, store) else folder
+
+
+def _use_folder(path: Path, reader: ArchiveReader) -> Prepared:
     """Take a folder as the model itself; its workers see what is in it when they start.
 
     It is known by its place and what it says of itself: what handlers write there makes it no other model.
     """
-    root, info = archive.inspect_folder(path)
+    root, info = reader.inspect_folder(path)
     digest = hashlib.sha256(os.fsencode(root.absolute()))
     digest.update(msgspec.json.encode(info.manifest) + (info.config or b""))
     return _prepared(path, info, digest.hexdigest(), 0, root.absolute())
@@ -214,7 +228,6 @@ def _prepared(
     path: Path, info: archive.ArchiveInfo, sha256: str, size: int, place: Path, *, is_packed: bool = False
 ) -> Prepared:
     manifest = info.manifest
-    config, warnings = (None, ()) if info.config is None else model_config.parse(info.config)
     name = f"{path.name}.mar" if path.is_dir() else path.name
     stem = re.sub(r"\.[^.]*$", "", name) if re.search(r"\.(model|mar)", name) else name
     return Prepared(
@@ -225,8 +238,8 @@ def _prepared(
         handler=manifest.handler or "",
         runtime=manifest.runtime,
         file_name=re.sub(r"\W", "_", stem, flags=re.ASCII),
-        config=config,
-        config_warnings=warnings,
+        config=info.server_config,
+        config_warnings=info.config_warnings,
         has_requirements=bool(manifest.requirements_file),
         path=str(place),
         is_packed=is_packed,
@@ -270,7 +283,8 @@ def _locate(
             logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
             raise
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-        if found := _find(url, folder, is_named=is_named):
+        found = _find(url, folder, is_named=is_named)
+        if found and (is_named or not (found.is_dir() and _is_ours(found, settings))):
             return found
     raise errors.ModelNotFound(f"Model not found at: {quoted(url)}")
 
@@ -294,6 +308,19 @@ def _find(url: str, folder: Path | None, *, is_named: bool) -> Path | None:
 
 def _is_in(path: Path, folder: Path | None) -> bool:
     return folder is not None and path.is_absolute() and path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_ours(folder: Path, settings: BrokerSettings) -> bool:
+    """Tell whether a folder is no model: the model store, a folder of ours, or one that has such in it."""
+    named = [settings.state_dir, settings.snapshot_dir, settings.metrics_log_dir, *settings.private_folders]
+    ours = [Path(name).resolve() for name in named if name]
+    stores = [Path(settings.model_store).resolve()] if settings.model_store is not None else []
+    real = folder.resolve()
+    if any(place.is_relative_to(real) for place in (*stores, *ours)):
+        return True
+    # One volume may hold all: then the model store lies in a folder of ours.
+    apart = [place for place in ours if not any(store.is_relative_to(place) for store in stores)]
+    return any(real.is_relative_to(place) for place in apart)
 
 
 def _is_path_named_at_start(url: str, settings: BrokerSettings) -> bool:

@@ -95,15 +95,18 @@ def inspect(
 ) -> None:
     """Check an archive as the server would, without running anything of it."""
     from torchrelay.cli import render
-    from torchrelay.shared import archive
+    from torchrelay.shared.archive_reader import ArchiveReader
     from torchrelay.shared.errors import RelayError
 
     if not file.is_file():
         raise Fault(f"{file} is not there: name an archive's file")
+    reader = ArchiveReader()
     try:
-        info = archive.inspect(file)
+        info = reader.inspect(file)
     except RelayError as error:
         raise Fault(f"{file} is broken: {error}; make it again with `torchrelay archive create`") from error
+    finally:
+        reader.close()
     if not info.entries:
         raise Fault(f"{file} is broken: {'; '.join(info.notes) or 'it is empty'}")
     render.show(info, as_json, render.archive_info)

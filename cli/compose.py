@@ -172,6 +172,7 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
         state_dir=options.state_dir,
         folders_in_place=options.broker_address is None,
         archives_in_place=options.broker_address is None and options.is_state_temporary,
+        private_folders=(options.cache_dir,),
         insecure=options.insecure,
         allow_private_urls=options.allow_private_urls,
         startup_workers_per_model=_startup_workers(said, options.devices, host),

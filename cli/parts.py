@@ -27,6 +27,12 @@ def broker(
     metrics_mode: options.MetricsModeOption = None,
     insecure: options.Insecure = False,
     allow_private_urls: options.AllowPrivateUrls = False,
+    link_targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR", help="Where links of a model's folder may lead, beside that folder; repeatable."
+        ),
+    ] = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
@@ -51,6 +57,7 @@ def broker(
         state_dir=state_dir,
         insecure=insecure,
         allow_private_urls=allow_private_urls,
+        link_targets=tuple(link_targets or ()),
         metrics_log_dir=str(Path(state_dir, "logs").absolute()),
         log_limits=prepare.log_limits(environment()),
         key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),

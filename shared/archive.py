@@ -5,28 +5,32 @@ content tells which, not its name. A folder becomes a zip before anything else. 
 strangers: no entry is written before it was checked, and no more is read than the limits below allow.
 """
 
+import errno
 import gzip
 import hashlib
 import io
 import itertools
 import json
-import lzma
+import os
 import re
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 import msgspec
 
-from torchrelay.shared import clock, model_config, private_files, zip_directory
+from torchrelay.shared import archive_entries, clock, model_config, private_files
+from torchrelay.shared.archive_entries import BROKEN, COPY_BYTES, checked_entries
 from torchrelay.shared.errors import InvalidModel, StoreFailed
+from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.model_folder import Bounds, inner_folder, walk
+from torchrelay.shared.quoting import quoted
 
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
 #: Handlers that come with the server; an archive names them without bringing a file.
@@ -45,36 +49,17 @@ DEFAULT_HANDLERS = frozenset(
 RUNTIMES = ("python", "python3", "LSP")
 #: Forms of an archive, by torch-model-archiver's names, and what a file of each is called.
 FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
-#: An archive with vendored dependencies has some ten thousand files; inodes run out before this hurts.
-ENTRY_LIMIT = 100_000
-#: The largest single-host models are a few hundred GB; more is a mistake or an attack on the disk.
-TOTAL_LIMIT_BYTES = 1 << 40
-#: Code and text shrink to a tenth, weights hardly; deflate's best, on nothing but zeros, is 1032.
-RATIO_LIMIT = 100
-#: Below this size the ratio says nothing: a small archive of repeated text may well exceed it.
-RATIO_FLOOR_BYTES = 256 << 20
 #: Manifests have some hundred bytes.
 MANIFEST_LIMIT_BYTES = 1 << 20
+#: What it says are names, and names of files.
+TEXT_LIMIT_CHARS = 4096
 #: Files above this are weights as a rule, and are stored: deflating them takes long and gains little.
 DEFLATE_LIMIT_BYTES = 16 << 20
-COPY_BYTES = 1 << 20
 ARCHIVER_VERSION = "0.12.0"
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
-_ZIP_MAGIC = b"PK"
-_GZIP_MAGIC = b"\x1f\x8b"
 #: Entries carry no date of their own, so that equal content gives equal archives.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-_BROKEN = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    UnicodeDecodeError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,15 +85,9 @@ class ArchiveInfo(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     #: The content of the manifest's configFile; None where there is none.
     config: bytes | None = None
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    """A checked entry: its path below the model's folder; `open` gives a file's content."""
-
-    path: PurePosixPath
-    size: int
-    open: Callable[[], AbstractContextManager[IO[bytes]]] | None
-    is_executable: bool = False
+    #: What it asks of the server, and a line for each fault in it.
+    server_config: ModelConfig | None = None
+    config_warnings: tuple[str, ...] = ()
 
 
 def inspect(path: Path) -> ArchiveInfo:
@@ -123,49 +102,47 @@ def inspect(path: Path) -> ArchiveInfo:
     entries = total = 0
     notes: list[str] = []
     try:
-        for entry in _entries(path):
+        for entry in checked_entries(path):
             entries += 1
             total += entry.size
             names.add(str(entry.path))
             if str(entry.path) == MANIFEST_NAME and entry.open is not None:
                 with entry.open() as file:
                     raw = file.read(MANIFEST_LIMIT_BYTES + 1)
-    except (*_BROKEN, OSError) as error:
+    except (*BROKEN, OSError) as error:
         unreadable = isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)
         if unreadable or path.suffix != ".mar":
-            raise StoreFailed(f"Failed to save model: {path.name}", _one_line(error)) from error
+            raise StoreFailed(f"Failed to save model: {path.name}", one_line(error)) from error
         return ArchiveInfo(
-            manifest=Manifest(), entries=0, total_bytes=0, notes=(f"no readable archive: {_one_line(error)}",)
+            manifest=Manifest(), entries=0, total_bytes=0, notes=(f"no readable archive: {one_line(error)}",)
         )
     manifest = Manifest() if raw is None else parse_manifest(raw)
     if raw is None:
         notes.append(f"no {MANIFEST_NAME}")
     missing = _missing_handler(manifest.handler, names)
     if missing:
-        notes.append(f"the handler's file {missing} is not in the archive")
+        notes.append(f"the handler's file {quoted(missing)} is not in the archive")
     config = _read_config(path, manifest.config_file, names) if manifest.config_file else None
     if manifest.config_file and config is None:
-        notes.append(f"the model config {manifest.config_file} is not in the archive")
-    return ArchiveInfo(
-        manifest=manifest, entries=entries, total_bytes=total, notes=tuple(notes), config=config
-    )
+        notes.append(f"the model config {quoted(manifest.config_file)} is not in the archive")
+    return _info(manifest, entries=entries, total_bytes=total, notes=tuple(notes), config=config)
 
 
-def inspect_folder(folder: Path) -> tuple[Path, ArchiveInfo]:
+def inspect_folder(folder: Path, *, is_inner_meant: bool = True) -> tuple[Path, ArchiveInfo]:
     """Read what an unpacked archive says of itself; return the folder that is meant, too.
 
-    A folder that holds one folder and nothing else stands for that one, as in TorchServe. Raises InvalidModel
-    for an unreadable manifest, StoreFailed for a folder that can't be read.
+    A folder that holds one folder and nothing else stands for that one, as in TorchServe, unless told
+    otherwise. Raises InvalidModel for an unreadable manifest, StoreFailed for a folder that can't be read.
     """
     try:
-        root = _inner_folder(folder)
-        manifest_file = root / MANIFEST_NAME
-        manifest = parse_manifest(manifest_file.read_bytes()) if manifest_file.is_file() else Manifest()
-        config_file = root / _safe_path(manifest.config_file or "")
-        config = config_file.read_bytes() if config_file.is_file() else None
+        root = inner_folder(folder) if is_inner_meant else folder
+        raw = _read_file(root / MANIFEST_NAME, MANIFEST_LIMIT_BYTES)
+        manifest = Manifest() if raw is None else parse_manifest(raw)
+        name = archive_entries.safe_path(manifest.config_file or "")
+        config = _read_file(root / name, model_config.SIZE_LIMIT_BYTES) if name.parts else None
     except OSError as error:
-        raise StoreFailed(f"Failed to save model: {folder.name}", _one_line(error)) from error
-    return root, ArchiveInfo(manifest=manifest, entries=0, total_bytes=0, config=config)
+        raise StoreFailed(f"Failed to save model: {folder.name}", one_line(error)) from error
+    return root, _info(manifest, config=config)
 
 
 def extract(path: Path, into: Path, *, called: str = "") -> None:
@@ -176,7 +153,7 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
     """
     try:
         private_files.make_folder(into)
-        for entry in _entries(path):
+        for entry in checked_entries(path):
             target = into.joinpath(*entry.path.parts)
             if entry.open is None:
                 private_files.make_folder(target)
@@ -186,8 +163,8 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
                 shutil.copyfileobj(source, sink, COPY_BYTES)
             if entry.is_executable:
                 target.chmod(target.stat().st_mode | stat.S_IXUSR)
-    except (*_BROKEN, OSError) as error:
-        raise StoreFailed(f"Failed to save model: {called or path.name}", _one_line(error)) from error
+    except (*BROKEN, OSError) as error:
+        raise StoreFailed(f"Failed to save model: {called or path.name}", one_line(error)) from error
 
 
 def unpacked_bytes(path: Path) -> int:
@@ -195,7 +172,7 @@ def unpacked_bytes(path: Path) -> int:
     try:
         with zipfile.ZipFile(path) as file:
             return sum(info.file_size for info in file.infolist())
-    except _BROKEN:
+    except BROKEN:
         return path.stat().st_size
 
 
@@ -211,6 +188,7 @@ def parse_manifest(raw: bytes) -> Manifest:
         if len(raw) > MANIFEST_LIMIT_BYTES:
             raise ValueError(f"above {MANIFEST_LIMIT_BYTES} bytes")
         content = _object(json.loads(raw))
+        msgspec.json.encode(content)  # what can't be written again could be neither stored nor sent
         model = _object(content.get("model") or {})
         runtime = content.get("runtime", "python")
         known = {
@@ -222,11 +200,11 @@ def parse_manifest(raw: bytes) -> Manifest:
             "config_file": _text(model, "configFile"),
         }
         version = _text(model, "modelVersion") or "1.0"
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel("Failed to parse signature.json.", _one_line(error)) from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise InvalidModel("Failed to parse signature.json.", one_line(error)) from error
     if runtime not in RUNTIMES:
         raise InvalidModel(
-            "Runtime is not defined or invalid.", f"runtime {runtime!r}, not one of {RUNTIMES}"
+            "Runtime is not defined or invalid.", f"runtime {quoted(runtime)!r}, not one of {RUNTIMES}"
         )
     return Manifest(raw=content, runtime=str(runtime), model_version=version, **known)
 
@@ -284,19 +262,56 @@ def create(
         _write_zip(target, content, sources, force=force, is_stored=is_stored)
 
 
-def pack_folder(folder: Path, target: Path) -> None:
+def pack_folder(folder: Path, target: Path, link_targets: Sequence[Path] = ()) -> None:
     """Write an unpacked archive back into a `.mar`, so that it can be stored and sent as one file.
 
     A folder that holds one folder and nothing else stands for that one, as in TorchServe. Folders without
-    content are packed too, and links by what they lead to.
+    content are packed too, and links by what they lead to, which must lie in the folder or in `link_targets`.
     """
-    root = _inner_folder(folder)
-    manifest = root / MANIFEST_NAME
-    sources = dict(itertools.islice(_walk(root, with_empty=True), ENTRY_LIMIT + 1))
-    if len(sources) > ENTRY_LIMIT:
-        raise InvalidModel(f"The folder has more than {ENTRY_LIMIT} files and folders.")
-    sources.pop(MANIFEST_NAME, None)
-    _write_zip(target, manifest.read_bytes() if manifest.is_file() else None, sources, force=True)
+    bounds = Bounds(folder, link_targets)
+    root = inner_folder(folder)
+    sources = dict(itertools.islice(walk(root, bounds, with_empty=True), archive_entries.ENTRY_LIMIT + 1))
+    if len(sources) > archive_entries.ENTRY_LIMIT:
+        raise InvalidModel(f"The folder has more than {archive_entries.ENTRY_LIMIT} files and folders.")
+    size = sum(path.stat().st_size for path in sources.values())
+    if shutil.disk_usage(target.parent).free < size:
+        # The room is needed for as long as it is packed, and links may multiply what a folder holds.
+        reason = f"{os.strerror(errno.ENOSPC)}: up to {size} bytes are needed in"
+        raise OSError(errno.ENOSPC, reason, str(target.parent))
+    manifest = sources.pop(MANIFEST_NAME, None)
+    content = None
+    if manifest is not None:
+        with bounds.open(manifest) as file:
+            content = file.read(MANIFEST_LIMIT_BYTES + 1)
+    _write_zip(target, content, sources, force=True, open_source=bounds.open)
+
+
+def _info(
+    manifest: Manifest,
+    *,
+    entries: int = 0,
+    total_bytes: int = 0,
+    notes: tuple[str, ...] = (),
+    config: bytes | None,
+) -> ArchiveInfo:
+    found, warnings = (None, ()) if config is None else model_config.parse(config)
+    return ArchiveInfo(
+        manifest=manifest,
+        entries=entries,
+        total_bytes=total_bytes,
+        notes=notes,
+        config=config,
+        server_config=found,
+        config_warnings=warnings,
+    )
+
+
+def _read_file(path: Path, limit_bytes: int) -> bytes | None:
+    """Read a file, but one byte above the limit at most, which is refused as too large; None without one."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return file.read(limit_bytes + 1)
 
 
 def _read_config(path: Path, name: str, names: set[str]) -> bytes | None:
@@ -304,119 +319,11 @@ def _read_config(path: Path, name: str, names: set[str]) -> bytes | None:
     wanted = str(PurePosixPath(name))
     if wanted not in names:
         return None
-    for entry in _entries(path):
+    for entry in checked_entries(path):
         if str(entry.path) == wanted and entry.open is not None:
             with entry.open() as file:
                 return file.read(model_config.SIZE_LIMIT_BYTES + 1)  # one more, which is refused as too large
     return None
-
-
-def _entries(path: Path) -> Iterator[_Entry]:
-    """Yield every entry, checked against the paths and limits; a tar's content must be read in turn."""
-    with path.open("rb") as file:
-        magic = file.read(2)
-    if magic == _GZIP_MAGIC:
-        yield from _tar_entries(path)
-    elif magic == _ZIP_MAGIC:
-        yield from _zip_entries(path)
-    else:
-        raise zipfile.BadZipFile("File is neither a zip nor a gzipped tar")
-
-
-def _zip_entries(path: Path) -> Iterator[_Entry]:
-    budget = _Budget(path.stat().st_size)
-    with path.open("rb") as plain:
-        # zipfile makes an object of each before it tells how many there are: 8 s for a million.
-        if zip_directory.has_more_entries_than(ENTRY_LIMIT, plain):
-            raise InvalidModel(f"The archive has more than {ENTRY_LIMIT} entries.")
-    with zipfile.ZipFile(path) as file:
-        infos = file.infolist()
-        # All before the first is used: the directory at the end of a zip knows every size and name.
-        checked = [_zip_entry(file, info, budget) for info in infos]
-        yield from (entry for entry in checked if entry is not None)
-
-
-def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") -> _Entry | None:
-    mode = info.external_attr >> 16
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise InvalidModel(f"The archive's entry {info.filename!r} is a link or a device, not a file.")
-    if info.flag_bits & 1:
-        raise InvalidModel(f"The archive's entry {info.filename!r} is encrypted.")
-    path = _safe_path(info.filename)
-    budget.spend(info.file_size)
-    if not path.parts:
-        return None
-    return _Entry(
-        path, info.file_size, None if info.is_dir() else lambda: file.open(info), bool(mode & 0o111)
-    )
-
-
-def _tar_entries(path: Path) -> Iterator[_Entry]:
-    budget = _Budget(path.stat().st_size)
-    with gzip.open(path) as plain, tarfile.open(fileobj=_Bounded(plain, budget), mode="r|") as tar:
-        for member in tar:
-            if not (member.isfile() or member.isdir()):
-                raise InvalidModel(f"The archive's entry {member.name!r} is a link or a device, not a file.")
-            # Before tarfile reads on to the next header, through all that this one announces.
-            budget.spend(member.size)
-            _safe_path(member.name)
-            # The text up to the first slash, as TorchServe does: `./MAR-INF/...` keeps its MAR-INF.
-            inner = _safe_path(member.name.partition("/")[2])
-            if inner.parts:
-                opener = _tar_opener(tar, member) if member.isfile() else None
-                yield _Entry(inner, member.size, opener, bool(member.mode & 0o111))
-
-
-def _tar_opener(
-    tar: tarfile.TarFile, member: tarfile.TarInfo
-) -> Callable[[], AbstractContextManager[IO[bytes]]]:
-    return lambda: closing(tar.extractfile(member) or io.BytesIO())
-
-
-class _Budget:
-    """What an archive may still unpack to."""
-
-    def __init__(self, packed_bytes: int) -> None:
-        self._entries = 0
-        self._total = 0
-        self.limit_bytes = min(TOTAL_LIMIT_BYTES, max(RATIO_FLOOR_BYTES, RATIO_LIMIT * packed_bytes))
-
-    def spend(self, size: int) -> None:
-        """Count one entry. Raises InvalidModel above a limit."""
-        self._entries += 1
-        self._total += size
-        if self._entries > ENTRY_LIMIT:
-            raise InvalidModel(f"The archive has more than {ENTRY_LIMIT} entries.")
-        if self._total > self.limit_bytes:
-            raise InvalidModel(
-                f"The archive would unpack to more than {self.limit_bytes} bytes; the limits are "
-                f"{RATIO_LIMIT} times its size, and {TOTAL_LIMIT_BYTES} bytes in all."
-            )
-
-
-class _Bounded(io.RawIOBase):
-    """A gzip stream that ends in InvalidModel where even a tar's headers would exceed the budget."""
-
-    def __init__(self, plain: gzip.GzipFile, budget: _Budget) -> None:
-        self._plain = plain
-        # Headers and padding of the largest number of entries come on top of the content.
-        self._left = budget.limit_bytes + ENTRY_LIMIT * tarfile.BLOCKSIZE * 2
-
-    def read(self, size: int = -1) -> bytes:
-        """Read as a file does."""
-        data = self._plain.read(min(size, COPY_BYTES) if size >= 0 else COPY_BYTES)
-        self._left -= len(data)
-        if self._left < 0:
-            raise InvalidModel("The archive's tar is larger than what its entries may unpack to.")
-        return data
-
-
-def _safe_path(name: str) -> PurePosixPath:
-    """Return an entry's path. Raises InvalidModel where it leaves the folder it is unpacked into."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
-        raise InvalidModel(f"The archive's entry {name!r} points outside of the model's folder.")
-    return path
 
 
 def _missing_handler(handler: str | None, names: set[str]) -> str | None:
@@ -444,6 +351,8 @@ def _object(value: object) -> dict[str, object]:
 def _text(fields: dict[str, object], key: str) -> str | None:
     """Return a text; numbers pass as text, since TorchServe reads `"modelVersion": 1.0` so."""
     value = fields.get(key)
+    if isinstance(value, str) and len(value) > TEXT_LIMIT_CHARS:
+        raise ValueError(f"{key} has more than {TEXT_LIMIT_CHARS} characters")
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -471,39 +380,10 @@ def _sources(files: Sequence[Path]) -> dict[str, Path]:
     for given in files:
         if not given.exists():
             raise InvalidModel(f"There is no file {given}.")
-        for name, file in _walk(given) if given.is_dir() else [(given.name, given)]:
+        for name, file in walk(given) if given.is_dir() else [(given.name, given)]:
             if sources.setdefault(name, file).resolve() != file.resolve():
                 raise InvalidModel(f"Both {sources[name]} and {file} would be {name} in the archive.")
     return sources
-
-
-def _walk(folder: Path, *, with_empty: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield the files below a folder by their names in it, and on demand the folders that hold nothing.
-
-    Links are followed, also those that leave the folder: Hugging Face's cache keeps a model's files beside
-    its folder, and so do mounts of Kubernetes. This is the one place that follows any.
-    """
-
-    def walk(place: Path, name: PurePosixPath, above: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
-        real = place.resolve()
-        if real in above:
-            return  # a link to a folder that it lies in
-        entries = sorted(place.iterdir())
-        if with_empty and not entries and above:
-            yield f"{name}/", place
-        for entry in entries:
-            inner = name / entry.name
-            if entry.is_dir() and entry.name != "__pycache__":
-                yield from walk(entry, inner, (*above, real))
-            elif entry.is_file():
-                yield str(inner), entry
-
-    yield from walk(folder, PurePosixPath(), ())
-
-
-def _inner_folder(folder: Path) -> Path:
-    children = list(folder.iterdir())
-    return children[0] if len(children) == 1 and children[0].is_dir() else folder
 
 
 @contextmanager
@@ -520,14 +400,24 @@ def _replacing(target: Path, *, force: bool) -> Iterator[Path]:
         half.unlink(missing_ok=True)
 
 
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
 def _write_zip(
-    target: Path, manifest: bytes | None, sources: dict[str, Path], *, force: bool, is_stored: bool = False
+    target: Path,
+    manifest: bytes | None,
+    sources: dict[str, Path],
+    *,
+    force: bool,
+    is_stored: bool = False,
+    open_source: Callable[[Path], IO[bytes]] = _open,
 ) -> None:
     with _replacing(target, force=force) as half, zipfile.ZipFile(half, "w") as file:
         if manifest is not None:
             file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
         for name in sorted(sources):
-            _add(file, name, sources[name], is_stored=is_stored)
+            _add(file, name, sources[name], open_source, is_stored=is_stored)
 
 
 def _write_tar(target: Path, manifest: bytes, sources: dict[str, Path], top: str, *, force: bool) -> None:
@@ -560,20 +450,29 @@ def _write_folder(target: Path, manifest: bytes, sources: dict[str, Path], *, fo
     (target / MANIFEST_NAME).write_bytes(manifest)
 
 
-def _add(archive: zipfile.ZipFile, name: str, path: Path, *, is_stored: bool) -> None:
+def _add(
+    archive: zipfile.ZipFile,
+    name: str,
+    path: Path,
+    open_source: Callable[[Path], IO[bytes]],
+    *,
+    is_stored: bool,
+) -> None:
     info = zipfile.ZipInfo(name, _ZIP_DATE)
-    facts = path.stat()
-    if stat.S_ISDIR(facts.st_mode):
+    if name.endswith("/"):
         info.external_attr = (stat.S_IFDIR | 0o755) << 16
         archive.writestr(info, b"")
         return
-    info.external_attr = (stat.S_IFREG | (0o755 if facts.st_mode & stat.S_IXUSR else 0o644)) << 16
-    info.file_size = facts.st_size
-    small = info.file_size <= DEFLATE_LIMIT_BYTES and not is_stored
-    info.compress_type = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
-    with path.open("rb") as source, archive.open(info, "w") as sink:
-        shutil.copyfileobj(source, sink, COPY_BYTES)
+    with open_source(path) as source:
+        facts = os.fstat(source.fileno())
+        info.external_attr = (stat.S_IFREG | (0o755 if facts.st_mode & stat.S_IXUSR else 0o644)) << 16
+        info.file_size = facts.st_size
+        small = info.file_size <= DEFLATE_LIMIT_BYTES and not is_stored
+        info.compress_type = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
+        with archive.open(info, "w") as sink:
+            shutil.copyfileobj(source, sink, COPY_BYTES)
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def one_line(error: BaseException) -> str:
+    """Write an error in one line, with its kind."""
+    return quoted(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -9,12 +9,18 @@ from typing import Any, Literal
 
 import msgspec
 
+from torchrelay.shared.quoting import quoted
+
 #: Real ones have some hundred bytes; YAML is slow to read.
 SIZE_LIMIT_BYTES = 256 << 10
 #: Nodes of the document with its aliases written out, which a few lines of them can make endless.
 NODE_LIMIT = 100_000
 #: TorchServe's numbers are 32-bit; it takes a larger one for no integer.
 NUMBER_LIMIT = 2**31 - 1
+#: What is said in words, to torchrun: addresses, and a list of options.
+TEXT_LIMIT_CHARS = 1024
+#: No host has more.
+DEVICES_LIMIT = 1024
 
 
 class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,7 +129,7 @@ def load(content: bytes) -> dict[str, Any]:  # Any: a YAML document, whose keys 
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         if isinstance(error, Unreadable):
             raise
-        raise Unreadable(f"not readable as YAML: {' '.join(str(error).split())[:500]}") from error
+        raise Unreadable(f"not readable as YAML: {quoted(' '.join(str(error).split()))}") from error
     if not isinstance(document, dict):
         raise Unreadable(f"expected a mapping, found {type(document).__name__}")
     return document
@@ -185,6 +191,8 @@ def _boolean(value: object) -> bool:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected text, found {_shown(value)}")
+    if len(value) > TEXT_LIMIT_CHARS or not value.isprintable():
+        raise ValueError(f"{_shown(value)} is too long, or has characters that can't be printed")
     return value
 
 
@@ -201,6 +209,8 @@ def _word(*words: str) -> Callable[[object], str]:
 def _device_ids(value: object) -> tuple[int, ...]:
     if not isinstance(value, list):
         raise ValueError(f"expected a list of whole numbers, found {_shown(value)}")
+    if len(value) > DEVICES_LIMIT:
+        raise ValueError(f"{len(value)} devices are more than the limit of {DEVICES_LIMIT}")
     return tuple(_integer(0)(item) for item in value)
 
 

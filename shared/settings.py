@@ -28,6 +28,10 @@ BODY_LIMIT_BYTES = 2**31 - 1
 QUEUE_LIMIT_BYTES = 1 << 30
 #: What a gateway process takes in beside one body of max_request_size unless told otherwise.
 _IN_FLIGHT_BYTES = 256 << 20
+#: What reading an archive may take: seconds of cpu time, beside one for each 2 MiB of it, and address space.
+#: A hundred thousand entries need a third of either, the largest model config a fifth of the time.
+ARCHIVE_TIME_LIMIT_S = 60.0
+ARCHIVE_MEMORY_LIMIT_BYTES = 512 << 20
 #: How much a node keeps of models and environments unless told otherwise.
 DEFAULT_CACHE_LIMIT_BYTES = 200_000_000_000
 
@@ -116,6 +120,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Whether archives whose workers start at once are unpacked from the model store, and not kept in
     #: state_dir as well: where all nodes are on this host, and the state goes with the broker.
     archives_in_place: bool = False
+    #: Folders that links of a model's folder may lead to when it is packed, beside that folder itself.
+    link_targets: tuple[str, ...] = ()
+    #: Folders of this host that are no models, whatever lies in them: the cache, logs.
+    private_folders: tuple[str, ...] = ()
     #: What is registered at start. One named `all` stands for every archive of the model store.
     load_models: tuple[LoadAtStart, ...] = ()
     #: What config.properties says of models in its `models`; used when one of them is registered.
@@ -176,6 +184,11 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: How long a download may be behind that, and how long until its first byte, redirects included: it
     #: takes this and its size by that rate at most.
     download_grace_s: PositiveSeconds = 60.0
+    #: Seconds of cpu time that reading an archive may take, beside one for each 2 MiB of it; it may last five
+    #: times as long. That is done by a process of its own, which ends then.
+    archive_time_limit_s: PositiveSeconds = ARCHIVE_TIME_LIMIT_S
+    #: Address space of that process.
+    archive_memory_limit_bytes: Positive = ARCHIVE_MEMORY_LIMIT_BYTES
     #: Handler of archives whose manifest names none.
     default_service_handler: str = ""
     #: Envelope around the requests of all models: `body`, `json`, `kserve`, `kservev2`, or a module.
@@ -305,6 +318,11 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: a dozen language models, so that going back to an earlier version seldom fetches it again. A tenth
     #: of the disk, or 10 GiB of a large one, is left free as well.
     cache_limit_bytes: Positive = DEFAULT_CACHE_LIMIT_BYTES
+    #: Seconds of cpu time that reading an archive may take, beside one for each 2 MiB of it; it may last five
+    #: times as long. That is done by a process of its own, which ends then.
+    archive_time_limit_s: PositiveSeconds = ARCHIVE_TIME_LIMIT_S
+    #: Address space of that process.
+    archive_memory_limit_bytes: Positive = ARCHIVE_MEMORY_LIMIT_BYTES
     #: Whether unpacked models stay in cache_dir when their workers have stopped. `torchserve` keeps none,
     #: as TorchServe does.
     keep_models: bool = True

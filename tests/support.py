@@ -4,7 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from torchrelay.shared.archive_reader import ArchiveReader
+
 POLL_INTERVAL_S = 0.01
+#: One for all tests: its process ends with theirs.
+READER = ArchiveReader()
 
 
 def eventually(predicate: Callable[[], object], within_s: float = 5.0) -> None:

@@ -132,7 +132,7 @@ class ArchiveCache:
             self._report(name, "unpacking", 0, 0)
             copy = await self._with_room(
                 lambda: self.in_thread(self._copies.make, name, source.path, called),
-                await self.in_thread(archive.unpacked_bytes, source.path),
+                await self.in_thread(self._copies.bytes_of, source.path),
                 called,
             )
             self._shelf.note_copy()

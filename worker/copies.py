@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from torchrelay.shared import archive, ids, private_files
+from torchrelay.shared import ids, private_files
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.worker.locks import hold
 
 FOLDER, LISTING, LOCK = "model", "made.json", "lock"
@@ -69,8 +70,9 @@ class Copy:
 class Copies:
     """The copies below a cache's folder; all of it blocks."""
 
-    def __init__(self, root: Path, *, is_kept: bool) -> None:
+    def __init__(self, root: Path, reader: ArchiveReader, *, is_kept: bool) -> None:
         """See to the copies below `root`; unless they are kept, each is made anew and goes with its use."""
+        self._reader = reader
         self._models = root / "models"
         self._is_kept = is_kept
         private_files.make_folder(self._models)
@@ -91,11 +93,11 @@ class Copies:
         return None
 
     def make(self, name: str, source: Path, called: str) -> Copy:
-        """Unpack an archive. Raises as `archive.extract` does; then nothing is left."""
+        """Unpack an archive. Raises as `ArchiveReader.extract` does; then nothing is left."""
         holder, lock = self._new_holder()
         is_whole = False
         try:
-            archive.extract(source, holder / FOLDER, called=called)
+            self._reader.extract(source, holder / FOLDER, called=called)
             with open(holder / LISTING, "w", opener=private_files.opener) as listing:
                 listing.write(json.dumps(dict(_scan(holder / FOLDER))))
             is_whole = True
@@ -104,6 +106,10 @@ class Copies:
                 drop(holder)
                 lock.close()
         return self._name(holder, lock, name)
+
+    def bytes_of(self, source: Path) -> int:
+        """Tell how large a copy will be, as far as that can be told."""
+        return self._reader.unpacked_bytes(source)
 
     def drop_left(self) -> None:
         """Remove what nodes that didn't keep their copies have left here when they were killed."""

@@ -25,9 +25,10 @@ from pathlib import Path
 
 import msgspec
 
-from torchrelay.shared import archive, private_files
-from torchrelay.shared.model_config import parse
+from torchrelay.shared import private_files
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.parent_death import __file__ as parent_death_file
+from torchrelay.shared.quoting import quoted
 from torchrelay.worker.faults import LINE_LIMIT
 from torchrelay.worker.locks import try_lock
 from torchrelay.worker.output import Ear, Output, OutputReader, Stream
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 LOCK_POLL_S = 0.5
 #: How often whoever waits hears that it goes on.
 REPORT_S = 1.0
+#: A lock of everything that there is, with hashes, has some hundred KB.
+REQUIREMENTS_LIMIT_BYTES = 1 << 20
 _WHOLE = "whole"
 #: Raised when environments are built in another way.
 _FORMAT = "1"
@@ -67,21 +70,21 @@ class InstallFailed(Exception):
         self.last_lines = last_lines
 
 
-def requirements(model_dir: Path, archive_hash: str) -> Requirements | None:
-    """Read what an unpacked archive requires; None if nothing. Raises InstallFailed for a file not there."""
-    manifest_file = model_dir / archive.MANIFEST_NAME
-    if not manifest_file.is_file():
-        return None
-    manifest = archive.parse_manifest(manifest_file.read_bytes())
-    name = manifest.requirements_file
+def requirements(model_dir: Path, archive_hash: str, reader: ArchiveReader) -> Requirements | None:
+    """Read what an unpacked archive requires; None if nothing. Raises InstallFailed for a file not there.
+
+    Blocks; raises as `ArchiveReader.inspect_folder` does, too.
+    """
+    _, info = reader.inspect_folder(model_dir, is_inner_meant=False)
+    name = info.manifest.requirements_file
     if not name:
         return None
     file = (model_dir / name).resolve()
     if not file.is_relative_to(model_dir.resolve()) or not file.is_file():
-        raise InstallFailed(f"the archive has no requirements file {name}")
-    config_file = model_dir / (manifest.config_file or "")
-    config = parse(config_file.read_bytes())[0] if config_file.is_file() else None
-    wants_venv = config is not None and config.use_venv
+        raise InstallFailed(f"the archive has no requirements file {quoted(name)}")
+    wants_venv = info.server_config is not None and info.server_config.use_venv
+    if file.stat().st_size > REQUIREMENTS_LIMIT_BYTES:
+        raise InstallFailed(f"the requirements file is larger than {REQUIREMENTS_LIMIT_BYTES} bytes")
     content = file.read_bytes()
     parts = [_FORMAT, sys.version, sys.prefix, str(wants_venv), content.decode(errors="replace")]
     if _names_a_file(content.decode(errors="replace"), model_dir):

@@ -15,6 +15,7 @@ import psutil
 
 from torchrelay.shared import clock, host, logs
 from torchrelay.shared import messages as m
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.fields import SAID_LIMIT_CHARS
 from torchrelay.shared.settings import NodeSettings
@@ -95,7 +96,8 @@ class Nursery:
         root = Path(settings.cache_dir).resolve()
         self._output = OutputReader(self._wait_for_logs)
         self._shelf = Shelf(root, settings.cache_limit_bytes)
-        copies = Copies(root, is_kept=settings.keep_models)
+        self._reader = ArchiveReader(settings.archive_time_limit_s, settings.archive_memory_limit_bytes)
+        copies = Copies(root, self._reader, is_kept=settings.keep_models)
         self.cache = ArchiveCache(root, self._shelf, copies, tell, self._on_progress)
         self._model_dirs = ModelDirs(self.cache, copies, is_kept=settings.keep_models)
         self._installer = Installer(
@@ -157,6 +159,7 @@ class Nursery:
     async def close(self) -> None:
         """End the launcher, which kills what is left, the downloads and the installers."""
         await self.cache.stop_fetching()
+        self._reader.close()  # whoever waits for it has no time left
         await self._installer.close()
         if self._launcher is not None:
             self._loop.remove_reader(self._launcher.fd)
@@ -231,7 +234,7 @@ class Nursery:
     async def _install(self, ward: Ward, folder: Path) -> Environment | None:
         """Provide what the archive requires; its installer's output is the worker's."""
         start = ward.start
-        wanted = requirements(folder, start.archive)
+        wanted = await self.cache.in_thread(requirements, folder, start.archive, self._reader)
         if wanted is None:
             return None
         ward.lock = self._shelf.use_environment(wanted.key)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.broker.store import ArchiveStore, prepare
+from tests.broker.test_store import prepare
+from torchrelay.broker.store import ArchiveStore
 from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings
 

@@ -14,10 +14,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.broker.cable import Cable
-from tests.broker.test_store import write_mar
+from tests.broker.test_store import prepare, write_mar
 from torchrelay.broker.download import download
 from torchrelay.broker.object_stores import fetch, fsspec_chunks, signed_headers
-from torchrelay.broker.store import ArchiveStore, prepare, set_aside_download
+from torchrelay.broker.store import ArchiveStore, set_aside_download
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
 

@@ -7,23 +7,28 @@ import json
 import os
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from tests.support import READER
+from torchrelay.broker import store as broker_store
 from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.store import (
     PACKING_PREFIX,
     ArchiveStore,
-    prepare,
     remove_leftovers,
     set_aside_download,
     startup_urls,
 )
 from torchrelay.shared import errors
+from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
+
+prepare = partial(broker_store.prepare, reader=READER)
 
 
 @pytest.fixture
@@ -387,3 +392,88 @@ def test_an_archive_that_can_not_be_copied_is_unpacked_from_where_it_is_if_the_n
     assert prepare("m.mar", full, here, is_wanted_now=True).path == str(path)
     with pytest.raises(errors.StoreFailed):
         prepare("m.mar", full, here)
+
+
+def test_the_model_store_is_no_model_by_whatever_name(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    models = Path(str(broker.model_store))
+    write_mar(models / "of another.mar")
+    (models / "sub").mkdir()
+    (models / "self").symlink_to(".")
+    (tmp_path / "way").symlink_to(models)
+    for in_place in (False, True):
+        settings = msgspec.structs.replace(broker, folders_in_place=in_place)
+        for url in (
+            *(".", "./", "./.", "sub/.", "self", "sub/..", "..", "/", "//"),
+            *(f"{models}{end}" for end in ("", "/", "/.", "//", "/self", "/sub/../")),
+            *(f"{tmp_path}/way", f"{tmp_path}"),
+        ):
+            with pytest.raises(errors.ModelNotFound):
+                prepare(url, store, settings)
+        with pytest.raises(errors.DownloadFailed):
+            prepare(f"file://{models}", store, settings)
+    assert not list(Path(broker.state_dir).glob(f"{PACKING_PREFIX}*"))
+    assert startup_urls(broker) == ["of another.mar", "sub"]
+
+
+def test_folders_of_ours_in_the_model_store_are_no_models(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in ("m", "state/archives", "logs/config", "cache/models/x", "above/cache"):
+        (models / name).mkdir(parents=True)
+        (models / name / "h.py").touch()
+    broker = BrokerSettings(
+        state_dir=str(models / "state"),
+        model_store=str(models),
+        snapshot_dir=str(models / "logs" / "config"),
+        private_folders=(str(models / "cache"), str(models / "above" / "cache")),
+        folders_in_place=True,
+    )
+    store = ArchiveStore(tmp_path / "archives")
+    for url in ("state", "logs", "cache", "above", f"{models}/state/archives", f"{models}/cache/models/x"):
+        with pytest.raises(errors.ModelNotFound):
+            prepare(url, store, broker)
+    assert startup_urls(broker) == ["m"]
+    assert prepare("m", store, broker).file_name == "m"
+
+
+def test_one_volume_may_hold_state_and_models(tmp_path: Path, store: ArchiveStore) -> None:
+    (tmp_path / "data" / "models" / "m").mkdir(parents=True)
+    (tmp_path / "data" / "models" / "m" / "h.py").touch()
+    broker = BrokerSettings(state_dir=str(tmp_path / "data"), model_store=str(tmp_path / "data" / "models"))
+    assert prepare("m", store, broker).file_name == "m"
+    with pytest.raises(errors.ModelNotFound):
+        prepare(str(tmp_path / "data"), store, broker)
+
+
+def test_a_folder_that_goes_to_nodes_takes_nothing_along_that_its_links_lead_to(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.json").write_text("secret")
+    models = Path(str(broker.model_store))
+    (models / "m").mkdir()
+    (models / "m" / "h.py").touch()
+    (models / "m" / "weights").symlink_to(tmp_path / "secret" / "key.json")
+    (models / "linked").symlink_to(tmp_path / "secret")
+    for url in ("m", "linked"):
+        with pytest.raises(errors.InvalidModel, match=f"leads to '{tmp_path}/secret"):
+            prepare(url, store, broker)
+        assert not list(Path(broker.state_dir).glob(f"{PACKING_PREFIX}*"))
+        named = msgspec.structs.replace(broker, link_targets=(str(tmp_path / "secret"),))
+        assert prepare(url, store, named).is_packed
+
+
+def test_an_archive_that_takes_too_long_leaves_nothing(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    path = tmp_path / "far.mar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "m", "configFile": "c.yaml"}}')
+        file.writestr("c.yaml", "a: {" + "b, " * 80_000 + "}")
+    reader = ArchiveReader(time_limit_s=0)
+    with pytest.raises(errors.InvalidModel, match="inspecting it took more than 1 s"):
+        broker_store.prepare(f"file://{path}", store, broker, reader=reader)
+    reader.close()
+    assert not list(Path(str(broker.model_store)).iterdir())
+    assert not list((Path(broker.state_dir) / "archives").iterdir())

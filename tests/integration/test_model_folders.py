@@ -81,7 +81,7 @@ def test_a_folder_is_used_where_it_is_and_new_workers_see_its_edits(tmp_path: Pa
 def test_a_folder_that_is_sent_to_a_node_arrives_whole_and_as_it_was(tmp_path: Path) -> None:
     with fleet(tmp_path, make_store(tmp_path / "models")) as parts:
         folder = make_folder(tmp_path / "models")
-        parts.broker()
+        parts.broker("--link-targets", str(tmp_path / "libraries"), "--link-targets", str(tmp_path / "blob"))
         parts.wait_until_up(parts.gateway())
         parts.node("one")
         eventually(lambda: len(parts.status()["nodes"]) == 1, within_s=20)
@@ -90,6 +90,17 @@ def test_a_folder_that_is_sent_to_a_node_arrives_whole_and_as_it_was(tmp_path: P
         assert ask(parts) == WHOLE
         assert not (folder / "feedback.txt").exists()
         assert "model.folder_packed" in parts.output()
+
+
+def test_a_folder_whose_links_leave_it_is_sent_to_no_node(tmp_path: Path) -> None:
+    with fleet(tmp_path, make_store(tmp_path / "models")) as parts:
+        make_folder(tmp_path / "models")
+        parts.broker()
+        parts.wait_until_up(parts.gateway())
+        refused = parts.register("fold", initial_workers=0)
+        assert refused.status_code == 400
+        assert f"'lib' leads to '{tmp_path}/libraries'" in refused.json()["message"]
+        assert not list((tmp_path / "state" / "archives").iterdir())
 
 
 @pytest.mark.parametrize(("arguments", "in_state"), [((), 1), (("--ncs",), 0)])

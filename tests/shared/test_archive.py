@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.shared import archive
+from torchrelay.shared import archive, archive_entries, tar_headers
 from torchrelay.shared.errors import InvalidModel, RelayError, StoreFailed
 
 MANIFEST = {"runtime": "python", "model": {"modelName": "m", "handler": "h.py", "modelVersion": "2.0"}}
@@ -206,18 +206,19 @@ def test_ten_gigabytes_of_zeros_in_a_tar_are_refused_by_their_header(tmp_path: P
 
 
 def test_a_tar_whose_headers_are_the_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "RATIO_FLOOR_BYTES", 1 << 20)
-    monkeypatch.setattr(archive, "ENTRY_LIMIT", 10)
-    info = tarfile.TarInfo("m/x")
-    info.type, info.size = tarfile.XHDTYPE, 8 << 20
+    monkeypatch.setattr(archive_entries, "RATIO_FLOOR_BYTES", 1 << 20)
+    monkeypatch.setattr(archive_entries, "ENTRY_LIMIT", 10)
+    longest = tarfile.TarInfo("m/x")
+    longest.type, longest.size = tarfile.GNUTYPE_LONGLINK, tar_headers.EXTENSION_LIMIT_BYTES
+    blocks = [longest.tobuf(), b"x" * longest.size] * 4 + [tarfile.TarInfo("m/x").tobuf()]
     path = tmp_path / "m.tar.gz"
-    path.write_bytes(gzip.compress(info.tobuf() + b"\0" * (8 << 20)))
+    path.write_bytes(gzip.compress(b"".join(blocks * 8)))
     with pytest.raises(InvalidModel, match="larger than what its entries may unpack to"):
         archive.inspect(path)
 
 
 def test_more_entries_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "ENTRY_LIMIT", 3)
+    monkeypatch.setattr(archive_entries, "ENTRY_LIMIT", 3)
     path = write_zip(tmp_path / "m.mar", {f"f{i}": b"" for i in range(4)})
     with pytest.raises(InvalidModel, match="more than 3 entries"):
         archive.inspect(path)
@@ -383,7 +384,8 @@ def folder_like_the_fields(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_packed_with_all_that_its_links_lead_to(tmp_path: Path) -> None:
-    archive.pack_folder(folder_like_the_fields(tmp_path), tmp_path / "m.mar")
+    folder = folder_like_the_fields(tmp_path)
+    archive.pack_folder(folder, tmp_path / "m.mar", [tmp_path / "blobs", tmp_path / "libraries"])
     out = tmp_path / "out"
     archive.extract(tmp_path / "m.mar", out)
     assert (out / "h.py").read_text() == "x = 1"
@@ -419,7 +421,7 @@ def test_a_program_in_an_archive_can_be_run(tmp_path: Path, archive_format: str)
 def test_a_folder_without_end_is_refused_before_it_is_packed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "ENTRY_LIMIT", 2)
+    monkeypatch.setattr(archive_entries, "ENTRY_LIMIT", 2)
     (tmp_path / "given").mkdir()
     for number in range(3):
         (tmp_path / "given" / str(number)).write_text("")
@@ -455,3 +457,82 @@ def test_what_an_archive_unpacks_to_is_known_before(tmp_path: Path) -> None:
     assert archive.unpacked_bytes(path) == 1001
     other = write_tar(tmp_path / "m.tar.gz", {"top/a": b"x" * 1000})
     assert archive.unpacked_bytes(other) == other.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "/".join("a" * 101), "d/" * 40 + "\u00e4" * 130, "x/" * 10_000])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_path_that_no_disk_can_have_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    if kind == "zip":
+        path = write_zip(tmp_path / "m.mar", {name: b""})
+    else:
+        path = write_tar(tmp_path / "m.tar.gz", {f"m/{name}": b""})
+    with pytest.raises(InvalidModel, match="is too long") as caught:
+        archive.inspect(path)
+    assert len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize("names", [["a", "a/b"], ["a/b", "a"], ["a/b/c/d", "a/b"], ["a/", "a"]])
+def test_what_is_a_file_and_a_folder_is_refused_before_anything_is_written(
+    tmp_path: Path, names: list[str]
+) -> None:
+    path = write_zip(tmp_path / "m.mar", dict.fromkeys(names, b""))
+    with pytest.raises(InvalidModel, match="is both a file and a folder"):
+        archive.inspect(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["\\ud800", "x" * 5000, "\\u0000" * 5000], ids=["no text", "too long", "too many zeros"]
+)
+@pytest.mark.parametrize("key", ["modelName", "modelVersion", "handler", "requirementsFile", "configFile"])
+def test_a_manifest_of_what_can_be_neither_stored_nor_sent_is_refused(key: str, text: str) -> None:
+    with pytest.raises(InvalidModel):
+        archive.parse_manifest(f'{{"model": {{"{key}": "{text}"}}}}'.encode())
+
+
+def test_a_manifest_of_lists_in_lists_without_end_is_refused() -> None:
+    with pytest.raises(InvalidModel):
+        archive.parse_manifest(b'{"own": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+
+def overlapping(path: Path) -> Path:
+    """Write a zip whose 100 entries are all the same 1 MB of zeros, each read as a file of its own."""
+    write_zip(path, {})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("0" * 8, b"\0" * (1 << 20))
+        first = file.infolist()[0]
+        for number in range(1, 300):
+            info = zipfile.ZipInfo(f"{number:08}")
+            for field in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+                setattr(info, field, getattr(first, field))
+            file.filelist.append(info)
+            file._didModify = True  # type: ignore[attr-defined]  # so that the directory is written
+    return path
+
+
+def test_entries_that_overlap_unpack_to_no_more_than_the_directory_says(tmp_path: Path) -> None:
+    with pytest.raises(InvalidModel, match="would unpack to more than"):
+        archive.inspect(overlapping(tmp_path / "m.mar"))
+
+
+def test_an_entry_that_has_more_than_it_says_is_cut_off_there(tmp_path: Path) -> None:
+    path = tmp_path / "m.mar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("bomb", b"\0" * (8 << 20))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24
+    content[at : at + 4] = (1000).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(StoreFailed, match="Bad CRC"):
+        archive.extract(path, tmp_path / "out")
+    assert (tmp_path / "out" / "bomb").stat().st_size <= 1000
+
+
+@pytest.mark.parametrize("offset", [0xFFFFFFFF, 0x7FFFFFFF])
+def test_an_entry_that_lies_nowhere_is_a_typed_error(tmp_path: Path, offset: int) -> None:
+    path = good_zip(tmp_path)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 42
+    content[at : at + 4] = offset.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(StoreFailed):
+        archive.extract(path, tmp_path / "out")

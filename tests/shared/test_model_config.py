@@ -100,6 +100,7 @@ def test_a_file_without_a_word_for_the_server_changes_nothing(content: bytes) ->
         "deviceIds: 0",
         "deviceIds: [0, one]",
         "deviceIds: [0, -1]",
+        f"deviceIds: [{'0, ' * 1025}]",
         "parallelType: sideways",
         "parallelLevel: 2",
         "torchrun: true",
@@ -116,6 +117,14 @@ def test_a_value_that_cannot_be_meant_is_passed_over_with_a_warning(line: str) -
     assert config == ModelConfig()
     assert len(warnings) == 1
     assert warnings[0].startswith(line.partition(":")[0])
+
+
+@pytest.mark.parametrize("text", [r"\ud800", r"\x1b[31m", r"\n", "x" * 1025])
+def test_what_can_be_neither_stored_nor_shown_is_passed_over(text: str) -> None:
+    config, warnings = parse(f'torchrun: {{rdzv-conf: "{text}", nproc-per-node: 2}}'.encode())
+    assert config.torchrun == Torchrun(nproc_per_node=2)
+    assert warnings[-1].startswith("torchrun.rdzv-conf:")
+    assert warnings[-1].isprintable()
 
 
 def test_a_bad_value_spoils_no_other() -> None:

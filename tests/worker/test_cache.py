@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support import eventually_async
+from tests.support import READER, eventually_async
 from tests.worker.models import ECHO, write_archive
 from torchrelay.shared import archive
 from torchrelay.shared import messages as m
@@ -80,7 +80,7 @@ class Broker:
         self.asked: list[m.FetchArchive] = []
         self.disk = Disk(total=1 << 40, free=1 << 40)
         shelf = Shelf(folder, 1 << 40, lambda _: self.disk)
-        copies = Copies(folder, is_kept=True)
+        copies = Copies(folder, READER, is_kept=True)
         self.cache = ArchiveCache(folder, shelf, copies, self.asked.append, lambda *_: None)
 
     def answer(self, content: bytes) -> None:
@@ -240,14 +240,14 @@ async def test_on_a_disk_that_turns_out_to_be_full_all_that_nobody_uses_goes_and
     name, content = make_archive(tmp_path)
     unused = put_unused(tmp_path / "cache", 10)
     broker = Broker(tmp_path / "cache")
-    really_extract = archive.extract
+    really_extract = READER.extract
 
     def extract(path: Path, into: Path, *, called: str = "") -> None:
         if unused.exists():
             raise StoreFailed("Failed to save model") from OSError(errno.EDQUOT, "Disk quota exceeded")
         really_extract(path, into, called=called)
 
-    monkeypatch.setattr(archive, "extract", extract)
+    monkeypatch.setattr(READER, "extract", extract)
     copy = await broker.cache.provide(name, len(content), "", str(tmp_path / "made" / "m.mar"))
     assert (copy.folder / "h.py").read_text() == ECHO
     await broker.cache.close()

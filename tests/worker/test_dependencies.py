@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import eventually_async
+from tests.support import READER, eventually_async
 from tests.worker.models import write_model
 from tests.worker.wheels import write_wheel
 from torchrelay.shared.settings import environment
@@ -33,7 +33,7 @@ def model(folder: Path, lines: str, *, wants_venv: bool = False, file: str = "h.
 
 
 def wanted(model_dir: Path, archive: str = HASH) -> Requirements:
-    found = requirements(model_dir, archive)
+    found = requirements(model_dir, archive, READER)
     assert found is not None
     return found
 
@@ -81,8 +81,8 @@ def says(environment: Environment, code: str) -> str:
 
 
 def test_an_archive_that_requires_nothing_needs_no_environment(tmp_path: Path) -> None:
-    assert requirements(write_model(tmp_path, {}), HASH) is None
-    assert requirements(tmp_path / "without a manifest", HASH) is None
+    assert requirements(write_model(tmp_path, {}), HASH, READER) is None
+    assert requirements(tmp_path / "without a manifest", HASH, READER) is None
 
 
 @pytest.mark.parametrize("name", ["missing.txt", "../../outside.txt"])
@@ -90,7 +90,7 @@ def test_requirements_that_are_not_in_the_archive_are_an_error(tmp_path: Path, n
     (tmp_path / "outside.txt").touch()
     folder = write_model(tmp_path / "a" / "b", {}, requirementsFile=name)
     with pytest.raises(InstallFailed, match="the archive has no requirements file"):
-        requirements(folder, HASH)
+        requirements(folder, HASH, READER)
 
 
 def test_equal_requirements_share_an_environment_unless_they_name_the_archives_files(

@@ -8,7 +8,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.support import eventually
+from tests.support import READER, eventually
 from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, Loaded, answers, copies, load, order, submit
 from torchrelay.shared import messages as m
@@ -204,7 +204,7 @@ async def test_where_the_disk_fails_workers_that_come_back_find_what_the_last_on
     archive = write_archive(tmp_path / "made", {"h.py": ECHO})
     start = start_worker(archive=sha256_of(archive), archive_bytes=archive.stat().st_size)
     cached = tmp_path / "archives" / f"{start.archive}.mar"
-    made = Copies(tmp_path, is_kept=True)
+    made = Copies(tmp_path, READER, is_kept=True)
     cache = ArchiveCache(tmp_path, Shelf(tmp_path, 1 << 40), made, lambda _: None, lambda *_: None)
     archive.rename(cached)
     dirs = ModelDirs(cache, made, is_kept=True)
