@@ -72,7 +72,8 @@ def check_allowed(url: str, settings: BrokerSettings) -> None:
     try:
         is_allowed = allowed_urls.is_allowed(url, settings.allowed_urls)
     except urls.BadUrl as error:
-        raise DownloadFailed(f"{failed(url, '').message}: {error}", str(error)) from error
+        said = failed(urls.without_user(url), str(error))
+        raise DownloadFailed(f"{said.message}: {error}", said.details) from error
     if not is_allowed:
         raise ModelNotFound(f"Given URL {quoted(url)} does not match any allowed URL(s)")
 

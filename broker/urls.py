@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from encodings import idna
 from urllib.parse import quote, unquote, urljoin
 
+from torchrelay.shared.quoting import quoted
+
 #: Longer than what any signed url has come to, and what most servers read of a request's first line.
 URL_LIMIT_CHARS = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HTTP = re.compile(r"(https?)://([^/?#]*)(/[^?#]*)?(\?[^#]*)?(?:#.*)?", re.IGNORECASE)
+_USER = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 _FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)(?:[?#].*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
@@ -148,7 +151,12 @@ def file_of(url: str) -> str:
 
 def without_query(url: str) -> str:
     """Return a url for the log: what is behind the question mark may be a signature."""
-    return url.partition("?")[0]
+    return quoted(without_user(url.partition("?")[0]))
+
+
+def without_user(url: str) -> str:
+    """Return a url of http(s) for people: what is before the host may be a password."""
+    return _USER.sub(r"\1", url)
 
 
 def _given_path_of_file(url: str) -> str:

@@ -229,7 +229,18 @@ class Installer:
 
 def _commands(wanted: Requirements, folder: Path) -> list[list[str]]:
     """Return what builds an environment, step by step."""
-    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-U"]
+    # -P: a module of the archive may be called like one that the installer imports.
+    pip = [
+        "-P",
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        "-U",
+    ]
     file = ["-r", str(wanted.file)]
     if not wanted.wants_venv:
         return [[sys.executable, *pip, "-t", str(folder / "packages"), *file]]
@@ -239,8 +250,8 @@ def _commands(wanted: Requirements, folder: Path) -> list[list[str]]:
     see += "pathlib.Path(sysconfig.get_path('purelib'), 'server.pth').write_text(sys.argv[1])"
     server = "".join(f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
     return [
-        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
-        [python, "-c", see, server],
+        [sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)],
+        [python, "-P", "-c", see, server],
         [python, *pip, "--upgrade-strategy", "only-if-needed", *file],
     ]
 

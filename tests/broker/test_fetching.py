@@ -57,6 +57,15 @@ def test_a_name_that_no_file_should_have_is_not_fetched(broker: BrokerSettings, 
     assert refused(f"http://127.0.0.1:1/{name}", broker).status == 400
 
 
+def test_a_password_in_a_url_is_neither_told_nor_logged(
+    broker: BrokerSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = refused("https://user:open-sesame@host/m.mar?signature=0", broker)
+    assert "open-sesame" not in error.message
+    assert caplog.records
+    assert not [record for record in caplog.records if "open-sesame" in str(vars(record))]
+
+
 def test_only_regular_files_are_copied_and_nothing_is_waited_for(
     broker: BrokerSettings, tmp_path: Path
 ) -> None:

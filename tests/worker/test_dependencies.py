@@ -205,6 +205,18 @@ async def test_when_the_last_who_waits_leaves_the_installer_ends(tmp_path: Path)
     assert not (host.root / "environments" / wanted(folder).key).exists()
 
 
+@pytest.mark.parametrize("wants_venv", [False, True])
+async def test_modules_of_an_archive_are_not_taken_for_the_installers(
+    tmp_path: Path, wants_venv: bool
+) -> None:
+    write_wheel(tmp_path / "wheels", "tiny_one", "1.0", "WORD = 'one'\n")
+    folder = model(tmp_path / "m", offline(tmp_path / "wheels", "tiny_one"), wants_venv=wants_venv)
+    for name in ("pip", "venv", "json", "pathlib", "sysconfig"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the archive was asked')\n")
+    environment_ = await Host(tmp_path / "cache").provide(folder)
+    assert says(environment_, "import tiny_one; print(tiny_one.WORD)") == "one"
+
+
 async def test_requirements_find_no_secret_to_send_to_an_index_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "index").mkdir()
     lines = (
