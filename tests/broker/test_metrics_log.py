@@ -8,6 +8,7 @@ import pytest
 from tests.support import eventually
 from torchrelay.broker.metrics import Line
 from torchrelay.broker.metrics_log import WAITING_LIMIT, MetricsLog, formatted
+from torchrelay.shared.settings import LogLimits
 
 SERVER = Line(False, "WorkerLoadTime", "Milliseconds", 4209.0,
               (("WorkerName", "W-9000-m_1.0"), ("Level", "Host")), "vm", 1_795_349_646_182)  # fmt: skip
@@ -50,6 +51,16 @@ def test_what_waits_is_written_before_the_end(tmp_path: Path) -> None:
     assert all(log.write((SERVER,) * 10) for _ in range(500))
     log.close()
     assert len((tmp_path / "ts_metrics.log").read_text().splitlines()) == 5000
+
+
+def test_both_files_are_moved_away_however_much_is_written(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, LogLimits(2000, 2))
+    assert all(log.write((SERVER, MODEL) * 4) for _ in range(200))
+    log.close()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    names = [f"{name}.log{number}" for name in ("model_metrics", "ts_metrics") for number in ("", ".1", ".2")]
+    assert sorted(sizes) == names
+    assert max(sizes.values()) <= 2000
 
 
 def test_lines_that_find_no_room_are_dropped_and_never_block(tmp_path: Path) -> None:

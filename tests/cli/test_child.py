@@ -1,5 +1,6 @@
 """A child process of serve, for real: it runs its role, and goes when its parent goes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,16 @@ import pytest
 from tests.support import eventually
 from torchrelay.cli.child import Launch, LogTarget
 from torchrelay.shared.settings import BrokerSettings
+
+TALKER = """
+import logging, sys
+import msgspec
+from torchrelay.cli.child import LogTarget
+
+msgspec.json.decode(sys.argv[1], type=LogTarget).configure("broker")
+for number in range(500):
+    logging.getLogger("broker").info("worker.joined", extra={"worker": number})
+"""
 
 
 def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
@@ -28,6 +39,27 @@ def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
     child.stdin.write(msgspec.json.encode(launch) + b"\n")
     child.stdin.flush()
     return child
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("log_format", ["text", "json", "torchserve"])
+def test_the_log_of_every_part_is_moved_away_however_much_it_says(tmp_path: Path, log_format: str) -> None:
+    target = {
+        "level": "ERROR",
+        "log_format": log_format,
+        "file": str(tmp_path / "log"),
+        "limits": {"file_bytes": 2000, "files": 2},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", TALKER, json.dumps(target)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sorted(sizes) == ["log", "log.1", "log.2"]
+    assert max(sizes.values()) <= 2000
 
 
 @pytest.mark.integration

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import eventually_async
 from torchrelay.gateway.access import WAITING_LINES, AccessLog
+from torchrelay.shared.settings import LogLimits
 
 LINE = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:4711 ("[^"]+" \d{3}) \d+\n')
 
@@ -74,6 +75,17 @@ async def test_a_log_that_is_moved_away_begins_anew(tmp_path: Path) -> None:
     log.close()
     assert lines(tmp_path / "log.1") == ['"GET /one HTTP/1.1" 200']
     assert lines(tmp_path / "log") == ['"GET /two HTTP/1.1" 200']
+
+
+async def test_it_is_moved_away_however_many_requests_come(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"), LogLimits(2000, 2))
+    for _ in range(100):
+        await respond(log, "GET", "/models", "x" * 300)
+        log.flush()
+    log.close()
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sorted(sizes) == ["log", "log.1", "log.2"]
+    assert max(sizes.values()) <= 2000
 
 
 async def test_a_log_that_cannot_be_written_is_told_and_harms_nobody(

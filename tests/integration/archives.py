@@ -95,6 +95,21 @@ def handle(data, context):
     seen = dict(pid=os.getpid(), variables=variables, found=found, read=read, refused=refused)
     return data and [seen for _ in data]
 """,
+    "prints_without_end": """
+import itertools, threading, time
+
+def flood():
+    for number in itertools.count():
+        print(number, "y" * 3900, flush=True)
+        time.sleep(0.001)
+
+class Prints:
+    def initialize(self, context):
+        threading.Thread(target=flood, daemon=True).start()
+
+    def handle(self, data, context):
+        return ["answered" for _ in data]
+""",
     "exits": """
 import os
 
