@@ -1,10 +1,11 @@
 """Access keys: which of them open which API, and until when. Pure.
 
 Keys made here are known by their text, which only the key file shows, and durable by their sha256; what
-is sent to gateways is sha256 alone. Keys that others keep (settings) stand beside them and never change.
+is sent to gateways is the sha256 of that. Keys that others keep (settings) stand beside them.
 """
 
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -109,13 +110,24 @@ class Keyring:
 
     def message(self, now: float) -> m.KeysChanged:
         """Return what gateways must know: every key that opens something now."""
-        static = (m.AccessKey(key.api, key.name, sha256(key.key), None) for key in self._settings.static_keys)
+        static = (m.AccessKey(key.api, key.name, told(key.key), None) for key in self._settings.static_keys)
         made = (
-            m.AccessKey(record.api, "", record.sha256, self._left_ms(record, now))
+            m.AccessKey(record.api, "", sha256(record.sha256), self._left_ms(record, now))
             for record in self._made.change().keys
             if self._is_alive(record, now)
         )
         return m.KeysChanged((*static, *made))
+
+    def is_proven(self, api: Api, proof: str, now: float) -> bool:
+        """Tell whether a proof is one of a key that opens an API. Each is compared in constant time."""
+        static = (sha256(key.key) for key in self._settings.static_keys if key.api == api)
+        made = (
+            record.sha256
+            for record in self._made.change().keys
+            if record.api == api and self._is_alive(record, now)
+        )
+        fits = [hmac.compare_digest(known.encode(), proof.encode()) for known in (*static, *made)]
+        return any(fits)
 
     def _new_key(self, api: Api, now: float) -> MadeKey:
         life_ms = int(self._settings.token_expiration_min * 60_000)
@@ -137,6 +149,11 @@ class Keyring:
 def sha256(text: str) -> str:
     """Return what is kept and sent instead of a key, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def told(text: str) -> str:
+    """Return what gateways are told of a key, see `AccessKey`."""
+    return sha256(sha256(text))
 
 
 def _sooner(one: int | None, other: int | None) -> int | None:

@@ -26,6 +26,7 @@ from torchrelay.broker.fleet import Fleet
 from torchrelay.broker.keys import Keyring, Made
 from torchrelay.broker.precedence import settle, starts_workers
 from torchrelay.broker.records import (
+    Api,
     Change,
     Prepared,
     PutVersion,
@@ -147,6 +148,7 @@ class Management:
             return
         self._pending.add((peer, ask.ask))
         try:
+            self._require_allowed(ask, now)
             match ask:
                 case m.RegisterModel():
                     self._prepare(Registration((peer, ask.ask), ask))
@@ -162,6 +164,17 @@ class Management:
                         self._renew_next(now)
         except errors.RelayError as error:
             self._refuse((peer, ask.ask), error)
+
+    def _require_allowed(self, ask: m.Change, now: float) -> None:
+        """Hold who asks to what gateways hold clients to: a gateway may be anybody who reaches the broker."""
+        api: Api = "token" if isinstance(ask, m.RenewKey) else "management"
+        if self._settings.token_authorization and not self._keys.is_proven(api, ask.proof, now):
+            raise errors.InvalidKey(
+                "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+            )
+        is_of_models = isinstance(ask, m.RegisterModel | m.UnregisterModel)
+        if is_of_models and not self._settings.enable_model_api:
+            raise errors.MethodNotAllowed
 
     def load_at_start(self, load: LoadAtStart | StartupModel) -> None:
         """Register a model of the command line or config.properties, or of a snapshot, in the background."""

@@ -21,7 +21,7 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
-from torchrelay.broker import key_file, metrics_config, snapshots
+from torchrelay.broker import ipc, key_file, metrics_config, snapshots
 from torchrelay.broker.chunks import ChunkCredit
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import (
@@ -46,6 +46,7 @@ from torchrelay.broker.events import (
     Unreachable,
     Unsendable,
 )
+from torchrelay.broker.ipc import BindFailed as BindFailed
 from torchrelay.broker.keys import Keyring
 from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.metrics_log import MetricsLog
@@ -61,7 +62,7 @@ from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.quoting import quoted
-from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_reachable_from_outside
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_open_to_others
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +85,6 @@ CLOSE_S = 0.4
 
 
 ResultT = TypeVar("ResultT")
-
-
-class BindFailed(RelayError):
-    """An address the broker may not, or cannot, listen on."""
 
 
 def run(settings: BrokerSettings) -> int:
@@ -137,12 +134,12 @@ def lock_state(folder: Path) -> IO[bytes]:
 
 
 def check_addresses(settings: BrokerSettings) -> None:
-    """Raise BindFailed for an address that other hosts can reach, unless the operator insists."""
-    open_ones = [address for address in settings.addresses if is_reachable_from_outside(address)]
+    """Raise BindFailed for an address that other users or hosts can reach, unless the operator insists."""
+    open_ones = [address for address in settings.addresses if is_open_to_others(address)]
     if open_ones and not settings.insecure:
         raise BindFailed(
-            f"{open_ones[0]} can be reached from other hosts, and the fleet's wire is not encrypted",
-            "bind to a loopback or tunnel address, or say --insecure if the network is private",
+            f"Whoever reaches {open_ones[0]} can run code on every node, other users of this host as well",
+            "listen on ipc://PATH, or say --insecure if you trust all who reach it",
         )
 
 
@@ -172,6 +169,7 @@ class Server:
         self._preparations = PlacedThreads(PREPARE_THREADS, PREPARE_THREADS, "prepare")
         self._downloads = PlacedThreads(DOWNLOADS_LIMIT, DOWNLOADS_PER_ORIGIN_LIMIT, "download")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._address_locks: list[IO[bytes]] = []
         self._chunks = ChunkCredit(self._read_chunk)
         #: Whose message has more frames than one may have; the rest of it is being dropped.
         self._overlong: bytes | None = None
@@ -183,8 +181,11 @@ class Server:
     def bind(self) -> None:
         """Listen on all addresses. Raises BindFailed."""
         for address in self._settings.addresses:
+            if lock := ipc.claim(address):
+                self._address_locks.append(lock)
             try:
-                self._socket.bind(address)
+                with ipc.private_files():
+                    self._socket.bind(address)
             except zmq.ZMQError as error:
                 raise BindFailed(
                     f"The broker can't listen on {address}: {error.strerror}",
@@ -239,6 +240,8 @@ class Server:
             self._metrics_log.close()
         self._socket.close(linger=0)
         self._context.term()
+        for lock in self._address_locks:
+            lock.close()
         self._wake_reader.close()
         self._wake_writer.close()
         logger.info("broker.stopped")

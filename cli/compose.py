@@ -23,6 +23,7 @@ from torchrelay.shared.settings import (
     NodeSettings,
     SettingsError,
     StaticKey,
+    is_open_to_others,
     is_reachable_from_outside,
 )
 from torchrelay.shared.ts_config import Said, TsConfig
@@ -33,6 +34,7 @@ SLOTS_PER_CPU = 4
 
 BROKER_FIELDS = {
     "model_store": "model_store",
+    "enable_model_api": "enable_model_api",
     "load_models": "load_models",
     "models": "models",
     "model_snapshot": "snapshot",
@@ -270,14 +272,14 @@ def secret_variables(config: TsConfig) -> tuple[str, ...]:
 
 
 def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
-    """Name each of a broker's addresses that other hosts could reach although nobody said it is meant."""
+    """Name each of a broker's addresses that others could reach although nobody said it is meant."""
     if insecure:
         return []
     return [
-        f"{address} can be reached from other hosts, and the fleet's own wire checks nobody:"
-        " use a loopback address, or say --insecure where the network is your own"
+        f"whoever reaches {address} can run code on every node, other users of this host as well: use"
+        " ipc://PATH, or say --insecure where you trust all who reach it"
         for address in addresses
-        if is_reachable_from_outside(address)
+        if is_open_to_others(address)
     ]
 
 

@@ -63,10 +63,13 @@ PassCredentials = Annotated[
         help="A variable with credentials for a cloud (AWS_..., HF_TOKEN, ...) that handlers get, or `*`.",
     ),
 ]
-Broker = Annotated[str, typer.Option("--broker", metavar="ADDR", help="The broker's address.")]
+Broker = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="ADDR", help="The broker's address. [default: this user's own socket]"),
+]
 Insecure = Annotated[
     bool,
-    typer.Option("--insecure", help="Listen where other hosts can reach it, though nobody checks who calls."),
+    typer.Option("--insecure", help="Listen where others can reach it, though nobody checks who calls."),
 ]
 AllowedHosts = Annotated[
     str | None,
@@ -123,6 +126,5 @@ TorchServeFlag = Annotated[
 
 DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEFAULT_INFERENCE = "http://127.0.0.1:8080"
-DEFAULT_BROKER = "tcp://127.0.0.1:7700"
 DEFAULT_CACHE_LIMIT_GB = 200
 GIGABYTE = 1_000_000_000

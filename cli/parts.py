@@ -16,7 +16,7 @@ def broker(
     more_models: options.MoreModels = None,
     address: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDR", help="Where to listen; repeatable. [default: tcp://127.0.0.1:7700]"),
+        typer.Option(metavar="ADDR", help="Where to listen; repeatable. [default: this user's own socket]"),
     ] = None,
     state_dir: options.StateDir = ".torchrelay",
     model_store: options.ModelStore = None,
@@ -25,6 +25,7 @@ def broker(
     tokens: options.Tokens = None,
     keys: options.Keys = None,
     metrics_mode: options.MetricsModeOption = None,
+    enable_model_api: options.EnableModelApi = False,
     insecure: options.Insecure = False,
     allow_private_urls: options.AllowPrivateUrls = False,
     link_targets: Annotated[
@@ -37,7 +38,7 @@ def broker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the broker: it knows the models and shares out the work."""
-    from torchrelay.cli import compose, prepare, secrets_file
+    from torchrelay.cli import broker_address, compose, prepare, secrets_file
     from torchrelay.cli.folders import require_usable_state
     from torchrelay.shared.settings import environment
 
@@ -46,14 +47,20 @@ def broker(
         model_store=model_store,
         models=models,
         more_models=more_models,
+        enable_model_api=enable_model_api,
         tokens=True if static_keys and tokens is None else tokens,
         metrics_mode=prepare.metrics_mode(metrics_mode),
     )
+    if not address:
+        place = broker_address.own_place(environment())
+        address = [place.address]
+        for line in place.warnings:
+            typer.echo(line, err=True)
     said = prepare.with_file(command_line, ts_config)
     prepare.require_private(compose.vain_keys(static_keys, said, command_line))
     settings = compose.broker_settings(
         said,
-        addresses=tuple(address or [options.DEFAULT_BROKER]),
+        addresses=tuple(address),
         state_dir=state_dir,
         insecure=insecure,
         allow_private_urls=allow_private_urls,
@@ -72,7 +79,7 @@ def broker(
 
 
 def gateway(
-    broker: options.Broker = options.DEFAULT_BROKER,
+    broker: options.Broker = None,
     inference_address: options.InferenceAddress = None,
     management_address: options.ManagementAddress = None,
     metrics_address: options.MetricsAddress = None,
@@ -86,8 +93,10 @@ def gateway(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the gateway: it speaks HTTP and hands requests to the broker."""
-    from torchrelay.cli import compose, prepare
+    from torchrelay.cli import broker_address, compose, prepare
+    from torchrelay.shared.settings import environment
 
+    broker = broker or broker_address.of_this_user(environment())
     said = prepare.said(
         enable_model_api=enable_model_api,
         tokens=tokens,
@@ -106,7 +115,7 @@ def gateway(
 
 
 def worker(
-    broker: options.Broker = options.DEFAULT_BROKER,
+    broker: options.Broker = None,
     name: Annotated[str | None, typer.Option(help="Shown in `status`. [default: the host's name]")] = None,
     device: options.Devices = None,
     slots: options.Slots = None,
@@ -118,12 +127,13 @@ def worker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
-    from torchrelay.cli import compose, prepare
+    from torchrelay.cli import broker_address, compose, prepare
     from torchrelay.cli.folders import cache_of_node
     from torchrelay.shared import host
     from torchrelay.shared.settings import environment
     from torchrelay.shared.ts_config import Said
 
+    broker = broker or broker_address.of_this_user(environment())
     prepare.require_broker_addresses(broker)
     here = host.look(environment())
     with cache_of_node(cache_dir, environment()) as cache:

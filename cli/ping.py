@@ -12,14 +12,17 @@ from torchrelay.cli.faults import Fault
 
 
 def ping(
-    broker: options.Broker = options.DEFAULT_BROKER,
+    broker: options.Broker = None,
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait.")] = 3.0,
 ) -> None:
     """Ask a broker whether it is there; exit with 1 if it isn't."""
     import zmq
 
+    from torchrelay.cli import broker_address
     from torchrelay.shared import messages, sockets, wire
+    from torchrelay.shared.settings import environment
 
+    broker = broker or broker_address.of_this_user(environment())
     context = zmq.Context()
     try:
         socket = sockets.dial(context, broker, "ping", waits_to_send=True)

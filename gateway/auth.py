@@ -34,6 +34,16 @@ def key_of(authorization: str | None) -> str | None:
     return said and said[1]
 
 
+def proof_of(authorization: str | None) -> str:
+    """Return what shows the broker that a client has the key in a header; "" where there is none."""
+    key = key_of(authorization)
+    return "" if key is None else _sha256(key.encode("latin-1", "replace")).decode()
+
+
+def _sha256(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
+
+
 @dataclass(frozen=True, slots=True)
 class _Key:
     digest: bytes
@@ -63,7 +73,7 @@ class Keyring:
 
     def opens(self, api: Api, key: str, *, now: float) -> bool:
         """Tell whether a key opens an API. All of its keys are compared, and each in constant time."""
-        digest = hashlib.sha256(key.encode("latin-1", "replace")).hexdigest().encode()
+        digest = _sha256(_sha256(key.encode("latin-1", "replace")))
         fits = [
             hmac.compare_digest(known.digest, digest) and now < known.expires_at
             for known in (self._keys or {}).get(api, ())

@@ -57,7 +57,7 @@ class Models(Undescribed):
         if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
             raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
         said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
-        registered = await self._link.ask(_registration(said), m.ModelRegistered)
+        registered = await self._link.ask(_registration(said, auth.proof_of(req.auth)), m.ModelRegistered)
         if not registered.done:
             presenting.answer(resp, {"status": _PROCESSING}, 202)
             return
@@ -105,9 +105,9 @@ class Model(Managing):
             # TorchServe's clients are tested to get a 500 here, though it is the caller's fault.
             raise errors.InternalError("min_worker cannot be negative.")
         synchronous = query.flag("synchronous", default=False)
-        ask = m.ScaleWorkers(
-            0, model, version, least, most, synchronous, max(-1, query.number("timeout", -1))
-        )
+        drain_timeout_s = max(-1, query.number("timeout", -1))
+        proof = auth.proof_of(req.auth)
+        ask = m.ScaleWorkers(0, model, version, least, most, synchronous, drain_timeout_s, proof)
         scaled = await self._link.ask(ask, m.WorkersScaled)
         if not (synchronous and scaled.done):
             presenting.answer(resp, {"status": _PROCESSING}, 202)
@@ -116,12 +116,13 @@ class Model(Managing):
         presenting.answer(resp, {"status": f"Workers scaled to {least} for model: {model}{of_version}"})
 
     async def on_delete(
-        self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
     ) -> None:
         """Unregister a version, or the default one."""
         if not self._config.enable_model_api:
             raise errors.MethodNotAllowed
-        gone = await self._link.ask(m.UnregisterModel(0, model, version), m.ModelUnregistered)
+        ask = m.UnregisterModel(0, model, version, auth.proof_of(req.auth))
+        gone = await self._link.ask(ask, m.ModelUnregistered)
         presenting.answer(resp, {"status": f'Model "{gone.model}" unregistered'})
 
     async def on_options(
@@ -155,9 +156,9 @@ class Model(Managing):
 class DefaultVersion(Undescribed):
     """`/models/{model}/{version}/set-default`."""
 
-    async def on_put(self, _req: GatewayRequest, resp: Response, model: str, version: str) -> None:
+    async def on_put(self, req: GatewayRequest, resp: Response, model: str, version: str) -> None:
         """Make the version the default one."""
-        await self._link.ask(m.SetDefault(0, model, version), m.DefaultSet)
+        await self._link.ask(m.SetDefault(0, model, version, auth.proof_of(req.auth)), m.DefaultSet)
         text = f'Default version successfully updated for model "{model}" to "{version}"'
         presenting.answer(resp, {"status": text})
 
@@ -187,7 +188,7 @@ class Token(Managing):
         """Renew the key that `type` names."""
         match Parameters.of_query(req.query_string).text("type"):
             case "inference" | "management" as api:
-                await self._link.ask(m.RenewKey(0, api), m.KeyRenewed)
+                await self._link.ask(m.RenewKey(0, api, auth.proof_of(req.auth)), m.KeyRenewed)
             case _:
                 raise auth.refusal("token")
         resp.content_type = presenting.JSON
@@ -250,7 +251,7 @@ class Probes(Managing):
             presenting.answer(resp, {"status": "ready"})
 
 
-def _registration(said: Parameters) -> m.RegisterModel:
+def _registration(said: Parameters, proof: str) -> m.RegisterModel:
     """Read a registration. What can't be meant (no batch, no time) counts as not said."""
     url = said.text("url")
     if url is None:
@@ -276,4 +277,5 @@ def _registration(said: Parameters) -> m.RegisterModel:
         initial_workers=at_least(0, "initial_workers"),
         synchronous=said.flag("synchronous", default=True),
         s3_sse_kms=said.flag("s3_sse_kms", default=False),
+        proof=proof,
     )

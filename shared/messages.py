@@ -110,7 +110,7 @@ class Cancel(Message, frozen=True):
 
 
 class RegisterModel(Message, frozen=True):
-    """Register the archive at `url`; None is "not said"."""
+    """Register the archive at `url`; None is "not said". `proof`, as in other changes: see AccessKey."""
 
     ask: f.Number
     url: f.Said
@@ -124,6 +124,7 @@ class RegisterModel(Message, frozen=True):
     initial_workers: f.Whole32 | None = None
     synchronous: bool = True
     s3_sse_kms: bool = False
+    proof: f.Name = ""
 
 
 class UnregisterModel(Message, frozen=True):
@@ -132,6 +133,7 @@ class UnregisterModel(Message, frozen=True):
     ask: f.Number
     model: f.Said
     version: f.Said | None
+    proof: f.Name = ""
 
 
 class ScaleWorkers(Message, frozen=True):
@@ -144,6 +146,7 @@ class ScaleWorkers(Message, frozen=True):
     max_workers: f.Whole32
     synchronous: bool
     drain_timeout_s: f.Whole32 = -1
+    proof: f.Name = ""
 
 
 class SetDefault(Message, frozen=True):
@@ -152,6 +155,7 @@ class SetDefault(Message, frozen=True):
     ask: f.Number
     model: f.Said
     version: f.Said
+    proof: f.Name = ""
 
 
 class RenewKey(Message, frozen=True):
@@ -159,6 +163,7 @@ class RenewKey(Message, frozen=True):
 
     ask: f.Number
     api: Literal["inference", "management"]
+    proof: f.Name = ""
 
 
 class DescribeModel(Message, frozen=True):
@@ -535,9 +540,8 @@ class StopWorker(Message, frozen=True):
     worker_id: f.WorkerId
     kill: bool
     reason: f.Prose
-    #: Its registration is over, and with it what its workers share.
-    is_unregistered: bool = False
-    also: tuple[int, ...] = ()
+    is_unregistered: bool = False  # and with its registration goes what its workers share
+    also: f.Held[f.WorkerId] = ()
 
 
 class ArchiveChunk(Message, frozen=True):
@@ -592,6 +596,5 @@ ToWorker = ToPeer | Assign | CancelJobs
 
 def silence_s(message: Message) -> float:
     """Tell how long its sender may be silent after a message, beyond the time that peers may be anyway."""
-    if not isinstance(message, Announced):
-        return 0.0
-    return max(0, min(message.size_bytes, ANNOUNCED_LIMIT_BYTES)) / SLOWEST_BYTES_PER_S
+    size_bytes = message.size_bytes if isinstance(message, Announced) else 0
+    return max(0, min(size_bytes, ANNOUNCED_LIMIT_BYTES)) / SLOWEST_BYTES_PER_S

@@ -216,7 +216,11 @@ class MetricPoint(Item, frozen=True):
 
 
 class AccessKey(Item, frozen=True):
-    """A key that opens an API; only its sha256 (hex) travels. `expires_in_ms` None: it never does."""
+    """A key that opens an API; `expires_in_ms` None: it never does.
+
+    Gateways are told the sha256 of its sha256 (hex, each of the text). So they can't know the sha256 itself
+    unless a client brings the key: it is the `proof` that the broker asks for with every change.
+    """
 
     api: Literal["inference", "management", "token"]
     name: f.Prose

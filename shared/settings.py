@@ -20,8 +20,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
-#: Where the broker listens unless told otherwise.
-DEFAULT_BROKER_ADDRESS = "tcp://127.0.0.1:7700"
+#: Where a broker is that nobody has named. The commands always name one: the user's own, see `--broker`.
+DEFAULT_BROKER_ADDRESS = "ipc://torchrelay/broker.sock"
 #: The largest body: TorchServe's sizes are numbers of 32 bits. `sockets.PART_LIMIT_BYTES` lets it through.
 BODY_LIMIT_BYTES = 2**31 - 1
 #: Bytes that wait in the broker's queues unless told otherwise.
@@ -108,7 +108,7 @@ DEFAULT_LOG_LIMITS = LogLimits()
 class BrokerSettings(Settings, frozen=True, kw_only=True):
     """The broker's settings."""
 
-    #: Addresses to bind, tcp:// or ipc://. Several may be given: ipc for this host, tcp for others.
+    #: Addresses to bind, tcp:// or ipc://. Several may be given: ipc for this user, tcp for others.
     addresses: tuple[str, ...] = (DEFAULT_BROKER_ADDRESS,)
     #: Holds the registry (SQLite) and the archives by content.
     state_dir: str
@@ -163,6 +163,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     restart_window_s: Positive = 300
     #: How long a restarted broker waits for nodes it knew before it starts workers in their place.
     settle_s: PositiveSeconds = 5.0
+    #: register and unregister are refused (405) unless this is set, whatever gateway asks.
+    enable_model_api: bool = False
     #: How long the caller of an unregistration waits for the workers to be gone; TorchServe's default.
     unregister_timeout_s: NotNegative = 120
     #: How long a worker may go on with a batch when it is told to stop.
@@ -225,7 +227,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     key_file: str | None = None
     #: Keys from the environment or a secrets file.
     static_keys: tuple[StaticKey, ...] = ()
-    #: Lets the broker bind to an address that other hosts can reach, without encryption or keys.
+    #: Lets the broker bind to an address that other users or hosts can reach, without encryption or keys.
     insecure: bool = False
 
 
@@ -253,7 +255,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     broker_outage_limit_s: PositiveSeconds = 30.0
     #: Open requests may go on this long after SIGTERM.
     graceful_timeout_s: Positive = 4
-    #: register and unregister are refused (405) unless this is set.
+    #: register and unregister are refused (405) unless this is set, here and at the broker.
     enable_model_api: bool = False
     #: Whether the metrics port is opened.
     enable_metrics_api: bool = True
@@ -384,3 +386,11 @@ def is_reachable_from_outside(address: str) -> bool:
     if address.startswith(("ipc:", "unix:")):
         return False
     return not is_loopback(urlsplit(address).hostname or "")
+
+
+def is_open_to_others(address: str) -> bool:
+    """Tell whether other users could reach a broker at this address: all but files of one's own.
+
+    tcp has no owner, not even on loopback, and neither have sockets without a file (ipc://@NAME).
+    """
+    return not address.startswith("ipc://") or address.startswith("ipc://@")

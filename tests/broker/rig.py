@@ -38,7 +38,7 @@ CPU = m.Device("cpu", "cpu")
 
 
 def settings(**changes: Any) -> BrokerSettings:  # Any: BrokerSettings' own fields, by name
-    return BrokerSettings(**{"state_dir": "/nowhere", **changes})
+    return BrokerSettings(**{"state_dir": "/nowhere", "enable_model_api": True, **changes})
 
 
 class MemoryRegistry:

@@ -11,7 +11,7 @@ import pytest
 from tests.broker.rig import GATEWAY, Rig, settings
 from torchrelay.broker import key_file
 from torchrelay.broker.core import KEYS_INTERVAL_S
-from torchrelay.broker.keys import Made, MadeKey, sha256
+from torchrelay.broker.keys import Made, MadeKey, sha256, told
 from torchrelay.broker.records import Api, KeyRecord
 from torchrelay.broker.registry import SqlRegistry
 from torchrelay.shared import ids
@@ -33,11 +33,16 @@ def opens(keys: m.KeysChanged, api: Api) -> set[str]:
     return {key.sha256 for key in keys.keys if key.api == api}
 
 
-def test_a_gateway_that_joins_learns_the_sha256_of_every_key_and_no_key() -> None:
+def proof(bench: Rig, key: Api = "token") -> str:
+    """Return what shows that somebody has a key of the file."""
+    return sha256(bench.key_file.get(key, ""))
+
+
+def test_a_gateway_that_joins_learns_a_hash_of_every_key_and_no_key() -> None:
     bench = rig(token_expiration_min=0.5)
     keys = joined(bench)
     assert {key.api: key.sha256 for key in keys.keys} == {
-        api: sha256(text) for api, text in bench.key_file.items()
+        api: told(text) for api, text in bench.key_file.items()
     }
     assert {key.api: key.expires_in_ms for key in keys.keys} == {
         "inference": 30_000,
@@ -61,7 +66,7 @@ def test_without_token_authorization_there_are_no_keys_and_none_can_be_renewed()
     bench = Rig()
     bench.join_gateway()
     assert bench.take(GATEWAY, m.KeysChanged) == []
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     assert bench.only(GATEWAY, m.AskRefused).error == "ResourceNotFound"
     assert bench.key_file == {}
 
@@ -71,10 +76,10 @@ def test_renewing_ends_the_key_before_at_once_and_tells_all_gateways_before_the_
     joined(bench)
     joined(bench, b"g-2")
     old = dict(bench.key_file)
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     assert [type(message) for message, _ in bench.inbox[GATEWAY]] == [m.KeysChanged, m.KeyRenewed]
     keys = bench.only(b"g-2", m.KeysChanged)
-    assert opens(keys, "inference") == {sha256(bench.key_file["inference"])}
+    assert opens(keys, "inference") == {told(bench.key_file["inference"])}
     assert bench.key_file["inference"] != old["inference"]
     assert (bench.key_file["management"], bench.key_file["token"]) == (old["management"], old["token"])
 
@@ -83,22 +88,22 @@ def test_gateways_that_missed_a_renewal_learn_of_it_all_the_same() -> None:
     bench = rig()
     joined(bench)
     joined(bench, b"g-2")
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     bench.take(b"g-2", m.KeysChanged)  # and is lost on its way
     bench.pass_time(KEYS_INTERVAL_S + 1)
     keys = bench.only(b"g-2", m.KeysChanged)
-    assert opens(keys, "inference") == {sha256(bench.key_file["inference"])}
+    assert opens(keys, "inference") == {told(bench.key_file["inference"])}
 
 
 def test_with_an_overlap_the_key_before_opens_for_so_long_and_no_longer() -> None:
     bench = rig(token_overlap_s=10.0)
-    old = sha256(bench.key_file["inference"])
+    old = told(bench.key_file["inference"])
     joined(bench)
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     keys = bench.only(GATEWAY, m.KeysChanged)
     assert {key.sha256: key.expires_in_ms for key in keys.keys if key.api == "inference"} == {
         old: 10_000,
-        sha256(bench.key_file["inference"]): 3_600_000,
+        told(bench.key_file["inference"]): 3_600_000,
     }
     bench.restart()
     assert old in opens(joined(bench), "inference")
@@ -109,12 +114,12 @@ def test_with_an_overlap_the_key_before_opens_for_so_long_and_no_longer() -> Non
 def test_two_renewals_at_once_make_two_keys_of_which_only_the_last_opens() -> None:
     bench = rig()
     joined(bench)
-    first, second = (bench.event(GATEWAY, m.RenewKey(number, "inference")) for number in (7, 8))
+    first, second = (bench.event(GATEWAY, m.RenewKey(number, "inference", proof(bench))) for number in (7, 8))
     bench.feed(first, second)
     assert [reply.ask for reply in bench.take(GATEWAY, m.KeyRenewed)] == [7, 8]
     keys = bench.take(GATEWAY, m.KeysChanged)
     assert len(set.union(*(opens(one, "inference") for one in keys))) == 2
-    assert opens(keys[-1], "inference") == {sha256(bench.key_file["inference"])}
+    assert opens(keys[-1], "inference") == {told(bench.key_file["inference"])}
 
 
 def test_a_key_that_could_not_be_kept_changes_nothing() -> None:
@@ -122,12 +127,12 @@ def test_a_key_that_could_not_be_kept_changes_nothing() -> None:
     joined(bench)
     old = dict(bench.key_file)
     bench.store_error = StoreFailed("The key file can't be written", "disk full")
-    bench.say(GATEWAY, m.RenewKey(7, "management"))
+    bench.say(GATEWAY, m.RenewKey(7, "management", proof(bench)))
     assert bench.only(GATEWAY, m.AskRefused).error == "StoreFailed"
     assert bench.take(GATEWAY, m.KeysChanged) == []
-    assert opens(joined(bench, b"g-2"), "management") == {sha256(old["management"])}
+    assert opens(joined(bench, b"g-2"), "management") == {told(old["management"])}
     bench.store_error = None
-    bench.say(GATEWAY, m.RenewKey(8, "management"))
+    bench.say(GATEWAY, m.RenewKey(8, "management", proof(bench)))
     assert bench.only(GATEWAY, m.KeyRenewed).ask == 8
 
 
@@ -142,7 +147,7 @@ def test_keys_outlive_the_broker_as_long_as_the_file_shows_them() -> None:
     bench.restart()
     assert bench.key_file["management"] == before["management"]
     assert bench.key_file["inference"] != before["inference"]
-    assert opens(joined(bench), "inference") == {sha256(bench.key_file["inference"])}
+    assert opens(joined(bench), "inference") == {told(bench.key_file["inference"])}
 
 
 def test_a_key_written_into_the_file_by_hand_opens_nothing() -> None:
@@ -151,7 +156,7 @@ def test_a_key_written_into_the_file_by_hand_opens_nothing() -> None:
     bench.key_file["management"] = bench.key_file["token"]
     bench.restart()
     keys = joined(bench)
-    assert sha256("chosen-by-somebody") not in opens(keys, "inference")
+    assert told("chosen-by-somebody") not in opens(keys, "inference")
     assert opens(keys, "management").isdisjoint(opens(keys, "token"))
 
 
@@ -176,16 +181,17 @@ def test_keys_of_the_settings_stand_beside_those_made_here_by_their_names() -> N
     static = StaticKey("inference", "team-a", "a-long-secret"), StaticKey("token", "ops", "another-one")
     bench = rig(static_keys=static)
     keys = joined(bench)
-    assert m.AccessKey("inference", "team-a", sha256("a-long-secret"), None) in keys.keys
+    assert m.AccessKey("inference", "team-a", told("a-long-secret"), None) in keys.keys
     assert len(opens(keys, "inference")) == len(opens(keys, "token")) == 2
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
-    assert sha256("a-long-secret") in opens(bench.only(GATEWAY, m.KeysChanged), "inference")
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
+    assert told("a-long-secret") in opens(bench.only(GATEWAY, m.KeysChanged), "inference")
 
 
 def test_without_a_key_file_only_the_keys_of_the_settings_open_and_none_can_be_renewed() -> None:
-    bench = rig(key_file=None, static_keys=(StaticKey("inference", "team-a", "a-long-secret"),))
-    assert [key.name for key in joined(bench).keys] == ["team-a"]
-    bench.say(GATEWAY, m.RenewKey(7, "inference"))
+    mine = StaticKey("inference", "team-a", "a-long-secret"), StaticKey("token", "ops", "another-secret")
+    bench = rig(key_file=None, static_keys=mine)
+    assert [key.name for key in joined(bench).keys] == ["team-a", "ops"]
+    bench.say(GATEWAY, m.RenewKey(7, "inference", sha256("another-secret")))
     assert "key_file" in bench.only(GATEWAY, m.AskRefused).message
 
 
@@ -303,3 +309,39 @@ def test_a_file_that_is_not_ours_shows_no_keys(tmp_path: Path, content: bytes) -
 
 def test_keys_do_not_show_when_they_are_printed() -> None:
     assert "m-1" not in repr(MADE)
+
+
+MANAGING = (
+    m.RegisterModel(1, "m.mar"), m.UnregisterModel(2, "m", None), m.ScaleWorkers(3, "m", None, 1, 1, False),
+    m.SetDefault(4, "m", "1.0"),
+)  # fmt: skip
+
+
+def with_proof(ask: m.Change, shown: str) -> m.Change:
+    return msgspec.structs.replace(ask, proof=shown)
+
+
+@pytest.mark.parametrize("ask", [*MANAGING, m.RenewKey(5, "management")])
+def test_a_change_without_the_key_for_it_is_refused_whatever_gateway_asks(ask: m.Change) -> None:
+    bench = rig(static_keys=(StaticKey("inference", "team-a", "a-long-secret"),))
+    told_keys = {key.sha256 for key in joined(bench).keys}
+    wrong_api: Api = "management" if isinstance(ask, m.RenewKey) else "token"
+    shown = ["", proof(bench, "inference"), proof(bench, wrong_api), sha256("a-long-secret"), *told_keys]
+    for number, one in enumerate(shown):
+        bench.say(GATEWAY, with_proof(msgspec.structs.replace(ask, ask=100 + number), one))
+        assert bench.only(GATEWAY, m.AskRefused).error == "InvalidKey"
+        assert not any(one and one in str(report.facts) for report in bench.reports)
+    assert not list(bench.core.catalog)
+
+
+@pytest.mark.parametrize("ask", MANAGING)
+def test_a_change_with_the_key_for_it_is_let_in(ask: m.Change) -> None:
+    bench = rig(static_keys=(StaticKey("management", "team-a", "a-long-secret"),))
+    joined(bench)
+    for number, shown in enumerate((proof(bench, "management"), sha256("a-long-secret"))):
+        bench.say(GATEWAY, with_proof(msgspec.structs.replace(ask, ask=100 + number), shown))
+        assert bench.only(GATEWAY, m.AskRefused).error in (
+            "ModelNotFound",
+            "ModelVersionNotFound",
+            "DownloadFailed",
+        )

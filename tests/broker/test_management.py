@@ -34,6 +34,21 @@ def test_registration_without_workers_is_answered_at_once() -> None:
     assert rig.only(GATEWAY, m.ModelRegistered) == m.ModelRegistered(5, "m", "1.0", 0, True)
 
 
+def test_a_broker_that_was_not_told_enable_model_api_registers_and_unregisters_for_no_gateway() -> None:
+    rig = Rig(settings(enable_model_api=False, load_models=()))
+    rig.at_start = [LoadAtStart(rig.archive())]
+    rig.restart()
+    rig.join_gateway()
+    rig.join_node()
+    rig.say(GATEWAY, m.RegisterModel(5, rig.archive("2.mar", version="2.0")))
+    assert refusal(rig)[0] == "MethodNotAllowed"
+    rig.say(GATEWAY, m.UnregisterModel(6, "m", None))
+    assert refusal(rig)[0] == "MethodNotAllowed"
+    assert [record.version for record in rig.core.catalog] == ["1.0"]
+    rig.say(GATEWAY, m.ScaleWorkers(7, "m", None, 0, 0, False))  # as in TorchServe
+    rig.only(GATEWAY, m.WorkersScaled)
+
+
 def test_a_caller_hears_nothing_before_the_registry_has_it_on_disk() -> None:
     rig = joined()
     rig.store_error = errors.StoreFailed("The registry could not be written", "disk full")

@@ -109,7 +109,7 @@ def test_the_command_line_replaces_the_files_models_and_store() -> None:
 
 
 def test_all_three_meet_at_the_private_socket() -> None:
-    made = plan(broker_address="tcp://127.0.0.1:7700")
+    made = plan(broker_address="tcp://127.0.0.1:7700", insecure=True)
     assert made.broker.addresses == ("ipc:///tmp/x/broker.sock", "tcp://127.0.0.1:7700")
     assert made.gateway.broker_address == made.node.broker_address == "ipc:///tmp/x/broker.sock"
 
@@ -172,6 +172,23 @@ def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure(
     assert plan(Said(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
 
 
+def test_a_broker_on_tcp_is_open_to_others_also_on_loopback() -> None:
+    for address in ("tcp://127.0.0.1:7700", "tcp://[::1]:7700", "ipc://@abstract"):
+        with pytest.raises(SettingsError, match="other users of this host"):
+            plan(broker_address=address)
+    assert plan().broker.addresses == ("ipc:///tmp/x/broker.sock",)
+
+
+def test_the_broker_is_told_too_whether_models_may_be_registered() -> None:
+    made = plan(Said(enable_model_api=True))
+    assert made.broker.enable_model_api
+    assert made.gateway.enable_model_api
+    made = plan()
+    assert not made.broker.enable_model_api
+    assert not made.gateway.enable_model_api
+    assert plan(file="enable_model_api=true").broker.enable_model_api
+
+
 def test_a_socket_path_that_the_kernel_would_cut_is_refused() -> None:
     with pytest.raises(SettingsError, match="too long"):
         plan(socket_dir="/tmp/" + "x" * 100)
@@ -193,7 +210,7 @@ def test_a_merge_of_silence_is_silence() -> None:
 def test_models_stay_where_they_are_if_no_other_host_needs_them(
     is_temporary: bool, address: str | None, folders: bool, archives: bool
 ) -> None:
-    broker = plan(is_state_temporary=is_temporary, broker_address=address).broker
+    broker = plan(is_state_temporary=is_temporary, broker_address=address, insecure=True).broker
     assert (broker.folders_in_place, broker.archives_in_place) == (folders, archives)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -188,7 +189,24 @@ def test_a_key_is_renewed_by_any_method_and_is_not_in_the_answer(api: str, metho
     result = gateway.ask(MANAGEMENT, method, f"/token?type={api}", headers=bearer("token"))
     assert (result.status_code, result.headers["content-type"]) == (200, "application/json")
     assert result.content == (b"" if method == "HEAD" else b"\n")
-    assert gateway.link.asked == [messages.RenewKey(gateway.link.asked[0].ask, api)]  # type: ignore[arg-type]
+    proof = hashlib.sha256(KEYS["token"].encode()).hexdigest()
+    renewal = messages.RenewKey(gateway.link.asked[0].ask, api, proof)  # type: ignore[arg-type]
+    assert gateway.link.asked == [renewal]
+
+
+CHANGES = [
+    ("POST", "/models?url=a.mar"), ("PUT", "/models/x?min_worker=1"), ("DELETE", "/models/x/1.0"),
+    ("PUT", "/models/x/1.0/set-default"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGES)
+def test_a_change_carries_proof_of_the_key_with_which_the_client_was_let_in(method: str, path: str) -> None:
+    gateway = guarded()
+    gateway.ask(MANAGEMENT, method, path, headers=bearer("management"))
+    assert [ask.proof for ask in gateway.link.asked] == [
+        hashlib.sha256(KEYS["management"].encode()).hexdigest()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ class Broker:
     def __init__(self, folder: Path, **changes: Any) -> None:  # Any: BrokerSettings' own fields, by name
         self.host = own_address()
         self.address = f"tcp://{self.host}:{PORT}"
-        settings = BrokerSettings(**{"addresses": (self.address,), "state_dir": str(folder), **changes})
+        # Peers of these tests don't beat.
+        own = {"addresses": (self.address,), "insecure": True, "peer_timeout_s": 120.0}
+        settings = BrokerSettings(**{**own, "state_dir": str(folder), **changes})
         self._log = folder / "broker.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

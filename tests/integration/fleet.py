@@ -74,8 +74,8 @@ class Fleet:
     def broker(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a broker alone."""
         return self.run(
-            "broker", "--address", self.broker_address, "--state-dir", str(self.folder / "state"),
-            "--model-store", str(self.store), *arguments,
+            "broker", "--address", self.broker_address, "--insecure", "--enable-model-api",
+            "--state-dir", str(self.folder / "state"), "--model-store", str(self.store), *arguments,
         )  # fmt: skip
 
     def gateway(self, *arguments: str) -> subprocess.Popen[bytes]:

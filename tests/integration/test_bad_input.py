@@ -28,7 +28,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         config.write_text("max_request_size=100000\n")
         broker = f"tcp://{made.address}:7700"
         made.serve(
-            "--enable-model-api", "--models", "echo.mar", "--ts-config", str(config), "--broker", broker
+            "--enable-model-api",
+            "--models",
+            "echo.mar",
+            "--ts-config",
+            str(config),
+            "--broker",
+            broker,
+            "--insecure",
         )
         eventually(lambda: made.ready("echo"), within_s=30)
         yield made

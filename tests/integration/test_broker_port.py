@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import stat
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.broker.test_store import write_mar
 from tests.integration.broker_port import parts, running
+from tests.integration.fleet import fleet
 from tests.support import eventually
 from tests.zmtp import frame
 from torchrelay.shared import messages as m
@@ -65,3 +68,17 @@ def test_a_message_of_too_many_parts_is_dropped_and_holds_up_nobody_for_long(tmp
         assert honest.is_served()
         peer.send(frame(b"after it"))
         eventually(lambda: "a head of 8 bytes" in broker.log)
+
+
+def test_parts_that_are_told_no_address_meet_on_a_socket_that_is_their_users_alone(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as run, fleet(tmp_path) as made:
+        made.prefix = ["env", f"XDG_RUNTIME_DIR={run}"]
+        made.run("broker", "--state-dir", str(tmp_path / "state"))
+        made.wait_until_up(made.run("gateway", *made.listeners()))
+        assert made.run("ping").wait(10) == 0
+        folder = Path(run, "torchrelay")
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "broker.sock").stat().st_mode) == 0o600
+        second = made.run("broker", "--state-dir", str(tmp_path / "second"))
+        assert second.wait(20) == 1
+        assert "Another broker listens" in made.output()

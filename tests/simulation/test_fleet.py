@@ -59,7 +59,9 @@ def fleet(
     *,
     job_queue_size: int = 1000,
 ) -> World:
-    settings = BrokerSettings(state_dir="/nowhere", job_queue_size=job_queue_size, settle_s=2.0)
+    settings = BrokerSettings(
+        state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0
+    )
     world = World(seed, faults, settings, config)
     world.gateways = [Gateway(world, number) for number in range(2)]
     world.nodes = [Node(world, number, slots=4) for number in range(2)]
