@@ -12,6 +12,7 @@ from torchrelay.broker.metrics import Line
 from torchrelay.shared import clock, private_files
 from torchrelay.shared.log_file import LogFile
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
+from torchrelay.shared.terminal import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -81,4 +82,4 @@ def formatted(line: Line) -> str:
         f"{clock.local_iso(clock.wall_ms())} - {line.name}.{line.unit}:{line.value!r}|#{labels}"
         f"|#hostname:{line.hostname},{requests}timestamp:{line.at_ms // 1000}"
     )
-    return text.replace("\n", " ").replace("\r", " ")
+    return one_line(text.replace("\n", " ").replace("\r", " "))

@@ -16,11 +16,14 @@ from torchrelay.broker.records import Prepared, VersionRecord
 from torchrelay.shared import errors
 from torchrelay.shared import messages as m
 from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 DEFAULT_BATCH_SIZE = 1
 DEFAULT_MAX_BATCH_DELAY_MS = 100
 DEFAULT_VERSION = "1.0"
+#: Of a model's name, and of its version: with each byte as three characters both fit a path of 4 KiB.
+NAME_LIMIT_BYTES = 255
 
 _NOTHING_SAID = StartupModel(name="", version="")
 #: What TorchServe takes for "not said" in a registration; other sizes below 1 are raised to it.
@@ -42,6 +45,7 @@ def settle(
     name = ask.model_name or prepared.model_name or (prepared.file_name if at_start else "")
     _check_name(name)
     version = prepared.model_version or DEFAULT_VERSION
+    _check_reachable("version", version)
     config = prepared.config or ModelConfig()
     _check_config(config)
     configured = restored or _configured(settings, name, version)
@@ -137,9 +141,16 @@ def _configured(settings: BrokerSettings, name: str, version: str) -> StartupMod
 def _check_name(name: str) -> None:
     if not name:
         raise errors.InvalidModel("Model name is not defined.")
-    if "/" in name or not name.isprintable():
+    _check_reachable("name", name)
+
+
+def _check_reachable(what: str, text: str) -> None:
+    """Raise BadRequest for what no URL can name: clients resolve dots themselves, and a path has a bound."""
+    is_short = len(text.encode(errors="surrogatepass")) <= NAME_LIMIT_BYTES
+    if not is_short or "/" in text or text in (".", "..") or not text.isprintable():
         raise errors.BadRequest(
-            f"Model name {name!r} can't be part of a URL: it has a slash or a control character."
+            f"Model {what} {quoted(text)!r} can't be part of a URL: it has a slash or a control character, is"
+            f" a dot or two, or has more than {NAME_LIMIT_BYTES} bytes."
         )
 
 

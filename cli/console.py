@@ -4,11 +4,12 @@ import functools
 import logging
 
 from torchrelay.shared.log_thread import STDOUT, BackgroundHandler, ConsoleHandler
+from torchrelay.shared.terminal import printable
 
 
 def say(text: str) -> None:
     """Have a line written; a reader that is stuck, or has gone, ends no server."""
-    _handler().handle(logging.makeLogRecord({"msg": text}))
+    _handler().handle(logging.makeLogRecord({"msg": printable(text)}))
 
 
 def flush() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from torchrelay.shared.terminal import printable
+
 
 class Fault(Exception):
     """A command failed; the message says what failed and what to do next."""
@@ -32,6 +34,10 @@ class FaultReportingGroup(TyperGroup):
 
 def text_of(fault: Reported) -> str:
     """Say why a command failed, in the system's words where it was the system that refused something."""
+    return printable(_text_of(fault))
+
+
+def _text_of(fault: Reported) -> str:
     if isinstance(fault, UnicodeEncodeError):
         return f"{fault.object!a} can't be written in {fault.encoding.upper()}: choose another name"
     if isinstance(fault, FileNotFoundError) and not fault.filename:

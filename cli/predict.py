@@ -1,6 +1,8 @@
 """`torchrelay predict`: one call of a model."""
 
+import codecs
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +23,14 @@ def predict(
     ] = None,
     inference: options.Inference = options.DEFAULT_INFERENCE,
 ) -> None:
-    """Send a request to a model and print its answer: JSON for reading, anything else as it is."""
+    """Send a request to a model and print its answer: JSON for reading, anything else as it is.
+
+    On a terminal what that would obey is escaped.
+    """
     import msgspec
 
     from torchrelay.cli.client import Client, segment
+    from torchrelay.shared.terminal import printable_json
 
     path = f"/predictions/{segment(model)}" + (f"/{segment(version)}" if version else "")
     body = _read(file)
@@ -33,15 +39,25 @@ def predict(
         if answer.headers.get("content-type", "").startswith("application/json"):
             text = answer.read()
             try:
-                typer.echo(msgspec.json.format(text, indent=2))
+                typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
+                return
             except msgspec.DecodeError:  # a handler may say JSON and mean something else
-                typer.echo(text, nl=False)
-            return
-        for part in answer.iter_bytes():
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
+                _write([text])
+        else:
+            _write(answer.iter_bytes())
     if sys.stdout.isatty():
         typer.echo()
+
+
+def _write(answer: Iterable[bytes]) -> None:
+    from torchrelay.shared.terminal import printable
+
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    for part in answer:
+        if sys.stdout.isatty():
+            part = printable(decoder.decode(part)).encode()
+        sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
 
 
 def _read(file: str | None) -> bytes | None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import typer
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from torchrelay.cli.client import Client, ModelLine
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.fleet import Fleet, Node, Version
 from torchrelay.shared.archive import ArchiveInfo
+from torchrelay.shared.terminal import printable, printable_json
 
 T = TypeVar("T")
 POLL_INTERVAL_S = 0.3
@@ -33,10 +34,10 @@ WORKER_COLUMNS = {"id": "WORKER", "status": "STATUS", "pid": "PID", "memoryUsage
 def show(data: T, as_json: bool, view: Callable[[T], RenderableType]) -> None:
     """Print data: as JSON for programs, else by `view` for people."""
     if as_json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+        typer.echo(printable_json(msgspec.json.format(msgspec.json.encode(data), indent=2).decode()))
     else:
         shown = view(data)
-        Console(highlight=False).print(Text(shown) if isinstance(shown, str) else shown)
+        Console(highlight=False).print(_text(shown) if isinstance(shown, str) else shown)
 
 
 def keep_showing(look: Callable[[], RenderableType]) -> None:
@@ -55,7 +56,7 @@ def model_list(models: Sequence[ModelLine]) -> RenderableType:
         return "No model is registered."
     table = _table("MODEL", "ARCHIVE")
     for model in models:
-        table.add_row(Text(model.model_name), Text(model.model_url))
+        table.add_row(_text(model.model_name), _text(model.model_url))
     return table
 
 
@@ -63,7 +64,7 @@ def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
     """Lay out which keys there are."""
     table = _table("API", "EXPIRES")
     for entry in entries:
-        table.add_row(Text(entry["api"]), Text(entry["expires"]))
+        table.add_row(_text(entry["api"]), _text(entry["expires"]))
     return table
 
 
@@ -77,10 +78,10 @@ def description(versions: Sequence[dict[str, object]]) -> RenderableType:
         facts = _facts()
         for key, value in version.items():
             if key != "workers" and (value or key in ALWAYS_SHOWN):
-                facts.add_row(Text(key), Text(_as_words(value)))
+                facts.add_row(_text(key), _text(_as_words(value)))
         parts.append(facts)
         workers = version.get("workers")
-        parts.append(_workers(workers) if isinstance(workers, list) and workers else Text("No worker."))
+        parts.append(_workers(workers) if isinstance(workers, list) and workers else _text("No worker."))
     return Group(*parts)
 
 
@@ -89,9 +90,9 @@ def archive_info(info: ArchiveInfo) -> RenderableType:
     facts = _facts()
     for key, value in msgspec.structs.asdict(info.manifest).items():
         if key != "raw" and value is not None:
-            facts.add_row(key.replace("_", " "), Text(str(value)))
+            facts.add_row(key.replace("_", " "), _text(str(value)))
     facts.add_row("content", f"{info.entries} files and folders, {info.total_bytes:,} bytes unpacked")
-    return Group(facts, *(Text(f"note: {note}", "yellow") for note in info.notes))
+    return Group(facts, *(_text(f"note: {note}", "yellow") for note in info.notes))
 
 
 def fleet(seen: Fleet, url: str) -> RenderableType:
@@ -99,13 +100,13 @@ def fleet(seen: Fleet, url: str) -> RenderableType:
     nodes = f"{len(seen.nodes)} node{'' if len(seen.nodes) == 1 else 's'}"
     gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
     head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
-    parts: list[RenderableType] = [Text(head), Text("")]
+    parts: list[RenderableType] = [_text(head), _text("")]
     parts += (
-        [_models(seen.models), *_troubles(seen.models)] if seen.models else [Text("No model is registered.")]
+        [_models(seen.models), *_troubles(seen.models)] if seen.models else [_text("No model is registered.")]
     )
     parts += [
-        Text(""),
-        _nodes(seen.nodes) if seen.nodes else Text("No node has joined: no worker can start."),
+        _text(""),
+        _nodes(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start."),
     ]
     return Group(*parts)
 
@@ -143,7 +144,12 @@ def _in_motion(client: Client) -> Text:
         ]
     except Fault:  # the change itself will say it
         moving = []
-    return Text("; ".join(moving) or "Waiting for workers")
+    return _text("; ".join(moving) or "Waiting for workers")
+
+
+def _text(shown: str, style: str = "", *, overflow: OverflowMethod | None = None) -> Text:
+    """Make a text: the only way from what a server or an archive says to the terminal."""
+    return Text(printable(shown), style, overflow=overflow)
 
 
 def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
@@ -169,12 +175,12 @@ def _models(models: Sequence[Version]) -> Table:
     for model in models:
         style = "red" if model.has_failed else "" if model.is_ready else "yellow"
         table.add_row(
-            Text(model.model_name),
-            Text(model.model_version + (" *" if model.is_default else "")),
+            _text(model.model_name),
+            _text(model.model_version + (" *" if model.is_default else "")),
             f"{model.workers_ready}/{model.workers_wanted}",
             f"{model.queue_depth}/{model.queue_limit}",
             f"{model.oldest_wait_ms:.0f} ms",
-            Text("failing" if model.has_failed else "ready" if model.is_ready else "starting", style),
+            _text("failing" if model.has_failed else "ready" if model.is_ready else "starting", style),
         )
     return table
 
@@ -183,13 +189,13 @@ def _troubles(models: Sequence[Version]) -> list[RenderableType]:
     """Explain each model that is not as it should be: why workers are missing, and the last error."""
     lines: list[RenderableType] = []
     for model in models:
-        lines += [Text(f"{model.label}: {one.summary()}", "yellow") for one in model.quarantined]
+        lines += [_text(f"{model.label}: {one.summary()}", "yellow") for one in model.quarantined]
         for text in (model.explanation if not model.is_ready else "", model.last_error):
             if text.strip():
                 lines.append(
-                    Text(f"{model.label}: {text.strip()}", "red" if text is model.last_error else "")
+                    _text(f"{model.label}: {text.strip()}", "red" if text is model.last_error else "")
                 )
-    return [Text(""), *lines] if lines else []
+    return [_text(""), *lines] if lines else []
 
 
 def _nodes(nodes: Sequence[Node]) -> Table:
@@ -199,7 +205,7 @@ def _nodes(nodes: Sequence[Node]) -> Table:
             f"{device.name} ({device.description})" if device.description else device.name
             for device in node.devices
         )
-        table.add_row(Text(node.name), Text(devices), f"{node.slots_used}/{node.slots}")
+        table.add_row(_text(node.name), _text(devices), f"{node.slots_used}/{node.slots}")
     return table
 
 
@@ -212,9 +218,9 @@ def _workers(workers: Sequence[object]) -> RenderableType:
         gpu = re.search(r"gpuId::(\d+)", str(row.get("gpuUsage")))
         shown["gpuUsage"] = f"gpu {gpu[1]}" if gpu else "gpu" if row.get("gpu") else "cpu"
         shown["startTime"] = str(shown["startTime"])[:19].replace("T", " ")
-        table.add_row(*(Text(_as_text(value)) for value in shown.values()))
+        table.add_row(*(_text(_as_text(value)) for value in shown.values()))
     others = [
-        Text(f"{row.get('id')} {key}: {_as_words(value)}", overflow="fold")
+        _text(f"{row.get('id')} {key}: {_as_words(value)}", overflow="fold")
         for row in rows
         for key, value in row.items()
         if value and key not in WORKER_COLUMNS and key != "gpu"

@@ -10,6 +10,7 @@ from torchrelay.shared import clock, logs
 from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import BackgroundHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
+from torchrelay.shared.terminal import one_line
 
 #: Lines are written together, and by a thread, so that no request waits for the disk.
 FLUSH_S = 0.2
@@ -60,7 +61,7 @@ class AccessLog:
             target += b"?" + scope["query_string"]
         request = f"{scope['method']} {target.decode('latin-1')} HTTP/{scope['http_version']}"
         time = clock.local_iso(clock.wall_ms())
-        self._lines.append(f'{time} - /{host}:{port} "{request}" {status} {round(took_s * 1000)}')
+        self._lines.append(f'{time} - /{host}:{port} "{one_line(request)}" {status} {round(took_s * 1000)}')
 
 
 class _Formatter(logging.Formatter):

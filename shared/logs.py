@@ -15,6 +15,7 @@ from torchrelay.shared import clock
 from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import STDERR, BackgroundHandler, ConsoleHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
+from torchrelay.shared.terminal import one_line, printable, printable_json
 
 LogFormat = Literal["text", "json"]
 
@@ -72,12 +73,12 @@ def each(record: logging.LogRecord) -> list[dict[str, object]]:
 
 def text_of(event: str, facts: Mapping[str, object]) -> str:
     """Write an event and its facts: `worker.lost worker=3 reason="no beat"`, and what has lines below."""
-    line = _one_line(event)
+    line = one_line(event)
     below = ""
     for key, value in facts.items():
         text = str(value)
         if "\n" in text:
-            below += "".join(f"\n  {key}| {part}" for part in text.splitlines())
+            below += "".join(f"\n  {key}| {printable(part)}" for part in text.splitlines())
         else:
             line += f" {key}={_quoted(text)}"
     return line + below
@@ -116,7 +117,7 @@ class TextFormatter(logging.Formatter):
         """Write one line, and below it what has several."""
         start = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process} "
         text = "\n".join(start + text_of(record.getMessage(), facts) for facts in each(record))
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{text}\n{indented(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 class JsonFormatter(logging.Formatter):
@@ -136,13 +137,17 @@ class JsonFormatter(logging.Formatter):
         }
         tail = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
         entries = [{**head, **facts, **tail} for facts in each(record)]
-        return "\n".join(json.dumps(entry, default=str, ensure_ascii=False) for entry in entries)
+        return "\n".join(
+            printable_json(json.dumps(entry, default=str, ensure_ascii=False)) for entry in entries
+        )
 
 
-def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r")
+def indented(traceback: str) -> str:
+    """Write a traceback below its line, so that no line of a message in it can be taken for an entry."""
+    return "\n".join(f"  {printable(line)}" for line in traceback.splitlines())
 
 
 def _quoted(text: str) -> str:
     """Write a value so that a line stays one line and a reader can tell where the value ends."""
-    return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n\r\t\\') else text
+    is_plain = text and text.isprintable() and not set(text) & set(' "=\\')
+    return text if is_plain else printable(json.dumps(text, ensure_ascii=False))

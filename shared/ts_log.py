@@ -13,6 +13,7 @@ from torchrelay.shared import clock, logs
 from torchrelay.shared.log_file import LogFileHandler
 from torchrelay.shared.log_thread import STDOUT, ConsoleHandler
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
+from torchrelay.shared.terminal import coloured_line
 
 WORKER_THREAD = "org.pytorch.serve.wlm.WorkerThread"
 WORKER_LIFE_CYCLE = "org.pytorch.serve.wlm.WorkerLifeCycle"
@@ -50,7 +51,7 @@ class TorchServeFormatter(logging.Formatter):
         lines = [
             line
             for facts in logs.each(record)
-            for line in (write(facts) if write else [self._other(record, event, facts)])
+            for line in (write(_in_one_line(facts)) if write else [self._other(record, event, facts)])
         ]
         time = clock.local_iso(int(record.created * 1000))
         own_level = _LEVELS.get(record.levelname, record.levelname)
@@ -58,7 +59,7 @@ class TorchServeFormatter(logging.Formatter):
             f"{time} [{level or own_level:<5}] {thread} {logger} - {message}"
             for level, thread, logger, message in lines
         )
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{text}\n{logs.indented(self.formatException(record.exc_info))}" if record.exc_info else text
 
     def _other(self, record: logging.LogRecord, event: str, facts: Facts) -> Line:
         name = record.name if record.name != "root" else ""
@@ -72,6 +73,11 @@ class WithoutModelLog(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a record may pass."""
         return record.getMessage() != "worker.output"
+
+
+def _in_one_line(facts: Facts) -> Facts:
+    """Make facts safe to be written; what handlers print keeps its colours, as in TorchServe."""
+    return {key: coloured_line(value) if isinstance(value, str) else value for key, value in facts.items()}
 
 
 def _thread(facts: Facts) -> str:

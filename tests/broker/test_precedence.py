@@ -1,8 +1,13 @@
 """Who wins when a request, an archive, config.properties and a snapshot disagree."""
 
 from typing import Any
+from urllib.parse import quote, unquote
 
+import httptools
+import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.broker.rig import settings
 from torchrelay.broker.precedence import settle
@@ -152,10 +157,33 @@ def test_an_archive_without_a_name_takes_that_of_its_file_at_start_only(
         assert (record.model, record.version) == (name, "1.0")
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\nb", "a\0"])
-def test_a_name_that_no_url_can_hold_is_refused(name: str) -> None:
-    with pytest.raises(errors.BadRequest, match="can't be part of a URL"):
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\nb", "a\0", ".", "..", "\x1b[2J", "\u202ea", "\ud800", "a" * 256, "\u4f60" * 86, "/"]
+)
+def test_a_name_or_version_that_no_url_can_hold_is_refused(name: str) -> None:
+    with pytest.raises(errors.BadRequest, match=r"Model name .* can't be part of a URL") as caught:
         settled({"model_name": name})
+    assert len(str(caught.value)) < 400
+    prepared = Prepared("sha", 1, "m", name, "h", "python", "file")
+    with pytest.raises(errors.BadRequest, match=r"Model version .* can't be part of a URL"):
+        settle(m.RegisterModel(1, "u"), prepared, settings())
+
+
+@given(st.text(min_size=1, max_size=90))
+@example("...")
+@example("a" * 255)
+@example("\u4f60" * 85)
+@example("a?b#c%2F;d\\e:f")
+def test_every_name_that_is_taken_fits_a_path_and_comes_through_it(name: str) -> None:
+    try:
+        record = settled({"model_name": name})
+    except errors.CallerFault:
+        return
+    path = f"/models/{quote(record.model, safe='')}/{quote(record.model, safe='')}/set-default"
+    assert len(path) <= 4096
+    url = httptools.parse_url(path.encode())
+    assert unquote(url.path.decode()).split("/")[2] == name
+    assert httpx.URL(f"http://host{path}").raw_path.decode() == path
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_an_exception_is_written_below_its_line() -> None:
         made = logging.getLogger("test").makeRecord(
             "test", logging.ERROR, __file__, 1, "failed", (), (type(error), error, error.__traceback__)
         )
-    assert logs.TextFormatter("x").format(made).splitlines()[-1] == "ValueError: boom"
+    assert logs.TextFormatter("x").format(made).splitlines()[-1] == "  ValueError: boom"
     assert "ValueError: boom" in json.loads(logs.JsonFormatter("x").format(made))["traceback"]
 
 
