@@ -9,9 +9,12 @@ from torchrelay.shared.archive_reader import ArchiveReader
 POLL_INTERVAL_S = 0.01
 #: One for all tests: its process ends with theirs.
 READER = ArchiveReader()
+#: What has not come true by then never will, however busy the machine is. How long something takes is
+#: nothing that a test may judge by real time.
+HANG_S = 120.0
 
 
-def eventually(predicate: Callable[[], object], within_s: float = 5.0) -> None:
+def eventually(predicate: Callable[[], object], within_s: float = HANG_S) -> None:
     """Wait until the predicate holds; fail after `within_s`."""
     deadline = time.monotonic() + within_s
     while not predicate():
@@ -19,7 +22,7 @@ def eventually(predicate: Callable[[], object], within_s: float = 5.0) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-async def eventually_async(predicate: Callable[[], object], within_s: float = 5.0) -> None:
+async def eventually_async(predicate: Callable[[], object], within_s: float = HANG_S) -> None:
     """Wait as `eventually` does, while the event loop goes on."""
     deadline = time.monotonic() + within_s
     while not predicate():

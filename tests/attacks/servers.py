@@ -27,7 +27,6 @@ STORED_BYTES = 64 << 20
 PORT = 7700
 #: The processes in the order in which they are started.
 ROLES = ("broker", "gateway arbiter", "node")
-START_LIMIT_S = 120.0
 #: The two models' workers and one more: no attack is to start as many processes as this machine can't run.
 SLOTS = "3"
 
@@ -58,9 +57,9 @@ class Server:
         gateway = fleet.gateway()
         fleet.run("worker", "--broker", fleet.broker_address, "--name", "node", "--slots", SLOTS,
                   "--device", "cpu", "--cache-dir", str(self._folder / "cache"))  # fmt: skip
-        fleet.wait_until_up(gateway, START_LIMIT_S)
+        fleet.wait_until_up(gateway)
         for name in MODELS:
-            eventually(partial(self._answers, name), START_LIMIT_S)
+            eventually(partial(self._answers, name))
         answer = fleet.register(f"{STORED}.mar", model_name=STORED, initial_workers=0)
         assert answer.status_code == 200, answer.text
         stored = self._store / f"{STORED}.mar"

@@ -77,7 +77,7 @@ def test_a_peer_whose_cable_was_pulled_gets_in_again_by_a_new_connection(
         peer.send(b"again", zmq.NOBLOCK)
         return bool(socket_.poll(50))
 
-    eventually(gets_through, within_s=5)
+    eventually(gets_through)
     assert socket_.recv_multipart()[0] == b"node-x"
     socket_.send_multipart([b"node-x", b"welcome"])
     eventually(lambda: peer.poll(10))

@@ -88,7 +88,7 @@ async def test_a_killed_child_is_started_again_at_once_and_the_reason_is_told(tm
         supervisor.came_up()
         first = pid_in(tmp_path / "broker")
         os.kill(first, signal.SIGKILL)
-        await eventually_async(lambda: pid_in(tmp_path / "broker") != first, within_s=2)
+        await eventually_async(lambda: pid_in(tmp_path / "broker") != first)
     assert said == ["broker ended (killed by SIGKILL); starting it again"]
 
 

@@ -205,7 +205,7 @@ def broker(config: GatewaySettings) -> Iterator[Broker]:
 @pytest.fixture
 def served(config: GatewaySettings, broker: Broker, tmp_path: Path) -> Iterator[Served]:
     served = Served(config, tmp_path / "log")
-    eventually(served.is_ready, within_s=20)
+    eventually(served.is_ready)
     yield served
     if served.process.poll() is None:
         served.stop()
@@ -366,7 +366,7 @@ def test_bodies_that_find_no_room_together_are_read_one_after_the_other(
 ) -> None:
     tight = msgspec.structs.replace(config, max_request_size=10_000_000, in_flight_limit_bytes=16_000_000)
     served = Served(tight, tmp_path / "log")
-    eventually(served.is_ready, within_s=20)
+    eventually(served.is_ready)
     size = 9_000_000
 
     def post(_: int) -> tuple[int, bool]:
@@ -485,7 +485,7 @@ def test_a_client_that_leaves_in_mid_stream_is_told_to_the_broker(served: Served
 
 def test_a_client_that_does_not_read_is_not_buffered_for_without_end(served: Served, broker: Broker) -> None:
     with ask_raw(served, "stream-much", b"400"):  # 40 MB
-        eventually(lambda: broker.saw(messages.Cancel), within_s=20)
+        eventually(lambda: broker.saw(messages.Cancel))
     assert served.predict(body=b"more")[1] == b"more"
 
 
@@ -570,8 +570,8 @@ def test_requests_that_still_wait_when_it_stops_are_answered(served: Served, bro
 def test_a_process_that_dies_is_replaced(served: Served) -> None:
     (child,) = children(served.process.pid)
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: children(served.process.pid) not in ([], [child]), within_s=10)
-    eventually(served.is_ready, within_s=10)
+    eventually(lambda: children(served.process.pid) not in ([], [child]))
+    eventually(served.is_ready)
 
 
 def test_its_processes_end_with_it_and_another_can_take_its_place(
@@ -582,7 +582,7 @@ def test_its_processes_end_with_it_and_another_can_take_its_place(
     served.process.wait(5)
     eventually(lambda: not psutil.pid_exists(child))
     again = Served(config, tmp_path / "log-again")
-    eventually(again.is_ready, within_s=20)
+    eventually(again.is_ready)
     assert again.stop() == 0
 
 
@@ -593,7 +593,7 @@ def children(pid: int) -> list[int]:
 
 def test_several_processes_share_the_ports(config: GatewaySettings, broker: Broker, tmp_path: Path) -> None:
     served = Served(GatewaySettings(**(as_dict(config) | {"processes": 2})), tmp_path / "log")
-    eventually(lambda: len(broker.saw(messages.HelloGateway)) >= 2, within_s=20)
+    eventually(lambda: len(broker.saw(messages.HelloGateway)) >= 2)
     assert len({hello.pid for hello in broker.saw(messages.HelloGateway)}) == 2
     eventually(served.is_ready)
     assert served.stop() == 0
@@ -604,7 +604,7 @@ def test_unix_sockets_serve_too(config: GatewaySettings, broker: Broker, tmp_pat
     served = Served(
         GatewaySettings(**(as_dict(config) | {"inference_address": f"unix:{path}"})), tmp_path / "log"
     )
-    eventually(served.is_ready, within_s=20)
+    eventually(served.is_ready)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -618,7 +618,7 @@ def test_the_access_log_is_kept_where_it_is_asked_for_and_whole_at_the_end(
 ) -> None:
     log = tmp_path / "access_log.log"
     served = Served(GatewaySettings(**(as_dict(config) | {"access_log": str(log)})), tmp_path / "log")
-    eventually(served.is_ready, within_s=20)
+    eventually(served.is_ready)
     assert served.predict("/predictions/m?a=b")[1] == b"x"
     assert served.stop() == 0
     (line,) = [line for line in log.read_text().splitlines() if "predictions" in line]

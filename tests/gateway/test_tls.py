@@ -102,7 +102,7 @@ def running(
         return False
 
     try:
-        eventually(is_up, within_s=20)
+        eventually(is_up)
         yield served, broker, client
     finally:
         client.close()

@@ -111,7 +111,7 @@ def running(folder: Path, **changes: Any) -> Iterator[Broker]:  # Any: see Broke
     """Run a broker until the end."""
     broker = Broker(folder, **changes)
     try:
-        eventually(lambda: broker.process.poll() is not None or "broker.started" in broker.log, 20)
+        eventually(lambda: broker.process.poll() is not None or "broker.started" in broker.log)
         assert broker.process.poll() is None, broker.log
         yield broker
     finally:

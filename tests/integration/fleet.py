@@ -93,7 +93,7 @@ class Fleet:
         return ["--inference-address", self.inference, "--management-address", self.management,
                 "--metrics-address", self.metrics]  # fmt: skip
 
-    def wait_until_up(self, process: subprocess.Popen[bytes], within_s: float = 30) -> None:
+    def wait_until_up(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the management API answers."""
 
         def answers() -> bool:
@@ -102,7 +102,7 @@ class Fleet:
                 return self.http.get(f"{self.management}/readyz", timeout=2).status_code == 200
             return False
 
-        eventually(answers, within_s)
+        eventually(answers)
 
     def output(self) -> str:
         """Return what all processes have printed."""
@@ -131,7 +131,7 @@ class Fleet:
                     process.wait(15)
         self.http.close()
         try:
-            eventually(lambda: not self.descendants(), within_s=10)
+            eventually(lambda: not self.descendants())
         finally:
             for left in self.descendants():
                 left.kill()

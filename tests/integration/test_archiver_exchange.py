@@ -35,7 +35,7 @@ def test_an_archive_of_torch_model_archiver_is_served(tmp_path: Path) -> None:
     )  # fmt: skip
     with fleet(tmp_path, store) as server:
         server.serve("--models", "pypi.mar")
-        eventually(lambda: server.ready("pypi"), within_s=30)
+        eventually(lambda: server.ready("pypi"))
         assert server.predict("pypi").json()["rows"] == 1
         assert server.describe("pypi")["modelVersion"] == "3.1"
 
@@ -82,4 +82,4 @@ def test_our_archive_is_served_by_the_real_torchserve(tmp_path: Path) -> None:
                 return False
             return answer.content == b"hello"
 
-        eventually(is_answered, within_s=60)
+        eventually(is_answered)

@@ -70,7 +70,7 @@ def test_registering(server: Fleet) -> None:
         'Model "b" Version: 1.0 registered with 1 initial workers',
     )
     assert server.predict("b").content == b"hello"
-    eventually(lambda: server.predict("a").content == b"hello", within_s=20)
+    eventually(lambda: server.predict("a").content == b"hello")
 
 
 def test_scaling_describing_and_unregistering(server: Fleet) -> None:
@@ -156,7 +156,7 @@ def test_the_model_api_is_off_by_default(server: Fleet) -> None:
     assert (answer.status_code, answer.json()) == (405, NOT_ALLOWED)
     answer = curl(server, "curl -X DELETE http://localhost:8081/models/echo")
     assert (answer.status_code, answer.json()) == (405, NOT_ALLOWED)
-    eventually(lambda: server.predict("echo").status_code == 200, within_s=20)
+    eventually(lambda: server.predict("echo").status_code == 200)
 
 
 def test_the_model_api_can_be_switched_on(server: Fleet) -> None:

@@ -88,7 +88,7 @@ def test_dripping_origins_hold_up_no_other_registration_and_no_stop(
     with ThreadPoolExecutor(8) as clients:
         for number in range(8):
             clients.submit(drip, number)
-        eventually(lambda: origin.asked >= 4, within_s=20)
+        eventually(lambda: origin.asked >= 4)
         assert server.register("echo.mar", initial_workers=0).status_code == 200
         assert server.register(elsewhere.as_uri(), initial_workers=0).status_code == 200
         assert server.register((tmp_path / "pipe.mar").as_uri()).status_code == 400

@@ -39,4 +39,4 @@ def test_a_killed_worker_gives_its_gpu_back_to_the_next(tmp_path: Path) -> None:
         (worker,) = server.ready("on_device")
         (process,) = [p for p in server.descendants() if p.pid == worker["pid"]]
         process.kill()
-        eventually(lambda: server.predict("on_device").json().get("device") == GPUS[0].name, within_s=60)
+        eventually(lambda: server.predict("on_device").json().get("device") == GPUS[0].name)

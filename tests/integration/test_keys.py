@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             timeout=30, verify=ssl.create_default_context(cafile=folder / "authority.pem")
         )
         made.serve("--models", "echo.mar", "--gateway-processes", str(PROCESSES), "--ts-config", str(config))
-        eventually(lambda: predict(made, keys(made)["inference"]) == [200], within_s=30)
+        eventually(lambda: predict(made, keys(made)["inference"]) == [200])
         yield made
 
 
@@ -118,7 +118,7 @@ def test_a_gateway_that_was_told_nothing_asks_for_its_brokers_keys(tmp_path: Pat
         made.broker("--keys", "keys")
         assert {one.result().status_code for one in early} <= {400, 503}
         assert registration.result().status_code in (400, 503)
-        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200, within_s=20)
+        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200)
         assert asked(made, "aN0therL0n-for-tests").json() == {"models": []}
         assert asked(made).status_code == 400
         assert asked(made, "S3dY0uP1ck-for-tests").status_code == 400
@@ -132,13 +132,13 @@ def test_a_broker_that_comes_back_with_keys_closes_what_was_open(tmp_path: Path)
         assert asked(made).status_code == 200
         first.terminate()
         first.wait(15)
-        eventually(lambda: "gateway.broker_lost" in made.output(), within_s=15)
+        eventually(lambda: "gateway.broker_lost" in made.output())
         waiting = [pool.submit(asked, made) for _ in range(4)]
         registration = pool.submit(made.register, "echo.mar")
         made.broker("--keys", "keys")
         assert {one.result().status_code for one in waiting} <= {400, 503}
         assert registration.result().status_code in (400, 503)
-        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200, within_s=20)
+        eventually(lambda: asked(made, "aN0therL0n-for-tests").status_code == 200)
         assert asked(made, "aN0therL0n-for-tests").json() == {"models": []}
         assert asked(made).status_code == 400
 

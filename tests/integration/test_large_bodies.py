@@ -39,7 +39,7 @@ def server(tmp_path: Path) -> Iterator[Fleet]:
     )
     with fleet(tmp_path, store) as made:
         made.serve("--models", "all", "--ts-config", str(config))
-        eventually(lambda: made.ready("weighs") and made.ready("repeats"), within_s=30)
+        eventually(lambda: made.ready("weighs") and made.ready("repeats"))
         yield made
 
 

@@ -84,7 +84,7 @@ def test_a_folder_that_is_sent_to_a_node_arrives_whole_and_as_it_was(tmp_path: P
         parts.broker("--link-targets", str(tmp_path / "libraries"), "--link-targets", str(tmp_path / "blob"))
         parts.wait_until_up(parts.gateway())
         parts.node("one")
-        eventually(lambda: len(parts.status()["nodes"]) == 1, within_s=20)
+        eventually(lambda: len(parts.status()["nodes"]) == 1)
         assert parts.register("fold", initial_workers=1).status_code == 200
         (folder / "version.txt").write_text("two")
         assert ask(parts) == WHOLE
@@ -109,7 +109,7 @@ def test_a_host_has_an_archive_and_no_more_than_one_copy_beside_what_is_unpacked
 ) -> None:
     with fleet(tmp_path, make_store(tmp_path / "models", "echo")) as parts:
         parts.serve("--models", "echo.mar", *arguments)
-        eventually(lambda: parts.predict("echo").status_code == 200, within_s=60)
+        eventually(lambda: parts.predict("echo").status_code == 200)
         assert not list((tmp_path / "cache").rglob("*.mar"))
         assert len(list((tmp_path / "cache" / "models").iterdir())) == 1
         assert len(list(tmp_path.glob("state/archives/*.archive"))) == in_state

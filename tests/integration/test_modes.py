@@ -119,7 +119,7 @@ def test_requests_join_a_continuous_batch_while_it_runs(served: Fleet) -> None:
     assert first.headers["transfer-encoding"] == "chunked"
     assert b"1;" in rest or b"2;" in rest
     # The client has gone, and its request leaves with it.
-    eventually(lambda: "Connection to client got closed; Removing job:" in logs(served), 20)
+    eventually(lambda: "Connection to client got closed; Removing job:" in logs(served))
     assert served.predict("continuous", b"1").content == b"1;"
 
 

@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         config = folder / "config.properties"
         config.write_text("max_request_size=100000\nts_open_inference_protocol=true\n")
         made.serve("--enable-model-api", "--models", "echo.mar", "--slots", "1", "--ts-config", str(config))
-        eventually(lambda: made.ready("echo"), within_s=30)
+        eventually(lambda: made.ready("echo"))
         yield made
 
 

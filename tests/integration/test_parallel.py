@@ -139,11 +139,11 @@ def test_the_processes_of_a_worker_end_together_and_come_back_together(server: F
     before = pids(server)
     failed = server.predict("sums", b"end")
     assert (failed.status_code, failed.json()["message"]) == (500, "Worker died.")
-    eventually(lambda: not any(map(psutil.pid_exists, before)), within_s=10)
-    eventually(lambda: server.predict("sums", b"2").text == "6.0", within_s=20)
+    eventually(lambda: not any(map(psutil.pid_exists, before)))
+    eventually(lambda: server.predict("sums", b"2").text == "6.0")
     after = pids(server)
     server.scale("sums", min_worker=0, max_worker=0, synchronous=True)
-    eventually(lambda: not any(map(psutil.pid_exists, after)), within_s=10)
+    eventually(lambda: not any(map(psutil.pid_exists, after)))
 
 
 def test_requests_join_and_leave_a_continuous_batch_of_several_processes(server: Fleet) -> None:
@@ -162,7 +162,7 @@ def test_requests_join_and_leave_a_continuous_batch_of_several_processes(server:
     assert sums == [[0], [3, 0], [6, 3, 0], [9, 6, 3, 0]]
     assert not texts[0].startswith("1 ")
     # The first one's client has gone, and its request has left all processes.
-    eventually(lambda: server.predict("generates", b"2").text == "1 3;1 0;", within_s=10)
+    eventually(lambda: server.predict("generates", b"2").text == "1 3;1 0;")
 
 
 def test_the_other_stages_of_a_pipeline_get_no_requests(server: Fleet) -> None:

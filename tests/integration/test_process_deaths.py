@@ -106,14 +106,14 @@ def test_a_killed_process_of_serve_takes_what_it_started_along_and_comes_back(
     start = ["serve", "--model-store", str(server.store), "--state-dir", str(server.folder / "state"),
              "--cache-dir", str(server.folder / "cache"), *server.listeners(), "--models", "all"]  # fmt: skip
     server.run(*start)
-    eventually(lambda: serves(server, "helped", "ranks"), within_s=60)
+    eventually(lambda: serves(server, "helped", "ranks"))
     victim = find(server, kind)
     family = [victim, *victim.children(recursive=True)]
     victim.kill()
-    eventually(lambda: not any(map(lives, family)), within_s=15)
+    eventually(lambda: not any(map(lives, family)))
     if kind == "serve":
         server.run(*start)
-    eventually(lambda: serves(server, "helped", "ranks"), within_s=60)
+    eventually(lambda: serves(server, "helped", "ranks"))
 
 
 #: How each part is started alone, in the order in which it is done here.
@@ -128,12 +128,12 @@ PARTS: dict[str, Callable[[Fleet], object]] = {
 def test_a_killed_part_can_be_started_again_where_it_was(server: Fleet, name: str) -> None:
     for start in PARTS.values():
         start(server)
-    eventually(lambda: serves(server, "helped", "ranks"), within_s=60)
+    eventually(lambda: serves(server, "helped", "ranks"))
     victim = psutil.Process(server.processes[list(PARTS).index(name)].pid)
     family = [victim, *victim.children(recursive=True)]
     victim.kill()
-    eventually(lambda: not any(map(lives, family)), within_s=15)
+    eventually(lambda: not any(map(lives, family)))
     PARTS[name](server)
     again = server.processes[-1]
-    eventually(lambda: serves(server, "helped", "ranks"), within_s=60)
+    eventually(lambda: serves(server, "helped", "ranks"))
     assert again.poll() is None

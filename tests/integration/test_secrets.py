@@ -83,7 +83,7 @@ class Server:
                     extra_groups=[],
                 )
             )
-        eventually(lambda: self.answers(self.processes[-1]), within_s=90)
+        eventually(lambda: self.answers(self.processes[-1]))
 
     def answers(self, process: "subprocess.Popen[bytes]") -> bool:
         assert process.poll() is None, (self.folder / "output").read_text()

@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[Fleet]:
 
 def test_one_command_serves_a_model_and_says_how_to_ask_it(server: Fleet) -> None:
     server.serve("--models", "all")
-    eventually(lambda: "Ctrl-C stops everything" in server.output(), within_s=30)
+    eventually(lambda: "Ctrl-C stops everything" in server.output())
     assert server.predict("echo", b"\x00raw").content == b"\x00raw"
     assert "Model server started." in server.output()
     assert f"curl -T FILE {server.inference}/predictions/echo" in server.output()
@@ -37,12 +37,12 @@ def test_stopping_takes_less_than_five_seconds_and_leaves_no_process(
     server: Fleet, number: signal.Signals
 ) -> None:
     process = server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     server.descendants()
     began = time.monotonic()
     process.send_signal(number)
     process.wait(10)
-    eventually(lambda: not server.descendants(), within_s=5)
+    eventually(lambda: not server.descendants())
     assert time.monotonic() - began < 5
     assert process.returncode == 0
 
@@ -50,7 +50,7 @@ def test_stopping_takes_less_than_five_seconds_and_leaves_no_process(
 def test_what_nohup_has_it_ignore_stays_ignored_in_every_process(server: Fleet) -> None:
     server.prefix = ["nohup"]
     server.serve("--models", "all", "--processes", "2")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     everybody = server.descendants()
     assert len(everybody) > 5
     for process in everybody:
@@ -69,7 +69,7 @@ def test_a_hangup_that_nobody_ignores_stops_it(server: Fleet) -> None:
 def test_a_server_without_standard_streams_starts_serves_and_stops(server: Fleet) -> None:
     server.prefix = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
     process = server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     assert server.predict("echo", b"x").content == b"x"
     # No file of the server's own has come to stand where anybody might print.
     for each in server.descendants():
@@ -77,7 +77,7 @@ def test_a_server_without_standard_streams_starts_serves_and_stops(server: Fleet
         assert all(str(stream) == "/dev/null" or "pipe:" in str(stream) for stream in streams), streams
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
-    eventually(lambda: not server.descendants(), within_s=5)
+    eventually(lambda: not server.descendants())
 
 
 def ignores(process: psutil.Process, number: signal.Signals) -> bool:
@@ -88,10 +88,10 @@ def ignores(process: psutil.Process, number: signal.Signals) -> bool:
 
 def test_killing_serve_outright_leaves_no_process(server: Fleet) -> None:
     process = server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     assert len(server.descendants()) > 5
     process.kill()
-    eventually(lambda: not server.descendants(), within_s=15)
+    eventually(lambda: not server.descendants())
 
 
 def test_what_was_registered_is_there_at_the_next_start(server: Fleet) -> None:
@@ -100,7 +100,7 @@ def test_what_was_registered_is_there_at_the_next_start(server: Fleet) -> None:
     process.send_signal(signal.SIGTERM)
     process.wait(10)
     server.serve()
-    eventually(lambda: server.ready("kept"), within_s=30)
+    eventually(lambda: server.ready("kept"))
     assert server.predict("kept").content == b"hello"
 
 
@@ -118,26 +118,26 @@ def test_of_two_servers_that_are_started_at_once_one_serves_and_the_other_says_w
                    "--cache-dir", str(server.folder / "cache"))
         for _ in range(2)
     ]  # fmt: skip
-    eventually(lambda: any(process.poll() is not None for process in started), within_s=60)
+    eventually(lambda: any(process.poll() is not None for process in started))
     (loser,) = [process for process in started if process.poll() is not None]
     assert loser.returncode == 1
     assert "in use" in server.output()
     (winner,) = [process for process in started if process is not loser]
-    server.wait_until_up(winner, within_s=60)
+    server.wait_until_up(winner)
 
 
 def test_a_server_can_be_stopped_while_it_starts(server: Fleet) -> None:
     process = server.run("serve", "--model-store", str(server.store), "--ncs", *server.listeners(),
                          "--cache-dir", str(server.folder / "cache"), "--models", "all")  # fmt: skip
-    eventually(lambda: len(server.descendants()) >= 2, within_s=30)  # the first child has been started
+    eventually(lambda: len(server.descendants()) >= 2)  # the first child has been started
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    eventually(lambda: not server.descendants(), within_s=10)
+    eventually(lambda: not server.descendants())
 
 
 def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> None:
     server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     checked = 0
     for process in server.descendants():
         command = " ".join(process.cmdline())
@@ -151,17 +151,17 @@ def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> No
 
 def test_every_process_is_a_child_of_serve(server: Fleet) -> None:
     process = server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"), within_s=30)
+    eventually(lambda: server.ready("echo"))
     pids = {worker["pid"] for worker in server.ready("echo")}
     assert pids <= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
 
 
 def test_a_broker_that_is_restarted_brings_back_no_model_that_was_unregistered(server: Fleet) -> None:
     server.serve("--models", "all", "--enable-model-api")
-    eventually(lambda: "Ctrl-C stops everything" in server.output(), within_s=30)
+    eventually(lambda: "Ctrl-C stops everything" in server.output())
     assert server.http.delete(f"{server.management}/models/echo").status_code == 200
     (broker,) = [p for p in server.descendants() if "broker" in p.cmdline()]
     broker.kill()
-    eventually(lambda: "broker ended" in server.output(), within_s=10)
-    eventually(lambda: server.status().get("epoch") == 2 and server.status().get("nodes"), within_s=15)
+    eventually(lambda: "broker ended" in server.output())
+    eventually(lambda: server.status().get("epoch") == 2 and server.status().get("nodes"))
     assert server.status()["models"] == []

@@ -85,9 +85,9 @@ def test_what_was_named_at_start_is_waited_for(parts: Fleet, origin: HeldOrigin,
         parts.run("serve", "--model-store", str(parts.store), *folders, *parts.listeners(), *named)
     else:
         parts.gateway()  # first, and for a while there is no broker for it
-        eventually(lambda: accepts(parts.management), within_s=30)
+        eventually(lambda: accepts(parts.management))
         parts.node("n")
-    eventually(lambda: accepts(parts.management), within_s=30)
+    eventually(lambda: accepts(parts.management))
     with ThreadPoolExecutor(8) as threads:
         calls = [
             threads.submit(parts.predict, "slow"),
@@ -98,7 +98,7 @@ def test_what_was_named_at_start_is_waited_for(parts: Fleet, origin: HeldOrigin,
         if not is_whole:
             parts.broker(*named)
         assert origin.is_asked.wait(30)
-        eventually(lambda: parts.status().get("loading") == [origin.url], within_s=30)  # teller is registered
+        eventually(lambda: parts.status().get("loading") == [origin.url])  # teller is registered
         assert parts.http.get(f"{parts.inference}/ping").status_code == 500
         assert parts.http.get(f"{parts.management}/readyz").status_code == 503
         assert parts.http.post(f"{parts.inference}/invocations").status_code == 503

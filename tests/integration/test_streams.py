@@ -97,7 +97,7 @@ def test_what_ends_a_stream_early_cuts_the_connection(served: Fleet, ending: str
     with stream(served, f"2 {ending}") as answer, pytest.raises(httpx.RemoteProtocolError):
         parts_until_cut(answer, on_part)
     assert b"".join(found) == b"part 0;part 1;"
-    eventually(lambda: served.ready("streams"), 60)
+    eventually(lambda: served.ready("streams"))
     assert served.predict("streams", b"1").content == b"part 0;last"
 
 
@@ -110,7 +110,7 @@ def test_what_a_worker_sends_right_before_it_dies_may_be_lost_and_never_looks_co
             assert b"part 0;part 1;".startswith(found[-1])
         else:  # nothing of it had arrived, also the second time
             assert answer.status_code in (500, 503)
-    eventually(lambda: served.ready("streams"), 60)
+    eventually(lambda: served.ready("streams"))
     assert served.predict("streams", b"1").content == b"part 0;last"
 
 

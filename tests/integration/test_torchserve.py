@@ -80,7 +80,7 @@ class TorchServe:
         assert done.returncode == 0, done.stdout
         pid = int(self.pid_path.read_text())
         self._started.append(psutil.Process(pid))
-        eventually(lambda: self.said().count("Model server started.") > before, within_s=60)
+        eventually(lambda: self.said().count("Model server started.") > before)
         return pid
 
     def said(self) -> str:
@@ -134,14 +134,13 @@ def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) ->
     with httpx.Client(headers={"authorization": torchserve.key("inference")}, timeout=60) as http:
         eventually(
             lambda: http.post(f"{torchserve.urls['inference']}/predictions/echo", content=b"hi").text == "hi",
-            within_s=60,
         )
     family = torchserve.family()
     assert len(family) >= 5
     stopped = torchserve.run("--stop")
     assert stopped.returncode == 0
     assert stopped.stdout.endswith("TorchServe has stopped.\n")
-    eventually(lambda: not torchserve.family(), within_s=10)
+    eventually(lambda: not torchserve.family())
     assert not (torchserve.folder / "key_file.json").exists()
     assert not torchserve.pid_path.exists()
     assert list(torchserve.temporary.iterdir()) == []
@@ -160,7 +159,7 @@ def test_a_project_may_have_packages_called_like_folders_of_ours(
     torchserve.command = [command(start[0]), *start[1:]]
     torchserve.start("--models", "all", "--disable-token-auth", PYTHONPATH=str(torchserve.folder))
     predict = f"{torchserve.urls['inference']}/predictions/imports_project"
-    eventually(lambda: torchserve.http.post(predict, content=b"hi").text == "brokershared", within_s=60)
+    eventually(lambda: torchserve.http.post(predict, content=b"hi").text == "brokershared")
 
 
 def test_its_defaults_are_torchserves(torchserve: TorchServe) -> None:
@@ -238,7 +237,7 @@ def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: 
     pid = torchserve.start("--models", "all")
     assert len(torchserve.family()) >= 4
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not torchserve.family(), within_s=20)
+    eventually(lambda: not torchserve.family())
     torchserve.start()
     assert "Removing orphan pid file.\n" in torchserve.said()
     # What the killed one kept in the temporary folder went with the next start.
@@ -271,7 +270,7 @@ def test_a_reader_that_goes_away_ends_no_server(torchserve: TorchServe) -> None:
     reader, writer = os.pipe()
     start_with_console(torchserve, writer)
     os.close(reader)
-    eventually(lambda: answers(torchserve), within_s=60)
+    eventually(lambda: answers(torchserve))
     assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
 
 
@@ -284,9 +283,9 @@ def test_a_reader_that_stops_reading_holds_up_no_server(torchserve: TorchServe) 
             os.write(writer, b"\0" * 512)
     os.set_blocking(writer, True)
     start_with_console(torchserve, writer)
-    eventually(lambda: answers(torchserve), within_s=60)
+    eventually(lambda: answers(torchserve))
     predict = f"{torchserve.urls['inference']}/predictions/echo"
-    eventually(lambda: torchserve.http.post(predict, content=b"x").status_code == 200, within_s=60)
+    eventually(lambda: torchserve.http.post(predict, content=b"x").status_code == 200)
     assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
     os.close(reader)
 
@@ -315,7 +314,7 @@ def test_a_port_that_is_taken_ends_the_server_with_the_reason(torchserve: TorchS
     with socket.create_server((host, port)):
         done = torchserve.run("--start", "--model-store", "models", "--ts-config", str(torchserve.config))
         assert done.returncode == 0  # as TorchServe's command, which doesn't wait for its server
-        eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None, within_s=30)
+        eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None)
     assert f"can't listen on {torchserve.urls['management']}" in torchserve.said()
     assert "Model server started" not in torchserve.said()
 
@@ -374,7 +373,7 @@ def test_stop_with_foreground_is_silent(torchserve: TorchServe) -> None:
     torchserve.start()
     said = torchserve.run("--stop", "--foreground").stdout
     assert "TorchServe" not in "".join(line for line in said.splitlines() if not line.startswith("20"))
-    eventually(lambda: not torchserve.family(), within_s=10)
+    eventually(lambda: not torchserve.family())
 
 
 def test_what_was_registered_comes_back_with_the_newest_snapshot(torchserve: TorchServe) -> None:
@@ -407,8 +406,8 @@ def test_a_snapshot_whose_archive_is_gone_keeps_the_server_from_starting(torchse
     torchserve.configure(f"model_snapshot={json.dumps(models)}")
     torchserve.run("--model-store", "models", "--ts-config", str(torchserve.config))
     text = "Model archive file for model :gone, version :1.0 not found in model store"
-    eventually(lambda: text in torchserve.said(), within_s=30)
-    eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None, within_s=10)
+    eventually(lambda: text in torchserve.said())
+    eventually(lambda: pid_file.running_pid(torchserve.pid_path) is None)
 
 
 def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
@@ -422,7 +421,7 @@ def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
     url = f"{torchserve.urls['inference']}/predictions/echo"
     for variables, unpacked_in in ((homeless, torchserve.temporary), ({"TEMP": str(large)}, large)):
         torchserve.start(*arguments, **variables)
-        eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+        eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi")
         assert len(list(unpacked_in.glob("torchrelay-*/cache/models"))) == 1
         assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
         assert list(unpacked_in.iterdir()) == []
@@ -448,18 +447,18 @@ def test_no_model_is_left_in_the_cache_not_even_by_a_killed_server(torchserve: T
     url = f"{torchserve.urls['inference']}/predictions/echo"
     arguments = ("--models", "all", "--ncs", "--disable-token-auth")
     torchserve.start(*arguments)
-    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi")
     (killed,) = models.iterdir()
     family = torchserve.family()
     for process in family:
         process.suspend()  # none of them sees another die
     for process in family:
         process.kill()
-    eventually(lambda: not [process for process in family if _lives(process)], within_s=20)
+    eventually(lambda: not [process for process in family if _lives(process)])
     assert killed.exists()
     torchserve.pid_path.unlink(missing_ok=True)
     torchserve.start(*arguments)
-    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi")
     (ours,) = models.iterdir()
     assert ours != killed
     assert torchserve.run("--stop").stdout == "TorchServe has stopped.\n"
@@ -477,11 +476,11 @@ def test_a_folder_named_at_start_is_served_as_sagemakers_toolkit_starts_it(torch
     named = [p.pid for p in torchserve.family() if "org.pytorch.serve.ModelServer" in p.cmdline()]
     assert named == [pid]
     url = f"{torchserve.urls['inference']}/invocations"
-    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi", within_s=60)
+    eventually(lambda: torchserve.http.post(url, content=b"hi", timeout=60).text == "hi")
     (described,) = torchserve.http.get(f"{torchserve.urls['management']}/models/model").json()
     assert described["modelUrl"] == str(model)
     os.kill(pid, signal.SIGTERM)
-    eventually(lambda: not torchserve.family(), within_s=20)
+    eventually(lambda: not torchserve.family())
     torchserve.start("--disable-token-auth")  # from the snapshot that was written last
     listed = torchserve.http.get(f"{torchserve.urls['management']}/models").json()["models"]
     assert [model["modelName"] for model in listed] == ["model"]

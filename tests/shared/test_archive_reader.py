@@ -151,7 +151,7 @@ def test_nothing_is_left_of_a_server_that_is_killed(tmp_path: Path) -> None:
     code = "import sys, pathlib, torchrelay.shared.archive_reader as r; "
     code += "r.ArchiveReader().inspect(pathlib.Path(sys.argv[1]))"
     with subprocess.Popen([sys.executable, "-c", code, slow_mar(tmp_path / "m.mar")]) as server:
-        eventually(lambda: len(psutil.Process(server.pid).children(recursive=True)) == 2, within_s=20)
+        eventually(lambda: len(psutil.Process(server.pid).children(recursive=True)) == 2)
         left = psutil.Process(server.pid).children(recursive=True)
         server.kill()
     eventually(lambda: not any(process.is_running() for process in left))

@@ -77,7 +77,7 @@ def test_a_peer_is_back_soon_after_a_path_that_dropped_its_packets_works_again(
         began = time.monotonic()
         peer = sockets.dial(context, "tcp://{}:{}".format(*address), "node", waits_to_send=True)
         peer.send(b"hello")
-        eventually(lambda: time.monotonic() - began > REPEAT_S + 0.3, within_s=15)
+        eventually(lambda: time.monotonic() - began > REPEAT_S + 0.3)
     broker = sockets.listener(context)
     broker.bind("tcp://{}:{}".format(*address))
     eventually(lambda: broker.poll(10), within_s=NEXT_REPEAT_S - REPEAT_S - 1)

@@ -100,24 +100,21 @@ class FakeBroker:
         return [item.message for item in self.heard if isinstance(item.message, kind)]
 
     def expect(
-        self, kind: type[MessageT], when: Callable[[MessageT], bool] = lambda _: True, within_s: float = 20.0
+        self, kind: type[MessageT], when: Callable[[MessageT], bool] = lambda _: True
     ) -> tuple[MessageT, Heard]:
         """Pump until such a message is heard, and forget all up to it; return it."""
-        self.until(
-            lambda: any(isinstance(item.message, kind) and when(item.message) for item in self.heard),
-            within_s,
-        )
+        self.until(lambda: any(isinstance(item.message, kind) and when(item.message) for item in self.heard))
         for index, item in enumerate(self.heard):
             if isinstance(item.message, kind) and when(item.message):
                 del self.heard[: index + 1]
                 return item.message, item
         raise AssertionError
 
-    def until(self, predicate: Callable[[], object], within_s: float = 20.0) -> None:
+    def until(self, predicate: Callable[[], object]) -> None:
         """Pump until the predicate holds."""
 
         def pumped() -> object:
             self.pump()
             return predicate()
 
-        eventually(pumped, within_s)
+        eventually(pumped)

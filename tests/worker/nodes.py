@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.support import eventually
+from tests.support import HANG_S, eventually
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
 from torchrelay.shared import messages as m
@@ -48,8 +48,8 @@ class Fleet:
                 "broker_address": self.broker.address,
                 "name": "n",
                 "cache_dir": str(self.folder / "cache"),
-                # A worker's interpreter takes a second or two to end where the host is busy.
-                "stop_grace_s": 5.0,
+                # A worker's interpreter takes its time to end where the host is busy.
+                "stop_grace_s": HANG_S,
                 **changes,
             }  # type: ignore[arg-type]  # a test names its own fields
         )
@@ -92,7 +92,7 @@ class Fleet:
             node.kill()
             node.wait(5)
         try:
-            eventually(lambda: not [process for process in self.seen if is_alive(process)], 10)
+            eventually(lambda: not [process for process in self.seen if is_alive(process)])
         finally:
             self.broker.close()
 

@@ -103,7 +103,7 @@ class Starts:
         submit(self.fleet, self.worker, expression.encode(), lease=self.lease)
         lease = self.lease
         self.fleet.broker.until(
-            lambda: any(item.message for item in self.fleet.broker.heard if _answers(item.message, lease)), 90
+            lambda: any(item.message for item in self.fleet.broker.heard if _answers(item.message, lease))
         )
         [answer] = answers(self.fleet, lease)
         assert answer.error is None, answer.error

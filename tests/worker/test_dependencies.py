@@ -194,13 +194,13 @@ async def test_when_the_last_who_waits_leaves_the_installer_ends(tmp_path: Path)
     folder = model(tmp_path / "m", f"--no-index\n{endless_source(tmp_path)}\n")
     first = asyncio.create_task(host.provide(folder))
     second = asyncio.create_task(host.provide(folder))
-    await eventually_async(lambda: _descendants("_in_process"), 60)
+    await eventually_async(lambda: _descendants("_in_process"))
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     assert _descendants("_in_process")
     second.cancel()
     await asyncio.gather(second, return_exceptions=True)
-    await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"), 10)
+    await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"))
     await host.installer.close()
     assert not (host.root / "environments" / wanted(folder).key).exists()
 
@@ -236,7 +236,7 @@ async def test_an_installer_that_takes_too_long_is_ended_with_what_it_has_starte
     provided = asyncio.create_task(host.provide(folder))
     with pytest.raises(InstallFailed, match="install_timeout_s of 6"):
         await provided
-    await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"), 10)
+    await eventually_async(lambda: not _descendants("_in_process") and not _descendants("pip"))
     assert not (host.root / "environments" / wanted(folder).key).exists()
 
 
@@ -244,13 +244,13 @@ async def test_an_installer_that_is_killed_leaves_nothing_running(tmp_path: Path
     host = Host(tmp_path / "cache")
     folder = model(tmp_path / "m", f"--no-index\n{endless_source(tmp_path)}\n")
     provided = asyncio.create_task(host.provide(folder))
-    await eventually_async(lambda: _descendants("_in_process"), 60)
+    await eventually_async(lambda: _descendants("_in_process"))
     [tied] = _descendants("parent_death")
     family = [tied, *tied.children(recursive=True)]
     tied.kill()
     with pytest.raises(InstallFailed):
         await provided
-    await eventually_async(lambda: not [process for process in family if _lives(process)], 10)
+    await eventually_async(lambda: not [process for process in family if _lives(process)])
     await host.installer.close()
 
 

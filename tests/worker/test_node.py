@@ -268,12 +268,14 @@ def test_a_stopped_worker_finishes_its_batch_and_says_goodbye(joined: Fleet) -> 
     assert (exited.exit_code, exited.reason) == (0, "no longer wanted")
 
 
-def test_a_worker_that_ignores_its_stop_is_killed_after_the_grace(joined: Fleet) -> None:
-    loaded = load(joined, SLOW)
-    submit(joined, loaded.worker, b"60")
-    joined.broker.until(lambda: joined.has_printed(loaded.hello.worker_id, "batch begins"))
-    joined.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
-    exited, _ = joined.broker.expect(m.WorkerExited)
+def test_a_worker_that_ignores_its_stop_is_killed_after_the_grace(fleet: Fleet) -> None:
+    fleet.start_node(stop_grace_s=0.5)
+    fleet.join()
+    loaded = load(fleet, SLOW)
+    submit(fleet, loaded.worker, b"60")
+    fleet.broker.until(lambda: fleet.has_printed(loaded.hello.worker_id, "batch begins"))
+    fleet.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "no longer wanted"))
+    exited, _ = fleet.broker.expect(m.WorkerExited)
     assert (exited.signal, exited.reason, exited.out_of_memory) == (9, "no longer wanted", False)
 
 
@@ -428,7 +430,7 @@ async def test_a_node_that_once_could_not_measure_its_host_measures_again(fleet:
         broker.pump()
         return bool(broker.all(m.NodeMeasured))
 
-    await eventually_async(has_measured, 20)
+    await eventually_async(has_measured)
     assert figures.readings >= 2
     [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
     broker.send(hello, m.Leave("the test is over"))
@@ -453,7 +455,7 @@ async def test_what_others_fill_the_disk_with_takes_the_place_of_unused_models(
         broker.pump()
         return not unused.exists()
 
-    await eventually_async(is_gone, 20)
+    await eventually_async(is_gone)
     [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
     broker.send(hello, m.Leave("the test is over"))
     assert await running == 1
@@ -468,7 +470,7 @@ def test_a_link_that_was_closed_sends_nothing(fleet: Fleet) -> None:
 
 def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> None:
     fleet.start_node(broker_address=f"ipc://{fleet.folder}/nobody")
-    eventually(lambda: "broker.awaited" in fleet.node_log(), 30)
+    eventually(lambda: "broker.awaited" in fleet.node_log())
     assert f"broker=ipc://{fleet.folder}/nobody" in fleet.node_log()
 
 

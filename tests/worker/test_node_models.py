@@ -375,7 +375,7 @@ def handle(data, context):
         ("stderr", "ValueError: in a thread"),
         ("stdout", "ValueError: in the handler"),
     ):
-        eventually(partial(has_logged, file, loaded, stream, text), 10)
+        eventually(partial(has_logged, file, loaded, stream, text))
     assert "[METRICS]" not in file.read_text()
 
 
@@ -395,7 +395,7 @@ def handle(data, context):
     loaded = load(fleet, code, files=files, manifest=manifest)
     submit(fleet, loaded.worker, b"x")
     for stream, rank in itertools.product(("stdout", "stderr"), (0, 1)):
-        eventually(partial(has_logged, file, loaded, stream, f"written by {rank}"), 10)
+        eventually(partial(has_logged, file, loaded, stream, f"written by {rank}"))
 
 
 def has_logged(file: Path, loaded: Loaded, stream: str, text: str) -> bool:
@@ -421,7 +421,7 @@ def test_what_an_archive_requires_is_installed_before_it_loads(joined: Fleet, co
         install_dependencies=True,
     )
     joined.broker.send(joined.node, start)
-    joined.broker.until(lambda: joined.broker.all(m.HelloWorker), within_s=60)
+    joined.broker.until(lambda: joined.broker.all(m.HelloWorker))
     phases = [told.phase for told in joined.broker.all(m.WorkerProgressed)]
     assert phases.index("installing") < phases.index("loading")
     _, item = joined.broker.expect(m.HelloWorker)
