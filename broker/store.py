@@ -253,8 +253,9 @@ def _copy(source: Path, target: IO[bytes]) -> tuple[str, int]:
             fcntl.ioctl(target.fileno(), FICLONE, file.fileno())
         except OSError:  # another disk, or one that can't
             digest = hashlib.sha256()
-            size = 0
-            while data := file.read(COPY_BYTES):
+            size, whole = 0, os.fstat(file.fileno()).st_size
+            # No more than it has now: one that is written to might never end.
+            while data := file.read(min(COPY_BYTES, whole - size)):
                 digest.update(data)
                 size += len(data)
                 target.write(data)

@@ -18,6 +18,8 @@ URL_LIMIT_CHARS = 8192
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HTTP = re.compile(r"(https?)://([^/?#]*)(/[^?#]*)?(\?[^#]*)?(?:#.*)?", re.IGNORECASE)
+#: What an object store's library may take for a bucket, a container at an account, or an organisation.
+_BUCKET = re.compile(r"[A-Za-z0-9._@-]*")
 _USER = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 _FILE = re.compile(r"file://(?:localhost)?(/[^?#]*)(?:[?#].*)?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -125,6 +127,8 @@ def as_matched(url: str) -> str:
     if scheme == "file":
         return f"file://{_unescaped(_given_path_of_file(url))}"
     check_text(url)
+    if not _BUCKET.fullmatch(url[len(scheme) + 3 :].partition("/")[0]):
+        raise BadUrl("its bucket has characters that no bucket has")
     return f"{scheme}{url[len(scheme) :]}"
 
 

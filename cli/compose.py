@@ -55,6 +55,9 @@ BROKER_FIELDS = {
     "model_metrics_auto_detect": "model_metrics_auto_detect",
     "own_metrics": "own_metrics",
     "token_expiration_min": "token_expiration_min",
+    "download_timeout_s": "download_timeout_s",
+    "download_min_bytes_per_s": "download_min_bytes_per_s",
+    "download_grace_s": "download_grace_s",
 }
 GATEWAY_FIELDS = {
     "inference_address": "inference_address",
@@ -77,6 +80,7 @@ GATEWAY_FIELDS = {
 NODE_FIELDS = {
     "blacklist_env_vars": "blacklist_env_vars",
     "install_env_vars": "install_env_vars",
+    "install_timeout_s": "install_timeout_s",
     "metric_time_interval": "metric_time_interval_s",
     "ts_header_key_sequence_id": "header_key_sequence_id",
     "ts_header_key_sequence_start": "header_key_sequence_start",

@@ -67,6 +67,10 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     blacklist_env_vars: str | None = None
     #: Ours, which TorchServe ignores.
     install_env_vars: str | None = None
+    install_timeout_s: int | None = None
+    download_timeout_s: int | None = None
+    download_min_bytes_per_s: int | None = None
+    download_grace_s: int | None = None
     keystore: str | None = None
     keystore_pass: str | None = None
     keystore_type: str | None = None

@@ -22,6 +22,7 @@ from torchrelay.broker import urls
         ("FILE:///a%20b/%65?x#y", "file:///a%20b/e"),
         ("file://localhost/m.mar", "file:///m.mar"),
         ("S3://Bucket/a#b", "s3://Bucket/a#b"),
+        ("abfs://c@account.dfs.core.windows.net/m.mar", "abfs://c@account.dfs.core.windows.net/m.mar"),
     ],
 )
 def test_a_url_is_matched_as_it_is_asked_for(url: str, matched: str) -> None:
@@ -77,6 +78,9 @@ def test_a_url_is_matched_as_it_is_asked_for(url: str, matched: str) -> None:
         "file://m.mar",
         "file:///m\n.mar",
         "s3://b/m\r\n.mar",
+        "abfs://c@evil.example\\.dfs.core.windows.net/m.mar",
+        "gs://b?x/m.mar",
+        "gs://b%2Fx/m.mar",
     ],
 )
 def test_what_others_might_read_in_another_way_is_refused(url: str) -> None:

@@ -90,6 +90,10 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         cors_allowed_headers=X-Custom
         blacklist_env_vars=AWS_.*
         install_env_vars=PYPI_.*
+        install_timeout_s=1
+        download_timeout_s=2
+        download_min_bytes_per_s=3
+        download_grace_s=4
         keystore=/k.p12
         keystore_pass=secret
         keystore_type=pkcs12
@@ -116,6 +120,10 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         cors_allowed_headers="X-Custom",
         blacklist_env_vars="AWS_.*",
         install_env_vars="PYPI_.*",
+        install_timeout_s=1,
+        download_timeout_s=2,
+        download_min_bytes_per_s=3,
+        download_grace_s=4,
         keystore="/k.p12",
         keystore_pass="secret",
         keystore_type="pkcs12",
