@@ -16,6 +16,7 @@ from torchrelay.shared.host import Host
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     QUEUE_LIMIT_BYTES,
+    UNSENT_BYTES,
     BrokerSettings,
     GatewaySettings,
     LoadAtStart,
@@ -31,6 +32,8 @@ from torchrelay.shared.ts_config import Said, TsConfig
 #: A unix socket's path is at most this long (108 bytes with its closing zero).
 SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
+#: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
+LARGEST_ANSWERS = 4
 
 BROKER_FIELDS = {
     "model_store": "model_store",
@@ -76,6 +79,12 @@ GATEWAY_FIELDS = {
     "cors_allowed_headers": "cors_allowed_headers",
     "ts_open_inference_protocol": "open_inference_protocol",
     "ts_header_key_sequence_id": "header_key_sequence_id",
+    "connection_limit": "connection_limit",
+    "head_timeout_s": "head_timeout_s",
+    "client_least_rate": "client_least_rate",
+    "client_stall_s": "client_stall_s",
+    "unsent_limit_bytes": "unsent_limit_bytes",
+    "in_flight_limit_bytes": "in_flight_limit_bytes",
 }
 NODE_FIELDS = {
     "blacklist_env_vars": "blacklist_env_vars",
@@ -259,8 +268,11 @@ def _queue_limit_bytes(gateway: GatewaySettings) -> int:
 
 def gateway_settings(said: Said, **more: object) -> GatewaySettings:
     """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
-    tokens = {"token_authorization": has_tokens(said)}
-    return msgspec.convert(_fields(said, GATEWAY_FIELDS) | tokens | more, GatewaySettings)
+    ours = {
+        "token_authorization": has_tokens(said),
+        "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (said.max_response_size or 0)),
+    }
+    return msgspec.convert(ours | _fields(said, GATEWAY_FIELDS) | more, GatewaySettings)
 
 
 def node_settings(said: Said, **more: object) -> NodeSettings:

@@ -12,6 +12,7 @@ from torchrelay.gateway import presenting
 from torchrelay.gateway.access import AccessLog
 from torchrelay.gateway.addresses import Key
 from torchrelay.gateway.browsers import BrowserCheck
+from torchrelay.gateway.clients import Clients
 from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Event, Receive, Scope, Send
 from torchrelay.gateway.link import Link
 from torchrelay.shared import clock, errors, ids, logs
@@ -41,6 +42,7 @@ class Edge:
         self._refusals = logs.Sparing()
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = presenting.cors_headers(config)
+        self._clients = Clients(config, link.unsent, link.bodies_waiting_long)
         self._access = AccessLog(config.access_log, config.log_limits) if config.access_log else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -49,7 +51,7 @@ class Edge:
         PERF: no coroutine of its own, so that one less is made and resumed for each request.
         """
         if scope["type"] == "lifespan":
-            return self._live(receive, send)
+            return self._live(scope, receive, send)
         host, port = scope["server"]
         request_id = scope["request_id"] = ids.request_id()
 
@@ -95,9 +97,10 @@ class Edge:
         else:
             message["headers"] += presenting.standard_headers(request_id, keep_alive=keep_alive)
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold the link while the process serves; uvicorn ends requests before it says shutdown."""
         await receive()
+        scope.setdefault("state", {})["clients"] = self._clients
         await self._link.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -29,6 +29,8 @@ HEAD_EXTENSION = "torchrelay.head"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: A body up to this is copied behind its head; above it, the second write costs less than the copy.
 JOINED_LIMIT_BYTES = 64 * 1024
+#: Of a larger body TLS gets no more at once: it takes on what it is given, and doesn't tell what of it waits.
+TLS_PIECE_BYTES = 128 * 1024
 #: Of a body that comes faster than it is received; beyond, the connection isn't read for a while.
 UNREAD_LIMIT_BYTES = 64 * 1024
 
@@ -53,6 +55,8 @@ class Connection(Protocol):
     transport: asyncio.Transport
     #: Ends when a client that is slow has taken what was written; None while it isn't slow.
     drained: asyncio.Future[None] | None
+    #: What is left of a body that is written in pieces.
+    unwritten_bytes: int
 
     def resume_reading(self) -> None:
         """Let more of the body come."""
@@ -152,6 +156,11 @@ class Exchange:
     def is_full(self) -> bool:
         """Whether no more of the body should come for now."""
         return len(self._body) > UNREAD_LIMIT_BYTES
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the application waits for more of the body."""
+        return self._reader is not None and not self._reader.done()
 
     def feed_end(self) -> None:
         """Take note that this was the whole body."""
@@ -257,12 +266,24 @@ class Exchange:
             self._head.append(body)
             body = b""
         self._flush()
-        if body:
+        if len(body) > TLS_PIECE_BYTES and self.scope.get("scheme") == "https":
+            await self._write_in_pieces(body)
+        elif body:
             self._connection.transport.write(body)
         if is_last:
             self._finish()
         elif self._connection.drained is not None:
             await self._connection.drained
+
+    async def _write_in_pieces(self, body: bytes) -> None:
+        """Write a piece once the client has taken most of those before it."""
+        connection, rest = self._connection, memoryview(body)
+        while rest:
+            piece, rest = rest[:TLS_PIECE_BYTES], rest[TLS_PIECE_BYTES:]
+            connection.unwritten_bytes = len(rest)
+            connection.transport.write(piece)
+            if rest and connection.drained is not None:
+                await connection.drained
 
     def _start(self, message: Event) -> list[bytes]:
         """Make the head, which waits for the first piece of the body."""

@@ -20,6 +20,7 @@ import zmq
 
 from torchrelay.gateway import auth
 from torchrelay.gateway.exchange import ClientLeft
+from torchrelay.gateway.pace import Held, Unsent
 from torchrelay.gateway.room import Body, Room
 from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session, unchecked
 from torchrelay.shared import clock, errors, logs, settings, sockets, wire
@@ -52,6 +53,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Backlog(Held):
+    """The parts of an answer that wait for its client."""
+
+    def __init__(self, waiter: "Waiter[Any]") -> None:
+        self._waiter = waiter
+
+    def measure(self) -> int:
+        """Return the bytes of the parts."""
+        return self._waiter.backlog_bytes
+
+    def cut(self) -> None:
+        """Give up the answer."""
+        self._waiter.give_up()
+
+
 class Waiter(Pending, Generic[T]):
     """What a request awaits: a reply, or an answer, which may come in parts.
 
@@ -60,7 +76,15 @@ class Waiter(Pending, Generic[T]):
     instructions to make, and as many again to wake somebody up.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_backlog_bytes", "_callback", "_link", "_outcomes", "_wanted")
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_backlog",
+        "_callback",
+        "_link",
+        "_outcomes",
+        "_wanted",
+        "backlog_bytes",
+    )
 
     def __init__(self, link: "Link", wanted: type[T]) -> None:
         self._asyncio_future_blocking = False
@@ -68,7 +92,8 @@ class Waiter(Pending, Generic[T]):
         self._wanted = wanted
         self._outcomes: list[Outcome] = []
         #: What came while nobody waited for it.
-        self._backlog_bytes = 0
+        self.backlog_bytes = 0
+        self._backlog: Backlog | None = None
         self._callback: Callable[[], object] | None = None
 
     def __await__(self) -> Generator["Waiter[T]", None, T]:
@@ -81,8 +106,9 @@ class Waiter(Pending, Generic[T]):
                 self._link.forget(self)
                 raise
         outcome = self._outcomes.pop(0)
-        if self._backlog_bytes:
-            self._backlog_bytes -= _size(outcome)
+        if self.backlog_bytes:
+            self.backlog_bytes -= _size(outcome)
+            self._count_backlog()
         if isinstance(outcome, self._wanted):
             return outcome
         raise _unexpected(outcome)
@@ -98,11 +124,30 @@ class Waiter(Pending, Generic[T]):
 
     def _bound_backlog(self, more_bytes: int) -> None:
         """Give up an answer whose parts come faster than its client takes them."""
-        self._backlog_bytes += more_bytes
-        if len(self._outcomes) > BACKLOG_LIMIT_PARTS or self._backlog_bytes > BACKLOG_LIMIT_BYTES:
-            self._link.forget(self)
-            self._backlog_bytes = 0
-            self._outcomes = [errors.ServiceUnavailable("The client takes its answer too slowly.")]
+        self.backlog_bytes += more_bytes
+        if len(self._outcomes) > BACKLOG_LIMIT_PARTS or self.backlog_bytes > BACKLOG_LIMIT_BYTES:
+            self.give_up()
+        elif self.backlog_bytes:
+            self._count_backlog()
+
+    def _count_backlog(self) -> None:
+        """Count it towards unsent_limit_bytes."""
+        if self._backlog is None:
+            self._backlog = Backlog(self)
+        for slowest in self._link.unsent.keep(self._backlog, self._link.loop.time()):
+            slowest.cut()
+
+    def give_up(self) -> None:
+        """End the answer, whose client takes it too slowly."""
+        self._link.forget(self)
+        self._outcomes = [errors.ServiceUnavailable("The client takes its answer too slowly.")]
+
+    def drop_backlog(self) -> None:
+        """Let go of what came: nobody will take it."""
+        self._outcomes.clear()
+        self.backlog_bytes = 0
+        if self._backlog is not None:
+            self._count_backlog()
 
     # What asyncio wants of a future
 
@@ -170,6 +215,8 @@ class Link:
         self._wrong_key_lines = logs.Sparing()
         #: Guesses that wait for their answers.
         self._held_back = 0
+        #: What is kept for clients that take their answers slowly.
+        self.unsent = Unsent(config.unsent_bytes)
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
@@ -225,6 +272,10 @@ class Link:
         except errors.FleetFault as error:
             return error.details
         return "models named at start are being registered" if health.is_starting else ""
+
+    def bodies_waiting_long(self) -> int:
+        """Count the bodies that have waited for room for so long that others should make some."""
+        return self._session.room.waiting_long(clock.monotonic())
 
     def authorise(self, api: auth.Api, header: str | None, address: str) -> None:
         """Let a request pass whose `Authorization` opens an API.
@@ -322,6 +373,7 @@ class Link:
 
     def forget(self, waiter: Waiter[Any]) -> None:
         """Wait no longer: the client has gone."""
+        waiter.drop_backlog()
         self._session.forget(waiter)
         self._flush_soon()
 

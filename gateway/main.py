@@ -9,12 +9,14 @@ import gc
 import logging
 import math
 import os
+import resource
 import signal
 import ssl
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -38,6 +40,8 @@ KEEP_ALIVE_S = 75
 STUCK_S = 30
 #: The arbiter looks after its processes every second; so late, it stood still itself.
 LATE_LOOK_S = 5
+#: Open files beside connections: listeners, logs, what Python opens now and then.
+SPARE_FILES = 128
 #: New objects between two looks for cycles.
 COLLECT_AFTER_OBJECTS = 20_000
 #: Of the time to stop, what is kept for the goodbye after the last request.
@@ -53,6 +57,7 @@ def run(config: GatewaySettings) -> int:
     except (SettingsError, OSError) as error:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
+    config = with_open_files(config)
     pid = os.getpid()
     fds = [listener.detach() for listener in listeners]
     application = Application(config, fds, {key: certificate for key in encrypted if certificate})
@@ -63,6 +68,21 @@ def run(config: GatewaySettings) -> int:
             raise  # a forked process ends here
         return 1 if stop.code else 0
     return 0
+
+
+def with_open_files(config: GatewaySettings) -> GatewaySettings:
+    """Raise the limit of open files to what connection_limit needs, or lower that to what there may be."""
+    # TLS handshakes have a quarter to themselves.
+    wanted = config.connection_limit * 5 // 4 + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            limit = max(1, (soft - SPARE_FILES) * 4 // 5)
+            logger.warning("gateway.few_open_files", extra={"limit": soft, "connection_limit": limit})
+            return msgspec.structs.replace(config, connection_limit=limit)
+    return config
 
 
 class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
@@ -78,6 +98,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         certificates: Mapping[addresses.Key, ssl.SSLContext],
     ) -> None:
         self.certificates = certificates
+        self.connection_limit = config.connection_limit
         self._config = config
         self._listeners = listeners
         super().__init__()
@@ -158,7 +179,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no type
     async def _serve(self) -> None:
         """Serve as the base does, with our server."""
         self.config.app = self.wsgi
-        server = Server(self.config, self.app.certificates, self.wsgi.cors)
+        server = Server(self.config, self.app.certificates, self.wsgi.cors, self.app.connection_limit)
         self._install_sigquit_handler()
         await server.serve(sockets=self.sockets)
         if not server.started:

@@ -12,7 +12,6 @@ after the last response, the connection is closed in such a way that its client 
 
 import asyncio
 import math
-import re
 from collections import deque
 from typing import Any, cast
 from urllib.parse import unquote
@@ -22,8 +21,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from torchrelay.gateway import presenting
+from torchrelay.gateway import framing, presenting
+from torchrelay.gateway.clients import Clients, not_taken_bytes, reset
 from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
+from torchrelay.gateway.pace import Held, Pace
 from torchrelay.shared import errors
 
 #: TorchServe's limits, and its 400 above them.
@@ -36,9 +37,11 @@ MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
 #: waiting for answers the rest stays what it is until its turn comes. A request takes 50 times its bytes.
 STEP_BYTES = 4096
 BODY_STEP_BYTES = 64 * 1024
-#: How long a client may take to read anything at all of a response that is larger than the buffers. Where
-#: TLS is spoken that shows only in steps of some hundred KiB, which is what it takes on at once.
-STALLED_S = 60.0
+#: What waits to be sent before a client counts as slow.
+UNSENT_LIMIT_BYTES = 64 * 1024
+#: What a request takes that is parsed and not answered yet, and each of its headers.
+REQUEST_BYTES = 1024
+HEADER_BYTES = 128
 #: What a client still sends after the last response is read and dropped: closing over it resets the
 #: connection, and the client loses the response. For as long as more comes, looked at so often, but not for
 #: longer than it takes to send 1 GB over 100 Mbit/s.
@@ -46,11 +49,6 @@ LINGER_STEP_S = 5.0
 LINGER_LIMIT_S = 120.0
 #: The same for what isn't HTTP, of which nobody waits for the end.
 LINGER_LIMIT_BYTES = 1 << 20
-
-#: What says where a request ends, and whether another may follow.
-_FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
-_VERSIONS = ("1.1", "1.0")
-_REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
 
 
 class _Discarding:
@@ -68,17 +66,19 @@ class _Discarding:
             self._transport.close()
 
 
-class _Trailers(list[Any]):  # whatever a list of headers holds
-    """Takes the headers' place once the head is over: what stands behind a body is for nobody."""
+class _Kept(Held):
+    """What a connection keeps for its client."""
 
-    def append(self, header: object) -> None:
-        """Drop it."""
+    def __init__(self, connection: "GatewayProtocol") -> None:
+        self._connection = connection
 
-    def __iadd__(self, header: object) -> "_Trailers":  # type: ignore[misc]  # a list takes less
-        return self
+    def measure(self) -> int:
+        """Add up what waits to be sent, and the requests that wait for that."""
+        return self._connection.kept_bytes()
 
-
-_TRAILERS = _Trailers()
+    def cut(self) -> None:
+        """Close the connection."""
+        self._connection.drop()
 
 
 class GatewayProtocol(asyncio.Protocol):
@@ -88,7 +88,7 @@ class GatewayProtocol(asyncio.Protocol):
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any],  # uvicorn's signature
+        app_state: dict[str, Any],  # uvicorn's signature; what the application noted when it began
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.loop = _loop or asyncio.get_event_loop()
@@ -97,6 +97,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._app = cast(AsgiApp, config.loaded_app)
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
+        self._clients: Clients = app_state["clients"]
+        self._kept = _Kept(self)
         self._parser: httptools.HttpRequestParser | _Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
         self._scope: Scope = {}
@@ -104,6 +106,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._exchanges: deque[Exchange] = deque()
         #: The request whose body is being parsed.
         self._fed: Exchange | None = None
+        #: Whether it is closed, or about to be without a word.
+        self._is_gone = False
         self._is_paused = False
         #: What was read and is not parsed yet.
         self._rest: memoryview | bytes = b""
@@ -112,8 +116,14 @@ class GatewayProtocol(asyncio.Protocol):
         #: When the last response went out, or a piece of a request's body came, by the loop's clock.
         self._idle_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._stall_timer: asyncio.TimerHandle | None = None
-        #: What a client that is slow had not taken yet when it was last looked at.
+        #: How fast a body comes, and its bytes since that was last looked at; since when a head comes.
+        self._coming: Pace | None = None
+        self._came_bytes = 0
+        self._head_since = 0.0
+        #: What is left of a response that is written in pieces.
+        self.unwritten_bytes = 0
+        #: How fast a response is taken, and what was left of it when that was last looked at.
+        self._taking: Pace | None = None
         self._unsent_bytes = 0
         self._is_in_head = False
         #: Whether the last read found a head begun, how much it brought, and how much those brought that
@@ -146,18 +156,29 @@ class GatewayProtocol(asyncio.Protocol):
             "root_path": "",
             "extensions": {HEAD_EXTENSION: {}},
         }
-        self._server_state.connections.add(cast(Any, self))  # uvicorn's type names its own protocols
+        # uvloop's TLS would take 512 KiB of small responses before it says that the client is slow.
+        self.transport.set_write_buffer_limits(UNSENT_LIMIT_BYTES)
+        connections = cast(set[Any], self._server_state.connections)  # uvicorn's type names its own protocols
+        connections.add(self)
         self._close_if_idle()
+        if not self._clients.make_room(connections, self, self.loop.time()):
+            error = errors.ServiceUnavailable("The gateway is busy.", "connection_limit is reached")
+            self.transport.write(presenting.whole_error(error, getattr(self._app, "cors", ())))
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being answered; the others are forgotten."""
         self._server_state.connections.discard(cast(Any, self))
+        self._clients.forget(self)
+        self._is_gone = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self.resume_writing()
         if self._exchanges:
             self._exchanges[0].leave()
         self._exchanges.clear()
+        self._rest = b""
+        self._clients.keep(self._kept, self.loop.time())
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and have it answered."""
@@ -186,16 +207,26 @@ class GatewayProtocol(asyncio.Protocol):
             self._decline(offer, data)
         except httptools.HttpParserError as error:
             self._refuse(error, data)
-        if self._is_head_split and self._is_in_head:
-            self._more_head_bytes += len(data)
-            if self._more_head_bytes > MORE_HEAD_LIMIT_BYTES:
-                self._refuse(ValueError("endless head"), data)
+        if self._is_in_head:
+            self._bound_head(data)
         elif self._fed is not None and not self._fed.has_all:
+            self._came_bytes += len(data)
+            self._clients.watch(self, self.loop)
             self._bound_bare_bytes(data)
         if self._exchanges:
             self._go_on(self._exchanges[0])
         elif self._fed is not None and not self._fed.has_all:  # its body is dropped behind its answer
             self._idle_since = self.loop.time()
+
+    def _bound_head(self, data: bytes | memoryview) -> None:
+        """Take note of a head that isn't whole, and refuse one without end."""
+        self._clients.watch(self, self.loop)
+        if not self._is_head_split:
+            self._head_since = self.loop.time()
+            return
+        self._more_head_bytes += len(data)
+        if self._more_head_bytes > MORE_HEAD_LIMIT_BYTES:
+            self._refuse(ValueError("endless head"), data)
 
     def _bound_bare_bytes(self, data: bytes | memoryview) -> None:
         """Refuse a body of which nothing comes but what stands around its chunks."""
@@ -222,7 +253,7 @@ class GatewayProtocol(asyncio.Protocol):
                 offered["keep_alive"] = False
             self._parser = httptools.HttpRequestParser(self)
             try:
-                self._parser.feed_data(_without_offer(offered, self._target))
+                self._parser.feed_data(framing.without_offer(offered, self._target))
                 self._exchanges[-1].scope = offered
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as another:
@@ -248,30 +279,22 @@ class GatewayProtocol(asyncio.Protocol):
         return len(self._exchanges) > 1 or (exchange.is_full and not exchange.is_answered)
 
     def pause_writing(self) -> None:
-        """Make a response wait for a client that is slow, and end one that has stopped reading."""
+        """Make a response wait for a client that is slow."""
+        now = self.loop.time()
         self.drained = self.loop.create_future()
-        self._watch_writing()
-
-    def _watch_writing(self) -> None:
-        self._unsent_bytes = self.transport.get_write_buffer_size()
-        self._stall_timer = self.loop.call_later(STALLED_S, self._abort_if_stalled)
-
-    def _abort_if_stalled(self) -> None:
-        """Look what the client has taken meanwhile: nothing is added while it is slow."""
-        if self.transport.get_write_buffer_size() < self._unsent_bytes:
-            self._watch_writing()
-        else:
-            self.transport.abort()
+        self._taking = self._clients.pace(now)
+        self._unsent_bytes = not_taken_bytes(self.transport)
+        self._clients.watch(self, self.loop)
+        self._clients.keep(self._kept, now)
 
     def resume_writing(self) -> None:
         """Let it go on, and then the requests that came meanwhile."""
+        self._taking = None
         if self.drained is not None:
             self.drained.set_result(None)
             self.drained = None
             self.loop.call_soon(self._answer_next)
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+            self._clients.keep(self._kept, self.loop.time())
 
     # What the parser tells
 
@@ -304,8 +327,12 @@ class GatewayProtocol(asyncio.Protocol):
         # PERF: httptools writes the version anew each time, for 1 % of a request.
         if not keep_alive or b"connection" in by_name:
             version = parser.get_http_version()
-        if b"transfer-encoding" in by_name or len(by_name) < len(self._headers) or version not in _VERSIONS:
-            _check_framing(self._headers, version)
+        if (
+            b"transfer-encoding" in by_name
+            or len(by_name) < len(self._headers)
+            or version not in framing.VERSIONS
+        ):
+            framing.check(self._headers, version)
         if self._target != self._known_target:
             self._know(self._target)
         # PERF: half of what a display with all the fields takes.
@@ -318,7 +345,7 @@ class GatewayProtocol(asyncio.Protocol):
         scope["keep_alive"] = keep_alive and version != "1.0"
         self._fed = Exchange(self, scope)
         self._exchanges.append(self._fed)
-        self._headers = self._raw_headers = _TRAILERS
+        self._headers = self._raw_headers = framing.TRAILERS
 
     def _check_limits(self) -> None:
         if self._read_bytes <= TARGET_LIMIT_BYTES and not self._is_head_split:
@@ -430,6 +457,92 @@ class GatewayProtocol(asyncio.Protocol):
         if self._exchanges:
             self._go_on(self._exchanges[0])
 
+    # What is too slow, or too much
+
+    def kept_bytes(self) -> int:
+        """Return what is kept for the client: of responses, and of requests that wait for those."""
+        if self._is_gone:
+            return 0
+        unsent_bytes = 0
+        if self.drained is not None:
+            unsent_bytes = self.transport.get_write_buffer_size() + self.unwritten_bytes
+        if not self._rest and len(self._exchanges) < 2:
+            return unsent_bytes
+        headers = sum(len(exchange.scope.get("raw_headers", ())) for exchange in self._exchanges) // 2
+        parsed_bytes = REQUEST_BYTES * len(self._exchanges) + HEADER_BYTES * headers
+        return unsent_bytes + len(self._rest) + parsed_bytes
+
+    def look(self, now: float) -> bool:
+        """Judge how fast the client is; False where nothing is awaited of it."""
+        if self._is_gone:
+            return False
+        is_last = self.transport.is_closing() or self._is_lingering
+        is_sending = not is_last and self._judge_sending(now)
+        is_taking = self._taking is not None and self._judge_taking(self._taking, now)
+        is_kept = self._is_paused and len(self._exchanges) > 1
+        if is_taking or is_kept:
+            self._clients.keep(self._kept, now)
+        return is_sending or is_taking or is_kept
+
+    def _judge_sending(self, now: float) -> bool:
+        body = self._fed if self._fed is not None and not self._fed.has_all else None
+        came_bytes, self._came_bytes = self._came_bytes, 0
+        if self._is_in_head and not self._is_paused:
+            if now - self._head_since > self._clients.head_timeout_s:
+                self.time_out()
+            return True
+        if body is None or self._is_paused or not (body.is_answered or body.is_reading):
+            self._coming = None
+            self._head_since = now
+            return body is not None or self._is_in_head
+        if self._coming is None:
+            self._coming = self._clients.pace(now)
+        self._coming.move(came_bytes, now=now)
+        if self._coming.is_late(now):
+            self.time_out()
+        return True
+
+    def _judge_taking(self, taking: Pace, now: float) -> bool:
+        before, self._unsent_bytes = self._unsent_bytes, not_taken_bytes(self.transport)
+        taking.move(max(0, before - self._unsent_bytes), now=now)
+        if taking.is_late(now):
+            self.drop()
+        return True
+
+    def time_out(self) -> None:
+        """Answer 408 in the place of a request that comes too slowly."""
+        if self._is_in_head or (self._exchanges and not self._exchanges[-1].has_all):
+            self._answer_and_end(errors.RequestTimeout("The request came too slowly."))
+            self._answer_next()
+        else:
+            self.transport.close()  # of what has its answer, only the rest of its body
+
+    def slowness(self, now: float) -> float | None:
+        """Return the bytes per second of a body that comes slowly, None where none does."""
+        return None if self._coming is None else self._coming.slowness(now)
+
+    def rank(self, now: float) -> tuple[int, float] | None:
+        """Say how soon this one goes where others need its place, the lowest first.
+
+        First who has asked for nothing yet, or has its answer and doesn't go; then who is slow; then who
+        may ask again. A request that is being answered goes for nobody.
+        """
+        if self._is_gone:
+            return None
+        if self._is_lingering or not (self._known_target or self._exchanges):
+            return 0, self._idle_since
+        for pace in (self._coming, self._taking):
+            rate = None if pace is None else pace.slowness(now)
+            if rate is not None:
+                return 1, rate
+        is_busy = self._exchanges or self._coming is not None or self.drained is not None
+        return None if is_busy else (2, self._idle_since)
+
+    def drop(self) -> None:
+        """Close the connection, now."""
+        self._is_gone = True
+        reset(self.transport)
+
     # Ends
 
     def shutdown(self) -> None:
@@ -462,13 +575,20 @@ class GatewayProtocol(asyncio.Protocol):
         if not self._is_paused and not self.transport.is_closing():
             self._is_paused = True
             self.transport.pause_reading()
+            if len(self._exchanges) > 1:
+                self._clients.watch(self, self.loop)
+                self._clients.keep(self._kept, self.loop.time())
 
     def _refuse(self, why: Exception, received: bytes | memoryview) -> None:
         """Refuse what can't be parsed, or has a method that the parser doesn't know, behind all before it."""
         error: errors.RelayError = errors.BadRequest("Invalid HTTP message.")
         is_method = isinstance(why, httptools.HttpParserInvalidMethodError) and not self._exchanges
-        if is_method and _REQUEST_LINE.match(received):
+        if is_method and framing.REQUEST_LINE.match(received):
             error = errors.MethodNotAllowed()
+        self._answer_and_end(error)
+
+    def _answer_and_end(self, error: errors.RelayError) -> None:
+        """Have an error be the last response, in the place of the request whose body doesn't end."""
         if self._exchanges and not self._exchanges[-1].has_all:
             broken = self._exchanges.pop()
             broken.leave()
@@ -478,21 +598,3 @@ class GatewayProtocol(asyncio.Protocol):
         refusal = Refusal(self, presenting.whole_error(error, getattr(self._app, "cors", ())))
         self._exchanges.append(refusal)
         self._discard(LINGER_LIMIT_BYTES)
-
-
-def _check_framing(headers: list[tuple[bytes, bytes]], version: str) -> None:
-    """Refuse what others may take for another request than the parser does. Raises ValueError."""
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-        raise ValueError("a coding beside chunks")
-    if [name for name, _ in headers].count(b"host") > 1:
-        raise ValueError("more than one host")
-    if version not in _VERSIONS:
-        raise ValueError("no version of HTTP that is spoken here")
-
-
-def _without_offer(scope: Scope, target: bytes) -> bytes:
-    """Write a head that frames the same request, for the parser alone."""
-    method = "POST" if scope["method"] == "CONNECT" else scope["method"]
-    framing = b"".join(b"%s: %s\r\n" % header for header in scope["headers"] if header[0] in _FRAMING)
-    return b"%s %s HTTP/%s\r\n%s\r\n" % (method.encode(), target, scope["http_version"].encode(), framing)

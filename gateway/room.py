@@ -15,6 +15,8 @@ from torchrelay.shared import errors
 RESERVE_BYTES = 32 << 20
 #: How long a body waits for room, which is there as soon as others have had their answers.
 WAIT_LIMIT_S = 30.0
+#: When it has waited so long, those that hold room and come slowly give it up.
+LONG_WAIT_S = 3.0
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +49,10 @@ class Room:
     def waiting(self) -> int:
         """How many bodies wait."""
         return len(self._waiting)
+
+    def waiting_long(self, now: float) -> int:
+        """Count the bodies that have waited for LONG_WAIT_S."""
+        return sum(now - body.waits_since >= LONG_WAIT_S for body in self._waiting)
 
     def take(self, size: int) -> None:
         """Take in something whole. Raises ServiceUnavailable where there is no room for it."""

@@ -41,8 +41,10 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         certificates: Mapping[Key, ssl.SSLContext],
         cors: Iterable[tuple[bytes, bytes]],
+        connection_limit: int,
     ) -> None:
         super().__init__(config)
+        self._handshake_limit = max(1, connection_limit // 8)
         self._certificates = certificates
         self._refusal = _http_refused(cors)
 
@@ -52,7 +54,9 @@ class Server(uvicorn.Server):
         await super().startup([socket for socket, certificate in listeners if certificate is None])
         for socket, certificate in listeners:
             if certificate is not None:
-                listener = TlsListener(socket, certificate, self._make_protocol, self._refusal)
+                listener = TlsListener(
+                    socket, certificate, self._make_protocol, self._refusal, self._handshake_limit
+                )
                 self.servers.append(listener)  # type: ignore[arg-type]  # has what uvicorn uses of it
 
     def _certificate_of(self, socket: sockets.socket) -> ssl.SSLContext | None:
@@ -74,15 +78,18 @@ class TlsListener:
         certificate: ssl.SSLContext,
         make_protocol: Callable[[], asyncio.Protocol],
         http_refused: bytes,
+        handshake_limit: int,
     ) -> None:
         self._socket = socket
         self._certificate = certificate
         self._make_protocol = make_protocol
         self._http_refused = http_refused
+        #: Of connections that have said nothing yet, and of handshakes: for one more, the oldest goes.
+        self._handshake_limit = handshake_limit
         self._loop = asyncio.get_running_loop()
         #: Connections that have said nothing yet, each with the timer that ends it.
         self._silent: dict[sockets.socket, asyncio.TimerHandle] = {}
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], None] = {}
         #: Set while no connections are taken because there is no room for one.
         self._retry: asyncio.TimerHandle | None = None
         socket.setblocking(False)
@@ -95,7 +102,7 @@ class TlsListener:
             self._retry.cancel()
         for connection in list(self._silent):
             self._drop(connection)
-        for handshake in self._handshakes:
+        for handshake in list(self._handshakes):
             handshake.cancel()
 
     async def wait_closed(self) -> None:
@@ -121,6 +128,8 @@ class TlsListener:
             connection.setblocking(False)
             self._silent[connection] = self._loop.call_later(_PATIENCE_S, self._drop, connection)
             self._loop.add_reader(connection.fileno(), self._look, connection)
+            if len(self._silent) > self._handshake_limit:
+                self._drop(next(iter(self._silent)))
 
     def _look(self, connection: sockets.socket) -> None:
         """See by its first byte what a connection speaks; the byte stays where it is."""
@@ -137,8 +146,10 @@ class TlsListener:
             return
         self._forget(connection)
         handshake = self._loop.create_task(self._shake_hands(connection))
-        self._handshakes.add(handshake)
-        handshake.add_done_callback(self._handshakes.discard)
+        self._handshakes[handshake] = None
+        handshake.add_done_callback(self._handshakes.pop)
+        if len(self._handshakes) > self._handshake_limit:
+            next(iter(self._handshakes)).cancel()
 
     async def _shake_hands(self, connection: sockets.socket) -> None:
         # A handshake that fails is the client's affair, and scanners' everyday business.

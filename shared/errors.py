@@ -171,7 +171,7 @@ class MethodNotAllowed(CallerFault):
 
 
 class RequestTimeout(CallerFault):
-    """A management call that could not be finished in its time."""
+    """A management call that could not be finished in its time, or a request that came too slowly."""
 
     type, status, retryable = "RequestTimeoutException", 408, True
 

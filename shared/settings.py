@@ -32,6 +32,8 @@ _IN_FLIGHT_BYTES = 256 << 20
 #: A hundred thousand entries need a third of either, the largest model config a fifth of the time.
 ARCHIVE_TIME_LIMIT_S = 60.0
 ARCHIVE_MEMORY_LIMIT_BYTES = 512 << 20
+#: What a gateway process keeps of answers for slow clients unless told otherwise.
+UNSENT_BYTES = 128 << 20
 #: How much a node keeps of models and environments unless told otherwise.
 DEFAULT_CACHE_LIMIT_BYTES = 200_000_000_000
 
@@ -251,6 +253,20 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     #: Bytes of the bodies of those jobs, and of what has come of others, per process; 0 takes 256 MiB more
     #: than max_request_size.
     in_flight_limit_bytes: NotNegative = 0
+    #: Open connections, per process. For one more, those go that have asked for nothing yet or are slow, then
+    #: those that are idle; requests that are being answered go for nobody.
+    connection_limit: Positive = 4096
+    #: How long the head of a request may take to come.
+    head_timeout_s: PositiveSeconds = 30.0
+    #: Bytes per second in which bodies must come and answers be taken, on the whole; a tenth of what a
+    #: modem does.
+    client_least_rate: Positive = 500
+    #: How long a client may stop, or stay behind that rate, before it is let go.
+    client_stall_s: PositiveSeconds = 60.0
+    #: Bytes of answers that clients have not taken yet, and of requests that wait behind those, per process.
+    #: Above it the slowest clients are let go. 0 takes 128 MiB; the commands raise it to four of the largest
+    #: answers.
+    unsent_limit_bytes: NotNegative = 0
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
     #: Open requests may go on this long after SIGTERM.
@@ -300,6 +316,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     def in_flight_bytes(self) -> int:
         """What in_flight_limit_bytes comes to."""
         return self.in_flight_limit_bytes or self.max_request_size + _IN_FLIGHT_BYTES
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What unsent_limit_bytes comes to."""
+        return self.unsent_limit_bytes or UNSENT_BYTES
 
 
 class NodeSettings(Settings, frozen=True, kw_only=True):

@@ -49,8 +49,14 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     metrics_mode: Literal["prometheus", "log", "legacy"] | None = None
     metrics_config: str | None = None
     model_metrics_auto_detect: bool | None = None
-    #: Ours, which TorchServe ignores.
+    #: Ours, which TorchServe ignores, as are the next ones.
     own_metrics: bool | None = None
+    connection_limit: int | None = None
+    head_timeout_s: int | None = None
+    client_least_rate: int | None = None
+    client_stall_s: int | None = None
+    unsent_limit_bytes: int | None = None
+    in_flight_limit_bytes: int | None = None
     disable_system_metrics: bool | None = None
     metric_time_interval: int | None = None
     disable_token_authorization: bool | None = None

@@ -36,6 +36,7 @@ class Connection:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = Transport()
         self.drained: asyncio.Future[None] | None = None
+        self.unwritten_bytes = 0
         self.is_answered = False
         self.is_called_for_more = False
 

@@ -27,6 +27,43 @@ class Full(socket.socket):
         return super().accept()
 
 
+@on_a_loop
+async def test_connections_that_say_nothing_and_endless_handshakes_make_place_for_others() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        made = TlsListener(listening, context, asyncio.Protocol, b"no", 4)
+        clients = [socket.create_connection(listening.getsockname()) for _ in range(20)]
+        for client in clients:
+            client.setblocking(False)
+        silent, begun = clients[:10], clients[10:]
+        for client in begun:
+            client.sendall(b"\x16")
+            await turns(5)
+
+        def gone(some: list[socket.socket]) -> int:
+            return sum(_is_closed(client) for client in some)
+
+        await eventually_async(lambda: gone(silent) >= 6 and gone(begun) >= 6)
+        assert not _is_closed(begun[-1])
+        made.close()
+        await made.wait_closed()
+        await loop.shutdown_default_executor()
+        for client in clients:
+            client.close()
+
+
+def _is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
 @contextmanager
 def listener() -> Iterator[tuple[TlsListener, Full, socket.socket]]:
     """A listener, its socket, and a client that has connected."""
@@ -35,7 +72,7 @@ def listener() -> Iterator[tuple[TlsListener, Full, socket.socket]]:
         listening.listen()
         client.connect(listening.getsockname())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        yield TlsListener(listening, context, asyncio.Protocol, b"no"), listening, client
+        yield TlsListener(listening, context, asyncio.Protocol, b"no", 4), listening, client
 
 
 @on_a_loop

@@ -1,7 +1,7 @@
 """How requests are told apart and how long connections live: on a transport and clock of the test's own."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import pytest
@@ -9,14 +9,16 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.gateway.loops import let_pass, on_a_loop, turns
+from torchrelay.gateway.clients import Clients
 from torchrelay.gateway.exchange import AsgiApp, ClientLeft, Receive, Scope, Send
+from torchrelay.gateway.pace import Unsent
 from torchrelay.gateway.protocol import (
     LINGER_LIMIT_BYTES,
     LINGER_LIMIT_S,
     LINGER_STEP_S,
-    STALLED_S,
     GatewayProtocol,
 )
+from torchrelay.shared.settings import GatewaySettings
 
 KEPT_S = 75
 HEAD = b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -37,6 +39,9 @@ class Transport(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Take what the test says."""
 
     def get_write_buffer_size(self) -> int:
         return self.unsent_bytes
@@ -127,7 +132,17 @@ class Refusing:
         await send({"type": "http.response.body"})
 
 
-def connected(application: AsgiApp) -> tuple[GatewayProtocol, Transport]:
+#: Leaves how fast a client has to be out of it.
+PATIENT = GatewaySettings(head_timeout_s=1e6, client_stall_s=1e6)
+
+
+def clients(settings: GatewaySettings = PATIENT, waiting: Callable[[], int] = lambda: 0) -> Clients:
+    return Clients(settings, Unsent(settings.unsent_bytes), waiting)
+
+
+def connected(
+    application: AsgiApp, among: Clients | None = None, state: ServerState | None = None
+) -> tuple[GatewayProtocol, Transport]:
     config = Config(
         cast(Any, application),  # uvicorn has types of its own for scopes and messages
         interface="asgi3",
@@ -135,7 +150,7 @@ def connected(application: AsgiApp) -> tuple[GatewayProtocol, Transport]:
         log_config=None,
     )
     config.load()
-    protocol = GatewayProtocol(config, ServerState(), {})
+    protocol = GatewayProtocol(config, state or ServerState(), {"clients": among or clients()})
     transport = Transport(protocol)
     protocol.connection_made(transport)
     return protocol, transport
@@ -215,40 +230,6 @@ async def test_a_client_whose_large_body_was_taken_is_seen_to_leave_before_its_a
     assert not transport.reads
     await turns()
     assert (application.running, transport.reads) == (1, True)
-
-
-@on_a_loop
-async def test_a_client_that_stops_reading_is_cut() -> None:
-    protocol, transport = connected(Application())
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
-    await let_pass(STALLED_S - 1)
-    assert not transport.is_aborted
-    await let_pass(2)
-    assert transport.is_aborted
-
-
-@on_a_loop
-async def test_a_client_that_reads_slowly_is_waited_for_until_it_stops() -> None:
-    protocol, transport = connected(Application())
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
-    for _ in range(3):
-        transport.unsent_bytes -= 1
-        await let_pass(STALLED_S + 1)
-        assert not transport.is_aborted
-    await let_pass(STALLED_S + 1)
-    assert transport.is_aborted
-
-
-@on_a_loop
-async def test_a_client_that_has_taken_all_is_watched_no_longer() -> None:
-    protocol, transport = connected(Application())
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
-    protocol.resume_writing()
-    await let_pass(STALLED_S + 1)
-    assert not transport.is_aborted
 
 
 @on_a_loop

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.gateway.room import RESERVE_BYTES, WAIT_LIMIT_S, Body, Room
+from torchrelay.gateway.room import LONG_WAIT_S, RESERVE_BYTES, WAIT_LIMIT_S, Body, Room
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 
@@ -68,6 +68,14 @@ def test_a_body_that_finds_no_room_for_long_is_given_up_and_the_next_ones_turn_c
     assert list(room.settled(WAIT_LIMIT_S - 1)) == []
     assert list(room.settled(WAIT_LIMIT_S)) == [(large, False), (small, True)]
     assert room.waiting == 0
+
+
+def test_who_has_waited_long_is_counted() -> None:
+    room = Room(800)
+    room.take(800)
+    for now in (0.0, 1.0, 2.0):
+        room.wait(Body(10), 10, now=now)
+    assert [room.waiting_long(LONG_WAIT_S + now) for now in (-0.1, 0.0, 1.0, 2.0)] == [0, 1, 2, 3]
 
 
 def test_who_leaves_waits_no_more_and_gives_back_what_it_had() -> None:

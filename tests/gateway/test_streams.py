@@ -2,10 +2,13 @@
 
 import pytest
 
-from tests.gateway.fakes import INFERENCE, Gateway, Said
+from tests.gateway.fakes import INFERENCE, FakeLink, Gateway, Said
+from tests.gateway.loops import let_pass, on_a_loop
 from torchrelay.gateway.exchange import CutShort
 from torchrelay.gateway.link import BACKLOG_LIMIT_PARTS
+from torchrelay.gateway.session import Answer
 from torchrelay.shared import errors, wire
+from torchrelay.shared.settings import GatewaySettings
 
 
 def part(body: bytes, status: int = 200, headers: tuple[tuple[str, str], ...] = ()) -> wire.Response:
@@ -63,6 +66,36 @@ def test_parts_that_nobody_takes_are_given_up_at_a_bound() -> None:
     gateway = streaming(*parts)
     assert gateway.predict("/predictions/m", b"x").status_code == 503
     assert gateway.link._session.waiting == 0
+
+
+@on_a_loop
+async def test_of_parts_that_wait_for_slow_clients_the_slowest_answer_is_given_up() -> None:
+    link = FakeLink(GatewaySettings(unsent_limit_bytes=100_000), worker=lambda request, values: [])
+    await link.start()
+    stopped, slow, new = (link.submit("m", None, *wire.pack_request("", (), ())) for _ in range(3))
+    for _ in range(2):
+        stopped.tell(Answer(b"x" * 20_000, (), False))
+        slow.tell(Answer(b"y" * 20_000, (), False))
+    await let_pass(1.0)
+    assert (await slow).meta == b"y" * 20_000
+    new.tell(Answer(b"z" * 50_000, (), False))
+    with pytest.raises(errors.ServiceUnavailable):
+        await stopped
+    assert link.cancelled == [stopped.number]
+    assert link.unsent.held_bytes == 70_000
+    assert ((await slow).meta, (await new).meta) == (b"y" * 20_000, b"z" * 50_000)
+    assert link.unsent.held_bytes == 0
+
+
+@on_a_loop
+async def test_parts_for_a_client_that_has_left_are_kept_no_longer() -> None:
+    link = FakeLink(GatewaySettings(), worker=lambda request, values: [])
+    await link.start()
+    job = link.submit("m", None, *wire.pack_request("", (), ()))
+    job.tell(Answer(b"x" * 20_000, (), False))
+    assert link.unsent.held_bytes == 20_000
+    link.forget(job)
+    assert link.unsent.held_bytes == 0
 
 
 def test_a_sequence_is_told_to_the_broker() -> None:

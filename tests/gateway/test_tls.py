@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from tests.gateway.test_server import Broker, Served, free_ports
+from tests.gateway.test_slow_clients import dial, is_cut
 from tests.support import eventually
 from torchrelay.gateway import certificates
 from torchrelay.shared.settings import GatewaySettings, SettingsError
@@ -339,3 +340,25 @@ def test_no_client_negotiates_anew(authority: Authority) -> None:
     )
     assert server.options & ssl.OP_NO_RENEGOTIATION
     assert server.options & ssl.OP_NO_COMPRESSION
+
+
+@pytest.mark.integration
+def test_who_does_not_read_over_tls_is_cut_and_who_does_gets_it_all(
+    authority: Authority, tmp_path: Path
+) -> None:
+    config = settings(
+        tmp_path,
+        ("https", "http", "http"),
+        certificate_file=str(authority.certificate),
+        private_key_file=str(authority.key),
+        client_stall_s=2.0,
+        client_least_rate=10_000,
+    )
+    with running(config, authority, tmp_path / "log") as (served, _, client):
+        body = b"x" * 3_000_000
+        lazy = dial(served, window_bytes=4096)
+        with authority.trust.wrap_socket(lazy, server_hostname="localhost") as wrapped:
+            wrapped.sendall(b"POST /predictions/m HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            answer = client.post(config.inference_address + "/predictions/m", content=body)
+            assert (answer.status_code, answer.content == body) == (200, True)
+            eventually(lambda: is_cut(wrapped), within_s=20)

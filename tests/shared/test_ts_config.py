@@ -77,6 +77,12 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         metrics_config=/m.yaml
         model_metrics_auto_detect=true
         own_metrics=false
+        connection_limit=100
+        head_timeout_s=11
+        client_least_rate=1000
+        client_stall_s=12
+        unsent_limit_bytes=0
+        in_flight_limit_bytes=3000
         disable_system_metrics=true
         metric_time_interval=5
         disable_token_authorization=true
@@ -107,6 +113,12 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         metrics_config="/m.yaml",
         model_metrics_auto_detect=True,
         own_metrics=False,
+        connection_limit=100,
+        head_timeout_s=11,
+        client_least_rate=1000,
+        client_stall_s=12,
+        unsent_limit_bytes=0,
+        in_flight_limit_bytes=3000,
         disable_system_metrics=True,
         metric_time_interval=5,
         disable_token_authorization=True,

@@ -1,0 +1,125 @@
+"""All connections of one process: who is too slow is let go, and who is in the way of others.
+
+One timer for all of them, which runs only while somebody is slow: a request that comes whole and is taken at
+once meets nothing of this.
+"""
+
+import asyncio
+import fcntl
+import heapq
+import socket as sockets
+import struct
+import termios
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from torchrelay.gateway.pace import Held, Pace, Unsent
+from torchrelay.shared.settings import GatewaySettings
+
+SWEEP_S = 1.0
+#: Of the connections that are allowed, those that go at once where there is one too many: looking through all
+#: of them for each new one would take longer than to accept it.
+_SHARE = 32
+
+
+class Client(Protocol):
+    """What is asked of a connection."""
+
+    def look(self, now: float) -> bool:
+        """Judge how fast its client is; False where nothing is awaited of it."""
+
+    def slowness(self, now: float) -> float | None:
+        """Return the bytes per second of a body that comes slowly, None where none does."""
+
+    def time_out(self) -> None:
+        """End it for being slow."""
+
+    def rank(self, now: float) -> tuple[int, float] | None:
+        """Say how soon it goes where others need its place, the lowest first; None: not for them."""
+
+    def drop(self) -> None:
+        """Close it, now."""
+
+
+class Clients:
+    """The connections of one process. `waiting_bodies` counts those that have waited for room for long."""
+
+    def __init__(self, config: GatewaySettings, unsent: Unsent, waiting_bodies: Callable[[], int]) -> None:
+        self.head_timeout_s = config.head_timeout_s
+        self._config = config
+        self._unsent = unsent
+        self._waiting_bodies = waiting_bodies
+        self._watched: set[Client] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pace(self, now: float) -> Pace:
+        """Begin to measure what a client sends, or takes."""
+        return Pace(self._config.client_least_rate, self._config.client_stall_s, now=now)
+
+    def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after a client until it isn't slow any more."""
+        self._watched.add(client)
+        if self._timer is None:
+            self._timer = loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def forget(self, client: Client) -> None:
+        """Look after a client no more: it has gone."""
+        self._watched.discard(client)
+
+    def keep(self, one: Held, now: float) -> None:
+        """Count what is kept for a client, and cut the slowest where it is too much."""
+        for slowest in self._unsent.keep(one, now):
+            slowest.cut()
+
+    def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
+        """Drop connections where there is one too many; False where none but the new one can go."""
+        if len(connections) <= self._config.connection_limit:
+            return True
+        ranked = ((client.rank(now), id(client), client) for client in connections if client is not new)
+        going = [(rank, number, client) for rank, number, client in ranked if rank is not None]
+        count = max(1, self._config.connection_limit // _SHARE)
+        for _, _, client in heapq.nsmallest(count, going):
+            client.drop()
+        return bool(going)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        self._watched = {client for client in list(self._watched) if client.look(now)}
+        self._let_others_in(now)
+        self._timer = loop.call_later(SWEEP_S, self._sweep, loop) if self._watched else None
+
+    def _let_others_in(self, now: float) -> None:
+        """Give up the slowest bodies for those that wait for room."""
+        count = self._waiting_bodies() if self._watched else 0
+        if not count:
+            return
+        rates = [(client.slowness(now), id(client), client) for client in self._watched]
+        slow = [(rate, number, client) for rate, number, client in rates if rate is not None]
+        for _, _, client in heapq.nsmallest(count, slow):
+            client.time_out()
+
+
+def not_taken_bytes(transport: asyncio.Transport) -> int:
+    """Return what a client has not taken yet: here, and in the kernel, which takes on much at once."""
+    unsent_bytes = transport.get_write_buffer_size()
+    socket = _socket(transport)
+    if socket is None:
+        return unsent_bytes
+    queued = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    return unsent_bytes + int(struct.unpack("i", queued)[0])
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close a connection so that the kernel drops what it holds for it, too, instead of sending it yet."""
+    socket = _socket(transport)
+    if socket is not None:
+        socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _socket(transport: asyncio.Transport) -> sockets.socket | None:
+    """Return a transport's socket, but none that is closed: its number may be another's by now."""
+    if transport.is_closing() and not transport.get_write_buffer_size():
+        return None
+    socket: sockets.socket | None = transport.get_extra_info("socket")
+    return socket
