@@ -18,6 +18,7 @@ _ALL = (
     Attack("unclear-lengths", "heads that say two lengths of one body", http_requests.unclear_lengths),
     Attack("endless-trailers", "trailers, and a trailer's value, without end", http_requests.trailers),
     Attack("chunk-extensions", "extensions of chunks without end", http_requests.chunk_extensions),
+    Attack("small-chunks", "bodies in chunks of one byte", http_requests.small_chunks),
     Attack("endless-heads", "heads and targets without end", http_requests.heads),
     Attack("costly-bodies", "forms, parts and JSON that cost more than their size",
            http_requests.costly_bodies, seconds=30.0),

@@ -101,39 +101,39 @@ def odd_urls(attacker: Attacker) -> None:
             shown = url.replace(f":{origin.server_port}", ":PORT").replace(str(store), "STORE")
             if status.startswith("2"):
                 attacker.breach(f"{shown} was registered")
-            elif status in ("no answer", "500"):
-                attacker.breach(f"{shown}: {status}")
-            for asked in origin.asked:
+            elif status == "no answer":
+                attacker.breach(f"{shown} was not answered")
+            if origin.asked:
                 attacker.breach(f"{shown} was fetched from a private address")
-                attacker.counts[asked] += 1
-            origin.asked.clear()
+                origin.asked.clear()
             if number % 5 == 4:
                 check_local(attacker, number)
 
 
 def _disguised(port: int) -> list[str]:
+    """Return urls that lead to the attacker's origin; no archive of the store has the name at their ends."""
     here = f"{plan.SOURCE}:{port}"
     return [
-        f"http://{here}#.trusted.example/echo.mar",
-        f"http://{here}?.trusted.example/echo.mar",
-        f"http://{here}\\.trusted.example/echo.mar",
-        f"http://trusted.example@{here}/echo.mar",
-        f"http://trusted.example:80@{here}/echo.mar",
-        f"http://trusted.example%40{here}/echo.mar",
-        f"http://trusted.example\\@{here}/echo.mar",
-        f"http://a@b.trusted.example@{here}/echo.mar",
-        f"http://a.trusted.example@{here}/.trusted.example/echo.mar",
-        f"http://{here}/.trusted.example/echo.mar",
-        f"http:/{here}/echo.mar",
-        f"http:///{here}/echo.mar",
-        f"http://[::ffff:127.0.0.66]:{port}/echo.mar",
-        f"http://[64:ff9b::7f00:42]:{port}/echo.mar",
-        f"http://2130706498:{port}/echo.mar",
-        f"http://0x7f000042:{port}/echo.mar",
-        f"http://trusted.example:{'9' * 5000}/echo.mar",
+        f"http://{here}#.trusted.example/absent.mar",
+        f"http://{here}?.trusted.example/absent.mar",
+        f"http://{here}\\.trusted.example/absent.mar",
+        f"http://trusted.example@{here}/absent.mar",
+        f"http://trusted.example:80@{here}/absent.mar",
+        f"http://trusted.example%40{here}/absent.mar",
+        f"http://trusted.example\\@{here}/absent.mar",
+        f"http://a@b.trusted.example@{here}/absent.mar",
+        f"http://a.trusted.example@{here}/.trusted.example/absent.mar",
+        f"http://{here}/.trusted.example/absent.mar",
+        f"http:/{here}/absent.mar",
+        f"http:///{here}/absent.mar",
+        f"http://[::ffff:127.0.0.66]:{port}/absent.mar",
+        f"http://[64:ff9b::7f00:42]:{port}/absent.mar",
+        f"http://2130706498:{port}/absent.mar",
+        f"http://0x7f000042:{port}/absent.mar",
+        f"http://trusted.example:{'9' * 5000}/absent.mar",
         f"http://trusted.example:\u0661/{'x' * 3000}.mar",
-        f"HTTP://{here}/echo.mar",
-        f"ftp://{here}/echo.mar",
+        f"HTTP://{here}/absent.mar",
+        f"ftp://{here}/absent.mar",
     ]
 
 

@@ -108,15 +108,25 @@ def trailers(attacker: Attacker) -> None:
 
 
 def chunk_extensions(attacker: Attacker) -> None:
-    """Send an extension of a chunk without end, and chunks of one byte with long extensions."""
+    """Send an extension of a chunk without end, chunks of one byte with long extensions, endless sizes."""
 
     def openings() -> Iterator[_Opening]:
         chunked = head(PREDICT, "Transfer-Encoding: chunked")
         while True:
             yield INFERENCE, chunked + b"1;name=", lambda: b"v" * PIECE_BYTES
             yield INFERENCE, chunked, lambda: b"1;name=%s\r\na\r\n" % (b"v" * 8000)
-            yield INFERENCE, chunked, lambda: b"1;a\r\na\r\n" * 2000
             yield INFERENCE, chunked + b"0" * 100, lambda: b"0" * PIECE_BYTES
+
+    pour(attacker, openings())
+
+
+def small_chunks(attacker: Attacker) -> None:
+    """Send bodies in chunks of one byte."""
+
+    def openings() -> Iterator[_Opening]:
+        while True:
+            yield INFERENCE, head(PREDICT, "Transfer-Encoding: chunked"), lambda: b"1\r\na\r\n" * 5000
+            yield INFERENCE, head("POST /livez", "Transfer-Encoding: chunked"), lambda: b"1\r\na\r\n" * 5000
 
     pour(attacker, openings())
 

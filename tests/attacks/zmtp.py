@@ -10,6 +10,7 @@ GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0")
 MORE, LONG, COMMAND = 1, 2, 4
 HANDSHAKE_LIMIT_S = 2.0
 WELCOME_LIMIT_S = 5.0
+REFUSALS = (messages.Misunderstood, messages.Leave)
 PROTOCOL = messages.PROTOCOL_VERSION
 
 
@@ -56,12 +57,14 @@ class Peer:
     def hear(
         self, kind: type[messages.Message], within_s: float = WELCOME_LIMIT_S
     ) -> messages.Message | None:
-        """Read messages until one of a kind comes."""
+        """Read messages until one of a kind comes; None where one refuses what was said, or none comes."""
         until = clock.monotonic() + within_s
         while not self.line.is_closed and (left_s := until - clock.monotonic()) > 0:
             for message in self._messages():
                 if isinstance(message, kind):
                     return message
+                if isinstance(message, REFUSALS):
+                    return None
             if self.line.has_news(left_s):
                 self.line.receive()
         return None
