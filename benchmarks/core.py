@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from benchmarks.results import Loop
 from torchrelay.broker import metrics_config
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import Send
 from torchrelay.broker.events import Event, Received
@@ -45,14 +46,14 @@ class Bench:
         self._core = BrokerCore(
             settings, Snapshot((record,), (("echo", "1.0"),)), metrics=Metrics(built_in),
             epoch=EPOCH, now=self._now, wall_ms=0,
-            new_sequence_id=lambda: "",
+            new_sequence_id=lambda: "", claims=Claims(b"secret"),
         )  # fmt: skip
         self._say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1), 0)
         hello = m.HelloNode(m.PROTOCOL_VERSION, "node", (m.Device("cpu", "cpu"),), 1, (), 1)
         orders = self._say(NODE, hello, 0)
         start = next(order for order in orders if isinstance(order, m.StartWorker))
         self._say(WORKER, m.HelloWorker(m.PROTOCOL_VERSION, start.worker_id, "node", "echo", "1.0", ARCHIVE,
-                                        "cpu", 2), 0)  # fmt: skip
+                                        "cpu", 2, start.claim), 0)  # fmt: skip
         meta, _ = wire.pack_request("0" * 36, (("content-type", "application/octet-stream"),),
                                     (("body", "application/octet-stream", BODY),))  # fmt: skip
         self._meta = meta

@@ -27,6 +27,7 @@ from typing import Any, get_args
 
 from torchrelay.broker import facts
 from torchrelay.broker.catalog import Catalog
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.desk import Desk, Gateway
 from torchrelay.broker.effects import Effect, ReadChunk, Report, Send, WriteMetrics
 from torchrelay.broker.events import (
@@ -83,13 +84,16 @@ class BrokerCore:
         now: float,
         wall_ms: int,
         new_sequence_id: Callable[[], str],
+        claims: Claims,
     ) -> None:
         self.settings = settings
+        self._claims = claims
         self.epoch = epoch
         self._clock = clock.ListeningClock(now, settings.beat_interval_s / TURNS_PER_BEAT)
         self.catalog = Catalog(snapshot)
         self.fleet = Fleet(
             epoch=epoch,
+            claims=claims,
             awaited=snapshot.nodes,
             settle_until=now + settings.settle_s,
         )
@@ -316,6 +320,9 @@ class BrokerCore:
         if record is None or record.archive != hello.archive:
             self._send(peer, m.Leave(f"{hello.model} {hello.version} of this archive isn't registered"))
             return False
+        if not self._claims.fits(hello):
+            self._send(peer, m.Leave("this broker had no such worker started"))
+            return False
         known = self.fleet.workers.get(hello.worker_id)
         if known and known.state is WorkerState.STARTING:
             self._sweep_worker(known, now)  # it may be ready, and yet too late
@@ -491,8 +498,9 @@ class BrokerCore:
             if worker.worker_id not in held and now - worker.since > self.settings.peer_timeout_s:
                 self._fail_worker(worker, "its node holds no such process", now)
                 self._remove_worker(worker, now, "its node holds no such process")
-        if strange := sorted(held.keys() - self.fleet.workers.keys()):
-            why = "the broker doesn't know it"
+        strange = sorted(number for number in held if not self.fleet.may_hold(node, number))
+        if strange:
+            why = "the broker doesn't know it, or had another node start it"
             self._send(node.peer, m.StopWorker(strange[0], kill=True, reason=why, also=tuple(strange[1:])))
 
     def _on_progress(self, node: Node, event: Received, now: float) -> None:
@@ -824,6 +832,7 @@ class BrokerCore:
             installs_only=worker.installs_only,
             registration=record.registration,
             archive_path=record.archive_path,
+            claim=self._claims.mark(worker.worker_id, worker.key, worker.archive),
         )  # fmt: skip
 
     # Sending

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torchrelay.broker import policy
 from torchrelay.broker.catalog import Key
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.queues import Lease, VersionQueue
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import LIVE, WorkerState, check_move
@@ -138,7 +139,8 @@ class Orders:
 class Fleet:
     """Nodes, workers and the conditions of versions."""
 
-    def __init__(self, *, epoch: int, awaited: Iterable[str], settle_until: float) -> None:
+    def __init__(self, *, epoch: int, claims: Claims, awaited: Iterable[str], settle_until: float) -> None:
+        self._claims = claims
         self.nodes: dict[bytes, Node] = {}
         #: The number of the latest beat that they, and all other peers, were sent.
         self.beat = 0
@@ -200,6 +202,11 @@ class Fleet:
         """Return the workers that a node holds."""
         return [worker for worker in self.workers.values() if worker.node == peer]
 
+    def may_hold(self, node: Node, worker_id: int) -> bool:
+        """Tell whether an id is that of a worker which is here, and no other node's."""
+        worker = self.workers.get(worker_id)
+        return worker is not None and worker.node in (None, node.peer)
+
     def condition(self, key: Key) -> Condition:
         """Return how a version's workers fare."""
         return self.conditions.get(key) or Condition()
@@ -248,7 +255,10 @@ class Fleet:
     # What is reported
 
     def add_node(self, peer: bytes, hello: m.HelloNode, now: float) -> None:
-        """Take in a node, and the workers it holds that are not known."""
+        """Take in a node, and the workers it holds that it was told to start and are no other node's.
+
+        Of others it is told by its first beat that it has to stop them.
+        """
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
         node = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
@@ -257,12 +267,14 @@ class Fleet:
         self._awaited.discard(node.name)
         for held in hello.workers:
             worker = self.workers.get(held.worker_id)
+            if not self._claims.fits(held):
+                continue
             if worker is None:
                 self._enter(Worker(
                     held.worker_id, (held.model, held.version), held.archive, held.device, node.name,
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
-            else:
+            elif worker.node is None and worker.key == (held.model, held.version):
                 worker.node, worker.node_name = peer, node.name
 
     def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
@@ -274,12 +286,10 @@ class Fleet:
         if worker is not None and not _is_who_it_says(worker, peer, hello):
             return None
         if worker is None:
-            # Of two with that name the one that holds it will say so.
-            homes = [node.peer for node in self.nodes.values() if node.own_name == hello.node]
-            node = homes[0] if len(homes) == 1 else None
+            # Which node holds it, that node will say.
             worker = self._enter(Worker(
                 hello.worker_id, (hello.model, hello.version), hello.archive, hello.device, hello.node,
-                node, WorkerState.STARTING, since=now, last_heard=now,
+                None, WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
         if worker.state not in LIVE and worker.state is not WorkerState.DRAINING:
             return None

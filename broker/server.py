@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import gc
 import logging
+import os
 import queue
 import signal
 import socket
@@ -23,6 +24,7 @@ import zmq
 
 from torchrelay.broker import ipc, key_file, metrics_config, snapshots
 from torchrelay.broker.chunks import ChunkCredit
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import (
     DropArchive,
@@ -158,6 +160,7 @@ class Server:
         self._core = BrokerCore(
             settings, snapshot, keys, _metrics(settings), epoch=registry.begin_epoch(), now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
+            claims=Claims(_secret(Path(settings.state_dir) / "worker_claims")),
         )  # fmt: skip
         self._context = zmq.Context()
         self._socket = sockets.listener(self._context)
@@ -446,6 +449,17 @@ class Server:
             self._wake()
 
         return job
+
+
+def _secret(path: Path) -> bytes:
+    """Return what is kept in a file that only this user reads, drawing it at the first start."""
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(ids.secret().encode())
+        draft.rename(path)
+    return path.read_bytes()
 
 
 def _metrics(settings: BrokerSettings) -> Metrics:

@@ -274,7 +274,7 @@ class FetchArchive(Message, frozen=True):
 
 
 class HelloWorker(Message, frozen=True):
-    """A worker has loaded its model and is ready for batches."""
+    """A worker has loaded its model and is ready for batches; `claim` came with the order to start it."""
 
     protocol: f.Number32
     worker_id: f.WorkerId
@@ -284,6 +284,7 @@ class HelloWorker(Message, frozen=True):
     archive: f.ArchiveName
     device: f.DeviceName
     pid: f.Pid
+    claim: f.Name = ""
 
 
 class WorkerBeat(Message, frozen=True):
@@ -532,6 +533,8 @@ class StartWorker(Message, frozen=True):
     registration: f.Prose = ""
     #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
     archive_path: f.Prose = ""
+    #: Shows the broker, which alone can make it, that it had this worker started.
+    claim: f.Name = ""
 
 
 class StopWorker(Message, frozen=True):

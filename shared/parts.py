@@ -36,7 +36,9 @@ class GpuUse(Item, frozen=True):
 
 
 class HeldWorker(Item, frozen=True):
-    """A worker process that a node holds when it joins; `archive` is the sha256 in hex."""
+    """A worker process that a node holds when it joins; `archive` is the sha256 in hex, `claim` as it was
+    told with the order to start it.
+    """
 
     worker_id: f.WorkerId
     model: f.Said
@@ -44,6 +46,7 @@ class HeldWorker(Item, frozen=True):
     archive: f.ArchiveName
     device: f.DeviceName
     pid: f.Pid
+    claim: f.Name = ""
 
 
 class SubmitItem(Item, frozen=True):

@@ -183,6 +183,7 @@ class Nursery:
                 archive=ward.start.archive,
                 device=ward.start.device,
                 pid=ward.process.pid if ward.process else 0,
+                claim=ward.start.claim,
             )
             for ward in self._wards.values()
         )

@@ -266,6 +266,7 @@ class Worker:
             archive=start.archive,
             device=start.device,
             pid=os.getpid(),
+            claim=start.claim,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from tests.broker import invariants
 from torchrelay.broker import metrics_config, policy
 from torchrelay.broker.catalog import Catalog
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import (
     Effect,
@@ -35,6 +36,8 @@ MessageT = TypeVar("MessageT", bound=m.Message)
 GATEWAY = b"g-1"
 NODE = b"n-1"
 CPU = m.Device("cpu", "cpu")
+#: Of all lives of a test's broker.
+CLAIMS = Claims(b"secret")
 
 
 def settings(**changes: Any) -> BrokerSettings:  # Any: BrokerSettings' own fields, by name
@@ -125,7 +128,7 @@ class Rig:
         names = count()
         self.core = BrokerCore(
             self.settings, snapshot, keys, metrics, epoch=self.epoch, now=self.now, wall_ms=0,
-            new_sequence_id=self._sequence_id or (lambda: f"made-{self.epoch}-{next(names)}"),
+            claims=CLAIMS, new_sequence_id=self._sequence_id or (lambda: f"made-{self.epoch}-{next(names)}"),
         )  # fmt: skip
         for load in self.at_start:
             self.core.management.load_at_start(load)
@@ -303,7 +306,7 @@ class Rig:
         peer = f"w-{order.worker_id}".encode()
         self.leases[peer] = []
         self.say(peer, m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, name, order.model, order.version,
-                                     order.archive, order.device, 77))  # fmt: skip
+                                     order.archive, order.device, 77, order.claim))  # fmt: skip
         self.take(peer, m.Welcome)
         return peer
 
@@ -373,4 +376,6 @@ class Rig:
 
 def held(order: m.StartWorker) -> m.HeldWorker:
     """What a node says of a worker that it was told to start."""
-    return m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 77)
+    return m.HeldWorker(
+        order.worker_id, order.model, order.version, order.archive, order.device, 77, order.claim
+    )

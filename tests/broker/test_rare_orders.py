@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.rig import CPU, GATEWAY, NODE, Rig, held, settings
+from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, held, settings
 from torchrelay.broker.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
 from torchrelay.broker.events import ArchivePrepared, Event, Stored, Unreachable
 from torchrelay.broker.records import Prepared
@@ -43,7 +43,8 @@ def two_versions(rig: Rig) -> None:
 
 def worker_hello(rig: Rig, model: str = "m", worker_id: int = 9000) -> m.HelloWorker:
     record = rig.core.catalog.resolve(model, None)
-    return m.HelloWorker(m.PROTOCOL_VERSION, worker_id, "n-1", model, "1.0", record.archive, "cpu", 5)
+    claim = CLAIMS.mark(worker_id, (model, "1.0"), record.archive)
+    return m.HelloWorker(m.PROTOCOL_VERSION, worker_id, "n-1", model, "1.0", record.archive, "cpu", 5, claim)
 
 
 # Versions

@@ -15,6 +15,7 @@ from itertools import count, repeat
 
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
+from torchrelay.broker.claims import Claims
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import Effect, Prepare, Send, Store
 from torchrelay.broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
@@ -220,7 +221,8 @@ class Broker:
         self.epoch += 1
         self.core = BrokerCore(self._world.settings, self._registry.load(), epoch=self.epoch,
                                now=self._world.now, wall_ms=0,
-                               new_sequence_id=lambda: f"made-{next(self._sequences)}")  # fmt: skip
+                               new_sequence_id=lambda: f"made-{next(self._sequences)}",
+                               claims=Claims(b"secret"))  # fmt: skip
         self._turn_soon(0.0)
 
     def die(self) -> None:
@@ -460,7 +462,8 @@ class Worker:
         self._world = world
         self._node = node
         self._order = order
-        self.held = m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 1)
+        self.held = m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 1,
+                                 order.claim)  # fmt: skip
         self._peer = Peer(b"w%d-%d" % (node.number, order.worker_id), self._post)
         self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
         self._leases = Leases()
@@ -529,7 +532,7 @@ class Worker:
             case "hello":
                 o = self._order
                 hello = m.HelloWorker(m.PROTOCOL_VERSION, o.worker_id, self._node.name, o.model, o.version,
-                                      o.archive, o.device, 1)  # fmt: skip
+                                      o.archive, o.device, 1, o.claim)  # fmt: skip
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self._world.to_broker(
