@@ -65,6 +65,14 @@ TURNS_PER_BEAT = 2
 COMPLAINTS_PER_SWEEP = 20
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
+#: Peers of each kind; a real fleet has a tenth of them. What is done at each beat or sweep is for all.
+GATEWAYS_LIMIT = NODES_LIMIT = 1024
+#: Jobs of one gateway that have not ended: far above in_flight_limit_jobs.
+JOBS_PER_GATEWAY_LIMIT = 32_768
+#: Questions answered in one turn; one of the whole fleet, which takes the longer the larger that is, is one.
+QUESTIONS_PER_TURN = 8
+#: Questions that wait: as many as two gateways may have.
+QUESTIONS_LIMIT = 1024
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
 STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
@@ -122,6 +130,8 @@ class BrokerCore:
         #: Peer id -> worker, for workers that have said hello.
         self._workers: dict[bytes, Worker] = {}
         self._effects: list[Effect] = []
+        #: Questions of gateways by their numbers, in the order in which they are answered.
+        self._questions: dict[tuple[bytes, int], m.Question] = {}
         self._sweep_due = now
         #: A peer that has said nothing for so long has missed a beat, and half the time to the next.
         self._late_s = 1.5 * settings.beat_interval_s
@@ -150,6 +160,8 @@ class BrokerCore:
         if self.management.is_dirty:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
+        if self._questions:
+            self._answer_questions(now)
         for gateway in self.gateways.values():
             self._desk.flush(gateway)
         if self.metrics.is_logging and (lines := self.metrics.take_lines(self.stats, self.wall_ms(now))):
@@ -159,6 +171,8 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
+        if self._questions:
+            return -math.inf
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.deadlines.next)
 
     @property
@@ -281,6 +295,9 @@ class BrokerCore:
                 ),
             )
             return
+        if why_not := self._why_not_greet(peer, hello):
+            self._send(peer, m.Leave(why_not))
+            return
         others = [table for kind, table in self._peer_tables().items() if kind is not type(hello)]
         if any(peer in table for table in others):
             self._misunderstand(peer, f"a second hello as another kind of peer, {type(hello).__name__}")
@@ -306,6 +323,15 @@ class BrokerCore:
         if asks_for_keys:
             self._send(peer, self.keys.message(now))
 
+    def _why_not_greet(self, peer: bytes, hello: m.Hello) -> str:
+        """Say why there is no room for a peer, empty if there is; workers are as many as were ordered."""
+        match hello:
+            case m.HelloGateway() if peer not in self.gateways and len(self.gateways) >= GATEWAYS_LIMIT:
+                return f"this broker has {GATEWAYS_LIMIT} gateway processes, as many as it takes"
+            case m.HelloNode() if peer not in self.fleet.nodes and len(self.fleet.nodes) >= NODES_LIMIT:
+                return f"this broker has {NODES_LIMIT} nodes, as many as it takes"
+        return ""
+
     def _report_node(self, node: Node, held: int) -> None:
         self._report(logging.INFO, "node.joined", node=node.name, held=held)
         if node.name != node.own_name:
@@ -319,6 +345,9 @@ class BrokerCore:
         record = self.catalog.get((hello.model, hello.version))
         if record is None or record.archive != hello.archive:
             self._send(peer, m.Leave(f"{hello.model} {hello.version} of this archive isn't registered"))
+            return False
+        if (own := self._workers.get(peer)) and own.worker_id != hello.worker_id:
+            self._misunderstand(peer, f"a second worker, {hello.worker_id}, of the peer of {own.worker_id}")
             return False
         if not self._claims.fits(hello):
             self._send(peer, m.Leave("this broker had no such worker started"))
@@ -350,6 +379,13 @@ class BrokerCore:
         message = event.message
         assert isinstance(message, m.Submit)
         parts = split_frames([item.frames for item in message.items], event.frames)
+        if len(gateway.jobs) + len(message.items) > JOBS_PER_GATEWAY_LIMIT:
+            why = f"it has {len(gateway.jobs)} jobs of one gateway"
+            full = errors.ServiceUnavailable("The broker is busy.", why)
+            for item in message.items:
+                if item.job not in gateway.jobs:
+                    self._desk.refuse_stranger(gateway, item.job, full)
+            return
         was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
         for item, frames in zip(message.items, parts, strict=True):
             if item.job in gateway.jobs or (self.early.waiting and self.early.holds(gateway.peer, item.job)):
@@ -396,7 +432,9 @@ class BrokerCore:
         asks = tuple(
             n
             for n in beat.asks
-            if not self.management.is_pending(gateway.peer, n) and not is_early(gateway.peer, n)
+            if not self.management.is_pending(gateway.peer, n)
+            and not is_early(gateway.peer, n)
+            and (gateway.peer, n) not in self._questions
         )
         if jobs or asks:
             self._desk.flush(gateway)  # what it misses may be among the answers of this very turn
@@ -423,10 +461,24 @@ class BrokerCore:
             self._answer(gateway, ask, now)
 
     def _answer(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
-        if isinstance(ask, m.Question):
-            self._send(gateway.peer, facts.answer(self, ask, now))
-        else:
+        if not isinstance(ask, m.Question):
             self.management.ask(gateway.peer, ask, now)
+        elif len(self._questions) < QUESTIONS_LIMIT:
+            self._questions[gateway.peer, ask.ask] = ask
+        else:
+            why = f"{QUESTIONS_LIMIT} questions wait for their answers"
+            busy = errors.ServiceUnavailable("The broker is busy.", why)
+            self._send(gateway.peer, m.AskRefused(ask.ask, busy.name, busy.message, busy.details))
+
+    def _answer_questions(self, now: float) -> None:
+        """Answer some of the questions that wait, so that many of them hold nobody else up for long."""
+        left = QUESTIONS_PER_TURN
+        while self._questions and left > 0:
+            (peer, _), ask = item = next(iter(self._questions.items()))
+            del self._questions[item[0]]
+            left -= QUESTIONS_PER_TURN if isinstance(ask, _OF_THE_WHOLE_FLEET) else 1
+            if peer in self.gateways:
+                self._send(peer, facts.answer(self, ask, now))
 
     # While models of the start are being registered
 
@@ -476,7 +528,7 @@ class BrokerCore:
     def _on_worker_beat(self, worker: Worker, event: Received, now: float) -> None:
         beat = event.message
         assert isinstance(beat, m.WorkerBeat)
-        self.jobs.take_back_lost(worker, beat.leases, beat.heard, now)
+        self.jobs.take_back_lost(worker, frozenset(beat.leases), beat.heard, now)
 
     def _on_worker_bye(self, worker: Worker, event: Received, now: float) -> None:
         if worker.state is WorkerState.READY and not self._is_node_leaving(worker):
@@ -857,6 +909,7 @@ def _load_label(worker: Worker) -> str:
     return f"W-{worker.worker_id}-{model}_{version}"
 
 
+_OF_THE_WHOLE_FLEET = (m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ListModels)
 _WITH_FRAMES = (m.Submit, m.Streamed, m.Completed)
 _FROM_GATEWAY: dict[type[m.Message], Callable[..., None]] = {
     m.Submit: BrokerCore._on_submit,

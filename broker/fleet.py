@@ -5,12 +5,14 @@ why a version hasn't what it wants. Leases hang on workers here, but are `core`'
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torchrelay.broker import policy
 from torchrelay.broker.catalog import Key
 from torchrelay.broker.claims import Claims
+from torchrelay.broker.placement import Placement, gpu_id
 from torchrelay.broker.queues import Lease, VersionQueue
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import LIVE, WorkerState, check_move
@@ -147,6 +149,8 @@ class Fleet:
         self.workers: dict[int, Worker] = {}
         #: The same workers by version; written by `_enter` and `remove_worker` alone.
         self._by_version: dict[Key, dict[int, Worker]] = {}
+        #: And by the node that holds them; written by `_house` and `remove_worker` alone.
+        self._by_node: dict[bytes, dict[int, Worker]] = {}
         self.conditions: dict[Key, Condition] = {}
         self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
         #: Nodes of before the broker's restart that haven't come back yet.
@@ -200,7 +204,7 @@ class Fleet:
 
     def of_node(self, peer: bytes) -> list[Worker]:
         """Return the workers that a node holds."""
-        return [worker for worker in self.workers.values() if worker.node == peer]
+        return list(self._by_node.get(peer, {}).values())
 
     def may_hold(self, node: Node, worker_id: int) -> bool:
         """Tell whether an id is that of a worker which is here, and no other node's."""
@@ -243,10 +247,11 @@ class Fleet:
             return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
         if condition.next_start_at > now:
             return f"{lead}, next start in {condition.next_start_at - now:.0f} s after a failure"
-        if not any(self._free_slots(node) for node in self.nodes.values()):
+        placement = self._placement()
+        if placement.is_full:
             slots = sum(node.slots for node in self.nodes.values())
             return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
-        if self._best_node(record) is None:
+        if not placement.fits(record):
             ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
             gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
             return f"{lead}, no node with a free slot has {gpus}{ids} for each"
@@ -262,8 +267,14 @@ class Fleet:
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
         node = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
-        self.nodes[peer] = node
-        self.name_nodes()
+        if known is None and not any(other.is_leaving for other in self.nodes.values()):
+            # As `name_nodes` would: the others keep their names, and a thousand that join take no second.
+            taken = {other.name for other in self.nodes.values()}
+            node.name = next(name for name in _names(hello.name) if name not in taken)
+            self.nodes[peer] = node
+        else:
+            self.nodes[peer] = node
+            self.name_nodes()
         self._awaited.discard(node.name)
         for held in hello.workers:
             worker = self.workers.get(held.worker_id)
@@ -275,7 +286,8 @@ class Fleet:
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
             elif worker.node is None and worker.key == (held.model, held.version):
-                worker.node, worker.node_name = peer, node.name
+                self._house(worker, peer)
+                worker.node_name = node.name
 
     def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
         """Enter a worker that says it is ready.
@@ -310,9 +322,13 @@ class Fleet:
         So a node that restarts has its name again as soon as its former self is seen to be gone.
         """
         taken: set[str] = set()
+        #: The names that are left for the next of a name; going on there keeps a thousand namesakes cheap.
+        left: dict[str, Iterator[str]] = {}
         for node in sorted(self.nodes.values(), key=lambda node: node.is_leaving):
-            others = (f"{node.own_name}-{number}" for number in itertools.count(2))
-            name = next(name for name in itertools.chain([node.own_name], others) if name not in taken)
+            names = left.get(node.own_name)
+            if names is None:
+                names = left[node.own_name] = _names(node.own_name)
+            name = next(name for name in names if name not in taken)
             taken.add(name)
             if name != node.name:
                 node.name = name
@@ -324,6 +340,10 @@ class Fleet:
         worker.move(WorkerState.GONE, now)
         worker.memory_bytes = 0
         del self.workers[worker.worker_id]
+        if worker.node is not None:
+            del self._by_node[worker.node][worker.worker_id]
+            if not self._by_node[worker.node]:
+                del self._by_node[worker.node]
         del self._by_version[worker.key][worker.worker_id]
         if not self._by_version[worker.key]:
             del self._by_version[worker.key]
@@ -332,7 +352,17 @@ class Fleet:
         self.workers[worker.worker_id] = worker
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
+        if worker.node is not None:
+            self._house(worker, worker.node)
         return worker
+
+    def _house(self, worker: Worker, node: bytes) -> None:
+        """Note which node holds a worker that had none."""
+        worker.node = node
+        self._by_node.setdefault(node, {})[worker.worker_id] = worker
+
+    def _placement(self) -> Placement:
+        return Placement(self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values())
 
     def count_failure(
         self,
@@ -400,15 +430,16 @@ class Fleet:
             if worker.state in LIVE
             and ((record := wanted.get(worker.key)) is None or record.archive != worker.archive)
         ]
+        placement = self._placement()
         for key, record in wanted.items():
             live = [worker for worker in self.live(key) if worker.archive == record.archive]
             if len(live) > record.max_workers:
                 stop += self._newest_and_idlest(live)[: len(live) - record.max_workers]
             missing = record.min_workers - len(live)
             if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
-                start += self._place(record, missing, now)
+                start += self._place(placement, record, missing, now)
         for key in self._to_install & wanted.keys():
-            start += self._place(wanted[key], 1, now, installs_only=True)
+            start += self._place(placement, wanted[key], 1, now, installs_only=True)
         self._to_install.clear()
         return Orders(tuple(start), tuple(stop))
 
@@ -423,73 +454,34 @@ class Fleet:
         )
 
     def _place(
-        self, record: VersionRecord, count: int, now: float, *, installs_only: bool = False
+        self,
+        placement: Placement,
+        record: VersionRecord,
+        count: int,
+        now: float,
+        *,
+        installs_only: bool = False,
     ) -> list[tuple[Worker, VersionRecord]]:
         placed = []
         key = (record.model, record.version)
-        for _ in range(count):
-            node = self._best_node(record)
-            if node is None:
-                break
-            devices = self._best_devices(node, record)
+        condition = self.condition(key)
+        here = Counter(worker.node for worker in self.of_version(key))
+        for node, devices in placement.place(record, count, failed_on=condition.failed_on, here=here):
             worker = self._enter(Worker(
                 self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
             ))  # fmt: skip
             placed.append((worker, record))
-            if fallen := self.condition(key).fallen:
-                fallen.pop(0)
+            if condition.fallen:
+                condition.fallen.pop(0)
         return placed
 
-    def _best_node(self, record: VersionRecord) -> Node | None:
-        """Spread a version over nodes; avoid those where it failed, then those that are full."""
-        key = (record.model, record.version)
-        failed_on = self.condition(key).failed_on
-        free = [
-            node for node in self.nodes.values() if self._free_slots(node) > 0 and self._devices(node, record)
-        ]
-        return min(
-            free,
-            key=lambda n: (
-                failed_on.get(n.name, 0),
-                sum(worker.key == key for worker in self.of_node(n.peer)),
-                -self._free_slots(n) / n.slots,
-                n.name,
-                n.peer,
-            ),
-            default=None,
-        )
 
-    def _free_slots(self, node: Node) -> int:
-        return 0 if node.is_leaving else node.slots - len(self.of_node(node.peer))
-
-    def _best_devices(self, node: Node, record: VersionRecord) -> tuple[str, ...]:
-        """The devices with the fewest workers among those that may be, in the node's own order."""
-        used = [name for worker in self.of_node(node.peer) for name in worker.devices or (worker.device,)]
-        names = sorted(self._devices(node, record), key=used.count)
-        return tuple(names[: record.config.gpus if gpu_id(names[0]) is not None else 1])
-
-    def _devices(self, node: Node, record: VersionRecord) -> list[str]:
-        """Name the devices of a node that a version's model config lets its workers run on.
-
-        As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
-        The GPUs of one worker are all on one node.
-        """
-        config = record.config
-        if config.device_type == "cpu":
-            return ["cpu"]
-        has_gpus = any(device.kind == "gpu" for other in self.nodes.values() for device in other.devices)
-        if not has_gpus or not (config.device_type == "gpu" or config.device_ids or config.gpus > 1):
-            return [device.name for device in node.devices] or ["cpu"]
-        gpus = [device.name for device in node.devices if device.kind == "gpu"]
-        allowed = [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
-        return allowed if len(allowed) >= config.gpus else []
-
-
-def gpu_id(device: str) -> int | None:
-    """Return the number in `cuda:N`, None on a cpu."""
-    kind, _, number = device.partition(":")
-    return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None
+def _names(own_name: str) -> Iterator[str]:
+    """Yield what nodes of one name are called, in turn."""
+    yield own_name
+    for number in itertools.count(2):
+        yield f"{own_name}-{number}"
 
 
 def _is_who_it_says(worker: Worker, peer: bytes, hello: m.HelloWorker) -> bool:

@@ -11,7 +11,7 @@ and everybody who waits is answered. Modes of batching differ in `_dispatch` alo
 What may have ended a worker goes its own way, see `isolation`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 
 from torchrelay.broker import policy
@@ -20,7 +20,7 @@ from torchrelay.broker.deadlines import Deadlines
 from torchrelay.broker.desk import Desk, Gateway, Send, late, no_worker, part_lost
 from torchrelay.broker.fleet import Fleet, Worker
 from torchrelay.broker.isolation import Isolation
-from torchrelay.broker.queues import Job, Lease, PlainQueue, VersionQueue
+from torchrelay.broker.queues import Job, Lease, PlainQueue, VersionQueue, by_version
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.sequences import SequenceQueue
 from torchrelay.broker.states import JobState
@@ -397,14 +397,12 @@ class Jobs:
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """End jobs nobody waits for: at once where they wait; where they run, their worker is told."""
-        running = []
-        for job in jobs:
-            if job.state is JobState.QUEUED:
-                self._unqueue(job)
+        jobs = list(jobs)
+        for waiting in by_version(job for job in jobs if job.state is JobState.QUEUED):
+            self._unqueue(*waiting)
+            for job in waiting:
                 self._desk.end(job, "cancelled")
-            else:
-                running.append(job)
-        self._end_running(running, None)
+        self._end_running(jobs, None)
 
     def refuse_queue(self, key: Key, why: str) -> None:
         """Answer everything that waits for a version."""
@@ -439,11 +437,13 @@ class Jobs:
         else:
             self._end_running((job,), error)
 
-    def _unqueue(self, job: Job) -> None:
-        self.queues[job.key].remove(job)
-        self.queued_bytes -= job.size
-        if job.suspicion is not None:
-            self._dirty.add(job.key)  # a worker may be kept for it
+    def _unqueue(self, *jobs: Job) -> None:
+        """Take jobs of one version out of its queue."""
+        key = jobs[0].key
+        self.queues[key].remove(*jobs)
+        self.queued_bytes -= sum(job.size for job in jobs)
+        if any(job.suspicion for job in jobs):
+            self._dirty.add(key)  # a worker may be kept for them
 
     def _end_running(self, jobs: Iterable[Job], error: errors.RelayError | None) -> None:
         """End jobs that run, with an error or because nobody waits, and tell their workers."""
@@ -510,7 +510,7 @@ class Jobs:
         self._dirty.add(worker.key)
         return queue is not None and self._isolation.blame(queue, worker, gone, now)
 
-    def take_back_lost(self, worker: Worker, held: Sequence[int], heard: int, now: float) -> None:
+    def take_back_lost(self, worker: Worker, held: Collection[int], heard: int, now: float) -> None:
         """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
         late = now - self._settings.peer_timeout_s
         lost = [

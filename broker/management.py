@@ -46,6 +46,9 @@ from torchrelay.shared.snapshot import Kind
 #: this much more, so that a worker's own startup_timeout is told first.
 WAIT_SLACK_S = 5.0
 
+#: Changes that are being made at the same time: twice what one gateway may ask for.
+CHANGES_LIMIT = 1024
+
 #: Who asked (None: the broker itself, at start) and under which number.
 Caller = tuple[bytes, int] | None
 
@@ -124,7 +127,7 @@ class Management:
         #: Keys to be renewed, one after the other; the first is being stored.
         self._renewals: deque[tuple[Caller, m.RenewKey]] = deque()
         #: Asks that have not been answered.
-        self._pending: set[tuple[bytes, int]] = set()
+        self._pending: dict[bytes, set[int]] = {}
         #: Names and versions on their way to disk, so that two registrations can't both win.
         self._reserved: set[Key] = set()
         #: (archive, url) of what may be deleted once no registration is on its way.
@@ -144,10 +147,11 @@ class Management:
 
     def ask(self, peer: bytes, ask: m.Change, now: float) -> None:
         """Begin what a gateway asks for; an ask that is being worked on already is not begun again."""
-        if (peer, ask.ask) in self._pending:
+        if self.is_pending(peer, ask.ask):
             return
-        self._pending.add((peer, ask.ask))
+        self._pending.setdefault(peer, set()).add(ask.ask)
         try:
+            self._check_room()
             self._require_allowed(ask, now)
             match ask:
                 case m.RegisterModel():
@@ -176,6 +180,12 @@ class Management:
         if is_of_models and not self._settings.enable_model_api:
             raise errors.MethodNotAllowed
 
+    def _check_room(self) -> None:
+        """Raise ServiceUnavailable while too many changes are being made, whoever asked for them."""
+        running = len(self._registrations) + len(self._stores) + len(self._waiters) + len(self._departures)
+        if running + len(self._renewals) >= CHANGES_LIMIT:
+            raise errors.ServiceUnavailable("The broker is busy.", f"{CHANGES_LIMIT} changes are being made")
+
     def load_at_start(self, load: LoadAtStart | StartupModel) -> None:
         """Register a model of the command line or config.properties, or of a snapshot, in the background."""
         url = load.url if isinstance(load, LoadAtStart) else load.archive_name or ""
@@ -201,11 +211,11 @@ class Management:
 
     def is_pending(self, peer: bytes, ask: int) -> bool:
         """Tell whether an ask is being worked on."""
-        return (peer, ask) in self._pending
+        return ask in self._pending.get(peer, ())
 
     def forget_peer(self, peer: bytes) -> None:
         """Answer a gateway no more; what it began goes on."""
-        self._pending = {pending for pending in self._pending if pending[0] != peer}
+        self._pending.pop(peer, None)
 
     def patience_s(self, key: Key) -> float:
         """Return how long retired workers of a version may finish; negative is for ever."""
@@ -253,6 +263,7 @@ class Management:
     def _register(self, registration: Registration, prepared: Prepared) -> None:
         at_start, restored = registration.caller is None, registration.restored
         record = settle(registration.ask, prepared, self._settings, at_start=at_start, restored=restored)
+        self._check_target(record.min_workers)
         record = replace(record, registration=f"{self._epoch}-{self._token()}")
         key = (record.model, record.version)
         known = self._catalog.get(key)
@@ -338,6 +349,11 @@ class Management:
             )
         )
 
+    def _check_target(self, workers: int) -> None:
+        limit = self._settings.workers_limit
+        if workers > limit:
+            raise errors.BadRequest(f"{workers} workers are above the limit of workers_limit ({limit}).")
+
     def installs_packages(self, record: VersionRecord) -> bool:
         """Tell whether a version's workers have what its archive requires installed before they load."""
         return self._settings.install_py_dep_per_model and record.has_requirements
@@ -349,6 +365,7 @@ class Management:
         key = (record.model, record.version)
         if not 0 <= ask.min_workers <= ask.max_workers:
             raise errors.BadRequest("max_worker cannot be less than min_worker.")
+        self._check_target(ask.min_workers)
         change = SetTargets(*key, ask.min_workers, ask.max_workers)
 
         def stored(error: errors.RelayError | None, now: float) -> None:
@@ -562,8 +579,8 @@ class Management:
         self._emit(WriteSnapshot(token, kind, self._catalog.as_startup_models()))
 
     def _reply(self, caller: Caller, reply: m.Message) -> None:
-        if caller in self._pending and caller is not None:
-            self._pending.discard(caller)
+        if caller is not None and self.is_pending(*caller):
+            self._pending[caller[0]].discard(caller[1])
             self._emit(Send(caller[0], reply))
 
     def _refuse(self, caller: Caller, error: errors.RelayError, url: str = "") -> None:

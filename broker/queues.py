@@ -9,11 +9,14 @@ from torchrelay.broker.catalog import Key
 from torchrelay.broker.records import VersionRecord
 from torchrelay.broker.states import JOB_MOVES, JobState
 from torchrelay.broker.suspicions import Suspicion, Suspicions
+from torchrelay.shared.fields import BATCH_LIMIT_JOBS
 from torchrelay.shared.messages import SLOWEST_BYTES_PER_S
 from torchrelay.shared.wire import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
 METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
+#: Looking a job up in a queue takes a moment for each that is ahead of it: of more, one pass takes them all.
+SINGLY_LIMIT = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -99,6 +102,7 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
     A describe job always travels alone.
     """
     chosen: list[Job] = []
+    count = min(count, BATCH_LIMIT_JOBS)
     frames = meta_bytes = 0
     for job in jobs:
         frames += len(job.frames)
@@ -109,6 +113,14 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
         if job.is_describe or len(chosen) == count:
             break
     return chosen
+
+
+def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
+    """Group jobs."""
+    groups: dict[Key, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.key, []).append(job)
+    return groups.values()
 
 
 class VersionQueue:
@@ -160,8 +172,8 @@ class VersionQueue:
         """Return jobs to the head in their order. The bound doesn't apply."""
         raise NotImplementedError
 
-    def remove(self, job: Job) -> None:
-        """Take out one job; nobody waits for it any more."""
+    def remove(self, *jobs: Job) -> None:
+        """Take out jobs; nobody waits for them any more."""
         raise NotImplementedError
 
     def take_expired(self, now: float) -> list[Job]:
@@ -175,8 +187,7 @@ class VersionQueue:
     def take_all(self) -> list[Job]:
         """Empty the queue."""
         jobs = list(self.jobs)
-        for job in jobs:
-            self.remove(job)
+        self.remove(*jobs)
         return jobs
 
 
@@ -205,9 +216,15 @@ class PlainQueue(VersionQueue):
             elif job.suspicion:
                 self.suspects.append(job)
 
-    def remove(self, job: Job) -> None:
-        """Take out one job; nobody waits for it any more."""
-        (self.row if job.suspicion is None else self.suspects).remove(job)
+    def remove(self, *jobs: Job) -> None:
+        """Take out jobs; nobody waits for them any more."""
+        if len(jobs) <= SINGLY_LIMIT:
+            for job in jobs:
+                (self.row if job.suspicion is None else self.suspects).remove(job)
+            return
+        gone = set(map(id, jobs))
+        self.row = deque(job for job in self.row if id(job) not in gone)
+        self.suspects = deque(job for job in self.suspects if id(job) not in gone)
 
     def take_expired(self, now: float) -> list[Job]:
         """Take the jobs whose time to wait is over: suspects wherever they are, others at the head."""

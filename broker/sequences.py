@@ -137,15 +137,17 @@ class SequenceQueue(VersionQueue):
             else:
                 self._describes.appendleft(job)
 
-    def remove(self, job: Job) -> None:
-        """Take out one job; nobody waits for it any more."""
-        del self.row[job]
-        if job.sequence:
-            sequence = self._sequences[job.sequence]
-            sequence.waiting.remove(job)
+    def remove(self, *jobs: Job) -> None:
+        """Take out jobs; nobody waits for them any more."""
+        for job in jobs:
+            del self.row[job]
+        gone = set(map(id, jobs))
+        if not all(job.sequence for job in jobs):
+            self._describes = deque(job for job in self._describes if id(job) not in gone)
+        for name in {job.sequence for job in jobs if job.sequence}:
+            sequence = self._sequences[name]
+            sequence.waiting = deque(job for job in sequence.waiting if id(job) not in gone)
             self._place(sequence)
-        else:
-            self._describes.remove(job)
 
     def take(self, worker_id: int, count: int) -> tuple[Job, ...]:
         """Take a batch for a worker: a describe job, or one job of each of up to `count` sequences."""

@@ -21,8 +21,10 @@ HELD_LIMIT = 2 * SLOTS_LIMIT
 DEVICES_LIMIT = 256
 #: Jobs of one Submit, parts of one Streamed: far above what is sent.
 JOBS_LIMIT = 1024
-#: What a worker or a node measures in a moment, and one point beside that.
-POINTS_LIMIT = 10_001
+#: Jobs of one batch.
+BATCH_LIMIT_JOBS = 16_384
+#: Measured points of one message: twice what is sent.
+POINTS_LIMIT = 2048
 #: Names of hosts, nodes and gateways.
 NAME_LIMIT_CHARS = 256
 #: What a request can say in its target or a header; a registration's texts in JSON are bounded by it as well.
@@ -59,6 +61,7 @@ Numbers = tuple[Number, ...]
 Devices = Annotated[tuple[ItemT, ...], Meta(max_length=DEVICES_LIMIT)]
 Held = Annotated[tuple[ItemT, ...], Meta(max_length=HELD_LIMIT)]
 OfOneTurn = Annotated[tuple[ItemT, ...], Meta(max_length=JOBS_LIMIT)]
+OfOneBatch = Annotated[tuple[ItemT, ...], Meta(max_length=BATCH_LIMIT_JOBS)]
 Points = Annotated[tuple[ItemT, ...], Meta(max_length=POINTS_LIMIT)]
 #: HTTP answers by the class of their status.
 Responses = Annotated[dict[Name, Number], Meta(max_length=16)]

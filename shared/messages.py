@@ -309,7 +309,7 @@ class Completed(Message, frozen=True):
 
     lease: f.Number
     handler_us: f.Number
-    items: tuple[CompletedItem, ...]
+    items: f.OfOneBatch[CompletedItem]
     streamed: f.Number = 0
 
 
@@ -521,20 +521,16 @@ class StartWorker(Message, frozen=True):
     limit_max_image_pixels: bool = True
     max_response_bytes: f.Number = 6_553_500
     url: f.Prose = ""
-    #: Whether what the archive's requirements name is installed for it.
-    install_dependencies: bool = False
-    #: The content of TorchServe's metrics.yaml; empty for the built-in one.
-    metrics_config: bytes = b""
+    install_dependencies: bool = False  # whether what the archive's requirements name is installed for it
+    metrics_config: bytes = b""  # the content of TorchServe's metrics.yaml; empty for the built-in one
     #: The GPUs that a worker with a parallelType sees, and no others; one for each of its processes.
     gpu_ids: f.Numbers = ()
-    #: It exits with 0 once what its archive requires is installed, and never loads the model.
-    installs_only: bool = False
+    installs_only: bool = False  # it exits with 0 once what its archive requires is installed
     #: Tells one registration of a version from the next; the workers of one share their model's folder.
     registration: f.Prose = ""
     #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
     archive_path: f.Prose = ""
-    #: Shows the broker, which alone can make it, that it had this worker started.
-    claim: f.Name = ""
+    claim: f.Name = ""  # by it the broker, which alone can make it, knows that it had this worker started
 
 
 class StopWorker(Message, frozen=True):
@@ -569,7 +565,7 @@ class Assign(Message, frozen=True):
 
     lease: f.Number
     is_describe: bool
-    items: tuple[AssignItem, ...]
+    items: f.OfOneBatch[AssignItem]
 
 
 class CancelJobs(Message, frozen=True):

@@ -158,6 +158,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     default_startup_timeout_s: Positive = 120
     #: Workers of a model for which nobody said a number.
     default_workers_per_model: NotNegative = 0
+    #: Workers that one version of a model may be told to have; TorchServe has no bound.
+    workers_limit: Positive = 1000
     #: Workers of a model loaded at start, where default_workers_per_model is 0. TorchServe takes the
     #: number of GPUs, or of cpus; `torchrelay serve` sets this so.
     startup_workers_per_model: Positive = 1

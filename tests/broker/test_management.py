@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
 from torchrelay.broker.effects import Prepare
 from torchrelay.broker.precedence import starts_workers
 from torchrelay.broker.records import Prepared
@@ -315,9 +315,12 @@ def test_how_long_a_scaling_lets_workers_finish_is_forgotten_after_it() -> None:
     rig.ready_rig(workers=2)
     rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 2, 2, synchronous=False, drain_timeout_s=0))
     # A third one of before turns up, and is one too many.
-    rig.join_node(b"n-2")
-    order = m.StartWorker(9100, "m", "1.0", "sha-m-1.0.mar", 1, "h", "cpu", None, 1)
-    rig.worker_ready_again(order, "n-2")
+    archive = "sha-m-1.0.mar"
+    claim = CLAIMS.mark(9100, ("m", "1.0"), archive)
+    worker = m.HelloWorker(m.PROTOCOL_VERSION, 9100, "n-2", "m", "1.0", archive, "cpu", 1, claim)
+    held = (m.HeldWorker(9100, "m", "1.0", archive, "cpu", 1, claim),)
+    node = m.HelloNode(m.PROTOCOL_VERSION, "n-2", (CPU,), 8, held, 1)
+    rig.feed(rig.event(b"w-9100", worker, epoch=0), rig.event(b"n-2", node, epoch=0))
     assert not rig.only(b"n-2", m.StopWorker).kill
 
 
