@@ -131,8 +131,8 @@ def _is_followed_link(method: str, headers: Mapping[bytes, bytes]) -> bool:
 
 def _foreign_host(host: bytes) -> errors.ForeignPage:
     return errors.ForeignPage(
-        f"Nobody asks for the host {_quoted(host)} here. If it is a name of this server, set allowed_hosts to"
-        " it, or have the server ask for keys."
+        f"This server is not known as {_quoted(host)}. If that is a name of its own, add it to allowed_hosts,"
+        " or have the server ask for keys."
     )
 
 

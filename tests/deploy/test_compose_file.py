@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from torchrelay.cli import options, secrets_file
 from torchrelay.cli.main import app
-from torchrelay.shared.settings import environment
+from torchrelay.gateway.app import browser_checks
+from torchrelay.shared import ts_keys
+from torchrelay.shared.settings import GatewaySettings, environment
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -69,6 +71,26 @@ def test_ports_are_published_on_loopback_alone() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert len(published) == 3
     assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+@pytest.mark.parametrize("listener", [8080, 8081, 8082])
+def test_the_gateway_is_asked_by_its_service_and_from_this_host_and_by_no_other_name(listener: int) -> None:
+    (named,) = (part for part in SERVICES["gateway"]["command"] if part.startswith("--allowed-hosts="))
+    config = GatewaySettings(
+        inference_address="http://0.0.0.0:8080",
+        management_address="http://0.0.0.0:8081",
+        metrics_address="http://0.0.0.0:8082",
+        insecure=True,
+        allowed_hosts=ts_keys.parse_hosts(named.partition("=")[2]),
+    )
+    check = browser_checks(config)[listener]
+
+    def is_let_in(host: str) -> bool:
+        headers = {b"host": f"{host}:{listener}".encode()}
+        return check.refusal({"method": "GET", "scheme": "http", "headers_by_name": headers}) is None
+
+    assert [is_let_in(host) for host in ("gateway", "localhost", "127.0.0.1", "172.18.0.3")] == [True] * 4
+    assert not is_let_in("page.example")
 
 
 def test_the_commands_refused_here_would_be_refused_there() -> None:

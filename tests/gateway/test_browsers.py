@@ -165,7 +165,7 @@ def test_a_name_that_is_not_ours_is_refused_again_and_again(host: str) -> None:
     for _ in range(2):
         refused = check.refusal(scope(host))
         assert refused is not None
-        assert "set allowed_hosts" in refused.message
+        assert "add it to allowed_hosts" in refused.message
         assert len(refused.message) < 300
 
 
