@@ -25,15 +25,17 @@ def test_a_peer_of_raw_bytes_is_understood_and_understands() -> None:
         one.target = plan.Target(address="127.0.0.1", broker_port=port, store="", scratch="")
         peer = zmtp.dial(one, b"raw")
         assert peer is not None
-        assert peer.say(m.FetchArchive("a" * 300, 1, 2), b"x" * 1000)
+        assert peer.say(m.RegisterModel(1, "a" * 300), b"x" * 1000)
         assert router.poll(5000)
         identity, head, frame = router.recv_multipart()
         assert (identity, frame) == (b"raw", b"x" * 1000)
-        assert wire.decode(head) == (m.FetchArchive("a" * 300, 1, 2), 0)
-        router.send_multipart([b"raw", wire.encode(m.Leave("r" * 300), 7), b"a frame"])
+        assert wire.decode(head) == (m.RegisterModel(1, "a" * 300), 0)
+        router.send_multipart([b"raw", wire.encode(m.ModelUnregistered(1, "a" * 100), 7), b"a frame"])
         router.send_multipart([b"raw", wire.encode(m.Welcome(1, 2), 7)])
         assert peer.hear(m.Welcome) == m.Welcome(1, 2)
         assert peer.epoch == 7
+        router.send_multipart([b"raw", wire.encode(m.Leave("no use"), 7)])
+        assert peer.hear(m.Welcome) is None
         peer.close()
     finally:
         router.close(linger=0)
