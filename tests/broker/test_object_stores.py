@@ -269,29 +269,23 @@ def test_a_signed_url_still_needs_leave(bucket: Bucket, tmp_path: Path) -> None:
     assert bucket.cable.heads == []
 
 
-@pytest.mark.parametrize(
-    ("host", "region"),
-    [
-        ("b.s3.eu-west-1.amazonaws.com", "eu-west-1"),
-        ("s3.ap-southeast-2.amazonaws.com", "ap-southeast-2"),
-        ("b.s3-us-west-2.amazonaws.com", "us-west-2"),
-        ("b.s3-fips.dualstack.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
-        ("a-1.s3-accesspoint.eu-west-1.amazonaws.com", "eu-west-1"),
-        ("bucket.vpce-1a2b-3c.s3.us-east-2.vpce.amazonaws.com", "us-east-2"),
-        ("s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
-        ("b.s3.amazonaws.com", "us-east-1"),
-    ],
-)
-def test_the_region_is_that_of_amazons_host_before_the_operators(
-    bucket: Bucket, host: str, region: str
-) -> None:
-    signature = dict(signed_headers(f"https://{host}/b/m.mar"))[b"Authorization"]
-    assert f"/{region}/s3/aws4_request".encode() in signature
+def test_the_region_is_that_of_amazons_host_before_the_operators(bucket: Bucket) -> None:
+    for host, region in {
+        "b.s3.eu-west-1.amazonaws.com": "eu-west-1",
+        "s3.ap-southeast-2.amazonaws.com": "ap-southeast-2",
+        "b.s3-us-west-2.amazonaws.com": "us-west-2",
+        "b.s3-fips.dualstack.us-gov-west-1.amazonaws.com": "us-gov-west-1",
+        "a-1.s3-accesspoint.eu-west-1.amazonaws.com": "eu-west-1",
+        "bucket.vpce-1a2b-3c.s3.us-east-2.vpce.amazonaws.com": "us-east-2",
+        "s3.cn-north-1.amazonaws.com.cn": "cn-north-1",
+        "b.s3.amazonaws.com": "us-east-1",
+    }.items():
+        signature = dict(signed_headers(f"https://{host}/b/m.mar"))[b"Authorization"]
+        assert f"/{region}/s3/aws4_request".encode() in signature
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_nobody_but_s3_is_sent_a_signature(bucket: Bucket) -> None:
+    for url in (
         "http://b.s3.eu-west-1.amazonaws.com/m.mar",
         "https://b.s3.eu-west-1.amazonaws.com:8443/m.mar",
         "https://evil.example/m.mar",
@@ -301,10 +295,8 @@ def test_the_region_is_that_of_amazons_host_before_the_operators(
         "https://s3.us-east-1.elb.amazonaws.com/m.mar",
         "https://b.s3-website.us-east-1.amazonaws.com/m.mar",
         "https://127.0.0.1/m.mar",
-    ],
-)
-def test_nobody_but_s3_is_sent_a_signature(bucket: Bucket, url: str) -> None:
-    assert signed_headers(url) == []
+    ):
+        assert signed_headers(url) == [], url
 
 
 def test_the_operators_endpoint_gets_a_signature_at_its_own_port_and_scheme(bucket: Bucket) -> None:
