@@ -9,6 +9,36 @@ SLOW_BYTES_PER_S = 16 * 1024
 SLOW_AFTER_S = 5.0
 #: What a client has just begun to take isn't held against it.
 _NEW_S = 0.25
+#: What of the slow is cut beside what is above the limit: looking at all takes a while, and shouldn't be due
+#: again for the next byte.
+_SPARE_SHARE = 8
+
+
+class Flow:
+    """How fast bytes have moved of late: in the last SLOW_AFTER_S, or up to twice that."""
+
+    __slots__ = ("_bytes", "_last", "_since", "_start")
+
+    def __init__(self, now: float) -> None:
+        self._bytes = 0
+        self._since = now
+        #: When the time began over which is measured, and the next one; and the bytes by then.
+        self._start = self._last = (now, 0)
+
+    def move(self, size: int, now: float) -> None:
+        """Take note of bytes, and of time."""
+        self._bytes += size
+        if now - self._last[0] >= SLOW_AFTER_S:
+            self._start, self._last = self._last, (now, self._bytes)
+
+    def rate(self, now: float) -> float:
+        """Return bytes per second."""
+        since, moved = self._start
+        return (self._bytes - moved) / max(now - since, _NEW_S)
+
+    def age_s(self, now: float) -> float:
+        """Return for how long it has been looked at."""
+        return now - self._since
 
 
 class Pace:
@@ -18,18 +48,17 @@ class Pace:
     stop for longer than others.
     """
 
-    __slots__ = ("_due_at", "_least_rate", "_moved_bytes", "_since", "_stall_s")
+    __slots__ = ("_due_at", "_flow", "_least_rate", "_stall_s")
 
     def __init__(self, least_rate: int, stall_s: float, *, now: float) -> None:
         self._least_rate = least_rate
         self._stall_s = stall_s
-        self._since = now
-        self._moved_bytes = 0
+        self._flow = Flow(now)
         self._due_at = now + stall_s
 
     def move(self, size: int, *, now: float) -> None:
         """Take note of bytes that have come, or have gone."""
-        self._moved_bytes += size
+        self._flow.move(size, now)
         self._due_at = min(self._due_at + size / self._least_rate, now + self._stall_s)
 
     def is_late(self, now: float) -> bool:
@@ -38,18 +67,17 @@ class Pace:
 
     def slowness(self, now: float) -> float | None:
         """Return its bytes per second where it is slow, None where it isn't."""
-        age_s = now - self._since
-        if age_s < SLOW_AFTER_S or self._moved_bytes > SLOW_BYTES_PER_S * age_s:
+        if self._flow.age_s(now) < SLOW_AFTER_S:
             return None
-        return self._moved_bytes / age_s
+        rate = self._flow.rate(now)
+        return rate if rate < SLOW_BYTES_PER_S else None
 
 
 class Held:
     """What is kept for one client; its attributes are `Unsent`'s."""
 
     held_bytes = 0
-    taken_bytes = 0
-    since = 0.0
+    flow: Flow
 
     def measure(self) -> int:
         """Return how many bytes are kept now."""
@@ -86,10 +114,10 @@ class Unsent:
         if one not in self._held:
             if not size:
                 return
-            one.held_bytes = one.taken_bytes = 0
-            one.since = now
+            one.held_bytes = 0
+            one.flow = Flow(now)
             self._held[one] = None
-        one.taken_bytes += max(0, one.held_bytes - size)
+        one.flow.move(max(0, one.held_bytes - size), now)
         self.held_bytes += size - one.held_bytes
         one.held_bytes = size
         if not size:
@@ -97,13 +125,14 @@ class Unsent:
 
     def _excess(self, now: float) -> Iterator[Held]:
         above_bytes = self.held_bytes - self._limit_bytes
-        for one in sorted(self._held, key=lambda one: _rate(one, now))[:-1]:
-            if above_bytes <= 0:
+        spare_bytes = self._limit_bytes // _SPARE_SHARE if above_bytes > 0 else 0
+        rates = sorted(((_rate(one, now), number, one) for number, one in enumerate(self._held)))
+        for rate, _, one in rates[:-1]:
+            if above_bytes + (spare_bytes if rate < SLOW_BYTES_PER_S else 0) <= 0:
                 return
             above_bytes -= one.held_bytes
             yield one
 
 
 def _rate(one: Held, now: float) -> float:
-    age_s = now - one.since
-    return float("inf") if age_s < _NEW_S else one.taken_bytes / age_s
+    return float("inf") if one.flow.age_s(now) < _NEW_S else one.flow.rate(now)

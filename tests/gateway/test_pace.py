@@ -52,14 +52,21 @@ def test_a_modem_may_send_100_mb_with_pauses() -> None:
             assert not pace.is_late(now)
 
 
-def test_somebody_is_slow_by_what_moved_on_the_whole() -> None:
+def test_somebody_is_slow_by_what_moved_of_late() -> None:
     pace = Pace(500, 60, now=0.0)
     assert pace.slowness(SLOW_AFTER_S - 0.1) is None
     assert pace.slowness(10.0) == 0
-    pace.move(SLOW_BYTES_PER_S * 5, now=10.0)
-    assert pace.slowness(10.0) == SLOW_BYTES_PER_S / 2
-    pace.move(SLOW_BYTES_PER_S * 5 + 1, now=10.0)
-    assert pace.slowness(10.0) is None
+    pace.move(100_000_000, now=1.0)
+    slow_since = next(second for second in range(2, 60) if _is_slow(pace, float(second)))
+    assert SLOW_AFTER_S < slow_since <= 3 * SLOW_AFTER_S
+    for second in range(60, 80):
+        pace.move(2 * SLOW_BYTES_PER_S, now=float(second))
+    assert pace.slowness(80.0) is None
+
+
+def _is_slow(pace: Pace, now: float) -> bool:
+    pace.move(0, now=now)
+    return pace.slowness(now) is not None
 
 
 def test_the_slowest_are_cut_first_and_no_more_than_it_takes() -> None:
@@ -73,6 +80,20 @@ def test_the_slowest_are_cut_first_and_no_more_than_it_takes() -> None:
     stopped.cut()
     assert unsent.keep(stopped, 10.0) == []
     assert unsent.held_bytes == 69
+
+
+def test_who_took_much_once_and_stopped_is_slower_than_who_goes_on() -> None:
+    unsent = Unsent(100)
+    stopped, slow = Kept(100), Kept(0)
+    unsent.keep(stopped, 0.0)
+    stopped.size = 45
+    unsent.keep(stopped, 1.0)
+    slow.size = 50
+    for second in range(2, 30):
+        slow.size -= 1
+        assert unsent.keep(slow, float(second)) == []
+        assert unsent.keep(stopped, float(second)) == []
+    assert unsent.keep(Kept(60), 30.0) == [stopped]
 
 
 def test_what_was_taken_meanwhile_counts_before_anybody_is_cut() -> None:

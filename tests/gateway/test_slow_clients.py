@@ -59,7 +59,9 @@ def dial(served: Served, *, window_bytes: int = 0) -> socket.socket:
 
 def post(client: socket.socket, body: bytes, length: int | None = None) -> None:
     size = len(body) if length is None else length
-    client.sendall(b"POST /predictions/m HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + body)
+    client.sendall(
+        b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + body
+    )
 
 
 def answer(client: socket.socket) -> tuple[int, bytes]:

@@ -358,7 +358,10 @@ def test_who_does_not_read_over_tls_is_cut_and_who_does_gets_it_all(
         body = b"x" * 3_000_000
         lazy = dial(served, window_bytes=4096)
         with authority.trust.wrap_socket(lazy, server_hostname="localhost") as wrapped:
-            wrapped.sendall(b"POST /predictions/m HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            wrapped.sendall(
+                b"POST /predictions/m HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+                + body
+            )
             answer = client.post(config.inference_address + "/predictions/m", content=body)
             assert (answer.status_code, answer.content == body) == (200, True)
             eventually(lambda: is_cut(wrapped), within_s=20)
