@@ -118,6 +118,14 @@ class OddRegistry:
         pass
 
 
+class OneModel(OddRegistry):
+    """Has a model that anybody may ask for."""
+
+    def load(self) -> Snapshot:
+        whole = super().load()
+        return replace(whole, versions=whole.versions[:1], defaults=whole.defaults[:1])
+
+
 class Peer:
     """Speaks to a broker of a test."""
 
@@ -137,6 +145,12 @@ class Peer:
             if not isinstance(message, m.Beat):
                 return message
         raise AssertionError("nothing came")
+
+    def hears_answer(self) -> m.FleetRead:
+        """Return the next message, which tells of the fleet."""
+        message = self.hears()
+        assert isinstance(message, m.FleetRead)
+        return message
 
 
 @contextmanager
@@ -173,6 +187,13 @@ def test_an_answer_that_cannot_be_written_is_a_refusal_and_the_broker_goes_on(
         assert isinstance(gateway.hears(), m.ModelDescribed)
     (record,) = [record for record in caplog.records if record.message == "broker.effect_failed"]
     assert len(vars(record)["content"]) == 200
+
+
+def test_questions_that_are_left_for_the_next_turn_are_answered(tmp_path: Path) -> None:
+    with serving(tmp_path, OneModel()) as gateway:
+        for ask in range(1, 30):
+            gateway.say(m.ReadFleet(ask))
+        assert {gateway.hears_answer().ask for _ in range(1, 30)} == set(range(1, 30))
 
 
 def test_a_change_that_cannot_be_stored_is_refused_and_the_broker_goes_on(tmp_path: Path) -> None:
