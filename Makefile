@@ -4,7 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 
-.PHONY: serve test check attack compare-torchserve clean
+LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constraints.txt --universal --upgrade \
+    --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
+
+.PHONY: serve test check attack lock compare-torchserve clean
 
 # The demo: both example models in the foreground. What is there already is not made again.
 serve: .venv/.demo models/.built
@@ -37,6 +40,17 @@ build/torchserve-venv/.made: constraints.txt
 	$(PYTHON) -m venv build/torchserve-venv
 	build/torchserve-venv/bin/python -m pip install --quiet --constraint constraints.txt torch torchserve \
 	    setuptools pyyaml pillow numpy
+	touch $@
+
+# Renews what the images install, hashes included, after a change of constraints.txt or pyproject.toml.
+lock: build/lock-venv/.made
+	echo 'setuptools>=77' | $(LOCK) --extra broker --output-file deploy/requirements-broker.txt -
+	echo 'setuptools>=77' | $(LOCK) --extra gateway --output-file deploy/requirements-gateway.txt -
+	printf 'setuptools>=77\npillow>=10\n' | $(LOCK) --extra worker --output-file deploy/requirements-worker.txt -
+
+build/lock-venv/.made: constraints.txt
+	$(PYTHON) -m venv build/lock-venv
+	build/lock-venv/bin/python -m pip install --quiet --constraint constraints.txt uv
 	touch $@
 
 clean:

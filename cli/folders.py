@@ -42,7 +42,9 @@ CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
 PARTS_OF_STATE = ("archives", "logs")
 PARTS_OF_CACHE = ("archives", "models", "environments")
 #: All that lies in a broker's and a node's folder: one that holds nothing else is theirs alone.
-STATE_ENTRIES = re.compile(r"archives|logs|lock|packing-.*|registry\.sqlite(-wal|-shm|-journal)?")
+STATE_ENTRIES = re.compile(
+    r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?"
+)
 CACHE_ENTRIES = re.compile("|".join(PARTS_OF_CACHE))
 #: What SQLite needs beside a registry to open it.
 REGISTRY_BYTES = 64 << 10

@@ -1,6 +1,7 @@
 """compose.yaml and the Dockerfiles: every command in them is one that our CLI accepts."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from tests.deploy.locks import locked
 from torchrelay.cli import options, secrets_file
 from torchrelay.cli.main import app
 from torchrelay.gateway.app import browser_checks
@@ -20,6 +22,8 @@ from torchrelay.shared.settings import GatewaySettings, environment
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]  # a compose file's values are of every type
+#: Options that name a folder which is written to.
+WRITTEN = ("--state-dir", "--cache-dir", "--model-store")
 DOCKERFILES = sorted((ROOT / "deploy").glob("Dockerfile.*"))
 
 
@@ -52,14 +56,16 @@ def test_each_health_check_is_a_command_of_ours(name: str) -> None:
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.suffix[1:])
 def test_each_image_starts_its_part_as_an_ordinary_user(dockerfile: Path) -> None:
     lines = dockerfile.read_text().splitlines()
-    assert "FROM python:3.11-slim" in lines
+    assert "ARG BASE=python:3.11-slim" in lines  # of which a digest can be said
+    assert "FROM ${BASE}" in lines
     assert "USER torchrelay" in lines
     assert accept(json.loads(lines[-1].removeprefix("CMD "))) == dockerfile.suffix[1:]
 
 
 @pytest.mark.parametrize("name", ["broker", "gateway"])
 def test_only_the_workers_image_has_torch(name: str) -> None:
-    assert f"'.[{name}]'" in (ROOT / "deploy" / f"Dockerfile.{name}").read_text()
+    assert "torch" not in locked(name)
+    assert "torch" in locked("worker")
 
 
 def test_workers_can_be_scaled() -> None:
@@ -93,6 +99,38 @@ def test_the_gateway_is_asked_by_its_service_and_from_this_host_and_by_no_other_
     assert not is_let_in("page.example")
 
 
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_service_may_do_no_more_than_it_must(name: str) -> None:
+    service = SERVICES[name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    for limit in ("mem_limit", "pids_limit"):
+        assert re.fullmatch(rf"\$\{{TORCHRELAY_{name.upper()}_[A-Z]+:-[0-9]+g?\}}", service[limit])
+    assert not {"privileged", "cap_add", "network_mode", "pid", "user"} & service.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_what_a_service_writes_is_a_volume_or_in_memory(name: str) -> None:
+    named = [word.partition("=") for word in SERVICES[name]["command"]]
+    written = [folder for option, _, folder in named if option in WRITTEN]
+    assert set(written) == {volume.rpartition(":")[2] for volume in SERVICES[name].get("volumes", [])}
+    assert [mount.partition(":")[0] for mount in SERVICES[name]["tmpfs"]] == ["/tmp"]
+    assert ("exec" in SERVICES[name]["tmpfs"][0]) == (name == "worker")
+
+
+def test_workers_reach_the_broker_and_neither_gateway_nor_outside() -> None:
+    networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
+    assert networks["worker"] & networks["broker"] == {"workers"}
+    assert networks["gateway"] & networks["broker"] == {"control"}
+    assert not networks["worker"] & networks["gateway"]
+    assert set().union(*networks.values()) == set(COMPOSE["networks"])
+    internal = {name for name, network in COMPOSE["networks"].items() if network.get("internal")}
+    assert internal == {"control", "workers"}
+    online = yaml.safe_load((ROOT / "deploy" / "compose.online.yaml").read_text())
+    assert online == {"networks": {"workers": {"internal": False}}}
+
+
 def test_the_commands_refused_here_would_be_refused_there() -> None:
     with pytest.raises(Exception, match="no-such-option"):
         accept(["torchrelay", "worker", "--no-such-option"])
@@ -117,7 +155,7 @@ def test_the_overlay_for_keys_sets_what_the_commands_read() -> None:
 
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
 @pytest.mark.parametrize(
-    "overlay", [[], ["-f", "deploy/compose.gpu.yaml"], ["-f", "deploy/compose.tokens.yaml"]]
+    "overlay", [[], *(["-f", f"deploy/compose.{name}.yaml"] for name in ("gpu", "tokens", "online"))]
 )
 def test_docker_compose_understands_the_files(overlay: list[str]) -> None:
     command = ["docker-compose", "-f", "compose.yaml", *overlay, "config", "--quiet"]
