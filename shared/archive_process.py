@@ -176,6 +176,7 @@ def main() -> int:
 
     def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
         _write(answer_fd, _line(Unforeseen(archive.one_line(error))))
+        os._exit(0)
 
     sys.excepthook = report
     bound(order)

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -156,10 +157,13 @@ def remove_dropped(root: Path) -> None:
 def remove(path: Path) -> None:
     """Remove what was set aside."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        if path.exists():  # a handler may have forbidden it
-            _allow_removal(path)
+        try:
             shutil.rmtree(path, ignore_errors=True)
+            if path.exists():  # a handler may have forbidden it
+                _allow_removal(path)
+                shutil.rmtree(path, ignore_errors=True)
+        except RecursionError:  # or have made folders in folders, deeper than Python's own functions go
+            subprocess.run(["rm", "-rf", "--", path], check=False, stderr=subprocess.DEVNULL)
     else:
         path.unlink(missing_ok=True)
 
@@ -192,7 +196,7 @@ def _restore(holder: Path) -> bool:
     try:
         made = {name: tuple(facts) for name, facts in json.loads((holder / LISTING).read_text()).items()}
         found = dict(_scan(folder))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     if any(found.get(name) != facts for name, facts in made.items()):
         return False

@@ -193,3 +193,18 @@ def test_the_longest_order_fits_a_packet() -> None:
     longest = b"x" * 4096
     order = archive_orders.Order(archive_orders.Extract(longest, longest), 1, 1, 1)
     assert len(archive_orders.packed(order)) < archive_orders.PACKET_LIMIT_BYTES
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Iterator[Path]:
+    """Folders in folders, deeper than Python's functions go: nor could pytest remove them."""
+    for depth in range(1100):
+        os.mkdir(f"{tmp_path}/m{'/d' * depth}")
+    yield tmp_path / "m"
+    subprocess.run(["rm", "-rf", tmp_path / "m"], check=True)
+
+
+def test_what_nobody_foresaw_is_a_line_and_the_callers_fault(tmp_path: Path, nested: Path) -> None:
+    with pytest.raises(InvalidModel, match=r"^The archive can't be read: RecursionError: [^\n]*$"):
+        READER.pack_folder(nested, tmp_path / "m.mar")
+    assert not (tmp_path / "m.mar").exists()

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -217,3 +217,37 @@ def test_a_copy_is_made_whatever_ids_other_threads_draw(tmp_path: Path, source: 
     assert len({copy.folder for copy in found}) == 100
     for copy in found:
         copy.release()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is removed whatever is in it, which pytest may not be able to."""
+    yield tmp_path / "cache"
+    subprocess.run(["rm", "-rf", tmp_path / "cache"], check=True)
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Make folders in folders; their path is longer than any that the system takes."""
+    at = os.open(folder, os.O_DIRECTORY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=at)
+        inner = os.open("d", os.O_DIRECTORY, dir_fd=at)
+        os.close(at)
+        at = inner
+    os.close(at)
+
+
+def test_folders_that_a_handler_has_nested_without_end_are_removed_and_hold_up_nobody(
+    cache: Path, source: Path
+) -> None:
+    made = Copies(cache, READER, is_kept=True)
+    copy = made.make("a", source, "")
+    nest(copy.folder, 1200)
+    copy.release()
+    assert made.claim("a") is None
+    assert not list((cache / "models").iterdir())
+    assert not list(cache.glob(f"{copies.DROPPED}*"))
+    copy = made.make("a", source, "")
+    nest(copy.folder, 1200)
+    copy.drop()
+    assert not list((cache / "models").iterdir())
