@@ -7,7 +7,7 @@ SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constraints.txt --universal --upgrade \
     --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
-.PHONY: serve test check attack lock compare-torchserve clean
+.PHONY: serve test check attack fuzz lock compare-torchserve clean
 
 # The demo: both example models in the foreground. What is there already is not made again.
 serve: .venv/.demo models/.built
@@ -31,6 +31,10 @@ check: .venv/.dev
 # ATTACKS='NAME ...' runs some of them; `python -m tests.attacks --list` says which there are.
 attack: .venv/.dev
 	$(BIN)/python -m tests.attacks $(ATTACKS)
+
+# Peers and bytes that say anything, seed after seed, until it is stopped; FUZZ="--seed 7" runs one again.
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # The same requests to the real TorchServe (needs Java 17) and to ours; takes about twenty minutes.
 compare-torchserve: .venv/.dev build/torchserve-venv/.made

@@ -19,6 +19,7 @@ from torchrelay.broker.records import (
 )
 from torchrelay.broker.urls import file_of
 from torchrelay.shared import errors, messages
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import StartupModel
 
 #: Model name and version.
@@ -47,10 +48,12 @@ class Catalog:
         """
         default = self._defaults.get(model)
         if default is None:
-            raise errors.ModelNotFound(f"Model not found: {model}")
+            raise errors.ModelNotFound(f"Model not found: {quoted(model)}")
         record = self._versions.get((model, default if version is None else version))
         if record is None:
-            raise errors.ModelVersionNotFound(f"Model version: {version} does not exist for model: {model}")
+            raise errors.ModelVersionNotFound(
+                f"Model version: {quoted(version)} does not exist for model: {model}"
+            )
         return record
 
     def knows(self, model: str, version: str | None) -> bool:

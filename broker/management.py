@@ -39,6 +39,7 @@ from torchrelay.broker.records import (
 from torchrelay.broker.urls import without_query
 from torchrelay.shared import errors
 from torchrelay.shared import messages as m
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.snapshot import Kind
 
@@ -393,7 +394,7 @@ class Management:
     def _set_default(self, caller: Caller, ask: m.SetDefault) -> None:
         self._catalog.resolve(ask.model, None)
         unknown = errors.ModelVersionNotFound(
-            f"Model version {ask.version} does not exist for model {ask.model}"
+            f"Model version {quoted(ask.version)} does not exist for model {ask.model}"
         )
         if self._catalog.get((ask.model, ask.version)) is None:
             raise unknown

@@ -43,7 +43,7 @@ PARTS_OF_STATE = ("archives", "logs")
 PARTS_OF_CACHE = ("archives", "models", "environments")
 #: All that lies in a broker's and a node's folder: one that holds nothing else is theirs alone.
 STATE_ENTRIES = re.compile(
-    r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?"
+    r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?|worker_claims(\.new)?"
 )
 CACHE_ENTRIES = re.compile("|".join(PARTS_OF_CACHE))
 #: What SQLite needs beside a registry to open it.

@@ -26,12 +26,13 @@ BATCH_LIMIT_JOBS = 16_384
 #: Measured points of one message: twice what is sent.
 POINTS_LIMIT = 2048
 #: Names of hosts, nodes and gateways.
-NAME_LIMIT_CHARS = 256
+NAME_LIMIT_CHARS = 200
 #: What a request can say in its target or a header; a registration's texts in JSON are bounded by it as well.
 SAID_LIMIT_CHARS = 8192
 #: What parts tell each other in words.
 PROSE_LIMIT_CHARS = 1 << 20
-LINES_LIMIT = 1000
+#: Last lines of a worker; its node keeps half as many.
+LINES_LIMIT = 100
 
 ItemT = TypeVar("ItemT")
 
@@ -65,4 +66,4 @@ OfOneBatch = Annotated[tuple[ItemT, ...], Meta(max_length=BATCH_LIMIT_JOBS)]
 Points = Annotated[tuple[ItemT, ...], Meta(max_length=POINTS_LIMIT)]
 #: HTTP answers by the class of their status.
 Responses = Annotated[dict[Name, Number], Meta(max_length=16)]
-Lines = Annotated[tuple[Prose, ...], Meta(max_length=LINES_LIMIT)]
+Lines = Annotated[tuple[Said, ...], Meta(max_length=LINES_LIMIT)]

@@ -4,6 +4,7 @@ import pytest
 
 from torchrelay.broker.catalog import Catalog
 from torchrelay.broker.records import Snapshot, VersionRecord
+from torchrelay.shared.errors import ModelNotFound
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,10 @@ def test_versions_come_in_the_order_in_which_torchserve_lists_them(versions: lis
     )
     catalog = Catalog(Snapshot(versions=records, defaults=(("m", records[0].version),)))
     assert [found.version for found in catalog.versions_of("m")] == versions
+
+
+def test_of_a_long_name_that_is_unknown_little_is_repeated() -> None:
+    catalog = Catalog(Snapshot())
+    with pytest.raises(ModelNotFound) as caught:
+        catalog.resolve("m" * 8000, None)
+    assert len(str(caught.value)) < 250

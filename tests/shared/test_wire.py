@@ -230,7 +230,7 @@ def test_what_passes_the_codec_can_be_kept_and_sent_on(example: m.Message, leaf:
         m.ListModels(1, -3, -(2**63)),
         m.HelloNode(1, "n", (), 2**63 - 1, (), 1),
         m.HelloNode(1, "n", (m.Device("cuda:" + "9" * 5000, "gpu"),), 1, (), 1),
-        m.HelloNode(1, "n" * 257, (), 1, (), 1),
+        m.HelloNode(1, "n" * 201, (), 1, (), 1),
         m.HelloNode(1, "n", (), 1, (m.HeldWorker(2**63 - 1, "m", "1.0", "ab", "cpu", 7),), 1),
         m.FetchArchive("../../etc/passwd", 0, 10),
         m.Submit((m.SubmitItem(1, "m", None, False, b""),) * 1025),
