@@ -1,8 +1,6 @@
 """Composition root of the HTTP side: every route of every port, on one screen."""
 
 import re
-import socket
-import threading
 from urllib.parse import urlsplit
 
 import msgspec
@@ -53,20 +51,13 @@ def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]
         takes_any = address.startswith("unix:") or (is_outside and config.any_host_outside)
         key = addresses.key(address, setting)
         made[key] = BrowserCheck(
-            (socket.gethostname(), urlsplit(address).hostname or ""),
+            (urlsplit(address).hostname or "",),
             ("*",) if takes_any else config.allowed_hosts,
             config.cors_allowed_origin,
             # Any method predicts, and a port that others share with inference is inference's.
             is_read_only=key != addresses.key(config.inference_address, "inference_address"),
         )
-        if is_outside and not takes_any:
-            _learn_full_name(made[key])
     return made
-
-
-def _learn_full_name(check: BrowserCheck) -> None:
-    """Find this host's full name in a thread: its DNS may take its time, or never answer."""
-    threading.Thread(target=lambda: check.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
 
 
 def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | None:

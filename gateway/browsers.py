@@ -30,7 +30,7 @@ _SITES_OF_ITS_OWN = (b"none", b"same-origin")
 class BrowserCheck:
     """Tells requests of foreign pages at one listener.
 
-    `own_names` are this host's, `allowed_hosts` patterns of further ones. `is_read_only`: GET changes
+    `own_names` are the listener's, `allowed_hosts` patterns of further ones. `is_read_only`: GET changes
     nothing here, so that a link to it may be followed from anywhere.
     """
 
@@ -51,7 +51,7 @@ class BrowserCheck:
         self._good_hosts = {b""}
 
     def add_own_name(self, name: str) -> None:
-        """Take note of a name of this host that was found out late; from any thread."""
+        """Take note of a name of this host; from any thread."""
         self._own_names.add(_plain(name))
 
     def refusal(self, scope: Scope) -> errors.ForeignPage | None:

@@ -69,6 +69,11 @@ class Edge:
             return self._refuse(refusal, scope, answer)
         return self._apps[key](scope, receive, answer)
 
+    def add_own_name(self, name: str) -> None:
+        """Take note of a name of this host, by which callers may ask for it; from any thread."""
+        for check in self._checks.values():
+            check.add_own_name(name)
+
     async def _refuse(self, error: errors.ForeignPage, scope: Scope, send: Send) -> None:
         count = self._refusals.count(clock.monotonic())
         if count:

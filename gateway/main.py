@@ -11,8 +11,10 @@ import math
 import os
 import resource
 import signal
+import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,7 +32,7 @@ from torchrelay.gateway.protocol import GatewayProtocol
 from torchrelay.gateway.server import Server
 from torchrelay.shared import clock
 from torchrelay.shared.parent_death import die_with_parent
-from torchrelay.shared.settings import GatewaySettings, SettingsError
+from torchrelay.shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,11 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
     def load(self) -> Edge:
         """Make the application, after the fork."""
-        return create_app(Link(self._config), self._config)
+        made = create_app(Link(self._config), self._config)
+        made.add_own_name(socket.gethostname())
+        if any(map(is_reachable_from_outside, addresses.all_of(self._config).values())):
+            _learn_full_name(made)
+        return made
 
 
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -209,6 +215,11 @@ class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.setLevel(logging.WARNING)
         self.error_log.propagate = True
         self.access_log.propagate = False
+
+
+def _learn_full_name(edge: Edge) -> None:
+    """Find this host's full name in a thread: its DNS may take its time, or never answer."""
+    threading.Thread(target=lambda: edge.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
 
 
 def _tie(_arbiter: object, worker: Worker) -> None:

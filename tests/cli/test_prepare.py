@@ -87,6 +87,11 @@ def test_keys_that_are_given_switch_tokens_on_and_dt_off_again(tmp_path: Path) -
     )
 
 
+def test_a_name_that_callers_could_not_ask_by_is_one_line() -> None:
+    assert_one_line(serve("--allowed-hosts", "http://gateway"), "'http://gateway' is no name of a host")
+    assert_one_line(serve(TORCHRELAY_ALLOWED_HOSTS="a,b:1"), "'b:1' is no name of a host")
+
+
 def test_an_address_without_scheme_is_a_fault() -> None:
     with pytest.raises(Fault, match="Invalid binding address"):
         prepare.said(inference_address="127.0.0.1:8080")

@@ -303,6 +303,13 @@ def test_a_page_of_another_site_is_refused_and_reads_why_though_its_body_still_c
     eventually(lambda: "gateway.foreign_page" in served.log.read_text())
 
 
+def test_a_gateway_may_be_asked_by_its_hosts_name(served: Served) -> None:
+    headers = {"Host": f"{socket.gethostname()}:8081"}
+    assert served.get(served.config.management_address, "/livez", headers=headers)[0].status == 200
+    headers = {"Host": f"{socket.gethostname()}.evil.example"}
+    assert served.get(served.config.management_address, "/livez", headers=headers)[0].status == 403
+
+
 def test_a_client_of_http_1_0_need_not_say_whom_it_asks(served: Served) -> None:
     name, _, port = served.config.management_address.removeprefix("http://").partition(":")
     with socket.create_connection((name, int(port)), timeout=10) as client:
