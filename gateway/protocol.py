@@ -33,6 +33,8 @@ HEADERS_LIMIT_BYTES = 8192
 #: What comes of a head after its first piece; one that isn't whole then is above one of the two. What
 #: stands around the chunks of a body (their sizes and what is behind the last one) has the same bound.
 MORE_HEAD_LIMIT_BYTES = TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES
+#: Of a body in chunks, what may stand around it for each of its bytes: chunks of one byte have five.
+CHUNK_SHARE = 16
 #: What is parsed at once of what was read, and what of a body: of the requests that a client sends without
 #: waiting for answers the rest stays what it is until its turn comes. A request takes 50 times its bytes.
 STEP_BYTES = 4096
@@ -131,9 +133,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._is_head_split = False
         self._read_bytes = 0
         self._more_head_bytes = 0
-        #: Whether the last read ended a head or brought some of a body, and how much those brought that
-        #: did neither while a body is awaited.
-        self._has_progressed = False
+        #: What the last read brought of a body, and what came of it beside that, as far as it is too much.
+        self._body_bytes = 0
         self._bare_bytes = 0
         self._target = b""
         #: The target whose parts are in `_scope`.
@@ -229,12 +230,9 @@ class GatewayProtocol(asyncio.Protocol):
             self._refuse(ValueError("endless head"), data)
 
     def _bound_bare_bytes(self, data: bytes | memoryview) -> None:
-        """Refuse a body of which nothing comes but what stands around its chunks."""
-        if self._has_progressed:
-            self._has_progressed = False
-            self._bare_bytes = 0
-            return
-        self._bare_bytes += len(data)
+        """Refuse a body of which hardly anything comes but what stands around its chunks."""
+        self._bare_bytes = max(0, self._bare_bytes + len(data) - CHUNK_SHARE * self._body_bytes)
+        self._body_bytes = 0
         if self._bare_bytes > MORE_HEAD_LIMIT_BYTES:
             self._refuse(ValueError("endless chunk"), data)
 
@@ -318,7 +316,7 @@ class GatewayProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Make the request; it is run when all that has come is parsed. Raises ValueError."""
         self._is_in_head = False
-        self._has_progressed = True
+        self._bare_bytes = self._body_bytes = 0
         self._check_limits()
         by_name = dict(self._headers)
         parser = cast(httptools.HttpRequestParser, self._parser)
@@ -369,7 +367,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; what comes after the response is for nobody."""
-        self._has_progressed = True
+        self._body_bytes += len(body)
         if self._fed is not None and not self._fed.is_answered:
             self._fed.feed(body)
 

@@ -476,6 +476,28 @@ async def test_what_stands_around_chunks_has_a_bound(endless: bytes) -> None:
     assert transport.written.startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(
+    ("chunk", "is_taken"),
+    [
+        (b"1\r\na\r\n", True),
+        (b"001;a=b\r\na\r\n", True),
+        (b"1;" + b"x" * 4000 + b"\r\na\r\n", False),
+        (b"%b1\r\na\r\n" % (b"0" * 30), False),
+    ],
+)
+@on_a_loop
+async def test_chunks_are_more_than_what_stands_around_them(chunk: bytes, is_taken: bool) -> None:
+    application = Echo()
+    protocol, transport = connected(application)
+    count = 1 + 100_000 // len(chunk)
+    protocol.data_received(b"POST /p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for piece in (chunk * count, b"0\r\n\r\n"):
+        protocol.data_received(piece)
+        await turns(5)
+    assert transport.written.startswith(b"HTTP/1.1 200 " if is_taken else b"HTTP/1.1 400 ")
+    assert [body for _, _, _, body in application.seen] == ([b"a" * count] if is_taken else [])
+
+
 @on_a_loop
 async def test_what_cannot_be_parsed_is_refused_behind_the_answers_to_what_came_before() -> None:
     application = Application()
