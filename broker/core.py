@@ -184,6 +184,14 @@ class BrokerCore:
         """Return the real time between two times of the core."""
         return self._clock.real(until) - self._clock.real(since)
 
+    def knows(self, peer: bytes) -> bool:
+        """Tell whether a peer has joined."""
+        return any(peer in table for table in self._peer_tables().values())
+
+    def held_bytes(self) -> dict[bytes, int]:
+        """Return what is held of each gateway's jobs; what waits for the end of the start is in none."""
+        return {peer: sum(job.size for job in one.jobs.values()) for peer, one in self.gateways.items()}
+
     # Taking events
 
     def _take(self, event: Event, now: float) -> None:

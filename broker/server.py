@@ -25,6 +25,7 @@ import zmq
 from torchrelay.broker import ipc, key_file, metrics_config, snapshots
 from torchrelay.broker.chunks import ChunkCredit
 from torchrelay.broker.claims import Claims
+from torchrelay.broker.connections import Connections
 from torchrelay.broker.core import BrokerCore
 from torchrelay.broker.effects import (
     DropArchive,
@@ -49,6 +50,7 @@ from torchrelay.broker.events import (
     Unsendable,
 )
 from torchrelay.broker.ipc import BindFailed as BindFailed
+from torchrelay.broker.kernel import kernel, raise_fd_limit
 from torchrelay.broker.keys import Keyring
 from torchrelay.broker.metrics import Line, Metrics
 from torchrelay.broker.metrics_log import MetricsLog
@@ -58,7 +60,7 @@ from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.broker.urls import origin_of, scheme_of
-from torchrelay.shared import clock, ids, private_files, sockets, wire
+from torchrelay.shared import clock, host, ids, private_files, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
@@ -166,6 +168,15 @@ class Server:
         )  # fmt: skip
         self._context = zmq.Context()
         self._socket = sockets.listener(self._context)
+        self._watcher = sockets.watcher(self._context, self._socket)
+        self._kernel = kernel()
+        self._connections = Connections(
+            self._kernel,
+            fds=raise_fd_limit(),
+            limit_bytes=settings.memory_limit_bytes or host.memory_bytes() // 2,
+            held=self._core.held_bytes,
+            is_known=self._core.knows,
+        )
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
@@ -217,6 +228,7 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
+        poller.register(self._watcher, zmq.POLLIN)
         events: list[Event] = []
         while not self._is_stopping:
             came, events = events, []
@@ -227,6 +239,8 @@ class Server:
             else:
                 wait_s = self._core.next_wake() - clock.monotonic()
             ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
+            if self._watcher in ready:
+                self._note_connections()
             if self._wake_reader.fileno() in ready:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
         snapshots.write(self._settings, "shutdown", self._core.catalog.as_startup_models())
@@ -245,8 +259,10 @@ class Server:
         self._registry.close()
         if self._metrics_log is not None:
             self._metrics_log.close()
+        self._watcher.close()
         self._socket.close(linger=0)
         self._context.term()
+        self._kernel.close()
         for lock in self._address_locks:
             lock.close()
         self._wake_reader.close()
@@ -281,6 +297,7 @@ class Server:
         while fault := first_fault(effects, perform):
             self._not_performed(*fault, unsent)
         self._chunks.go_on()
+        self._connections.look(clock.monotonic())
 
     def _not_performed(self, effect: Effect, error: Exception, unsent: list[Event]) -> None:
         """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
@@ -315,7 +332,13 @@ class Server:
         """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
         if not self._socket.rcvmore:
             return Garbled(peer, "a message without a head")
-        head = self._socket.recv(zmq.NOBLOCK)
+        connection = self._connections.by_peer.get(peer)
+        if connection is None or self._connections.strangers:
+            first = self._socket.recv(zmq.NOBLOCK, copy=False)
+            connection = self._connections.heard(peer, int(first.get(zmq.SRCFD)), clock.monotonic())
+            head = first.bytes
+        else:
+            head = self._socket.recv(zmq.NOBLOCK)
         self._taken_bytes += len(head)
         frames: list[zmq.Frame] = []
         while self._socket.rcvmore:
@@ -323,11 +346,23 @@ class Server:
                 self._overlong = peer
                 return Garbled(peer, f"a message of more than {wire.FRAMES_LIMIT} frames")
             frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+        if connection is not None:
+            connection.taken += len(head) + (sum(map(len, frames)) if frames else 0)
         try:
             message, epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
         except wire.WireError as error:
             return Garbled(peer, str(error))
+        if connection is not None and (frames or type(message) is m.Announced):
+            connection.announced = message.size_bytes if isinstance(message, m.Announced) else 0
         return Received(peer, message, epoch, tuple(frames))
+
+    def _note_connections(self) -> None:
+        while (seen := sockets.next_connection(self._watcher)) is not None:
+            is_new, fd = seen
+            if is_new:
+                self._connections.opened(fd, clock.monotonic())
+            else:
+                self._connections.closed(fd)
 
     def _drop_overlong(self) -> bool:
         """Drop frames of a message that has too many, up to a turn's limit; tell whether it is over."""
@@ -422,6 +457,8 @@ class Server:
             parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
             self._chunks.was_sent(effect.peer, chunk.tracker)
         ahead = wire.announcement(effect.frames)
+        if connection := self._connections.by_peer.get(effect.peer):
+            connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
         try:
             if ahead is not None:
                 self._socket.send_multipart([effect.peer, wire.encode(ahead, epoch)], zmq.NOBLOCK)

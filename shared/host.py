@@ -73,6 +73,15 @@ def cpu_quota(root: Path, own_groups: str = "") -> float | None:
     return min(quotas, default=None)
 
 
+def memory_bytes(root: Path = _CGROUPS) -> int:
+    """Return how much memory this process may have: the host's, or less by its cgroup's bound."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    own = _read(Path("/proc/self/cgroup"))
+    files = [folder / "memory.max" for folder in _groups(root, own)]
+    texts = [_read(file).strip() for file in (*files, root / "memory" / "memory.limit_in_bytes")]
+    return min([total, *(int(text) for text in texts if text.isdecimal())])
+
+
 def _groups(root: Path, own_groups: str) -> Iterator[Path]:
     """Name the folders of the groups that this process is in, in both versions of cgroups."""
     yield from (root, root / "cpu")

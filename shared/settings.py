@@ -147,6 +147,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: waiting is taken whatever its size. The commands raise it with max_request_size, to what a gateway
     #: lets in.
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES
+    #: Above this, memory is taken back by cutting the connection that holds most; 0 takes half of the host's,
+    #: or of the cgroup's.
+    memory_limit_bytes: NotNegative = 0
     #: Tries per job, so that one job can't bring down worker after worker.
     attempt_limit: Positive = 2
     #: How long requests are refused whose content has ended as many workers as a job has tries, two at

@@ -6,6 +6,7 @@ but says nothing (a process that stands still) is kept for much longer, since no
 """
 
 import ctypes
+import struct
 from typing import TypeAlias
 
 import zmq
@@ -93,6 +94,26 @@ def listener(context: Context) -> Socket:
     # is the same in every process.
     ctypes.CDLL(None).srand(ctypes.c_uint(ids.seed()))
     return _made(context, zmq.ROUTER, LISTENING)
+
+
+def watcher(context: Context, listening: Socket) -> Socket:
+    """Make the socket that tells of a listening socket's connections; to be closed before that."""
+    address = f"inproc://watched-{ids.folder_suffix()}"
+    listening.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    # No bound: libzmq's own thread would wait at one.
+    made = _made(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
+    made.connect(address)
+    return made
+
+
+def next_connection(watcher: Socket) -> tuple[bool, int] | None:
+    """Return whether a connection has been made or has ended, and its fd; None where there is nothing new."""
+    try:
+        told, _ = watcher.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    event, fd = struct.unpack("=Hi", told)
+    return event == zmq.EVENT_ACCEPTED, fd
 
 
 def _made(context: Context, kind: int, options: dict[zmq.SocketOption, int]) -> Socket:

@@ -82,3 +82,25 @@ def test_parts_that_are_told_no_address_meet_on_a_socket_that_is_their_users_alo
         second = made.run("broker", "--state-dir", str(tmp_path / "second"))
         assert second.wait(20) == 1
         assert "Another broker listens" in made.output()
+
+
+@pytest.mark.parametrize(
+    ("body", "count"), [(b"", 4_000_000), (b"x" * 1000, 150_000), (b"x" * 100_000, 3000)]
+)
+def test_a_message_that_never_ends_costs_its_sender_the_connection(
+    tmp_path: Path, body: bytes, count: int
+) -> None:
+    with running(tmp_path) as broker:
+        honest = broker.honest()
+        before = broker.rss
+        endless = broker.raw(b"g" + os.urandom(16))
+        hello = frame(wire.encode(m.HelloGateway(m.PROTOCOL_VERSION, "endless", 1), 0))
+        portion = parts(body, count // 100)
+        endless.socket.settimeout(2)
+        with contextlib.suppress(TimeoutError):  # nobody reads what is cut
+            endless.send(hello, *[portion] * 100)
+        assert endless.is_closed(within_s=10)
+        assert "connection.cut" in broker.log
+        assert honest.is_served()
+        eventually(lambda: broker.rss - before < 150 * MEGABYTE)
+        assert broker.log.count("connection.cut") == 1
