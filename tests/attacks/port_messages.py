@@ -1,6 +1,7 @@
 """Attacks on the broker's port by what messages say: values out of range, workers of others, crowds."""
 
 import itertools
+import json
 import os
 import random
 from pathlib import Path
@@ -26,9 +27,15 @@ def node(
     return m.HelloNode(zmtp.PROTOCOL, name, devices, slots, workers, os.getpid())
 
 
-def worker(worker_id: int, attacker: Attacker, device: str = "cpu", name: str = "far") -> m.HelloWorker:
-    archive_id = attacker.target.archive
-    return m.HelloWorker(zmtp.PROTOCOL, worker_id, name, "stored", "1.0", archive_id, device, 1)
+def worker(
+    worker_id: int,
+    attacker: Attacker,
+    device: str = "cpu",
+    name: str = "far",
+    of: tuple[str, str] | None = None,
+) -> m.HelloWorker:
+    model, archive_id = of or ("stored", attacker.target.archive)
+    return m.HelloWorker(zmtp.PROTOCOL, worker_id, name, model, "1.0", archive_id, device, 1)
 
 
 def gpu(number: str, memory_bytes: int = 0) -> m.Device:
@@ -171,7 +178,9 @@ def name_crowd(attacker: Attacker) -> None:
 def taken_workers(attacker: Attacker) -> None:
     """Name the worker that answers honest requests as one of a node of the attacker's own, and be it."""
     mine = m.HeldWorker(attacker.target.worker, "echo", "1.0", _archive_of_echo(attacker), "cpu", 1)
-    for number in attacker.rounds(0.5):
+    hello = m.HelloWorker(zmtp.PROTOCOL, mine.worker_id, "node", "echo", "1.0", mine.archive, "cpu", 1)
+    before = _workers_of_echo(attacker)
+    for number in attacker.rounds(0.2):
         peer = zmtp.dial(attacker)
         if peer is None:
             continue
@@ -179,16 +188,19 @@ def taken_workers(attacker: Attacker) -> None:
             peer.hello(node("thief", mine, slots=4))
             peer.say(m.NodeBeat(()))
             peer.say(m.WorkerExited(mine.worker_id, 1, None, "taken", False, ()))
-        else:
-            peer.hello(
-                m.HelloWorker(
-                    zmtp.PROTOCOL, mine.worker_id, "node", mine.model, "1.0", mine.archive, "cpu", 1
-                )
-            )
-            peer.say(m.WorkerBeat(0))
+        elif peer.hello(hello):
+            attacker.breach("an attacker was taken for the worker of another node")
         attacker.counts["claims of another's worker"] += 1
-        peer.line.has_news(0.2)
         peer.close()
+        if (now := _workers_of_echo(attacker)) != before:
+            attacker.breach(f"the worker was taken from its node: {before}, then {now}")
+
+
+def _workers_of_echo(attacker: Attacker) -> list[tuple[str, str]]:
+    """Read which workers answer honest requests: their ids, and since when."""
+    answer = attacker.read("/models/echo")
+    found = json.loads(answer)[0]["workers"] if answer else []
+    return [(one["id"], one["startTime"]) for one in found]
 
 
 def _archive_of_echo(attacker: Attacker) -> str:

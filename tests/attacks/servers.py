@@ -53,7 +53,7 @@ class Server:
         (self._folder / "config.properties").write_text("".join(f"{line}\n" for line in config))
         fleet = self._fleet
         models = [f"{name}={name}.mar" for name in MODELS]
-        fleet.broker("--insecure", *broker_options, "--models", *models)
+        fleet.broker(*broker_options, "--models", *models)
         gateway = fleet.gateway()
         fleet.run("worker", "--broker", fleet.broker_address, "--name", "node", "--slots", SLOTS,
                   "--device", "cpu", "--cache-dir", str(self._folder / "cache"))  # fmt: skip
