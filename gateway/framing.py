@@ -1,6 +1,7 @@
 """Where a request ends: what is refused because others might see it elsewhere. Pure."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from torchrelay.gateway.exchange import Scope
@@ -22,6 +23,21 @@ class Trailers(list[Any]):  # whatever a list of headers holds
 
 
 TRAILERS = Trailers()
+
+
+class Discarding:
+    """Takes the parser's place once nothing that comes is for anybody; `close` is called above the limit."""
+
+    def __init__(self, close: Callable[[], None], limit_bytes: float) -> None:
+        self._close = close
+        self._limit_bytes = limit_bytes
+        self.taken_bytes = 0
+
+    def feed_data(self, data: bytes | memoryview) -> None:
+        """Drop it."""
+        self.taken_bytes += len(data)
+        if self.taken_bytes > self._limit_bytes:
+            self._close()
 
 
 def check(headers: list[tuple[bytes, bytes]], version: str) -> None:

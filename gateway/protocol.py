@@ -24,6 +24,7 @@ from uvicorn.server import ServerState
 from torchrelay.gateway import framing, presenting
 from torchrelay.gateway.clients import Clients, not_taken_bytes, reset
 from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
+from torchrelay.gateway.framing import Discarding
 from torchrelay.gateway.pace import Held, Pace
 from torchrelay.shared import errors
 
@@ -39,6 +40,8 @@ CHUNK_SHARE = 16
 #: waiting for answers the rest stays what it is until its turn comes. A request takes 50 times its bytes.
 STEP_BYTES = 4096
 BODY_STEP_BYTES = 64 * 1024
+#: After so many pieces of a body others have their turn: each costs what hundreds of bytes do elsewhere.
+PIECES_AT_ONCE = 512
 #: What waits to be sent before a client counts as slow.
 UNSENT_LIMIT_BYTES = 64 * 1024
 #: What a request takes that is parsed and not answered yet, and each of its headers.
@@ -51,21 +54,6 @@ LINGER_STEP_S = 5.0
 LINGER_LIMIT_S = 120.0
 #: The same for what isn't HTTP, of which nobody waits for the end.
 LINGER_LIMIT_BYTES = 1 << 20
-
-
-class _Discarding:
-    """Takes the parser's place once nothing that comes is for anybody."""
-
-    def __init__(self, transport: asyncio.Transport, limit_bytes: float = math.inf) -> None:
-        self._transport = transport
-        self._limit_bytes = limit_bytes
-        self.taken_bytes = 0
-
-    def feed_data(self, data: bytes | memoryview) -> None:
-        """Drop it."""
-        self.taken_bytes += len(data)
-        if self.taken_bytes > self._limit_bytes:
-            self._transport.close()
 
 
 class _Kept(Held):
@@ -101,7 +89,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._server_state = server_state
         self._clients: Clients = app_state["clients"]
         self._kept = _Kept(self)
-        self._parser: httptools.HttpRequestParser | _Discarding = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
         self._scope: Scope = {}
         #: Requests without their whole response, oldest first: the first is being answered.
@@ -113,6 +101,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._is_paused = False
         #: What was read and is not parsed yet.
         self._rest: memoryview | bytes = b""
+        self._reads_on_soon = False
         #: Whether the last response has been written, and what still comes is dropped.
         self._is_lingering = False
         #: When the last response went out, or a piece of a request's body came, by the loop's clock.
@@ -134,8 +123,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._read_bytes = 0
         self._more_head_bytes = 0
         #: What the last read brought of a body, and what came of it beside that, as far as it is too much.
-        self._body_bytes = 0
-        self._bare_bytes = 0
+        self._body_bytes = self._bare_bytes = 0
+        self._pieces = 0  # of bodies, in this turn
         self._target = b""
         #: The target whose parts are in `_scope`.
         self._known_target = b""
@@ -191,11 +180,17 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _take_rest(self) -> None:
         """Take as much of what was read as there is no other request to answer before."""
+        body_size = BODY_STEP_BYTES if self._pieces < PIECES_AT_ONCE else STEP_BYTES
+        self._pieces = 0
         while self._rest and len(self._exchanges) < 2 and not self.transport.is_closing():
             is_body = self._fed is not None and not self._fed.has_all
-            size = BODY_STEP_BYTES if is_body else STEP_BYTES
+            size = body_size if is_body else STEP_BYTES
             piece, self._rest = self._rest[:size], self._rest[size:]
             self._take(piece)
+            if self._pieces >= PIECES_AT_ONCE:
+                self._pause_reading()
+                self._read_on_soon()
+                return
         if self._rest:
             self._pause_reading()
 
@@ -368,6 +363,7 @@ class GatewayProtocol(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body; what comes after the response is for nobody."""
         self._body_bytes += len(body)
+        self._pieces += 1
         if self._fed is not None and not self._fed.is_answered:
             self._fed.feed(body)
 
@@ -381,13 +377,19 @@ class GatewayProtocol(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read on, first of what was read and not parsed."""
         if self._rest:
-            self.loop.call_soon(self._read_on)
+            self._read_on_soon()
         elif self._is_paused:
             self._is_paused = False
             self._idle_since = self.loop.time()
             self.transport.resume_reading()
 
+    def _read_on_soon(self) -> None:
+        if not self._reads_on_soon:
+            self._reads_on_soon = True
+            self.loop.call_soon(self._read_on)
+
     def _read_on(self) -> None:
+        self._reads_on_soon = False
         self._take_rest()
         is_behind = self._exchanges and self._is_behind(self._exchanges[0])
         if not (self._rest or is_behind or self.transport.is_closing()):
@@ -414,7 +416,7 @@ class GatewayProtocol(asyncio.Protocol):
             return
         self._is_lingering = True
         discarding = self._parser
-        if not isinstance(discarding, _Discarding):
+        if not isinstance(discarding, Discarding):
             discarding = self._discard()
         while len(self._exchanges) > 1:
             self._exchanges.pop()
@@ -428,18 +430,18 @@ class GatewayProtocol(asyncio.Protocol):
 
     def _may_more_come(self) -> bool:
         is_body_due = self._fed is not None and not self._fed.has_all
-        is_discarding = isinstance(self._parser, _Discarding)
+        is_discarding = isinstance(self._parser, Discarding)
         is_behind = self._is_paused or bool(self._rest) or len(self._exchanges) > 1
         return is_discarding or is_body_due or self._is_in_head or is_behind
 
-    def _discard(self, limit_bytes: float = math.inf) -> _Discarding:
+    def _discard(self, limit_bytes: float = math.inf) -> Discarding:
         """Take nothing more in."""
-        self._parser = discarding = _Discarding(self.transport, limit_bytes)
+        self._parser = discarding = Discarding(self.transport.close, limit_bytes)
         self._is_in_head = False
         self._fed = None
         return discarding
 
-    def _linger(self, discarding: _Discarding, left_s: float) -> None:
+    def _linger(self, discarding: Discarding, left_s: float) -> None:
         """Close once the client has stopped sending; it closes by itself when it has read the response."""
         taken_bytes = discarding.taken_bytes
 

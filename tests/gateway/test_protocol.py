@@ -16,6 +16,7 @@ from torchrelay.gateway.protocol import (
     LINGER_LIMIT_BYTES,
     LINGER_LIMIT_S,
     LINGER_STEP_S,
+    STEP_BYTES,
     GatewayProtocol,
 )
 from torchrelay.shared.settings import GatewaySettings
@@ -438,6 +439,31 @@ async def test_a_large_read_is_taken_whole_wherever_bodies_end_in_it() -> None:
             await turns(1)
     assert [body for _, _, _, body in application.seen] == bodies * 2
     assert transport.reads
+
+
+@on_a_loop
+async def test_a_body_in_chunks_of_a_byte_lets_others_have_their_turn_between() -> None:
+    application = Echo()
+    protocol, transport = connected(application)
+    protocol.data_received(b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    count, steps = 40_000, 0
+    for last in (b"", b"0\r\n\r\n"):
+        protocol.data_received(b"1\r\na\r\n" * count + last)
+        while not transport.reads:
+            came = protocol._came_bytes
+            await turns(1)
+            steps += 1
+            assert protocol._came_bytes - came <= STEP_BYTES
+    for _ in range(10):
+        await turns(1)
+    assert [body for _, _, _, body in application.seen] == [b"a" * count * 2]
+    assert steps > 80
+    # The next body is taken as if nothing had been.
+    protocol.data_received(HEAD % 500_000 + b"x" * 500_000)
+    for _ in range(10):
+        await turns(1)
+    assert transport.reads
+    assert application.seen[-1][3] == b"x" * 500_000
 
 
 @on_a_loop
