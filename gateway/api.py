@@ -14,6 +14,7 @@ from torchrelay.gateway.bodies import GatewayRequest
 from torchrelay.gateway.exchange import ClientLeft
 from torchrelay.gateway.link import Link
 from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ async def end_quietly(_req: GatewayRequest, resp: Response, _error: ClientLeft, 
 
 async def answer_bug(req: GatewayRequest, resp: Response, error: Exception, _params: object) -> None:
     """Answer 500 and keep what happened for the log: a fault of ours."""
-    logger.error("gateway.bug", exc_info=error, extra={"path": req.path, "request": req.scope["request_id"]})
+    facts = {"path": quoted(req.path), "request": req.scope["request_id"]}
+    logger.error("gateway.bug", exc_info=error, extra=facts)
     ours = errors.InternalError(
         "Internal server error.", f"{type(error).__name__}; the gateway's log has more"
     )

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from torchrelay.gateway import presenting
 from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class Exchange:
         except (StopIteration, ClientLeft, CutShort):
             self._end()
         except Exception:  # boundary: what the application raises ends its own request alone
-            logger.exception("gateway.unanswered", extra={"path": self.scope["path"]})
+            logger.exception("gateway.unanswered", extra={"path": quoted(self.scope["path"])})
             self._end()
         else:
             if future is None:

@@ -13,6 +13,7 @@ from torchrelay.gateway.bodies import GatewayRequest
 from torchrelay.gateway.link import Link
 from torchrelay.shared import errors, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 
 Headers = Sequence[tuple[str, str]]
@@ -222,7 +223,7 @@ class KserveV2(_Model):
 
 async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
     """Answer for a workflow: there are none."""
-    raise errors.WorkflowNotFound(f"Workflow not found: {fields['workflow']}")
+    raise errors.WorkflowNotFound(f"Workflow not found: {quoted(fields['workflow'])}")
 
 
 def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
@@ -252,12 +253,12 @@ def pass_head(req: GatewayRequest, resp: Response, response: wire.Response) -> N
         raise _untellable(f"status {response.status}")
     resp.status = response.status
     if response.reason and not _HEADER_VALUE.fullmatch(response.reason):
-        raise _untellable(f"the reason phrase {response.reason!r}")
+        raise _untellable(f"the reason phrase {quoted(repr(response.reason))}")
     for name, value in response.headers:
         if name.lower() in presenting.SERVER_OWNED_HEADERS:
             continue
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise _untellable(f"the header {name!r}: {value!r}")
+            raise _untellable(f"the header {quoted(repr(name))}: {quoted(repr(value))}")
         if name.lower() == "set-cookie":
             resp.append_header(name, value)  # the one that falcon won't have set
         else:

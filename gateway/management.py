@@ -11,6 +11,7 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.parameters import Parameters
 from torchrelay.shared import archive, errors, settings, wire
 from torchrelay.shared import messages as m
+from torchrelay.shared.quoting import quoted
 
 _PROCESSING = "Processing worker updates..."
 #: Of a registration in JSON: a hundred times what one needs, and parsed in ten milliseconds.
@@ -214,7 +215,7 @@ class Workflow(Undescribed):
 
     async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
         """Describe or unregister what isn't there."""
-        raise errors.WorkflowNotFound(f"Workflow not found: {workflow}")
+        raise errors.WorkflowNotFound(f"Workflow not found: {quoted(workflow)}")
 
     on_delete = on_get
 
@@ -258,7 +259,7 @@ def _registration(said: Parameters, proof: str) -> m.RegisterModel:
         raise errors.BadRequest("Parameter url is required.")
     runtime = said.text("runtime")
     if runtime is not None and runtime not in archive.RUNTIMES:
-        raise errors.BadRequest(f"Invalid RuntimeType value: {runtime}")
+        raise errors.BadRequest(f"Invalid RuntimeType value: {quoted(runtime)}")
 
     def at_least(least: int, name: str) -> int | None:
         value = said.number(name, least - 1)

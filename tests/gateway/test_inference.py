@@ -482,7 +482,9 @@ def test_a_failed_prediction_has_no_phrase_of_the_handlers() -> None:
 
         await app(scope, receive, note)
 
-    falcon.testing.simulate_post(noting, "/predictions/m", port=INFERENCE, extras={"raw_headers": []})
+    falcon.testing.simulate_post(
+        noting, "/predictions/m", host="localhost", port=INFERENCE, extras={"raw_headers": []}
+    )
     assert [(one["status"], one.get("reason")) for one in begun] == [(503, None)]
 
 
