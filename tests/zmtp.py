@@ -1,7 +1,9 @@
 """A peer that speaks ZMTP byte by byte, and so can say what no zmq socket would."""
 
+import select
 import socket
 import struct
+import time
 from collections.abc import Sequence
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -40,6 +42,22 @@ class Peer:
         except (BrokenPipeError, ConnectionResetError):
             return
 
+    def pour(self, chunk: bytes, times: int, within_s: float) -> bool:
+        """Send the same again and again; tell whether the other side hung up meanwhile, or soon after."""
+        deadline = time.monotonic() + within_s
+        self.socket.setblocking(False)
+        left = memoryview(chunk * times)
+        while time.monotonic() < deadline:
+            readable, writable, _ = select.select([self.socket], [self.socket] if left else [], [], 0.1)
+            try:
+                if readable and not self.socket.recv(65536):
+                    return True
+                if writable:
+                    left = left[self.socket.send(left[: 1 << 20]) :]
+            except (BrokenPipeError, ConnectionResetError):
+                return True
+        return False
+
     def join(self, ready_command: bytes) -> None:
         """Go through the handshake; return when the other side has, or has hung up."""
         self.send(GREETING, ready_command)
@@ -52,18 +70,6 @@ class Peer:
             if not more:
                 return
             heard += more
-
-    def is_closed(self, within_s: float) -> bool:
-        """Tell whether the other side hangs up within this time; what it sends is read."""
-        self.socket.settimeout(within_s)
-        try:
-            while self.socket.recv(65536):
-                pass
-        except TimeoutError:
-            return False
-        except ConnectionResetError:
-            return True
-        return True
 
     def close(self) -> None:
         self.socket.close()
