@@ -1,6 +1,6 @@
 """What one peer may have, and what one message may cost: the loop serves the others meanwhile."""
 
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 
@@ -9,7 +9,7 @@ from torchrelay.broker import core, management
 from torchrelay.broker.effects import Send
 from torchrelay.broker.fleet import Fleet
 from torchrelay.broker.placement import Placement
-from torchrelay.broker.queues import PlainQueue
+from torchrelay.broker.queues import Job, PlainQueue
 from torchrelay.broker.sequences import SequenceQueue
 from torchrelay.shared import fields
 from torchrelay.shared import messages as m
@@ -106,6 +106,28 @@ def test_placing_many_workers_looks_at_each_node_a_few_times() -> None:
     assert len(places) == 1000
     assert set(Counter(node.peer for node, _ in places).values()) == {50}
     assert counting.looks <= 2 * 20
+
+
+class Row(deque[Job]):
+    """Counts the jobs that are looked for one by one."""
+
+    searches = 0
+
+    def remove(self, value: Job) -> None:
+        self.searches += 1
+        super().remove(value)
+
+
+def test_a_long_cancel_looks_for_no_job_by_itself() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, _held_jobs(60))
+    (queue,) = rig.core.jobs.queues.values()
+    assert isinstance(queue, PlainQueue)
+    row = queue.row = Row(queue.row)
+    rig.say(GATEWAY, m.Cancel(tuple(range(59, 20, -1))))
+    assert not row.searches
+    assert len(queue) == 20
 
 
 @pytest.mark.parametrize("kind", ["plain", "sequence"])

@@ -83,7 +83,9 @@ class Values:
         if drawn < 0.5 and self._pool.integers:
             return rng.choice(self._pool.integers)
         if drawn < 0.9:
-            return min(max(rng.choice(INTEGERS), least or 0), most or 0)
+            low, high = -(2**63) if least is None else least, 2**64 if most is None else most
+            fitting = [value for value in INTEGERS if low <= value <= high]
+            return rng.choice(fitting)
         return rng.choice(INTEGERS)
 
     def _text(self) -> str:
