@@ -21,7 +21,6 @@ nobody for the silence. Real time is what clients' own limits, keys, and times t
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from traceback import format_tb
 from typing import Any, get_args
 
@@ -129,6 +128,8 @@ class BrokerCore:
         self.started_at = now
         #: Peer id -> worker, for workers that have said hello.
         self._workers: dict[bytes, Worker] = {}
+        #: Of the turn.
+        self._now = now
         self._effects: list[Effect] = []
         #: Questions of gateways by their numbers, in the order in which they are answered.
         self._questions: dict[tuple[bytes, int], m.Question] = {}
@@ -151,9 +152,9 @@ class BrokerCore:
         real_now, now = now, self._clock.turn(now)
         if self._was_late or self._clock.stood_still_s:
             self._allow_for_standing_still(now)
+        self._now = now
         coming = iter(events)
-        take = partial(self._take, now=now)
-        while fault := first_fault(coming, take):
+        while fault := first_fault(coming, self._take):
             self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
@@ -194,7 +195,8 @@ class BrokerCore:
 
     # Taking events
 
-    def _take(self, event: Event, now: float) -> None:
+    def _take(self, event: Event) -> None:
+        now = self._now
         match event:
             case Received():
                 try:

@@ -102,7 +102,8 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
     A describe job always travels alone.
     """
     chosen: list[Job] = []
-    count = min(count, BATCH_LIMIT_JOBS)
+    if count > BATCH_LIMIT_JOBS:
+        count = BATCH_LIMIT_JOBS
     frames = meta_bytes = 0
     for job in jobs:
         frames += len(job.frames)
