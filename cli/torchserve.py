@@ -82,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.version:
             typer.echo(f"TorchServe Version is {TORCHSERVE_VERSION}")
         elif given.stop:
-            stop(_pid_path(), quietly=given.foreground)
+            stop(_pid_path(is_start=False), quietly=given.foreground)
         else:
-            start(_pid_path(), given, words)
+            start(_pid_path(is_start=True), given, words)
     except REPORTED as fault:
         typer.echo(text_of(fault))
         sys.exit(1)
@@ -181,7 +181,7 @@ def _require_file(option: str, file: str | None) -> None:
         raise Fault(f"{option} file not found: {Path(file).resolve()}")
 
 
-def _pid_path() -> Path:
+def _pid_path(*, is_start: bool) -> Path:
     """Find this user's pid file, and say which it is where another user's has TorchServe's place."""
     usual = folders.pid_folder() / pid_file.NAME
     if pid_file.remove_others(usual):
@@ -191,7 +191,9 @@ def _pid_path() -> Path:
     except OSError as error:
         raise Fault(f"The pid file {error.filename or usual} can't be read: {error.strerror}") from error
     if path != usual:
-        console.say(f"{usual} is another user's: the pid file of this user's server is {path}")
+        ours = f": the pid file of this user's server is {path}" if is_start or path.exists() else ""
+        console.say(f"{usual} is another user's{ours}")
+        console.flush()
     return path
 
 

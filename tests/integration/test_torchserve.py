@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -231,6 +232,35 @@ def test_a_pid_file_that_can_not_be_removed_is_one_line_that_says_what_to_do(
         f"{os.strerror(errno.EISDIR)}; remove it, or name another temporary folder with TMPDIR\n"
     )
     torchserve.pid_path.rmdir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
+def test_another_users_pid_file_neither_has_a_process_stopped_nor_keeps_a_server_back(
+    torchserve: TorchServe,
+) -> None:
+    path = torchserve.pid_path
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as victim:
+        path.write_text(str(victim.pid))
+        os.chown(path, 54321, 54321)
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            stopped = torchserve.run("--stop")
+            assert stopped.stdout == f"{path} is another user's\nTorchServe is not currently running.\n"
+            assert torchserve.run("--start", "--model-store", "models", "--ncs").returncode == 0
+            (own,) = torchserve.temporary.glob(".model_server-*.pid")
+            assert (
+                f"{path} is another user's: the pid file of this user's server is {own}\n"
+                in torchserve.said()
+            )
+            eventually(lambda: "Model server started." in torchserve.said(), within_s=60)
+            assert psutil.pid_exists(int(own.read_text()))
+            again = torchserve.run("--start", "--model-store", "models", "--ncs").stdout
+            assert "TorchServe is already running" in again
+            assert torchserve.run("--stop").stdout.endswith("TorchServe has stopped.\n")
+            assert not own.exists()
+        assert victim.poll() is None
+        victim.kill()
+    assert path.read_text() == str(victim.pid)
 
 
 def test_a_killed_server_leaves_no_process_and_can_be_started_again(torchserve: TorchServe) -> None:
