@@ -37,8 +37,26 @@ class Client(Protocol):
     def rank(self, now: float) -> tuple[int, float] | None:
         """Say how soon it goes where others need its place, the lowest first; None: not for them."""
 
+    def kept_bytes(self) -> int:
+        """Return what is kept for the client."""
+
     def drop(self) -> None:
         """Close it, now."""
+
+
+class Kept(Held):
+    """What a connection keeps for its client: what waits to be sent, and requests that wait for that."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def measure(self) -> int:
+        """Return how many bytes that is."""
+        return self._client.kept_bytes()
+
+    def cut(self) -> None:
+        """Close the connection."""
+        self._client.drop()
 
 
 class Clients:

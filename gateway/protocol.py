@@ -22,10 +22,10 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from torchrelay.gateway import framing, presenting
-from torchrelay.gateway.clients import Clients, not_taken_bytes, reset
+from torchrelay.gateway.clients import Clients, Kept, not_taken_bytes, reset
 from torchrelay.gateway.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
 from torchrelay.gateway.framing import Discarding
-from torchrelay.gateway.pace import Held, Pace
+from torchrelay.gateway.pace import Pace
 from torchrelay.shared import errors
 
 #: TorchServe's limits, and its 400 above them.
@@ -56,21 +56,6 @@ LINGER_LIMIT_S = 120.0
 LINGER_LIMIT_BYTES = 1 << 20
 
 
-class _Kept(Held):
-    """What a connection keeps for its client."""
-
-    def __init__(self, connection: "GatewayProtocol") -> None:
-        self._connection = connection
-
-    def measure(self) -> int:
-        """Add up what waits to be sent, and the requests that wait for that."""
-        return self._connection.kept_bytes()
-
-    def cut(self) -> None:
-        """Close the connection."""
-        self._connection.drop()
-
-
 class GatewayProtocol(asyncio.Protocol):
     """One connection."""
 
@@ -88,7 +73,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
         self._clients: Clients = app_state["clients"]
-        self._kept = _Kept(self)
+        self._kept = Kept(self)
         self._parser: httptools.HttpRequestParser | Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
         self._scope: Scope = {}
@@ -154,7 +139,7 @@ class GatewayProtocol(asyncio.Protocol):
         if not self._clients.make_room(connections, self, self.loop.time()):
             error = errors.ServiceUnavailable("The gateway is busy.", "connection_limit is reached")
             self.transport.write(presenting.whole_error(error, getattr(self._app, "cors", ())))
-            self.transport.close()
+            self._close_transport()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that is being answered; the others are forgotten."""
@@ -275,9 +260,7 @@ class GatewayProtocol(asyncio.Protocol):
         """Make a response wait for a client that is slow."""
         now = self.loop.time()
         self.drained = self.loop.create_future()
-        self._taking = self._clients.pace(now)
-        self._unsent_bytes = not_taken_bytes(self.transport)
-        self._clients.watch(self, self.loop)
+        self._watch_taking(now)
         self._clients.keep(self._kept, now)
 
     def resume_writing(self) -> None:
@@ -412,7 +395,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._is_lingering or self.transport.is_closing():
             return
         if not self._may_more_come():
-            self.transport.close()
+            self._close_transport()
             return
         self._is_lingering = True
         discarding = self._parser
@@ -427,6 +410,17 @@ class GatewayProtocol(asyncio.Protocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._linger(discarding, LINGER_LIMIT_S)
+
+    def _close_transport(self) -> None:
+        """Close behind what is unsent, of which it may be that nobody takes it."""
+        self.transport.close()
+        if self._taking is None and self.transport.get_write_buffer_size():
+            self._watch_taking(self.loop.time())
+
+    def _watch_taking(self, now: float) -> None:
+        self._taking = self._clients.pace(now)
+        self._unsent_bytes = not_taken_bytes(self.transport)
+        self._clients.watch(self, self.loop)
 
     def _may_more_come(self) -> bool:
         is_body_due = self._fed is not None and not self._fed.has_all
@@ -447,7 +441,7 @@ class GatewayProtocol(asyncio.Protocol):
 
         def look() -> None:
             if discarding.taken_bytes == taken_bytes or left_s <= LINGER_STEP_S:
-                self.transport.close()
+                self._close_transport()
             else:
                 self._linger(discarding, left_s - LINGER_STEP_S)
 
@@ -515,7 +509,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._answer_and_end(errors.RequestTimeout("The request came too slowly."))
             self._answer_next()
         else:
-            self.transport.close()  # of what has its answer, only the rest of its body
+            self._close_transport()  # of what has its answer, only the rest of its body
 
     def slowness(self, now: float) -> float | None:
         """Return the bytes per second of a body that comes slowly, None where none does."""
@@ -550,7 +544,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._exchanges and not self._is_lingering:
             self._exchanges[-1].be_last()
         elif self.transport.get_write_buffer_size():
-            self.transport.close()
+            self._close_transport()
         else:
             # Closing TLS waits for the client to say goodbye, too, which one that is idle doesn't do.
             self.transport.abort()
@@ -569,7 +563,7 @@ class GatewayProtocol(asyncio.Protocol):
         if left_s > 0:
             self._idle_timer = self.loop.call_later(left_s, self._close_if_idle)
         else:
-            self.transport.close()
+            self._close_transport()
 
     def _pause_reading(self) -> None:
         if not self._is_paused and not self.transport.is_closing():

@@ -184,6 +184,16 @@ async def test_who_does_not_read_the_last_answer_of_a_connection_is_cut_all_the_
 
 
 @on_a_loop
+async def test_an_idle_connection_whose_client_left_a_little_unread_is_not_kept_for_ever() -> None:
+    _, transport = connected(Application(), clients(STRICT))
+    transport.unsent_bytes = 1000
+    await let_pass(KEPT_S + 1)
+    assert transport.is_closing()
+    await seconds(63)
+    assert transport.is_aborted
+
+
+@on_a_loop
 async def test_of_answers_that_are_not_taken_the_slowest_go_first() -> None:
     among = clients(GatewaySettings(unsent_limit_bytes=1_000_000))
     lines = [connected(Application(), among) for _ in range(12)]
