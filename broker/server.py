@@ -78,6 +78,8 @@ TURN_LIMIT_BYTES = wire.HEAD_TO_BROKER_LIMIT_BYTES
 TURN_LIMIT_DROPPED = 20_000
 #: What is waited after a turn that failed, so that one that fails for good leaves room for others.
 FAULT_PAUSE_S = 0.05
+#: What the broker may need beside what its queues may hold.
+ROOM_BESIDE_QUEUES_BYTES = 1 << 30
 #: Reading chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
 #: Archives that are here already, hashed and checked so many at once.
@@ -173,7 +175,7 @@ class Server:
         self._connections = Connections(
             self._kernel,
             fds=raise_fd_limit(),
-            limit_bytes=settings.memory_limit_bytes or host.memory_bytes() // 2,
+            limit_bytes=memory_limit_bytes(settings, host.memory_bytes()),
             held=self._core.held_bytes,
             is_known=self._core.knows,
         )
@@ -505,6 +507,12 @@ def _secret(path: Path) -> bytes:
             file.write(ids.secret().encode())
         draft.rename(path)
     return path.read_bytes()
+
+
+def memory_limit_bytes(settings: BrokerSettings, available: int) -> int:
+    """Return above which memory connections are cut: half of what there is, or room for full queues."""
+    room = min(settings.queue_limit_bytes + ROOM_BESIDE_QUEUES_BYTES, 9 * available // 10)
+    return settings.memory_limit_bytes or max(available // 2, room)
 
 
 def _metrics(settings: BrokerSettings) -> Metrics:

@@ -67,6 +67,16 @@ Broker = Annotated[
     str | None,
     typer.Option("--broker", metavar="ADDR", help="The broker's address. [default: this user's own socket]"),
 ]
+MemoryLimit = Annotated[
+    int,
+    typer.Option(
+        "--memory-limit-mb",
+        metavar="MB",
+        envvar="TORCHRELAY_BROKER_MEMORY_LIMIT_MB",
+        min=0,
+        help="Above it, the connection that holds most is cut. [default: 0, half of the memory]",
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Listen where others can reach it, though nobody checks who calls."),
@@ -128,3 +138,4 @@ DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEFAULT_INFERENCE = "http://127.0.0.1:8080"
 DEFAULT_CACHE_LIMIT_GB = 200
 GIGABYTE = 1_000_000_000
+MEGABYTE = 1_000_000

@@ -26,6 +26,7 @@ def broker(
     keys: options.Keys = None,
     metrics_mode: options.MetricsModeOption = None,
     enable_model_api: options.EnableModelApi = False,
+    memory_limit_mb: options.MemoryLimit = 0,
     insecure: options.Insecure = False,
     allow_private_urls: options.AllowPrivateUrls = False,
     link_targets: Annotated[
@@ -67,6 +68,7 @@ def broker(
         link_targets=tuple(link_targets or ()),
         metrics_log_dir=str(Path(state_dir, "logs").absolute()),
         log_limits=prepare.log_limits(environment()),
+        memory_limit_bytes=memory_limit_mb * options.MEGABYTE,
         key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=static_keys,
     )

@@ -148,7 +148,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: lets in.
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES
     #: Above this, memory is taken back by cutting the connection that holds most; 0 takes half of the host's,
-    #: or of the cgroup's.
+    #: or of the cgroup's, or more if queue_limit_bytes and 1 GiB beside it need it, up to nine tenths.
     memory_limit_bytes: NotNegative = 0
     #: Tries per job, so that one job can't bring down worker after worker.
     attempt_limit: Positive = 2

@@ -203,3 +203,12 @@ def test_a_change_that_cannot_be_stored_is_refused_and_the_broker_goes_on(tmp_pa
             refused = gateway.hears()
             assert isinstance(refused, m.AskRefused)
             assert (refused.ask, refused.error) == (ask, "InternalError")
+
+
+def test_the_memory_limit_is_half_of_what_there_is_or_room_for_full_queues() -> None:
+    gib = 1 << 30
+    settings = BrokerSettings(state_dir="s")
+    assert server.memory_limit_bytes(settings, 64 * gib) == 32 * gib
+    assert server.memory_limit_bytes(settings, 3 * gib) == 2 * gib
+    assert server.memory_limit_bytes(settings, gib) == 9 * gib // 10
+    assert server.memory_limit_bytes(BrokerSettings(state_dir="s", memory_limit_bytes=5), gib) == 5
