@@ -61,6 +61,7 @@ BROKER_FIELDS = {
     "download_timeout_s": "download_timeout_s",
     "download_min_bytes_per_s": "download_min_bytes_per_s",
     "download_grace_s": "download_grace_s",
+    "workers_limit": "workers_limit",
 }
 GATEWAY_FIELDS = {
     "inference_address": "inference_address",

@@ -77,6 +77,7 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     download_timeout_s: int | None = None
     download_min_bytes_per_s: int | None = None
     download_grace_s: int | None = None
+    workers_limit: int | None = None
     keystore: str | None = None
     keystore_pass: str | None = None
     keystore_type: str | None = None

@@ -263,6 +263,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "download_timeout_s": _number(1),
     "download_min_bytes_per_s": _number(1),
     "download_grace_s": _number(1),
+    "workers_limit": _number(1),
     "keystore": _word,
     "keystore_pass": _word,
     "keystore_type": _keystore_type,

@@ -99,6 +99,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         install_timeout_s=1
         download_timeout_s=2
         download_min_bytes_per_s=3
+        workers_limit=7
         download_grace_s=4
         keystore=/k.p12
         keystore_pass=secret
@@ -135,6 +136,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         install_timeout_s=1,
         download_timeout_s=2,
         download_min_bytes_per_s=3,
+        workers_limit=7,
         download_grace_s=4,
         keystore="/k.p12",
         keystore_pass="secret",
