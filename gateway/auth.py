@@ -64,11 +64,21 @@ class Keyring:
         return self._keys is not None
 
     def learn(self, keys: Iterable[m.AccessKey], *, now: float) -> None:
-        """Take these keys instead of all before them."""
+        """Take these keys instead of all before them; what they still last counts from `now`.
+
+        None lasts longer than was known before: a message that took its time gives no key more of it.
+        """
+        ends = {
+            (api, key.digest): key.expires_at
+            for api, known_ones in (self._keys or {}).items()
+            for key in known_ones
+        }
         known: dict[str, list[_Key]] = {}
         for key in keys:
             lasts_s = float("inf") if key.expires_in_ms is None else key.expires_in_ms / 1000
-            known.setdefault(key.api, []).append(_Key(key.sha256.encode(), now + lasts_s))
+            digest = key.sha256.encode()
+            ends_at = min(now + lasts_s, ends.get((key.api, digest), float("inf")))
+            known.setdefault(key.api, []).append(_Key(digest, ends_at))
         self._keys = known
 
     def opens(self, api: Api, key: str, *, now: float) -> bool:

@@ -73,6 +73,8 @@ class Session(Generic[P]):
     def __init__(self, config: settings.GatewaySettings, *, name: str, pid: int, now: float) -> None:
         self._config = config
         self._hello = m.HelloGateway(m.PROTOCOL_VERSION, name, pid)
+        #: When the hello went out whose keys have not come yet.
+        self._told_since: float | None = None
         self.state: State = "away"
         #: The broker's that last welcomed us; 0 before the first.
         self.epoch = 0
@@ -230,7 +232,9 @@ class Session(Generic[P]):
             case m.Beat(number):
                 self._heard_beat = number
             case m.KeysChanged(keys):
-                self.keys.learn(keys, now=now)
+                # They were told after the hello; how long the message was on its way, nobody knows.
+                self.keys.learn(keys, now=now if self._told_since is None else self._told_since)
+                self._told_since = None
 
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
@@ -257,6 +261,7 @@ class Session(Generic[P]):
         if self.state == "away":
             if now >= self._hello_at:
                 self._hello_at = now + HELLO_INTERVAL_S
+                self._told_since = now
                 yield self._hello, ()
             return
         if self._is_count_due:

@@ -99,6 +99,14 @@ def test_new_keys_replace_all_before_them() -> None:
     assert not made.opens("management", "m", now=1.0)
 
 
+def test_a_message_that_took_its_time_gives_no_key_more_of_it() -> None:
+    made = ring(key("inference", "k", 3000), key("management", "m"), now=100.0)
+    made.learn([key("inference", "k", 2000), key("management", "m", 1000)], now=104.0)
+    assert not made.opens("inference", "k", now=103.0)
+    assert made.opens("management", "m", now=104.5)
+    assert not made.opens("management", "m", now=105.0)
+
+
 def test_two_keys_live_side_by_side_while_one_replaces_the_other() -> None:
     made = ring(key("inference", "new"), key("inference", "old", 2000), now=0.0)
     assert made.opens("inference", "old", now=1.0)

@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.gateway.facts import key
 from torchrelay.gateway.room import Body
 from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
 from torchrelay.shared import errors, messages, wire
@@ -132,6 +133,17 @@ def test_a_gateway_that_was_told_nothing_does_as_its_broker() -> None:
     assert session.asks_for_keys  # while it is away nothing changes
     session.hear(WELCOME, EPOCH + 1, (), now=1.0)
     assert not session.asks_for_keys
+
+
+def test_keys_that_were_long_on_their_way_end_in_time() -> None:
+    session = make()
+    drain(session, 0.0)
+    told = messages.KeysChanged((key("inference", "k", 3000),))
+    session.hear(KEYED, EPOCH, (), now=4.0)
+    session.hear(told, EPOCH, (), now=4.5)
+    assert not session.keys.opens("inference", "k", now=4.5)
+    session.hear(messages.KeysChanged((key("inference", "new", 3000),)), EPOCH, (), now=10.0)
+    assert session.keys.opens("inference", "new", now=12.5)
 
 
 def test_wrong_keys_are_told_with_the_next_beat_and_once() -> None:
