@@ -18,8 +18,9 @@ logger = logging.getLogger(__name__)
 MEGABYTE = 1 << 20
 #: Between looks at the process's memory, and at each connection.
 LOOK_S, SAMPLE_S = 0.1, 0.5
-#: Samples that a connection has for saying who it is: 10 s.
-JOIN_SAMPLES = 20
+#: Samples that a connection has for saying who it is: 10 min, since a worker that is connected anew says
+#: nothing while its handler runs; 10 s where more than a crowd of them wait.
+PATIENT_JOIN_SAMPLES, JOIN_SAMPLES, CROWD = 1200, 20, 256
 #: Connections that have not said it, at the same time: a fleet that comes back is no larger.
 STRANGERS_LIMIT = 4096
 #: The part of the process's fds that connections may have. With none left on a unix socket libzmq aborts.
@@ -223,12 +224,16 @@ class Connections:
                 connection.began_at, connection.spare_before = now, self._spare
 
     def _cut_strangers(self, now: float) -> None:
-        for connection in list(self._by_fd.values()):
+        unknown = []
+        for connection in self._by_fd.values():
             if connection.peer is not None and self._is_known(connection.peer):
                 connection.joining = 0
-                continue
-            connection.joining += 1
-            if connection.joining >= JOIN_SAMPLES:
+            else:
+                connection.joining += 1
+                unknown.append(connection)
+        samples = JOIN_SAMPLES if len(unknown) > CROWD else PATIENT_JOIN_SAMPLES
+        for connection in unknown:
+            if connection.joining >= samples:
                 self._cut(connection, "it has not joined", now)
 
     def _judge(self, memory: int, now: float) -> None:

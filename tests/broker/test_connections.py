@@ -6,10 +6,12 @@ import pytest
 
 from torchrelay.broker import connections
 from torchrelay.broker.connections import (
+    CROWD,
     JOIN_SAMPLES,
     LOOK_S,
     MEGABYTE,
     PACE_S,
+    PATIENT_JOIN_SAMPLES,
     SAMPLE_S,
     STRANGERS_LIMIT,
     UNANNOUNCED_LIMIT_BYTES,
@@ -183,19 +185,23 @@ def test_above_the_limit_whoever_holds_most_is_cut_one_at_a_time() -> None:
     assert system.cuts[:2] == [3, 2]
 
 
+@pytest.mark.parametrize(("crowd", "samples"), [(0, PATIENT_JOIN_SAMPLES), (CROWD, JOIN_SAMPLES)])
 def test_a_connection_that_does_not_join_is_cut_and_one_that_does_or_comes_back_is_not(
-    system: System,
+    system: System, crowd: int, samples: int
 ) -> None:
+    for fd in range(1000, 1000 + crowd):
+        system.connect(fd)
     system.connect(1)
     system.connect(2)
     system.all.heard(b"junk", 2, system.now)  # it speaks, but is nobody
     system.join(3)
-    system.pass_time(JOIN_SAMPLES * SAMPLE_S - 1)
+    system.pass_time(samples * SAMPLE_S - 1)
     assert system.cuts == []
     system.connect(4)
     system.all.heard(b"p-3", 4, system.now)  # peer 3, by a new connection
-    system.pass_time(5)
-    assert system.cuts == [1, 2]
+    system.pass_time(0.8 * samples * SAMPLE_S)
+    assert sorted(system.cuts)[:2] == [1, 2]
+    assert len(system.cuts) == crowd + 2
     assert system.all.by_peer[b"p-3"].fd == 4
     system.all.closed(3)
     assert system.all.by_peer[b"p-3"].fd == 4
