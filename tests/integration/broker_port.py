@@ -11,7 +11,7 @@ import psutil
 import zmq
 
 from tests.integration.fleet import own_address
-from tests.support import eventually
+from tests.support import HANG_S, eventually
 from tests.zmtp import MORE, Peer, dealer, frame
 from torchrelay.shared import messages as m
 from torchrelay.shared import sockets, wire
@@ -84,7 +84,7 @@ class Honest:
 
     def __init__(self, context: sockets.Context, address: str, hello: m.Message) -> None:
         self._socket = sockets.dial(context, address, "test", waits_to_send=True)
-        self._socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        self._socket.setsockopt(zmq.RCVTIMEO, int(HANG_S * 1000))
         self.epoch = 0
         self._socket.send(wire.encode(hello, 0))
         self.hear(m.Welcome)

@@ -12,7 +12,7 @@ import zmq
 
 from tests.integration.archives import HANDLERS, make_store
 from tests.integration.fleet import Fleet, fleet
-from tests.support import eventually
+from tests.support import HANG_S, eventually
 from torchrelay.shared import messages as m
 from torchrelay.shared import wire
 
@@ -287,7 +287,7 @@ def queue_depth(server: Fleet, model: str) -> int:
 def stranger(server: Fleet) -> Iterator["zmq.Socket[bytes]"]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as peer:
         peer.setsockopt(zmq.LINGER, 0)
-        peer.setsockopt(zmq.RCVTIMEO, 5000)
+        peer.setsockopt(zmq.RCVTIMEO, int(HANG_S * 1000))
         peer.connect(f"tcp://{server.address}:7700")
         yield peer
 
