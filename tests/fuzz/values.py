@@ -34,10 +34,13 @@ class Values:
     def __init__(self, rng: random.Random, pool: Pool) -> None:
         self._rng = rng
         self._pool = pool
+        #: Of the message that is being drawn: long lists in long lists would take gigabytes to write.
+        self._has_long = False
 
     def message(self, classes: Sequence[type[msgspec.Struct]]) -> msgspec.Struct:
         """Draw a message of one of the classes; its fields need not be in their ranges."""
         cls = self._rng.choice(classes)
+        self._has_long = False
         made = self.of(msgspec.inspect.type_info(cls))
         assert isinstance(made, msgspec.Struct)
         return made
@@ -95,7 +98,8 @@ class Values:
         return rng.choice(TEXTS)
 
     def _tuple(self, item: msgspec.inspect.Type) -> tuple[object, ...]:
-        if self._rng.random() < 0.02:
+        if not self._has_long and self._rng.random() < 0.02:
+            self._has_long = True
             return (self.of(item),) * self._rng.choice(LONG)
         return tuple(self.of(item) for _ in range(self._rng.choice(LENGTHS)))
 
