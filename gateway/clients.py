@@ -14,9 +14,12 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from torchrelay.gateway.pace import Held, Pace, Unsent
+from torchrelay.shared.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
 SWEEP_S = 1.0
+#: Where more than this had been kept for slow clients, what is free is given back once they have gone.
+MUCH_KEPT_BYTES = 64 << 20
 #: Of the connections that are allowed, those that go at once where there is one too many: looking through all
 #: of them for each new one would take longer than to accept it.
 _SHARE = 32
@@ -62,12 +65,20 @@ class Kept(Held):
 class Clients:
     """The connections of one process. `waiting_bodies` counts those that have waited for room for long."""
 
-    def __init__(self, config: GatewaySettings, unsent: Unsent, waiting_bodies: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: GatewaySettings,
+        unsent: Unsent,
+        waiting_bodies: Callable[[], int],
+        give_back: Callable[[], None] = give_back_free_memory,
+    ) -> None:
+        self._give_back = give_back
         self.head_timeout_s = config.head_timeout_s
         self._config = config
         self._unsent = unsent
         self._waiting_bodies = waiting_bodies
         self._watched: set[Client] = set()
+        self._most_kept_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def pace(self, now: float) -> Pace:
@@ -88,6 +99,7 @@ class Clients:
         """Count what is kept for a client, and cut the slowest where it is too much."""
         for slowest in self._unsent.keep(one, now):
             slowest.cut()
+        self._most_kept_bytes = max(self._most_kept_bytes, self._unsent.held_bytes)
 
     def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
         """Drop connections where there is one too many; False where none but the new one can go."""
@@ -104,6 +116,9 @@ class Clients:
         now = loop.time()
         self._watched = {client for client in list(self._watched) if client.look(now)}
         self._let_others_in(now)
+        if self._most_kept_bytes > max(MUCH_KEPT_BYTES, 4 * self._unsent.held_bytes):
+            self._most_kept_bytes = self._unsent.held_bytes
+            self._give_back()
         self._timer = loop.call_later(SWEEP_S, self._sweep, loop) if self._watched else None
 
     def _let_others_in(self, now: float) -> None:

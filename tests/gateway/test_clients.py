@@ -1,5 +1,7 @@
 """Clients that are too slow, and too many: on transports and a clock of the test's own."""
 
+from typing import cast
+
 import pytest
 from uvicorn.server import ServerState
 
@@ -14,7 +16,8 @@ from tests.gateway.test_protocol import (
     clients,
     connected,
 )
-from torchrelay.gateway.clients import SWEEP_S
+from torchrelay.gateway.clients import MUCH_KEPT_BYTES, SWEEP_S, Clients
+from torchrelay.gateway.pace import Held, Unsent
 from torchrelay.gateway.protocol import GatewayProtocol
 from torchrelay.shared.settings import GatewaySettings
 
@@ -298,3 +301,30 @@ async def test_nothing_runs_while_nobody_is_slow() -> None:
     await let_pass(SWEEP_S + 0.1)
     assert among._timer is None
     assert KEPT_S > SWEEP_S
+
+
+class Buffers:
+    """What is kept for a client, as the test says."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+
+    def keep(self, one: Held, now: float) -> list[Held]:
+        return []
+
+
+@on_a_loop
+async def test_memory_is_given_back_once_when_many_slow_clients_have_gone() -> None:
+    given_back: list[int] = []
+    buffers = Buffers()
+    among = Clients(STRICT, cast(Unsent, buffers), lambda: 0, lambda: given_back.append(buffers.held_bytes))
+    protocol, _ = connected(Echo(), among)
+    for held_bytes in (MUCH_KEPT_BYTES // 2, 0, 2 * MUCH_KEPT_BYTES, MUCH_KEPT_BYTES):
+        buffers.held_bytes = held_bytes
+        protocol.data_received(b"GET /p HTTP/1.1\r\nX: " if not protocol._is_in_head else b"x")
+        among.keep(cast(Held, None), 0.0)
+        await seconds(2)
+    assert not given_back
+    buffers.held_bytes = 1000
+    await seconds(5)
+    assert given_back == [1000]
