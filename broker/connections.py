@@ -4,6 +4,10 @@ libzmq bounds neither the parts of a message that never ends nor what waits for 
 tells of neither. The kernel counts what a TCP connection has brought and what its other end has taken; what
 we know of as messages is counted here; the difference lies in libzmq. A unix socket counts nothing: there
 what lies unread in the kernel, time after time, stands for it. No zmq here; `kernel` is all of the system.
+
+What lies there may be whole messages that the broker has been too slow to take. It takes from all in turn,
+and nothing comes past a message that isn't whole: so a connection of which something was taken is not judged
+by what has come, and nobody is judged at once after the broker stood still.
 """
 
 import logging
@@ -43,6 +47,8 @@ PACE_S = 10.0
 LOG_S = 1.0
 #: After a cut, what was held is freed first.
 GRACE_S = 0.3
+#: A look that comes so long after the one before it: the broker stood still, its peers need not have.
+LATE_S = 2.0
 
 
 class Traffic(NamedTuple):
@@ -76,6 +82,7 @@ class Connection:
     __slots__ = (
         "_pace_at", "_pace_from", "_received", "_sent_before", "_taken_before", "announced", "began_at", "fd",
         "identity", "incoming", "is_slow", "joining", "outgoing", "peer", "sent", "spare_before", "taken",
+        "took",
     )  # fmt: skip
 
     def __init__(self, fd: int, identity: int, peer: bytes | None, spare: int, now: float) -> None:
@@ -84,6 +91,8 @@ class Connection:
         self.peer = peer
         #: Bytes of messages that we have taken from it, and given to it.
         self.taken = self.sent = 0
+        #: Bytes of messages that were taken from it between the last two samples.
+        self.took = 0
         #: The size of the message that it has said comes next.
         self.announced = 0
         #: Samples for which it has not been known.
@@ -103,7 +112,8 @@ class Connection:
 
     def sample(self, traffic: Traffic, now: float) -> None:
         """Take in what the kernel counts."""
-        took, self._taken_before = self.taken - self._taken_before, self.taken
+        took = self.took = self.taken - self._taken_before
+        self._taken_before = self.taken
         if traffic.received is not None:
             came, self._received = traffic.received - self._received, traffic.received
             self.incoming = max(0, self.incoming + came - took)
@@ -117,6 +127,11 @@ class Connection:
             self._sent_before = self._sent_before if traffic.untaken else self.sent
             self.outgoing = self.sent - self._sent_before
         self._note_pace(self.sent - self.outgoing, now)
+
+    def stood_still(self, for_s: float) -> None:
+        """Count a time in which the broker did nothing against nobody."""
+        self.began_at += for_s
+        self._pace_at += for_s
 
     def _note_pace(self, read: int, now: float) -> None:
         if not self.outgoing:
@@ -153,6 +168,8 @@ class Connections:
         self._base_bytes: int | None = None
         self._spare = 0
         self._look_at = self._sample_at = self._judge_at = 0.0
+        self._looked_at: float | None = None
+        self._was_late = False
         #: By reason: when a cut was logged, and how many have not been since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -199,7 +216,8 @@ class Connections:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_S
-        if now >= self._sample_at:
+        self._allow_for_standing_still(now)
+        if is_due := now >= self._sample_at:
             self._sample_at = now + SAMPLE_S
             self._sample(now)
             self._cut_strangers(now)
@@ -208,10 +226,21 @@ class Connections:
             self._base_bytes = memory
         more = memory - self._base_bytes
         if (more > SPARE_BYTES or memory > self._limit_bytes) and now >= self._judge_at:
-            self._sample(now)
+            if not is_due:  # twice in one look, nothing would have been taken since
+                self._sample(now)
             self._judge(memory, now)
         elif more < self._spare:
             self._spare = more
+
+    def _allow_for_standing_still(self, now: float) -> None:
+        """Let what has come meanwhile be taken first; a broker that is always late judges all the same."""
+        still_s = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        is_late, self._was_late = still_s > LATE_S and not self._was_late, still_s > LATE_S
+        if is_late:
+            self._judge_at = now + GRACE_S
+            for connection in self._by_fd.values():
+                connection.stood_still(still_s)
 
     def _sample(self, now: float) -> None:
         for connection in list(self._by_fd.values()):
@@ -243,7 +272,7 @@ class Connections:
         all_held = sum(held.values()) + sum(connection.holds for connection in self._by_fd.values())
         self._spare = max(0, memory - self._base_bytes - all_held)
         # The oldest first: a message that somebody else's attack falls into is soon whole.
-        large = [one for one in self._by_fd.values() if one.incoming >= LEAST_BYTES]
+        large = [one for one in self._by_fd.values() if one.incoming >= LEAST_BYTES and not one.took]
         for connection in sorted(large, key=lambda one: one.began_at):
             spare = self._spare - connection.spare_before
             if connection.incoming > connection.announced + UNANNOUNCED_LIMIT_BYTES:
@@ -267,7 +296,7 @@ class Connections:
         """Return connections whose messages of few bytes have not become whole, and hold much together."""
         stuck = [
             one for one in self._by_fd.values()
-            if one.incoming >= LEAST_STUCK_BYTES and now - one.began_at > STUCK_S
+            if one.incoming >= LEAST_STUCK_BYTES and not one.took and now - one.began_at > STUCK_S
         ]  # fmt: skip
         spare = self._spare - min((one.spare_before for one in stuck), default=self._spare)
         is_much = spare > max(PARTS_LIMIT_BYTES, PARTS_FACTOR * sum(one.incoming for one in stuck))

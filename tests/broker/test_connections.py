@@ -8,6 +8,7 @@ from torchrelay.broker import connections
 from torchrelay.broker.connections import (
     CROWD,
     JOIN_SAMPLES,
+    LATE_S,
     LOOK_S,
     MEGABYTE,
     PACE_S,
@@ -145,6 +146,45 @@ def test_what_is_taken_as_whole_messages_is_held_against_nobody(system: System) 
         busy.taken += 40 * MEGABYTE - 5000
         system.pass_time(LOOK_S)
     assert system.cuts == []
+
+
+def test_whole_messages_that_wait_for_a_busy_broker_are_held_against_nobody(system: System) -> None:
+    busy = system.join(1)
+    for _ in range(20):
+        system.bring(1, 10 * MEGABYTE)  # many of 100 KB
+        busy.taken += 2 * MEGABYTE
+        system.pass_time(LOOK_S)
+    assert busy.incoming > 3 * UNANNOUNCED_LIMIT_BYTES
+    assert system.cuts == []
+    system.pass_time(1)  # and then there is no whole one among them
+    assert system.cuts == [1]
+
+
+def test_what_came_while_the_broker_stood_still_is_held_against_nobody(system: System) -> None:
+    gateway, worker = system.join(1), system.join(2)
+    worker.sent = 4 * UNREAD_LIMIT_BYTES
+    system.taken[2] = UNREAD_LIMIT_BYTES  # it reads well
+    system.memory += worker.sent
+    system.pass_time(1)
+    system.bring(1, 4 * UNANNOUNCED_LIMIT_BYTES)
+    system.now += 60
+    system.pass_time(LOOK_S)
+    assert system.cuts == []
+    system.taken[2] = worker.sent
+    for _ in range(40):
+        gateway.taken += 4 * MEGABYTE
+        system.pass_time(LOOK_S)
+    assert system.cuts == []
+
+
+def test_a_broker_that_is_late_again_and_again_judges_all_the_same(system: System) -> None:
+    system.join(1)
+    system.pass_time(1)
+    system.bring(1, 5 * UNANNOUNCED_LIMIT_BYTES)
+    for _ in range(3):
+        system.now += 2 * LATE_S
+        system.all.look(system.now)
+    assert system.cuts == [1]
 
 
 def test_memory_that_grew_before_a_message_began_is_not_blamed_on_it(system: System) -> None:
