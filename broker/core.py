@@ -62,6 +62,8 @@ SWEEPS_PER_BEAT = 5
 TURNS_PER_BEAT = 2
 #: Misunderstood messages that are logged one by one between two sweeps; anybody can send thousands.
 COMPLAINTS_PER_SWEEP = 20
+#: The same for events that raised; each brings a traceback.
+FAULTS_PER_SWEEP = 5
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
 #: Peers of each kind; a real fleet has a tenth of them. What is done at each beat or sweep is for all.
@@ -142,6 +144,8 @@ class BrokerCore:
         self._beat_due = now
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
+        #: Events that raised since then.
+        self._faults = 0
         self._keys_due = now + KEYS_INTERVAL_S
         self._remembered_nodes = frozenset(snapshot.nodes)
 
@@ -272,9 +276,11 @@ class BrokerCore:
         """
         message = event.message if isinstance(event, Received) else event
         peer = event.peer if isinstance(event, Received) else b""
-        self._report(logging.ERROR, "broker.fault", kind=type(message).__name__, content=quoted(message),
-                     reason=quoted(f"{type(error).__name__}: {error}"), peer=ids.shown_peer(peer),
-                     at="".join(format_tb(error.__traceback__)))  # fmt: skip
+        self._faults += 1
+        if self._faults <= FAULTS_PER_SWEEP:
+            self._report(logging.ERROR, "broker.fault", kind=type(message).__name__, content=quoted(message),
+                         reason=quoted(f"{type(error).__name__}: {error}"), peer=ids.shown_peer(peer),
+                         at="".join(format_tb(error.__traceback__)))  # fmt: skip
         if isinstance(event, Received):
             # By this a gateway ends what waits there: it would else send the same again.
             self._misunderstand(peer, f"{type(message).__name__} met a fault in the broker")
@@ -740,7 +746,10 @@ class BrokerCore:
         if self._complaints > COMPLAINTS_PER_SWEEP:
             self._report(logging.WARNING, "message.misunderstood", reason="more of the same kind",
                          messages=self._complaints - COMPLAINTS_PER_SWEEP)  # fmt: skip
-        self._complaints = 0
+        if self._faults > FAULTS_PER_SWEEP:
+            self._report(logging.ERROR, "broker.fault", reason="more messages met a fault",
+                         messages=self._faults - FAULTS_PER_SWEEP)  # fmt: skip
+        self._complaints = self._faults = 0
         if now >= self._beat_due:
             self._beat_due = now + self.settings.beat_interval_s
             self.fleet.beat += 1

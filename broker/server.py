@@ -60,7 +60,7 @@ from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.startup import default_versions_first
 from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
 from torchrelay.broker.urls import origin_of, scheme_of
-from torchrelay.shared import clock, host, ids, private_files, sockets, wire
+from torchrelay.shared import clock, host, ids, logs, private_files, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.archive_reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
@@ -196,6 +196,8 @@ class Server:
         self._wake_writer.setblocking(False)
         #: Heads that were taken in this turn.
         self._taken_bytes = 0
+        #: Lines of the log about what raised, by their event: what raises does so again, and soon.
+        self._fault_lines = {event: logs.Sparing() for event in ("broker.turn_failed", "broker.effect_failed")}
         self._is_stopping = False
 
     def bind(self) -> None:
@@ -236,7 +238,7 @@ class Server:
             came, events = events, []
             if fault := first_fault(iter((came,)), partial(self._turn, unsent=events)):
                 # Not a message's: the core contains those. What it wanted done comes with the next turn.
-                logger.error("broker.turn_failed", exc_info=fault[1], extra={"events": len(came)})
+                self._log_fault("broker.turn_failed", fault[1], events=len(came))
                 wait_s = FAULT_PAUSE_S
             else:
                 wait_s = self._core.next_wake() - clock.monotonic()
@@ -304,10 +306,15 @@ class Server:
     def _not_performed(self, effect: Effect, error: Exception, unsent: list[Event]) -> None:
         """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
         reason = quoted(f"{type(error).__name__}: {error}")
-        facts = {"effect": type(effect).__name__, "content": quoted(effect), "reason": reason}
-        logger.error("broker.effect_failed", exc_info=error, extra=facts)
+        kind = type(effect).__name__
+        self._log_fault("broker.effect_failed", error, effect=kind, content=quoted(effect), reason=reason)
         if isinstance(effect, Send):
             unsent.append(Unsendable(effect.peer, effect.message, reason))
+
+    def _log_fault(self, event: str, error: Exception, **facts: object) -> None:
+        """Log one of the faults of a second, and how many there were."""
+        if count := self._fault_lines[event].count(clock.monotonic()):
+            logger.error(event, exc_info=error, extra={**facts, "faults": count})
 
     # Receiving
 

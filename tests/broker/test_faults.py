@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig
+from torchrelay.broker.core import FAULTS_PER_SWEEP
 from torchrelay.broker.effects import Report
 from torchrelay.broker.events import Unsendable
 from torchrelay.broker.metrics import Metrics
@@ -52,6 +53,17 @@ def test_a_worker_whose_message_meets_a_fault_is_stopped_and_its_batch_goes_else
     rig.say(peer, m.Measured("h", (POINT,)))
     assert rig.only(NODE, m.StopWorker).worker_id == int(peer[2:])
     assert rig.only(two if peer == one else one, m.Assign).items[0].meta == batch.items[0].meta
+
+
+def test_of_many_faults_a_few_are_logged_and_the_rest_are_counted() -> None:
+    rig = Rig(metrics=FaultyMetrics)
+    for _ in range(20):
+        rig.join_node()
+        rig.say(NODE, m.NodeMeasured("h", (POINT,)))
+    rig.pass_time(1)
+    faults = [report for report in rig.reports if report.event == "broker.fault"]
+    assert len(faults) == FAULTS_PER_SWEEP + 1
+    assert faults[-1].facts["messages"] == 20 - FAULTS_PER_SWEEP
 
 
 def test_a_node_whose_message_meets_a_fault_is_dropped_and_another_gets_its_workers() -> None:

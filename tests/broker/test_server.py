@@ -17,7 +17,7 @@ from torchrelay.broker.records import Change, Snapshot, VersionRecord
 from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.store import PACKING_PREFIX
 from torchrelay.shared import messages as m
-from torchrelay.shared import sockets, wire
+from torchrelay.shared import clock, sockets, wire
 from torchrelay.shared.settings import BrokerSettings
 
 
@@ -187,6 +187,20 @@ def test_an_answer_that_cannot_be_written_is_a_refusal_and_the_broker_goes_on(
         assert isinstance(gateway.hears(), m.ModelDescribed)
     (record,) = [record for record in caplog.records if record.message == "broker.effect_failed"]
     assert len(vars(record)["content"]) == 200
+
+
+def test_faults_without_end_are_a_line_of_the_log_each_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = clock.monotonic()
+    with serving(tmp_path, OddRegistry()) as gateway:
+        for ask in range(1, 200):
+            gateway.say(m.DescribeModel(ask, "odd", None))
+        for _ in range(1, 200):
+            assert isinstance(gateway.hears(), m.AskRefused)
+    lines = [record for record in caplog.records if record.message == "broker.effect_failed"]
+    assert len(lines) <= min(2 + clock.monotonic() - began, 198)
+    assert vars(lines[0])["faults"] == 1
 
 
 def test_questions_that_are_left_for_the_next_turn_are_answered(tmp_path: Path) -> None:
