@@ -332,6 +332,21 @@ def gateway_faults(gateway: GatewaySettings) -> list[str]:
     return faults
 
 
+def readable_keys(gateway: GatewaySettings) -> list[str]:
+    """Warn of keys that others can read on their way; the metrics port asks for none."""
+    open_ones = [
+        address
+        for address in dict.fromkeys((gateway.inference_address, gateway.management_address))
+        if address.startswith("http:") and is_reachable_from_outside(address)
+    ]
+    if not open_ones or not gateway.token_authorization:
+        return []
+    return [
+        f"keys that callers send to {' and '.join(open_ones)} can be read on their way: use https addresses,"
+        " or a proxy that speaks TLS"
+    ]
+
+
 def fits_socket(folder: str) -> bool:
     """Tell whether a socket in this folder has a path that the kernel takes."""
     return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES

@@ -96,7 +96,7 @@ Tokens = Annotated[
     bool | None,
     typer.Option(
         "--tokens/--disable-token-auth",
-        "/--dt",
+        " /--dt",
         envvar="TORCHRELAY_TOKENS",
         help=f"Whether callers need keys; made keys are written to ./{KEY_FILE_NAME}. [default: no]",
     ),

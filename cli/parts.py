@@ -110,9 +110,11 @@ def gateway(
     settings = compose.gateway_settings(
         prepare.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
     )
-    prepare.require_broker_addresses(broker)
+    prepare.require_broker_addresses(dialled=broker)
     prepare.require_private(compose.gateway_faults(settings))
     prepare.require_free_listeners(settings)
+    for line in compose.readable_keys(settings):
+        typer.echo(line, err=True)
     _run("gateway", settings, verbose, json_logs)
 
 
@@ -136,7 +138,7 @@ def worker(
     from torchrelay.shared.ts_config import Said
 
     broker = broker or broker_address.of_this_user(environment())
-    prepare.require_broker_addresses(broker)
+    prepare.require_broker_addresses(dialled=broker)
     here = host.look(environment())
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:

@@ -18,17 +18,19 @@ def ping(
     """Ask a broker whether it is there; exit with 1 if it isn't."""
     import zmq
 
-    from torchrelay.cli import broker_address
+    from torchrelay.cli import broker_address, prepare
     from torchrelay.shared import messages, sockets, wire
     from torchrelay.shared.settings import environment
 
+    hint = "" if broker else "; one of another user or host is named by --broker"
     broker = broker or broker_address.of_this_user(environment())
+    prepare.require_broker_addresses(dialled=broker)
     context = zmq.Context()
     try:
         socket = sockets.dial(context, broker, "ping", waits_to_send=True)
         socket.send(wire.encode(messages.GatewayBeat({}), epoch=0))
         if not socket.poll(int(timeout * 1000)):
-            raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?")
+            raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?{hint}")
         _, epoch = wire.decode(socket.recv())
     except (zmq.ZMQError, wire.WireError) as error:
         raise Fault(f"{broker} is no broker's address: {error}") from error

@@ -31,16 +31,19 @@ KEY_FILE_BYTES = 1024
 MetricsMode = Literal["prometheus", "log", "legacy"]
 
 
-def require_broker_addresses(*addresses: str) -> None:
-    """Raise Fault for what can't be a broker's address."""
-    for address in addresses:
+def require_broker_addresses(*listened_on: str, dialled: str | None = None) -> None:
+    """Raise Fault for what can't be a broker's address; one that is dialled has a host and a port."""
+    for address in (*listened_on, *([] if dialled is None else [dialled])):
         scheme, _, rest = address.partition("://")
-        if (
-            scheme not in ("tcp", "ipc")
-            or not rest
-            or (scheme == "tcp" and not rest.rpartition(":")[2].isdecimal())
-        ):
-            raise Fault(f"{address!r} is no broker's address; write it as tcp://HOST:PORT")
+        host, _, port = rest.rpartition(":")
+        is_tcp = scheme == "tcp" and len(port) < 6 and port.isdecimal() and int(port) < 1 << 16
+        if not is_tcp and not (scheme == "ipc" and rest):
+            raise Fault(f"{address!r} is no broker's address; write it as tcp://HOST:PORT or ipc://PATH")
+        if scheme == "ipc" and len(os.fsencode(rest)) > compose.SOCKET_PATH_LIMIT_BYTES:
+            limit = compose.SOCKET_PATH_LIMIT_BYTES
+            raise Fault(f"{address} is too long: a socket's path has at most {limit} bytes")
+        if address == dialled and is_tcp and (host in ("", "*") or not int(port)):
+            raise Fault(f"{address!r} is where a broker may listen; say the host and the port that it has")
 
 
 def said(

@@ -95,7 +95,7 @@ def serve(
         plan = prepare.plan(command_line, config, own)
         if misses := prepare.near_misses(plan.broker):
             raise Fault("\n".join(misses))
-        for line in [*made.warnings, *prepare.unheeded(config)]:
+        for line in [*made.warnings, *prepare.unheeded(config), *compose.readable_keys(plan.gateway)]:
             typer.echo(line, err=True)
         log_dir = made.state / "logs"
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")

@@ -158,7 +158,7 @@ def _unheeded(given: argparse.Namespace, config: TsConfig) -> list[str]:
 def _exposed(gateway: GatewaySettings) -> list[str]:
     """Warn of what `torchrelay serve` would refuse."""
     if gateway.token_authorization:
-        return []
+        return compose.readable_keys(gateway)
     return [
         f"{address} can be reached from other hosts, and token authorization is disabled:"
         " anybody who can reach it can use it"

@@ -60,6 +60,8 @@ def run(config: GatewaySettings) -> int:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
     config = with_open_files(config)
+    facts = {"broker": config.broker_address, "addresses": ",".join(addresses.all_of(config).values())}
+    logger.info("gateway.started", extra=facts)
     pid = os.getpid()
     fds = [listener.detach() for listener in listeners]
     application = Application(config, fds, {key: certificate for key in encrypted if certificate})

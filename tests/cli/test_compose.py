@@ -172,6 +172,23 @@ def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure(
     assert plan(Said(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
 
 
+def test_keys_that_others_can_read_on_their_way_are_warned_of() -> None:
+    outside = Said(inference_address="http://0.0.0.0:8080", disable_token_authorization=False)
+    [line] = compose.readable_keys(plan(outside).gateway)
+    assert "http://0.0.0.0:8080 can be read" in line
+    both = msgspec.structs.replace(outside, management_address="http://192.0.2.1:8081")
+    [line] = compose.readable_keys(plan(both).gateway)
+    assert "http://0.0.0.0:8080 and http://192.0.2.1:8081" in line
+    for quiet in (
+        Said(disable_token_authorization=False),
+        Said(inference_address="unix:/x.sock", disable_token_authorization=False),
+        Said(metrics_address="http://0.0.0.0:8082", disable_token_authorization=False),
+    ):
+        assert not compose.readable_keys(plan(quiet).gateway)
+    insecure = plan(Said(inference_address="http://0.0.0.0:8080"), insecure=True)
+    assert not compose.readable_keys(insecure.gateway)
+
+
 def test_a_broker_on_tcp_is_open_to_others_also_on_loopback() -> None:
     for address in ("tcp://127.0.0.1:7700", "tcp://[::1]:7700", "ipc://@abstract"):
         with pytest.raises(SettingsError, match="other users of this host"):

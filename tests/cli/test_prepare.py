@@ -80,7 +80,14 @@ def test_a_metrics_mode_that_there_is_not_is_refused(mode: str) -> None:
     assert serve("--metrics-mode", mode).exit_code == 2
 
 
-def test_keys_that_are_given_switch_tokens_on_and_dt_off_again(tmp_path: Path) -> None:
+def test_dt_switches_tokens_off(tmp_path: Path) -> None:
+    for switch in ("--dt", "--disable-token-auth"):
+        assert_one_line(
+            serve(switch, "--inference-address", "http://0.0.0.0:8080", TORCHRELAY_TOKENS="true"), "--tokens"
+        )
+
+
+def test_a_key_that_is_too_short_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("inference alice short")
     assert_one_line(
         serve("--keys", str(tmp_path / "keys")), "line 1", "16 ASCII characters", "torchrelay keys make"
@@ -90,6 +97,30 @@ def test_keys_that_are_given_switch_tokens_on_and_dt_off_again(tmp_path: Path) -
 def test_a_name_that_callers_could_not_ask_by_is_one_line() -> None:
     assert_one_line(serve("--allowed-hosts", "http://gateway"), "'http://gateway' is no name of a host")
     assert_one_line(serve(TORCHRELAY_ALLOWED_HOSTS="a,b:1"), "'b:1' is no name of a host")
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:7700", "is no broker's address"),
+        ("tcp://127.0.0.1", "is no broker's address"),
+        ("tcp://127.0.0.1:65536", "is no broker's address"),
+        ("ipc://", "is no broker's address"),
+        ("ipc:///" + "x" * 107, "107 bytes"),
+        ("tcp://*:7700", "where a broker may listen"),
+        ("tcp://:7700", "where a broker may listen"),
+        ("tcp://127.0.0.1:0", "where a broker may listen"),
+    ],
+)
+@pytest.mark.parametrize("part", ["gateway", "worker", "ping"])
+def test_an_address_that_no_broker_can_have_is_one_line(part: str, address: str, why: str) -> None:
+    assert_one_line(CliRunner().invoke(app, [part, "--broker", address]), why)
+
+
+def test_a_broker_may_listen_on_all_addresses_and_on_any_port() -> None:
+    prepare.require_broker_addresses("tcp://*:7700", "tcp://127.0.0.1:0", "tcp://[::1]:7700", "ipc://@name")
+    with pytest.raises(Fault, match="107 bytes"):
+        prepare.require_broker_addresses("ipc:///" + "x" * 107)
 
 
 def test_an_address_without_scheme_is_a_fault() -> None:

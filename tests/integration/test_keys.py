@@ -113,6 +113,7 @@ def test_a_gateway_that_was_told_nothing_asks_for_its_brokers_keys(tmp_path: Pat
     with parts(tmp_path) as made, ThreadPoolExecutor(8) as pool:
         made.gateway()
         eventually(lambda: is_listening(made))
+        assert f"gateway.started broker={made.broker_address}" in made.output()
         early = [pool.submit(asked, made) for _ in range(4)]
         registration = pool.submit(made.register, "echo.mar")
         made.broker("--keys", "keys")
