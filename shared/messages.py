@@ -32,7 +32,7 @@ from torchrelay.shared.parts import VersionFacts as VersionFacts
 from torchrelay.shared.parts import WorkerFacts as WorkerFacts
 
 #: Raised when a peer of the version before could not understand us.
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 #: Messages above this are announced: they may take longer than a peer may be silent.
 ANNOUNCED_ABOVE_BYTES = 8 << 20
 #: What is announced as larger than this, which nobody sends, is waited for no longer.

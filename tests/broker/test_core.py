@@ -328,6 +328,17 @@ def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
     assert not rig.core.gateways
 
 
+def test_peers_without_marks_and_proofs_are_sent_away() -> None:
+    """They would join, and then have every worker sent away and every key refused."""
+    rig = Rig()
+    rig.say(b"gateway", m.HelloGateway(1, "gateway", 1))
+    rig.say(b"node", m.HelloNode(1, "n", (), 1, (), 1))
+    for peer in (b"gateway", b"node"):
+        assert "same torchrelay version" in rig.only(peer, m.Leave).reason
+    assert not rig.core.gateways
+    assert not rig.core.nodes
+
+
 def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:
     rig = Rig()
     rig.say(b"stranger", m.GatewayBeat({}))
