@@ -22,7 +22,8 @@ from torchrelay.gateway import auth
 from torchrelay.gateway.exchange import ClientLeft
 from torchrelay.gateway.pace import Held, Unsent
 from torchrelay.gateway.room import Body, Room
-from torchrelay.gateway.session import Answer, Frames, Outcome, Pending, Session, unchecked
+from torchrelay.gateway.session import OF_THE_MOMENT, Answer, Frames, Outcome, Pending, Session, unchecked
+from torchrelay.gateway.sharing import Shared
 from torchrelay.shared import clock, errors, logs, settings, sockets, wire
 from torchrelay.shared import messages as m
 from torchrelay.shared.containment import first_fault
@@ -215,13 +216,15 @@ class Link:
         self._wrong_key_lines = logs.Sparing()
         #: Guesses that wait for their answers.
         self._held_back = 0
+        #: Questions that need not be asked for each client.
+        self._shared: dict[type[m.Ask], Shared] = {}
         #: What is kept for clients that take their answers slowly.
         self.unsent = Unsent(config.unsent_bytes)
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
         self.loop = asyncio.get_running_loop()
-        self._session: Session[Waiter[Any]] = Session(
+        self._session: Session[Waiter[Any] | Shared] = Session(
             self._config, name=socket.gethostname(), pid=os.getpid(), now=clock.monotonic()
         )
         self._context = zmq.Context()
@@ -367,13 +370,28 @@ class Link:
     def ask(self, ask: m.Ask, reply: type[R]) -> Waiter[R]:
         """Ask the broker; to be awaited for its reply. Gives `ask` its number."""
         waiter = Waiter(self, reply)
-        self._session.ask(waiter, ask, now=clock.monotonic())
-        self._flush_soon()
+        if isinstance(ask, OF_THE_MOMENT):
+            waiter.number = 0  # none of its own
+            self._shared_question(ask).join(waiter)
+        else:
+            self._put(waiter, ask)
         return waiter
+
+    def _shared_question(self, ask: m.Ask) -> Shared:
+        kind = type(ask)
+        if kind not in self._shared:
+            self._shared[kind] = Shared(partial(self._put, ask=ask))
+        return self._shared[kind]
+
+    def _put(self, pending: "Waiter[Any] | Shared", ask: m.Ask) -> None:
+        self._session.ask(pending, ask, now=clock.monotonic())
+        self._flush_soon()
 
     def forget(self, waiter: Waiter[Any]) -> None:
         """Wait no longer: the client has gone."""
         waiter.drop_backlog()
+        for shared in self._shared.values():
+            shared.leave(waiter)
         self._session.forget(waiter)
         self._flush_soon()
 
@@ -478,7 +496,7 @@ class Link:
             body.tell(has_room=has_room)
 
     @staticmethod
-    def _settle(settled: Sequence[tuple[Waiter[Any], Outcome]]) -> None:
+    def _settle(settled: Sequence[tuple[Waiter[Any] | Shared, Outcome]]) -> None:
         for waiter, outcome in settled:
             waiter.tell(outcome)
 

@@ -25,14 +25,15 @@ State = Literal["away", "welcomed"]
 #: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
 SUBMIT_LIMIT_JOBS = 64
 SUBMIT_LIMIT_BYTES = 256 * 1024
-#: Management calls waiting at a time. People and load balancers make them: far fewer than jobs.
+#: Management calls waiting at a time, beside those OF_THE_MOMENT, of which `sharing` has one of each kind.
+#: People make them: far fewer than jobs.
 ASK_LIMIT = 512
 HELLO_INTERVAL_S = 0.25
 #: Taken until the first Welcome tells the broker's own figures.
 FIRST_PEER_TIMEOUT_S = 3.0
 
-#: Not worth waiting for where there is no broker: they ask how it is now.
-_OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
+#: Not worth waiting for where there is no broker: they ask how it is now, and all clients the same.
+OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
 #: A second try could answer "taken" or "not found" to a first that did happen.
 _NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
 
@@ -156,9 +157,9 @@ class Session(Generic[P]):
     def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
         """Take an ask in, and give it its number."""
         self._refuse_if_unreachable(now)
-        if self.state == "away" and isinstance(ask, _OF_THE_MOMENT):
+        if self.state == "away" and isinstance(ask, OF_THE_MOMENT):
             raise self.unreachable()
-        if len(self._waiting) - self._jobs >= ASK_LIMIT:
+        if len(self._waiting) - self._jobs >= ASK_LIMIT and not isinstance(ask, OF_THE_MOMENT):
             raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
         self._is_count_due |= isinstance(ask, m.ReadMetrics)
         self._add(pending, msgspec.structs.replace(ask, ask=self._last_id + 1), (), 0, now)
@@ -253,7 +254,7 @@ class Session(Generic[P]):
         if self.state == "away":
             return []
         self.state, self._away_since = "away", now
-        momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, _OF_THE_MOMENT)]
+        momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, OF_THE_MOMENT)]
         return self._settled((number, self.unreachable()) for number in momentary)
 
     def outgoing(self, now: float) -> Iterator[tuple[m.Message, Frames]]:

@@ -12,6 +12,7 @@ from torchrelay.gateway.app import create_app
 from torchrelay.gateway.edge import Edge
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.session import Session
+from torchrelay.gateway.sharing import Shared
 from torchrelay.shared import clock, errors, messages, wire
 from torchrelay.shared.settings import GatewaySettings
 
@@ -69,7 +70,7 @@ class FakeLink(Link):
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._session: Session[Waiter[Any]] = Session(self._config, name="test", pid=1, now=0.0)
+        self._session: Session[Waiter[Any] | Shared] = Session(self._config, name="test", pid=1, now=0.0)
         if not self._is_away:
             for said in (self.welcome, *self.says_at_start):
                 self._session.hear(said, EPOCH, (), now=clock.monotonic())

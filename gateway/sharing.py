@@ -1,0 +1,77 @@
+"""Questions that many ask at once are put to the broker one at a time. Pure.
+
+Who asks while one is under way gets the answer to the next, so that nobody is shown how things were before
+they asked. However many clients ask, they take no more of the gateway and of the broker than one does.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torchrelay.gateway.session import Outcome, Pending
+from torchrelay.shared.errors import RelayError
+
+
+class Asker(Protocol):
+    """Who waits for an answer."""
+
+    def tell(self, outcome: Outcome) -> None:
+        """Hand the answer over, or the error that there is instead."""
+
+
+class Shared(Pending):
+    """One question, asked again as long as somebody waits for its answer; `put` has it sent."""
+
+    __slots__ = ("_first", "_is_under_way", "_later", "_put")
+
+    def __init__(self, put: Callable[["Shared"], None]) -> None:
+        self._put = put
+        self._is_under_way = False
+        #: Who gets the answer that is under way, and who the next.
+        self._first: dict[Asker, None] = {}
+        self._later: dict[Asker, None] = {}
+
+    def join(self, asker: Asker) -> None:
+        """Have somebody told the answer. Raises what `put` does."""
+        if self._is_under_way:
+            self._later[asker] = None
+            return
+        self._first[asker] = None
+        try:
+            self._ask()
+        except RelayError:
+            del self._first[asker]
+            raise
+
+    def leave(self, asker: Asker) -> None:
+        """Tell somebody nothing any more."""
+        self._first.pop(asker, None)
+        self._later.pop(asker, None)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Hand the answer on, and ask anew for those who came meanwhile; an error is everybody's."""
+        told, self._first, self._later = self._first, self._later, {}
+        self._is_under_way = False
+        if isinstance(outcome, RelayError):
+            told |= self._first
+            self._first = {}
+        for asker in told:
+            asker.tell(outcome)
+        self._ask_for_rest()
+
+    def _ask_for_rest(self) -> None:
+        if self._is_under_way or not self._first:
+            return
+        try:
+            self._ask()
+        except RelayError as error:
+            refused, self._first = self._first, {}
+            for asker in refused:
+                asker.tell(error)
+
+    def _ask(self) -> None:
+        self._is_under_way = True  # first: the answer may be there before this returns
+        try:
+            self._put(self)
+        except RelayError:
+            self._is_under_way = False
+            raise
