@@ -197,7 +197,9 @@ class Server:
         #: Heads that were taken in this turn.
         self._taken_bytes = 0
         #: Lines of the log about what raised, by their event: what raises does so again, and soon.
-        self._fault_lines = {event: logs.Sparing() for event in ("broker.turn_failed", "broker.effect_failed")}
+        self._fault_lines = {
+            event: logs.Sparing() for event in ("broker.turn_failed", "broker.effect_failed")
+        }
         self._is_stopping = False
 
     def bind(self) -> None:
