@@ -1,11 +1,13 @@
 """Where a broker listens, and is looked for, when no address is said: a socket in a folder of its user's.
 
 The folder is the first that can be used of the user's runtime folder, their folder for states, and one in
-/tmp; whoever looks for a broker takes the first with a socket. Nobody else's folder is ever taken: who
-listens there would be sent requests, and could have nodes run code.
+/tmp; whoever looks for a broker takes the first where one listens, since a broker that was killed leaves its
+socket. Nobody else's folder is ever taken: who listens there would be sent requests, and could have nodes run
+code.
 """
 
 import os
+import socket
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +60,7 @@ def to_dial(places: Sequence[Path], user_id: int) -> str:
     """Return where this user's broker listens, or would listen first."""
     fitting = [folder for folder in places if compose.fits_socket(str(folder))]
     for folder in fitting:
-        if _is_own(folder, user_id) and _is_socket(folder / SOCKET_NAME):
+        if _is_own(folder, user_id) and _is_listened_on(folder / SOCKET_NAME):
             return f"ipc://{folder}/{SOCKET_NAME}"
     return f"ipc://{fitting[0]}/{SOCKET_NAME}"
 
@@ -88,11 +90,16 @@ def _is_own(folder: Path, user_id: int) -> bool:
     return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
 
 
-def _is_socket(path: Path) -> bool:
-    try:
-        return stat.S_ISSOCK(path.lstat().st_mode)
-    except OSError:
-        return False
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:
+            return True  # many connect to it just now
+        except OSError:
+            return False
+    return True
 
 
 def own_place(environ: Mapping[str, str]) -> Place:

@@ -3,6 +3,8 @@
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,12 @@ def places(folder: Path, **environ: str) -> list[Path]:
     return broker_address.folders(environ, ME, str(folder / "tmp"))
 
 
-def listen(folder: Path) -> None:
+@contextmanager
+def listening(folder: Path) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(folder / broker_address.SOCKET_NAME))
+        made.listen()
+        yield
 
 
 def test_the_users_runtime_folder_comes_first_and_one_in_tmp_last(tmp_path: Path) -> None:
@@ -61,19 +66,31 @@ def test_a_folder_of_another_user_is_neither_listened_in_nor_dialled(tmp_path: P
         planted.symlink_to(tmp_path / "theirs")
     else:
         planted.mkdir()
-    listen(planted)
-    user = ME if how == "link" else ME + 1
-    with pytest.raises(Fault, match="another user's"):
-        broker_address.to_listen([planted], user)
-    assert broker_address.to_dial([tmp_path / "own", planted], user) == f"ipc://{tmp_path}/own/broker.sock"
+    with listening(planted):
+        user = ME if how == "link" else ME + 1
+        with pytest.raises(Fault, match="another user's"):
+            broker_address.to_listen([planted], user)
+        assert (
+            broker_address.to_dial([tmp_path / "own", planted], user) == f"ipc://{tmp_path}/own/broker.sock"
+        )
 
 
-def test_who_dials_takes_the_first_folder_with_a_socket(tmp_path: Path) -> None:
+def test_who_dials_takes_the_first_folder_where_a_broker_listens(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert broker_address.to_dial([first, second], ME) == f"ipc://{first}/broker.sock"
     second.mkdir()
-    listen(second)
-    assert broker_address.to_dial([first, second], ME) == f"ipc://{second}/broker.sock"
-    first.mkdir()
-    listen(first)
-    assert broker_address.to_dial([first, second], ME) == f"ipc://{first}/broker.sock"
+    with listening(second):
+        assert broker_address.to_dial([first, second], ME) == f"ipc://{second}/broker.sock"
+        first.mkdir()
+        with listening(first):
+            assert broker_address.to_dial([first, second], ME) == f"ipc://{first}/broker.sock"
+        assert (first / broker_address.SOCKET_NAME).is_socket()  # as one that was killed leaves it
+        assert broker_address.to_dial([first, second], ME) == f"ipc://{second}/broker.sock"
+
+
+def test_a_socket_that_a_killed_broker_left_is_not_dialled(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    left.mkdir()
+    with listening(left):
+        pass
+    assert broker_address.to_dial([tmp_path / "first", left], ME) == f"ipc://{tmp_path}/first/broker.sock"

@@ -72,7 +72,7 @@ def test_a_message_of_too_many_parts_is_dropped_and_holds_up_nobody_for_long(tmp
 
 def test_parts_that_are_told_no_address_meet_on_a_socket_that_is_their_users_alone(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as run, fleet(tmp_path) as made:
-        made.prefix = ["env", f"XDG_RUNTIME_DIR={run}"]
+        made.prefix = ["env", f"XDG_RUNTIME_DIR={run}", f"HOME={run}"]
         made.run("broker", "--state-dir", str(tmp_path / "state"))
         made.wait_until_up(made.run("gateway", *made.listeners()))
         assert made.run("ping").wait(10) == 0
