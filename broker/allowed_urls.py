@@ -3,10 +3,14 @@ r"""What allowed_urls says: which urls may be fetched, and which hosts an operat
 Patterns are TorchServe's: regexes for the whole url, in which `.*` runs over slashes. So what a pattern has
 between `://` and the next slash is matched against host and port as well: with `https://.*\.example\.com/.*`
 nobody means https://elsewhere/x.example.com/.
+
+Python's matcher tries every way to divide a url among the `.*` of a pattern, holding all threads up: where
+what stands between them has one length, as names do, the first place for each is as good as any other.
 """
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from torchrelay.broker import urls
 
@@ -15,6 +19,8 @@ _SPELLED = re.compile(
     r"(?P<host>(?:[a-z0-9_-]|\\?\.|\\-)+|\\\[[0-9a-f:.]+\\?\])(?P<port>(?:\((?:\?:)?)?:[\\0-9d\[\]|.*+?{},()-]*)?",
     re.IGNORECASE,
 )
+#: What ties parts of a pattern together: a reference to a group, a condition, the flag for comments.
+_TIE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(|\(\?[a-z]*x")
 
 
 def is_allowed(url: str, patterns: Iterable[str]) -> bool:
@@ -42,7 +48,37 @@ def _allowing(text: str, patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    return re.fullmatch(pattern, text, re.IGNORECASE) is not None
+    return re.fullmatch(_in_one_way(pattern), text, re.IGNORECASE) is not None
+
+
+@lru_cache
+def _in_one_way(pattern: str) -> str:
+    """Return a pattern for the same texts that tries one way to divide a text among its `.*`, if it can."""
+    pieces = _between_wildcards(pattern)
+    if len(pieces) < 3 or _TIE.search(pattern):
+        return pattern
+    first, *middle, last = pieces
+    if not (_compiles(first) and _compiles(last) and all(map(_has_one_length, middle))):
+        return pattern
+    return first + "".join(f"(?>.*?{piece})" for piece in middle) + f".*{last}"
+
+
+def _between_wildcards(pattern: str) -> list[str]:
+    """Split at each `.*` and `.*?` outside of groups; what has alternatives is left whole."""
+    pieces, start = [], 0
+    for index, depth in _outside_of_classes(pattern):
+        if depth == 0 and pattern[index] == "|":
+            return [pattern]
+        if depth == 0 and index >= start and pattern.startswith(".*", index):
+            pieces.append(pattern[start:index])
+            start = index + (3 if pattern.startswith("?", index + 2) else 2)
+            if pattern.startswith(("+", "{"), start):
+                return [pattern]
+    return [*pieces, pattern[start:]]
+
+
+def _has_one_length(pattern: str) -> bool:
+    return _compiles(pattern) and _compiles(f"(?<={pattern})")
 
 
 def _alternatives(pattern: str) -> list[str]:

@@ -1,8 +1,13 @@
 """What patterns of allowed_urls allow, and which hosts they name."""
 
+import itertools
+import re
+import subprocess
+import sys
+
 import pytest
 
-from torchrelay.broker.allowed_urls import is_allowed, is_host_named
+from torchrelay.broker.allowed_urls import _in_one_way, is_allowed, is_host_named
 from torchrelay.broker.urls import BadUrl
 from torchrelay.shared.settings import BrokerSettings
 
@@ -87,3 +92,34 @@ def test_a_pattern_that_spells_a_host_names_it(pattern: str, url: str) -> None:
 )
 def test_a_pattern_that_fits_other_hosts_too_names_none(pattern: str, url: str) -> None:
     assert not is_host_named(url, [pattern])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host"),
+    [
+        (r"https://.*\.example\.com/.*/models/.*/v1/.*\.mar", "h.example.com"),
+        (r"https://.*a/.*a/.*a/.*a/.*a/.*a/.*\.mar", "a"),
+        (r"https?://h/.*?a.*?[a/]/.*(?:/a|a/).*aa.*aa.*!", "h"),
+    ],
+)
+def test_a_url_made_for_a_pattern_of_many_wildcards_is_matched_at_once(pattern: str, host: str) -> None:
+    urls = [f"https://{host}/{repeated * 4000}"[:8000] for repeated in ("a/", "/models/v1/", "/a")]
+    # Another process can be ended: a match lets no thread of its own run.
+    code = "import sys; from torchrelay.broker.allowed_urls import is_allowed; "
+    code += "[is_allowed(url, [sys.argv[1]]) for url in sys.argv[2:]]"
+    subprocess.run([sys.executable, "-c", code, pattern, *urls], timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a.*b.*c.*d", ".*ab.*ba.*", "a.*.*b.*", "(a|ab).*(b|c).*?[cd].*", "a.*b?.*c.*d", r"(a).*b.*\1.*",
+        "a.*b|c.*d.*a|b",
+        "[.*a].*b.*[^.*a]", "a.*+b.*c.*", "a.*b(?=c).*d.*", "a.*bb.*(?:cd|dc).*", "a.*b.*b.*b",
+    ],
+)  # fmt: skip
+def test_patterns_of_many_wildcards_fit_what_they_always_did(pattern: str) -> None:
+    for length in range(7):
+        for letters in itertools.product("abcd", repeat=length):
+            text = "".join(letters)
+            assert bool(re.fullmatch(_in_one_way(pattern), text)) is bool(re.fullmatch(pattern, text)), text

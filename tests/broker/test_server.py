@@ -16,8 +16,8 @@ from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.records import Change, Snapshot, VersionRecord
 from torchrelay.broker.registry import Registry, SqlRegistry
 from torchrelay.broker.store import PACKING_PREFIX
-from torchrelay.shared import messages as m
 from torchrelay.shared import clock, sockets, wire
+from torchrelay.shared import messages as m
 from torchrelay.shared.settings import BrokerSettings
 
 
