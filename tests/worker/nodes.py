@@ -97,6 +97,12 @@ class Fleet:
             self.broker.close()
 
 
+def launcher_of(node: psutil.Process) -> psutil.Process:
+    """Return a node's launcher; it may have a reader of archives beside it."""
+    [launcher] = [child for child in node.children() if "torchrelay.worker.launcher" in child.cmdline()]
+    return launcher
+
+
 def is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -15,7 +15,7 @@ import pytest
 from tests.support import eventually, eventually_async
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
-from tests.worker.nodes import Fleet, answers, copies, is_alive, load, order, submit
+from tests.worker.nodes import Fleet, answers, copies, is_alive, launcher_of, load, order, submit
 from torchrelay.shared import messages as m
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.worker import node as node_module
@@ -70,7 +70,7 @@ def test_workers_that_end_leave_no_file_open_in_their_node_or_its_launcher(joine
     def come_and_go() -> tuple[int, int]:
         os.kill(load(joined).hello.pid, signal.SIGKILL)
         joined.broker.expect(m.WorkerExited)
-        [launcher] = node.children()
+        launcher = launcher_of(node)
         return node.num_fds(), launcher.num_fds()
 
     first = come_and_go()
@@ -326,7 +326,7 @@ def test_a_killed_node_leaves_no_process_behind(fleet: Fleet) -> None:
 
 def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fleet: Fleet) -> None:
     loaded = load(fleet)
-    [launcher] = psutil.Process(fleet.nodes[0].pid).children()
+    launcher = launcher_of(psutil.Process(fleet.nodes[0].pid))
     launcher.kill()
     exited, _ = fleet.broker.expect(m.WorkerExited)
     assert exited.reason == "its launcher exited with -9"
@@ -345,7 +345,7 @@ def test_what_a_handler_has_started_ends_with_what_is_killed(fleet: Fleet, victi
         fleet, f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {code!r}])\n" + ECHO
     )
     node = psutil.Process(fleet.nodes[0].pid)
-    [launcher] = node.children()
+    launcher = launcher_of(node)
     worker = psutil.Process(loaded.hello.pid)
     [helper] = worker.children()
     {"node": node, "launcher": launcher, "worker": worker}[victim].kill()
@@ -359,7 +359,7 @@ def test_what_a_handler_has_put_into_a_session_of_its_own_ends_with_the_node(fle
     [helper] = worker.children()
     worker.kill()
     fleet.broker.expect(m.WorkerExited)
-    [launcher] = psutil.Process(fleet.nodes[0].pid).children()
+    launcher = launcher_of(psutil.Process(fleet.nodes[0].pid))
     assert helper.ppid() == launcher.pid  # nobody else's
     fleet.nodes[0].kill()
     eventually(lambda: not is_alive(helper))
