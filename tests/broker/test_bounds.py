@@ -31,7 +31,9 @@ def test_one_peer_is_one_worker() -> None:
     worker = rig.core.fleet.workers[int(two[2:])]
     record = rig.core.catalog.resolve("m", None)
     claim = rig.core._claims.mark(worker.worker_id, worker.key, record.archive)
-    hello = m.HelloWorker(m.PROTOCOL_VERSION, worker.worker_id, "n-1", "m", "1.0", record.archive, "cpu", 1, claim)
+    hello = m.HelloWorker(
+        m.PROTOCOL_VERSION, worker.worker_id, "n-1", "m", "1.0", record.archive, "cpu", 1, claim
+    )
     rig.say(one, hello)
     assert "a second worker" in rig.only(one, m.Misunderstood).reason
     assert worker.peer == two
