@@ -90,6 +90,8 @@ DOWNLOADS_LIMIT = 16
 DOWNLOADS_PER_ORIGIN_LIMIT = 4
 #: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
 CLOSE_S = 0.4
+#: As `ids.secret` draws it.
+SECRET_BYTES_MIN = 32
 
 
 ResultT = TypeVar("ResultT")
@@ -508,8 +510,11 @@ class Server:
 
 
 def _secret(path: Path) -> bytes:
-    """Return what is kept in a file that only this user reads, drawing it at the first start."""
-    if not path.exists():
+    """Return what is kept in a file that only this user reads, drawing it at the first start.
+
+    One that is shorter, as a host that lost its power may leave it, is no secret and drawn anew.
+    """
+    if not path.exists() or path.stat().st_size < SECRET_BYTES_MIN:
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
         with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
