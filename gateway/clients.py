@@ -18,6 +18,8 @@ from torchrelay.shared.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
 SWEEP_S = 1.0
+#: A sweep that is so late: this process stood still, and what its clients sent meanwhile is still to be read.
+LATE_S = 2.0
 #: Where more than this had been kept for slow clients, what is free is given back once they have gone.
 MUCH_KEPT_BYTES = 64 << 20
 #: Of the connections that are allowed, those that go at once where there is one too many: looking through all
@@ -30,6 +32,9 @@ class Client(Protocol):
 
     def look(self, now: float) -> bool:
         """Judge how fast its client is; False where nothing is awaited of it."""
+
+    def stood_still(self, for_s: float) -> None:
+        """Hold a time in which this process did nothing against no client."""
 
     def slowness(self, now: float) -> float | None:
         """Return the bytes per second of a body that comes slowly, None where none does."""
@@ -89,7 +94,7 @@ class Clients:
         """Look after a client until it isn't slow any more."""
         self._watched.add(client)
         if self._timer is None:
-            self._timer = loop.call_later(SWEEP_S, self._sweep, loop)
+            self._sweep_later(loop)
 
     def forget(self, client: Client) -> None:
         """Look after a client no more: it has gone."""
@@ -112,14 +117,22 @@ class Clients:
             client.drop()
         return bool(going)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(SWEEP_S, self._sweep, loop, loop.time() + SWEEP_S)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop, due_at: float) -> None:
         now = loop.time()
+        if now - due_at > LATE_S:
+            for client in self._watched:
+                client.stood_still(now - due_at)
         self._watched = {client for client in list(self._watched) if client.look(now)}
         self._let_others_in(now)
         if self._most_kept_bytes > max(MUCH_KEPT_BYTES, 4 * self._unsent.held_bytes):
             self._most_kept_bytes = self._unsent.held_bytes
             self._give_back()
-        self._timer = loop.call_later(SWEEP_S, self._sweep, loop) if self._watched else None
+        self._timer = None
+        if self._watched:
+            self._sweep_later(loop)
 
     def _let_others_in(self, now: float) -> None:
         """Give up the slowest bodies for those that wait for room."""

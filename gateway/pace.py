@@ -61,6 +61,10 @@ class Pace:
         self._flow.move(size, now)
         self._due_at = min(self._due_at + size / self._least_rate, now + self._stall_s)
 
+    def stood_still(self, for_s: float) -> None:
+        """Give a time back in which nothing could be seen to move."""
+        self._due_at += for_s
+
     def is_late(self, now: float) -> bool:
         """Tell whether the client has fallen behind for too long."""
         return now > self._due_at

@@ -489,8 +489,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._coming = None
             self._head_since = now
             return body is not None or self._is_in_head
-        if self._coming is None:
-            self._coming = self._clients.pace(now)
+        self._coming = self._coming or self._clients.pace(now)
         self._coming.move(came_bytes, now=now)
         if self._coming.is_late(now):
             self.time_out()
@@ -502,6 +501,12 @@ class GatewayProtocol(asyncio.Protocol):
         if taking.is_late(now):
             self.drop()
         return True
+
+    def stood_still(self, for_s: float) -> None:
+        """Hold a time in which this process did nothing against no client."""
+        self._head_since += for_s
+        for pace in filter(None, (self._coming, self._taking)):
+            pace.stood_still(for_s)
 
     def time_out(self) -> None:
         """Answer 408 in the place of a request that comes too slowly."""

@@ -73,6 +73,37 @@ async def test_a_body_that_drips_is_answered_408_and_ends_who_waits_for_it(head:
     assert (application.running, application.left) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("begun", "still_s"), [(b"GET /p HTTP/1.1\r\nX: ", 40), (HEAD % 1_000_000 + b"x" * 1000, 65)]
+)
+@on_a_loop
+async def test_a_time_in_which_the_gateway_stood_still_is_held_against_no_client(
+    begun: bytes, still_s: float
+) -> None:
+    protocol, transport = connected(Application(), clients(STRICT))
+    protocol.data_received(begun)
+    await seconds(5)
+    await let_pass(still_s)
+    protocol.data_received(b"x")
+    await seconds(3)
+    assert not transport.written
+    await seconds(60)
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+
+
+@on_a_loop
+async def test_a_client_that_reads_is_not_cut_for_a_time_in_which_the_gateway_stood_still() -> None:
+    protocol, transport = connected(Application(), clients(STRICT))
+    transport.unsent_bytes = 1000
+    protocol.pause_writing()
+    await seconds(20)
+    await let_pass(90)
+    await seconds(30)
+    assert not transport.is_aborted
+    await seconds(12)
+    assert transport.is_aborted
+
+
 @on_a_loop
 async def test_a_slow_but_steady_body_is_taken_however_long_it_takes() -> None:
     application = Echo()
