@@ -1,6 +1,7 @@
 """Snapshot files on disk: those a start restores models from, and those written for the next. Blocking."""
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings, StartupModel
 
 logger = logging.getLogger(__name__)
+
+_SNAPSHOT = re.compile(r"\d+-(startup|snapshot|shutdown)\.(cfg|part)", re.ASCII)
 
 
 def check(settings: BrokerSettings) -> None:
@@ -35,6 +38,8 @@ def write(settings: BrokerSettings, kind: snapshot.Kind, models: Iterable[Startu
     now_ms = clock.wall_ms()
     try:
         private_files.make_folder(folder)
+        # TorchServe's hold keystore_pass, and every user may read them.
+        private_files.tighten(folder, lambda name: _SNAPSHOT.fullmatch(name) is not None)
         # Two of one millisecond: the later one's name says a little more.
         at_ms = next(at for at in range(now_ms, now_ms + 1000) if not _path(folder, kind, at).exists())
         path = _path(folder, kind, at_ms)

@@ -48,6 +48,21 @@ def test_snapshots_of_one_moment_have_names_of_their_own(tmp_path: Path) -> None
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
+def test_a_folder_of_snapshots_that_all_may_read_is_closed_unless_it_holds_other_things(
+    tmp_path: Path,
+) -> None:
+    """TorchServe's have keystore_pass in them."""
+    old = tmp_path / "20240131120000000-startup.cfg"
+    old.write_text("keystore_pass=changeit")
+    for others, mode in (("notes", 0o755), ("", 0o700)):
+        tmp_path.chmod(0o755)
+        if others:
+            (tmp_path / others).write_text("")
+        snapshots.write(settings(snapshot_dir=str(tmp_path)), "startup", [MODEL])
+        assert stat.S_IMODE(tmp_path.stat().st_mode) == mode
+        (tmp_path / "notes").unlink(missing_ok=True)
+
+
 def test_a_snapshot_that_cannot_be_written_is_a_line_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
