@@ -504,7 +504,7 @@ class GatewayProtocol(asyncio.Protocol):
 
     def stood_still(self, for_s: float) -> None:
         """Hold a time in which this process did nothing against no client."""
-        self._head_since += for_s
+        self._head_since, self._idle_since = self._head_since + for_s, self._idle_since + for_s
         for pace in filter(None, (self._coming, self._taking)):
             pace.stood_still(for_s)
 
