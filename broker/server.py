@@ -82,8 +82,10 @@ FAULT_PAUSE_S = 0.05
 ROOM_BESIDE_QUEUES_BYTES = 1 << 30
 #: Reading chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
-#: Archives that are here already, hashed and checked so many at once.
+#: Archives that are here already, hashed and checked so many at once, and so many of one name: one that takes
+#: all the time that it may have, again and again, leaves places to others.
 PREPARE_THREADS = 4
+PREPARATIONS_PER_ARCHIVE_LIMIT = 2
 #: Archives that are fetched at once, so many of one origin (a host, a bucket, or this host's files): one that
 #: drips, or hangs, keeps neither those of others waiting nor those that are here.
 DOWNLOADS_LIMIT = 16
@@ -186,7 +188,7 @@ class Server:
         self._disk_threads = ThreadPoolExecutor(DISK_THREADS, "disk")
         # Apart, so that a slow origin of archives keeps no node from fetching those that are here.
         self._reader = ArchiveReader(settings.archive_time_limit_s, settings.archive_memory_limit_bytes)
-        self._preparations = PlacedThreads(PREPARE_THREADS, PREPARE_THREADS, "prepare")
+        self._preparations = PlacedThreads(PREPARE_THREADS, PREPARATIONS_PER_ARCHIVE_LIMIT, "prepare")
         self._downloads = PlacedThreads(DOWNLOADS_LIMIT, DOWNLOADS_PER_ORIGIN_LIMIT, "download")
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._address_locks: list[IO[bytes]] = []

@@ -133,8 +133,13 @@ def as_matched(url: str) -> str:
 
 
 def origin_of(url: str) -> str:
-    """Name the server that a url is fetched from: its host whatever the port, or an object store's bucket."""
-    scheme, _, rest = url.partition("://")
+    """Name the server that a url is fetched from: its host whatever the port, or an object store's bucket.
+
+    What comes without a scheme is here, and its own origin.
+    """
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        return file_of(url)
     if scheme.lower() not in DEFAULT_PORTS:
         return f"{scheme}://{rest.partition('/')[0]}"
     try:

@@ -118,3 +118,8 @@ def test_an_origin_is_a_host_whatever_the_port_and_a_bucket() -> None:
     assert urls.origin_of("s3://b/a") == urls.origin_of("s3://b/c") == "s3://b"
     assert urls.origin_of("file:///a") == urls.origin_of("file:///b") == "file://"
     assert urls.origin_of("http://a@b/") == ""
+
+
+def test_an_archive_that_is_here_is_an_origin_by_whatever_path_it_is_named() -> None:
+    assert urls.origin_of("m.mar") == urls.origin_of("/store/%6d.mar") == urls.origin_of("x/m.mar") == "m.mar"
+    assert urls.origin_of("other.mar") == "other.mar"
