@@ -56,15 +56,20 @@ class Kept(Held):
     """What a connection keeps for its client: what waits to be sent, and requests that wait for that."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self._client: Client | None = client
 
     def measure(self) -> int:
         """Return how many bytes that is."""
-        return self._client.kept_bytes()
+        return 0 if self._client is None else self._client.kept_bytes()
 
     def cut(self) -> None:
         """Close the connection."""
-        self._client.drop()
+        if self._client is not None:
+            self._client.drop()
+
+    def let_go(self) -> None:
+        """Take note that the client has gone, for whom nothing is kept any more."""
+        self._client = None
 
 
 class Clients:
@@ -105,6 +110,15 @@ class Clients:
         for slowest in self._unsent.keep(one, now):
             slowest.cut()
         self._most_kept_bytes = max(self._most_kept_bytes, self._unsent.held_bytes)
+
+    def let_go(self, one: Kept, now: float) -> None:
+        """Keep nothing more for a client that has gone.
+
+        Its connection is freed at once only where nothing that it holds holds it: the collector comes after
+        hundreds of them, and TLS has up to 512 KiB for each.
+        """
+        self.keep(one, now)
+        one.let_go()
 
     def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
         """Drop connections where there is one too many; False where none but the new one can go."""

@@ -180,7 +180,9 @@ class Exchange:
         """Take note that the client has gone."""
         self._is_open = False
         if self.is_running and self._coroutine is not None:
-            self._advance(self._coroutine.throw, ClientLeft())
+            left = ClientLeft()
+            self._advance(self._coroutine.throw, left)
+            left.__traceback__ = None  # it holds what holds it, and all that the application had in hand
 
     # What drives the application
 
@@ -207,14 +209,15 @@ class Exchange:
     def _end(self) -> None:
         """Close the connection of a response that isn't whole: there is no other way to say so."""
         self.is_running = False
-        self._coroutine = self._waits_for = None
-        if self.is_answered or not self._is_open:
-            return
-        if self._head is None:
-            self._head = [presenting.whole_error(errors.InternalError("Internal server error."))]
-        self._flush()
-        self.is_answered = True
-        self._connection.close()
+        self._coroutine = self._waits_for = self._reader = None
+        if self._is_open and not self.is_answered:
+            if self._head is None:
+                self._head = [presenting.whole_error(errors.InternalError("Internal server error."))]
+            self._flush()
+            self.is_answered = True
+            self._connection.close()
+        # What still holds this exchange is to hold no connection, with which memory goes.
+        del self._connection
 
     # ASGI
 

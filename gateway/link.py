@@ -145,6 +145,7 @@ class Waiter(Pending, Generic[T]):
 
     def drop_backlog(self) -> None:
         """Let go of what came: nobody will take it."""
+        self._callback = None
         self._outcomes.clear()
         self.backlog_bytes = 0
         if self._backlog is not None:

@@ -153,7 +153,8 @@ class GatewayProtocol(asyncio.Protocol):
             self._exchanges[0].leave()
         self._exchanges.clear()
         self._rest = b""
-        self._clients.keep(self._kept, self.loop.time())
+        self._clients.let_go(self._kept, self.loop.time())
+        self._parser, self._fed = Discarding(self.transport.close, 0), None  # each holds it, too
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and have it answered."""

@@ -1,6 +1,8 @@
 """How requests are told apart and how long connections live: on a transport and clock of the test's own."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -8,7 +10,9 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from tests.gateway.fakes import INFERENCE, FakeLink
 from tests.gateway.loops import let_pass, on_a_loop, turns
+from torchrelay.gateway.app import create_app
 from torchrelay.gateway.clients import Clients
 from torchrelay.gateway.exchange import AsgiApp, ClientLeft, Receive, Scope, Send
 from torchrelay.gateway.pace import Unsent
@@ -29,7 +33,7 @@ class Transport(asyncio.Transport):
     """What a slow client's kernel would do is said by the test."""
 
     def __init__(self, protocol: GatewayProtocol) -> None:
-        super().__init__()
+        super().__init__({"sockname": ("127.0.0.1", INFERENCE)})
         self.protocol = protocol
         self.written = b""
         self.unsent_bytes = 0
@@ -645,3 +649,54 @@ async def test_a_process_that_stops_closes_behind_a_body_that_it_had_not_asked_f
     await turns()
     assert b"HTTP/1.1 200 OK" in transport.written
     assert transport.is_closing()
+
+
+class Unanswered(FakeLink):
+    """Has nothing answered."""
+
+    def _flush_soon(self) -> None:
+        """Send nothing."""
+
+
+PREDICTION = HEAD.replace(b"/p", b"/predictions/m").replace(b"Host: x", b"Host: localhost")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (),
+        (PREDICTION[:30],),
+        (PREDICTION % 100,),
+        (PREDICTION % 100, b"x"),
+        (PREDICTION % 100 + b"x", b"more"),
+        (PREDICTION % 200_000 + b"x", b"x" * 100_000),
+        (PREDICTION % 1 + b"x",),
+        ((PREDICTION % 1 + b"x") * 3,),
+        (PREDICTION % 1 + b"xno HTTP\r\n\r\n",),
+        (PREDICTION.replace(b"Host", b"Expect: 100-continue\r\nHost") % 100, b"x"),
+        (PREDICTION.replace(b"Host", b"Connection: upgrade\r\nUpgrade: it\r\nHost") % 100, b"x"),
+        (PREDICTION.replace(b"Host", b"Origin: http://evil\r\nHost") % 100, b"x"),
+        (b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",),
+        (b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n",),
+    ],
+)
+@on_a_loop
+async def test_a_connection_that_ends_goes_with_all_that_it_holds_and_not_when_the_collector_comes(
+    pieces: tuple[bytes, ...],
+) -> None:
+    link = Unanswered(GatewaySettings())
+    await link.start()
+    protocol, transport = connected(create_app(link, GatewaySettings()))
+    gc.disable()
+    try:
+        for piece in pieces:
+            protocol.data_received(piece)
+            await turns()
+        ended = weakref.ref(protocol)
+        transport.abort()
+        await turns()
+        del transport.protocol  # as asyncio's own do
+        del protocol, transport
+        assert ended() is None
+    finally:
+        gc.enable()
