@@ -4,11 +4,15 @@
 end: a name that isn't resolved and a disk that hangs can't be told to stop.
 """
 
+import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 
 from torchrelay.shared import clock
+
+logger = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 
@@ -56,12 +60,24 @@ class Places:
         self._waiting.clear()
 
 
+def start_thread(name: str, work: Work) -> None:
+    """Have work done by a daemon: the process ends without it. Raises RuntimeError where none can be had."""
+    threading.Thread(target=work, name=name, daemon=True).start()
+
+
 class PlacedThreads:
     """Threads for the work that has a place."""
 
-    def __init__(self, limit: int, limit_per_origin: int, name: str) -> None:
+    def __init__(
+        self,
+        limit: int,
+        limit_per_origin: int,
+        name: str,
+        start: Callable[[str, Work], None] = start_thread,
+    ) -> None:
         self._places = Places(limit, limit_per_origin)
         self._name = name
+        self._start = start
         self._changed = threading.Condition()
         self._is_closed = False
 
@@ -83,8 +99,12 @@ class PlacedThreads:
 
     def _begin(self) -> None:
         for origin, work in self._places.take():
-            # A daemon: the process ends without it.
-            threading.Thread(target=self._run, args=(origin, work), name=self._name, daemon=True).start()
+            try:
+                self._start(self._name, partial(self._run, origin, work))
+            except RuntimeError as error:  # a limit of processes counts threads
+                logger.warning("broker.no_thread", extra={"wanted_for": self._name, "reason": str(error)})
+                self._places.leave(origin)
+                self._places.ask(origin, work)  # until the next that comes or ends
 
     def _run(self, origin: str, work: Work) -> None:
         try:

@@ -3,7 +3,7 @@
 import threading
 from functools import partial
 
-from torchrelay.broker.places import PlacedThreads, Places
+from torchrelay.broker.places import PlacedThreads, Places, Work
 from torchrelay.shared import clock
 
 
@@ -65,3 +65,21 @@ def test_nobody_waits_for_work_that_does_not_end() -> None:
     assert threads.close(clock.monotonic() + 5)
     threads.submit("b", lambda: seen.append("closed"))
     assert not seen
+
+
+def test_work_for_which_there_is_no_thread_keeps_no_place_and_waits() -> None:
+    has_threads = False
+
+    def start(name: str, work: Work) -> None:
+        if not has_threads:
+            raise RuntimeError("can't start new thread")
+        work()
+
+    done: list[str] = []
+    threads = PlacedThreads(2, 1, "test", start)
+    for name in "abc":
+        threads.submit(name, partial(done.append, name))
+    assert not done
+    has_threads = True
+    threads.submit("d", partial(done.append, "d"))
+    assert sorted(done) == ["a", "b", "c", "d"]
