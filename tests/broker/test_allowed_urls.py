@@ -97,7 +97,7 @@ def test_a_pattern_that_fits_other_hosts_too_names_none(pattern: str, url: str) 
 @pytest.mark.parametrize(
     ("pattern", "host"),
     [
-        (r"https://.*\.example\.com/.*/models/.*/v1/.*\.mar", "h.example.com"),
+        (r"https://.*\.example\.com/.*/models/.*/v1/.*/models/.*/v1/.*\.mar", "h.example.com"),
         (r"https://.*a/.*a/.*a/.*a/.*a/.*a/.*\.mar", "a"),
         (r"https?://h/.*?a.*?[a/]/.*(?:/a|a/).*aa.*aa.*!", "h"),
     ],
