@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torchrelay.shared import ids
-from torchrelay.shared.messages import SLOWEST_BYTES_PER_S
+from torchrelay.shared.messages import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,10 @@ class Connection:
     def holds(self) -> int:
         """Bytes that are held for it."""
         return self.incoming + self.outgoing
+
+    def announce(self, size_bytes: int) -> None:
+        """Take note of how large the next message is said to be; nobody sends one without end."""
+        self.announced = min(size_bytes, ANNOUNCED_LIMIT_BYTES)
 
     def sample(self, traffic: Traffic, now: float) -> None:
         """Take in what the kernel counts."""

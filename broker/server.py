@@ -368,7 +368,7 @@ class Server:
         except wire.WireError as error:
             return Garbled(peer, str(error))
         if connection is not None and (frames or type(message) is m.Announced):
-            connection.announced = message.size_bytes if isinstance(message, m.Announced) else 0
+            connection.announce(message.size_bytes if isinstance(message, m.Announced) else 0)
         return Received(peer, message, epoch, tuple(frames))
 
     def _note_connections(self) -> None:

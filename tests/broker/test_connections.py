@@ -20,6 +20,7 @@ from torchrelay.broker.connections import (
     Connections,
     Traffic,
 )
+from torchrelay.shared.messages import ANNOUNCED_LIMIT_BYTES
 
 BASE = 50 * MEGABYTE
 
@@ -124,6 +125,17 @@ def test_many_connections_with_a_few_tiny_parts_each_are_cut_together(system: Sy
         honest.taken += 49_000
         system.pass_time(LOOK_S)
     assert system.cuts == list(range(50))
+
+
+def test_a_message_may_be_announced_only_as_large_as_anybody_sends_one(system: System) -> None:
+    liar = system.join(1)
+    liar.announce(2**62)
+    system.bring(1, ANNOUNCED_LIMIT_BYTES + UNANNOUNCED_LIMIT_BYTES)
+    system.pass_time(2 * SAMPLE_S)
+    assert system.cuts == []
+    system.bring(1, MEGABYTE)
+    system.pass_time(2 * SAMPLE_S)
+    assert system.cuts == [1]
 
 
 def test_a_message_without_end_is_cut_above_what_was_announced(system: System) -> None:
