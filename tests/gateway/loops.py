@@ -34,6 +34,12 @@ async def let_pass(seconds: float) -> None:
     await turns()
 
 
+async def run_for(seconds: int) -> None:
+    """Let time pass a second at a time, as for a process that runs and doesn't stand still meanwhile."""
+    for _ in range(seconds):
+        await let_pass(1)
+
+
 def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:  # Any: asyncio's
     """Run a test on such a loop."""
 

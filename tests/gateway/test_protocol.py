@@ -11,7 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.gateway.fakes import INFERENCE, FakeLink
-from tests.gateway.loops import let_pass, on_a_loop, turns
+from tests.gateway.loops import let_pass, on_a_loop, run_for, turns
 from torchrelay.gateway.app import create_app
 from torchrelay.gateway.clients import Clients
 from torchrelay.gateway.exchange import AsgiApp, ClientLeft, Receive, Scope, Send
@@ -203,12 +203,12 @@ async def test_a_body_that_stops_coming_ends_its_connection_and_who_waits_for_it
     protocol.data_received(HEAD % 100 + b"x")
     assert application.running == 1
     for _ in range(3):
-        await let_pass(KEPT_S - 1)
+        await run_for(KEPT_S - 1)
         protocol.data_received(b"slow")
     assert not transport.is_closing()
-    await let_pass(KEPT_S - 1)
+    await run_for(KEPT_S - 1)
     assert not transport.is_closing()
-    await let_pass(2)
+    await run_for(2)
     assert transport.is_closing()
     assert (application.running, application.left) == (0, 1)
 
@@ -620,11 +620,11 @@ async def test_a_body_that_is_dropped_behind_its_answer_keeps_the_connection_whi
     protocol.data_received(HEAD % 1_000_000 + b"x")
     assert transport.written.startswith(b"HTTP/1.1 503 ")
     for _ in range(3):
-        await let_pass(KEPT_S - 1)
+        await run_for(KEPT_S - 1)
         protocol.data_received(b"x")
     assert not transport.is_closing()
-    await let_pass(KEPT_S - 1)
-    await let_pass(2)
+    await run_for(KEPT_S - 1)
+    await run_for(2)
     assert transport.is_closing()
 
 
