@@ -226,6 +226,10 @@ def cache(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", tmp_path / "cache"], check=True)
 
 
+#: Folders in folders that no path leads to, whatever depth of calls some other test has allowed Python.
+ENDLESS = 2200
+
+
 def nest(folder: Path, depth: int) -> None:
     """Make folders in folders; their path is longer than any that the system takes."""
     at = os.open(folder, os.O_DIRECTORY)
@@ -242,12 +246,12 @@ def test_folders_that_a_handler_has_nested_without_end_are_removed_and_hold_up_n
 ) -> None:
     made = Copies(cache, READER, is_kept=True)
     copy = made.make("a", source, "")
-    nest(copy.folder, 1200)
+    nest(copy.folder, ENDLESS)
     copy.release()
     assert made.claim("a") is None
     assert not list((cache / "models").iterdir())
     assert not list(cache.glob(f"{copies.DROPPED}*"))
     copy = made.make("a", source, "")
-    nest(copy.folder, 1200)
+    nest(copy.folder, ENDLESS)
     copy.drop()
     assert not list((cache / "models").iterdir())
