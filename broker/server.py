@@ -238,7 +238,10 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
-        poller.register(self._watcher, zmq.POLLIN)
+        # PERF: by its fd; of each socket of zmq's the poller asks for the events before and after it waits.
+        watcher_fd = int(self._watcher.getsockopt(zmq.FD))
+        poller.register(watcher_fd, zmq.POLLIN)
+        self._note_connections()  # the fd tells of what comes after it was drained
         events: list[Event] = []
         while not self._is_stopping:
             came, events = events, []
@@ -249,7 +252,7 @@ class Server:
             else:
                 wait_s = self._core.next_wake() - clock.monotonic()
             ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
-            if self._watcher in ready:
+            if watcher_fd in ready:
                 self._note_connections()
             if self._wake_reader.fileno() in ready:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
