@@ -13,9 +13,8 @@ import os
 import queue
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar, cast
@@ -198,6 +197,10 @@ class Server:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
+        #: What was not sent in a turn, for the core to take in with the next.
+        self._unsent: list[Event] = []
+        #: How long the loop waits after a turn that failed, which may well fail again.
+        self._pause_s = 0.0
         #: Heads that were taken in this turn.
         self._taken_bytes = 0
         #: Lines of the log about what raised, by their event: what raises does so again, and soon.
@@ -235,6 +238,15 @@ class Server:
             self._core.management.load_at_start(load)
         gc.collect()
         gc.freeze()  # what lives from the start on need not be looked at by the collector again
+        turns = self._turns()
+        while fault := first_fault(turns, self._turn):
+            # Not a message's: the core contains those. What it wanted done comes with the next turn.
+            self._log_fault("broker.turn_failed", fault[1], events=len(fault[0]))
+            self._pause_s = FAULT_PAUSE_S
+        snapshots.write(self._settings, "shutdown", self._core.catalog.as_startup_models())
+
+    def _turns(self) -> Iterator[list[Event]]:
+        """Wait for the next turn and yield what it begins with, what the one before it could not send."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_reader, zmq.POLLIN)
@@ -242,21 +254,15 @@ class Server:
         watcher_fd = int(self._watcher.getsockopt(zmq.FD))
         poller.register(watcher_fd, zmq.POLLIN)
         self._note_connections()  # the fd tells of what comes after it was drained
-        events: list[Event] = []
         while not self._is_stopping:
-            came, events = events, []
-            if fault := first_fault(iter((came,)), partial(self._turn, unsent=events)):
-                # Not a message's: the core contains those. What it wanted done comes with the next turn.
-                self._log_fault("broker.turn_failed", fault[1], events=len(came))
-                wait_s = FAULT_PAUSE_S
-            else:
-                wait_s = self._core.next_wake() - clock.monotonic()
-            ready = dict(poller.poll(0 if events else max(0, int(wait_s * 1000 + 0.999))))
+            came, self._unsent = self._unsent, []
+            yield came
+            wait_s, self._pause_s = self._pause_s or self._core.next_wake() - clock.monotonic(), 0.0
+            ready = dict(poller.poll(0 if self._unsent else max(0, int(wait_s * 1000 + 0.999))))
             if watcher_fd in ready:
                 self._note_connections()
             if self._wake_reader.fileno() in ready:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
-        snapshots.write(self._settings, "shutdown", self._core.catalog.as_startup_models())
 
     def close(self) -> None:
         """Let go of everything; what is durable is so already, and peers find out by themselves."""
@@ -302,23 +308,23 @@ class Server:
         key_file.keep(path, made, self._registry)
         keys.use(made)
 
-    def _turn(self, came: list[Event], unsent: list[Event]) -> None:
-        """Have the core take in what came and do what it says; what was not sent is for its next turn."""
+    def _turn(self, came: list[Event]) -> None:
+        """Have the core take in what came, and do what it says."""
         self._receive(came)
-        effects = iter(self._core.handle(came, now=clock.monotonic()))
-        perform = partial(self._perform, unsent=unsent)
-        while fault := first_fault(effects, perform):
-            self._not_performed(*fault, unsent)
+        now = clock.monotonic()
+        effects = iter(self._core.handle(came, now=now))
+        while fault := first_fault(effects, self._perform):
+            self._not_performed(*fault)
         self._chunks.go_on()
-        self._connections.look(clock.monotonic())
+        self._connections.look(now)
 
-    def _not_performed(self, effect: Effect, error: Exception, unsent: list[Event]) -> None:
+    def _not_performed(self, effect: Effect, error: Exception) -> None:
         """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
         reason = quoted(f"{type(error).__name__}: {error}")
         kind = type(effect).__name__
         self._log_fault("broker.effect_failed", error, effect=kind, content=quoted(effect), reason=reason)
         if isinstance(effect, Send):
-            unsent.append(Unsendable(effect.peer, effect.message, reason))
+            self._unsent.append(Unsendable(effect.peer, effect.message, reason))
 
     def _log_fault(self, event: str, error: Exception, **facts: object) -> None:
         """Log one of the faults of a second, and how many there were."""
@@ -404,10 +410,10 @@ class Server:
 
     # Doing
 
-    def _perform(self, effect: Effect, unsent: list[Event]) -> None:
+    def _perform(self, effect: Effect) -> None:
         match effect:
             case Send():
-                self._send(effect, unsent)
+                self._send(effect)
             case Store(token, change):
                 self._in_thread(
                     self._registry_thread,
@@ -467,7 +473,7 @@ class Server:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
             self._core.metrics.dropped["log behind"] += len(lines)
 
-    def _send(self, effect: Send, unsent: list[Event]) -> None:
+    def _send(self, effect: Send) -> None:
         epoch = self._core.epoch
         head = wire.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
@@ -486,7 +492,7 @@ class Server:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self._chunks.forget(effect.peer)
-            unsent.append(Unreachable(effect.peer, effect.message))
+            self._unsent.append(Unreachable(effect.peer, effect.message))
 
     def _in_thread(
         self,

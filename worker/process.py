@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -97,7 +96,7 @@ class Worker:
         """Run what comes until told to stop; then say goodbye, which hands back what has not begun."""
         self._engine = engine
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
-            self._turn(engine)
+            self._turn()
             if self._is_wanted and not engine.work():
                 self._link.wait(self._next_wake() - clock.monotonic())
         self._leave()
@@ -112,7 +111,7 @@ class Worker:
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
             # First: what comes from here on must not be missed.
             self._woken.clear()
-            self._turn(engine)
+            self._turn()
             if not self._stop.is_set:
                 engine.work()
             try:
@@ -126,8 +125,7 @@ class Worker:
 
     def listen(self) -> None:
         """Take in what came while a handler runs."""
-        assert self._engine is not None
-        self._take_in(self._engine)
+        self._take_in()
 
     def parts(self, parts: list[Part]) -> None:
         """Send parts of answers at once."""
@@ -168,23 +166,25 @@ class Worker:
         asyncio.get_running_loop().remove_reader(self._stop.fd)
         self._woken.set()
 
-    def _turn(self, engine: Engine) -> None:
+    def _turn(self) -> None:
         """Take in what came, send what waits, and keep in touch."""
-        self._take_in(engine)
+        self._take_in()
         now = clock.monotonic()
         self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush()
         self._keep_in_touch(now)
 
-    def _take_in(self, engine: Engine) -> None:
+    def _take_in(self) -> None:
         coming = iter(self._link.receive, None)
-        while fault := first_fault(coming, partial(self._hear, engine)):
+        while fault := first_fault(coming, self._hear):
             (message, _, _), error = fault
             # A batch that was not taken in is not held: by that the broker knows that it is lost.
             logger.error("message.fault: %s", quoted(message), exc_info=error)
 
-    def _hear(self, engine: Engine, received: Received) -> None:
+    def _hear(self, received: Received) -> None:
         message, epoch, frames = received
+        engine = self._engine
+        assert engine is not None
         match self._session.heard(message, epoch, clock.monotonic()):
             case m.Assign() as batch:
                 self._accept(batch, frames)
