@@ -354,7 +354,7 @@ class Server:
 
     def _rest_of_message(self, peer: bytes) -> Event:
         """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
-        if not self._socket.rcvmore:
+        if not sockets.has_more(self._socket):
             return Garbled(peer, "a message without a head")
         connection = self._connections.by_peer.get(peer)
         if connection is None or self._connections.strangers:
@@ -365,7 +365,7 @@ class Server:
             head = self._socket.recv(zmq.NOBLOCK)
         self._taken_bytes += len(head)
         frames: list[zmq.Frame] = []
-        while self._socket.rcvmore:
+        while sockets.has_more(self._socket):
             if len(frames) >= wire.FRAMES_LIMIT:
                 self._overlong = peer
                 return Garbled(peer, f"a message of more than {wire.FRAMES_LIMIT} frames")
@@ -391,7 +391,7 @@ class Server:
     def _drop_overlong(self) -> bool:
         """Drop frames of a message that has too many, up to a turn's limit; tell whether it is over."""
         for _ in range(TURN_LIMIT_DROPPED):
-            if not self._socket.rcvmore:
+            if not sockets.has_more(self._socket):
                 self._overlong = None
                 return True
             self._socket.recv(zmq.NOBLOCK)
@@ -485,8 +485,8 @@ class Server:
             connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
         try:
             if ahead is not None:
-                self._socket.send_multipart([effect.peer, wire.encode(ahead, epoch)], zmq.NOBLOCK)
-            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                sockets.send(self._socket, (effect.peer, wire.encode(ahead, epoch)))
+            sockets.send(self._socket, parts)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):

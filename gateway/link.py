@@ -38,8 +38,6 @@ TICK_S = 0.05
 LATE_TICK_S = 0.5
 #: What may still go out when the process stops: the goodbye.
 LINGER_MS = 1000
-#: Above this a frame is lent to zmq instead of copied.
-LEND_BYTES = 64 * 1024
 #: Exit status that makes gunicorn stop instead of starting another process.
 DISMISSED_STATUS = 3
 
@@ -417,7 +415,7 @@ class Link:
             except zmq.Again:
                 return
             frames = []
-            while self._socket.rcvmore:
+            while sockets.has_more(self._socket):
                 frames.append(self._socket.recv(copy=False).buffer)
             yield head, frames
         self.loop.call_soon(self._receive)
@@ -460,22 +458,19 @@ class Link:
                 self._log_change(before)
                 break
         # A send can use up the fd's signal that something has come.
-        if int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self.loop.call_soon(self._receive)
 
     def _send(self, message: m.Message, frames: Frames) -> bool:
         """Send one message; False where there is no broker to take it."""
         epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
-        flags = zmq.NOBLOCK | zmq.SNDMORE if frames else zmq.NOBLOCK
         ahead = wire.announcement(frames)
         try:
             if ahead is not None:
-                self._socket.send(wire.encode(ahead, epoch), zmq.NOBLOCK)
-            self._socket.send(wire.encode(message, epoch), flags)
+                sockets.send(self._socket, (wire.encode(ahead, epoch),))
+            sockets.send(self._socket, (wire.encode(message, epoch), *frames))
         except zmq.Again:
             return False
-        for left, frame in zip(range(len(frames) - 1, -1, -1), frames, strict=True):
-            self._socket.send(frame, zmq.SNDMORE if left else 0, copy=len(frame) < LEND_BYTES)
         return True
 
     def _tick(self) -> None:

@@ -40,8 +40,7 @@ class Link:
         if self._socket.closed:  # a thread's last words may come after `close`
             return False
         try:
-            # Large frames go out without a copy, small ones are cheaper copied: pyzmq decides by size.
-            self._socket.send_multipart([wire.encode(message, epoch), *frames], zmq.NOBLOCK, copy=False)
+            sockets.send(self._socket, (wire.encode(message, epoch), *frames))
         except zmq.Again:
             return False
         return True
@@ -54,7 +53,7 @@ class Link:
             except zmq.Again:
                 return None
             frames = []
-            while self._socket.getsockopt(zmq.RCVMORE):
+            while sockets.has_more(self._socket):
                 frames.append(self._socket.recv(zmq.NOBLOCK, copy=False).buffer)
             try:
                 message, epoch = wire.decode(head)
