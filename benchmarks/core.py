@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from benchmarks.results import Loop
-from torchrelay.broker import metrics_config
-from torchrelay.broker.claims import Claims
-from torchrelay.broker.core import BrokerCore
-from torchrelay.broker.effects import Send
-from torchrelay.broker.events import Event, Received
-from torchrelay.broker.metrics import Metrics
-from torchrelay.broker.records import Snapshot, VersionRecord
-from torchrelay.shared import clock, wire
-from torchrelay.shared import messages as m
+from torchrelay.broker.core import metrics_config
+from torchrelay.broker.core.effects import Send
+from torchrelay.broker.core.events import Event, Received
+from torchrelay.broker.core.machine import BrokerCore
+from torchrelay.broker.core.torchserve_metrics import Metrics
+from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.models.records import Snapshot, VersionRecord
+from torchrelay.broker.server import BUILT_IN_METRICS
+from torchrelay.shared import clock
 from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 JOBS_PER_MESSAGE = (1, 8, 32)
 GATEWAY, NODE, WORKER = b"gateway", b"node", b"worker"
@@ -41,7 +43,7 @@ class Bench:
                                batch_size, 0, 120, 120, loaded_at_startup=False)  # fmt: skip
         # Peers don't beat here, so silence must not count.
         settings = BrokerSettings(state_dir="/nowhere", peer_timeout_s=1e9, job_queue_size=10_000)
-        built_in = metrics_config.parse(metrics_config.BUILT_IN.read_bytes())
+        built_in = metrics_config.parse(BUILT_IN_METRICS.read_bytes())
         self._now = 0.0
         self._core = BrokerCore(
             settings, Snapshot((record,), (("echo", "1.0"),)), metrics=Metrics(built_in),
@@ -54,10 +56,10 @@ class Bench:
         start = next(order for order in orders if isinstance(order, m.StartWorker))
         self._say(WORKER, m.HelloWorker(m.PROTOCOL_VERSION, start.worker_id, "node", "echo", "1.0", ARCHIVE,
                                         "cpu", 2, start.claim), 0)  # fmt: skip
-        meta, _ = wire.pack_request("0" * 36, (("content-type", "application/octet-stream"),),
+        meta, _ = codec.pack_request("0" * 36, (("content-type", "application/octet-stream"),),
                                     (("body", "application/octet-stream", BODY),))  # fmt: skip
         self._meta = meta
-        self._answer = wire.pack_response(wire.Response(200, "OK", (), BODY))[0]
+        self._answer = codec.pack_response(codec.Response(200, "OK", (), BODY))[0]
 
     def turn(self, jobs: Sequence[int]) -> float:
         """Take jobs through the broker; return the seconds that the broker worked."""
@@ -75,15 +77,15 @@ class Bench:
         return submitting_s + completing_s
 
     def _head(self, message: m.Message) -> bytes:
-        return wire.encode(message, EPOCH)
+        return codec.encode(message, EPOCH)
 
     def _work(self, peer: bytes, head: bytes) -> tuple[list[bytes], float]:
         """Do one turn of the server's loop: the part that is timed."""
         self._now += TURN_S
         started = clock.monotonic()
-        message, epoch = wire.decode(head)
+        message, epoch = codec.decode(head)
         effects = self._core.handle((Received(peer, message, epoch),), now=self._now)
-        sent = [wire.encode(effect.message, EPOCH) for effect in effects if isinstance(effect, Send)]
+        sent = [codec.encode(effect.message, EPOCH) for effect in effects if isinstance(effect, Send)]
         return sent, clock.monotonic() - started
 
     def _say(self, peer: bytes, message: m.Message, epoch: int) -> list[m.Message]:
@@ -119,7 +121,7 @@ def _turns(bench: Bench, jobs: Sequence[int], seconds: float) -> tuple[int, floa
 
 
 def _only(sent: list[bytes], kind: type[MessageT]) -> MessageT:
-    found = [message for message, _ in map(wire.decode, sent) if isinstance(message, kind)]
+    found = [message for message, _ in map(codec.decode, sent) if isinstance(message, kind)]
     assert len(found) == 1, f"{len(found)} {kind.__name__}"
     return found[0]
 

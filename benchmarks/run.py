@@ -17,7 +17,8 @@ import msgspec
 
 from benchmarks import bare, core, machine, processes, report, servers, wrk
 from benchmarks.results import Check, Plan, Point, ProcessFacts, Results, StartUp
-from torchrelay.shared import archive, clock
+from torchrelay.shared import clock
+from torchrelay.shared.archives import model_archive
 from torchrelay.shared.errors import RelayError
 
 DEFAULT_VENV = Path("build/torchserve-venv")
@@ -120,7 +121,7 @@ def make_store(folder: Path) -> Path:
     """Make a model store with the archive that every server under test gets."""
     store = folder / "store"
     store.mkdir()
-    archive.create(
+    model_archive.create(
         store / servers.ARCHIVE,
         model_name=servers.MODEL,
         version="1.0",

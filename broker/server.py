@@ -1,4 +1,4 @@
-"""The broker's shell: sockets, threads, clock and signals around `core`; the only zmq module here.
+"""The broker's shell: sockets, threads, clock and signals around `machine`; the only zmq module here.
 
 One loop: receive all there is (up to a budget), decode, ask the core, do what it says, sleep until the
 next message or the core's next wake. Nothing in it blocks: disk and network work is done by threads,
@@ -21,12 +21,17 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
-from torchrelay.broker import ipc, key_file, metrics_config, snapshots
-from torchrelay.broker.chunks import ChunkCredit
-from torchrelay.broker.claims import Claims
-from torchrelay.broker.connections import Connections
-from torchrelay.broker.core import BrokerCore
-from torchrelay.broker.effects import (
+from torchrelay.broker.archives.limited_threads import PlacedThreads
+from torchrelay.broker.archives.store import (
+    ArchiveStore,
+    prepare,
+    remove_leftovers,
+    set_aside_download,
+    startup_urls,
+)
+from torchrelay.broker.core import metrics_config
+from torchrelay.broker.core.early_requests import default_versions_first
+from torchrelay.broker.core.effects import (
     DropArchive,
     Effect,
     KeepKeys,
@@ -38,7 +43,7 @@ from torchrelay.broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from torchrelay.broker.events import (
+from torchrelay.broker.core.events import (
     ArchivePrepared,
     ChunkRead,
     Event,
@@ -48,31 +53,36 @@ from torchrelay.broker.events import (
     Unreachable,
     Unsendable,
 )
-from torchrelay.broker.ipc import BindFailed as BindFailed
-from torchrelay.broker.kernel import kernel, raise_fd_limit
-from torchrelay.broker.keys import Keyring
-from torchrelay.broker.metrics import Line, Metrics
-from torchrelay.broker.metrics_log import MetricsLog
-from torchrelay.broker.places import PlacedThreads
-from torchrelay.broker.records import Snapshot
-from torchrelay.broker.registry import Registry, SqlRegistry
-from torchrelay.broker.startup import default_versions_first
-from torchrelay.broker.store import ArchiveStore, prepare, remove_leftovers, set_aside_download, startup_urls
-from torchrelay.broker.urls import origin_of, scheme_of
-from torchrelay.shared import clock, host, ids, logs, private_files, sockets, wire
-from torchrelay.shared import messages as m
-from torchrelay.shared.archive_reader import ArchiveReader
+from torchrelay.broker.core.keyring import Keyring
+from torchrelay.broker.core.machine import BrokerCore
+from torchrelay.broker.core.torchserve_metrics import Line, Metrics
+from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.models.origins import origin_of, scheme_of
+from torchrelay.broker.models.records import Snapshot
+from torchrelay.broker.network import unix_sockets
+from torchrelay.broker.network.chunk_credit import ChunkCredit
+from torchrelay.broker.network.connections import Connections
+from torchrelay.broker.network.kernel import kernel, raise_fd_limit
+from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
+from torchrelay.broker.storage import key_file, snapshots
+from torchrelay.broker.storage.metrics_log import MetricsLog
+from torchrelay.broker.storage.registry import Registry, SqlRegistry
+from torchrelay.shared import clock, host, ids, private_files
+from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
+from torchrelay.shared.logs import logs
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_open_to_others
+from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
 #: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
 TURN_LIMIT_MESSAGES = 256
 #: And of their heads: what is in them takes 25 ns a byte to read, and some more to act on.
-TURN_LIMIT_BYTES = wire.HEAD_TO_BROKER_LIMIT_BYTES
+TURN_LIMIT_BYTES = codec.HEAD_TO_BROKER_LIMIT_BYTES
 #: Frames of an overlong message that are dropped in one turn, during which nobody else is heard.
 TURN_LIMIT_DROPPED = 20_000
 #: What is waited after a turn that failed, so that one that fails for good leaves room for others.
@@ -94,6 +104,9 @@ CLOSE_S = 0.4
 #: As `ids.secret` draws it.
 SECRET_BYTES_MIN = 32
 
+
+#: TorchServe's metrics, where no other file is named.
+BUILT_IN_METRICS = Path(__file__).with_name("metrics.yaml")
 
 ResultT = TypeVar("ResultT")
 
@@ -212,10 +225,10 @@ class Server:
     def bind(self) -> None:
         """Listen on all addresses. Raises BindFailed."""
         for address in self._settings.addresses:
-            if lock := ipc.claim(address):
+            if lock := unix_sockets.claim(address):
                 self._address_locks.append(lock)
             try:
-                with ipc.private_files():
+                with unix_sockets.private_files():
                     self._socket.bind(address)
             except zmq.ZMQError as error:
                 raise BindFailed(
@@ -366,15 +379,15 @@ class Server:
         self._taken_bytes += len(head)
         frames: list[zmq.Frame] = []
         while sockets.has_more(self._socket):
-            if len(frames) >= wire.FRAMES_LIMIT:
+            if len(frames) >= codec.FRAMES_LIMIT:
                 self._overlong = peer
-                return Garbled(peer, f"a message of more than {wire.FRAMES_LIMIT} frames")
+                return Garbled(peer, f"a message of more than {codec.FRAMES_LIMIT} frames")
             frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
         if connection is not None:
             connection.taken += len(head) + (sum(map(len, frames)) if frames else 0)
         try:
-            message, epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
-        except wire.WireError as error:
+            message, epoch = codec.decode(head, codec.HEAD_TO_BROKER_LIMIT_BYTES)
+        except codec.WireError as error:
             return Garbled(peer, str(error))
         if connection is not None and (frames or type(message) is m.Announced):
             connection.announce(message.size_bytes if isinstance(message, m.Announced) else 0)
@@ -475,17 +488,17 @@ class Server:
 
     def _send(self, effect: Send) -> None:
         epoch = self._core.epoch
-        head = wire.encode(effect.message, epoch)
+        head = codec.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
         if isinstance(effect.message, m.ArchiveChunk):
             parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
             self._chunks.was_sent(effect.peer, chunk.tracker)
-        ahead = wire.announcement(effect.frames)
+        ahead = codec.announcement(effect.frames)
         if connection := self._connections.by_peer.get(effect.peer):
             connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
         try:
             if ahead is not None:
-                sockets.send(self._socket, (effect.peer, wire.encode(ahead, epoch)))
+                sockets.send(self._socket, (effect.peer, codec.encode(ahead, epoch)))
             sockets.send(self._socket, parts)
         except zmq.ZMQError as error:
             # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
@@ -542,7 +555,7 @@ def memory_limit_bytes(settings: BrokerSettings, available: int) -> int:
 
 def _metrics(settings: BrokerSettings) -> Metrics:
     """Make the metrics that are configured; a file that can't be used leaves none, as in TorchServe."""
-    path = Path(settings.metrics_config) if settings.metrics_config else metrics_config.BUILT_IN
+    path = Path(settings.metrics_config) if settings.metrics_config else BUILT_IN_METRICS
     config, content = metrics_config.MetricsConfig(), b""
     try:
         content = path.read_bytes()

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from torchrelay.cli import archive, keys, models, parts, ping, predict, serve, snapshot, status, streams
+from torchrelay.cli.commands import archive, keys, models, parts, ping, predict, serve, snapshot, status
 from torchrelay.cli.faults import FaultReportingGroup
+from torchrelay.cli.start import standard_streams
 from torchrelay.shared import private_files
 
 app = typer.Typer(
@@ -51,6 +52,6 @@ def common(
 
 def main() -> None:
     """Run the command."""
-    streams.open_missing()
+    standard_streams.open_missing()
     private_files.keep_own_rights()
     app()

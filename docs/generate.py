@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from torchrelay.cli import compose
-from torchrelay.shared import settings, ts_keys
+from torchrelay.cli.start import part_settings
+from torchrelay.shared import settings
+from torchrelay.shared.torchserve import config_keys
 
 TARGET = Path(__file__).parent / "configuration.md"
 
@@ -58,16 +59,18 @@ ELSEWHERE = {
 }
 
 SECTIONS = (
-    (settings.BrokerSettings, compose.BROKER_FIELDS),
-    (settings.GatewaySettings, compose.GATEWAY_FIELDS),
-    (settings.NodeSettings, compose.NODE_FIELDS),
+    (settings.BrokerSettings, part_settings.BROKER_FIELDS),
+    (settings.GatewaySettings, part_settings.GATEWAY_FIELDS),
+    (settings.NodeSettings, part_settings.NODE_FIELDS),
 )
 
 
 def configuration():
     """Return the page's text."""
-    keys = [f"| `{key}` | {write_variable(key)} | {write_target(key)} |" for key in sorted(ts_keys.PARSERS)]
-    reasons = [f"| `{key}` | {why} |" for key, why in sorted(ts_keys.REASONS.items())]
+    keys = [
+        f"| `{key}` | {write_variable(key)} | {write_target(key)} |" for key in sorted(config_keys.PARSERS)
+    ]
+    reasons = [f"| `{key}` | {why} |" for key, why in sorted(config_keys.REASONS.items())]
     parts = [HEAD.format(keys="\n".join(keys), reasons="\n".join(reasons))]
     for cls, keys in SECTIONS:
         parts.append(f"## {inspect.getdoc(cls).split('.')[0]}\n")
@@ -83,7 +86,7 @@ def configuration():
 
 def write_variable(key):
     """Write the variable that overrides a key."""
-    name = ts_keys.variable(key)
+    name = config_keys.variable(key)
     return f"`{name}`" if name else "none"
 
 

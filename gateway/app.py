@@ -6,13 +6,16 @@ from urllib.parse import urlsplit
 import msgspec
 from falcon.asgi import Response
 
-from torchrelay.gateway import addresses, auth, inference, management, metadata, metrics, openapi
-from torchrelay.gateway.api import App, Guard, bare_app
-from torchrelay.gateway.bodies import GatewayRequest
-from torchrelay.gateway.browsers import BrowserCheck
-from torchrelay.gateway.edge import Edge
-from torchrelay.gateway.exchange import AsgiApp
+from torchrelay.gateway import auth
+from torchrelay.gateway.api import inference, management, metadata, metrics
+from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api.every_api import App, Guard, bare_app
+from torchrelay.gateway.http import addresses
+from torchrelay.gateway.http.browsers import BrowserCheck
+from torchrelay.gateway.http.exchange import AsgiApp
 from torchrelay.gateway.link import Link
+from torchrelay.gateway.listener_app import Edge
+from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
 
 #: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
@@ -66,7 +69,7 @@ def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | 
 
 def inference_app(link: Link, config: GatewaySettings) -> App:
     """Make the inference API."""
-    app = bare_app(openapi.inference(config), _guard(link, config, "inference"))
+    app = bare_app(documents.inference(config), _guard(link, config, "inference"))
     add_inference(app, link, config)
     return app
 
@@ -98,7 +101,7 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
 
 def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
-    app = bare_app(openapi.management(config), _guard(link, config, "management"))
+    app = bare_app(documents.management(config), _guard(link, config, "management"))
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", management.Readiness(link))
     return app
@@ -121,7 +124,7 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
 
 def metrics_app(link: Link, config: GatewaySettings) -> App:
     """Make the metrics API."""
-    app = bare_app(openapi.metrics(config))
+    app = bare_app(documents.metrics(config))
     add_metrics(app, link)
     return app
 
@@ -134,7 +137,7 @@ def add_metrics(app: App, link: Link) -> None:
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
     """Make one API of all: a path that both families have is told apart by its longest match."""
-    app = bare_app(openapi.shared(config), _guard(link, config, "inference"))
+    app = bare_app(documents.shared(config), _guard(link, config, "inference"))
     add_inference(app, link, config)
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", SharedKserveV1(link, config))

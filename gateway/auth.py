@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torchrelay.shared import errors
-from torchrelay.shared import messages as m
+from torchrelay.shared.wire import messages as m
 
 #: What a key can open; None is open to all.
 Api = Literal["inference", "management", "token"]

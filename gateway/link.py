@@ -19,14 +19,16 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from torchrelay.gateway import auth
-from torchrelay.gateway.exchange import ClientLeft
-from torchrelay.gateway.pace import Held, Unsent
-from torchrelay.gateway.room import Body, Room
+from torchrelay.gateway.http.client_pace import Held, Unsent
+from torchrelay.gateway.http.exchange import ClientLeft
+from torchrelay.gateway.in_flight_room import Body, Room
 from torchrelay.gateway.session import OF_THE_MOMENT, Answer, Frames, Outcome, Pending, Session, unchecked
-from torchrelay.gateway.sharing import Shared
-from torchrelay.shared import clock, errors, logs, settings, sockets, wire
-from torchrelay.shared import messages as m
+from torchrelay.gateway.shared_questions import Shared
+from torchrelay.shared import clock, errors, settings
 from torchrelay.shared.containment import first_fault
+from torchrelay.shared.logs import logs
+from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
@@ -403,7 +405,7 @@ class Link:
         while fault := first_fault(coming, self._hear):
             (head, _), error = fault
             # Whom it was to answer asks again with a beat, as for a message that is lost.
-            facts = {"bytes": len(head), "start": head[: wire.PREFIX.size].hex()}
+            facts = {"bytes": len(head), "start": head[: codec.PREFIX.size].hex()}
             logger.error("gateway.message_fault", exc_info=error, extra=facts)
         self._flush_soon()
 
@@ -425,9 +427,9 @@ class Link:
         before = self._session.state, self._session.epoch
         asked = self.asks_for_keys
         try:
-            message, epoch = wire.decode(head)
+            message, epoch = codec.decode(head)
             settled = self._session.hear(message, epoch, frames, now=clock.monotonic())
-        except wire.WireError as error:
+        except codec.WireError as error:
             logger.error("gateway.misread", extra={"reason": str(error)})
             return
         self._settle(settled)
@@ -464,11 +466,11 @@ class Link:
     def _send(self, message: m.Message, frames: Frames) -> bool:
         """Send one message; False where there is no broker to take it."""
         epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
-        ahead = wire.announcement(frames)
+        ahead = codec.announcement(frames)
         try:
             if ahead is not None:
-                sockets.send(self._socket, (wire.encode(ahead, epoch),))
-            sockets.send(self._socket, (wire.encode(message, epoch), *frames))
+                sockets.send(self._socket, (codec.encode(ahead, epoch),))
+            sockets.send(self._socket, (codec.encode(message, epoch), *frames))
         except zmq.Again:
             return False
         return True

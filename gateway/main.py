@@ -24,14 +24,14 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from torchrelay.gateway import addresses, certificates
 from torchrelay.gateway.app import create_app
-from torchrelay.gateway.edge import Edge
+from torchrelay.gateway.http import addresses, certificates
+from torchrelay.gateway.http.connection import GatewayProtocol
+from torchrelay.gateway.http.uvicorn_server import Server
 from torchrelay.gateway.link import Link
-from torchrelay.gateway.protocol import GatewayProtocol
-from torchrelay.gateway.server import Server
+from torchrelay.gateway.listener_app import Edge
 from torchrelay.shared import clock
-from torchrelay.shared.parent_death import die_with_parent
+from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
 
 logger = logging.getLogger(__name__)

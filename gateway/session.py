@@ -15,18 +15,19 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from torchrelay.gateway import auth
-from torchrelay.gateway.room import Room
-from torchrelay.shared import errors, settings, wire
-from torchrelay.shared import messages as m
+from torchrelay.gateway.in_flight_room import Room
+from torchrelay.shared import errors, settings
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
-Frames = Sequence[wire.Payload]
+Frames = Sequence[codec.Payload]
 State = Literal["away", "welcomed"]
 
 #: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
 SUBMIT_LIMIT_JOBS = 64
 SUBMIT_LIMIT_BYTES = 256 * 1024
-#: Management calls waiting at a time, beside those OF_THE_MOMENT, of which `sharing` has one of each kind.
-#: People make them: far fewer than jobs.
+#: Management calls waiting at a time, beside those OF_THE_MOMENT, of which `shared_questions` has one of each
+#: kind. People make them: far fewer than jobs.
 ASK_LIMIT = 512
 HELLO_INTERVAL_S = 0.25
 #: Taken until the first Welcome tells the broker's own figures.
@@ -39,7 +40,7 @@ _NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """A worker's answer to a job, or a part of one; still packed, see `wire.unpack_response`."""
+    """A worker's answer to a job, or a part of one; still packed, see `codec.unpack_response`."""
 
     meta: bytes
     frames: Frames
@@ -331,7 +332,7 @@ class Session(Generic[P]):
         return self._settled(refused)
 
     def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[P, Outcome]]:
-        parts = wire.split_frames([item.frames for item in message.items], frames)
+        parts = codec.split_frames([item.frames for item in message.items], frames)
         settled: list[tuple[P, Outcome]] = []
         for item, part in zip(message.items, parts, strict=True):
             pending = self._waiting.get(item.job)
@@ -410,7 +411,7 @@ class Session(Generic[P]):
 def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Message, Frames]]:
     """Group jobs into as few Submits as their limits allow; asks go one by one."""
     items: list[m.SubmitItem] = []
-    frames: list[wire.Payload] = []
+    frames: list[codec.Payload] = []
     inline_bytes = 0
     for one in waiting:
         if not isinstance(one.message, m.SubmitItem):
@@ -418,7 +419,7 @@ def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Messa
             continue
         inline_bytes += len(one.message.meta)
         is_full = len(items) == SUBMIT_LIMIT_JOBS or inline_bytes > SUBMIT_LIMIT_BYTES
-        if items and (is_full or len(frames) + len(one.frames) > wire.FRAMES_LIMIT):
+        if items and (is_full or len(frames) + len(one.frames) > codec.FRAMES_LIMIT):
             yield m.Submit(tuple(items), heard), frames
             items, frames, inline_bytes = [], [], len(one.message.meta)
         items.append(one.message)

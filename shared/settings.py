@@ -2,7 +2,7 @@
 
 Where they come from, strongest first: environment (only if config.properties says
 `enable_envvars_config=true`), command line, config.properties, the defaults here. The merging is
-`cli/compose.py`'s; this file knows only the fields, their defaults, and the reason for each.
+`cli/start/part_settings.py`'s; this file knows only the fields, their defaults, and the reason for each.
 """
 
 import ipaddress
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from torchrelay.shared.fields import SLOTS_LIMIT, Name
+from torchrelay.shared.wire.fields import SLOTS_LIMIT, Name
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from torchrelay.shared.archive_reader import ArchiveReader
+from torchrelay.shared.archives.reader import ArchiveReader
 
 POLL_INTERVAL_S = 0.01
 #: One for all tests: its process ends with theirs.

@@ -10,8 +10,9 @@ import msgpack
 
 from tests.attacks import zmtp
 from tests.attacks.attacker import Attacker, pause
-from torchrelay.shared import archive, wire
-from torchrelay.shared import messages as m
+from torchrelay.shared.archives import model_archive
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 CROWD_WORKERS, CROWD_NODES, UNKNOWN_WORKERS = 2000, 1000, 1000
 HEAD_BYTES = 8 * 1024 * 1024 - 1024
@@ -68,12 +69,12 @@ def out_of_range(attacker: Attacker) -> None:
         if is_welcome and message:
             peer.say(message)
         if number % 3 == 0:
-            head = bytearray(wire.encode(message or hello, peer.epoch))
+            head = bytearray(codec.encode(message or hello, peer.epoch))
             for _ in range(3):
                 head[seed.randrange(len(head))] = seed.randrange(256)
             peer.send(bytes(head))
             peer.send(
-                wire.PREFIX.pack(wire.WIRE_VERSION, seed.choice([*wire.KINDS]), 0, peer.epoch)
+                codec.PREFIX.pack(codec.WIRE_VERSION, seed.choice([*codec.KINDS]), 0, peer.epoch)
                 + b"\x91" * 5000
             )
         peer.line.has_news(0.2)
@@ -204,7 +205,7 @@ def _workers_of_echo(attacker: Attacker) -> list[tuple[str, str]]:
 
 
 def _archive_of_echo(attacker: Attacker) -> str:
-    return archive.sha256_of(Path(attacker.target.store, "echo.mar"))
+    return model_archive.sha256_of(Path(attacker.target.store, "echo.mar"))
 
 
 def large_heads(attacker: Attacker) -> None:
@@ -222,7 +223,7 @@ def large_heads(attacker: Attacker) -> None:
             peer.hello(gateway() if number % 2 else node("heads", slots=1))
         kind = (45, 41, 22, 23, 21)[number % 5]
         number += 1
-        peer.send(wire.PREFIX.pack(wire.WIRE_VERSION, kind, 0, peer.epoch) + rows)
+        peer.send(codec.PREFIX.pack(codec.WIRE_VERSION, kind, 0, peer.epoch) + rows)
         attacker.counts["heads of 8 MB"] += 1
     if peer is not None:
         peer.close()
@@ -244,7 +245,7 @@ def large_values(attacker: Attacker) -> None:
             (28, [1, bad, None]),
         )[number % 4]
         # Some can be read and name what isn't there; others have the value in the place of another.
-        peer.send(wire.PREFIX.pack(wire.WIRE_VERSION, kind, 0, peer.epoch) + msgpack.packb(value))
+        peer.send(codec.PREFIX.pack(codec.WIRE_VERSION, kind, 0, peer.epoch) + msgpack.packb(value))
         attacker.counts["values of 7 MB"] += 1
         peer.line.has_news(0.5)
         peer.line.receive()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tests.attacks import zmtp
 from tests.attacks.attacker import Attacker, pause
 from tests.attacks.port_messages import node
-from torchrelay.shared import messages as m
+from torchrelay.shared.wire import messages as m
 
 #: What `rand` of the C library gives first where nobody seeded it, with which libzmq numbers its connections.
 UNSEEDED = 0x6B8B4567

@@ -9,7 +9,7 @@ from tests.attacks.plan import Target
 from tests.integration import archives
 from tests.integration.fleet import Fleet
 from tests.support import eventually
-from torchrelay.shared import archive
+from torchrelay.shared.archives import model_archive
 
 #: Answers what it gets; a body that says so is answered by as many bytes as it says.
 HANDLER = """
@@ -68,7 +68,7 @@ class Server:
             broker_port=PORT,
             store=str(self._store),
             scratch=str(scratch),
-            archive=archive.sha256_of(stored),
+            archive=model_archive.sha256_of(stored),
             archive_bytes=stored.stat().st_size,
             worker=int(fleet.ready("echo")[0]["id"]),
         )
@@ -90,5 +90,5 @@ def _make_archives(store: Path) -> None:
         archives.make(store, name, code=HANDLER)
     weights = store.parent / "weights.bin"
     weights.write_bytes(os.urandom(STORED_BYTES))  # what can be packed small would be few chunks
-    archive.create(store / f"{STORED}.mar", model_name=STORED, version="1.0", serialized_file=weights,
+    model_archive.create(store / f"{STORED}.mar", model_name=STORED, version="1.0", serialized_file=weights,
                    handler=str(store.parent / "echo-source" / "echo_handler.py"))  # fmt: skip

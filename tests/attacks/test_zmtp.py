@@ -6,8 +6,8 @@ import zmq
 
 from tests.attacks import plan, zmtp
 from tests.attacks.attacker import Attacker, Line
-from torchrelay.shared import messages as m
-from torchrelay.shared import sockets, wire
+from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import messages as m
 
 TARGET = plan.Target(address="127.0.0.1", broker_port=0, store="", scratch="")
 
@@ -29,12 +29,12 @@ def test_a_peer_of_raw_bytes_is_understood_and_understands() -> None:
         assert router.poll(5000)
         identity, head, frame = router.recv_multipart()
         assert (identity, frame) == (b"raw", b"x" * 1000)
-        assert wire.decode(head) == (m.RegisterModel(1, "a" * 300), 0)
-        router.send_multipart([b"raw", wire.encode(m.ModelUnregistered(1, "a" * 100), 7), b"a frame"])
-        router.send_multipart([b"raw", wire.encode(m.Welcome(1, 2), 7)])
+        assert codec.decode(head) == (m.RegisterModel(1, "a" * 300), 0)
+        router.send_multipart([b"raw", codec.encode(m.ModelUnregistered(1, "a" * 100), 7), b"a frame"])
+        router.send_multipart([b"raw", codec.encode(m.Welcome(1, 2), 7)])
         assert peer.hear(m.Welcome) == m.Welcome(1, 2)
         assert peer.epoch == 7
-        router.send_multipart([b"raw", wire.encode(m.Leave("no use"), 7)])
+        router.send_multipart([b"raw", codec.encode(m.Leave("no use"), 7)])
         assert peer.hear(m.Welcome) is None
         peer.close()
     finally:

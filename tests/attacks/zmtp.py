@@ -4,7 +4,8 @@ import os
 import struct
 
 from tests.attacks.attacker import Attacker, Line
-from torchrelay.shared import clock, messages, wire
+from torchrelay.shared import clock
+from torchrelay.shared.wire import codec, messages
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
@@ -42,7 +43,7 @@ class Peer:
 
     def say(self, message: messages.Message, *frames: bytes) -> bool:
         """Send a message of ours, whatever is in it; return False where nobody takes it."""
-        return self.send(wire.encode(message, self.epoch), *frames)
+        return self.send(codec.encode(message, self.epoch), *frames)
 
     def send(self, head: bytes, *frames: bytes) -> bool:
         """Send a message whose head may be anything."""
@@ -91,7 +92,7 @@ class Peer:
                 continue
             is_head, self._is_more = not self._is_more, bool(flags & MORE)
             if is_head:
-                message, self.epoch = wire.decode(body)
+                message, self.epoch = codec.decode(body)
                 found.append(message)
         return found
 

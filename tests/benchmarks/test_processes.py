@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import processes
 
-CHILD = ["python", "-P", "-m", "torchrelay.cli.child"]
+CHILD = ["python", "-P", "-m", "torchrelay.cli.start.child"]
 
 
 @pytest.mark.parametrize(

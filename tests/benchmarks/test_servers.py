@@ -2,11 +2,11 @@ from pathlib import Path
 
 from benchmarks import echo_handler, run, servers
 from benchmarks.results import Plan
-from torchrelay.shared import ts_config
+from torchrelay.shared.torchserve import config_properties
 
 
 def test_torchrelay_understands_the_settings_that_both_servers_get() -> None:
-    said = ts_config.read(
+    said = config_properties.read(
         servers.config_properties([1001, 1002, 1003, 1004, 1005, 1006], Plan()).encode(), {}
     ).file
     assert said.inference_address == "http://127.0.0.1:1001"

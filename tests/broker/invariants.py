@@ -1,10 +1,10 @@
 """What must hold of the broker's core after every step, whatever happened."""
 
-from torchrelay.broker import policy
-from torchrelay.broker.core import BrokerCore
-from torchrelay.broker.queues import PlainQueue
-from torchrelay.broker.sequences import SequenceQueue
-from torchrelay.broker.states import LIVE, JobState, WorkerState
+from torchrelay.broker.core.machine import BrokerCore
+from torchrelay.broker.core.states import LIVE, JobState, WorkerState
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.queues import PlainQueue
+from torchrelay.broker.jobs.sequences import SequenceQueue
 
 
 def check(core: BrokerCore) -> None:
@@ -51,7 +51,7 @@ def _check_leases(core: BrokerCore) -> None:
         record = core.catalog.get(worker.key)
         # One that drains may have got its leases when its version was registered otherwise.
         is_ready = worker.state is WorkerState.READY
-        limit = (policy.leases_beside(record) or 2) if record and is_ready else None
+        limit = (batching.leases_beside(record) or 2) if record and is_ready else None
         assert limit is None or len(worker.leases) <= limit, f"a worker holds more than {limit} leases"
         for position, lease in enumerate(worker.leases):
             assert lease.worker_id == worker.worker_id, "a lease lies on another worker than it names"

@@ -6,11 +6,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 from tests.broker import invariants
-from torchrelay.broker import metrics_config, policy
-from torchrelay.broker.catalog import Catalog
-from torchrelay.broker.claims import Claims
-from torchrelay.broker.core import BrokerCore
-from torchrelay.broker.effects import (
+from torchrelay.broker.core import metrics_config
+from torchrelay.broker.core.effects import (
     Effect,
     KeepKeys,
     Prepare,
@@ -21,15 +18,28 @@ from torchrelay.broker.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from torchrelay.broker.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored
-from torchrelay.broker.keys import Keyring
-from torchrelay.broker.metrics import Line, Metrics
-from torchrelay.broker.records import Api, Change, KeyRecord, Prepared, PutKeys, RememberNodes, Snapshot
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
+from torchrelay.broker.core.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored
+from torchrelay.broker.core.keyring import Keyring
+from torchrelay.broker.core.machine import BrokerCore
+from torchrelay.broker.core.torchserve_metrics import Line, Metrics
+from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.models.records import (
+    Api,
+    Change,
+    KeyRecord,
+    Prepared,
+    PutKeys,
+    RememberNodes,
+    Snapshot,
+)
+from torchrelay.broker.server import BUILT_IN_METRICS
+from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import ModelNotFound, RelayError
-from torchrelay.shared.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 MessageT = TypeVar("MessageT", bound=m.Message)
 
@@ -120,7 +130,7 @@ class Rig:
             self.key_file = {api: key.text for api, key in made.newest.items()}
             keys.use(made)
         metrics = self._metrics(
-            metrics_config.parse(metrics_config.BUILT_IN.read_bytes()),
+            metrics_config.parse(BUILT_IN_METRICS.read_bytes()),
             mode=self.settings.metrics_mode,
             auto_detect=self.settings.model_metrics_auto_detect,
             hostname="here",
@@ -158,10 +168,10 @@ class Rig:
         self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
     ) -> Received | Garbled:
         """Make the event of a message that has been through the wire's codec, as the server does."""
-        head = wire.encode(message, self.epoch if epoch is None else epoch)
+        head = codec.encode(message, self.epoch if epoch is None else epoch)
         try:
-            decoded, sent_epoch = wire.decode(head, wire.HEAD_TO_BROKER_LIMIT_BYTES)
-        except wire.WireError as error:
+            decoded, sent_epoch = codec.decode(head, codec.HEAD_TO_BROKER_LIMIT_BYTES)
+        except codec.WireError as error:
             return Garbled(peer, str(error))
         return Received(peer, decoded, sent_epoch, tuple(frames))
 
@@ -193,12 +203,12 @@ class Rig:
     def _runs_side_by_side(self, worker: bytes) -> bool:
         known = self.core.fleet.workers.get(int(worker[2:]))
         record = self.core.catalog.get(known.key) if known else None
-        return record is not None and policy.leases_beside(record) > 0
+        return record is not None and batching.leases_beside(record) > 0
 
     def _perform(self, effect: Effect, results: list[Event]) -> None:
         match effect:
             case Send(peer, message, frames):
-                decoded, epoch = wire.decode(wire.encode(message, self.core.epoch))
+                decoded, epoch = codec.decode(codec.encode(message, self.core.epoch))
                 assert epoch == self.epoch
                 self._note_sent(peer, decoded)
                 if not isinstance(decoded, m.Beat):
@@ -322,7 +332,7 @@ class Rig:
                        **headers: str) -> None:  # fmt: skip
         """Submit requests with the same body; their ids differ, as they do in life."""
         for job in jobs:
-            meta, frames = wire.pack_request(f"id-{job}", tuple(headers.items()), [("body", "", content)])
+            meta, frames = codec.pack_request(f"id-{job}", tuple(headers.items()), [("body", "", content)])
             item = m.SubmitItem(job, "m", None, False, meta, len(frames), sequence)
             self.say(gateway, m.Submit((item,)), [bytes(frame) for frame in frames])
 

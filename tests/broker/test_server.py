@@ -12,13 +12,14 @@ import zmq
 from tests.broker.cable import Cable
 from tests.support import eventually
 from torchrelay.broker import server
-from torchrelay.broker.fetching import PART_PREFIX, PART_SUFFIX
-from torchrelay.broker.records import Change, Snapshot, VersionRecord
-from torchrelay.broker.registry import Registry, SqlRegistry
-from torchrelay.broker.store import PACKING_PREFIX
-from torchrelay.shared import clock, sockets, wire
-from torchrelay.shared import messages as m
+from torchrelay.broker.archives.fetching import PART_PREFIX, PART_SUFFIX
+from torchrelay.broker.archives.store import PACKING_PREFIX
+from torchrelay.broker.models.records import Change, Snapshot, VersionRecord
+from torchrelay.broker.storage.registry import Registry, SqlRegistry
+from torchrelay.shared import clock
 from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import messages as m
 
 
 def test_one_state_folder_has_one_broker(tmp_path: Path) -> None:
@@ -136,12 +137,12 @@ class Peer:
         self._socket.close(linger=0)
 
     def say(self, message: m.Message, epoch: int = 1) -> None:
-        self._socket.send(wire.encode(message, epoch))
+        self._socket.send(codec.encode(message, epoch))
 
     def hears(self) -> m.Message:
         """Return the next message that is no beat."""
         while self._socket.poll(10_000):
-            message, _ = wire.decode(self._socket.recv())
+            message, _ = codec.decode(self._socket.recv())
             if not isinstance(message, m.Beat):
                 return message
         raise AssertionError("nothing came")

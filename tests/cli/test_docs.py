@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.deploy.test_compose_file import accept
-from torchrelay.cli import torchserve
+from torchrelay.cli.torchserve.command import parser
 from torchrelay.shared import settings
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_every_command_in_the_documentation_is_accepted(page: Path) -> None:
     for command in commands(page):
         name, *words = shlex.split(command, comments=True)
         if name == "torchserve":
-            torchserve.parser().parse_args(words)
+            parser().parse_args(words)
         else:
             accept([name, *words])
 

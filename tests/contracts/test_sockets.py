@@ -4,7 +4,7 @@ import ast
 
 from tests.contracts.source import name, sources, tree
 
-HOME = "shared/sockets.py"
+HOME = "shared/wire/sockets.py"
 #: What makes a socket, or changes how it is.
 MAKERS = {"DEALER", "ROUTER", "REQ", "REP", "PUB", "SUB", "PUSH", "PULL", "PAIR", "STREAM"}
 OPTIONS = {"LINGER", "IMMEDIATE", "RECONNECT_IVL", "RECONNECT_IVL_MAX", "CONNECT_TIMEOUT", "TCP_MAXRT",

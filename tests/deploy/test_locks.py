@@ -91,17 +91,17 @@ for module in sys.argv[2:]:
 """
 OF_COMMANDS = (
     "cli.main",
-    "cli.parts",
-    "cli.compose",
-    "cli.prepare",
-    "cli.secrets_file",
-    "cli.folders",
-    "cli.child",
+    "cli.commands.parts",
+    "cli.start.part_settings",
+    "cli.start.checks",
+    "cli.start.secrets_file",
+    "cli.start.folders",
+    "cli.start.child",
 )
 OF_ROLES = {
     "broker": ("broker.server",),
     "gateway": ("gateway.main",),
-    "worker": ("worker.node", "worker.launcher", "worker.process"),
+    "worker": ("worker.node.node", "worker.launcher.fork_server", "worker.model.process"),
 }
 
 

@@ -3,10 +3,10 @@
 import random
 
 from tests.fuzz.values import Pool, Values, damaged
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
-ALL = tuple(wire.KINDS.values())
+ALL = tuple(codec.KINDS.values())
 
 
 def run(seed: int, times: int) -> None:
@@ -16,7 +16,7 @@ def run(seed: int, times: int) -> None:
     for _ in range(times):
         message = values.message(ALL)
         assert isinstance(message, m.Message)
-        _read_head(damaged(rng, wire.encode(message, 1)))
+        _read_head(damaged(rng, codec.encode(message, 1)))
         frames = [rng.randbytes(rng.choice((0, 5))) for _ in range(rng.choice((0, 1, 2)))]
         _read_request(rng, frames)
         _read_response(rng, frames)
@@ -25,20 +25,20 @@ def run(seed: int, times: int) -> None:
 
 def _read_head(data: bytes) -> None:
     try:
-        message, epoch = wire.decode(data)
-    except wire.WireError as error:
+        message, epoch = codec.decode(data)
+    except codec.WireError as error:
         _check(error)
         return
-    again = wire.encode(message, epoch)
-    assert wire.encode(*wire.decode(again)) == again
+    again = codec.encode(message, epoch)
+    assert codec.encode(*codec.decode(again)) == again
 
 
 def _read_request(rng: random.Random, frames: list[bytes]) -> None:
     inputs = [("data", "text/plain", b"x" * 10), ("large", "", b"y" * 9000)]
-    meta, _ = wire.pack_request("id", [("explain", "True")], inputs, rng.choice((b"", b"a\nb", b"a\nb\nc")))
+    meta, _ = codec.pack_request("id", [("explain", "True")], inputs, rng.choice((b"", b"a\nb", b"a\nb\nc")))
     try:
-        request, values = wire.unpack_request(damaged(rng, meta), frames)
-    except wire.WireError as error:
+        request, values = codec.unpack_request(damaged(rng, meta), frames)
+    except codec.WireError as error:
         _check(error)
         return
     assert len(request.inputs) == len(values)
@@ -47,10 +47,12 @@ def _read_request(rng: random.Random, frames: list[bytes]) -> None:
 
 def _read_response(rng: random.Random, frames: list[bytes]) -> None:
     error = rng.choice((None, ("BadRequest", "no", "")))
-    meta, _ = wire.pack_response(wire.Response(200, "OK", (("a", "b"),), b"x" * rng.choice((1, 9000)), error))
+    meta, _ = codec.pack_response(
+        codec.Response(200, "OK", (("a", "b"),), b"x" * rng.choice((1, 9000)), error)
+    )
     try:
-        response, body = wire.unpack_response(damaged(rng, meta), frames)
-    except wire.WireError as fault:
+        response, body = codec.unpack_response(damaged(rng, meta), frames)
+    except codec.WireError as fault:
         _check(fault)
         return
     assert isinstance(body, bytes)
@@ -60,13 +62,13 @@ def _read_response(rng: random.Random, frames: list[bytes]) -> None:
 def _split(rng: random.Random, frames: list[bytes]) -> None:
     counts = [rng.choice((0, 1, 2, -1, 2**63 - 1)) for _ in range(rng.choice((0, 1, 2, 3)))]
     try:
-        parts = wire.split_frames(counts, frames)
-    except wire.WireError as error:
+        parts = codec.split_frames(counts, frames)
+    except codec.WireError as error:
         _check(error)
         return
     assert [frame for part in parts for frame in part] == frames
     assert [*map(len, parts)] == counts
 
 
-def _check(error: wire.WireError) -> None:
+def _check(error: codec.WireError) -> None:
     assert len(str(error)) < 300, f"{len(str(error))} characters are repeated"

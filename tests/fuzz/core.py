@@ -8,11 +8,11 @@ import random
 
 from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
 from tests.fuzz.values import Pool, Values, damaged
-from torchrelay.broker.events import Event, Garbled, Received, Unreachable, Unsendable
-from torchrelay.broker.states import WorkerState
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
-from torchrelay.shared.model_config import ModelConfig
+from torchrelay.broker.core.events import Event, Garbled, Received, Unreachable, Unsendable
+from torchrelay.broker.core.states import WorkerState
+from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 CONFIGS = (
     None,
@@ -23,7 +23,7 @@ CONFIGS = (
 )
 HOSTILE = (b"x-1", b"x-2", b"x-3", b"x-4")
 HELLOS = (m.HelloGateway, m.HelloNode, m.HelloWorker)
-ALL = tuple(wire.KINDS.values())
+ALL = tuple(codec.KINDS.values())
 #: Names have 256 characters, a worker's reason what its node says.
 LONGEST_FACT = 9000
 #: What changes the fleet for everybody: a gateway that may do so is no intruder.
@@ -92,11 +92,11 @@ class Fleet:
     def _send_damaged(self) -> None:
         message = self.values.message(ALL)
         assert isinstance(message, m.Message)
-        data = damaged(self.rng, wire.encode(message, self.rig.epoch))
+        data = damaged(self.rng, codec.encode(message, self.rig.epoch))
         peer = self.rng.choice(HOSTILE)
         try:
-            decoded, epoch = wire.decode(data, wire.HEAD_TO_BROKER_LIMIT_BYTES)
-        except wire.WireError as error:
+            decoded, epoch = codec.decode(data, codec.HEAD_TO_BROKER_LIMIT_BYTES)
+        except codec.WireError as error:
             self.rig.feed(Garbled(peer, str(error)))
             return
         if self.may_manage or not isinstance(decoded, CHANGES):

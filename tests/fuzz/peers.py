@@ -5,10 +5,10 @@ from contextlib import suppress
 
 from tests.fuzz.values import Pool, Values
 from torchrelay.gateway import session as gateway
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
 from torchrelay.shared.settings import GatewaySettings
-from torchrelay.worker import session as worker
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common import peer_session as worker
 
 TO_GATEWAY = m.ToGateway.__args__
 TO_WORKER = (*m.ToWorker.__args__, *m.ToNode.__args__)
@@ -37,8 +37,8 @@ def _as_heard(
     message = values.message(classes)
     assert isinstance(message, m.Message)
     try:
-        return wire.decode(wire.encode(message, rng.choice((1, 1, 1, 2, 0, 2**64 - 1))))
-    except wire.WireError:
+        return codec.decode(codec.encode(message, rng.choice((1, 1, 1, 2, 0, 2**64 - 1))))
+    except codec.WireError:
         return None
 
 
@@ -46,7 +46,7 @@ def _gateway_hears(
     one: gateway.Session[gateway.Pending], message: m.Message, epoch: int, now: float, rng: random.Random
 ) -> None:
     frames = [memoryview(b"x")] * rng.choice((0, 0, 1, 2))
-    with suppress(wire.WireError):  # which is logged, and passed over
+    with suppress(codec.WireError):  # which is logged, and passed over
         one.hear(message, epoch, frames, now=now)
     one.dismissed = None
     one.tick(now)
@@ -54,7 +54,7 @@ def _gateway_hears(
         one.submit(gateway.Pending(), "m", None, b"", (), is_describe=False, now=now)
         one.ask(gateway.Pending(), m.ReadHealth(0), now=now)
     for sent, _ in one.outgoing(now):
-        wire.decode(wire.encode(sent, one.epoch), wire.HEAD_TO_BROKER_LIMIT_BYTES)
+        codec.decode(codec.encode(sent, one.epoch), codec.HEAD_TO_BROKER_LIMIT_BYTES)
     assert one.room.held_bytes >= 0
 
 
@@ -73,4 +73,4 @@ def _worker_hears(
     if len(leases.held) > 20:
         leases.forget()
     beat = m.WorkerBeat(0, leases.held, one.heard_beat)
-    assert wire.decode(wire.encode(beat, one.epoch)) == (beat, one.epoch)
+    assert codec.decode(codec.encode(beat, one.epoch)) == (beat, one.epoch)

@@ -4,7 +4,7 @@ import hashlib
 from typing import Any
 
 from torchrelay.gateway import auth
-from torchrelay.shared import messages
+from torchrelay.shared.wire import messages
 
 WORKER = messages.WorkerFacts(9000, "ready", "node-a", "cpu", 17, 1_769_860_800_007, 1024, 0, "")
 GPU_WORKER = messages.WorkerFacts(9001, "loading", "node-b", "cuda:0", -1, 0, 0, 0, "fetching 3 of 9 MB")

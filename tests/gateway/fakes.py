@@ -7,14 +7,15 @@ from typing import Any
 import falcon.inspect
 import falcon.testing
 
-from torchrelay.gateway.api import App
+from torchrelay.gateway.api.every_api import App
 from torchrelay.gateway.app import create_app
-from torchrelay.gateway.edge import Edge
 from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.listener_app import Edge
 from torchrelay.gateway.session import Session
-from torchrelay.gateway.sharing import Shared
-from torchrelay.shared import clock, errors, messages, wire
+from torchrelay.gateway.shared_questions import Shared
+from torchrelay.shared import clock, errors
 from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import codec, messages
 
 EPOCH = 5
 INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
@@ -22,13 +23,13 @@ INFERENCE, MANAGEMENT, METRICS = 8080, 8081, 8082
 #: What the scripted broker says to an ask; None leaves it unanswered.
 Replies = Callable[[Any], messages.Message | errors.RelayError]
 #: What the scripted worker says to a job; a list is an answer in parts.
-Said = wire.Response | errors.RelayError
-Worker = Callable[[wire.Request, list[bytes]], Said | list[Said]]
+Said = codec.Response | errors.RelayError
+Worker = Callable[[codec.Request, list[bytes]], Said | list[Said]]
 
 
-def echo(request: wire.Request, values: list[bytes]) -> wire.Response:
+def echo(request: codec.Request, values: list[bytes]) -> codec.Response:
     """Answer with the first input."""
-    return wire.Response(200, "", (), values[0] if values else b"")
+    return codec.Response(200, "", (), values[0] if values else b"")
 
 
 def no_replies(ask: Any) -> errors.RelayError:
@@ -61,7 +62,7 @@ class FakeLink(Link):
         self.asked: list[Any] = []
         self.cancelled: list[int] = []
         self.submitted: list[messages.SubmitItem] = []
-        self.requests: list[wire.Request] = []
+        self.requests: list[codec.Request] = []
         self.values: list[list[bytes]] = []
         self.counted: list[int] = []
         self.welcome = messages.Welcome(500, 3000, asks_for_keys=config.token_authorization)
@@ -83,9 +84,9 @@ class FakeLink(Link):
 
     def _flush_soon(self) -> None:
         for sent, frames in list(self._session.outgoing(0.0)):
-            message, _ = wire.decode(wire.encode(sent, EPOCH))
+            message, _ = codec.decode(codec.encode(sent, EPOCH))
             if isinstance(message, messages.Submit):
-                parts = wire.split_frames([item.frames for item in message.items], frames)
+                parts = codec.split_frames([item.frames for item in message.items], frames)
                 for item, part in zip(message.items, parts, strict=True):
                     self._answer(item, part)
             elif isinstance(message, messages.Cancel):
@@ -93,8 +94,8 @@ class FakeLink(Link):
             elif isinstance(message, messages.Ask):
                 self._reply(message)
 
-    def _answer(self, item: messages.SubmitItem, frames: Sequence[wire.Payload]) -> None:
-        request, values = wire.unpack_request(item.meta, frames)
+    def _answer(self, item: messages.SubmitItem, frames: Sequence[codec.Payload]) -> None:
+        request, values = codec.unpack_request(item.meta, frames)
         self.submitted.append(item)
         self.requests.append(request)
         self.values.append([bytes(value) for value in values])
@@ -105,7 +106,7 @@ class FakeLink(Link):
                 refused = messages.RefusedItem(item.job, part.name, part.message, part.details)
                 self._say(messages.Refused((refused,)))
             else:
-                meta, body = wire.pack_response(part)
+                meta, body = codec.pack_response(part)
                 is_final = number == len(parts) - 1
                 answered = messages.AnsweredItem(item.job, meta, len(body), is_final, number)
                 self._say(messages.Answered((answered,)), body)
@@ -118,7 +119,7 @@ class FakeLink(Link):
         self._say(reply)
 
     def _say(self, said: messages.Message, frames: Sequence[bytes] = ()) -> None:
-        message, epoch = wire.decode(wire.encode(said, EPOCH))
+        message, epoch = codec.decode(codec.encode(said, EPOCH))
         self._settle(self._session.hear(message, epoch, frames, now=0.0))
 
 

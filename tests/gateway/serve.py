@@ -9,8 +9,8 @@ import sys
 import msgspec
 
 from torchrelay.gateway import main
-from torchrelay.shared import logs
-from torchrelay.shared.parent_death import die_with_parent
+from torchrelay.shared.logs import logs
+from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.gateway.facts import key
 from torchrelay.gateway import auth
-from torchrelay.shared import messages as m
+from torchrelay.shared.wire import messages as m
 
 
 def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.gateway.facts import key
-from torchrelay.gateway.room import Body
+from torchrelay.gateway.in_flight_room import Body
 from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
-from torchrelay.shared import errors, messages, wire
+from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import codec, messages
 
 EPOCH = 7
 WELCOME = messages.Welcome(500, 3000)
@@ -237,9 +238,9 @@ def test_a_submit_is_bounded_in_jobs_bytes_and_frames() -> None:
         submit(session, str(number), meta=b"x" * 100_000)
     assert [len(message.items) for message in drain(session)] == [2, 1]
     for number in range(3):
-        submit(session, str(number), frames=[b"f"] * (wire.FRAMES_LIMIT // 2))
+        submit(session, str(number), frames=[b"f"] * (codec.FRAMES_LIMIT // 2))
     sent = list(session.outgoing(0.0))
-    assert [len(frames) for _, frames in sent] == [wire.FRAMES_LIMIT, wire.FRAMES_LIMIT // 2]
+    assert [len(frames) for _, frames in sent] == [codec.FRAMES_LIMIT, codec.FRAMES_LIMIT // 2]
 
 
 def test_asks_get_numbers_of_their_own() -> None:
@@ -292,7 +293,7 @@ def test_answers_of_another_epoch_are_dropped() -> None:
 def test_frames_that_do_not_add_up_are_a_wire_error_and_settle_nothing() -> None:
     session = welcomed()
     job = submit(session, "a")
-    with pytest.raises(wire.WireError):
+    with pytest.raises(codec.WireError):
         session.hear(answered(job), EPOCH, [b"stray"], now=0.0)
     assert session.waiting == 1
 

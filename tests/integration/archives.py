@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torchrelay.shared import archive
+from torchrelay.shared.archives import model_archive
 
 #: Model name -> its handler's code.
 HANDLERS = {
@@ -170,7 +170,7 @@ def make(
     source.parent.mkdir(exist_ok=True)
     source.write_text(code or HANDLERS[name])
     target = folder / (file_name or f"{name}.mar")
-    archive.create(
+    model_archive.create(
         target,
         model_name=model_name or name,
         version=version,

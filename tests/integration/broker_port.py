@@ -13,9 +13,9 @@ import zmq
 from tests.integration.fleet import own_address
 from tests.support import HANG_S, eventually
 from tests.zmtp import MORE, Peer, dealer, frame
-from torchrelay.shared import messages as m
-from torchrelay.shared import sockets, wire
 from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import messages as m
 
 PORT = 7700
 RUN = """
@@ -64,7 +64,7 @@ class Broker:
         peer = Peer(PORT, self.host)
         self._peers.append(peer)
         peer.join(dealer(routing_id))
-        peer.send(*(frame(wire.encode(message, 0)) for message in messages))
+        peer.send(*(frame(codec.encode(message, 0)) for message in messages))
         return peer
 
     def close(self) -> None:
@@ -86,16 +86,16 @@ class Honest:
         self._socket = sockets.dial(context, address, "test", waits_to_send=True)
         self._socket.setsockopt(zmq.RCVTIMEO, int(HANG_S * 1000))
         self.epoch = 0
-        self._socket.send(wire.encode(hello, 0))
+        self._socket.send(codec.encode(hello, 0))
         self.hear(m.Welcome)
 
     def say(self, message: m.Message, *frames: bytes) -> None:
-        self._socket.send_multipart([wire.encode(message, self.epoch), *frames])
+        self._socket.send_multipart([codec.encode(message, self.epoch), *frames])
 
     def hear(self, wanted: type[MessageT]) -> MessageT:
         """Return the next message of this kind; others are dropped."""
         while True:
-            message, self.epoch = wire.decode(self._socket.recv_multipart()[0])
+            message, self.epoch = codec.decode(self._socket.recv_multipart()[0])
             if isinstance(message, wanted):
                 return message
 

@@ -13,8 +13,8 @@ import zmq
 from tests.integration.archives import HANDLERS, make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import HANG_S, eventually
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 pytestmark = pytest.mark.integration
 
@@ -295,7 +295,7 @@ def stranger(server: Fleet) -> Iterator["zmq.Socket[bytes]"]:
 def hear(peer: "zmq.Socket[bytes]") -> m.Message:
     """Receive the next message that isn't a beat."""
     while True:
-        message, _ = wire.decode(peer.recv_multipart()[0])
+        message, _ = codec.decode(peer.recv_multipart()[0])
         if not isinstance(message, m.Beat):
             return message
 
@@ -305,9 +305,9 @@ def hear(peer: "zmq.Socket[bytes]") -> m.Message:
     [
         [b""],
         [b"\x00" * 100],
-        [wire.PREFIX.pack(9, 1, 0, 0)],
-        [wire.PREFIX.pack(1, 255, 0, 0) + b"\x90"],
-        [wire.PREFIX.pack(1, 22, 0, 0) + b"\xdd\xff\xff\xff\xff"],
+        [codec.PREFIX.pack(9, 1, 0, 0)],
+        [codec.PREFIX.pack(1, 255, 0, 0) + b"\x90"],
+        [codec.PREFIX.pack(1, 22, 0, 0) + b"\xdd\xff\xff\xff\xff"],
         [b"", b"", b"more", b"frames"],
     ],
 )
@@ -319,18 +319,18 @@ def test_garbage_on_the_wire_is_answered_and_changes_nothing(
 
 
 def test_a_forged_result_of_a_peer_that_is_no_worker_is_refused(stranger: "zmq.Socket[bytes]") -> None:
-    stranger.send(wire.encode(m.HelloGateway(m.PROTOCOL_VERSION, "forger", 1), 0))
-    _, epoch = wire.decode(stranger.recv())
-    stranger.send(wire.encode(m.Completed(1, 1, (m.CompletedItem(200, b"forged"),)), epoch))
+    stranger.send(codec.encode(m.HelloGateway(m.PROTOCOL_VERSION, "forger", 1), 0))
+    _, epoch = codec.decode(stranger.recv())
+    stranger.send(codec.encode(m.Completed(1, 1, (m.CompletedItem(200, b"forged"),)), epoch))
     refusal = hear(stranger)
     assert isinstance(refusal, m.Misunderstood)
     assert "not for a gateway" in refusal.reason
-    stranger.send(wire.encode(m.HelloWorker(m.PROTOCOL_VERSION, 9000, "n", "echo", "1.0", "x", "cpu", 1), 0))
+    stranger.send(codec.encode(m.HelloWorker(m.PROTOCOL_VERSION, 9000, "n", "echo", "1.0", "x", "cpu", 1), 0))
     assert isinstance(hear(stranger), m.Misunderstood)
 
 
 def test_a_worker_of_an_archive_that_is_not_registered_is_sent_away(stranger: "zmq.Socket[bytes]") -> None:
     stranger.send(
-        wire.encode(m.HelloWorker(m.PROTOCOL_VERSION, 1, "n", "echo", "1.0", "forged", "cpu", 1), 0)
+        codec.encode(m.HelloWorker(m.PROTOCOL_VERSION, 1, "n", "echo", "1.0", "forged", "cpu", 1), 0)
     )
     assert isinstance(hear(stranger), m.Leave)

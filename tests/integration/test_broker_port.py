@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.test_store import write_mar
+from tests.broker.archives.test_store import write_mar
 from tests.integration.broker_port import parts, running
 from tests.integration.fleet import fleet
 from tests.support import eventually
 from tests.zmtp import frame
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
 from torchrelay.shared.settings import LoadAtStart
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 pytestmark = pytest.mark.integration
 
@@ -37,7 +37,7 @@ def test_chunks_that_a_node_asks_for_and_does_not_read_stay_on_the_disk(tmp_path
         sha256 = honest.hear(m.StartWorker).archive
         before = broker.rss
         greedy = broker.raw(b"n" + os.urandom(16), node("greedy"))
-        ask = frame(wire.encode(m.FetchArchive(sha256, 0, 4 * MEGABYTE), honest.epoch))
+        ask = frame(codec.encode(m.FetchArchive(sha256, 0, 4 * MEGABYTE), honest.epoch))
         greedy.send(ask * 100)
         # The honest node gets what it asks for; by then the greedy one's asks have been seen.
         for _ in range(20):
@@ -94,7 +94,7 @@ def test_a_message_that_never_ends_costs_its_sender_the_connection(
         honest = broker.honest()
         before = broker.rss
         endless = broker.raw(b"g" + os.urandom(16))
-        endless.send(frame(wire.encode(m.HelloGateway(m.PROTOCOL_VERSION, "endless", 1), 0)))
+        endless.send(frame(codec.encode(m.HelloGateway(m.PROTOCOL_VERSION, "endless", 1), 0)))
         assert endless.pour(parts(body, count // 100), 100, within_s=60)
         eventually(lambda: "connection.cut" in broker.log)
         assert honest.is_served()

@@ -8,7 +8,7 @@ from tests.integration.archives import make_store
 from tests.integration.fleet import fleet
 from tests.support import eventually
 from torchrelay.shared.settings import environment
-from torchrelay.worker import devices
+from torchrelay.worker.node import devices
 
 GPUS = [device for device in devices.offered(("auto",), environment()) if device.kind == "gpu"]
 

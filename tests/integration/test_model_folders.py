@@ -9,7 +9,7 @@ import pytest
 from tests.integration.archives import make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
-from torchrelay.shared.archive import MANIFEST_NAME
+from torchrelay.shared.archives.model_archive import MANIFEST_NAME
 
 pytestmark = pytest.mark.integration
 

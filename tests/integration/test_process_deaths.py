@@ -37,9 +37,9 @@ class Ranks:
 #: The process kinds by what their command line has, from the top of the tree to its leaves.
 COMMANDS = {
     "serve": "torchrelay serve",
-    "broker": "cli.child broker",
-    "gateway": "cli.child gateway",
-    "node": "cli.child worker",
+    "broker": "cli.start.child broker",
+    "gateway": "cli.start.child gateway",
+    "node": "cli.start.child worker",
     "launcher": "worker.launcher",
 }
 KINDS = [*COMMANDS, "gateway process", "worker", "rank", "helper"]

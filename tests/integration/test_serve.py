@@ -141,7 +141,7 @@ def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> No
     checked = 0
     for process in server.descendants():
         command = " ".join(process.cmdline())
-        if "cli.child gateway" in command or "cli.child broker" in command:
+        if "cli.start.child gateway" in command or "cli.start.child broker" in command:
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             assert "libtorch" not in maps, command
             assert process.memory_info().rss < 90 << 20, command

@@ -22,7 +22,7 @@ from tests.installation import command
 from tests.integration.archives import make_store
 from tests.integration.fleet import own_address
 from tests.support import eventually
-from torchrelay.cli import pid_file
+from torchrelay.cli.torchserve import pid_file
 from torchrelay.shared.settings import environment
 
 pytestmark = pytest.mark.integration

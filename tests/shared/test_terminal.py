@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.shared import logs, ts_log
+from torchrelay.shared.logs import logs
 from torchrelay.shared.terminal import coloured_line, one_line, printable, printable_json
+from torchrelay.shared.torchserve import torchserve_log
 
 #: Clears the screen, titles the window, overwrites a line, rings, hides, turns around, parts lines.
 ATTACKS = ["\x1b[2J", "\x1b]0;title\x07", "a\rb", "\x08\x08", "\x1b[8m", "\u202eexe.txt", "\u2028", "\x85",
@@ -62,7 +63,7 @@ def record(event: str, **extra: object) -> logging.LogRecord:
 
 @pytest.mark.parametrize("event", ["worker.failed", "model.not_loaded", "worker.output", FORGED])
 @pytest.mark.parametrize(
-    "formatter", [logs.TextFormatter("p"), logs.JsonFormatter("p"), ts_log.TorchServeFormatter("p")]
+    "formatter", [logs.TextFormatter("p"), logs.JsonFormatter("p"), torchserve_log.TorchServeFormatter("p")]
 )
 def test_no_log_is_forged_whatever_an_event_says(formatter: logging.Formatter, event: str) -> None:
     facts = {"model": FORGED, "version": "1", "worker": 1, "reason": FORGED, "url": FORGED, "line": FORGED}
@@ -78,7 +79,7 @@ def test_no_log_is_forged_whatever_an_event_says(formatter: logging.Formatter, e
 def test_lines_of_a_worker_are_one_entry_each(tmp_path: object) -> None:
     entry = logging.makeLogRecord({"msg": "worker.output", "model": "m", "version": "1", "worker": 1,
                                    "lines": ["one\rtwo", "\x1b[31mred", "\x1b]0;t\x07"]})  # fmt: skip
-    for formatter in (logs.TextFormatter("p"), ts_log.TorchServeFormatter("p")):
+    for formatter in (logs.TextFormatter("p"), torchserve_log.TorchServeFormatter("p")):
         lines = formatter.format(entry).split("\n")
         assert len(lines) == 3
         assert not any("\r" in line or "\x07" in line for line in lines)

@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.world import Faults, Gateway, Node, World
 from torchrelay.gateway.session import Answer
 from torchrelay.shared import errors
-from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings
 
 #: Half the response_timeout again above what can follow one another: a node found silent, a worker found

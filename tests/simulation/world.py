@@ -15,19 +15,20 @@ from itertools import count, repeat
 
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
-from torchrelay.broker.claims import Claims
-from torchrelay.broker.core import BrokerCore
-from torchrelay.broker.effects import Effect, Prepare, Send, Store
-from torchrelay.broker.events import ArchivePrepared, Event, Received, Stored, Unreachable
-from torchrelay.broker.records import Prepared
+from torchrelay.broker.core.effects import Effect, Prepare, Send, Store
+from torchrelay.broker.core.events import ArchivePrepared, Event, Received, Stored, Unreachable
+from torchrelay.broker.core.machine import BrokerCore
+from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.models.records import Prepared
 from torchrelay.gateway.session import Answer, Outcome, Pending
 from torchrelay.gateway.session import Session as GatewaySession
-from torchrelay.shared import errors, wire
-from torchrelay.shared import messages as m
-from torchrelay.shared.model_config import ModelConfig
+from torchrelay.shared import errors
+from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings
-from torchrelay.worker.session import Batch, Job, Leases
-from torchrelay.worker.session import Session as PeerSession
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common.peer_session import Batch, Job, Leases
+from torchrelay.worker.common.peer_session import Session as PeerSession
 
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.
@@ -119,7 +120,7 @@ class World:
         self.peers[peer.identity] = peer
 
     def to_broker(self, peer: Peer, message: m.Message, epoch: int, frames: Sequence[bytes] = ()) -> None:
-        head = wire.encode(message, epoch)
+        head = codec.encode(message, epoch)
         self._carry(peer, "up", lambda: self.broker.receive(peer.identity, head, frames))
 
     def to_peer(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> bool:
@@ -127,7 +128,7 @@ class World:
         peer = self.peers.get(identity)
         if peer is None:
             return False
-        decoded, epoch = wire.decode(head)
+        decoded, epoch = codec.decode(head)
         self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
         return True
 
@@ -242,7 +243,7 @@ class Broker:
 
     def receive(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
         if self.core is not None:
-            message, epoch = wire.decode(head)
+            message, epoch = codec.decode(head)
             self._add(Received(identity, message, epoch, tuple(frames)))
 
     def _add(self, event: Event) -> None:
@@ -278,7 +279,7 @@ class Broker:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(peer, message, frames):
-                head = wire.encode(message, self.epoch)
+                head = codec.encode(message, self.epoch)
                 if not self._world.to_peer(peer, head, frames):  # type: ignore[arg-type]  # bytes here
                     self._add(Unreachable(peer, message))
             case Prepare(token, url):
@@ -334,7 +335,7 @@ class Gateway:
     def poison(self, content: bytes) -> None:
         """Let a client ask for something that ends the worker which runs it."""
         number = len(self.requests)
-        meta, _ = wire.pack_request(f"{self._peer.identity.decode()}-{number}", (), [("body", "", content)])
+        meta, _ = codec.pack_request(f"{self._peer.identity.decode()}-{number}", (), [("body", "", content)])
         request = Request(meta, self._world.now, is_poison=True)
         self.requests.append(request)
         self._world.poisons.add(meta)
@@ -518,7 +519,7 @@ class Worker:
         for message, epoch, frames in self._mail:
             match session.heard(message, epoch, self._world.now):
                 case m.Assign() as assign:
-                    parts = wire.split_frames([item.frames for item in assign.items], frames)
+                    parts = codec.split_frames([item.frames for item in assign.items], frames)
                     jobs = [Job(item.meta, tuple(memoryview(frame) for frame in part), item.sequence)
                             for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
                     self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))

@@ -7,7 +7,7 @@ import pytest
 
 import torchrelay.worker
 from tests.worker.nodes import Fleet
-from torchrelay.shared import messages as m
+from torchrelay.shared.wire import messages as m
 
 # Before any test module imports ours that speak `ts`; the launcher does the same before it imports them.
 sys.path.insert(0, str(Path(torchrelay.worker.__file__).parent / "compat"))

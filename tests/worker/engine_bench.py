@@ -6,13 +6,13 @@ from typing import NamedTuple
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 
-from torchrelay.shared import wire
-from torchrelay.worker.engines import Engine
-from torchrelay.worker.loader import Model
-from torchrelay.worker.parts import Part
-from torchrelay.worker.rows import Row
-from torchrelay.worker.runner import Runner
-from torchrelay.worker.session import Batch, Job, Leases
+from torchrelay.shared.wire import codec
+from torchrelay.worker.common.peer_session import Batch, Job, Leases
+from torchrelay.worker.model.engines import Engine
+from torchrelay.worker.model.inputs import Row
+from torchrelay.worker.model.loading import Model
+from torchrelay.worker.model.runner import Runner
+from torchrelay.worker.model.streaming import Part
 
 Handler = Callable[[list[Row], Context], object]
 
@@ -21,7 +21,7 @@ class Done(NamedTuple):
     """The answer to a lease."""
 
     lease: int
-    replies: list[wire.Response]
+    replies: list[codec.Response]
     ends: tuple[str, ...]
 
 
@@ -46,14 +46,14 @@ class Bench:
     def parts(self, parts: list[Part]) -> None:
         self.told += parts
 
-    def done(self, lease: int, handler_us: int, replies: list[wire.Response], *ends: str) -> None:
+    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         assert handler_us >= 0
         self.leases.completed(lease, handler_us, (), ())
         self.told.append(Done(lease, replies, ends))
 
     def assign(self, lease: int, *bodies: bytes, is_describe: bool = False, sequence: str = "") -> None:
         jobs = [
-            Job(*wire.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence))
+            Job(*codec.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence))
             for idx, body in enumerate(bodies)
         ]
         self.leases.assigned(Batch(lease, is_describe, jobs))
@@ -72,7 +72,7 @@ class Bench:
         ]
 
 
-def content(reply: wire.Response) -> object:
+def content(reply: codec.Response) -> object:
     return reply.error[1] if reply.error else reply.body
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 import zmq
 
 from tests.support import eventually
-from torchrelay.shared import clock, wire
-from torchrelay.shared import messages as m
-from torchrelay.shared.archive import sha256_of
+from torchrelay.shared import clock
+from torchrelay.shared.archives.model_archive import sha256_of
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 BEAT_INTERVAL_S = 0.1
 PEER_TIMEOUT_S = 1.0
@@ -58,7 +59,7 @@ class FakeBroker:
     def send(
         self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
     ) -> None:
-        head = wire.encode(message, self.epoch if epoch is None else epoch)
+        head = codec.encode(message, self.epoch if epoch is None else epoch)
         try:
             self._router.send_multipart([peer, head, *frames], zmq.NOBLOCK)
         except zmq.ZMQError:
@@ -73,7 +74,7 @@ class FakeBroker:
                 self.send(peer, m.Beat())
         while self._router.poll(0):
             peer, head, *frames = self._router.recv_multipart()
-            message, epoch = wire.decode(head)
+            message, epoch = codec.decode(head)
             self.heard.append(Heard(peer, message, epoch, frames))
             self._answer(peer, message, epoch)
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from torchrelay.shared import archive
-from torchrelay.shared import messages as m
+from torchrelay.shared.archives import model_archive
+from torchrelay.shared.wire import messages as m
 
 ECHO = """
 def handle(data, context):
@@ -36,7 +36,7 @@ def write_model(folder: Path, files: dict[str, str], **model: object) -> Path:
         "runtime": "python",
         "model": {"modelName": "m", "handler": "h.py", "modelVersion": "1.0", **model},
     }
-    content = {archive.MANIFEST_NAME: json.dumps(manifest), **files}
+    content = {model_archive.MANIFEST_NAME: json.dumps(manifest), **files}
     for name, text in content.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,5 +47,5 @@ def write_model(folder: Path, files: dict[str, str], **model: object) -> Path:
 def write_archive(folder: Path, files: dict[str, str], **model: object) -> Path:
     """Write an archive; return the file."""
     target = folder / "m.mar"
-    archive.pack_folder(write_model(folder / "unpacked", files, **model), target)
+    model_archive.pack_folder(write_model(folder / "unpacked", files, **model), target)
     return target

@@ -13,9 +13,9 @@ import psutil
 from tests.support import HANG_S, eventually
 from tests.worker.fake_broker import FakeBroker
 from tests.worker.models import ECHO, start_worker, write_archive
-from torchrelay.shared import messages as m
-from torchrelay.shared import wire
 from torchrelay.shared.settings import NodeSettings, environment
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
 
 RUN = """
 import sys, msgspec
@@ -155,19 +155,19 @@ def load(
 def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_describe: bool = False) -> None:
     items, frames = [], list[bytes]()
     for number, body in enumerate(bodies):
-        meta, own = wire.pack_request(f"r{lease}-{number}", [], [("body", "", body)])
+        meta, own = codec.pack_request(f"r{lease}-{number}", [], [("body", "", body)])
         items.append(m.AssignItem(1, meta, len(own)))
         frames += [bytes(one) for one in own]
     fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
 
 
-def answers(fleet: Fleet, lease: int = 1) -> list[wire.Response]:
+def answers(fleet: Fleet, lease: int = 1) -> list[codec.Response]:
     completed, item = fleet.broker.expect(m.Completed, lambda message: message.lease == lease)
-    parts = wire.split_frames([answer.frames for answer in completed.items], item.frames)
+    parts = codec.split_frames([answer.frames for answer in completed.items], item.frames)
     responses = []
     for answer, frames in zip(completed.items, parts, strict=True):
-        response, body = wire.unpack_response(answer.meta, frames)
-        responses.append(wire.Response(response.status, "", (), bytes(body), response.error))
+        response, body = codec.unpack_response(answer.meta, frames)
+        responses.append(codec.Response(response.status, "", (), bytes(body), response.error))
     return responses
 
 

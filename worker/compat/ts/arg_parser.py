@@ -10,7 +10,7 @@ class ArgParser:
     @staticmethod
     def ts_parser() -> argparse.ArgumentParser:
         """Make the parser."""
-        from torchrelay.cli.torchserve import (
+        from torchrelay.cli.torchserve.command import (
             parser,  # an archive's `cli` is nobody's concern before this is asked for
         )
 

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from requests import Response
 
-_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve")
+_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve.command")
 _READY = "Model server started"
 _MANAGEMENT = "http://localhost:8081"
 #: Lines of a server that nobody reads; what comes after them is dropped.

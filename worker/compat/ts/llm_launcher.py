@@ -89,7 +89,7 @@ def _trt_llm(given: argparse.Namespace) -> dict[str, object]:
 @contextlib.contextmanager
 def archive(given: argparse.Namespace, gpus: int) -> Iterator[Path]:
     """Lay a model's folder into the store, for as long as it is served; one that is there is kept."""
-    from torchrelay.shared import archive as archives
+    from torchrelay.shared.archives import model_archive as archives
 
     folder = Path(given.model_store) / given.model_name
     is_ours = not folder.exists()

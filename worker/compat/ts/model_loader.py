@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any  # what handlers take and return
 
 # `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
-from torchrelay.shared import archive
+from torchrelay.shared.archives import model_archive
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 from ts.service import Service
@@ -24,7 +24,7 @@ EntryPoint = Callable[[Any, Context], Any]
 
 def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Context], object]]:
     """Return the entry point and what initializes it: a function of the module, or its one class."""
-    name = archive.handler_module(handler)
+    name = model_archive.handler_module(handler)
     if not name:
         raise ValueError("the archive names no handler, and neither did its registration")
     function_name = handler.partition(":")[2] or "handle"
@@ -79,7 +79,7 @@ class TsModelLoader:
     ) -> Service:
         """Import the handler, which has to be importable, and let it load its model."""
         folder = Path(model_dir)
-        file = folder / archive.MANIFEST_NAME
+        file = folder / model_archive.MANIFEST_NAME
         manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         entry_point, initialize = resolve(handler, folder)
         if envelope:

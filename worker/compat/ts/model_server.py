@@ -3,7 +3,7 @@
 
 def start() -> None:
     """Run the command."""
-    from torchrelay.cli.torchserve import main
+    from torchrelay.cli.torchserve.command import main
 
     main()
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 # `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
 from torchrelay.shared import clock
-from torchrelay.shared.messages import MetricPoint
+from torchrelay.shared.wire.messages import MetricPoint
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_abstract import MetricAbstract
 from ts.metrics.metric_type_enum import MetricTypes

@@ -5,7 +5,7 @@ import logging
 import uuid
 from collections.abc import Mapping, Sequence
 
-from torchrelay.shared.messages import MetricPoint
+from torchrelay.shared.wire.messages import MetricPoint
 from ts.metrics import metric_cache_errors as errors
 from ts.metrics.caching_metric import CachingMetric, Outlet, PointBuffer
 from ts.metrics.declared import declared_metrics, read_config

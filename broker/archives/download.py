@@ -1,0 +1,250 @@
+"""Fetches an archive by http(s), without becoming a way into the network the broker stands in.
+
+A url must match the allow-list, at every redirect again, and the address its name resolves to must be
+public unless a pattern of the operator's spells the host: the check is made on the very address that is
+then connected to, so that a name can't change its mind in between. Proxies of the environment aren't used:
+they would resolve the name anew.
+"""
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import httpcore
+
+from torchrelay.broker.archives import allowed_urls
+from torchrelay.broker.archives.download_pace import Pace, TooSlow, pace_of
+from torchrelay.broker.archives.object_stores import is_in_object_store
+from torchrelay.broker.archives.public_addresses import is_public
+from torchrelay.broker.archives.writing import failed, write_bounded
+from torchrelay.broker.models import origins
+from torchrelay.shared import clock
+from torchrelay.shared.errors import DownloadFailed, ModelNotFound
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import BrokerSettings
+
+REDIRECTS_LIMIT = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+#: Addresses of a name that are tried one after the other.
+ADDRESSES_LIMIT = 4
+#: How soon a download that waits notices that the broker stops.
+LOOK_S = 0.1
+
+Sign = Callable[[str], list[tuple[bytes, bytes]]]
+Resolve = Callable[[str], list[str]]
+
+
+def _unsigned(url: str) -> list[tuple[bytes, bytes]]:
+    return []
+
+
+def _resolve(host: str) -> list[str]:
+    return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+
+
+class AddressNotAllowed(Exception):
+    """A name that resolves to an address of the broker's own network."""
+
+
+class Stopped(Exception):
+    """The broker stops."""
+
+
+def is_remote(url: str, settings: BrokerSettings) -> bool:
+    """Tell whether a url names something to fetch, not a file of the model store.
+
+    As in TorchServe, a url that is none of its three kinds is one only if allowed_urls says so.
+    """
+    if origins.scheme_of(url) in ("http", "https", "file"):
+        return True
+    try:
+        return is_in_object_store(url) and allowed_urls.is_allowed(url, settings.allowed_urls)
+    except origins.BadUrl:
+        return False
+
+
+def check_allowed(url: str, settings: BrokerSettings) -> None:
+    """Raise ModelNotFound, with TorchServe's text, unless a pattern allows the whole url.
+
+    Raises DownloadFailed, which says why, for a url that TorchServe may take and we don't.
+    """
+    try:
+        is_allowed = allowed_urls.is_allowed(url, settings.allowed_urls)
+    except origins.BadUrl as error:
+        said = failed(origins.without_user(url), str(error))
+        raise DownloadFailed(f"{said.message}: {error}", said.details) from error
+    if not is_allowed:
+        raise ModelNotFound(f"Given URL {quoted(url)} does not match any allowed URL(s)")
+
+
+def download(
+    url: str,
+    target: Path,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    *,
+    sign: Sign = _unsigned,
+) -> None:
+    """Fetch `url` into the file `target`, which a failure may leave half written.
+
+    `sign` makes headers for each url that is asked, one that a redirect leads to as well.
+    Raises DownloadFailed where the other side fails, is too slow or is at a private address, ModelNotFound
+    where no pattern allows the url.
+    """
+    try:
+        _download(url, target, settings, is_cancelled, sign)
+    except AddressNotAllowed as error:
+        # Answered as what can't be reached, so that nobody learns from us what is in our network.
+        why = f"{error} is a private address: spell it in allowed_urls, or set allow_private_urls"
+        raise failed(url, why) from error
+    except Stopped as error:
+        raise failed(url, "the broker stops") from error
+    # ValueError: a url that can't be taken apart.
+    except (
+        TooSlow,
+        httpcore.NetworkError,
+        httpcore.TimeoutException,
+        httpcore.ProtocolError,
+        OSError,
+        ValueError,
+    ) as error:
+        raise failed(url, str(error) or type(error).__name__) from error
+
+
+def _download(
+    url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign
+) -> None:
+    pace = pace_of(settings)
+    timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
+    at = url
+    for _ in range(REDIRECTS_LIMIT + 1):
+        check_allowed(at, settings)
+        asked = origins.parse_http(at)
+        if not asked.host:
+            raise failed(url, "the url names no host")
+        may_be_private = settings.allow_private_urls or allowed_urls.is_host_named(at, settings.allowed_urls)
+        target_url = httpcore.URL(scheme=asked.scheme, host=asked.host, port=asked.port, target=asked.target)
+        headers = [(b"Host", asked.authority.encode()), *sign(str(asked))]
+        with (
+            httpcore.ConnectionPool(
+                ssl_context=ssl.create_default_context(),
+                network_backend=_Backend(pace, is_cancelled, may_be_private=may_be_private),
+            ) as pool,
+            pool.stream("GET", target_url, headers=headers, extensions={"timeout": timeouts}) as response,
+        ):
+            if response.status not in REDIRECTS:
+                if response.status != 200:
+                    raise failed(url, f"the server answered {response.status}")
+                write_bounded(_earning(response, pace), target, url, settings, is_cancelled)
+                return
+            found = {name.lower(): value for name, value in response.headers}
+        at = origins.join(asked, found.get(b"location", b""))
+    raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
+
+
+def _earning(response: httpcore.Response, pace: Pace) -> Iterator[bytes]:
+    """Let the archive's own bytes earn time; heads, interim answers and framing earn none."""
+    for chunk in response.iter_stream():
+        pace.count(0, len(chunk))
+        yield chunk
+
+
+class _Backend(httpcore.SyncBackend):
+    """Connects to public addresses only, unless told otherwise."""
+
+    def __init__(
+        self,
+        pace: Pace,
+        is_cancelled: Callable[[], bool],
+        *,
+        may_be_private: bool,
+        resolve: Resolve = _resolve,
+    ) -> None:
+        super().__init__()
+        self._resolve = resolve
+        self._pace = pace
+        self._is_cancelled = is_cancelled
+        self._may_be_private = may_be_private
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve the name once, check the addresses, and connect to the first one that answers."""
+        began = clock.monotonic()
+        addresses = [ipaddress.ip_address(text) for text in self._resolve(host)]
+        self._pace.count(clock.monotonic() - began)
+        if not self._may_be_private and not all(map(is_public, addresses)):
+            raise AddressNotAllowed(host)
+        last: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in addresses[:ADDRESSES_LIMIT]:
+            if self._is_cancelled():
+                raise Stopped
+            began = clock.monotonic()
+            try:
+                bounded = min(timeout or self._pace.left_s, self._pace.left_s)
+                stream = super().connect_tcp(str(address), port, bounded, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                last = error
+                self._pace.count(clock.monotonic() - began)
+                continue
+            # A host's own public address leads to itself as 127.0.0.1 does.
+            if not self._may_be_private and _leads_back(stream):
+                stream.close()
+                raise AddressNotAllowed(host)
+            return _Stream(stream, self._pace, self._is_cancelled)
+        raise last
+
+
+def _leads_back(stream: httpcore.NetworkStream) -> bool:
+    near, far = stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
+    return bool(near[0] == far[0])
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose silences are counted, and end when the broker stops."""
+
+    def __init__(self, stream: httpcore.NetworkStream, pace: Pace, is_cancelled: Callable[[], bool]) -> None:
+        self._stream, self._pace, self._is_cancelled = stream, pace, is_cancelled
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what has come. Raises ReadTimeout, TooSlow or Stopped."""
+        silent_s = 0.0
+        while True:
+            if self._is_cancelled():
+                raise Stopped
+            began = clock.monotonic()
+            try:
+                return self._stream.read(max_bytes, LOOK_S)
+            except httpcore.ReadTimeout:
+                silent_s += clock.monotonic() - began
+                if timeout is not None and silent_s >= timeout:
+                    raise
+            finally:
+                self._pace.count(clock.monotonic() - began)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write as the stream does."""
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """Encrypt from here on; a handshake has the time of a connection."""
+        bounded = min(timeout or self._pace.left_s, self._pace.left_s)
+        encrypted = self._stream.start_tls(ssl_context, server_hostname, bounded)
+        return _Stream(encrypted, self._pace, self._is_cancelled)
+
+    def get_extra_info(self, info: str) -> object:
+        """Tell what the stream tells."""
+        return self._stream.get_extra_info(info)

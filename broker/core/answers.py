@@ -1,0 +1,113 @@
+"""Where gateways are answered: who waits for what, and each turn's answers in few messages. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torchrelay.broker.core.states import JobState
+from torchrelay.broker.core.stats import Stats
+from torchrelay.broker.jobs.queues import Job
+from torchrelay.shared import errors
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
+
+#: Answers in one message to a gateway; what a turn has above it goes in further ones.
+ANSWERS_PER_MESSAGE = 256
+
+Send = Callable[[bytes, m.Message, Sequence[Frame]], None]
+
+
+@dataclass(slots=True, eq=False)
+class Gateway:
+    """A gateway process: what it waits for, and what it is told at the end of the turn."""
+
+    peer: bytes
+    name: str
+    last_heard: float
+    #: What its process took in before it heard this beat had waited for a broker that heard nothing.
+    held_before: int = 0
+    #: Its jobs that have not ended, by its own numbers.
+    jobs: dict[int, Job] = field(default_factory=dict)
+    answered: list[m.AnsweredItem] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+    refused: list[m.RefusedItem] = field(default_factory=list)
+
+
+class Desk:
+    """The gateways, and the one door by which jobs end."""
+
+    def __init__(self, stats: Stats, send: Send) -> None:
+        self._stats = stats
+        self._send = send
+        self.gateways: dict[bytes, Gateway] = {}
+
+    def pass_on(
+        self, job: Job, meta: bytes, frames: Sequence[Frame], *, is_final: bool, has_failed: bool = False
+    ) -> None:
+        """Send a worker's answer, or the next part of one."""
+        gateway = self.gateways[job.gateway]
+        gateway.answered.append(m.AnsweredItem(job.number, meta, len(frames), is_final, job.parts))
+        gateway.frames.extend(frames)
+        if len(gateway.answered) >= ANSWERS_PER_MESSAGE:
+            self.flush(gateway)
+        if is_final:
+            self.end(job, "failed" if has_failed else "answered")
+        else:
+            job.parts += 1
+
+    def refuse(self, job: Job, error: errors.RelayError) -> None:
+        """Answer a job in the worker's stead."""
+        self.gateways[job.gateway].refused.append(
+            m.RefusedItem(job.number, error.name, error.message, error.details)
+        )
+        self.end(job, error.name)
+
+    def refuse_stranger(self, gateway: Gateway, number: int, error: errors.RelayError) -> None:
+        """Answer what never became a job."""
+        gateway.refused.append(m.RefusedItem(number, error.name, error.message, error.details))
+
+    def end(self, job: Job, outcome: str) -> None:
+        """Let a job go; by the other methods, or because nobody waits for it."""
+        job.move(JobState.ENDED)
+        self._stats.versions[job.key].outcomes[outcome] += 1
+        del self.gateways[job.gateway].jobs[job.number]
+
+    def flush(self, gateway: Gateway) -> None:
+        """Send a gateway the answers gathered so far."""
+        if gateway.answered:
+            self._send(gateway.peer, m.Answered(tuple(gateway.answered)), gateway.frames)
+            gateway.answered, gateway.frames = [], []
+        if gateway.refused:
+            self._send(gateway.peer, m.Refused(tuple(gateway.refused)), ())
+            gateway.refused = []
+
+
+def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
+    """Return TorchServe's one error for "no worker", "queue full" and more; the stray quote is its own."""
+    model, version = job.key
+    named = f'Model "{model}" Version {version}"' if job.names_version else f'Model "{model}"'
+    if job.is_describe:
+        return errors.ServiceUnavailable(
+            f"{named} has no worker to serve describe request. Please use scale workers API to add workers.",
+            details,
+        )
+    return errors.ServiceUnavailable(
+        f"{named} has no worker to serve inference request. Please use scale workers API to add workers. "
+        "If this is a sequence inference, please check if it is closed, or expired; "
+        "or exceeds maxSequenceJobQueueSize",
+        details,
+    )
+
+
+def late(job: Job, limit_s: float) -> errors.PredictionTimeout:
+    """Return the error of a job whose client's patience has ended."""
+    limit_ms = 1000 * limit_s
+    is_queued = job.state is JobState.QUEUED
+    return errors.PredictionTimeout(
+        f"No answer within the model's clientTimeoutInMills of {limit_ms:.0f}",
+        "it waited for a worker all the time" if is_queued else "a worker was still at it",
+    )
+
+
+def part_lost() -> errors.WorkerDied:
+    """Return the error of what still ran of a lease when a part was lost: nobody knows whose it was."""
+    return errors.WorkerDied("Worker died.", "a part of its answer was lost on the way")

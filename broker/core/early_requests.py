@@ -1,0 +1,119 @@
+"""Requests for models of the start that are not registered yet: they wait until it is known what is. Pure.
+
+TorchServe opens its ports when the models of its start are registered; here gateways may be up long before,
+and a name that nobody knows yet is not "not found".
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torchrelay.broker.core.answers import Desk, Gateway, Send
+from torchrelay.broker.models.origins import without_query
+from torchrelay.shared import errors
+from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
+
+#: As long as a gateway waits for a broker that is away, unless it is told otherwise.
+WAIT_LIMIT_S = 30.0
+#: Names shown to who waited too long.
+SHOWN_LIMIT = 5
+
+
+@dataclass(slots=True, frozen=True)
+class EarlyRequest:
+    """A job with its frames, or an ask, that came while models of the start were being registered."""
+
+    gateway: Gateway
+    request: m.SubmitItem | m.Ask
+    frames: tuple[Frame, ...]
+    given_up_at: float
+
+    @property
+    def number(self) -> int:
+        """The gateway's own number for it."""
+        return self.request.job if isinstance(self.request, m.SubmitItem) else self.request.ask
+
+    @property
+    def size(self) -> int:
+        """How many bytes wait with it."""
+        meta = self.request.meta if isinstance(self.request, m.SubmitItem) else b""
+        return len(meta) + sum(map(len, self.frames))
+
+
+class EarlyRequests:
+    """What waits for the end of the start, in the order in which it came."""
+
+    def __init__(self, desk: Desk, send: Send, *, limit: int, limit_bytes: int) -> None:
+        self._desk = desk
+        self._send = send
+        self._limit = limit
+        self._limit_bytes = limit_bytes
+        #: By gateway and its own number, which counts jobs and asks together.
+        self.waiting: dict[tuple[bytes, int], EarlyRequest] = {}
+        #: Sum of their sizes.
+        self._bytes = 0
+
+    def keep(self, early: EarlyRequest, loading: Iterable[str]) -> None:
+        """Let a request wait, or refuse it where too much waits already."""
+        is_too_large = self._bytes and self._bytes + early.size > self._limit_bytes
+        if len(self.waiting) >= self._limit or is_too_large:
+            self._refuse(early, loading)
+            return
+        self.waiting[early.gateway.peer, early.number] = early
+        self._bytes += early.size
+
+    def holds(self, peer: bytes, number: int) -> bool:
+        """Tell whether a gateway's job or ask waits here."""
+        return (peer, number) in self.waiting
+
+    def forget(self, peer: bytes, number: int) -> None:
+        """Let a job go whose client has gone."""
+        early = self.waiting.pop((peer, number), None)
+        if early is not None:
+            self._bytes -= early.size
+
+    def forget_gateway(self, peer: bytes) -> None:
+        """Let go whatever a gateway waits for."""
+        for key in [key for key in self.waiting if key[0] == peer]:
+            self.forget(*key)
+
+    def expire(self, loading: Iterable[str], now: float) -> None:
+        """Refuse what has waited for too long."""
+        for (peer, number), early in list(self.waiting.items()):
+            if early.given_up_at > now:
+                return  # those behind it came later
+            self.forget(peer, number)
+            self._refuse(early, loading)
+
+    def take(self, must_wait: Callable[[m.SubmitItem | m.Ask], bool]) -> list[EarlyRequest]:
+        """Return what need not wait any more, and keep it no longer."""
+        taken = [early for early in self.waiting.values() if not must_wait(early.request)]
+        for early in taken:
+            self.forget(early.gateway.peer, early.number)
+        return taken
+
+    def _refuse(self, early: EarlyRequest, loading: Iterable[str]) -> None:
+        error = still_registering(loading)
+        if isinstance(early.request, m.SubmitItem):
+            self._desk.refuse_stranger(early.gateway, early.request.job, error)
+        else:
+            refused = m.AskRefused(early.request.ask, error.name, error.message, error.details)
+            self._send(early.gateway.peer, refused, ())
+
+
+def default_versions_first(models: Sequence[StartupModel]) -> list[StartupModel]:
+    """Order a snapshot so that no request without a version meets one that isn't the default in the end.
+
+    The first version of a model that is registered answers for it until a default is set.
+    """
+    return sorted(models, key=lambda model: not model.is_default)
+
+
+def still_registering(loading: Iterable[str]) -> errors.ServiceUnavailable:
+    """Say that it can't be told yet which models there are."""
+    urls = [without_query(url) for url in loading]
+    shown = ", ".join(urls[:SHOWN_LIMIT]) + (", ..." if len(urls) > SHOWN_LIMIT else "")
+    return errors.ServiceUnavailable(
+        "The models named at start are being registered.", f"not yet registered: {shown}; try again later"
+    )

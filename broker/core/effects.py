@@ -1,0 +1,93 @@
+"""What the core wants done: messages to send, and blocking work for threads."""
+
+from dataclasses import dataclass
+
+from torchrelay.broker.core.keyring import Made
+from torchrelay.broker.core.torchserve_metrics import Line
+from torchrelay.broker.models.records import Change
+from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.torchserve.snapshot_files import Kind
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message and its frames to a peer; a peer that isn't there comes back as Unreachable."""
+
+    peer: bytes
+    message: m.Message
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Fetch, hash, check and keep the archive at `url`; answered by ArchivePrepared."""
+
+    token: int
+    url: str
+    s3_sse_kms: bool = False
+    #: Whether its workers start at once, before its file is likely to change.
+    is_wanted_now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write a change to the registry; answered by Stored once it is durable."""
+
+    token: int
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class KeepKeys:
+    """Make access keys durable and write the key file; answered by Stored."""
+
+    token: int
+    made: Made
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """Read part of an archive for a node; answered by ChunkRead."""
+
+    peer: bytes
+    archive: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropArchive:
+    """Delete an archive, and what was downloaded from `url`; either is "" if a version still uses it."""
+
+    archive: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSnapshot:
+    """Write a snapshot of these models for TorchServe, or for a start of ours elsewhere."""
+
+    token: int
+    kind: Kind
+    models: tuple[StartupModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMetrics:
+    """Append lines to TorchServe's metrics logs."""
+
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Say something in the log: an event name of ours and its facts."""
+
+    level: int
+    event: str
+    facts: dict[str, object]
+
+
+Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | WriteSnapshot | WriteMetrics | Report

@@ -1,0 +1,73 @@
+"""What can happen to the broker: messages from peers, and results of the work it gave to threads."""
+
+from dataclasses import dataclass
+
+from torchrelay.broker.models.records import Prepared
+from torchrelay.shared.errors import RelayError
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A peer's message, decoded; `epoch` is the one the peer believes in."""
+
+    peer: bytes
+    message: m.Message
+    epoch: int
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """Bytes from a peer that were no message."""
+
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """A message to the peer found no connection."""
+
+    peer: bytes
+    message: m.Message
+
+
+@dataclass(frozen=True, slots=True)
+class Unsendable:
+    """A message to the peer could not be written, and would not be another time."""
+
+    peer: bytes
+    message: m.Message
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePrepared:
+    """The work of effect Prepare is done."""
+
+    token: int
+    outcome: Prepared | RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The work of effect Store, KeepKeys or WriteSnapshot is done: it is on disk, or `error` says why not."""
+
+    token: int
+    error: RelayError | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRead:
+    """The work of effect ReadChunk is done; `data` None means that there is no such archive."""
+
+    peer: bytes
+    archive: str
+    offset: int
+    total_bytes: int
+    data: bytes | None
+
+
+Event = Received | Garbled | Unreachable | Unsendable | ArchivePrepared | Stored | ChunkRead

@@ -1,0 +1,160 @@
+"""Access keys: which of them open which API, and until when. Pure.
+
+Keys made here are known by their text, which only the key file shows, and durable by their sha256; what
+is sent to gateways is the sha256 of that. Keys that others keep (settings) stand beside them.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from torchrelay.broker.models.records import Api, KeyRecord, PutKeys
+from torchrelay.shared import clock, errors, ids
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import messages as m
+
+#: The APIs in the order and by the names of TorchServe's key file.
+FILE_NAMES: dict[Api, str] = {"management": "management", "inference": "inference", "token": "API"}
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A key made here; the one for the token API never expires."""
+
+    text: str = field(repr=False)
+    expires_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """All keys made here: the newest of each API, and those before them that still open it for a while."""
+
+    newest: Mapping[Api, MadeKey]
+    retiring: tuple[KeyRecord, ...] = ()
+
+    def change(self) -> PutKeys:
+        """Return what the registry is to hold."""
+        return PutKeys((*self._records(), *self.retiring))
+
+    def _records(self) -> Iterator[KeyRecord]:
+        for api, key in self.newest.items():
+            yield KeyRecord(api, sha256(key.text), key.expires_at_ms)
+
+    def file_content(self) -> bytes:
+        """Write TorchServe's key file."""
+        entries = {}
+        for api, key in self.newest.items():
+            entries[FILE_NAMES[api]] = {"key": key.text}
+            if key.expires_at_ms is not None:
+                entries[FILE_NAMES[api]]["expiration time"] = clock.iso(key.expires_at_ms)
+        return (json.dumps(entries, indent=2) + "\n").encode()
+
+
+class Keyring:
+    """The keys of a running broker; `now` is the core's clock."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        make_text: Callable[[], str] = ids.secret,
+        *,
+        now: float,
+        wall_ms: int,
+    ) -> None:
+        self._settings = settings
+        self._make_text = make_text
+        self._wall_ms = clock.wall_of(now, wall_ms)
+        self._made = Made({})
+
+    def follow(self, listening: clock.ListeningClock) -> None:
+        """Be told the times of a clock that may stand still; keys go on expiring in real time."""
+        wall_ms = self._wall_ms
+        self._wall_ms = lambda at: wall_ms(listening.real(at))
+
+    @property
+    def makes_keys(self) -> bool:
+        """Whether there is a place to show the keys that are made here; without one nobody could use them."""
+        return self._settings.token_authorization and self._settings.key_file is not None
+
+    def open(self, known: tuple[KeyRecord, ...], texts: Mapping[Api, str], now: float) -> Made:
+        """Return the keys of a broker that starts: what it knows and the key file still shows, or new ones.
+
+        A shorter token_expiration_min holds for keys from before, too. What the file doesn't show any more
+        was taken out of use on purpose, or is in its overlap.
+        """
+        by_sha256 = {record.sha256: record for record in known if self._is_alive(record, now)}
+        newest: dict[Api, MadeKey] = {}
+        for api in FILE_NAMES:
+            record = by_sha256.get(sha256(texts.get(api, "")))
+            newest[api] = self._new_key(api, now)
+            if record is not None and record.api == api:
+                del by_sha256[record.sha256]
+                newest[api] = MadeKey(texts[api], _sooner(record.expires_at_ms, newest[api].expires_at_ms))
+        return Made(newest, self._retire(by_sha256.values(), now))
+
+    def renew(self, api: Api, now: float) -> Made:
+        """Return the keys with a new one for `api`. Raises where none can be made."""
+        if not self._settings.token_authorization:
+            raise errors.ResourceNotFound
+        if not self.makes_keys:
+            raise errors.BadRequest("There is no key_file, so no key can be renewed here.")
+        old = self._made.newest[api]
+        retiring = (*self._made.retiring, KeyRecord(api, sha256(old.text), old.expires_at_ms))
+        return Made({**self._made.newest, api: self._new_key(api, now)}, self._retire(retiring, now))
+
+    def use(self, made: Made) -> None:
+        """Let keys that are durable count from now on."""
+        self._made = made
+
+    def message(self, now: float) -> m.KeysChanged:
+        """Return what gateways must know: every key that opens something now."""
+        static = (m.AccessKey(key.api, key.name, told(key.key), None) for key in self._settings.static_keys)
+        made = (
+            m.AccessKey(record.api, "", sha256(record.sha256), self._left_ms(record, now))
+            for record in self._made.change().keys
+            if self._is_alive(record, now)
+        )
+        return m.KeysChanged((*static, *made))
+
+    def is_proven(self, api: Api, proof: str, now: float) -> bool:
+        """Tell whether a proof is one of a key that opens an API. Each is compared in constant time."""
+        static = (sha256(key.key) for key in self._settings.static_keys if key.api == api)
+        made = (
+            record.sha256
+            for record in self._made.change().keys
+            if record.api == api and self._is_alive(record, now)
+        )
+        fits = [hmac.compare_digest(known.encode(), proof.encode()) for known in (*static, *made)]
+        return any(fits)
+
+    def _new_key(self, api: Api, now: float) -> MadeKey:
+        life_ms = int(self._settings.token_expiration_min * 60_000)
+        return MadeKey(self._make_text(), None if api == "token" else self._wall_ms(now) + life_ms)
+
+    def _retire(self, records: Iterable[KeyRecord], now: float) -> tuple[KeyRecord, ...]:
+        end_ms = self._wall_ms(now) + int(self._settings.token_overlap_s * 1000)
+        ended = (replace(record, expires_at_ms=_sooner(record.expires_at_ms, end_ms)) for record in records)
+        return tuple(record for record in ended if self._is_alive(record, now))
+
+    def _is_alive(self, record: KeyRecord, now: float) -> bool:
+        left_ms = self._left_ms(record, now)
+        return left_ms is None or left_ms > 0
+
+    def _left_ms(self, record: KeyRecord, now: float) -> int | None:
+        return None if record.expires_at_ms is None else record.expires_at_ms - self._wall_ms(now)
+
+
+def sha256(text: str) -> str:
+    """Return what is kept and sent instead of a key, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def told(text: str) -> str:
+    """Return what gateways are told of a key, see `AccessKey`."""
+    return sha256(sha256(text))
+
+
+def _sooner(one: int | None, other: int | None) -> int | None:
+    return min((at for at in (one, other) if at is not None), default=None)

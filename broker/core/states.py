@@ -1,0 +1,53 @@
+"""States of jobs and workers, and the moves between them that are legal.
+
+The tables are the law: `machine` moves a job or a worker through `check_move` alone, so that an illegal
+move is an assertion with a story and never a silent corruption.
+"""
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job is; `ended` once somebody was answered or nobody waits any more."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class WorkerState(StrEnum):
+    """Where a worker is on its way, seen from the broker."""
+
+    #: Its node was told to start it, or holds it without it having said hello.
+    STARTING = "starting"
+    #: It has loaded its model and takes batches.
+    READY = "ready"
+    #: It finishes what it has and gets no more.
+    DRAINING = "draining"
+    #: Its node was told to stop it.
+    STOPPING = "stopping"
+    GONE = "gone"
+
+
+JOB_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.ENDED}),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.ENDED}),
+    JobState.ENDED: frozenset(),
+}
+
+WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
+    WorkerState.STARTING: frozenset({WorkerState.READY, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.READY: frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.DRAINING: frozenset({WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.STOPPING: frozenset({WorkerState.GONE}),
+    WorkerState.GONE: frozenset(),
+}
+
+#: States that count towards a version's target.
+LIVE = frozenset({WorkerState.STARTING, WorkerState.READY})
+
+
+def check_move(old: JobState | WorkerState, new: JobState | WorkerState, story: object) -> None:
+    """Assert that a move is in the tables; `story` is what to print when it isn't."""
+    moves = JOB_MOVES[old] if isinstance(old, JobState) else WORKER_MOVES[old]
+    assert new in moves, f"illegal move {old} -> {new}: {story}"

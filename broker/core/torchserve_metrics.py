@@ -1,0 +1,276 @@
+"""TorchServe's metrics of the whole fleet: what there is, its values, and the lines that become log. Pure.
+
+Which metrics exist, and whether a value goes to the metrics API or to a log file, is the operator's to say
+(metrics.yaml, metrics_mode). What handlers and hosts report is a stranger's: names are checked, series are
+bounded, and what doesn't fit is dropped and counted.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torchrelay.broker.core.metrics_config import HOSTNAME, LABEL, LABEL_COUNTS, NAME, Declared, MetricsConfig
+from torchrelay.broker.core.stats import Histogram, Stats, Tally, samples_of
+from torchrelay.shared.wire import messages as m
+
+Mode = Literal["prometheus", "log", "legacy"]
+
+#: What `legacy` leaves to the metrics API.
+LEGACY = frozenset(
+    ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds")
+)
+#: TorchServe's buckets, the default of its Prometheus library.
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+#: Metrics that are taken as they come, with model_metrics_auto_detect.
+DETECTED_LIMIT = 200
+#: Series of one metric; the oldest makes room for a new one, so that models of long ago go first.
+SERIES_LIMIT = 1000
+#: Samples of the metrics that handlers and hosts report, all together: they have to fit one message.
+SAMPLES_LIMIT = 20_000
+#: Names of ours begin so; nobody else's may.
+OWN_PREFIX = "torchrelay_"
+#: Labels longer than this are an accident: a request's text, a traceback.
+LABEL_LIMIT_CHARS = 256
+LABELS_LIMIT = 16
+
+
+NO_METRICS = MetricsConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a metrics log; `labels` without the host."""
+
+    is_model: bool
+    name: str
+    unit: str
+    value: float
+    labels: tuple[tuple[str, str], ...]
+    hostname: str
+    at_ms: int
+    request_ids: tuple[str, ...] = ()
+
+
+class Family:
+    """One metric and its series, by the values of its labels."""
+
+    def __init__(self, declared: Declared, *, is_model: bool, is_logged: bool) -> None:
+        self.declared = declared
+        self.is_model = is_model
+        self.is_logged = is_logged
+        #: Samples that one series makes.
+        self.samples_each = len(BUCKETS) + 3 if declared.kind == "histogram" else 1
+        self.values: dict[tuple[str, ...], float] = {}
+        self.histograms: dict[tuple[str, ...], Histogram] = {}
+
+    def record(self, labels: tuple[str, ...], value: float) -> None:
+        """Add to a counter, set a gauge, observe in a histogram."""
+        match self.declared.kind:
+            case "counter":
+                self.values[labels] = self.values.get(labels, 0.0) + value
+            case "gauge":
+                self.values[labels] = value
+            case "histogram":
+                self.histograms.setdefault(labels, Histogram(BUCKETS)).observe(value)
+        if len(self) > SERIES_LIMIT:
+            self.drop_oldest()
+
+    def __len__(self) -> int:
+        return len(self.values) or len(self.histograms)
+
+    def __contains__(self, labels: tuple[str, ...]) -> bool:
+        return labels in self.values or labels in self.histograms
+
+    def drop_oldest(self) -> None:
+        """Forget the series that was first."""
+        series: dict[tuple[str, ...], float] | dict[tuple[str, ...], Histogram] = (
+            self.values or self.histograms
+        )
+        series.pop(next(iter(series)), None)
+
+    def read(self) -> m.MetricFamily:
+        """Return all samples; the help text is TorchServe's."""
+        declared = self.declared
+        samples = [
+            m.Sample("", tuple(zip(declared.labels, labels, strict=True)), value)
+            for labels, value in self.values.items()
+        ]
+        for labels, histogram in self.histograms.items():
+            samples += samples_of(tuple(zip(declared.labels, labels, strict=True)), histogram)
+        text = f"Torchserve prometheus {declared.kind} metric with unit: {declared.unit}"
+        return m.MetricFamily(declared.name, declared.kind, text, tuple(samples))
+
+
+class Metrics:
+    """All metrics that TorchServe has, and the lines of log that are still to be written."""
+
+    def __init__(
+        self,
+        config: MetricsConfig = NO_METRICS,
+        *,
+        mode: Mode = "prometheus",
+        auto_detect: bool = False,
+        hostname: str = "",
+        file_content: bytes = b"",
+    ) -> None:
+        #: The operator's metrics.yaml, for workers to read as well; empty for the built-in one.
+        self.file_content = file_content
+        self._mode = mode
+        #: Whether anything becomes lines of log.
+        self.is_logging = mode != "prometheus"
+        self._auto_detect = auto_detect
+        self._hostname = hostname
+        self._server = {one.name: self._family(one, is_model=False) for one in config.server}
+        self._model = {one.name: self._family(one, is_model=True) for one in config.model}
+        self._declared_count = len(self._model)
+        #: Points that were not taken, by reason.
+        self.dropped: Counter[str] = Counter()
+        self._lines: list[Line] = []
+        #: Samples of what was reported to us.
+        self._samples = 0
+
+    # What the core tells
+
+    def count_responses(self, hundreds: str, count: int, at_ms: int) -> None:
+        """Count HTTP answers of one class; what is neither 2xx nor 4xx counts as 5xx, as in TorchServe."""
+        name = {"2xx": "Requests2XX", "4xx": "Requests4XX"}.get(hundreds, "Requests5XX")
+        self._record_own(name, ("Host", self._hostname), count, at_ms)
+
+    def worker_loaded(self, worker: str, load_s: float, at_ms: int) -> None:
+        """Note how long a worker took to be ready."""
+        labels = (worker, "Host", self._hostname)
+        self._record_own("WorkerLoadTime", labels, _milliseconds(load_s), at_ms)
+
+    def worker_gone(self, worker: str) -> None:
+        """Forget a worker."""
+        if family := self._server.get("WorkerLoadTime"):
+            family.values.pop((worker, "Host", self._hostname), None)
+
+    def measured(self, hostname: str, points: Iterable[m.MetricPoint], *, by_node: bool) -> None:
+        """Take what handlers measured, or a node: its host's figures, and what handlers printed."""
+        hostname = hostname[:LABEL_LIMIT_CHARS]
+        for point in points:
+            family = self._model.get(point.name)
+            if family is None and by_node and point.name not in LABEL_COUNTS:
+                family = self._server.get(point.name)
+            if family is None:
+                family = self._detected(point)
+            if why_not := self._take(family, hostname, point):
+                self.dropped[why_not] += 1
+
+    # What goes out
+
+    def families(self, stats: Stats, at_ms: int) -> list[m.MetricFamily]:
+        """Return what the metrics API shows."""
+        self._settle(stats, at_ms)
+        return [family.read() for family in self._all() if not family.is_logged]
+
+    def take_lines(self, stats: Stats, at_ms: int) -> tuple[Line, ...]:
+        """Return the lines of log since the last call."""
+        self._settle(stats, at_ms)
+        lines, self._lines = tuple(self._lines), []
+        return lines
+
+    # Inside
+
+    def _all(self) -> Iterator[Family]:
+        yield from self._server.values()
+        yield from self._model.values()
+
+    def _family(self, declared: Declared, *, is_model: bool) -> Family:
+        is_logged = self._mode == "log" or (self._mode == "legacy" and declared.name not in LEGACY)
+        return Family(declared, is_model=is_model, is_logged=is_logged)
+
+    def _settle(self, stats: Stats, at_ms: int) -> None:
+        """Take in what jobs have come to since the last time."""
+        touched, stats.touched = stats.touched, []
+        for version in touched:
+            version.is_touched = False
+            self._add(version.named, at_ms)
+            self._add(version.unnamed, at_ms)
+        if stats.last_batch is not None:
+            (queue_s, overhead_s), stats.last_batch = stats.last_batch, None
+            labels = ("Host", self._hostname)
+            self._record_own("QueueTime", labels, _milliseconds(queue_s), at_ms)
+            self._record_own("WorkerThreadTime", labels, _milliseconds(overhead_s), at_ms)
+
+    def _add(self, tally: Tally, at_ms: int) -> None:
+        labels = (tally.model, tally.version, self._hostname)
+        if tally.requests:
+            self._record_own("ts_inference_requests_total", labels, tally.requests, at_ms)
+        if tally.answered:
+            latency_us = round(tally.latency_s * 1e6, 3)
+            queue_us = round((tally.latency_s - tally.service_s) * 1e6, 3)
+            self._record_own("ts_inference_latency_microseconds", labels, latency_us, at_ms)
+            self._record_own("ts_queue_latency_microseconds", labels, queue_us, at_ms)
+        tally.clear()
+
+    def _record_own(self, name: str, labels: tuple[str, ...], value: float, at_ms: int) -> None:
+        family = self._server.get(name)
+        if family is not None:
+            self._record(family, labels, float(value), at_ms, ())
+
+    def _record(
+        self, family: Family, labels: tuple[str, ...], value: float, at_ms: int, request_ids: tuple[str, ...]
+    ) -> None:
+        if not family.is_logged:
+            family.record(labels, value)
+            return
+        declared = family.declared
+        pairs = tuple(zip(declared.labels[:-1], labels[:-1], strict=True))
+        self._lines.append(
+            Line(family.is_model, declared.name, declared.unit, value, pairs, labels[-1], at_ms, request_ids)
+        )
+
+    def _take(self, family: Family | None, hostname: str, point: m.MetricPoint) -> str:
+        """Take one point, or say why it can't be taken."""
+        if family is None:
+            return "not listed"
+        labels = (*(value for _, value in point.dimensions), hostname)
+        if len(labels) != len(family.declared.labels):
+            return "other dimensions"
+        if any(len(label) > LABEL_LIMIT_CHARS for label in labels):
+            return "long label"
+        if family.declared.kind != "gauge" and not math.isfinite(point.value):
+            return "not a number"
+        if family.declared.kind == "counter" and point.value < 0:
+            return "negative count"
+        if not family.is_logged and labels not in family and not self._make_room(family):
+            return "too many series"
+        self._record(family, labels, point.value, point.at_ms, point.request_ids)
+        return ""
+
+    def _make_room(self, family: Family) -> bool:
+        """Count a new series in; the family's own oldest makes room for it where there is none."""
+        if self._samples + family.samples_each > SAMPLES_LIMIT or len(family) >= SERIES_LIMIT:
+            if not len(family):
+                return False
+            family.drop_oldest()
+            return True
+        self._samples += family.samples_each
+        return True
+
+    def _detected(self, point: m.MetricPoint) -> Family | None:
+        """Take a metric in that nobody declared, if that is wanted and it can be shown."""
+        labels = (*(name for name, _ in point.dimensions), HOSTNAME)
+        if (
+            not self._auto_detect
+            or point.name in self._server
+            or len(self._model) - self._declared_count >= DETECTED_LIMIT
+            or not NAME.fullmatch(point.name)
+            or point.name.startswith(OWN_PREFIX)
+            or not all(LABEL.fullmatch(label) for label in labels)
+            or len(set(labels)) != len(labels)
+            or len(labels) > LABELS_LIMIT
+            or max(map(len, (point.name, point.unit, *labels))) > LABEL_LIMIT_CHARS
+        ):
+            return None
+        family = self._family(Declared(point.name, point.kind, point.unit, labels), is_model=True)
+        self._model[point.name] = family
+        return family
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 3)

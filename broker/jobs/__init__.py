@@ -1,0 +1,1 @@
+"""Jobs from their arrival to their end: queues, batches, leases, retries. Pure."""

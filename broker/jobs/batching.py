@@ -1,0 +1,87 @@
+"""When a batch goes, and how many a worker gets. Pure functions over numbers; `jobs` gathers them."""
+
+from math import ceil
+
+from torchrelay.broker.models.records import VersionRecord
+
+#: Delays that nobody shared, after which a lone client isn't made to wait any more.
+FUTILE_WAITS_LIMIT = 8
+#: Less is lost when it is added to a time, which would so be due again and again.
+SHORTEST_WAIT_S = 1e-6
+#: A second batch is sent ahead only where batches are shorter than this: for long ones it is better to
+#: decide late, when it is known which worker is free first.
+SEND_AHEAD_LIMIT_S = 0.5
+#: Jobs that an asynchronous handler is given at the same time. TorchServe sends it all there are; bounded
+#: here so that a second worker gets its share and the queue's limit means something.
+ASYNC_LEASES_LIMIT = 256
+#: See `isolated_count`.
+ALONE_SHARE = 0.25
+#: Weight of the newest batch in the average service time.
+SERVICE_WEIGHT = 0.2
+
+
+def batch_wait(
+    *, depth: int, batch_size: int, max_batch_delay_s: float, head_age_s: float, futile_waits: int
+) -> float:
+    """Return how many seconds a free worker should wait for more jobs; 0 or less means go.
+
+    Waiting ends with a full batch, with the delay (counted from the oldest job's arrival), or when
+    experience says that it is in vain: after FUTILE_WAITS_LIMIT delays in a row that nobody shared,
+    the next lone job goes at once. `learn_from_batch` and `learn_from_arrival` keep that experience.
+    """
+    if depth >= batch_size or futile_waits >= FUTILE_WAITS_LIMIT:
+        return 0.0
+    wait_s = max_batch_delay_s - head_age_s
+    return wait_s if wait_s > SHORTEST_WAIT_S else 0.0
+
+
+def learn_from_batch(futile_waits: int, *, count: int, batch_size: int) -> int:
+    """Return the new number of futile waits after a batch of `count` jobs has left."""
+    if batch_size == 1:
+        return 0
+    return min(futile_waits + 1, FUTILE_WAITS_LIMIT) if count == 1 else 0
+
+
+def learn_from_arrival(futile_waits: int, *, is_running: bool) -> int:
+    """Return the new number of futile waits after an arrival.
+
+    A job that comes while another of its model runs could have shared its batch: clients are
+    concurrent, so waiting helps again.
+    """
+    return 0 if is_running else futile_waits
+
+
+def leases_beside(record: VersionRecord) -> int:
+    """Return how many leases of one job each a worker runs side by side; 0 where it runs batches in order.
+
+    Twice the batch size for sequences in continuous batching is TorchServe's.
+    """
+    config = record.config
+    if config.async_communication:
+        return max(record.batch_size, ASYNC_LEASES_LIMIT)
+    if config.continuous_batching:
+        return record.batch_size * (2 if config.sequence_batching else 1)
+    return 0
+
+
+def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float) -> bool:
+    """Tell whether a worker that runs `leases` batches in order gets one more, so as not to wait for it.
+
+    A full batch only, one at a time, and never where batches take long, or before it is known how long.
+    """
+    return leases == 1 and depth >= batch_size and 0 < service_s < SEND_AHEAD_LIMIT_S
+
+
+def smooth_service(average_s: float, latest_s: float) -> float:
+    """Return the new average service time."""
+    return latest_s if average_s == 0 else average_s + SERVICE_WEIGHT * (latest_s - average_s)
+
+
+def isolated_count(*, suspects: int, waited_share: float) -> int:
+    """Return how many suspects are run at a time, with nothing else beside them.
+
+    One, since then it is known who it was if their worker ends. Where the next of them has waited for more
+    than ALONE_SHARE of the time that it may, half of them: most often it was none of them, but somebody who
+    killed the worker, and halving finds one, too. That is as far as a worker takes so many.
+    """
+    return 1 if waited_share < ALONE_SHARE else ceil(suspects / 2)

@@ -1,0 +1,263 @@
+"""Requests that may have ended a worker: who they are, when and where each is run alone. Pure.
+
+Rules, of which the first is that no request is refused for the company it had:
+
+- what ran on a worker that ended by itself is suspect, and is run again with nothing beside it;
+- at most one worker of a version is used for that at a time, while another serves the other requests; where
+  there is one alone, it serves them first for as long as it took to come up, and between two suspects;
+- one that ends that worker, too, has its content quarantined; those that were lost with it are cleared;
+- one that is answered is cleared, and so is its content;
+- while something is under suspicion, a new worker is given one job, and more once it has answered that: so
+  it shows that it wasn't the version's fault if something ends it then.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import inf
+
+from torchrelay.broker.core.answers import Desk, no_worker
+from torchrelay.broker.core.states import JobState
+from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.quarantine import Suspicion, refusal
+from torchrelay.broker.jobs.queues import Job, Lease, PlainQueue, VersionQueue
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared import errors
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import messages as m
+
+#: What ends processes from outside. A handler seldom sends it to itself, and the kernel says when it did.
+SIGKILL = 9
+#: Waiting jobs that are looked at when a worker has ended, 5 us each; of those behind them one more worker
+#: may end.
+SET_APART_LIMIT = 1000
+
+Assign = Callable[[VersionQueue, tuple[Job, ...], VersionRecord, Worker, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What is thought of the end of a worker."""
+
+    #: It says nothing against the version: the worker had answered others, or what it ran had ended such one.
+    is_excused: bool
+    #: Jobs that it ran whose content ends workers, as is known by now.
+    culprits: tuple[Job, ...] = ()
+
+
+def judge(
+    queue: VersionQueue, worker: Worker, *, attempt_limit: int, deaths_needed: int, now: float
+) -> Blame:
+    """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion."""
+    # Jobs whose clients have left are run by their workers all the same.
+    running = [
+        job
+        for lease in worker.leases
+        if lease.queue is queue and lease.began_at is not None and not lease.is_describe
+        for job in lease.jobs
+    ]
+    if not running:
+        return Blame(is_excused=False)
+    is_alone = len(running) == 1
+    is_excused = worker.has_answered or all(job.suspicion and job.suspicion.is_excused for job in running)
+    for job in running:
+        if not is_alone and job.attempt >= attempt_limit > 1:
+            job.attempt = attempt_limit - 1  # it had company: this was not its last try
+    if known := tuple(job for job in running if queue.suspicions.is_quarantined(job.meta, job.frames)):
+        return Blame(is_excused=True, culprits=known)
+    # Twice the same content in a batch is one suspicion.
+    suspicions: dict[int, Suspicion] = {}
+    for job in running:
+        job.suspicion = queue.suspicions.suspect(job.meta, job.frames, now, job.suspicion)
+        suspicions[id(job.suspicion)] = job.suspicion
+    for suspicion in suspicions.values():
+        suspicion.deaths += 1
+        suspicion.is_excused = is_excused
+        if not is_alone:
+            suspicion.lost_with = worker.worker_id
+    if not is_alone:
+        return Blame(is_excused)
+    (suspicion,) = suspicions.values()
+    is_proved = suspicion.outline and suspicion.deaths >= deaths_needed
+    return Blame(is_excused, tuple(running) if is_proved else ())
+
+
+def set_apart(queue: VersionQueue) -> None:
+    """Have those of the waiting jobs that have a suspect's content run alone, too."""
+    if not queue.suspicions.known:
+        return
+    for job in [job for job in islice(queue.jobs, SET_APART_LIMIT) if job.suspicion is None]:
+        if suspicion := queue.suspicions.find(job.meta, job.frames):
+            if isinstance(queue, PlainQueue):
+                queue.remove(job)
+                job.suspicion = suspicion
+                queue.push(job)
+            else:
+                job.suspicion = suspicion
+
+
+def clear(queue: VersionQueue, suspicions: Sequence[Suspicion]) -> None:
+    """Let those of the waiting suspects go with the others again."""
+    for suspicion in suspicions:
+        queue.suspicions.clear(suspicion)
+    cleared = [job for job in queue.suspects if job.suspicion in suspicions]
+    for job in cleared:
+        queue.remove(job)
+        job.suspicion = None
+    queue.put_back(cleared)
+
+
+def lost_with(queue: VersionQueue, culprit: Suspicion) -> list[Suspicion]:
+    """Return what was suspected for no other reason than the company of a culprit that has been found."""
+    suspicions = {id(job.suspicion): job.suspicion for job in queue.suspects if job.suspicion}
+    return [
+        suspicion
+        for suspicion in suspicions.values()
+        if suspicion is not culprit
+        and 0 != suspicion.lost_with == culprit.lost_with
+        and suspicion.deaths == 1
+    ]
+
+
+def due(queue: VersionQueue, ready: Sequence[Worker], *, is_more_coming: bool) -> float:
+    """Return when the next suspect may be given to a worker; all waiting ends at half of its patience."""
+    if not ready:
+        return inf
+    job = queue.suspects[0]
+    patience_s = min(job.expires_at - job.arrived_at, queue.config.client_timeout_ms / 1000 or inf)
+    at_last = job.arrived_at + patience_s / 2
+    if len(ready) > 1:
+        return 0.0
+    if is_more_coming:
+        return at_last  # or as soon as a second one is ready, which serves the others
+    (worker,) = ready
+    if len(queue.jobs) == len(queue.suspects) and not worker.leases:
+        return 0.0
+    if worker.last_assigned_at < worker.since or worker.last_assigned_at <= queue.isolated_at:
+        return at_last  # or as soon as it has been given something else
+    return min(at_last, worker.since + (worker.since - worker.started_at))
+
+
+class Isolation:
+    """Applies the rules for `jobs`, and answers those who are refused by them."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        settings: BrokerSettings,
+        *,
+        desk: Desk,
+        report: Callable[..., None],
+        unqueue: Callable[[Job], None],
+    ) -> None:
+        self._fleet = fleet
+        self._settings = settings
+        self._desk = desk
+        self._report = report
+        self._unqueue = unqueue
+
+    def refuses(self, queue: VersionQueue, record: VersionRecord, job: Job, now: float) -> bool:
+        """Look at a new job of a version of whose contents some are known, and refuse it if need be."""
+        job.suspicion = queue.suspicions.find(job.meta, job.frames)
+        if job.suspicion is None:
+            return False
+        if job.suspicion.digest:
+            job.suspicion.refused += 1
+            self._desk.refuse(job, refusal(job.suspicion, now))
+            return True
+        limit = record.config.job_queue_size or self._settings.job_queue_size
+        if len(queue.suspects) < limit:
+            return False
+        why = f"{limit} requests wait whose like has ended a worker, the limit of job_queue_size"
+        self._desk.refuse(job, no_worker(job, why))
+        return True
+
+    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float, assign: Assign) -> float:
+        """Give the next suspects to a worker if they may go; return when to look again if not."""
+        all_ready = self._fleet.ready(queue.key)
+        kept_before = queue.kept_worker
+        if any(worker.worker_id == kept_before and _runs_suspects(worker) for worker in all_ready):
+            return inf  # it is looked at again when they have ended
+        queue.kept_worker = 0
+        if not queue.suspects:
+            return inf
+        ready = [worker for worker in all_ready if not worker.is_cut]
+        condition = self._fleet.condition(queue.key)
+        is_more_coming = len(self._fleet.live(queue.key)) > len(ready) or condition.next_start_at > now
+        at = due(queue, ready, is_more_coming=is_more_coming)
+        if at > now:
+            return at
+        # What runs on the one that is kept may take long; one that is idle need not wait for that.
+        kept = min(
+            ready,
+            key=lambda w: (
+                bool(w.leases), w.worker_id != kept_before, not w.has_answered, len(w.leases), w.worker_id
+            ),
+        )  # fmt: skip
+        queue.kept_worker = kept.worker_id
+        if kept.leases:
+            return inf
+        head = queue.suspects[0]
+        share = (now - head.arrived_at) / (head.expires_at - head.arrived_at)
+        count = batching.isolated_count(suspects=len(queue.suspects), waited_share=share)
+        jobs = queue.take_suspects(min(count, kept.room(record)))
+        beside = batching.leases_beside(record)
+        for batch in [(job,) for job in jobs] if beside else [jobs]:
+            assign(queue, batch, record, kept, now)
+        queue.isolated_at = now
+        return inf
+
+    def answered(self, lease: Lease) -> None:
+        """Clear suspects that their worker has survived."""
+        suspicions = [job.suspicion for job in lease.jobs if job.suspicion and not job.suspicion.digest]
+        if suspicions:
+            clear(lease.queue, suspicions)
+
+    def blame(self, queue: VersionQueue, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
+        """Find out what ended a worker, and answer it if it is found; tell whether that is excused."""
+        limit = self._settings.attempt_limit
+        # All of a client's requests may be the same: a second kill by chance would have them all refused.
+        was_killed = gone.signal == SIGKILL and not gone.out_of_memory
+        needed = max(2, limit) + was_killed
+        found = judge(queue, worker, attempt_limit=limit, deaths_needed=needed, now=now)
+        set_apart(queue)
+        if not self._settings.quarantine_s:
+            return found.is_excused
+        for job in found.culprits:
+            suspicion = queue.suspicions.find(job.meta, job.frames) or job.suspicion
+            assert suspicion is not None, job
+            if not suspicion.digest:
+                self._quarantine(queue, job, suspicion, gone.reason, now)
+            if job.state is JobState.RUNNING:
+                cls = errors.OutOfResources if gone.out_of_memory else errors.WorkerDied
+                left_s = suspicion.forgotten_at - now
+                details = (
+                    f"{gone.reason} (in {job.attempt} tries); {suspicion.deaths} workers ended while they "
+                    f"ran this content, so requests with it are refused for {left_s:.0f} s"
+                )
+                self._desk.refuse(job, cls("Worker died.", details))
+        return found.is_excused
+
+    def _quarantine(
+        self, queue: VersionQueue, job: Job, suspicion: Suspicion, reason: str, now: float
+    ) -> None:
+        until = now + self._settings.quarantine_s
+        queue.suspicions.quarantine(suspicion, job.meta, job.frames, until=until, reason=reason)
+        model, version = queue.key
+        self._report(
+            logging.WARNING, "job.quarantined", model=model, version=version, request=suspicion.request_id,
+            content=suspicion.digest.hex(), reason=reason, workers_lost=suspicion.deaths,
+            for_s=self._settings.quarantine_s,
+        )  # fmt: skip
+        clear(queue, lost_with(queue, suspicion))
+        for same in [job for job in queue.jobs if job.suspicion is suspicion]:
+            if queue.suspicions.find(same.meta, same.frames) is suspicion:
+                suspicion.refused += 1
+                self._unqueue(same)
+                self._desk.refuse(same, refusal(suspicion, now))
+
+
+def _runs_suspects(worker: Worker) -> bool:
+    return any(lease.jobs[0].suspicion is not None for lease in worker.leases)

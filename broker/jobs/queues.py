@@ -1,0 +1,252 @@
+"""Jobs, leases, and the bounded queue of one model version. Pure; `jobs` decides who goes where."""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from torchrelay.broker.core.states import JOB_MOVES, JobState
+from torchrelay.broker.jobs.quarantine import Suspicion, Suspicions
+from torchrelay.broker.models.catalog import Key
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.wire.codec import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
+from torchrelay.shared.wire.fields import BATCH_LIMIT_JOBS
+from torchrelay.shared.wire.messages import SLOWEST_BYTES_PER_S
+
+#: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
+METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
+#: Looking a job up in a queue takes a moment for each that is ahead of it: of more, one pass takes them all.
+SINGLY_LIMIT = 8
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One inference request inside the fleet."""
+
+    gateway: bytes
+    #: The gateway's number for it; unique together with `gateway`.
+    number: int
+    key: Key
+    #: Whether the request named the version; only error texts depend on it.
+    names_version: bool
+    is_describe: bool
+    meta: bytes
+    frames: tuple[Frame, ...]
+    size: int
+    arrived_at: float
+    #: When waiting in the queue ends; running has the lease's deadline.
+    expires_at: float
+    #: It had been taken in before, and had waited for this broker: the queue's limit isn't for it.
+    was_held: bool = False
+    #: The real time at which the client's patience ends, whatever the job does then.
+    given_up_at: float = inf
+    #: What it belongs to, of a version that batches by sequence.
+    sequence: str = ""
+    #: Its client named no sequence: this one was made up for it.
+    starts_sequence: bool = False
+    #: Tries that began, this one included while running.
+    attempt: int = 0
+    #: The lease it runs under; 0 while it waits.
+    lease: int = 0
+    #: Parts of its answer that have been passed on; after the first it isn't tried again.
+    parts: int = 0
+    #: It, or another with its content, ran on a worker that ended: it is run with nothing beside it.
+    suspicion: Suspicion | None = None
+    #: Written by `move` alone.
+    state: JobState = JobState.QUEUED
+
+    def move(self, new: JobState) -> None:
+        """Change the state by the table of legal moves."""
+        # PERF: `check_move` without its call; every job moves twice.
+        assert new in JOB_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
+        self.state = new
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A batch on one worker: the right, and the duty, to answer its jobs."""
+
+    number: int
+    #: Where its jobs came from; a version that was registered anew since has another.
+    queue: "VersionQueue"
+    worker_id: int
+    jobs: tuple[Job, ...]
+    is_describe: bool
+    assigned_at: float
+    #: The latest beat of the broker that was sent before it.
+    beat: int
+    #: Whether its worker runs it after the leases before it, not beside them.
+    is_in_order: bool = True
+    #: When the worker began it: at once, or when the lease before it was done. None while it waits.
+    began_at: float | None = None
+    #: When it began, or its latest part came: from then on response_timeout counts.
+    heard_at: float = 0.0
+    #: Messages with parts of its answers that have come.
+    streamed: int = 0
+
+    def has_crossed(self, by: float) -> bool:
+        """Tell whether its message must have reached its worker; a large one takes its time."""
+        return (
+            self.assigned_at < by
+            and self.assigned_at + sum(job.size for job in self.jobs) / SLOWEST_BYTES_PER_S < by
+        )
+
+    def begin(self, now: float) -> None:
+        """Take note that its worker runs it from now on."""
+        self.began_at = self.heard_at = now
+
+
+def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
+    """Return up to `count` of the first jobs, fewer if they would not fit into one message.
+
+    A describe job always travels alone.
+    """
+    chosen: list[Job] = []
+    if count > BATCH_LIMIT_JOBS:
+        count = BATCH_LIMIT_JOBS
+    frames = meta_bytes = 0
+    for job in jobs:
+        frames += len(job.frames)
+        meta_bytes += len(job.meta)
+        if chosen and (job.is_describe or frames > FRAMES_LIMIT or meta_bytes > METAS_LIMIT_BYTES):
+            break
+        chosen.append(job)
+        if job.is_describe or len(chosen) == count:
+            break
+    return chosen
+
+
+def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
+    """Group jobs."""
+    groups: dict[Key, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.key, []).append(job)
+    return groups.values()
+
+
+class VersionQueue:
+    """The jobs that wait for one model version, and what batching has learnt of them."""
+
+    #: All that wait but the suspects, in the order in which they go.
+    row: Collection[Job]
+
+    def __init__(self, record: VersionRecord) -> None:
+        self.key: Key = (record.model, record.version)
+        self.config = record.config
+        #: Batching delays in a row that no further job came to share; see `batching`.
+        self.futile_waits = 0
+        #: Average seconds a batch takes, weighted to the recent; 0 before the first.
+        self.service_s = 0.0
+        #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
+        self.suspects: deque[Job] = deque()
+        self.suspicions = Suspicions()
+        #: The worker that is kept for suspects, and gets nothing else until one has run there; 0 without one.
+        self.kept_worker = 0
+        #: When a suspect was last given to a worker.
+        self.isolated_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self.suspects) + len(self.row)
+
+    @property
+    def jobs(self) -> Collection[Job]:
+        """All that wait, in the order in which they go."""
+        return [*self.suspects, *self.row] if self.suspects else self.row
+
+    @property
+    def oldest(self) -> Job | None:
+        """The job that came first."""
+        if self.suspects:
+            return min(self.jobs, key=lambda job: job.arrived_at)
+        return next(iter(self.jobs), None)
+
+    @property
+    def bounded(self) -> int:
+        """How many jobs wait that count towards the limit: those held before were let in beside it."""
+        return sum(not job.was_held for job in self.row)
+
+    def push(self, job: Job) -> None:
+        """Add a new job at the end."""
+        raise NotImplementedError
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Return jobs to the head in their order. The bound doesn't apply."""
+        raise NotImplementedError
+
+    def remove(self, *jobs: Job) -> None:
+        """Take out jobs; nobody waits for them any more."""
+        raise NotImplementedError
+
+    def take_expired(self, now: float) -> list[Job]:
+        """Take the jobs at the head whose time to wait is over."""
+        expired = []
+        while (oldest := self.oldest) is not None and oldest.expires_at <= now:
+            self.remove(oldest)
+            expired.append(oldest)
+        return expired
+
+    def take_all(self) -> list[Job]:
+        """Empty the queue."""
+        jobs = list(self.jobs)
+        self.remove(*jobs)
+        return jobs
+
+
+class PlainQueue(VersionQueue):
+    """One row for all, first come, first served."""
+
+    def __init__(self, record: VersionRecord) -> None:
+        super().__init__(record)
+        #: Oldest first.
+        self.row: deque[Job] = deque()
+
+    def push(self, job: Job) -> None:
+        """Add a new job at the end."""
+        (self.row if job.suspicion is None else self.suspects).append(job)
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Return jobs to where they were by their age. The bound doesn't apply.
+
+        Of the suspects those come last that were alone on a worker that ended: it was them, most likely.
+        """
+        back = [job for job in jobs if job.suspicion is None]
+        self.row = deque(sorted((*back, *self.row), key=lambda job: job.arrived_at))
+        for job in reversed(jobs):
+            if job.suspicion and job.suspicion.lost_with:
+                self.suspects.appendleft(job)
+            elif job.suspicion:
+                self.suspects.append(job)
+
+    def remove(self, *jobs: Job) -> None:
+        """Take out jobs; nobody waits for them any more."""
+        if len(jobs) <= SINGLY_LIMIT:
+            for job in jobs:
+                (self.row if job.suspicion is None else self.suspects).remove(job)
+            return
+        gone = set(map(id, jobs))
+        self.row = deque(job for job in self.row if id(job) not in gone)
+        self.suspects = deque(job for job in self.suspects if id(job) not in gone)
+
+    def take_expired(self, now: float) -> list[Job]:
+        """Take the jobs whose time to wait is over: suspects wherever they are, others at the head."""
+        expired: list[Job] = []
+        if self.suspects:
+            expired += [job for job in self.suspects if job.expires_at <= now]
+            self.suspects = deque(job for job in self.suspects if job.expires_at > now)
+        while self.row and self.row[0].expires_at <= now:
+            expired.append(self.row.popleft())
+        return expired
+
+    def take(self, count: int) -> tuple[Job, ...]:
+        """Take up to `count` jobs for a batch, as many as are `fitting`."""
+        jobs = fitting(self.row, count)
+        for _ in jobs:
+            self.row.popleft()
+        return tuple(jobs)
+
+    def take_suspects(self, count: int) -> tuple[Job, ...]:
+        """Take up to `count` of the suspects, likewise."""
+        jobs = fitting(self.suspects, count)
+        for _ in jobs:
+            self.suspects.popleft()
+        return tuple(jobs)

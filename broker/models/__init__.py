@@ -1,0 +1,1 @@
+"""Which models are registered, and every change of that. Pure."""

@@ -1,0 +1,153 @@
+"""The registered models in memory: a mirror of the registry, changed only by changes that are durable.
+
+Pure. Error texts are TorchServe's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from torchrelay.broker.models.origins import file_of
+from torchrelay.broker.models.records import (
+    Change,
+    PutKeys,
+    PutVersion,
+    RememberNodes,
+    RemoveVersion,
+    SetDefaultVersion,
+    SetTargets,
+    Snapshot,
+    VersionRecord,
+)
+from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.wire import messages
+
+#: Model name and version.
+Key = tuple[str, str]
+
+
+class Catalog:
+    """Models, their versions, and which version is the default."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._versions: dict[Key, VersionRecord] = {(v.model, v.version): v for v in snapshot.versions}
+        #: Has exactly the models of `_versions`.
+        self._defaults = dict(snapshot.defaults)
+
+    def __iter__(self) -> Iterator[VersionRecord]:
+        return iter(self._versions.values())
+
+    def get(self, key: Key) -> VersionRecord | None:
+        """Return a version, or None."""
+        return self._versions.get(key)
+
+    def resolve(self, model: str, version: str | None) -> VersionRecord:
+        """Return the version that a request means; None means the default.
+
+        Raises ModelNotFound or ModelVersionNotFound.
+        """
+        default = self._defaults.get(model)
+        if default is None:
+            raise errors.ModelNotFound(f"Model not found: {quoted(model)}")
+        record = self._versions.get((model, default if version is None else version))
+        if record is None:
+            raise errors.ModelVersionNotFound(
+                f"Model version: {quoted(version)} does not exist for model: {model}"
+            )
+        return record
+
+    def knows(self, model: str, version: str | None) -> bool:
+        """Tell whether `resolve` would find a version."""
+        return (model, self._defaults.get(model) if version is None else version) in self._versions
+
+    def versions_of(self, model: str) -> list[VersionRecord]:
+        """Return all versions of a model in the order that TorchServe lists them in.
+
+        Raises ModelNotFound.
+        """
+        self.resolve(model, None)
+        found = [record for record in self._versions.values() if record.model == model]
+        return sorted(found, key=lambda record: (_java_bucket(record.version), record.version))
+
+    def is_default(self, record: VersionRecord) -> bool:
+        """Tell whether the version answers when none is named."""
+        return self._defaults.get(record.model) == record.version
+
+    def is_archive_used(self, archive: str) -> bool:
+        """Tell whether any version needs the archive."""
+        return any(record.archive == archive for record in self)
+
+    def page(self, limit: int, offset: int) -> tuple[list[messages.ModelEntry], int | None]:
+        """Return `limit` models from `offset` on in code point order, and the next page's offset.
+
+        As in TorchServe there is a next page whenever the page is full, even if it will be empty.
+        """
+        names = sorted(self._defaults)
+        entries = [
+            messages.ModelEntry(name, self.resolve(name, None).url) for name in names[offset : offset + limit]
+        ]
+        return entries, offset + limit if offset + limit <= len(names) else None
+
+    def as_startup_models(self) -> tuple[StartupModel, ...]:
+        """Return what a snapshot keeps: the models by name, their versions as they are now.
+
+        An archive with a whole path may lie outside of the model store, and keeps it.
+        """
+        records = sorted(self, key=lambda record: (record.model, record.version))
+        return tuple(
+            StartupModel(
+                name=record.model,
+                version=record.version,
+                archive_name=record.url if record.url.startswith("/") else file_of(record.url),
+                is_default=self.is_default(record),
+                min_workers=record.min_workers,
+                max_workers=record.max_workers,
+                batch_size=record.batch_size,
+                max_batch_delay_ms=record.max_batch_delay_ms,
+                response_timeout_s=record.response_timeout_s,
+                startup_timeout_s=record.startup_timeout_s,
+                runtime=record.runtime,
+            )
+            for record in records
+        )
+
+    def check_removable(self, record: VersionRecord) -> None:
+        """Raise InvalidModelVersion for a default version that isn't the only one."""
+        if self.is_default(record) and len(self.versions_of(record.model)) > 1:
+            raise errors.InvalidModelVersion(f"Cannot remove default version for model {record.model}")
+
+    def apply(self, change: Change) -> None:
+        """Make a durable change visible. A change to a version that has gone since is without effect."""
+        match change:
+            case PutVersion(record):
+                self._versions[record.model, record.version] = record
+                self._defaults.setdefault(record.model, record.version)
+            case RemoveVersion(model, version):
+                self._versions.pop((model, version), None)
+                left = [record.version for record in self if record.model == model]
+                if not left:
+                    self._defaults.pop(model, None)
+                elif self._defaults[model] == version:
+                    self._defaults[model] = left[0]
+            case SetTargets(model, version, min_workers, max_workers):
+                if old := self._versions.get((model, version)):
+                    self._versions[model, version] = replace(
+                        old, min_workers=min_workers, max_workers=max_workers
+                    )
+            case SetDefaultVersion(model, version):
+                if (model, version) in self._versions:
+                    self._defaults[model] = version
+            case RememberNodes() | PutKeys():
+                pass
+
+
+def _java_bucket(text: str) -> int:
+    """Return where a text lies in a Java hash map of 16 buckets, which gives TorchServe's lists their order.
+
+    It puts 1.2.1 before 1.11, and there are clients that take the first.
+    """
+    code = 0
+    for character in text:
+        code = (31 * code + ord(character)) & 0xFFFF_FFFF
+    return (code ^ code >> 16) & 15

@@ -1,0 +1,132 @@
+"""What the registry keeps, and the changes made to it; shared by the pure core and the database.
+
+A change is small on purpose: two of them in flight at once never overwrite one another's fields.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torchrelay.shared.archives.model_config import ModelConfig
+
+Api = Literal["inference", "management", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An archive that is in the store by its sha256 (hex), with what its manifest says ("" if silent)."""
+
+    archive: str
+    archive_bytes: int
+    model_name: str
+    model_version: str
+    handler: str
+    runtime: str
+    #: The name TorchServe derives from the file for archives without one, used at start only.
+    file_name: str
+    #: What its model-config.yaml says; None without one.
+    config: ModelConfig | None = None
+    #: What in that file was passed over, a line each.
+    config_warnings: tuple[str, ...] = ()
+    #: Whether it names a file of Python packages that it needs.
+    has_requirements: bool = False
+    #: Where it lies on the broker's host; a folder there is the model itself.
+    path: str = ""
+    #: Whether it was a folder, which workers see as it was then.
+    is_packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """One registered version of a model; times in the unit of their name."""
+
+    model: str
+    version: str
+    url: str
+    archive: str
+    archive_bytes: int
+    handler: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay_ms: int
+    response_timeout_s: int
+    startup_timeout_s: int
+    loaded_at_startup: bool
+    #: What the archive's model-config.yaml says; what other sources may say too is above, decided.
+    config: ModelConfig = field(default_factory=ModelConfig)
+    #: Whether the archive names a file of Python packages that it needs.
+    has_requirements: bool = False
+    #: Where the archive lies on the broker's host; a folder there is the model itself.
+    archive_path: str = ""
+    #: No two registrations have the same, not even of the same version.
+    registration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutVersion:
+    """Add a version, or replace one of the same name and number; the first of a name is its default."""
+
+    record: VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveVersion:
+    """Drop a version; with the last one the model goes, else the oldest left takes a lost default's place."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetTargets:
+    """How many workers a version shall have."""
+
+    model: str
+    version: str
+    min_workers: int
+    max_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDefaultVersion:
+    """Which version answers when none is named."""
+
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RememberNodes:
+    """Names of the nodes that are here, for the next start to know whom to wait for."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An access key by its sha256 (hex); `expires_at_ms` is wall clock time, None is never."""
+
+    api: Api
+    sha256: str
+    expires_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PutKeys:
+    """All access keys made here, in place of those before."""
+
+    keys: tuple[KeyRecord, ...]
+
+
+Change = PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes | PutKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the registry holds when the broker starts; `defaults` is model -> version."""
+
+    versions: tuple[VersionRecord, ...] = ()
+    defaults: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[str, ...] = ()
+    keys: tuple[KeyRecord, ...] = ()

@@ -1,0 +1,1 @@
+"""What the broker's sockets need beside zmq: addresses, connections, memory, credit."""

@@ -1,0 +1,75 @@
+"""How far ahead of what it has taken a node is served with chunks of archives. Pure.
+
+A chunk takes memory from when it is read until the last of it has left; a node that asks and doesn't read
+would fill the broker's. So each node has so many on their way, and what it asks for beyond that waits.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from torchrelay.broker.core.effects import ReadChunk
+
+#: Chunks of one node between the disk and the network: what nodes ask for ahead for one archive.
+CREDIT_CHUNKS = 8
+#: Asks of one node that wait; above it the oldest is forgotten, and a node asks for it again.
+ASKS_LIMIT = 1024
+
+
+class Tracker(Protocol):
+    """What tells whether a chunk has left."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it needs no memory any more."""
+
+
+class _Node:
+    __slots__ = ("reading", "sending", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[ReadChunk] = deque(maxlen=ASKS_LIMIT)
+        #: How many are being read.
+        self.reading = 0
+        self.sending: list[Tracker] = []
+
+
+class ChunkCredit:
+    """Lets chunks be read; `read` starts to, and ends in `was_read`."""
+
+    def __init__(self, read: Callable[[ReadChunk], None]) -> None:
+        self._read = read
+        self._nodes: dict[bytes, _Node] = {}
+
+    def ask(self, ask: ReadChunk) -> None:
+        """Read a chunk, now or when those before it have left."""
+        node = self._nodes.setdefault(ask.peer, _Node())
+        node.waiting.append(ask)
+        self._go_on(node)
+
+    def was_read(self, peer: bytes) -> None:
+        """Take note that a chunk has been read, and is sent in this turn if it is at all."""
+        if node := self._nodes.get(peer):
+            node.reading -= 1
+
+    def was_sent(self, peer: bytes, tracker: Tracker) -> None:
+        """Take note that a chunk is on its way."""
+        self._nodes.setdefault(peer, _Node()).sending.append(tracker)
+
+    def forget(self, peer: bytes) -> None:
+        """Drop what a node waits for that can't be reached."""
+        if node := self._nodes.get(peer):
+            node.waiting.clear()
+
+    def go_on(self) -> None:
+        """Read what there is room for by now; to be called in each turn."""
+        for peer, node in list(self._nodes.items()):
+            node.sending = [tracker for tracker in node.sending if not tracker.done]
+            self._go_on(node)
+            if not (node.waiting or node.reading or node.sending):
+                del self._nodes[peer]
+
+    def _go_on(self, node: _Node) -> None:
+        while node.waiting and node.reading + len(node.sending) < CREDIT_CHUNKS:
+            node.reading += 1
+            self._read(node.waiting.popleft())

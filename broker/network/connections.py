@@ -1,0 +1,324 @@
+"""The broker's connections, by what the kernel knows of each; who holds too much, or never joins, is cut.
+
+libzmq bounds neither the parts of a message that never ends nor what waits for a peer that doesn't read, and
+tells of neither. The kernel counts what a TCP connection has brought and what its other end has taken; what
+we know of as messages is counted here; the difference lies in libzmq. A unix socket counts nothing: there
+what lies unread in the kernel, time after time, stands for it. No zmq here; `kernel` is all of the system.
+
+What lies there may be whole messages that the broker has been too slow to take. It takes from all in turn,
+and nothing comes past a message that isn't whole: so a connection of which something was taken is not judged
+by what has come, and nobody is judged at once after the broker stood still.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from torchrelay.shared import ids
+from torchrelay.shared.wire.messages import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
+
+logger = logging.getLogger(__name__)
+
+MEGABYTE = 1 << 20
+#: Between looks at the process's memory, and at each connection.
+LOOK_S, SAMPLE_S = 0.1, 0.5
+#: Samples that a connection has for saying who it is: 10 min, since a worker that is connected anew says
+#: nothing while its handler runs; 10 s where more than a crowd of them wait.
+PATIENT_JOIN_SAMPLES, JOIN_SAMPLES, CROWD = 1200, 20, 256
+#: Connections that have not said it, at the same time: a fleet that comes back is no larger.
+STRANGERS_LIMIT = 4096
+#: The part of the process's fds that connections may have. With none left on a unix socket libzmq aborts.
+FDS_SHARE = 0.5
+#: Memory beyond that of the start from which on connections are judged.
+SPARE_BYTES = 128 * MEGABYTE
+#: What comes of one message unannounced: our heads and frames, with room to spare; see `messages`.
+UNANNOUNCED_LIMIT_BYTES = 32 * MEGABYTE
+#: What may wait for a peer that takes less than SLOWEST_BYTES_PER_S of it.
+UNREAD_LIMIT_BYTES = 64 * MEGABYTE
+#: Memory that a message has taken beside its own bytes, and as a multiple of them: it consists of tiny parts.
+PARTS_LIMIT_BYTES, PARTS_FACTOR = 64 * MEGABYTE, 4
+#: A message of so little that isn't whole after so long is on its way no more, at SLOWEST_BYTES_PER_S.
+LEAST_STUCK_BYTES, STUCK_S = 16 * 1024, 1.5
+#: Less than this is nobody's fault; it is also what counting may be off by.
+LEAST_BYTES = MEGABYTE
+#: For how long the pace is taken at which a peer reads.
+PACE_S = 10.0
+#: Between lines of the log about cuts for one reason.
+LOG_S = 1.0
+#: After a cut, what was held is freed first.
+GRACE_S = 0.3
+#: A look that comes so long after the one before it: the broker stood still, its peers need not have.
+LATE_S = 2.0
+
+
+class Traffic(NamedTuple):
+    """What the kernel knows of a connection; `received` and `taken` are None for a unix socket."""
+
+    received: int | None
+    taken: int | None
+    unread: int
+    untaken: int
+
+
+class Kernel(Protocol):
+    """What the system tells, and does."""
+
+    def identity(self, fd: int) -> int | None:
+        """Return what tells an fd's socket from the next one of that number; None where there is none."""
+
+    def traffic(self, fd: int) -> Traffic | None:
+        """Count; None where the fd is no socket any more."""
+
+    def cut(self, fd: int, identity: int) -> None:
+        """Shut a connection down, if the fd is still its own."""
+
+    def memory_bytes(self) -> int:
+        """Return what this process holds, once what it has freed is given back."""
+
+
+class Connection:
+    """One connection, and how much of it lies in libzmq."""
+
+    __slots__ = (
+        "_pace_at", "_pace_from", "_received", "_sent_before", "_taken_before", "announced", "began_at", "fd",
+        "identity", "incoming", "is_slow", "joining", "outgoing", "peer", "sent", "spare_before", "taken",
+        "took",
+    )  # fmt: skip
+
+    def __init__(self, fd: int, identity: int, peer: bytes | None, spare: int, now: float) -> None:
+        self.fd = fd
+        self.identity = identity
+        self.peer = peer
+        #: Bytes of messages that we have taken from it, and given to it.
+        self.taken = self.sent = 0
+        #: Bytes of messages that were taken from it between the last two samples.
+        self.took = 0
+        #: The size of the message that it has said comes next.
+        self.announced = 0
+        #: Samples for which it has not been known.
+        self.joining = 0
+        #: Bytes that came of messages that are not whole, or wait to be read; and that wait to be sent.
+        self.incoming = self.outgoing = 0
+        self.is_slow = False
+        #: When nothing was under way here the last time, and the unexplained memory then.
+        self.began_at, self.spare_before = now, spare
+        self._received = self._taken_before = self._sent_before = 0
+        self._pace_at, self._pace_from = now, 0
+
+    @property
+    def holds(self) -> int:
+        """Bytes that are held for it."""
+        return self.incoming + self.outgoing
+
+    def announce(self, size_bytes: int) -> None:
+        """Take note of how large the next message is said to be; nobody sends one without end."""
+        self.announced = min(size_bytes, ANNOUNCED_LIMIT_BYTES)
+
+    def sample(self, traffic: Traffic, now: float) -> None:
+        """Take in what the kernel counts."""
+        took = self.took = self.taken - self._taken_before
+        self._taken_before = self.taken
+        if traffic.received is not None:
+            came, self._received = traffic.received - self._received, traffic.received
+            self.incoming = max(0, self.incoming + came - took)
+            if took and self.incoming < LEAST_BYTES:
+                self.incoming = 0  # ZMTP's own bytes add up
+        else:
+            self.incoming = 0 if took else self.incoming + traffic.unread
+        if traffic.taken is not None:
+            self.outgoing = max(0, self.sent - traffic.taken)
+        else:
+            self._sent_before = self._sent_before if traffic.untaken else self.sent
+            self.outgoing = self.sent - self._sent_before
+        self._note_pace(self.sent - self.outgoing, now)
+
+    def stood_still(self, for_s: float) -> None:
+        """Count a time in which the broker did nothing against nobody."""
+        self.began_at += for_s
+        self._pace_at += for_s
+
+    def _note_pace(self, read: int, now: float) -> None:
+        if not self.outgoing:
+            self._pace_at, self._pace_from, self.is_slow = now, read, False
+        elif now - self._pace_at >= PACE_S:
+            self.is_slow = read - self._pace_from < self._least_read(now)
+            self._pace_at, self._pace_from = now, read
+
+    def _least_read(self, now: float) -> float:
+        return SLOWEST_BYTES_PER_S * (now - self._pace_at)
+
+
+class Connections:
+    """All connections. `held` tells what the core holds for each peer, `is_known` whether it knows one."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        *,
+        limit_bytes: int,
+        fds: int,
+        held: Callable[[], dict[bytes, int]],
+        is_known: Callable[[bytes], bool],
+    ) -> None:
+        self._kernel = kernel
+        self._limit_bytes = limit_bytes
+        self._most = int(FDS_SHARE * fds)
+        self._held = held
+        self._is_known = is_known
+        self._by_fd: dict[int, Connection] = {}
+        self.by_peer: dict[bytes, Connection] = {}
+        #: By fd: those that have said nothing yet. While there are any, each message is asked for its own.
+        self.strangers: dict[int, Connection] = {}
+        self._base_bytes: int | None = None
+        self._spare = 0
+        self._look_at = self._sample_at = self._judge_at = 0.0
+        self._looked_at: float | None = None
+        self._was_late = False
+        #: By reason: when a cut was logged, and how many have not been since.
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    # What happens
+
+    def opened(self, fd: int, now: float) -> None:
+        """Take note of a connection that has been accepted."""
+        known = self._by_fd.get(fd)
+        identity = self._kernel.identity(fd)
+        if identity is None or (known and known.identity == identity):
+            return
+        self.closed(fd)
+        self._by_fd[fd] = self.strangers[fd] = Connection(fd, identity, None, self._spare, now)
+        if len(self.strangers) > STRANGERS_LIMIT:
+            self._cut(next(iter(self.strangers.values())), "too many connections join", now)
+        elif len(self._by_fd) > self._most:
+            self._cut(self._by_fd[fd], "there are too many connections", now)
+
+    def closed(self, fd: int) -> None:
+        """Take note that a connection has ended."""
+        gone = self._by_fd.pop(fd, None)
+        self.strangers.pop(fd, None)
+        if gone is not None and gone.peer is not None and self.by_peer.get(gone.peer) is gone:
+            del self.by_peer[gone.peer]
+
+    def heard(self, peer: bytes, fd: int, now: float) -> Connection | None:
+        """Learn whose a connection is, by a message that came on it."""
+        identity = self._kernel.identity(fd)
+        known = self._by_fd.get(fd)
+        if identity is None:
+            return self.by_peer.get(peer)
+        if known is None or known.identity != identity:
+            self.closed(fd)
+            known = self._by_fd[fd] = Connection(fd, identity, peer, self._spare, now)
+        known.peer = peer
+        self.strangers.pop(fd, None)
+        self.by_peer[peer] = known
+        return known
+
+    # What is done about it
+
+    def look(self, now: float) -> None:
+        """Look at the process's memory and at the connections; to be called in each turn."""
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
+        self._allow_for_standing_still(now)
+        if is_due := now >= self._sample_at:
+            self._sample_at = now + SAMPLE_S
+            self._sample(now)
+            self._cut_strangers(now)
+        memory = self._kernel.memory_bytes()
+        if self._base_bytes is None:
+            self._base_bytes = memory
+        more = memory - self._base_bytes
+        if (more > SPARE_BYTES or memory > self._limit_bytes) and now >= self._judge_at:
+            if not is_due:  # twice in one look, nothing would have been taken since
+                self._sample(now)
+            self._judge(memory, now)
+        elif more < self._spare:
+            self._spare = more
+
+    def _allow_for_standing_still(self, now: float) -> None:
+        """Let what has come meanwhile be taken first; a broker that is always late judges all the same."""
+        still_s = 0.0 if self._looked_at is None else now - self._looked_at
+        self._looked_at = now
+        is_late, self._was_late = still_s > LATE_S and not self._was_late, still_s > LATE_S
+        if is_late:
+            self._judge_at = now + GRACE_S
+            for connection in self._by_fd.values():
+                connection.stood_still(still_s)
+
+    def _sample(self, now: float) -> None:
+        for connection in list(self._by_fd.values()):
+            traffic = self._kernel.traffic(connection.fd)
+            if traffic is None or self._kernel.identity(connection.fd) != connection.identity:
+                self.closed(connection.fd)
+                continue
+            connection.sample(traffic, now)
+            if not connection.incoming:
+                connection.began_at, connection.spare_before = now, self._spare
+
+    def _cut_strangers(self, now: float) -> None:
+        unknown = []
+        for connection in self._by_fd.values():
+            if connection.peer is not None and self._is_known(connection.peer):
+                connection.joining = 0
+            else:
+                connection.joining += 1
+                unknown.append(connection)
+        samples = JOIN_SAMPLES if len(unknown) > CROWD else PATIENT_JOIN_SAMPLES
+        for connection in unknown:
+            if connection.joining >= samples:
+                self._cut(connection, "it has not joined", now)
+
+    def _judge(self, memory: int, now: float) -> None:
+        """Cut the connection that is to blame most for the memory that is held, if there is one."""
+        assert self._base_bytes is not None
+        held = self._held()
+        all_held = sum(held.values()) + sum(connection.holds for connection in self._by_fd.values())
+        self._spare = max(0, memory - self._base_bytes - all_held)
+        # The oldest first: a message that somebody else's attack falls into is soon whole.
+        large = [one for one in self._by_fd.values() if one.incoming >= LEAST_BYTES and not one.took]
+        for connection in sorted(large, key=lambda one: one.began_at):
+            spare = self._spare - connection.spare_before
+            if connection.incoming > connection.announced + UNANNOUNCED_LIMIT_BYTES:
+                return self._blame(connection, "a message without end", now)
+            if spare > PARTS_LIMIT_BYTES and spare > PARTS_FACTOR * connection.incoming:
+                return self._blame(connection, "a message of too many parts", now)
+        if stuck := self._stuck_in_parts(now):
+            for connection in stuck:
+                self._blame(connection, "messages of too many parts", now)
+            return None
+        for connection in self._by_fd.values():
+            if connection.is_slow and connection.outgoing > UNREAD_LIMIT_BYTES:
+                return self._blame(connection, "it doesn't read what it asked for", now)
+        if memory > self._limit_bytes and self._by_fd:
+            largest = max(self._by_fd.values(), key=lambda one: one.holds + held.get(one.peer or b"", 0))
+            if largest.holds + held.get(largest.peer or b"", 0) > LEAST_BYTES:
+                self._blame(largest, "the broker is above its memory_limit_bytes", now)
+        return None
+
+    def _stuck_in_parts(self, now: float) -> list[Connection]:
+        """Return connections whose messages of few bytes have not become whole, and hold much together."""
+        stuck = [
+            one for one in self._by_fd.values()
+            if one.incoming >= LEAST_STUCK_BYTES and not one.took and now - one.began_at > STUCK_S
+        ]  # fmt: skip
+        spare = self._spare - min((one.spare_before for one in stuck), default=self._spare)
+        is_much = spare > max(PARTS_LIMIT_BYTES, PARTS_FACTOR * sum(one.incoming for one in stuck))
+        return stuck if is_much else []
+
+    def _blame(self, connection: Connection, reason: str, now: float) -> None:
+        """Cut one for what it holds; the next is judged when that has been freed."""
+        self._judge_at = now + GRACE_S
+        self._cut(connection, reason, now)
+
+    def _cut(self, connection: Connection, reason: str, now: float) -> None:
+        at, unlogged = self._logged.get(reason, (now - LOG_S, 0))
+        if now - at >= LOG_S:
+            peer = None if connection.peer is None else ids.shown_peer(connection.peer)
+            facts = {"incoming": connection.incoming, "outgoing": connection.outgoing, "others": unlogged}
+            logger.warning("connection.cut", extra={"reason": reason, "peer": peer, **facts})
+            self._logged[reason] = now, 0
+        else:
+            self._logged[reason] = at, unlogged + 1
+        self._kernel.cut(connection.fd, connection.identity)
+        self.closed(connection.fd)

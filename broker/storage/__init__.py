@@ -1,0 +1,1 @@
+"""What lies on disk: the registry, key files, snapshots, logs of metrics. Blocking; runs in threads."""

@@ -1,0 +1,289 @@
+"""The durable registry: what survives the broker. The only module that knows SQL.
+
+`Registry` is the interface; `SqlRegistry` keeps it in any database SQLAlchemy Core speaks, tuned here
+for SQLite in one file. A change is on disk when `apply` returns. Called from one thread at a time.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from torchrelay.broker.models.records import (
+    Change,
+    KeyRecord,
+    PutKeys,
+    PutVersion,
+    RememberNodes,
+    RemoveVersion,
+    SetDefaultVersion,
+    SetTargets,
+    Snapshot,
+    VersionRecord,
+)
+from torchrelay.shared import private_files
+from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.errors import StoreFailed
+
+#: Kept in the file; a database of a newer layout is refused rather than misread.
+LAYOUT = 3
+
+_metadata = sa.MetaData()
+_facts = sa.Table(
+    "facts",
+    _metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.Integer, nullable=False),
+)
+_models = sa.Table(
+    "models",
+    _metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("default_version", sa.Text, nullable=False),
+)
+_versions = sa.Table(
+    "versions",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, sa.ForeignKey("models.model"), nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("archive", sa.Text, nullable=False),
+    sa.Column("archive_bytes", sa.BigInteger, nullable=False),
+    sa.Column("handler", sa.Text, nullable=False),
+    sa.Column("runtime", sa.Text, nullable=False),
+    sa.Column("min_workers", sa.Integer, nullable=False),
+    sa.Column("max_workers", sa.Integer, nullable=False),
+    sa.Column("batch_size", sa.Integer, nullable=False),
+    sa.Column("max_batch_delay_ms", sa.Integer, nullable=False),
+    sa.Column("response_timeout_s", sa.Integer, nullable=False),
+    sa.Column("startup_timeout_s", sa.Integer, nullable=False),
+    sa.Column("loaded_at_startup", sa.Boolean, nullable=False),
+    #: JSON, which takes new keys without a new layout.
+    sa.Column("config", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("has_requirements", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("archive_path", sa.Text, nullable=False, server_default=""),
+    sa.Column("registration", sa.Text, nullable=False, server_default=""),
+    sa.UniqueConstraint("model", "version"),
+)
+_keys = sa.Table(
+    "access_keys",
+    _metadata,
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("api", sa.Text, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger),
+)
+_nodes = sa.Table("nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
+
+#: What leads from the layout of a number to the next.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE versions ADD COLUMN config TEXT DEFAULT '{}' NOT NULL",
+        "ALTER TABLE versions ADD COLUMN has_requirements BOOLEAN DEFAULT 0 NOT NULL",
+    ),
+    2: (
+        "ALTER TABLE versions ADD COLUMN archive_path TEXT DEFAULT '' NOT NULL",
+        "ALTER TABLE versions ADD COLUMN registration TEXT DEFAULT '' NOT NULL",
+    ),
+}
+
+#: What may lie beside the file: its write-ahead log, and the index of that.
+_FILES = ("", "-wal", "-shm")
+#: What to do about SQLite's errors, by their primary codes; anything else is a broken file.
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "free some space on its disk",
+    sqlite3.SQLITE_IOERR: "see whether its disk is full or broken",
+    sqlite3.SQLITE_CANTOPEN: "let the broker's user read and write it and its folder",
+    sqlite3.SQLITE_READONLY: "let the broker's user read and write it and its folder",
+    sqlite3.SQLITE_BUSY: "end what uses it",
+}
+_BROKEN = "bring back a copy of it, or move the file away to start with an empty registry"
+
+_RECORD_COLUMNS = [column for column in _versions.columns if column.name != "number"]
+
+
+class Registry(Protocol):
+    """What the broker needs of a durable registry."""
+
+    def begin_epoch(self) -> int:
+        """Count this start of the broker and return its number, which only grows."""
+        ...
+
+    def load(self) -> Snapshot:
+        """Read everything, versions in the order they were registered."""
+        ...
+
+    def apply(self, change: Change) -> None:
+        """Make a change durable. Raises StoreFailed, and then nothing of it happened."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the database."""
+        ...
+
+
+class SqlRegistry:
+    """The registry in SQLite: write-ahead log, every commit synced to disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, made if need be. Raises StoreFailed, and then nothing of it was changed."""
+        self._path = path
+        _require_writable(path)
+        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
+        sa.event.listen(self._engine, "connect", _tune)
+        with _opening(path), self._engine.begin() as connection:
+            _metadata.create_all(connection)
+            if _has_lost_its_layout(connection):
+                raise StoreFailed(f"The registry {path} doesn't say its layout", _BROKEN)
+            layout = _migrate(connection, _increment(connection, "layout", by=0, first=LAYOUT))
+        if layout != LAYOUT:
+            self.close()
+            raise StoreFailed(
+                f"The registry {path} has layout {layout}, this version reads {LAYOUT}",
+                "run the torchrelay version that wrote it, or another --state-dir",
+            )
+
+    def begin_epoch(self) -> int:
+        """Count this start of the broker; see Registry. Raises StoreFailed."""
+        with _opening(self._path), self._engine.begin() as connection:
+            return _increment(connection, "epoch", by=1, first=1)
+
+    def load(self) -> Snapshot:
+        """Read everything; see Registry. Raises StoreFailed."""
+        with _opening(self._path), self._engine.begin() as connection:
+            rows = connection.execute(sa.select(*_RECORD_COLUMNS).order_by(_versions.c.number)).mappings()
+            versions = tuple(
+                VersionRecord(**{**row, "config": msgspec.json.decode(row["config"], type=ModelConfig)})
+                for row in rows
+            )
+            defaults = connection.execute(sa.select(_models.c.model, _models.c.default_version))
+            nodes = connection.execute(sa.select(_nodes.c.name).order_by(_nodes.c.name)).scalars()
+            keys = connection.execute(sa.select(_keys.c.api, _keys.c.sha256, _keys.c.expires_at_ms))
+            return Snapshot(
+                versions,
+                tuple((row[0], row[1]) for row in defaults),
+                tuple(nodes),
+                tuple(KeyRecord(*row) for row in keys),
+            )
+
+    def apply(self, change: Change) -> None:
+        """Make a change durable; see Registry."""
+        try:
+            with self._engine.begin() as connection:
+                _apply(connection, change)
+        except sa.exc.DBAPIError as error:
+            raise StoreFailed("The registry could not be written", str(error.orig)) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+
+def _require_writable(path: Path) -> None:
+    """Raise StoreFailed where a file is another user's, before SQLite leaves files of ours beside it."""
+    try:
+        private_files.make_folder(path.parent)
+        for ending in _FILES:
+            if not ending or Path(f"{path}{ending}").exists():
+                private_files.make_file(Path(f"{path}{ending}"))
+    except OSError as error:
+        raise StoreFailed(
+            f"The registry {path} can't be opened: {error.strerror}: {error.filename}",
+            _ADVICE[sqlite3.SQLITE_CANTOPEN],
+        ) from error
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Raise StoreFailed for whatever a file that can't be used, or holds something else, makes us see."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        code = error.orig.sqlite_errorcode & 0xFF if isinstance(error.orig, sqlite3.Error) else 0
+        raise StoreFailed(
+            f"The registry {path} can't be opened: {error.orig}", _ADVICE.get(code, _BROKEN)
+        ) from error
+    except (msgspec.MsgspecError, sa.exc.SQLAlchemyError) as error:
+        raise StoreFailed(f"The registry {path} can't be opened: {error}", _BROKEN) from error
+
+
+def _apply(connection: sa.Connection, change: Change) -> None:
+    match change:
+        case PutVersion(record):
+            model = insert(_models).values(model=record.model, default_version=record.version)
+            connection.execute(model.on_conflict_do_nothing())
+            values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
+            values["config"] = msgspec.json.encode(record.config).decode()
+            version = insert(_versions).values(**values)
+            connection.execute(
+                version.on_conflict_do_update(index_elements=["model", "version"], set_=values)
+            )
+        case RemoveVersion(model, version):
+            connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
+            is_empty = ~sa.exists().where(_versions.c.model == model)
+            connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
+            oldest = sa.select(_versions.c.version).where(_versions.c.model == model)
+            oldest = oldest.order_by(_versions.c.number).limit(1)
+            was_default = (_models.c.model == model, _models.c.default_version == version)
+            connection.execute(
+                sa.update(_models).where(*was_default).values(default_version=oldest.scalar_subquery())
+            )
+        case SetTargets(model, version, min_workers, max_workers):
+            connection.execute(
+                sa.update(_versions)
+                .where(*_is_version(model, version))
+                .values(min_workers=min_workers, max_workers=max_workers)
+            )
+        case SetDefaultVersion(model, version):
+            is_there = sa.exists().where(*_is_version(model, version))
+            update = sa.update(_models).where(_models.c.model == model, is_there)
+            connection.execute(update.values(default_version=version))
+        case RememberNodes(names):
+            connection.execute(sa.delete(_nodes))
+            if names:
+                connection.execute(sa.insert(_nodes), [{"name": name} for name in names])
+        case PutKeys(keys):
+            connection.execute(sa.delete(_keys))
+            if keys:
+                connection.execute(sa.insert(_keys), [asdict(key) for key in keys])
+
+
+def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return _versions.c.model == model, _versions.c.version == version
+
+
+def _has_lost_its_layout(connection: sa.Connection) -> bool:
+    """Tell whether there are versions without what is written before the first: its epoch is gone as well."""
+    has_layout = sa.exists().where(_facts.c.name == "layout")
+    has_versions = sa.exists().select_from(_versions)
+    return bool(connection.execute(sa.select(~has_layout & has_versions)).scalar_one())
+
+
+def _migrate(connection: sa.Connection, layout: int) -> int:
+    """Lead a database of an older layout to ours; return the layout it has then."""
+    while layout in _MIGRATIONS:
+        for statement in _MIGRATIONS[layout]:
+            connection.execute(sa.text(statement))
+        layout = _increment(connection, "layout", by=1, first=LAYOUT)
+    return layout
+
+
+def _increment(connection: sa.Connection, name: str, *, by: int, first: int) -> int:
+    new = insert(_facts).values(name=name, value=first)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["name"], set_={"value": _facts.c.value + by})
+    )
+    return int(connection.execute(sa.select(_facts.c.value).where(_facts.c.name == name)).scalar_one())
+
+
+def _tune(connection: Any, _record: object) -> None:  # Any: the driver's own connection
+    """Write ahead (readers never block the writer) and sync at every commit: "ok" must mean on disk."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")

@@ -1,0 +1,64 @@
+"""`torchrelay keys ...`: keys of a server that was started in this folder, and keys for a secrets file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchrelay.cli.commands import options
+from torchrelay.cli.faults import Fault, FaultReportingGroup
+
+app = typer.Typer(cls=FaultReportingGroup, help="Show, renew and make access keys.", no_args_is_help=True)
+
+KeyFile = Annotated[
+    Path,
+    typer.Option("--key-file", metavar="FILE", help="The key file of the server; it lies where that runs."),
+]
+
+
+@app.command("list")
+def list_keys(key_file: KeyFile = Path(options.KEY_FILE_NAME), as_json: options.Json = False) -> None:
+    """Show which keys the key file holds and when they expire; the keys themselves stay in it."""
+    from torchrelay.cli.remote import rendering
+
+    rendering.show(_entries(key_file), as_json, rendering.keys)
+
+
+@app.command()
+def renew(
+    api: Annotated[str, typer.Argument(metavar="API", help="`inference` or `management`.")],
+    key_file: KeyFile = Path(options.KEY_FILE_NAME),
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+) -> None:
+    """Have the server make a new key, which it writes into its key file; the old one dies."""
+    from torchrelay.cli.remote import credentials
+    from torchrelay.cli.remote.client import Client
+
+    if api not in ("inference", "management"):
+        raise typer.BadParameter(f"{api!r} is neither inference nor management")
+    key = credentials.read_key_file(key_file).get("API")
+    if key is None:
+        raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
+    Client("management", management, key=key).call("GET", "/token", {"type": api})
+    typer.echo(f"The new {api} key is in the server's key file.")
+
+
+@app.command()
+def make() -> None:
+    """Print a key that nobody can guess, for a secrets file."""
+    from torchrelay.shared import ids
+
+    typer.echo(ids.secret())
+
+
+def _entries(key_file: Path) -> list[dict[str, str]]:
+    import json
+
+    from torchrelay.cli.remote import credentials
+
+    if not credentials.read_key_file(key_file):
+        raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")
+    entries = json.loads(key_file.read_text(encoding="utf-8"))
+    return [
+        {"api": api, "expires": str(entry.get("expiration time", "never"))} for api, entry in entries.items()
+    ]

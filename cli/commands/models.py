@@ -1,0 +1,161 @@
+"""`torchrelay models ...`: what is registered, and changing it."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from torchrelay.cli.commands import options
+from torchrelay.cli.faults import FaultReportingGroup
+
+app = typer.Typer(
+    cls=FaultReportingGroup, help="List, register, scale and remove models.", no_args_is_help=True
+)
+
+Name = Annotated[str, typer.Argument(metavar="MODEL")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Return when the workers are there, or say why they are not.")
+]
+
+_ARCHIVE_ADVICE = {
+    "ModelNotFoundException": "the archive must lie in the server's model store, or be given as a url",
+    "DownloadArchiveException": "the server itself must be able to fetch that url, and private addresses"
+    " only with allow_private_urls; the broker's log has the reason",
+}
+
+
+@app.command("list")
+def list_models(
+    management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
+) -> None:
+    """List the registered models."""
+    from torchrelay.cli.remote import rendering
+    from torchrelay.cli.remote.client import Client
+
+    rendering.show(Client("management", management).models(), as_json, rendering.model_list)
+
+
+@app.command()
+def describe(
+    model: Name,
+    version: options.Version = None,
+    every: Annotated[bool, typer.Option("--all", help="Every version.")] = False,
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+    as_json: options.Json = False,
+) -> None:
+    """Show a model's settings and workers."""
+    from torchrelay.cli.remote import rendering
+    from torchrelay.cli.remote.client import Client, decode, model_path
+
+    path = model_path(model, "all" if every else version)
+    described = decode(Client("management", management).call("GET", path), list[dict[str, object]])
+    rendering.show(described, as_json, rendering.description)
+
+
+@app.command()
+def register(
+    url: Annotated[
+        str, typer.Argument(metavar="ARCHIVE", help="A file of the server's model store, or a url.")
+    ],
+    model_name: Annotated[str | None, typer.Option(help="Instead of the archive's own name.")] = None,
+    handler: Annotated[str | None, typer.Option(help="Instead of the archive's own handler.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Instead of the archive's own runtime.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Requests that a worker gets at once.")] = None,
+    max_batch_delay: Annotated[
+        int | None, typer.Option(help="Milliseconds that a batch may wait to fill.")
+    ] = None,
+    initial_workers: Annotated[int | None, typer.Option("--initial-workers", "--workers", min=0)] = None,
+    response_timeout: Annotated[
+        int | None, typer.Option(help="Seconds that a worker may take to answer.")
+    ] = None,
+    startup_timeout: Annotated[
+        int | None, typer.Option(help="Seconds that a worker may take to load.")
+    ] = None,
+    wait: Wait = False,
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+    as_json: options.Json = False,
+) -> None:
+    """Register an archive.
+
+    A .mar is code, and runs with the rights of its worker: register only what you would run.
+    """
+    parameters = {
+        "url": url,
+        "model_name": model_name,
+        "handler": handler,
+        "runtime": runtime,
+        "batch_size": batch_size,
+        "max_batch_delay": max_batch_delay,
+        "initial_workers": initial_workers,
+        "response_timeout": response_timeout,
+        "startup_timeout": startup_timeout,
+        "synchronous": wait,
+    }
+    _change(management, "POST", "/models", parameters, wait=wait, as_json=as_json, advice=_ARCHIVE_ADVICE)
+
+
+@app.command()
+def scale(
+    model: Name,
+    minimum: Annotated[int, typer.Option("--min", min=0, help="Workers to keep.")],
+    maximum: Annotated[int | None, typer.Option("--max", min=0, help="[default: as --min]")] = None,
+    version: options.Version = None,
+    wait: Wait = False,
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+    as_json: options.Json = False,
+) -> None:
+    """Set how many workers a model has."""
+    from torchrelay.cli.remote.client import model_path
+
+    parameters = {"min_worker": minimum, "max_worker": maximum, "synchronous": wait}
+    _change(management, "PUT", model_path(model, version), parameters, wait=wait, as_json=as_json)
+
+
+@app.command()
+def unregister(
+    model: Name,
+    version: options.Version = None,
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+    as_json: options.Json = False,
+) -> None:
+    """Remove a model, or one version of it."""
+    from torchrelay.cli.remote.client import model_path
+
+    _change(management, "DELETE", model_path(model, version), {}, wait=False, as_json=as_json)
+
+
+@app.command("set-default")
+def set_default(
+    model: Name,
+    version: Annotated[str, typer.Argument(metavar="VERSION")],
+    management: options.Management = options.DEFAULT_MANAGEMENT,
+    as_json: options.Json = False,
+) -> None:
+    """Make a version the one that calls without a version get."""
+    from torchrelay.cli.remote.client import model_path
+
+    _change(management, "PUT", f"{model_path(model, version)}/set-default", {}, wait=False, as_json=as_json)
+
+
+def _change(
+    management: str,
+    method: str,
+    path: str,
+    parameters: Mapping[str, object],
+    *,
+    wait: bool,
+    as_json: bool,
+    advice: dict[str, str] | None = None,
+) -> None:
+    """Ask for a change and print the server's word; with `wait`, show the workers come meanwhile."""
+    from torchrelay.cli.remote import rendering
+    from torchrelay.cli.remote.client import Client, Status, decode
+
+    # A model may take minutes to load: the server's own limits end a wait, not ours.
+    client = Client("management", management, timeout_s=None if wait else 30.0, advice=advice)
+
+    def change() -> Status:
+        return decode(client.call(method, path, parameters), Status)
+
+    answer = rendering.while_watching(change, Client("management", management)) if wait else change()
+    rendering.show(answer, as_json, lambda status: status.status)

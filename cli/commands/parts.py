@@ -1,0 +1,176 @@
+"""`torchrelay broker`, `gateway` and `worker`: each part alone, for fleets of more than one host."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from torchrelay.cli.commands import options
+
+if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
+    from torchrelay.cli.start.child import Role
+    from torchrelay.shared.settings import Settings
+
+
+def broker(
+    more_models: options.MoreModels = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="Where to listen; repeatable. [default: this user's own socket]"),
+    ] = None,
+    state_dir: options.StateDir = ".torchrelay",
+    model_store: options.ModelStore = None,
+    models: options.Models = None,
+    ts_config: options.TsConfigFile = None,
+    tokens: options.Tokens = None,
+    keys: options.Keys = None,
+    metrics_mode: options.MetricsModeOption = None,
+    enable_model_api: options.EnableModelApi = False,
+    memory_limit_mb: options.MemoryLimit = 0,
+    insecure: options.Insecure = False,
+    allow_private_urls: options.AllowPrivateUrls = False,
+    link_targets: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR", help="Where links of a model's folder may lead, beside that folder; repeatable."
+        ),
+    ] = None,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run the broker: it knows the models and shares out the work."""
+    from torchrelay.cli.start import broker_address, checks, part_settings, secrets_file
+    from torchrelay.cli.start.folders import require_usable_state
+    from torchrelay.shared.settings import environment
+
+    static_keys = secrets_file.static_keys(keys, environment())
+    command_line = checks.said(
+        model_store=model_store,
+        models=models,
+        more_models=more_models,
+        enable_model_api=enable_model_api,
+        tokens=True if static_keys and tokens is None else tokens,
+        metrics_mode=checks.metrics_mode(metrics_mode),
+    )
+    if not address:
+        place = broker_address.own_place(environment())
+        address = [place.address]
+        for line in place.warnings:
+            typer.echo(line, err=True)
+    said = checks.with_file(command_line, ts_config)
+    checks.require_private(part_settings.vain_keys(static_keys, said, command_line))
+    settings = part_settings.broker_settings(
+        said,
+        addresses=tuple(address),
+        state_dir=state_dir,
+        insecure=insecure,
+        allow_private_urls=allow_private_urls,
+        link_targets=tuple(link_targets or ()),
+        metrics_log_dir=str(Path(state_dir, "logs").absolute()),
+        log_limits=checks.log_limits(environment()),
+        memory_limit_bytes=memory_limit_mb * options.MEGABYTE,
+        key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
+        static_keys=static_keys,
+    )
+    checks.require_broker_addresses(*settings.addresses)
+    checks.require_private(part_settings.exposure(settings.addresses, insecure))
+    checks.require_store(settings.model_store)
+    for line in require_usable_state(Path(state_dir).absolute()):
+        typer.echo(line, err=True)
+    _run("broker", settings, verbose, json_logs)
+
+
+def gateway(
+    broker: options.Broker = None,
+    inference_address: options.InferenceAddress = None,
+    management_address: options.ManagementAddress = None,
+    metrics_address: options.MetricsAddress = None,
+    processes: options.Processes = 1,
+    enable_model_api: options.EnableModelApi = False,
+    ts_config: options.TsConfigFile = None,
+    tokens: options.Tokens = None,
+    insecure: options.Insecure = False,
+    allowed_hosts: options.AllowedHosts = None,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run the gateway: it speaks HTTP and hands requests to the broker."""
+    from torchrelay.cli.start import broker_address, checks, part_settings
+    from torchrelay.shared.settings import environment
+
+    broker = broker or broker_address.of_this_user(environment())
+    said = checks.said(
+        enable_model_api=enable_model_api,
+        tokens=tokens,
+        inference_address=inference_address,
+        management_address=management_address,
+        metrics_address=metrics_address,
+        allowed_hosts=allowed_hosts,
+    )
+    settings = part_settings.gateway_settings(
+        checks.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
+    )
+    checks.require_broker_addresses(dialled=broker)
+    checks.require_private(part_settings.gateway_faults(settings))
+    checks.require_free_listeners(settings)
+    for line in part_settings.readable_keys(settings):
+        typer.echo(line, err=True)
+    _run("gateway", settings, verbose, json_logs)
+
+
+def worker(
+    broker: options.Broker = None,
+    name: Annotated[str | None, typer.Option(help="Shown in `status`. [default: the host's name]")] = None,
+    device: options.Devices = None,
+    slots: options.Slots = None,
+    cache_dir: options.CacheDir = None,
+    cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
+    pass_credential: options.PassCredentials = None,
+    ts_config: options.TsConfigFile = None,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+) -> None:
+    """Run a node: it offers this host's devices and starts workers on them."""
+    from torchrelay.cli.start import broker_address, checks, part_settings
+    from torchrelay.cli.start.folders import cache_of_node
+    from torchrelay.shared import host
+    from torchrelay.shared.settings import environment
+    from torchrelay.shared.torchserve.config_properties import Said
+
+    broker = broker or broker_address.of_this_user(environment())
+    checks.require_broker_addresses(dialled=broker)
+    here = host.look(environment())
+    with cache_of_node(cache_dir, environment()) as cache:
+        for line in cache.warnings:
+            typer.echo(line, err=True)
+        config = checks.config(ts_config, environment())
+        said = checks.with_file(Said(), ts_config)
+        settings = part_settings.node_settings(
+            said,
+            broker_address=broker,
+            name=name or here.name,
+            devices=part_settings.devices(said, tuple(device or ["auto"]), here),
+            slots=slots or part_settings.default_slots(here),
+            cache_dir=str(cache.folder),
+            cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
+            credential_env_vars=tuple(pass_credential or ()),
+            secret_env_vars=part_settings.secret_variables(config),
+        )
+        _run("worker", settings, verbose, json_logs)
+
+
+def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> None:
+    import msgspec
+
+    from torchrelay.cli.faults import Fault
+    from torchrelay.cli.start import child
+    from torchrelay.shared.logs import logs
+    from torchrelay.shared.settings import SettingsError
+
+    # Alone, a part's log is its output: from INFO on unless a terminal's owner asked for less.
+    logs.configure(role, level="DEBUG" if verbose else "INFO", log_format="json" if json_logs else "text")
+    try:
+        code = child.run(role, msgspec.Raw(settings.to_json()))
+    except SettingsError as error:
+        raise Fault(str(error)) from error
+    raise typer.Exit(code)

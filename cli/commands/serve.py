@@ -1,0 +1,182 @@
+"""`torchrelay serve`: the whole server on one machine, in the foreground of one terminal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from torchrelay.cli.commands import options
+
+if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
+    from torchrelay.cli.remote.fleet_view import Fleet
+    from torchrelay.cli.start.child import LogTarget, Role
+    from torchrelay.cli.start.part_settings import Plan
+    from torchrelay.shared.settings import LogLimits
+
+
+def serve(
+    more_models: options.MoreModels = None,
+    model_store: options.ModelStore = None,
+    models: options.Models = None,
+    ts_config: options.TsConfigFile = None,
+    enable_model_api: options.EnableModelApi = False,
+    tokens: options.Tokens = None,
+    keys: options.Keys = None,
+    ncs: Annotated[
+        bool,
+        typer.Option(
+            "--ncs", "--no-config-snapshots", help="Keep nothing: a state folder that goes at exit."
+        ),
+    ] = False,
+    gateway_processes: options.Processes = 1,
+    state_dir: options.StateDir = ".torchrelay",
+    inference_address: options.InferenceAddress = None,
+    management_address: options.ManagementAddress = None,
+    metrics_address: options.MetricsAddress = None,
+    metrics_mode: options.MetricsModeOption = None,
+    broker: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Let nodes of other hosts join here, tcp://HOST:PORT.")
+    ] = None,
+    insecure: options.Insecure = False,
+    allowed_hosts: options.AllowedHosts = None,
+    allow_private_urls: options.AllowPrivateUrls = False,
+    slots: options.Slots = None,
+    device: options.Devices = None,
+    cache_dir: options.CacheDir = None,
+    cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
+    pass_credential: options.PassCredentials = None,
+    verbose: options.Verbose = False,
+    json_logs: options.JsonLogs = False,
+    torchserve_flag: options.TorchServeFlag = False,
+) -> None:
+    """Serve models from this machine: HTTP, broker and workers in one go."""
+    from torchrelay.cli.faults import Fault
+    from torchrelay.cli.start import checks, console, foreground, part_settings, secrets_file
+    from torchrelay.cli.start.folders import folders
+    from torchrelay.shared.settings import environment
+
+    environ = environment()
+    static_keys = secrets_file.static_keys(keys, environ)
+    command_line = checks.said(
+        model_store=model_store,
+        models=models,
+        more_models=more_models,
+        enable_model_api=enable_model_api,
+        tokens=True if static_keys and tokens is None else tokens,
+        metrics_mode=checks.metrics_mode(metrics_mode),
+        inference_address=inference_address,
+        management_address=management_address,
+        metrics_address=metrics_address,
+        allowed_hosts=allowed_hosts,
+    )
+    checks.require_broker_addresses(*([broker] if broker else ()))
+    config = checks.config(ts_config, environ)
+    limits = checks.log_limits(environ)
+    with folders(None if ncs else state_dir, cache_dir, environ) as made:
+        own = part_settings.Options(
+            state_dir=str(made.state),
+            is_state_temporary=ncs,
+            cache_dir=str(made.cache),
+            cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
+            socket_dir=made.sockets,
+            broker_address=broker,
+            gateway_processes=gateway_processes,
+            slots=slots,
+            devices=tuple(device or ["auto"]),
+            credential_env_vars=tuple(pass_credential or ()),
+            insecure=insecure,
+            allow_private_urls=allow_private_urls,
+            key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
+            static_keys=static_keys,
+            metrics_log_dir=str(made.state / "logs"),
+            log_limits=limits,
+        )
+        plan = checks.plan(command_line, config, own)
+        if misses := checks.near_misses(plan.broker):
+            raise Fault("\n".join(misses))
+        for line in [*made.warnings, *checks.unheeded(config), *part_settings.readable_keys(plan.gateway)]:
+            typer.echo(line, err=True)
+        log_dir = made.state / "logs"
+        typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
+        log = _logs_in(log_dir, limits, verbose=verbose, json_logs=json_logs)
+        foreground.run(plan, log, Terminal(plan, console.say))
+
+
+def _logs_in(
+    folder: Path, limits: "LogLimits", *, verbose: bool, json_logs: bool
+) -> Callable[["Role"], "LogTarget"]:
+    """Say where each process logs: what becomes of models is told in a line each, the terminal is no log."""
+    from torchrelay.cli.start.child import LogTarget
+
+    def log(role: "Role") -> LogTarget:
+        return LogTarget(
+            level="INFO" if verbose else "ERROR",
+            log_format="json" if json_logs else "text",
+            file=str(folder / f"{role}.log"),
+            limits=limits,
+        )
+
+    return log
+
+
+class Terminal:
+    """Tells a person in front of a terminal how far the start is, what runs where, and how to try it."""
+
+    def __init__(self, plan: "Plan", say: Callable[[str], None]) -> None:
+        from torchrelay.cli.start.progress import LineView
+
+        self._plan = plan
+        self._is_settled = False
+        self._say = say
+        self.show = LineView(say).show
+
+    def answers(self) -> None:
+        """Say where the server listens."""
+        from torchrelay.cli.start.checks import client_url
+
+        gateway = self._plan.gateway
+        self._say("Model server started.")
+        self._say(f"  inference   {client_url(gateway.inference_address, 'inference')}")
+        self._say(f"  management  {client_url(gateway.management_address, 'management')}")
+        if gateway.enable_metrics_api:
+            self._say(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
+        if self._plan.broker.key_file:
+            self._say(f"  keys        {self._plan.broker.key_file}")
+
+    def registered(self) -> None:
+        """Say nothing: each model has its line."""
+
+    def settled(self, seen: "Fleet") -> None:
+        """Say how to try it."""
+        from torchrelay.cli.start.checks import client_url
+
+        inference = client_url(self._plan.gateway.inference_address, "inference")
+        self._say(
+            f"Try: {example_call(seen, inference, needs_key=self._plan.gateway.token_authorization)}"
+            "\nCtrl-C stops everything."
+        )
+
+    def process_ended(self, line: str) -> None:
+        """Pass on what the supervisor saw."""
+        self._say(line)
+
+    def stopping(self) -> None:
+        """Say that it was understood."""
+        self._say("Stopping.")
+
+
+def example_call(seen: "Fleet", inference: str, *, needs_key: bool = False) -> str:
+    """Write a curl command that works against what is loaded."""
+    from torchrelay.cli.remote.client import segment
+
+    ready = [model.model_name for model in seen.models if model.workers_ready]
+    target = (
+        f"--unix-socket {inference.removeprefix('unix:')} http://localhost"
+        if inference.startswith("unix:")
+        else inference
+    )
+    key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
+    trust = " -k" if inference.startswith("https:") else ""
+    call = f"-T FILE {target}/predictions/{segment(ready[0])}" if ready else f"{target}/ping"
+    return f"curl{trust}{key} {call}"

@@ -1,0 +1,207 @@
+"""A client of the management and inference APIs: a good answer comes back, all else is a Fault."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.remote import credentials, fleet_view
+from torchrelay.cli.remote.credentials import Port
+from torchrelay.shared.settings import StartupModel, environment
+
+T = TypeVar("T")
+#: What a person can do about an error, by TorchServe's name for it.
+_ADVICE = {
+    "MethodNotAllowedException": "the server must run with --enable-model-api for this",
+    "ModelNotFoundException": "`torchrelay models list` shows what is registered",
+    "ModelVersionNotFoundException": "`torchrelay models describe NAME --all` shows its versions",
+    "ConflictStatusException": "unregister that version first, or give the archive another one",
+    "ServiceUnavailableException": "`torchrelay status` shows why",
+    "InvalidModelException": "`torchrelay archive inspect FILE` checks an archive",
+    "InvalidKeyException": "the key comes from TORCHRELAY_KEY, or from a key_file.json in this folder",
+}
+
+
+class Client:
+    """One port of a server at a base url, `http://HOST:PORT` or `unix:/PATH`."""
+
+    def __init__(
+        self,
+        port: Port,
+        url: str,
+        timeout_s: float | None = 30.0,
+        advice: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> None:
+        self._port = port
+        self._url = url
+        self._advice = _ADVICE | dict(advice or {})
+        is_socket = url.startswith("unix:")
+        environ = environment()
+        key = key or credentials.find_key(port, environ, Path.cwd())
+        self._http = httpx.Client(
+            base_url="http://localhost" if is_socket else url,
+            # A proxy between this command and its server is never meant, so the environment isn't trusted;
+            # what it says of certificates is.
+            transport=httpx.HTTPTransport(
+                uds=url.removeprefix("unix:") if is_socket else None, verify=credentials.trust(environ)
+            ),
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            trust_env=False,
+        )
+
+    def call(self, method: str, path: str, parameters: Mapping[str, object] | None = None) -> bytes:
+        """Ask and return the body of the answer; parameters that are None are left out."""
+        with self.stream(method, path, parameters) as answer:
+            return answer.read()
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        content: bytes | None = None,
+        content_type: str | None = None,
+    ) -> Iterator[httpx.Response]:
+        """Ask and give out a good answer whose body is still to be read.
+
+        Raises:
+            Fault: nobody answered, or the answer is an error.
+        """
+        query = {key: _as_text(value) for key, value in (parameters or {}).items() if value is not None}
+        headers = {"content-type": content_type} if content_type else {}
+        try:
+            with self._http.stream(method, path, params=query, content=content, headers=headers) as answer:
+                if answer.is_error:
+                    raise Fault(_explain(answer.status_code, answer.read(), self._advice))
+                yield answer
+        except httpx.ConnectError as error:
+            if refused := credentials.untrusted(error):
+                raise Fault(
+                    f"the certificate of {self._url} is not trusted: {refused.verify_message}\n"
+                    "set TORCHRELAY_CA to the PEM file of the authority that signed it"
+                ) from error
+            raise Fault(
+                f"no server answers at {self._url}: start one with `torchrelay serve`, or say where it is"
+                f" with --{self._port} or TORCHRELAY_{self._port.upper()}"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise Fault(
+                f"the server at {self._url} gave no answer in time: `torchrelay status` shows why"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Fault(f"can't talk to {self._url}: {error}") from error
+
+    def models(self) -> "list[ModelLine]":
+        """Read the whole list of models, page by page."""
+        models: list[ModelLine] = []
+        token: str | None = "0"
+        while token is not None:
+            page = decode(self.call("GET", "/models", {"next_page_token": token}), ModelPage)
+            models += page.models
+            token = page.next_page_token if page.models else None
+        return models
+
+    def fleet(self) -> fleet_view.Fleet:
+        """Read the whole fleet's state."""
+        return decode(self.call("GET", "/fleet"), fleet_view.Fleet)
+
+
+class ModelLine(msgspec.Struct, frozen=True, rename="camel"):
+    """A line of the model list."""
+
+    model_name: str
+    model_url: str
+
+
+class ModelPage(msgspec.Struct, frozen=True, rename="camel"):
+    """A page of the model list."""
+
+    models: list[ModelLine]
+    next_page_token: str | None = None
+
+
+class Described(msgspec.Struct, frozen=True, rename="camel"):
+    """What describe says of a version, as far as a snapshot repeats it."""
+
+    model_name: str
+    model_version: str
+    model_url: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_batch_delay: int
+    response_timeout: int
+    startup_timeout: int
+
+    def as_startup_model(self, *, is_default: bool) -> StartupModel:
+        """Return what a start needs to bring it back."""
+        return StartupModel(
+            name=self.model_name,
+            version=self.model_version,
+            archive_name=self.model_url.rstrip("/").rpartition("/")[2],
+            is_default=is_default,
+            min_workers=self.min_workers,
+            max_workers=self.max_workers,
+            batch_size=self.batch_size,
+            max_batch_delay_ms=self.max_batch_delay,
+            response_timeout_s=self.response_timeout,
+            startup_timeout_s=self.startup_timeout,
+            runtime=self.runtime,
+        )
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the server says to a change."""
+
+    status: str
+
+
+def decode(content: bytes, what: type[T]) -> T:
+    """Decode an answer; one of another shape means that something else listens there."""
+    try:
+        return msgspec.json.decode(content, type=what)
+    except msgspec.MsgspecError as error:
+        raise Fault(f"what answers there is not torchrelay's management address: {error}") from error
+
+
+def model_path(model: str, version: str | None) -> str:
+    """Write the path of a model, or of one version."""
+    return f"/models/{segment(model)}" + (f"/{segment(version)}" if version else "")
+
+
+def segment(text: str) -> str:
+    """Quote a name for use as one segment of a path."""
+    return quote(text, safe="")
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str = ""
+    type: str = ""
+    details: str = ""
+
+
+def _explain(status: int, body: bytes, advice: Mapping[str, str]) -> str:
+    try:
+        error = msgspec.json.decode(body, type=_ErrorBody)
+    except msgspec.MsgspecError:
+        error = _ErrorBody()
+    if not error.message:
+        # A handler may answer an error of its own in any form.
+        text = body.decode(errors="replace").strip()
+        return f"the server answered {status}" + (f": {text[:300]}" if text else "")
+    parts = [error.message, error.details[:500], advice.get(error.type, "")]
+    return "\n".join(part for part in parts if part)

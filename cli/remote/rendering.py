@@ -1,0 +1,243 @@
+"""How answers look: JSON as it came, or tables that fit 80 columns."""
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDone
+from threading import Event
+from typing import TypeVar
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console, Group, OverflowMethod, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.remote.client import Client, ModelLine
+from torchrelay.cli.remote.fleet_view import Fleet, Node, Version
+from torchrelay.shared.archives.model_archive import ArchiveInfo
+from torchrelay.shared.terminal import printable, printable_json
+
+T = TypeVar("T")
+POLL_INTERVAL_S = 0.3
+WATCH_INTERVAL_S = 1.0
+#: Facts of a version that say something even where they are 0.
+ALWAYS_SHOWN = frozenset({"minWorkers", "maxWorkers", "maxBatchDelay", "jobQueueStatus"})
+#: What is shown of a worker, and by which heading; `gpu` and `gpuUsage` say the same twice.
+WORKER_COLUMNS = {"id": "WORKER", "status": "STATUS", "pid": "PID", "memoryUsage": "MEMORY",
+                  "gpuUsage": "DEVICE", "startTime": "SINCE"}  # fmt: skip
+
+
+def show(data: T, as_json: bool, view: Callable[[T], RenderableType]) -> None:
+    """Print data: as JSON for programs, else by `view` for people."""
+    if as_json:
+        typer.echo(printable_json(msgspec.json.format(msgspec.json.encode(data), indent=2).decode()))
+    else:
+        shown = view(data)
+        Console(highlight=False).print(_text(shown) if isinstance(shown, str) else shown)
+
+
+def keep_showing(look: Callable[[], RenderableType]) -> None:
+    """Show something anew every second, until Ctrl-C."""
+    with Live(look(), auto_refresh=False) as live:
+        try:
+            while not Event().wait(WATCH_INTERVAL_S):
+                live.update(look(), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def model_list(models: Sequence[ModelLine]) -> RenderableType:
+    """Lay out the model list."""
+    if not models:
+        return "No model is registered."
+    table = _table("MODEL", "ARCHIVE")
+    for model in models:
+        table.add_row(_text(model.model_name), _text(model.model_url))
+    return table
+
+
+def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
+    """Lay out which keys there are."""
+    table = _table("API", "EXPIRES")
+    for entry in entries:
+        table.add_row(_text(entry["api"]), _text(entry["expires"]))
+    return table
+
+
+def description(versions: Sequence[dict[str, object]]) -> RenderableType:
+    """Lay out what describe says: a block of facts and a table of workers for each version.
+
+    What is off or unlimited is left out: most versions use few of TorchServe's many features.
+    """
+    parts: list[RenderableType] = []
+    for version in versions:
+        facts = _facts()
+        for key, value in version.items():
+            if key != "workers" and (value or key in ALWAYS_SHOWN):
+                facts.add_row(_text(key), _text(_as_words(value)))
+        parts.append(facts)
+        workers = version.get("workers")
+        parts.append(_workers(workers) if isinstance(workers, list) and workers else _text("No worker."))
+    return Group(*parts)
+
+
+def archive_info(info: ArchiveInfo) -> RenderableType:
+    """Lay out what an archive says of itself, and what will be wrong with it."""
+    facts = _facts()
+    for key, value in msgspec.structs.asdict(info.manifest).items():
+        if key != "raw" and value is not None:
+            facts.add_row(key.replace("_", " "), _text(str(value)))
+    facts.add_row("content", f"{info.entries} files and folders, {info.total_bytes:,} bytes unpacked")
+    return Group(facts, *(_text(f"note: {note}", "yellow") for note in info.notes))
+
+
+def fleet(seen: Fleet, url: str) -> RenderableType:
+    """Lay out the fleet on one screen."""
+    nodes = f"{len(seen.nodes)} node{'' if len(seen.nodes) == 1 else 's'}"
+    gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
+    head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
+    parts: list[RenderableType] = [_text(head), _text("")]
+    parts += (
+        [_models(seen.models), *_troubles(seen.models)] if seen.models else [_text("No model is registered.")]
+    )
+    parts += [
+        _text(""),
+        _nodes(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start."),
+    ]
+    return Group(*parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration in its two largest units."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def while_watching(change: Callable[[], T], client: Client) -> T:
+    """Run a change that takes its time, and show on a terminal how the fleet moves meanwhile."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return change()
+    with ThreadPoolExecutor(max_workers=1) as pool, console.status("Waiting for workers") as status:
+        pending = pool.submit(change)
+        while True:
+            try:
+                return pending.result(timeout=POLL_INTERVAL_S)
+            except NotDone:
+                status.update(_in_motion(client))
+
+
+def _in_motion(client: Client) -> Text:
+    try:
+        moving = [
+            f"{model.label}: {model.summary()}" for model in client.fleet().models if not model.is_ready
+        ]
+    except Fault:  # the change itself will say it
+        moving = []
+    return _text("; ".join(moving) or "Waiting for workers")
+
+
+def _text(shown: str, style: str = "", *, overflow: OverflowMethod | None = None) -> Text:
+    """Make a text: the only way from what a server or an archive says to the terminal."""
+    return Text(printable(shown), style, overflow=overflow)
+
+
+def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
+    """Make a table; `widths` bounds the columns whose text may be long, so that the rest keeps its room."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=(widths or {}).get(column))
+    return table
+
+
+def _facts() -> Table:
+    """Make a list of facts: each name whole, each value over as many lines as it takes."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _models(models: Sequence[Version]) -> Table:
+    table = _table(
+        "MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE", widths={"MODEL": 26, "VERSION": 16}
+    )
+    for model in models:
+        style = "red" if model.has_failed else "" if model.is_ready else "yellow"
+        table.add_row(
+            _text(model.model_name),
+            _text(model.model_version + (" *" if model.is_default else "")),
+            f"{model.workers_ready}/{model.workers_wanted}",
+            f"{model.queue_depth}/{model.queue_limit}",
+            f"{model.oldest_wait_ms:.0f} ms",
+            _text("failing" if model.has_failed else "ready" if model.is_ready else "starting", style),
+        )
+    return table
+
+
+def _troubles(models: Sequence[Version]) -> list[RenderableType]:
+    """Explain each model that is not as it should be: why workers are missing, and the last error."""
+    lines: list[RenderableType] = []
+    for model in models:
+        lines += [_text(f"{model.label}: {one.summary()}", "yellow") for one in model.quarantined]
+        for text in (model.explanation if not model.is_ready else "", model.last_error):
+            if text.strip():
+                lines.append(
+                    _text(f"{model.label}: {text.strip()}", "red" if text is model.last_error else "")
+                )
+    return [_text(""), *lines] if lines else []
+
+
+def _nodes(nodes: Sequence[Node]) -> Table:
+    table = _table("NODE", "DEVICES", "SLOTS USED", widths={"NODE": 32, "DEVICES": 32})
+    for node in nodes:
+        devices = ", ".join(
+            f"{device.name} ({device.description})" if device.description else device.name
+            for device in node.devices
+        )
+        table.add_row(_text(node.name), _text(devices), f"{node.slots_used}/{node.slots}")
+    return table
+
+
+def _workers(workers: Sequence[object]) -> RenderableType:
+    rows = [worker for worker in workers if isinstance(worker, dict)]
+    table = _table(*WORKER_COLUMNS.values())
+    for row in rows:
+        shown = {key: row.get(key, "") for key in WORKER_COLUMNS}
+        shown["memoryUsage"] = f"{_whole(row.get('memoryUsage')) >> 20:,} MiB"
+        gpu = re.search(r"gpuId::(\d+)", str(row.get("gpuUsage")))
+        shown["gpuUsage"] = f"gpu {gpu[1]}" if gpu else "gpu" if row.get("gpu") else "cpu"
+        shown["startTime"] = str(shown["startTime"])[:19].replace("T", " ")
+        table.add_row(*(_text(_as_text(value)) for value in shown.values()))
+    others = [
+        _text(f"{row.get('id')} {key}: {_as_words(value)}", overflow="fold")
+        for row in rows
+        for key, value in row.items()
+        if value and key not in WORKER_COLUMNS and key != "gpu"
+    ]
+    return Group(table, *others)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _as_words(value: object) -> str:
+    """Write a fact; an object's fields one after the other, without JSON's marks."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_as_text(part)}" for key, part in value.items())
+    return _as_text(value)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

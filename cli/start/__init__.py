@@ -1,0 +1,1 @@
+"""What starting takes: settings, checks, folders, processes and their supervision."""

@@ -1,0 +1,103 @@
+"""One process of `torchrelay serve`: `python -m torchrelay.cli.start.child ROLE`.
+
+What it is to do comes as a Launch, one line on stdin, which stays open: its end means that the parent is
+gone, however it went, and this process must go too.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from torchrelay.cli.faults import one_line
+from torchrelay.shared.logs import logs
+from torchrelay.shared.processes import private_memory
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
+from torchrelay.shared.torchserve import torchserve_log
+
+Role = Literal["broker", "gateway", "worker"]
+
+#: An orphan that has not stopped orderly after this long is killed, and its own children with it.
+ORPHAN_GRACE_S = 6.0
+
+
+class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a process writes its log, and how; what is for the terminal has a level of its own."""
+
+    level: str
+    log_format: Literal["text", "json", "torchserve"]
+    file: str | None = None
+    limits: LogLimits = LogLimits()
+
+    def configure(self, process: str) -> None:
+        """Let this process's records go there."""
+        file = Path(self.file) if self.file else None
+        if self.log_format == "torchserve":
+            torchserve_log.configure(process, level=self.level, log_file=file, limits=self.limits)
+        else:
+            logs.configure(
+                process, level=self.level, log_format=self.log_format, log_file=file, limits=self.limits
+            )
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child must know; `settings` is the JSON of its role's settings."""
+
+    role: Role
+    settings: msgspec.Raw
+    log: LogTarget
+
+
+def main() -> int:
+    """Run the process to its end."""
+    launch = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=Launch)
+    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
+    launch.log.configure(launch.role)
+    try:
+        return run(launch.role, launch.settings)
+    except SettingsError as error:
+        sys.stderr.write(f"torchrelay {launch.role}: {one_line(str(error))}\n")
+        return 1
+
+
+def run(role: Role, settings: msgspec.Raw) -> int:
+    """Run one role; only that role's package is imported."""
+    private_memory.keep_memory_private()  # first: it holds keys, and handlers run as the same user
+    if role == "broker":
+        from torchrelay.broker.server import run as run_broker
+
+        return run_broker(msgspec.json.decode(settings, type=BrokerSettings))
+    if role == "gateway":
+        from torchrelay.gateway.main import run as run_gateway
+
+        return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
+    from torchrelay.worker.node.node import run as run_node
+
+    return run_node(msgspec.json.decode(settings, type=NodeSettings))
+
+
+def _read_line(fd: int) -> bytes:
+    """Read to the first newline, past Python's buffers: the thread below reads the same descriptor."""
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(fd, 65536)
+        if not part:
+            break
+        line += part
+    return line
+
+
+def _end_with_parent(fd: int) -> None:
+    while os.read(fd, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(ORPHAN_GRACE_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

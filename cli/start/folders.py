@@ -1,0 +1,308 @@
+"""Where a run keeps what it has: the one rule for its folders, each tried before anything starts.
+
+- Temporary folders are looked for as Python does: TMPDIR, TEMP, TMP, then the system's. A run has a private
+  one in the first that can be used and, if its path is too long for a socket, its socket in a later one.
+- The state is where --state-dir says, or temporary.
+- The cache of unpacked models is where --cache-dir or TORCHRELAY_CACHE_DIR says, else in the user's cache
+  folder, else temporary. `torchserve` takes TEMP for all that is large, as TorchServe does.
+
+What somebody has named must work, or is a Fault; what nobody has named gives way to a temporary folder, with
+a warning. A run holds a lock in its private folders: what a killed one left behind is found by that, and
+removed by the next run of the same user.
+"""
+
+import fcntl
+import os
+import pwd
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.start import part_settings
+from torchrelay.shared import private_files
+
+PREFIX = "torchrelay-"
+LOCK_NAME = "run.lock"
+CACHE_VARIABLE = "TORCHRELAY_CACHE_DIR"
+STATE_VARIABLE = "TORCHRELAY_STATE_DIR"
+TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
+#: Python's, but for the working directory, which is whatever it happens to be.
+SYSTEM_TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")
+STATE_ADVICE = f"choose another with --state-dir or {STATE_VARIABLE}"
+CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
+#: What a broker and a node write into: what an earlier run, another user's, has left there may be in the way.
+PARTS_OF_STATE = ("archives", "logs")
+PARTS_OF_CACHE = ("archives", "models", "environments")
+#: All that lies in a broker's and a node's folder: one that holds nothing else is theirs alone.
+STATE_ENTRIES = re.compile(
+    r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?|worker_claims(\.new)?"
+)
+CACHE_ENTRIES = re.compile("|".join(PARTS_OF_CACHE))
+#: What SQLite needs beside a registry to open it.
+REGISTRY_BYTES = 64 << 10
+
+
+class Folders(msgspec.Struct, frozen=True):
+    """Where a run keeps its socket (mode 0700), its state and unpacked models, and what to say of it."""
+
+    sockets: str
+    state: Path
+    cache: Path
+    warnings: tuple[str, ...] = ()
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """Where a node keeps unpacked models, and what to say of it."""
+
+    folder: Path
+    warnings: tuple[str, ...] = ()
+
+
+@contextmanager
+def folders(
+    state_dir: str | None,
+    cache_dir: str | None,
+    environ: Mapping[str, str],
+    *,
+    large_in_temp: bool = False,
+) -> Iterator[Folders]:
+    """Make the folders of a run; what is temporary of them goes at the end.
+
+    `large_in_temp` is TorchServe's meaning of TEMP: state and unpacked models lie there if it is set.
+
+    Raises:
+        Fault: a folder can't be made or used.
+    """
+    with ExitStack() as stack:
+        temporary = Temporary(environ, stack)
+        sockets = temporary.folder_for_sockets()
+        large = environ.get("TEMP") if large_in_temp else None
+        in_temp = temporary.folder_in([Path(large)], "name another with TEMP") if large else None
+        state = Path(state_dir).absolute() if state_dir else (in_temp or temporary.folder()) / "state"
+        open_state = require_usable_state(
+            state, STATE_ADVICE if state_dir else "name another with TMPDIR or TEMP"
+        )
+        if in_temp and not (cache_dir or environ.get(CACHE_VARIABLE)):
+            cache = Cache(in_temp / "cache", _noexec_warnings(in_temp) if is_noexec(in_temp) else ())
+        else:
+            cache = choose_cache(cache_dir, environ, temporary)
+        yield Folders(str(sockets), state, cache.folder, (*temporary.warnings, *open_state, *cache.warnings))
+
+
+@contextmanager
+def cache_of_node(cache_dir: str | None, environ: Mapping[str, str]) -> Iterator[Cache]:
+    """Find the folder of a node's unpacked models; a temporary one goes at the end.
+
+    Raises:
+        Fault: it can't be made or used.
+    """
+    with ExitStack() as stack:
+        temporary = Temporary(environ, stack)
+        cache = choose_cache(cache_dir, environ, temporary)
+        yield Cache(cache.folder, (*temporary.warnings, *cache.warnings))
+
+
+def pid_folder() -> Path:
+    """Return where TorchServe's pid file lies: in what Python takes for the temporary folder."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise Fault(f"No temporary folder can be used: name one with TMPDIR ({error.strerror})") from error
+
+
+class Temporary:
+    """The private temporary folders of a run, made as they are needed; they go when `stack` ends."""
+
+    def __init__(self, environ: Mapping[str, str], stack: ExitStack) -> None:
+        self._stack = stack
+        self._parents = temporary_folders(environ)
+        named = [(name, environ[name]) for name in TEMPORARY_VARIABLES if environ.get(name)]
+        #: Why each parent that somebody has named can't be used.
+        self._names = {Path(value).absolute(): name for name, value in named}
+        self._made: dict[Path, Path] = {}
+        self._refusals: dict[Path, str] = {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say which variables name a folder that can't be used."""
+        return tuple(
+            f"{name}={parent} can't be used ({self._refusals[parent]}): it is passed over"
+            for parent, name in self._names.items()
+            if parent in self._refusals
+        )
+
+    def folder(self) -> Path:
+        """Return a private folder in the first parent that can be used."""
+        return self.folder_in(self._parents, "name one with TMPDIR")
+
+    def folder_for_sockets(self) -> Path:
+        """Return one whose path leaves room for a socket's name."""
+        fitting = [
+            parent for parent in self._parents if part_settings.fits_socket(f"{parent}/{PREFIX}12345678")
+        ]
+        return self.folder_in(fitting, "name a short one with TMPDIR, since a socket has to lie in it")
+
+    def folder_in(self, parents: Sequence[Path], advice: str) -> Path:
+        """Return a private folder in the first of these parents that can be used.
+
+        Raises:
+            Fault: there is none.
+        """
+        for parent in map(Path.absolute, parents):
+            if parent not in self._made and parent not in self._refusals:
+                try:
+                    self._made[parent] = self._make(parent)
+                except OSError as error:
+                    self._refusals[parent] = error.strerror or str(error)
+            if parent in self._made:
+                return self._made[parent]
+        reasons = "; ".join(f"{parent}: {self._refusals[parent]}" for parent in map(Path.absolute, parents))
+        raise Fault(f"No temporary folder can be used ({reasons}): {advice}")
+
+    def _make(self, parent: Path) -> Path:
+        remove_leftovers(parent, os.getuid())
+        folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
+        made = Path(self._stack.enter_context(folder))
+        self._stack.enter_context(_lock(made))
+        return made
+
+
+def temporary_folders(environ: Mapping[str, str]) -> list[Path]:
+    """List where temporary folders may be made, in the order in which Python would take them."""
+    named = [environ[name] for name in TEMPORARY_VARIABLES if environ.get(name)]
+    return [Path(name).absolute() for name in (*named, *SYSTEM_TEMPORARY)]
+
+
+def is_noexec(folder: Path) -> bool:
+    """Tell whether nothing that lies in a folder can be run, nor loaded as a library."""
+    return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
+
+
+def choose_cache(
+    option: str | None,
+    environ: Mapping[str, str],
+    temporary: Temporary,
+    is_noexec: Callable[[Path], bool] = is_noexec,
+) -> Cache:
+    """Choose the folder of unpacked models: as told, else the user's, else a temporary one.
+
+    Raises:
+        Fault: the one that was named can't be used.
+    """
+    if named := option or environ.get(CACHE_VARIABLE):
+        folder = Path(named).absolute()
+        if why := why_unusable(folder, PARTS_OF_CACHE):
+            raise Fault(f"The cache folder {folder} can't be used: {why}; {CACHE_ADVICE}")
+        warnings = open_to_others(folder, CACHE_ENTRIES)
+        return Cache(folder, (*warnings, *_noexec_warnings(folder)) if is_noexec(folder) else warnings)
+    users = user_cache(environ, _home_of_user())
+    if users is None:
+        why = "the user has no home folder"
+    elif fault := why_unusable(users, PARTS_OF_CACHE):
+        why = f"{users} can't be used ({fault})"
+    elif not is_noexec(users):
+        return Cache(users, open_to_others(users, CACHE_ENTRIES))
+    elif is_noexec(temporary.folder()):  # the user's is no worse, and stays
+        return Cache(users, (*open_to_others(users, CACHE_ENTRIES), *_noexec_warnings(users)))
+    else:
+        why = f"no library can be loaded from {users} (mounted noexec)"
+    folder = temporary.folder() / "cache"
+    line = f"Unpacked models are in {folder} until this run ends, since {why}; {CACHE_ADVICE} to keep them"
+    return Cache(folder, (line, *(_noexec_warnings(folder) if is_noexec(folder.parent) else ())))
+
+
+def user_cache(environ: Mapping[str, str], home_of_user: str | None) -> Path | None:
+    """Name the user's cache folder; None where there is no home. A relative one counts as none, see XDG."""
+    cache, home = (environ.get(name, "") for name in ("XDG_CACHE_HOME", "HOME"))
+    if os.path.isabs(cache):
+        return Path(cache, "torchrelay")
+    for folder in (home, home_of_user or ""):
+        if os.path.isabs(folder):
+            return Path(folder, ".cache", "torchrelay")
+    return None
+
+
+def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> tuple[str, ...]:
+    """Make a broker's state folder, and say what keeps it open to others.
+
+    Raises:
+        Fault: it can't be written.
+    """
+    if why := why_unusable(folder, PARTS_OF_STATE, REGISTRY_BYTES):
+        raise Fault(f"The state folder {folder} can't be used: {why}; {advice}")
+    return open_to_others(folder, STATE_ENTRIES)
+
+
+def open_to_others(folder: Path, entries: re.Pattern[str]) -> tuple[str, ...]:
+    """Keep others out of a folder that has only entries of ours; warn where that isn't ours to do."""
+    why = private_files.tighten(folder, lambda name: entries.fullmatch(name) is not None)
+    if why is None:
+        return ()
+    return (
+        f"{why}, and isn't this user's alone or holds other things: it is left so; chmod go= keeps them out",
+    )
+
+
+def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> str | None:
+    """Make a folder with its parts and say why one can't be written; None where all is well.
+
+    What is to be written there at once is tried with as many bytes.
+    """
+    for place in (folder, *(folder / part for part in parts)):
+        try:
+            private_files.make_folder(place)
+            with tempfile.TemporaryFile(dir=place) as probe:
+                probe.write(bytes(probe_bytes))
+                probe.flush()
+        except OSError as error:
+            return f"{error.strerror}: {place}" if place != folder else str(error.strerror)
+    return None
+
+
+def remove_leftovers(parent: Path, user_id: int) -> None:
+    """Remove the private folders of a user's runs that are gone, however they went."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        try:
+            if not _belongs_to(folder, user_id):
+                continue
+            with (folder / LOCK_NAME).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # it lives, or has only just been made
+            continue
+
+
+def _noexec_warnings(cache: Path) -> tuple[str, ...]:
+    return (
+        f"{cache} is mounted noexec: archives with libraries, and what archives require, can't be loaded"
+        f" from it; {CACHE_ADVICE}",
+    )
+
+
+def _home_of_user() -> str | None:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # a container's user, with a number and nothing else
+        return None
+
+
+def _belongs_to(folder: Path, user_id: int) -> bool:
+    """Tell whether it is a folder of this user's: what others put into theirs may hang whoever opens it."""
+    facts = folder.lstat()
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Lock a folder for as long as the file is open, so that it is never seen with a lock that is free."""
+    lock = private_files.append_to(folder / f"{LOCK_NAME}.new")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / f"{LOCK_NAME}.new").rename(folder / LOCK_NAME)
+    return lock

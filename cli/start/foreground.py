@@ -1,0 +1,114 @@
+"""Runs the three processes of a server in the foreground until it is told to stop."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from torchrelay.cli.start.checks import client_url
+from torchrelay.cli.start.child import Launch, LogTarget, Role
+from torchrelay.cli.start.part_settings import Plan
+from torchrelay.cli.start.progress import Startup, Watcher
+from torchrelay.cli.start.supervisor import Supervisor
+from torchrelay.shared import ids
+from torchrelay.shared.processes import private_memory
+from torchrelay.shared.settings import Settings, StaticKey
+
+#: Who the key belongs to by which we ask our own server.
+OWN_KEY_NAME = "torchrelay serve"
+
+
+class Onlooker(Watcher, Protocol):
+    """A watcher who is told of the processes as well."""
+
+    def process_ended(self, line: str) -> None:
+        """Take note that a process ended by itself and is started again."""
+
+    def stopping(self) -> None:
+        """Take note that somebody asked for the end."""
+
+
+class _StopAsked(Exception):
+    """Somebody pressed Ctrl-C or sent SIGTERM."""
+
+
+def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> None:
+    """Run everything until it is told to stop; `log` says where each process writes what.
+
+    Raises:
+        Fault: a process can't be started.
+    """
+    private_memory.keep_memory_private()
+    key = None
+    server_id = ids.secret()
+    gateway = msgspec.structs.replace(plan.gateway, server_id=server_id)
+    plan = msgspec.structs.replace(plan, gateway=gateway)
+    if plan.gateway.token_authorization:
+        key = StaticKey("management", OWN_KEY_NAME, ids.secret())
+        broker = msgspec.structs.replace(plan.broker, static_keys=(*plan.broker.static_keys, key))
+        plan = msgspec.structs.replace(plan, broker=broker)
+
+    def launch(role: Role, settings: Settings) -> Launch:
+        return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
+
+    launches = [launch("broker", plan.broker), launch("gateway", plan.gateway), launch("worker", plan.node)]
+    supervisor = Supervisor(launches, onlooker.process_ended)
+    # What was registered, scaled or unregistered since the start is in the registry, which then counts.
+    later = launch("broker", msgspec.structs.replace(plan.broker, load_models=(), snapshot=None))
+    watcher = _Registered(onlooker, supervisor, later)
+    startup = Startup(
+        client_url(plan.gateway.management_address, "management"),
+        watcher,
+        key.key if key else None,
+        server_id,
+    )
+    asyncio.run(_run(supervisor, startup, onlooker))
+
+
+async def _run(supervisor: Supervisor, startup: Startup, onlooker: Onlooker) -> None:
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked.is_set():  # the second time: at once
+            supervisor.kill()
+        asked.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # What `nohup`, or a shell's `&`, has us ignore stays so; SIGTERM is how it is stopped.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal)
+    tasks = [asyncio.create_task(part) for part in (supervisor.run(), startup.follow(), _until(asked))]
+    try:
+        await asyncio.gather(*tasks)
+    except _StopAsked:
+        onlooker.stopping()
+    finally:
+        tasks[1].cancel()
+        await supervisor.stop()
+
+
+async def _until(asked: asyncio.Event) -> None:
+    await asked.wait()
+    raise _StopAsked
+
+
+class _Registered:
+    """Between startup and onlooker: lets the supervisor know how far the start is."""
+
+    def __init__(self, onlooker: Onlooker, supervisor: Supervisor, later_broker: Launch) -> None:
+        self._supervisor = supervisor
+        self._later_broker = later_broker
+        self.show = onlooker.show
+        self.settled = onlooker.settled
+        self._onlooker = onlooker
+
+    def answers(self) -> None:
+        self._supervisor.came_up()
+        self._onlooker.answers()
+
+    def registered(self) -> None:
+        self._supervisor.change(self._later_broker)
+        self._onlooker.registered()

@@ -1,0 +1,384 @@
+"""Makes the settings of the three processes out of environment, command line, file and defaults.
+
+Pure: everything comes in as arguments. The order is TorchServe's: the environment (where the file admits
+it) beats the command line, which beats the file, which beats the defaults of `shared.settings`.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from torchrelay.shared.host import Host
+from torchrelay.shared.settings import (
+    DEFAULT_CACHE_LIMIT_BYTES,
+    QUEUE_LIMIT_BYTES,
+    UNSENT_BYTES,
+    BrokerSettings,
+    GatewaySettings,
+    LoadAtStart,
+    LogLimits,
+    NodeSettings,
+    SettingsError,
+    StaticKey,
+    is_open_to_others,
+    is_reachable_from_outside,
+)
+from torchrelay.shared.torchserve import config_keys, snapshot_files
+from torchrelay.shared.torchserve.config_properties import Said, TsConfig
+
+#: A unix socket's path is at most this long (108 bytes with its closing zero).
+SOCKET_PATH_LIMIT_BYTES = 107
+SLOTS_PER_CPU = 4
+#: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
+LARGEST_ANSWERS = 4
+
+BROKER_FIELDS = {
+    "model_store": "model_store",
+    "enable_model_api": "enable_model_api",
+    "load_models": "load_models",
+    "models": "models",
+    "model_snapshot": "snapshot",
+    "default_workers_per_model": "default_workers_per_model",
+    "default_response_timeout": "default_response_timeout_s",
+    "default_startup_timeout": "default_startup_timeout_s",
+    "unregister_model_timeout": "unregister_timeout_s",
+    "job_queue_size": "job_queue_size",
+    "max_response_size": "max_response_size",
+    "allowed_urls": "allowed_urls",
+    "install_py_dep_per_model": "install_py_dep_per_model",
+    "decode_input_request": "decode_input_request",
+    "limit_max_image_pixels": "limit_max_image_pixels",
+    "service_envelope": "service_envelope",
+    "default_service_handler": "default_service_handler",
+    "metrics_mode": "metrics_mode",
+    "metrics_config": "metrics_config",
+    "model_metrics_auto_detect": "model_metrics_auto_detect",
+    "own_metrics": "own_metrics",
+    "token_expiration_min": "token_expiration_min",
+    "download_timeout_s": "download_timeout_s",
+    "download_min_bytes_per_s": "download_min_bytes_per_s",
+    "download_grace_s": "download_grace_s",
+    "workers_limit": "workers_limit",
+}
+GATEWAY_FIELDS = {
+    "inference_address": "inference_address",
+    "management_address": "management_address",
+    "metrics_address": "metrics_address",
+    "max_request_size": "max_request_size",
+    "enable_model_api": "enable_model_api",
+    "enable_metrics_api": "enable_metrics_api",
+    "certificate_file": "certificate_file",
+    "private_key_file": "private_key_file",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_pass",
+    "allowed_hosts": "allowed_hosts",
+    "cors_allowed_origin": "cors_allowed_origin",
+    "cors_allowed_methods": "cors_allowed_methods",
+    "cors_allowed_headers": "cors_allowed_headers",
+    "ts_open_inference_protocol": "open_inference_protocol",
+    "ts_header_key_sequence_id": "header_key_sequence_id",
+    "connection_limit": "connection_limit",
+    "head_timeout_s": "head_timeout_s",
+    "client_least_rate": "client_least_rate",
+    "client_stall_s": "client_stall_s",
+    "unsent_limit_bytes": "unsent_limit_bytes",
+    "in_flight_limit_bytes": "in_flight_limit_bytes",
+}
+NODE_FIELDS = {
+    "blacklist_env_vars": "blacklist_env_vars",
+    "install_env_vars": "install_env_vars",
+    "install_timeout_s": "install_timeout_s",
+    "metric_time_interval": "metric_time_interval_s",
+    "ts_header_key_sequence_id": "header_key_sequence_id",
+    "ts_header_key_sequence_start": "header_key_sequence_start",
+    "ts_header_key_sequence_end": "header_key_sequence_end",
+}
+
+
+#: What each command takes where nobody says anything: TorchServe's own defaults, and ours.
+TORCHSERVE_DEFAULTS = Said(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
+SERVE_DEFAULTS = Said(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What config.properties has no key for."""
+
+    state_dir: str
+    cache_dir: str
+    socket_dir: str
+    cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
+    #: Whether unpacked models are there for the next run, too.
+    keep_models: bool = True
+    #: Whether state_dir goes when the run ends.
+    is_state_temporary: bool = False
+    #: The weakest source; see above.
+    defaults: Said = SERVE_DEFAULTS
+    #: A tcp address for nodes of other hosts, beside the socket of this one.
+    broker_address: str | None = None
+    gateway_processes: int = 1
+    slots: int | None = None
+    devices: tuple[str, ...] = ("auto",)
+    insecure: bool = False
+    #: Whether callers from elsewhere may ask by any name, where allowed_hosts says nothing.
+    any_host_outside: bool = False
+    allow_private_urls: bool = False
+    #: Where made keys are written, if there are any.
+    key_file: str | None = None
+    static_keys: tuple[StaticKey, ...] = ()
+    access_log: str | None = None
+    model_log: str | None = None
+    metrics_log_dir: str | None = None
+    log_limits: LogLimits = LogLimits()
+    #: Variables with credentials for clouds that handlers get.
+    credential_env_vars: tuple[str, ...] = ()
+    #: Where snapshots are written, if they are.
+    snapshot_dir: str | None = None
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The settings of the three processes."""
+
+    broker: BrokerSettings
+    gateway: GatewaySettings
+    node: NodeSettings
+
+
+def merge(environment: Said, command_line: Said, file: Said, defaults: Said) -> Said:
+    """Take each key from the strongest source that has it.
+
+    The command line can only switch `enable_model_api` on, so it says True or nothing.
+    """
+    strongest: dict[str, Any] = {}  # any field's type
+    for source in (defaults, file, command_line, environment):
+        strongest |= {
+            key: value for key, value in msgspec.structs.asdict(source).items() if value is not None
+        }
+    return Said(**strongest)
+
+
+def compose(command_line: Said, config: TsConfig, options: Options, host: Host) -> Plan:
+    """Settle everything for `torchrelay serve` and `torchserve`.
+
+    Raises:
+        SettingsError: what was said can't work; one line for each fault.
+    """
+    said = merge(config.environment, command_line, config.file, options.defaults)
+    socket = f"ipc://{options.socket_dir}/broker.sock"
+    faults = (
+        [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
+    )
+    with_tokens = has_tokens(said)
+    gateway = gateway_settings(
+        said,
+        broker_address=socket,
+        processes=options.gateway_processes,
+        insecure=options.insecure,
+        any_host_outside=options.any_host_outside and said.allowed_hosts is None,
+        graceful_timeout_s=2,  # all of serve stops within 5 s
+        access_log=options.access_log,
+        log_limits=options.log_limits,
+    )
+    broker = broker_settings(
+        said,
+        queue_limit_bytes=_queue_limit_bytes(gateway),
+        addresses=(socket, options.broker_address) if options.broker_address else (socket,),
+        state_dir=options.state_dir,
+        folders_in_place=options.broker_address is None,
+        archives_in_place=options.broker_address is None and options.is_state_temporary,
+        private_folders=(options.cache_dir,),
+        insecure=options.insecure,
+        allow_private_urls=options.allow_private_urls,
+        startup_workers_per_model=_startup_workers(said, options.devices, host),
+        metrics_log_dir=options.metrics_log_dir,
+        log_limits=options.log_limits,
+        snapshot_dir=options.snapshot_dir,
+        snapshot_config=snapshot_config(command_line, config),
+        key_file=options.key_file if with_tokens else None,
+        static_keys=options.static_keys if with_tokens else (),
+    )
+    node = node_settings(
+        said,
+        broker_address=socket,
+        name=host.name,
+        devices=devices(said, options.devices, host),
+        slots=options.slots or default_slots(host),
+        cache_dir=options.cache_dir,
+        cache_limit_bytes=options.cache_limit_bytes,
+        keep_models=options.keep_models,
+        credential_env_vars=options.credential_env_vars,
+        secret_env_vars=secret_variables(config),
+        stop_grace_s=1.0,
+        model_log=options.model_log,
+        log_limits=options.log_limits,
+    )
+    faults += vain_keys(options.static_keys, said, command_line)
+    faults += exposure(broker.addresses, options.insecure)
+    faults += gateway_faults(gateway)
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return Plan(broker, gateway, node)
+
+
+def snapshot_config(command_line: Said, config: TsConfig) -> tuple[tuple[str, str], ...]:
+    """Return what a snapshot repeats of the configuration: every key that was said, as its text.
+
+    But for secrets, which whoever restores it takes from the file that it names.
+    """
+    said = msgspec.structs.asdict(command_line)
+    texts = {key: config_keys.text_of(value) for key, value in said.items() if value is not None}
+    strongest = {**config.properties, **texts, **config.overrides}
+    if "load_models" in strongest:  # a url may be signed, and who restores a snapshot doesn't need it
+        loads = config_keys.parse_load_models(strongest["load_models"])
+        strongest["load_models"] = config_keys.text_of(tuple(map(_unsigned, loads)))
+    return tuple(
+        (key, text)
+        for key, text in strongest.items()
+        if key != snapshot_files.KEY and not config_keys.is_secret(key)
+    )
+
+
+def _unsigned(load: LoadAtStart) -> LoadAtStart:
+    url = load.url.partition("?")[0] if "://" in load.url else load.url
+    return LoadAtStart(url=url, name=load.name)
+
+
+def default_slots(host: Host) -> int:
+    """Bound the workers of a node where nobody does: enough for several models, not for a typo."""
+    return max(32, SLOTS_PER_CPU * host.cpus)
+
+
+def has_tokens(said: Said) -> bool:
+    """Tell whether requests need keys; a part that runs alone needs none unless somebody said so."""
+    return said.disable_token_authorization is False
+
+
+def broker_settings(said: Said, **more: object) -> BrokerSettings:
+    """Make the broker's settings of what was said; `more` are fields that only one command knows."""
+    ours = {
+        "token_authorization": has_tokens(said),
+        "queue_limit_bytes": _queue_limit_bytes(gateway_settings(said)),
+    }
+    return msgspec.convert(_fields(said, BROKER_FIELDS) | ours | more, BrokerSettings)
+
+
+def _queue_limit_bytes(gateway: GatewaySettings) -> int:
+    """Return what the queues must hold so that nothing that the gateway has let in is refused behind it."""
+    return max(QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
+
+
+def gateway_settings(said: Said, **more: object) -> GatewaySettings:
+    """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
+    ours = {
+        "token_authorization": has_tokens(said),
+        "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (said.max_response_size or 0)),
+    }
+    return msgspec.convert(ours | _fields(said, GATEWAY_FIELDS) | more, GatewaySettings)
+
+
+def node_settings(said: Said, **more: object) -> NodeSettings:
+    """Make a node's settings of what was said; `more` are fields that only one command knows."""
+    metrics = {"system_metrics": not said.disable_system_metrics}
+    return msgspec.convert(_fields(said, NODE_FIELDS) | metrics | more, NodeSettings)
+
+
+def secret_variables(config: TsConfig) -> tuple[str, ...]:
+    """Name the variables of the environment that hold secrets of the configuration."""
+    overriding = {variable for key in config_keys.SECRETS if (variable := config_keys.variable(key))}
+    return tuple(sorted(config.secret_variables | overriding))
+
+
+def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
+    """Name each of a broker's addresses that others could reach although nobody said it is meant."""
+    if insecure:
+        return []
+    return [
+        f"whoever reaches {address} can run code on every node, other users of this host as well: use"
+        " ipc://PATH, or say --insecure where you trust all who reach it"
+        for address in addresses
+        if is_open_to_others(address)
+    ]
+
+
+def vain_keys(keys: Sequence[StaticKey], said: Said, command_line: Said) -> list[str]:
+    """Name the fault of keys that are given in one place and switched off in another.
+
+    Who types --disable-token-auth knows what the command then does.
+    """
+    if not keys or has_tokens(said) or command_line.disable_token_authorization:
+        return []
+    return [
+        "keys are given (--keys, TORCHRELAY_KEYS_FILE or a TORCHRELAY_..._KEY), and"
+        " disable_token_authorization=true lets callers in without one: take back one of the two"
+    ]
+
+
+def gateway_faults(gateway: GatewaySettings) -> list[str]:
+    """Name what can't work: listeners that others reach without keys, and TLS without a certificate."""
+    addresses = listeners(gateway)
+    faults = []
+    if not gateway.insecure and not gateway.token_authorization:
+        faults = [
+            f"{address} can be reached from other hosts, and nothing checks who calls: say --tokens, use a"
+            " loopback address, or say --insecure where the network is your own"
+            for address in addresses
+            if is_reachable_from_outside(address)
+        ]
+    has_pair = bool(gateway.certificate_file) and bool(gateway.private_key_file)
+    if bool(gateway.certificate_file) != bool(gateway.private_key_file):
+        faults.append("certificate_file and private_key_file need each other")
+    if any(address.startswith("https:") for address in addresses) and not (has_pair or gateway.keystore):
+        faults.append("an https address needs certificate_file and private_key_file, or a keystore")
+    return faults
+
+
+def readable_keys(gateway: GatewaySettings) -> list[str]:
+    """Warn of keys that others can read on their way; the metrics port asks for none."""
+    open_ones = [
+        address
+        for address in dict.fromkeys((gateway.inference_address, gateway.management_address))
+        if address.startswith("http:") and is_reachable_from_outside(address)
+    ]
+    if not open_ones or not gateway.token_authorization:
+        return []
+    return [
+        f"keys that callers send to {' and '.join(open_ones)} can be read on their way: use https addresses,"
+        " or a proxy that speaks TLS"
+    ]
+
+
+def fits_socket(folder: str) -> bool:
+    """Tell whether a socket in this folder has a path that the kernel takes."""
+    return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES
+
+
+def listeners(gateway: GatewaySettings) -> tuple[str, ...]:
+    """Return the addresses that the gateway will listen on."""
+    always = (gateway.inference_address, gateway.management_address)
+    return (*always, gateway.metrics_address) if gateway.enable_metrics_api else always
+
+
+def _fields(said: Said, names: dict[str, str]) -> dict[str, object]:
+    return {field: value for key, field in names.items() if (value := getattr(said, key)) is not None}
+
+
+def devices(said: Said, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
+    """Apply number_of_gpu, which is an upper bound of what `auto` stands for."""
+    if _gpus(said, host) == host.gpus:
+        return wanted
+    auto = tuple(f"cuda:{number}" for number in range(_gpus(said, host))) or ("cpu",)
+    return tuple(name for asked in wanted for name in (auto if asked == "auto" else (asked,)))
+
+
+def _gpus(said: Said, host: Host) -> int:
+    return host.gpus if said.number_of_gpu is None else min(host.gpus, said.number_of_gpu)
+
+
+def _startup_workers(said: Said, wanted: tuple[str, ...], host: Host) -> int:
+    """Count workers per model at start as TorchServe does: one for each GPU, else for each cpu."""
+    named = {name for name in wanted if name.startswith("cuda")}
+    if "auto" in wanted:
+        named |= {f"cuda:{number}" for number in range(_gpus(said, host))}
+    return len(named) or host.cpus

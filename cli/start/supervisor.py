@@ -1,0 +1,135 @@
+"""Keeps the three processes of `torchrelay serve` alive, and ends them in order.
+
+Each child is the leader of a process group of its own: Ctrl-C in the terminal reaches only us, and what a
+dead child leaves behind can be ended with its group. A child notices our own death by its stdin's end.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.start.child import Launch, Role
+
+#: -P: a folder called `shared` where serve was started must not shadow ours.
+CHILD_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.start.child")
+#: A child that is killed this often before serve is up will not come up. One that exits by itself with
+#: an error has said why, and would say it again.
+START_LIMIT = 3
+#: The first restart is at once, then twice as long each time.
+BACKOFF_FIRST_S = 0.1
+BACKOFF_LIMIT_S = 5.0
+#: A child that lived this long had no trouble starting: its next restart is at once again.
+STEADY_S = 10.0
+#: Each child's time to stop after SIGTERM, in the order in which they are stopped; under 5 s together.
+STOP_GRACE_S = {"gateway": 2.5, "worker": 1.5, "broker": 0.8}
+
+
+class Supervisor:
+    """Starts, watches, restarts and stops child processes; `report` takes one line for the operator."""
+
+    def __init__(
+        self,
+        launches: Sequence[Launch],
+        report: Callable[[str], None],
+        command: Sequence[str] = CHILD_COMMAND,
+    ) -> None:
+        self._launches = {launch.role: launch for launch in launches}
+        self._report = report
+        self._command = command
+        self._processes: dict[str, Process] = {}
+        self._is_up = False
+        self._is_stopping = False
+
+    def came_up(self) -> None:
+        """Note that everything has worked once: from now on a child is restarted as often as it takes."""
+        self._is_up = True
+
+    def change(self, launch: Launch) -> None:
+        """Start a role's next process so, should it come to that."""
+        self._launches[launch.role] = launch
+
+    async def run(self) -> None:
+        """Keep every child running until `stop`.
+
+        Raises:
+            Fault: a child can't be started at all.
+        """
+        await asyncio.gather(*(self._keep(role) for role in self._launches))
+
+    async def stop(self) -> None:
+        """End every child, in an order that lets each finish what it has."""
+        self._is_stopping = True
+        for role, grace_s in STOP_GRACE_S.items():
+            # The gateway first: no new work. The broker last: the workers' answers go through it.
+            process = self._processes.get(role)
+            if process is not None and process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                await _ended_within(process, grace_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """End whatever is left, at once."""
+        self._is_stopping = True
+        for process in self._processes.values():
+            _kill_group(process.pid)
+
+    async def _keep(self, role: Role) -> None:
+        loop = asyncio.get_running_loop()
+        deaths = 0
+        delay_s = 0.0
+        while not self._is_stopping:
+            started_at = loop.time()
+            process = await self._start(self._launches[role])
+            code = await process.wait()
+            _kill_group(process.pid)
+            del self._processes[role]
+            if self._is_stopping:
+                return
+            deaths += 1
+            why = _describe_end(code)
+            if not self._is_up and (code > 0 or deaths >= START_LIMIT):
+                raise Fault(f"the {role} can't start ({why}); its last words are above")
+            delay_s = _next_delay(delay_s, loop.time() - started_at)
+            self._report(f"{role} ended ({why}); starting it again")
+            await asyncio.sleep(delay_s)
+
+    async def _start(self, launch: Launch) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *self._command, launch.role, stdin=PIPE, process_group=0
+        )
+        self._processes[launch.role] = process
+        assert process.stdin is not None  # PIPE was asked for
+        process.stdin.write(msgspec.json.encode(launch) + b"\n")
+        return process
+
+
+def _next_delay(last_s: float, lived_s: float) -> float:
+    if lived_s >= STEADY_S or (last_s == 0 and lived_s > 1):
+        return 0.0
+    return min(max(BACKOFF_FIRST_S, last_s * 2), BACKOFF_LIMIT_S)
+
+
+async def _ended_within(process: Process, grace_s: float) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), grace_s)
+    except TimeoutError:
+        _kill_group(process.pid)
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # PermissionError: macOS says so of zombies
+        return
+
+
+def _describe_end(code: int) -> str:
+    if code < 0:
+        return f"killed by {signal.Signals(-code).name}"
+    return f"exit status {code}"

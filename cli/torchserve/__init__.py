@@ -1,0 +1,1 @@
+"""The `torchserve` command, with TorchServe's flags, messages and files."""

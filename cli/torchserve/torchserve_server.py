@@ -1,0 +1,206 @@
+"""The server behind the `torchserve` command: TorchServe's defaults, console, log files and snapshots.
+
+Runs in the folder where the command was given: key_file.json and logs/ lie there. What is registered lives
+as long as this process; TorchServe, too, brings back only what a snapshot holds.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import typer
+
+from torchrelay.cli.commands import options
+from torchrelay.cli.faults import REPORTED, text_of
+from torchrelay.cli.remote.fleet_view import Fleet, Version
+from torchrelay.cli.start import checks, foreground, part_settings, secrets_file
+from torchrelay.cli.start.child import LogTarget, Role
+from torchrelay.cli.start.console import say
+from torchrelay.cli.start.folders import Folders, folders
+from torchrelay.cli.start.part_settings import Plan
+from torchrelay.cli.torchserve import command
+from torchrelay.shared import clock, private_files
+from torchrelay.shared.logs.log_file import open_to_append
+from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
+from torchrelay.shared.torchserve import config_keys
+from torchrelay.shared.torchserve.config_properties import TsConfig
+from torchrelay.shared.torchserve.torchserve_log import SERVER
+
+LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
+METRICS_FILES = ("ts_metrics.log", "model_metrics.log")
+#: Options that TorchServe needs and we don't, and why.
+UNHEEDED_OPTIONS = {
+    "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
+    "cpp_log_config": "there is no C++ backend here",
+    "workflow_store": "workflows are not offered",
+    "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
+}
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    given = command.parser().parse_args([word for word in sys.argv[1:] if word != command.SERVER_NAME])
+    try:
+        with folders(None, None, environment(), large_in_temp=True) as made:
+            _serve(given, made)
+    except REPORTED as fault:
+        typer.echo(text_of(fault))
+        sys.exit(1)
+
+
+def _serve(given: argparse.Namespace, made: Folders) -> None:
+    environ = environment()
+    config_file = command.find_config(given, environ)
+    config = checks.config_of(config_file, environ)
+    log_folder, metrics_folder = command.log_folders(environ)
+    if metrics_folder == log_folder:
+        log_dir = metrics_dir = _usable(log_folder, LOG_FILES + METRICS_FILES)
+    else:
+        log_dir, metrics_dir = _usable(log_folder, LOG_FILES), _usable(metrics_folder, METRICS_FILES)
+    own = part_settings.Options(
+        state_dir=str(made.state),
+        cache_dir=str(made.cache),
+        keep_models=False,
+        credential_env_vars=("*",),  # as TorchServe does; blacklist_env_vars keeps them back
+        is_state_temporary=True,
+        socket_dir=made.sockets,
+        defaults=part_settings.TORCHSERVE_DEFAULTS,
+        insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
+        any_host_outside=True,  # and so it is asked by any name
+        key_file=str(Path(options.KEY_FILE_NAME).absolute()),
+        static_keys=secrets_file.static_keys(None, environ),
+        access_log=_file(log_dir, "access_log.log"),
+        model_log=_file(log_dir, "model_log.log"),
+        log_limits=checks.log_limits(environ),
+        metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
+        snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
+    )
+    plan = checks.plan(command.said(given), config, own)
+    warnings = [*made.warnings, *_unheeded(given, config), *_exposed(plan.gateway)]
+    for line in [*warnings, *checks.near_misses(plan.broker)]:
+        log_line("WARN", line)
+    log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
+
+    def log(role: Role) -> LogTarget:
+        return LogTarget(
+            level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
+        )
+
+    foreground.run(plan, log, Console(plan))
+
+
+class Console:
+    """Says on stdout what TorchServe says there, for scripts that wait for it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._gateway = plan.gateway
+
+    def answers(self) -> None:
+        """Wait: TorchServe's listeners open only when the start-up models are registered."""
+
+    def registered(self) -> None:
+        """Say that everything is there, in the words that TorchServe's launcher waits for."""
+        gateway = self._gateway
+        log_line("INFO", f"Inference API bind to: {gateway.inference_address}")
+        log_line("INFO", f"Management API bind to: {gateway.management_address}")
+        if gateway.enable_metrics_api:
+            log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
+        say("Model server started.")
+
+    def show(self, models: tuple[Version, ...], now: float) -> None:
+        """Say nothing: the broker's own log is on this console."""
+
+    def settled(self, seen: Fleet) -> None:
+        """Say nothing, like TorchServe."""
+
+    def process_ended(self, line: str) -> None:
+        """Pass on what the supervisor saw."""
+        log_line("ERROR", line)
+
+    def stopping(self) -> None:
+        """Say that it was understood."""
+        log_line("INFO", "Stopping.")
+
+
+def log_line(level: str, text: str) -> None:
+    """Write a line as TorchServe's main thread does."""
+    say(f"{clock.local_iso(clock.wall_ms())} [{level:<5}] main {SERVER} - {text}")
+
+
+def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:
+    """Make a folder of logs with the files that TorchServe makes at its start, whatever is logged.
+
+    A server that can't write one of them serves all the same, as TorchServe does.
+    """
+    try:
+        private_files.make_folder(folder)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+        for name in files:
+            os.close(open_to_append(folder / name))
+    except OSError as error:
+        log_line("ERROR", f"No log is written to {folder}: {error.strerror}: {error.filename}")
+        return None
+    return folder
+
+
+def _file(folder: Path | None, name: str) -> str | None:
+    return None if folder is None else str(folder.absolute() / name)
+
+
+def _unheeded(given: argparse.Namespace, config: TsConfig) -> list[str]:
+    options = [
+        f"--{option.replace('_', '-')} has no effect: {why}"
+        for option, why in UNHEEDED_OPTIONS.items()
+        if getattr(given, option)
+    ]
+    return options + checks.unheeded(config)
+
+
+def _exposed(gateway: GatewaySettings) -> list[str]:
+    """Warn of what `torchrelay serve` would refuse."""
+    if gateway.token_authorization:
+        return part_settings.readable_keys(gateway)
+    return [
+        f"{address} can be reached from other hosts, and token authorization is disabled:"
+        " anybody who can reach it can use it"
+        for address in part_settings.listeners(gateway)
+        if is_reachable_from_outside(address)
+    ]
+
+
+def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir: Path | None) -> str:
+    """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
+    broker, gateway = plan.broker, plan.gateway
+    facts = {
+        "Torchserve version": command.TORCHSERVE_VERSION,
+        "Current directory": Path.cwd(),
+        "Temp directory": Path(broker.state_dir).parent.parent,
+        "Number of GPUs": sum(device.startswith("cuda") for device in plan.node.devices) or "auto",
+        "Python executable": sys.executable,
+        "Config file": config or "N/A",
+        "Inference address": gateway.inference_address,
+        "Management address": gateway.management_address,
+        "Metrics address": gateway.metrics_address,
+        "Model Store": Path(broker.model_store or "N/A").absolute(),
+        "Initial Models": config_keys.text_of(broker.load_models) or "N/A",
+        "Log dir": "N/A" if log_dir is None else log_dir.absolute(),
+        "Metrics dir": "N/A" if metrics_dir is None else metrics_dir.absolute(),
+        "Default workers per model": broker.default_workers_per_model or broker.startup_workers_per_model,
+        "Blacklist Regex": plan.node.blacklist_env_vars or "N/A",
+        "Maximum Response Size": broker.max_response_size,
+        "Maximum Request Size": gateway.max_request_size,
+        "Limit Maximum Image Pixels": str(broker.limit_max_image_pixels).lower(),
+        "Allowed Urls": f"[{', '.join(broker.allowed_urls)}]",
+        "Custom python dependency for model allowed": str(broker.install_py_dep_per_model).lower(),
+        "Enable metrics API": str(gateway.enable_metrics_api).lower(),
+        "Metrics mode": broker.metrics_mode.upper(),
+        "Disable system metrics": str(not plan.node.system_metrics).lower(),
+        "Model API enabled": str(gateway.enable_model_api).lower(),
+    }
+    return "\n" + "\n".join(f"{name}: {value}" for name, value in facts.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One module for each API: requests in, responses out."""

@@ -1,0 +1,276 @@
+"""The inference API: any method predicts, and what the handler answers is passed on as it is.
+
+Resources here hold no state of a request. A model's name and version are the path's, decoded.
+"""
+
+import re
+from collections.abc import Sequence
+
+from falcon.asgi import Response
+
+from torchrelay.gateway import auth
+from torchrelay.gateway.api import bodies, presenting, streams
+from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.openapi import documents
+from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+
+Headers = Sequence[tuple[str, str]]
+
+#: Those below 200 announce a response and are none.
+_STATUSES = range(200, 1000)
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+
+class Ping:
+    """`/ping`: whether the fleet has what it should have, for load balancers."""
+
+    opened_by: auth.Api = "inference"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def on_request(self, _req: GatewayRequest, resp: Response, rest: str = "") -> None:
+        """Answer any method, below any path."""
+        try:
+            healthy = (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
+        except errors.BrokerUnreachable:
+            healthy = False
+        presenting.answer(resp, {"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+
+    on_options = on_request
+
+
+class _Model:
+    """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
+
+    opened_by: auth.Api = "inference"
+
+    def __init__(self, link: Link, config: GatewaySettings) -> None:
+        self._link = link
+        self._config = config
+        self._sequence_header = config.header_key_sequence_id.lower().encode("latin-1")
+
+    async def on_options(
+        self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
+    ) -> None:
+        """Answer with the model's own API description, if there is such a model."""
+        await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
+        presenting.answer(resp, documents.of_model(model, self._config))
+
+    async def _read(self, req: GatewayRequest) -> list[bodies.Input]:
+        body = await req.read_body(self._config.max_request_size, self._link.reading)
+        return bodies.read_inputs(body, req.content_type or "")
+
+    async def _predict(
+        self,
+        req: GatewayRequest,
+        resp: Response,
+        model: str,
+        version: str | None,
+        inputs: Sequence[bodies.Input],
+        added: Headers = (),
+    ) -> None:
+        """Have a job done with the client's headers, `added` ones behind them so that they win."""
+        if req.content_length is None:
+            added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
+        meta, frames = codec.pack_request(
+            req.scope["request_id"], added, inputs, client_head(req, self._config)
+        )
+        sequence = req.text_of(self._sequence_header)
+        job = self._link.submit(
+            model, version, meta, frames, sequence=sequence, is_let_in=req.was_read_in_pieces
+        )
+        answer = await job
+        response, body = codec.unpack_response(answer.meta, answer.frames)
+        if response.error is not None:
+            _refuse(resp, response.status, errors.rebuild(*response.error))
+        else:
+            try:
+                pass_head(req, resp, response)
+            except errors.PredictionFailed:
+                self._link.forget(job)  # parts may be on their way
+                raise
+            # PERF: Falcon and uvicorn send a memoryview as well as bytes; a copy of 6 MB costs 1 ms.
+            resp.data = body  # type: ignore[assignment]
+        if not answer.is_final:
+            streams.begin(req, resp, self._link, job, bytes(body))
+
+
+class Predictions(_Model):
+    """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
+
+    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
+        super().__init__(link, config)
+        self._explain = str(explain)
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
+    ) -> None:
+        """Predict; the query is not the handler's."""
+        inputs = await self._read(req)
+        added = (("explain", self._explain), ("url_path", rest))
+        await self._predict(req, resp, model, version, inputs, added)
+
+
+class QueriedPredictions(_Model):
+    """`/models/{model}/invoke`: query parameters are inputs too."""
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Predict; an input of the body replaces one of the query."""
+        inputs = bodies.merged(bodies.query_inputs(req.query_string), await self._read(req))
+        await self._predict(req, resp, model, version, inputs)
+
+
+class OldPredictions(QueriedPredictions):
+    """`/{model}[/{version}]/predict`, unless it looks like a route with a name of its own."""
+
+    _OTHERS = frozenset(("models", "invocations", "api-description"))
+
+    async def on_request(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Predict."""
+        if model in self._OTHERS:
+            raise errors.ResourceNotFound
+        await super().on_request(req, resp, model, version)
+
+
+class Invocations(_Model):
+    """`/invocations`: the model is named by the input `model_name`."""
+
+    async def on_request(self, req: GatewayRequest, resp: Response) -> None:
+        """Predict; who names no model means the one of the start, if it was one."""
+        query = bodies.query_inputs(req.query_string)
+        # Asked for before the body is read: what waits in between would count as nobody's.
+        named = await self._named(query)
+        inputs = bodies.merged(query, await self._read(req))
+        await self._predict(req, resp, named or _required(inputs), None, inputs)
+
+    async def on_options(self, req: GatewayRequest, resp: Response) -> None:  # type: ignore[override]
+        """Answer with the model's own API description. The model isn't in the path."""
+        query = bodies.query_inputs(req.query_string)
+        await super().on_options(req, resp, await self._named(query) or _required(query))
+
+    async def _named(self, query: list[bodies.Input]) -> str | None:
+        """Return the model that the query names, or else the one of the start; None where it wasn't one."""
+        asked = _value(query, "model_name")
+        if asked:
+            return asked
+        read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
+        if set(read.loading) - {version.url for version in read.versions}:
+            raise errors.ServiceUnavailable(
+                "The models named at start are being registered.",
+                "which one is meant shows when they are; name it, or try again later",
+            )
+        started = {version.model for version in read.versions if version.loaded_at_startup}
+        return started.pop() if len(started) == 1 else None
+
+
+def _required(inputs: list[bodies.Input]) -> str:
+    """Return the model that an input names. Raises BadRequest where there is none."""
+    model = _value(inputs, "model_name")
+    if model is None:
+        raise errors.BadRequest("Parameter model_name is required.")
+    return model
+
+
+def _value(inputs: list[bodies.Input], wanted: str) -> str | None:
+    value = next((value for name, _, value in inputs if name == wanted), None)
+    if value is not None and len(value) > bodies.NAME_LIMIT_CHARACTERS:
+        raise errors.BadRequest(f"Parameter {wanted} has more than {bodies.NAME_LIMIT_CHARACTERS} bytes.")
+    return None if value is None else str(value, "utf-8", "replace")
+
+
+class KserveV1(_Model):
+    """`/v1/models/{model}:predict` and `:explain`; the payload is the handler's to read."""
+
+    async def on_request(self, req: GatewayRequest, resp: Response, target: str) -> None:
+        """Predict or explain; what follows the verb is passed over."""
+        model = target.partition(":")[0]
+        explain = kserve_verb(target)
+        if explain is None:
+            raise errors.ResourceNotFound
+        await self._predict(req, resp, model, None, await self._read(req), (("explain", str(explain)),))
+
+    async def on_options(self, req: GatewayRequest, resp: Response, target: str) -> None:  # type: ignore[override]
+        """Answer with the model's own API description. The path's field isn't the model alone."""
+        await super().on_options(req, resp, target.partition(":")[0])
+
+
+def kserve_verb(target: str) -> bool | None:
+    """Read the last segment of a KServe v1 path: False to predict, True to explain, None for neither."""
+    if ":predict" in target:
+        return False
+    return True if ":explain" in target else None
+
+
+class KserveV2(_Model):
+    """`/v2/models/{model}/infer` and `/explain`."""
+
+    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
+        super().__init__(link, config)
+        self._explain = str(explain)
+
+    async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:
+        """Predict or explain."""
+        await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
+
+
+async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
+    """Answer for a workflow: there are none."""
+    raise errors.WorkflowNotFound(f"Workflow not found: {quoted(fields['workflow'])}")
+
+
+def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
+    """Return the client's headers for the handler, names spelled as the client did; see `codec.head`.
+
+    Where keys are asked for, `Authorization` holds one of ours, which is none of the handler's business.
+    Else it is the application's own.
+    """
+    headers: list[bytes] = req.scope["raw_headers"]
+    if config.token_authorization and req.has(b"authorization"):
+        pairs = zip(headers[::2], headers[1::2], strict=True)
+        headers = [text for pair in pairs if pair[0].lower() != b"authorization" for text in pair]
+    return codec.head(headers)
+
+
+def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
+    """Answer with what a worker says went wrong, with the handler's status if that is one."""
+    presenting.answer_error(resp, error, status if status in _STATUSES else error.status)
+
+
+def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> None:
+    """Pass on the status, the phrase and the headers that a handler has set.
+
+    Raises PredictionFailed for what can't be told in HTTP.
+    """
+    if response.status not in _STATUSES:
+        raise _untellable(f"status {response.status}")
+    resp.status = response.status
+    if response.reason and not _HEADER_VALUE.fullmatch(response.reason):
+        raise _untellable(f"the reason phrase {quoted(repr(response.reason))}")
+    for name, value in response.headers:
+        if name.lower() in SERVER_OWNED_HEADERS:
+            continue
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise _untellable(f"the header {quoted(repr(name))}: {quoted(repr(value))}")
+        if name.lower() == "set-cookie":
+            resp.append_header(name, value)  # the one that falcon won't have set
+        else:
+            resp.set_header(name, value)
+    # TorchServe sends no phrase but the handler's; 200 with uvicorn's "OK" is left alone, being most.
+    if response.reason or response.status != 200:
+        req.scope["reason"] = response.reason
+
+
+def _untellable(what: str) -> errors.PredictionFailed:
+    return errors.PredictionFailed("Prediction failed", f"the handler set {what}, which HTTP can't carry")

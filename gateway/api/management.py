@@ -1,0 +1,289 @@
+"""The management API: what TorchServe's clients say, in words of the broker, and its replies in theirs."""
+
+import json
+
+from falcon.asgi import Response
+
+from torchrelay.gateway import auth
+from torchrelay.gateway.api import presenting
+from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api.inference import client_head, pass_head
+from torchrelay.gateway.api.parameters import Parameters
+from torchrelay.gateway.http.standard_responses import JSON
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.openapi import documents
+from torchrelay.shared import errors, settings
+from torchrelay.shared.archives import model_archive
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+
+_PROCESSING = "Processing worker updates..."
+#: Of a registration in JSON: a hundred times what one needs, and parsed in ten milliseconds.
+REGISTRATION_LIMIT_BYTES = 64 * 1024
+
+
+class Managing:
+    """Base of what is for those who manage: they have a key of their own."""
+
+    opened_by: auth.Api | None = "management"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+
+class Undescribed(Managing):
+    """Base of what has no description of its own."""
+
+    async def on_options(self, _req: GatewayRequest, _resp: Response, **_: str) -> None:
+        """Refuse, as TorchServe does."""
+        raise errors.MethodNotAllowed
+
+
+class Models(Undescribed):
+    """`/models`: the list, and registration."""
+
+    def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
+        super().__init__(link)
+        self._config = config
+
+    async def on_get(self, req: GatewayRequest, resp: Response) -> None:
+        """List a page of models by name."""
+        query = Parameters.of_query(req.query_string)
+        limit = query.number("limit", 100)
+        ask = m.ListModels(0, limit if 0 <= limit <= 100 else 100, max(0, query.number("next_page_token", 0)))
+        presenting.answer(resp, presenting.model_list(await self._link.ask(ask, m.ModelsListed)))
+
+    async def on_post(self, req: GatewayRequest, resp: Response) -> None:
+        """Register an archive; parameters are the query's, or with a JSON body that body's alone."""
+        if not self._config.enable_model_api:
+            raise errors.MethodNotAllowed
+        body = await req.read_body(self._config.max_request_size, self._link.reading)
+        is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == JSON
+        if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
+            raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
+        said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
+        registered = await self._link.ask(_registration(said, auth.proof_of(req.auth)), m.ModelRegistered)
+        if not registered.done:
+            presenting.answer(resp, {"status": _PROCESSING}, 202)
+            return
+        text = (
+            f'Model "{registered.model}" Version: {registered.version} registered'
+            f" with {registered.workers} initial workers"
+        )
+        if registered.workers == 0:
+            text += ". Use scale workers API to add workers for the model."
+        presenting.answer(resp, {"status": text})
+
+
+class Model(Managing):
+    """`/models/{model}[/{version}]`: describe, scale, unregister."""
+
+    def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
+        super().__init__(link)
+        self._config = config
+
+    async def on_get(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Describe one version, or `all`; with `customized=true` in the handler's own words as well."""
+        every = version == "all"
+        described = await self._describe(model, None if every else version, every=every)
+        entries = [presenting.description(facts) for facts in described.versions]
+        if not every and Parameters.of_query(req.query_string).flag("customized", default=False):
+            entries[0]["customizedMetadata"] = await self._ask_handler(req, resp, model, version)
+        status = resp.status_code
+        content_type = resp.content_type
+        presenting.answer(resp, entries, status)
+        resp.content_type = content_type or JSON
+
+    async def on_put(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Set the worker targets of a version."""
+        query = Parameters.of_query(req.query_string)
+        version = version or query.text("model_version")
+        least = query.number("min_worker", 1)
+        most = query.number("max_worker", least)
+        if most < least:
+            raise errors.BadRequest("max_worker cannot be less than min_worker.")
+        if least < 0:
+            # TorchServe's clients are tested to get a 500 here, though it is the caller's fault.
+            raise errors.InternalError("min_worker cannot be negative.")
+        synchronous = query.flag("synchronous", default=False)
+        drain_timeout_s = max(-1, query.number("timeout", -1))
+        proof = auth.proof_of(req.auth)
+        ask = m.ScaleWorkers(0, model, version, least, most, synchronous, drain_timeout_s, proof)
+        scaled = await self._link.ask(ask, m.WorkersScaled)
+        if not (synchronous and scaled.done):
+            presenting.answer(resp, {"status": _PROCESSING}, 202)
+            return
+        of_version = f", version: {version}" if version else ""
+        presenting.answer(resp, {"status": f"Workers scaled to {least} for model: {model}{of_version}"})
+
+    async def on_delete(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Unregister a version, or the default one."""
+        if not self._config.enable_model_api:
+            raise errors.MethodNotAllowed
+        ask = m.UnregisterModel(0, model, version, auth.proof_of(req.auth))
+        gone = await self._link.ask(ask, m.ModelUnregistered)
+        presenting.answer(resp, {"status": f'Model "{gone.model}" unregistered'})
+
+    async def on_options(
+        self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Answer with the model's own API description, if there is such a model."""
+        await self._describe(model, version)
+        presenting.answer(resp, documents.management_of_model(model, self._config))
+
+    async def _describe(self, model: str, version: str | None, *, every: bool = False) -> m.ModelDescribed:
+        return await self._link.ask(m.DescribeModel(0, model, version, every), m.ModelDescribed)
+
+    async def _ask_handler(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None
+    ) -> object:
+        """Have the handler describe itself: a job with the header `describe` and no inputs."""
+        headers = (("describe", "True"),)
+        meta, frames = codec.pack_request(
+            req.scope["request_id"], headers, (), client_head(req, self._config)
+        )
+        answer = await self._link.submit(model, version, meta, frames, is_describe=True)
+        response, body = codec.unpack_response(answer.meta, answer.frames)
+        if response.error is not None:
+            raise errors.rebuild(*response.error)
+        pass_head(req, resp, response)
+        try:
+            metadata: object = json.loads(bytes(body))
+        except ValueError:
+            return {}
+        return metadata if isinstance(metadata, dict) else {}
+
+
+class DefaultVersion(Undescribed):
+    """`/models/{model}/{version}/set-default`."""
+
+    async def on_put(self, req: GatewayRequest, resp: Response, model: str, version: str) -> None:
+        """Make the version the default one."""
+        await self._link.ask(m.SetDefault(0, model, version, auth.proof_of(req.auth)), m.DefaultSet)
+        text = f'Default version successfully updated for model "{model}" to "{version}"'
+        presenting.answer(resp, {"status": text})
+
+    async def on_delete(self, _req: GatewayRequest, _resp: Response, model: str, version: str) -> None:
+        """Refuse; an unknown model is told first, as TorchServe does, which would delete here."""
+        await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
+        raise errors.MethodNotAllowed
+
+
+class Readiness(Undescribed):
+    """`/v1/models/{model}`: KServe's question whether a model is ready."""
+
+    async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
+        """Answer; a model is ready once a worker can take a batch, not while it still loads."""
+        model = target.partition(":")[0]
+        described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
+        ready = any(presenting.is_ready(facts) for facts in described.versions)
+        presenting.answer(resp, {"name": model, "ready": ready})
+
+
+class Token(Managing):
+    """`/token`: any method makes a new key, which goes where keys are kept and not into the answer."""
+
+    opened_by = "token"
+
+    async def on_request(self, req: GatewayRequest, resp: Response) -> None:
+        """Renew the key that `type` names."""
+        match Parameters.of_query(req.query_string).text("type"):
+            case "inference" | "management" as api:
+                await self._link.ask(m.RenewKey(0, api, auth.proof_of(req.auth)), m.KeyRenewed)
+            case _:
+                raise auth.refusal("token")
+        resp.content_type = JSON
+        resp.data = b"\n"
+
+    on_options = on_request
+
+
+class Workflows(Undescribed):
+    """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
+
+    async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
+        """List none."""
+        presenting.answer(resp, {"workflows": []})
+
+    async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
+        """Refuse, in TorchServe's words."""
+        raise errors.BadRequest("Registering new workflows is disabled.")
+
+
+class Workflow(Undescribed):
+    """`/workflows/{workflow}`."""
+
+    async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
+        """Describe or unregister what isn't there."""
+        raise errors.WorkflowNotFound(f"Workflow not found: {quoted(workflow)}")
+
+    on_delete = on_get
+
+
+class Fleet(Managing):
+    """`/fleet`: all that `torchrelay status` shows."""
+
+    def __init__(self, link: Link, server_id: str) -> None:
+        super().__init__(link)
+        self._server_id = server_id
+
+    async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
+        """Answer with nodes, models, workers, and why they are as they are."""
+        read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
+        presenting.answer(resp, presenting.fleet(read, self._server_id))
+
+
+class Probes(Managing):
+    """`/livez` and `/readyz`, of this process; probes carry no keys and are in nobody's figures."""
+
+    opened_by = None
+
+    async def on_get_live(self, req: GatewayRequest, resp: Response) -> None:
+        """Answer, which is all there is to tell."""
+        req.scope["is_uncounted"] = True
+        presenting.answer(resp, {"status": "live"})
+
+    async def on_get_ready(self, req: GatewayRequest, resp: Response) -> None:
+        """Tell whether requests can be taken on to the broker, and whether that knows its models."""
+        req.scope["is_uncounted"] = True
+        if reason := await self._link.why_not_ready():
+            presenting.answer(resp, {"status": "not ready", "reason": reason}, 503)
+        else:
+            presenting.answer(resp, {"status": "ready"})
+
+
+def _registration(said: Parameters, proof: str) -> m.RegisterModel:
+    """Read a registration. What can't be meant (no batch, no time) counts as not said."""
+    url = said.text("url")
+    if url is None:
+        raise errors.BadRequest("Parameter url is required.")
+    runtime = said.text("runtime")
+    if runtime is not None and runtime not in model_archive.RUNTIMES:
+        raise errors.BadRequest(f"Invalid RuntimeType value: {quoted(runtime)}")
+
+    def at_least(least: int, name: str) -> int | None:
+        value = said.number(name, least - 1)
+        return value if value >= least else None
+
+    return m.RegisterModel(
+        0,
+        url,
+        model_name=said.text("model_name") or None,
+        handler=said.text("handler") or None,
+        runtime=runtime,
+        batch_size=at_least(1, "batch_size"),
+        max_batch_delay_ms=at_least(0, "max_batch_delay"),
+        response_timeout_s=at_least(1, "response_timeout"),
+        startup_timeout_s=at_least(0, "startup_timeout"),  # TorchServe's clients are tested to get a 500
+        initial_workers=at_least(0, "initial_workers"),
+        synchronous=said.flag("synchronous", default=True),
+        s3_sse_kms=said.flag("s3_sse_kms", default=False),
+        proof=proof,
+    )

@@ -1,0 +1,59 @@
+"""The metadata routes of KServe's open inference protocol, on the inference port where they are wanted.
+
+Spelling and statuses are TorchServe's; any method is answered.
+"""
+
+from importlib.metadata import version
+
+from falcon.asgi import Response
+
+from torchrelay.gateway import auth
+from torchrelay.gateway.api import presenting
+from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.link import Link
+
+
+class Server:
+    """`/v2`: what serves here."""
+
+    opened_by: auth.Api = "inference"
+
+    async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
+        """Answer with TorchServe's name, which is what clients look for."""
+        told = {"name": "Torchserve", "version": version("torchrelay"), "extenstion": ["kserve", "kubeflow"]}
+        presenting.answer(resp, told)
+
+    on_options = on_request
+
+
+class Health:
+    """`/v2/health/live` and `/v2/health/ready`."""
+
+    opened_by: auth.Api = "inference"
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def on_request_live(self, _req: GatewayRequest, resp: Response) -> None:
+        """Answer, which is all there is to tell."""
+        presenting.answer(resp, {"live": True})
+
+    async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:
+        """Tell whether requests can be taken on to the broker, and whether that knows its models."""
+        is_ready = not await self._link.why_not_ready()
+        presenting.answer(resp, {"ready": is_ready}, 200 if is_ready else 503)
+
+    on_options_live = on_request_live
+    on_options_ready = on_request_ready
+
+
+class Versions:
+    """`/v2/models/{model}/versions/...`: the protocol has versions, TorchServe's side of it hasn't."""
+
+    opened_by: auth.Api = "inference"
+
+    async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
+        """Refuse, in TorchServe's words."""
+        presenting.answer(resp, {"error": "Model versioning is not yet supported."}, 501)
+
+    on_options = on_request

@@ -1,0 +1,185 @@
+"""All connections of one process: who is too slow is let go, and who is in the way of others.
+
+One timer for all of them, which runs only while somebody is slow: a request that comes whole and is taken at
+once meets nothing of this.
+"""
+
+import asyncio
+import fcntl
+import heapq
+import socket as sockets
+import struct
+import termios
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from torchrelay.gateway.http.client_pace import Held, Pace, Unsent
+from torchrelay.shared.processes.returned_memory import give_back_free_memory
+from torchrelay.shared.settings import GatewaySettings
+
+SWEEP_S = 1.0
+#: A sweep that is so late: this process stood still, and what its clients sent meanwhile is still to be read.
+LATE_S = 2.0
+#: Where more than this had been kept for slow clients, what is free is given back once they have gone.
+MUCH_KEPT_BYTES = 64 << 20
+#: Of the connections that are allowed, those that go at once where there is one too many: looking through all
+#: of them for each new one would take longer than to accept it.
+_SHARE = 32
+
+
+class Client(Protocol):
+    """What is asked of a connection."""
+
+    def look(self, now: float) -> bool:
+        """Judge how fast its client is; False where nothing is awaited of it."""
+
+    def stood_still(self, for_s: float) -> None:
+        """Hold a time in which this process did nothing against no client."""
+
+    def slowness(self, now: float) -> float | None:
+        """Return the bytes per second of a body that comes slowly, None where none does."""
+
+    def time_out(self) -> None:
+        """End it for being slow."""
+
+    def rank(self, now: float) -> tuple[int, float] | None:
+        """Say how soon it goes where others need its place, the lowest first; None: not for them."""
+
+    def kept_bytes(self) -> int:
+        """Return what is kept for the client."""
+
+    def drop(self) -> None:
+        """Close it, now."""
+
+
+class Kept(Held):
+    """What a connection keeps for its client: what waits to be sent, and requests that wait for that."""
+
+    def __init__(self, client: Client) -> None:
+        self._client: Client | None = client
+
+    def measure(self) -> int:
+        """Return how many bytes that is."""
+        return 0 if self._client is None else self._client.kept_bytes()
+
+    def cut(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            self._client.drop()
+
+    def let_go(self) -> None:
+        """Take note that the client has gone, for whom nothing is kept any more."""
+        self._client = None
+
+
+class Clients:
+    """The connections of one process. `waiting_bodies` counts those that have waited for room for long."""
+
+    def __init__(
+        self,
+        config: GatewaySettings,
+        unsent: Unsent,
+        waiting_bodies: Callable[[], int],
+        give_back: Callable[[], None] = give_back_free_memory,
+    ) -> None:
+        self._give_back = give_back
+        self.head_timeout_s = config.head_timeout_s
+        self._config = config
+        self._unsent = unsent
+        self._waiting_bodies = waiting_bodies
+        self._watched: set[Client] = set()
+        self._most_kept_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pace(self, now: float) -> Pace:
+        """Begin to measure what a client sends, or takes."""
+        return Pace(self._config.client_least_rate, self._config.client_stall_s, now=now)
+
+    def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        """Look after a client until it isn't slow any more."""
+        self._watched.add(client)
+        if self._timer is None:
+            self._sweep_later(loop)
+
+    def forget(self, client: Client) -> None:
+        """Look after a client no more: it has gone."""
+        self._watched.discard(client)
+
+    def keep(self, one: Held, now: float) -> None:
+        """Count what is kept for a client, and cut the slowest where it is too much."""
+        for slowest in self._unsent.keep(one, now):
+            slowest.cut()
+        self._most_kept_bytes = max(self._most_kept_bytes, self._unsent.held_bytes)
+
+    def let_go(self, one: Kept, now: float) -> None:
+        """Keep nothing more for a client that has gone.
+
+        Its connection is freed at once only where nothing that it holds holds it: the collector comes after
+        hundreds of them, and TLS has up to 512 KiB for each.
+        """
+        self.keep(one, now)
+        one.let_go()
+
+    def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
+        """Drop connections where there is one too many; False where none but the new one can go."""
+        if len(connections) <= self._config.connection_limit:
+            return True
+        ranked = ((client.rank(now), id(client), client) for client in connections if client is not new)
+        going = [(rank, number, client) for rank, number, client in ranked if rank is not None]
+        count = max(1, self._config.connection_limit // _SHARE)
+        for _, _, client in heapq.nsmallest(count, going):
+            client.drop()
+        return bool(going)
+
+    def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(SWEEP_S, self._sweep, loop, loop.time() + SWEEP_S)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop, due_at: float) -> None:
+        now = loop.time()
+        if now - due_at > LATE_S:
+            for client in self._watched:
+                client.stood_still(now - due_at)
+        self._watched = {client for client in list(self._watched) if client.look(now)}
+        self._let_others_in(now)
+        if self._most_kept_bytes > max(MUCH_KEPT_BYTES, 4 * self._unsent.held_bytes):
+            self._most_kept_bytes = self._unsent.held_bytes
+            self._give_back()
+        self._timer = None
+        if self._watched:
+            self._sweep_later(loop)
+
+    def _let_others_in(self, now: float) -> None:
+        """Give up the slowest bodies for those that wait for room."""
+        count = self._waiting_bodies() if self._watched else 0
+        if not count:
+            return
+        rates = [(client.slowness(now), id(client), client) for client in self._watched]
+        slow = [(rate, number, client) for rate, number, client in rates if rate is not None]
+        for _, _, client in heapq.nsmallest(count, slow):
+            client.time_out()
+
+
+def not_taken_bytes(transport: asyncio.Transport) -> int:
+    """Return what a client has not taken yet: here, and in the kernel, which takes on much at once."""
+    unsent_bytes = transport.get_write_buffer_size()
+    socket = _socket(transport)
+    if socket is None:
+        return unsent_bytes
+    queued = fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    return unsent_bytes + int(struct.unpack("i", queued)[0])
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close a connection so that the kernel drops what it holds for it, too, instead of sending it yet."""
+    socket = _socket(transport)
+    if socket is not None:
+        socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def _socket(transport: asyncio.Transport) -> sockets.socket | None:
+    """Return a transport's socket, but none that is closed: its number may be another's by now."""
+    if transport.is_closing() and not transport.get_write_buffer_size():
+        return None
+    socket: sockets.socket | None = transport.get_extra_info("socket")
+    return socket

@@ -1,0 +1,189 @@
+"""Uvicorn's server with listeners of both kinds: http as uvicorn has it, https beside it.
+
+What comes in on an https listener is looked at before it is read: TLS goes on to uvicorn's protocol,
+and who speaks plain HTTP is told so in words. All of it is the event loop's; nothing here blocks.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket as sockets
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+
+import uvicorn
+
+from torchrelay.gateway.http import standard_responses
+from torchrelay.gateway.http.addresses import Key
+
+logger = logging.getLogger(__name__)
+
+#: A TLS record's first byte when a handshake begins; no HTTP request begins so.
+_HANDSHAKE = b"\x16"
+#: How long a client may take to say its first byte, and then again for its part of the handshake.
+_PATIENCE_S = 15.0
+#: New connections taken before other callbacks have their turn.
+_ACCEPT_BUDGET = 64
+#: What `accept` fails with while there is no room for a connection, and how long the others are let wait
+#: then, as asyncio's own listeners do: they would only be refused again and again.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_RETRY_S = 1.0
+#: What is read of a request that is refused, so that closing doesn't overtake the answer.
+_DISCARD_BYTES = 64 * 1024
+
+
+class Server(uvicorn.Server):
+    """Serves on all listeners; `certificates` has a TLS context for each https one, by its port."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        certificates: Mapping[Key, ssl.SSLContext],
+        cors: Iterable[tuple[bytes, bytes]],
+        connection_limit: int,
+    ) -> None:
+        super().__init__(config)
+        self._handshake_limit = max(1, connection_limit // 8)
+        self._certificates = certificates
+        self._refusal = _http_refused(cors)
+
+    async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
+        """Start the http listeners, then the https ones, which end as the others do."""
+        listeners = [(socket, self._certificate_of(socket)) for socket in sockets or []]
+        await super().startup([socket for socket, certificate in listeners if certificate is None])
+        for socket, certificate in listeners:
+            if certificate is not None:
+                listener = TlsListener(
+                    socket, certificate, self._make_protocol, self._refusal, self._handshake_limit
+                )
+                self.servers.append(listener)  # type: ignore[arg-type]  # has what uvicorn uses of it
+
+    def _certificate_of(self, socket: sockets.socket) -> ssl.SSLContext | None:
+        name = socket.getsockname()
+        return self._certificates.get(name[1]) if isinstance(name, tuple) else None
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn does
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+class TlsListener:
+    """One https listener, with the `close` and `wait_closed` of an asyncio server."""
+
+    def __init__(
+        self,
+        socket: sockets.socket,
+        certificate: ssl.SSLContext,
+        make_protocol: Callable[[], asyncio.Protocol],
+        http_refused: bytes,
+        handshake_limit: int,
+    ) -> None:
+        self._socket = socket
+        self._certificate = certificate
+        self._make_protocol = make_protocol
+        self._http_refused = http_refused
+        #: Of connections that have said nothing yet, and of handshakes: for one more, the oldest goes.
+        self._handshake_limit = handshake_limit
+        self._loop = asyncio.get_running_loop()
+        #: Connections that have said nothing yet, each with the timer that ends it.
+        self._silent: dict[sockets.socket, asyncio.TimerHandle] = {}
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        #: Set while no connections are taken because there is no room for one.
+        self._retry: asyncio.TimerHandle | None = None
+        socket.setblocking(False)
+        self._listen()
+
+    def close(self) -> None:
+        """Take no more connections and drop those that aren't one yet."""
+        self._loop.remove_reader(self._socket.fileno())
+        if self._retry is not None:
+            self._retry.cancel()
+        for connection in list(self._silent):
+            self._drop(connection)
+        for handshake in list(self._handshakes):
+            handshake.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing is left of what `close` ended."""
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+
+    def _listen(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPT_BUDGET):
+            try:
+                connection, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # the client has gone already, or there are too many open files
+                logger.warning("gateway.accept_failed", extra={"reason": str(error)})
+                if error.errno in _NO_ROOM:
+                    self._loop.remove_reader(self._socket.fileno())
+                    self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._listen)
+                return
+            connection.setblocking(False)
+            self._silent[connection] = self._loop.call_later(_PATIENCE_S, self._drop, connection)
+            self._loop.add_reader(connection.fileno(), self._look, connection)
+            if len(self._silent) > self._handshake_limit:
+                self._drop(next(iter(self._silent)))
+
+    def _look(self, connection: sockets.socket) -> None:
+        """See by its first byte what a connection speaks; the byte stays where it is."""
+        try:
+            first = connection.recv(1, sockets.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            first = b""
+        if first != _HANDSHAKE:
+            if first:
+                self._refuse(connection)
+            self._drop(connection)
+            return
+        self._forget(connection)
+        handshake = self._loop.create_task(self._shake_hands(connection))
+        self._handshakes[handshake] = None
+        handshake.add_done_callback(self._handshakes.pop)
+        if len(self._handshakes) > self._handshake_limit:
+            next(iter(self._handshakes)).cancel()
+
+    async def _shake_hands(self, connection: sockets.socket) -> None:
+        # A handshake that fails is the client's affair, and scanners' everyday business.
+        with contextlib.suppress(OSError):
+            await self._loop.connect_accepted_socket(
+                self._make_protocol,
+                connection,
+                ssl=self._certificate,
+                ssl_handshake_timeout=_PATIENCE_S,
+            )
+
+    def _refuse(self, connection: sockets.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.recv(_DISCARD_BYTES)
+            connection.send(self._http_refused)
+            connection.shutdown(sockets.SHUT_WR)
+
+    def _forget(self, connection: sockets.socket) -> None:
+        self._loop.remove_reader(connection.fileno())
+        self._silent.pop(connection).cancel()
+
+    def _drop(self, connection: sockets.socket) -> None:
+        self._forget(connection)
+        connection.close()
+
+
+def _http_refused(cors: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write TorchServe's answer to plain HTTP where TLS is spoken."""
+    body = standard_responses.pretty({"status": "This TorchServe instance only accepts HTTPS requests"})
+    headers = [
+        (b"content-type", standard_responses.JSON.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *standard_responses.STANDARD_HEADERS,
+        *cors,
+        (b"connection", b"close"),
+    ]
+    return b"HTTP/1.1 403 Forbidden\r\n" + standard_responses.lines(headers) + b"\r\n" + body

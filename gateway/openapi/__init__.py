@@ -1,0 +1,1 @@
+"""The OpenAPI documents that describe what can be called."""

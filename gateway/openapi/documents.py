@@ -1,0 +1,166 @@
+"""The OpenAPI 3.0.1 documents that each port answers `OPTIONS /` and `/api-description` with.
+
+Titles, paths and operation ids are TorchServe's where its documents are right, so that generated clients
+keep their names. Where they aren't (ids that come twice, defaults of the wrong type, paths, parameters
+and fields that don't exist) ours say what happens. Tests hold them against a running server.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from urllib.parse import quote
+
+from torchrelay.gateway.openapi import operations, schemas
+from torchrelay.gateway.openapi.operations import Operation, Paths
+from torchrelay.shared.settings import GatewaySettings
+
+Document = dict[str, object]
+
+_DESCRIPTION = "The REST API of torchrelay, which is TorchServe's."
+
+
+def inference(config: GatewaySettings) -> Document:
+    """Describe the inference port."""
+    return _document(operations.DESCRIPTION | _inference(config), config)
+
+
+def management(config: GatewaySettings) -> Document:
+    """Describe the management port."""
+    paths = operations.DESCRIPTION | _management(config) | operations.readiness("management")
+    return _document(paths, config)
+
+
+def metrics(config: GatewaySettings) -> Document:
+    """Describe the metrics port."""
+    return _document(operations.DESCRIPTION | operations.METRICS, config)
+
+
+def shared(config: GatewaySettings) -> Document:
+    """Describe a port that serves both inference and management."""
+    paths = operations.DESCRIPTION | _inference(config) | _management(config)
+    paths |= operations.readiness("inference")  # the path is inference's, too
+    return _document(paths | operations.METRICS if config.enable_metrics_api else paths, config)
+
+
+def of_model(model: str, config: GatewaySettings) -> Document:
+    """Describe the inference routes of one model."""
+    name = quote(model, safe="")
+    paths = {
+        path.replace("{model_name}", name): of
+        for path, of in operations.PREDICTIONS.items()
+        if "{model_name}" in path and "{model_version}" not in path
+    }
+    return _document(paths, config, title=f"RESTful API for: {model}", number="1.0.0")
+
+
+def management_of_model(model: str, config: GatewaySettings) -> Document:
+    """Describe the management routes of one model."""
+    return _document(operations.MODEL, config, title=f"RESTful Management API for: {model}")
+
+
+def _inference(config: GatewaySettings) -> Paths:
+    found = operations.PING | operations.PREDICTIONS
+    return found | operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
+
+
+def _management(config: GatewaySettings) -> Paths:
+    found = operations.MODELS | operations.MODEL | operations.FLEET
+    return found | operations.TOKEN if config.token_authorization else found
+
+
+def _document(
+    paths: Paths, config: GatewaySettings, *, title: str = "TorchServe APIs", number: str = ""
+) -> Document:
+    has_keys = config.token_authorization
+    components: Document = {"schemas": schemas.COMPONENTS, "headers": {"RequestId": _REQUEST_ID}}
+    if has_keys:
+        components["securitySchemes"] = {
+            f"{api}Key": {"type": "http", "scheme": "bearer"} for api in ("inference", "management", "token")
+        }
+    return {
+        "openapi": "3.0.1",
+        "info": {
+            "title": title,
+            "description": _DESCRIPTION,
+            "version": number or version("torchrelay"),
+        },
+        "paths": {
+            path: {operation.method: _operation(path, operation, has_keys=has_keys) for operation in of}
+            for path, of in paths.items()
+        },
+        "components": components,
+    }
+
+
+def _operation(path: str, operation: Operation, *, has_keys: bool) -> Document:
+    described: Document = {"summary": operation.summary, "operationId": operation.id}
+    if operation.description:
+        described["description"] = operation.description
+    if operation.is_deprecated:
+        described["deprecated"] = True
+    in_path = [name for name in _IN_PATH if f"{{{name}}}" in path]
+    described["parameters"] = [_in_path(name) for name in in_path] + list(operation.query)
+    if operation.body is not None:
+        described["requestBody"] = operation.body
+    described["responses"] = _responses(operation, has_keys=has_keys)
+    if has_keys:
+        described["security"] = [{f"{operation.key}Key": []}] if operation.key else []
+    return described
+
+
+def _responses(operation: Operation, *, has_keys: bool) -> Document:
+    told: dict[int | str, object] = dict(_answers(operation.answers))
+    # A path with a bad escape is 400 everywhere, as is a call without its key.
+    failures = {400: _FAILURES[400]} | {status: _FAILURES[status] for status in operation.failures}
+    if has_keys and operation.key:
+        failures[503] = _FAILURES[503]
+    for status, words in failures.items():
+        if status == 413:
+            told[status] = {"description": words}
+        elif status not in told:
+            told[status] = _answer(words, "application/json", schemas.ref("Error"))
+    if operation.is_handlers:
+        told["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
+    return {str(status): told[status] for status in sorted(told, key=str)}
+
+
+def _answers(answers: Mapping[int, operations.Answer]) -> Iterable[tuple[int, Document]]:
+    for status, answer in answers.items():
+        yield status, _answer(answer.words, answer.media_type, answer.schema)
+
+
+def _answer(words: str, media_type: str, schema: schemas.Schema | None) -> Document:
+    told: Document = {
+        "description": words,
+        "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
+    }
+    if schema is not None:
+        told["content"] = {media_type: {"schema": schema}}
+    return told
+
+
+def _in_path(name: str) -> Document:
+    schema = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
+    return {"in": "path", "name": name, "required": True, "description": _IN_PATH[name], "schema": schema}
+
+
+_REQUEST_ID: Document = {
+    "description": "A new UUID for each request; the handler sees the same.",
+    "schema": {"type": "string", "format": "uuid"},
+}
+_IN_PATH = {
+    "model_name": "The name under which the model is registered.",
+    "model_version": "A version of it.",
+    "sub_path": "For the handler, as its header `url_path`; it may have slashes.",
+}
+_FAILURES = {
+    400: "The request can't be read as it stands, or where keys are asked for has no good one.",
+    403: "The default version can't go while there are others.",
+    404: "There is no such model, version, or archive.",
+    405: "The model API is off (enable_model_api).",
+    408: "It was not finished in its time.",
+    409: "The version is registered already.",
+    413: "The body is larger than max_request_size. This answer has neither body nor x-request-id.",
+    500: "A worker died, did not answer in time, or could not be started.",
+    503: "No worker, no room in a queue, no broker, or the handler failed.",
+    507: "A worker ran out of memory.",
+}

@@ -1,0 +1,1 @@
+"""Model archives: read, checked, unpacked, made."""

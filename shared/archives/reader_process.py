@@ -1,0 +1,189 @@
+"""Reads archives: forks a process for each, which has bounds of memory and time, and tells how it ended.
+
+`python -m torchrelay.shared.archives.reader_process FD`, where FD is one end of a socket pair that an
+ArchiveReader holds. Nothing of an archive is read in this process; when the reader goes, its end closes, and
+this one ends
+with all that it has forked. PERF: a fork took 4 ms, a new interpreter with these modules 120.
+"""
+
+import errno
+import gc
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import yaml  # noqa: F401  # here once, not in every fork
+
+from torchrelay.shared.archives import model_archive
+from torchrelay.shared.archives.reader_protocol import (
+    PACKET_LIMIT_BYTES,
+    Answer,
+    Done,
+    Ended,
+    Extract,
+    Inspect,
+    InspectFolder,
+    Measure,
+    MemoryExhausted,
+    Order,
+    Pack,
+    Refused,
+    SystemRefused,
+    Unforeseen,
+    Work,
+)
+from torchrelay.shared.errors import RelayError
+from torchrelay.shared.processes.parent_death import die_with_parent
+
+
+class ForkServer:
+    """Forks a process for each order, and writes below its answer how it ended."""
+
+    def __init__(self, reader: socket.socket) -> None:
+        self._reader = reader
+        #: Processes, and where their answers go.
+        self._answers: dict[int, int] = {}
+        #: SIGCHLD writes into the one end, which wakes the loop that reads the other.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def serve(self) -> tuple[Order, int] | None:
+        """Serve until the reader is gone, and return None; in a forked process, its order and an fd."""
+        self._wake_writer.setblocking(False)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(self._reader, selectors.EVENT_READ)
+        selector.register(self._wake_reader, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if self._wake_reader in ready:
+                self._wake_reader.recv(4096)
+                self._reap()
+            if self._reader in ready:
+                packet, fds, _, _ = socket.recv_fds(self._reader, PACKET_LIMIT_BYTES, 1)
+                if not packet:
+                    return None
+                order = msgspec.json.decode(packet, type=Order)
+                if self._fork(fds[0]):
+                    selector.close()
+                    return order, fds[0]
+
+    def _fork(self, answer_fd: int) -> bool:
+        """Fork; tell whether this is the new process."""
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _write(
+                answer_fd, _line(SystemRefused(error.errno or 0, str(error.strerror), "")) + _line(Ended(0))
+            )
+            os.close(answer_fd)
+            return False
+        if pid:
+            self._answers[pid] = answer_fd
+            return False
+        die_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for end in (self._reader, self._wake_reader, self._wake_writer):
+            end.close()
+        for other in self._answers.values():
+            os.close(other)
+        return True
+
+    def _reap(self) -> None:
+        for pid, answer_fd in list(self._answers.items()):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del self._answers[pid]
+                _write(answer_fd, _line(Ended(os.waitstatus_to_exitcode(status))))
+                os.close(answer_fd)
+
+
+def answer(work: Work) -> Answer:
+    """Do what was asked for."""
+    try:
+        return Done(msgspec.Raw(msgspec.json.encode(_do(work))))
+    except MemoryError:
+        return MemoryExhausted()
+    except RelayError as error:
+        cause = error.__cause__
+        number = cause.errno if isinstance(cause, OSError) else 0
+        if number == errno.ENOMEM:
+            return MemoryExhausted()
+        return Refused(error.name, error.message, error.details, number or 0)
+    except OSError as error:
+        return SystemRefused(error.errno or 0, str(error.strerror or error), str(error.filename or ""))
+
+
+def _do(work: Work) -> object:
+    path = Path(os.fsdecode(work.path))
+    match work:
+        case Inspect():
+            return model_archive.inspect(path)
+        case InspectFolder():
+            root, info = model_archive.inspect_folder(path, is_inner_meant=work.is_inner_meant)
+            return os.fsencode(root), info
+        case Extract():
+            model_archive.extract(path, Path(os.fsdecode(work.into)))
+        case Measure():
+            return model_archive.unpacked_bytes(path)
+        case Pack():
+            targets = [Path(os.fsdecode(target)) for target in work.link_targets]
+            model_archive.pack_folder(path, Path(os.fsdecode(work.target)), targets)
+    return None
+
+
+def bound(order: Order) -> None:
+    """Bound this process; the kernel ends it where it takes more time."""
+    resource.setrlimit(resource.RLIMIT_AS, (order.memory_bytes, order.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_s, order.cpu_s + 1))  # SIGXCPU, then SIGKILL
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.setitimer(signal.ITIMER_REAL, order.wall_s)
+
+
+def _line(entry: object) -> bytes:
+    """Write JSON, which has no newline of its own here."""
+    return msgspec.json.encode(entry) + b"\n"
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write all; a reader that has given up reads nothing."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BrokenPipeError:
+        return
+
+
+def main() -> int:
+    """Serve forks; in each forked process, do its work."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the reader that acts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    reader = socket.socket(fileno=int(sys.argv[1]))
+    reader.set_inheritable(False)
+    gc.freeze()  # what is here is looked at by no fork's collector, and so stays shared
+    child = ForkServer(reader).serve()
+    if child is None:
+        os._exit(0)  # what it has forked is ended by the kernel
+    order, answer_fd = child
+
+    def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        _write(answer_fd, _line(Unforeseen(model_archive.one_line(error))))
+        os._exit(0)
+
+    sys.excepthook = report
+    bound(order)
+    _write(answer_fd, _line(answer(order.work)))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

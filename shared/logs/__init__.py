@@ -1,0 +1,1 @@
+"""Logging: set up once, written by a thread, files moved away when they are long."""

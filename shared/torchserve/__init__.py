@@ -1,0 +1,1 @@
+"""TorchServe's own formats: config.properties, log lines, snapshot files."""

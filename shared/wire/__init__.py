@@ -1,0 +1,1 @@
+"""The fleet's wire: messages, their codec, and the sockets that carry them."""

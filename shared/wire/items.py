@@ -1,0 +1,248 @@
+"""The parts of the fleet's messages: jobs on their way, and facts about models, workers and nodes.
+
+Positional on the wire like the messages themselves: append fields with a default, never reorder.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from torchrelay.shared.wire import fields as f
+
+
+class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Base of the parts of messages; holds no cycle, so the collector need not look."""
+
+
+class Device(Item, frozen=True):
+    """A device that a node offers: `cpu`, `cuda:0`, ...; memory_bytes is 0 where unknown."""
+
+    name: f.DeviceName
+    kind: Literal["cpu", "gpu"]
+    description: f.Said = ""
+    memory_bytes: f.Number = 0
+
+
+class GpuUse(Item, frozen=True):
+    """What a node's GPU has to do, `number` being torch's; None where it can't tell (shared by MIG).
+
+    `memory_busy_percent` is the share of time in which its memory was read or written.
+    """
+
+    number: f.Number
+    used_bytes: f.Number
+    busy_percent: f.Number32 | None = None
+    memory_busy_percent: f.Number32 | None = None
+
+
+class HeldWorker(Item, frozen=True):
+    """A worker process that a node holds when it joins; `archive` is the sha256 in hex, `claim` as it was
+    told with the order to start it.
+    """
+
+    worker_id: f.WorkerId
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    device: f.DeviceName
+    pid: f.Pid
+    claim: f.Name = ""
+
+
+class SubmitItem(Item, frozen=True):
+    """One job. `version` None means the default."""
+
+    job: f.Number
+    model: f.Said
+    version: f.Said | None
+    is_describe: bool
+    meta: bytes
+    frames: f.Number = 0
+    #: What the request's sequence header says; "" where there is none.
+    sequence: f.Said = ""
+
+
+class AssignItem(Item, frozen=True):
+    """One job of a batch; `attempt` counts from 1.
+
+    `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
+    """
+
+    attempt: f.Number
+    meta: bytes
+    frames: f.Number = 0
+    sequence: f.Said = ""
+    starts_sequence: bool = False
+
+
+class CompletedItem(Item, frozen=True):
+    """The answer to one job of a batch, in the batch's order; the last part, if parts were streamed.
+
+    `ends_sequences` names sequences that the handler closed with this answer.
+    """
+
+    status: f.Whole32
+    meta: bytes
+    frames: f.Number = 0
+    ends_sequences: tuple[f.Prose, ...] = ()
+
+
+class StreamedItem(Item, frozen=True):
+    """A part of the answer to the job at `index` of its batch; others will follow."""
+
+    index: f.Number
+    meta: bytes
+    frames: f.Number = 0
+
+
+class AnsweredItem(Item, frozen=True):
+    """A worker's answer, or with `is_final` false a part of one, on its way to the gateway.
+
+    `part` counts the parts sent before this one: a gateway that finds one missing cuts the answer
+    short, one that it has seen already it drops.
+    """
+
+    job: f.Number
+    meta: bytes
+    frames: f.Number = 0
+    is_final: bool = True
+    part: f.Number = 0
+
+
+class RefusedItem(Item, frozen=True):
+    """The broker's own answer to a job: an error by class name, see `shared.errors`."""
+
+    job: f.Number
+    error: f.Prose
+    message: f.Prose
+    details: f.Prose
+
+
+class WorkerFacts(Item, frozen=True):
+    """A worker as `describe` and `status` show it; memory_bytes is its resident set."""
+
+    worker_id: f.WorkerId
+    state: f.Name
+    node: f.Prose
+    device: f.DeviceName
+    pid: f.Pid
+    started_at_ms: f.Whole
+    memory_bytes: f.Whole
+    jobs_running: f.Whole
+    note: f.Prose
+    #: What its (first) GPU has to do; None on a cpu, and where the node doesn't measure it.
+    gpu: GpuUse | None = None
+
+
+class QuarantinedItem(Item, frozen=True):
+    """Requests that are refused since one with their content, `request_id`, ended workers by `reason`."""
+
+    request_id: f.Prose
+    reason: f.Prose
+    workers_lost: f.Whole
+    refused: f.Whole
+    left_ms: f.Whole
+
+
+class VersionFacts(Item, frozen=True):
+    """One version of a model: what is wanted, what is there, and why they differ."""
+
+    model: f.Prose
+    version: f.Prose
+    is_default: bool
+    url: f.Prose
+    archive: f.ArchiveName
+    handler: f.Prose
+    runtime: f.Prose
+    min_workers: f.Whole
+    max_workers: f.Whole
+    batch_size: f.Whole
+    max_batch_delay_ms: f.Whole
+    response_timeout_s: f.Whole
+    startup_timeout_s: f.Whole
+    restart_window_s: f.Whole
+    loaded_at_startup: bool
+    queue_depth: f.Whole
+    queue_limit: f.Whole
+    oldest_wait_ms: f.Whole
+    workers: tuple[WorkerFacts, ...]
+    explanation: f.Prose
+    last_error: f.Prose
+    # What follows is the archive's model-config.yaml, as far as `describe` shows it.
+    client_timeout_ms: f.Whole = 0
+    parallel_type: f.Name = ""
+    parallel_level: f.Whole = 0
+    device_type: Literal["cpu", "gpu"] = "cpu"
+    device_ids: f.Numbers = ()
+    continuous_batching: bool = False
+    use_job_ticket: bool = False
+    use_venv: bool = False
+    sequence_batching: bool = False
+    sequence_max_idle_ms: f.Whole = 0
+    sequence_timeout_ms: f.Whole = 0
+    max_sequences: f.Whole = 0
+    max_sequence_queue_jobs: f.Whole = 0
+    #: The newest of them.
+    quarantined: tuple[QuarantinedItem, ...] = ()
+
+
+class NodeFacts(Item, frozen=True):
+    """A node as `status` shows it."""
+
+    name: f.Prose
+    devices: tuple[Device, ...]
+    slots: f.Whole
+    slots_used: f.Whole
+    last_seen_ms: f.Whole
+
+
+class ModelEntry(Item, frozen=True):
+    """A line of the model list: the default version's url."""
+
+    model: f.Prose
+    url: f.Prose
+
+
+class MetricPoint(Item, frozen=True):
+    """One measured value, as TorchServe's handlers emit it and its log lines show it.
+
+    `unit` is spelled out (`Milliseconds`, `Count`, ...); `dimensions` are (name, value) without the host.
+    """
+
+    name: f.Prose
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: f.Prose
+    value: float
+    dimensions: tuple[tuple[f.Prose, f.Prose], ...]
+    at_ms: f.Whole
+    request_ids: tuple[f.Prose, ...] = ()
+
+
+class AccessKey(Item, frozen=True):
+    """A key that opens an API; `expires_in_ms` None: it never does.
+
+    Gateways are told the sha256 of its sha256 (hex, each of the text). So they can't know the sha256 itself
+    unless a client brings the key: it is the `proof` that the broker asks for with every change.
+    """
+
+    api: Literal["inference", "management", "token"]
+    name: f.Prose
+    sha256: f.Name
+    expires_in_ms: f.Whole | None
+
+
+class Sample(Item, frozen=True):
+    """One Prometheus sample: the name's suffix (`_bucket`, `_sum`, ...), label values, value."""
+
+    suffix: f.Prose
+    labels: tuple[tuple[f.Prose, f.Prose], ...]
+    value: float
+
+
+class MetricFamily(Item, frozen=True):
+    """One Prometheus metric with its samples."""
+
+    name: f.Prose
+    kind: Literal["counter", "gauge", "histogram"]
+    help: f.Prose
+    samples: tuple[Sample, ...]

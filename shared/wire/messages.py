@@ -1,0 +1,599 @@
+"""Every message of the fleet's wire, as frozen structs: one union per direction.
+
+Fields are positional on the wire: append new ones with a default, never reorder or reuse. A receiver
+ignores trailing fields it doesn't know. A message that carries frames says how many belong to each
+item, in order; `shared.wire.codec` splits them. Ids of asks and jobs are chosen by the gateway and unique
+within one gateway process.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from torchrelay.shared.wire import fields as f
+from torchrelay.shared.wire.items import AccessKey as AccessKey
+from torchrelay.shared.wire.items import AnsweredItem as AnsweredItem
+from torchrelay.shared.wire.items import AssignItem as AssignItem
+from torchrelay.shared.wire.items import CompletedItem as CompletedItem
+from torchrelay.shared.wire.items import Device as Device
+from torchrelay.shared.wire.items import GpuUse as GpuUse
+from torchrelay.shared.wire.items import HeldWorker as HeldWorker
+from torchrelay.shared.wire.items import Item as Item
+from torchrelay.shared.wire.items import MetricFamily as MetricFamily
+from torchrelay.shared.wire.items import MetricPoint as MetricPoint
+from torchrelay.shared.wire.items import ModelEntry as ModelEntry
+from torchrelay.shared.wire.items import NodeFacts as NodeFacts
+from torchrelay.shared.wire.items import QuarantinedItem as QuarantinedItem
+from torchrelay.shared.wire.items import RefusedItem as RefusedItem
+from torchrelay.shared.wire.items import Sample as Sample
+from torchrelay.shared.wire.items import StreamedItem as StreamedItem
+from torchrelay.shared.wire.items import SubmitItem as SubmitItem
+from torchrelay.shared.wire.items import VersionFacts as VersionFacts
+from torchrelay.shared.wire.items import WorkerFacts as WorkerFacts
+
+#: Raised when a peer of the version before could not understand us.
+PROTOCOL_VERSION = 2
+#: Messages above this are announced: they may take longer than a peer may be silent.
+ANNOUNCED_ABOVE_BYTES = 8 << 20
+#: What is announced as larger than this, which nobody sends, is waited for no longer.
+ANNOUNCED_LIMIT_BYTES = 4 << 30
+#: What a connection between two parts is trusted to carry at least.
+SLOWEST_BYTES_PER_S = 4_000_000
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """Base of all messages."""
+
+
+# Any peer -> broker
+
+
+class Bye(Message, frozen=True):
+    """The peer leaves on purpose; what it held is handed back at once."""
+
+    reason: f.Prose
+
+
+# Any peer or the broker, to the other
+
+
+class Announced(Message, frozen=True):
+    """The next message is large: nothing else is heard from its sender until it has crossed the network."""
+
+    size_bytes: f.Number
+
+
+# Gateway -> broker
+
+
+class HelloGateway(Message, frozen=True):
+    """A gateway process joins."""
+
+    protocol: f.Number32
+    name: f.Name
+    pid: f.Pid
+
+
+class GatewayBeat(Message, frozen=True):
+    """A gateway lives; `responses` are HTTP answers by status class since its last beat.
+
+    `wrong_keys` came in as long with requests.
+    `jobs` and `asks` have waited for an answer longer than a peer_timeout: the broker answers
+    `Forgotten` with those it doesn't know, since a broken connection can swallow messages.
+    """
+
+    responses: f.Responses
+    jobs: f.Numbers = ()
+    asks: f.Numbers = ()
+    wrong_keys: f.Number = 0
+
+
+#: See Submit.
+HELD = -1
+
+
+class Submit(Message, frozen=True):
+    """Jobs of one turn of the gateway's loop, with their frames.
+
+    `heard` is the number of the latest Beat that had come when they were taken in, 0 before the first.
+    HELD: they had to wait for a broker that was away, or were lost on the way before.
+    """
+
+    items: f.OfOneTurn[SubmitItem]
+    heard: f.NumberOrMinusOne = 0
+
+
+class Cancel(Message, frozen=True):
+    """The clients of these jobs have gone."""
+
+    jobs: f.Numbers
+
+
+class RegisterModel(Message, frozen=True):
+    """Register the archive at `url`; None is "not said". `proof`, as in other changes: see AccessKey."""
+
+    ask: f.Number
+    url: f.Said
+    model_name: f.Said | None = None
+    handler: f.Said | None = None
+    runtime: f.Said | None = None
+    batch_size: f.Whole32 | None = None
+    max_batch_delay_ms: f.Whole32 | None = None
+    response_timeout_s: f.Whole32 | None = None
+    startup_timeout_s: f.Whole32 | None = None
+    initial_workers: f.Whole32 | None = None
+    synchronous: bool = True
+    s3_sse_kms: bool = False
+    proof: f.Name = ""
+
+
+class UnregisterModel(Message, frozen=True):
+    """Drop a version, or with `version` None the default one."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    proof: f.Name = ""
+
+
+class ScaleWorkers(Message, frozen=True):
+    """Set a version's worker targets. `drain_timeout_s`: -1 waits for running batches, 0 kills at once."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    min_workers: f.Whole32
+    max_workers: f.Whole32
+    synchronous: bool
+    drain_timeout_s: f.Whole32 = -1
+    proof: f.Name = ""
+
+
+class SetDefault(Message, frozen=True):
+    """Make a version the default."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said
+    proof: f.Name = ""
+
+
+class RenewKey(Message, frozen=True):
+    """Make a new key for one API; the one before it dies, at once or after the overlap that is set."""
+
+    ask: f.Number
+    api: Literal["inference", "management"]
+    proof: f.Name = ""
+
+
+class DescribeModel(Message, frozen=True):
+    """Describe the default version, one version, or with `every` all of them."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    every: bool = False
+
+
+class ListModels(Message, frozen=True):
+    """List models by name, from `offset` on."""
+
+    ask: f.Number
+    limit: f.Number
+    offset: f.Number
+
+
+class ReadFleet(Message, frozen=True):
+    """Everything that `status` shows."""
+
+    ask: f.Number
+
+
+class ReadMetrics(Message, frozen=True):
+    """The broker's figures, which are the whole fleet's."""
+
+    ask: f.Number
+
+
+class ReadHealth(Message, frozen=True):
+    """Whether every default version has the workers it wants, or may still get them."""
+
+    ask: f.Number
+
+
+# Node -> broker
+
+
+class HelloNode(Message, frozen=True):
+    """A node joins with what it offers and what it already holds."""
+
+    protocol: f.Number32
+    name: f.Name
+    devices: f.Devices[Device]
+    slots: f.Slots
+    workers: f.Held[HeldWorker]
+    pid: f.Pid
+
+
+class NodeBeat(Message, frozen=True):
+    """A node lives; `memory` is (worker id, resident bytes) of every worker it holds or starts.
+
+    The broker gives up a worker that is missing, and has one stopped that it doesn't know.
+    """
+
+    memory: f.Held[tuple[f.WorkerId, f.Number]]
+
+
+class NodeMeasured(Message, frozen=True):
+    """The host's own figures (cpu, memory, disk, GPUs), once in a `metric_time_interval`; in between
+    what handlers printed, which leaves `gpus` None.
+    """
+
+    hostname: f.Name
+    points: f.Points[MetricPoint]
+    gpus: f.Devices[GpuUse] | None = None
+
+
+class WorkerProgressed(Message, frozen=True):
+    """A worker on its way up: `fetching` its archive (bytes), `unpacking`, `installing` what the
+    archive requires, or `loading`.
+    """
+
+    worker_id: f.WorkerId
+    phase: Literal["fetching", "unpacking", "installing", "loading"]
+    pid: f.Pid = 0
+    done_bytes: f.Number = 0
+    total_bytes: f.Number = 0
+
+
+class WorkerExited(Message, frozen=True):
+    """A worker process has ended, or never came to be.
+
+    `reason` is one line, the exception for a failed load; `last_lines` the end of its output. `of_itself` is
+    false where it was told to stop, or ended with the process that had started it.
+    """
+
+    worker_id: f.WorkerId
+    exit_code: f.Whole32 | None
+    signal: f.Signal | None
+    reason: f.Said
+    out_of_memory: bool
+    last_lines: f.Lines
+    of_itself: bool = True
+
+
+class FetchArchive(Message, frozen=True):
+    """Ask for `length` bytes of an archive by its sha256."""
+
+    archive: f.ArchiveName
+    offset: f.Number
+    length: f.Number
+
+
+# Worker -> broker
+
+
+class HelloWorker(Message, frozen=True):
+    """A worker has loaded its model and is ready for batches; `claim` came with the order to start it."""
+
+    protocol: f.Number32
+    worker_id: f.WorkerId
+    node: f.Name
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    device: f.DeviceName
+    pid: f.Pid
+    claim: f.Name = ""
+
+
+class WorkerBeat(Message, frozen=True):
+    """A worker lives; `leases` are those it has been given and has not answered.
+
+    One that runs its batches in order beats between them, one with many leases at the same time
+    whenever it can. `completed` counts the batches it has answered, `heard` is the number of the latest
+    Beat: what it was given before that and doesn't hold was lost.
+    """
+
+    completed: f.Number
+    leases: f.Numbers = ()
+    heard: f.Number = 0
+
+
+class Completed(Message, frozen=True):
+    """A batch is done: one item per job, in the order assigned, with their frames.
+
+    Sent for every lease, also where all its jobs were cancelled. `streamed` counts the Streamed
+    messages sent for it.
+    """
+
+    lease: f.Number
+    handler_us: f.Number
+    items: f.OfOneBatch[CompletedItem]
+    streamed: f.Number = 0
+
+
+class Streamed(Message, frozen=True):
+    """Parts of answers of a batch that still runs, with their frames; the first of a job has its head.
+
+    `number` counts the lease's Streamed messages from 0, so that one lost on the way is noticed.
+    """
+
+    lease: f.Number
+    items: f.OfOneTurn[StreamedItem]
+    number: f.Number = 0
+
+
+class Measured(Message, frozen=True):
+    """What handlers measured, gathered over a moment."""
+
+    hostname: f.Name
+    points: f.Points[MetricPoint]
+
+
+# Broker -> any peer
+
+
+class Welcome(Message, frozen=True):
+    """The broker has taken the peer in; beats are due every `beat_interval_ms`.
+
+    `is_new`: the broker holds nothing of this peer, because one of the two is new or the peer had been
+    silent for too long. A gateway then submits again what waits, a worker throws away its batches.
+    `beat` is the number of the latest Beat. `asks_for_keys`: callers of a gateway need keys, which
+    KeysChanged tells.
+    """
+
+    beat_interval_ms: f.Milliseconds
+    peer_timeout_ms: f.Milliseconds
+    is_new: bool = True
+    beat: f.Number = 0
+    asks_for_keys: bool = False
+
+
+class Beat(Message, frozen=True):
+    """The broker lives. `number` rises from beat to beat; peers say which one they have heard."""
+
+    number: f.Number = 0
+
+
+class IntroduceYourself(Message, frozen=True):
+    """The broker doesn't know the peer (it may have restarted): say hello."""
+
+
+class Leave(Message, frozen=True):
+    """The broker has no use for the peer: stop."""
+
+    reason: f.Prose
+
+
+class Misunderstood(Message, frozen=True):
+    """The broker could not read a message, which changed nothing."""
+
+    reason: f.Prose
+
+
+# Broker -> gateway
+
+
+class Answered(Message, frozen=True):
+    """Workers' answers of one turn of the broker's loop, with their frames."""
+
+    items: tuple[AnsweredItem, ...]
+
+
+class Refused(Message, frozen=True):
+    """Jobs the broker had to answer itself."""
+
+    items: tuple[RefusedItem, ...]
+
+
+class KeysChanged(Message, frozen=True):
+    """The keys of all APIs, whole: sent to a gateway that joins, and to all at a change."""
+
+    keys: tuple[AccessKey, ...]
+
+
+class Forgotten(Message, frozen=True):
+    """Of the jobs and asks of a GatewayBeat, those the broker does not know: submit them again."""
+
+    jobs: f.Numbers
+    asks: f.Numbers
+
+
+class AskRefused(Message, frozen=True):
+    """A management ask failed; see `shared.errors.rebuild`."""
+
+    ask: f.Number
+    error: f.Prose
+    message: f.Prose
+    details: f.Prose
+
+
+class ModelRegistered(Message, frozen=True):
+    """`done` is false while workers are still on their way and the caller did not want to wait."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said
+    workers: f.Number
+    done: bool
+
+
+class ModelUnregistered(Message, frozen=True):
+    """The version is gone."""
+
+    ask: f.Number
+    model: f.Said
+
+
+class WorkersScaled(Message, frozen=True):
+    """Targets are stored; `done` as in ModelRegistered."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said | None
+    min_workers: f.Whole32
+    done: bool
+
+
+class DefaultSet(Message, frozen=True):
+    """The default version is stored."""
+
+    ask: f.Number
+    model: f.Said
+    version: f.Said
+
+
+class KeyRenewed(Message, frozen=True):
+    """The new key is where keys are kept; it doesn't travel."""
+
+    ask: f.Number
+
+
+class ModelDescribed(Message, frozen=True):
+    """One entry per version asked for."""
+
+    ask: f.Number
+    versions: tuple[VersionFacts, ...]
+
+
+class ModelsListed(Message, frozen=True):
+    """A page of the list; `next_offset` as TorchServe's nextPageToken."""
+
+    ask: f.Number
+    models: tuple[ModelEntry, ...]
+    next_offset: f.Number | None
+
+
+class FleetRead(Message, frozen=True):
+    """The fleet at one moment."""
+
+    ask: f.Number
+    epoch: f.Number
+    uptime_s: float
+    gateways: f.Number
+    nodes: tuple[NodeFacts, ...]
+    versions: tuple[VersionFacts, ...]
+    #: Urls of the models of the start that are neither registered nor refused yet.
+    loading: tuple[f.Prose, ...] = ()
+
+
+class MetricsRead(Message, frozen=True):
+    """All metrics at one moment."""
+
+    ask: f.Number
+    families: tuple[MetricFamily, ...]
+
+
+class HealthRead(Message, frozen=True):
+    """`reasons` has one line per model that lacks workers for good.
+
+    `is_starting`: models named at start are still being registered.
+    """
+
+    ask: f.Number
+    healthy: bool
+    reasons: tuple[f.Prose, ...]
+    is_starting: bool = False
+
+
+# Broker -> node
+
+
+class StartWorker(Message, frozen=True):
+    """Start one worker process; `archive_bytes` is the archive's size.
+
+    `gpu_id` is None on a cpu. What follows `batch_size` are TorchServe's server-wide settings for
+    handlers, and the archive's url.
+    """
+
+    worker_id: f.WorkerId
+    model: f.Said
+    version: f.Said
+    archive: f.ArchiveName
+    archive_bytes: f.Number
+    handler: f.Prose
+    device: f.DeviceName
+    gpu_id: f.Number32 | None
+    batch_size: f.Whole32
+    service_envelope: f.Prose = ""
+    decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
+    max_response_bytes: f.Number = 6_553_500
+    url: f.Prose = ""
+    install_dependencies: bool = False  # whether what the archive's requirements name is installed for it
+    metrics_config: bytes = b""  # the content of TorchServe's metrics.yaml; empty for the built-in one
+    #: The GPUs that a worker with a parallelType sees, and no others; one for each of its processes.
+    gpu_ids: f.Numbers = ()
+    installs_only: bool = False  # it exits with 0 once what its archive requires is installed
+    #: Tells one registration of a version from the next; the workers of one share their model's folder.
+    registration: f.Prose = ""
+    #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
+    archive_path: f.Prose = ""
+    claim: f.Name = ""  # by it the broker, which alone can make it, knows that it had this worker started
+
+
+class StopWorker(Message, frozen=True):
+    """Stop a worker, and those in `also`: `kill` at once, or by SIGTERM and a short grace."""
+
+    worker_id: f.WorkerId
+    kill: bool
+    reason: f.Prose
+    is_unregistered: bool = False  # and with its registration goes what its workers share
+    also: f.Held[f.WorkerId] = ()
+
+
+class ArchiveChunk(Message, frozen=True):
+    """Part of an archive from `offset`; the bytes are the one frame. `total_bytes` is the archive's size."""
+
+    archive: f.ArchiveName
+    offset: f.Number
+    total_bytes: f.Number
+
+
+class ArchiveMissing(Message, frozen=True):
+    """The broker's store has no such archive."""
+
+    archive: f.ArchiveName
+
+
+# Broker -> worker
+
+
+class Assign(Message, frozen=True):
+    """A batch to run under a lease, with its frames."""
+
+    lease: f.Number
+    is_describe: bool
+    items: f.OfOneBatch[AssignItem]
+
+
+class CancelJobs(Message, frozen=True):
+    """The clients of these jobs of a running batch have gone; their parts need not be sent any more.
+
+    The lease goes on: the worker answers it all the same, with anything for these jobs.
+    """
+
+    lease: f.Number
+    indexes: f.Numbers
+
+
+Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth
+Change = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault | RenewKey
+Ask = Question | Change
+Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
+Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead
+Hello = HelloGateway | HelloNode | HelloWorker
+FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Ask | Bye
+FromNode = HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | FetchArchive | Bye
+FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
+ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
+ToGateway = ToPeer | Answered | Refused | Forgotten | KeysChanged | Reply
+ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
+ToWorker = ToPeer | Assign | CancelJobs
+
+
+def silence_s(message: Message) -> float:
+    """Tell how long its sender may be silent after a message, beyond the time that peers may be anyway."""
+    size_bytes = message.size_bytes if isinstance(message, Announced) else 0
+    return max(0, min(size_bytes, ANNOUNCED_LIMIT_BYTES)) / SLOWEST_BYTES_PER_S

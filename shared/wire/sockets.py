@@ -1,0 +1,148 @@
+"""Every socket between the parts: made here, with the options that all of them have.
+
+Peers dial, the broker listens. A break is found by two means, which tell a cut from a pause: TCP gives a
+connection up whose data nobody acknowledges, as on a path that is cut; one whose other end acknowledges
+but says nothing (a process that stands still) is kept for much longer, since nothing on it is lost.
+"""
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import zmq
+
+from torchrelay.shared import ids
+from torchrelay.shared.wire.messages import SLOWEST_BYTES_PER_S
+
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+Socket: TypeAlias = "zmq.Socket[bytes]"
+Part: TypeAlias = bytes | bytearray | memoryview | zmq.Frame
+
+#: How long data may lie unacknowledged: as long as the broker lets a peer be silent. Without it the kernel
+#: waits ever longer between its tries, and comes back a multiple of a cut's length after the cut.
+UNACKNOWLEDGED_MS = 3000
+#: How long one try to connect may take. The kernel repeats a lost SYN after 1, 3, 7, 15 and 31 s.
+CONNECT_MS = 1000
+#: Between tries to connect: so short that a broker is back within a blink, and growing, so that a
+#: thousand workers that wait for it are no storm.
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 500
+#: A connection on which the other side's zmq never speaks: another protocol, or a process that hangs.
+HANDSHAKE_MS = 5000
+#: A message part above this ends the connection; the largest are bodies, see `settings.BODY_LIMIT_BYTES`.
+PART_LIMIT_BYTES = 1 << 31
+#: zmq's own beat, which keeps data under way. Its silence proves nothing: who is lost is told by the beats in
+#: our own messages, and zmq hears nobody while a message part arrives. So it waits for the largest part.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 1000 * PART_LIMIT_BYTES // SLOWEST_BYTES_PER_S
+TCP_KEEPALIVE_IDLE_S = 30
+#: Messages of one peer that the broker's socket takes in before they are read: a few turns' worth.
+TAKEN_AHEAD = 1000
+#: Messages that a peer's socket takes in, and sends, ahead of who reads.
+PEER_TAKES_AHEAD, PEER_SENDS_AHEAD = 10_000, 100_000
+#: Connections that wait to be accepted: a whole fleet comes back at the same moment.
+BACKLOG = 4096
+
+#: Plain numbers: two of zmq's flags take a microsecond to combine.
+LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
+COMMON = {
+    zmq.LINGER: 0,
+    zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
+    zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+    zmq.TCP_MAXRT: UNACKNOWLEDGED_MS,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: TCP_KEEPALIVE_IDLE_S,
+}
+DIALING = COMMON | {
+    # What a broker that hangs, or floods, makes its peers hold. A worker reads nothing while its handler
+    # runs; meanwhile two beats a second come.
+    zmq.SNDHWM: PEER_SENDS_AHEAD,
+    zmq.RCVHWM: PEER_TAKES_AHEAD,
+    # Nothing is queued for a broker that isn't there: the sender knows at once, and keeps it.
+    zmq.IMMEDIATE: 1,
+    zmq.CONNECT_TIMEOUT: CONNECT_MS,
+    zmq.RECONNECT_IVL: RECONNECT_MS,
+    zmq.RECONNECT_IVL_MAX: RECONNECT_MAX_MS,
+}
+LISTENING = COMMON | {
+    # What a peer sends faster than it is read stays in its own memory.
+    zmq.RCVHWM: TAKEN_AHEAD,
+    # Bounds are in jobs, bytes, leases and chunks, and `connections` drops who doesn't read. libzmq aborts
+    # by an assertion if a connection that is at its mark is taken over in the middle of a message.
+    zmq.SNDHWM: 0,
+    zmq.ROUTER_MANDATORY: 1,
+    # A peer that comes back by a new connection counts, though the old one looks alive (a pulled cable).
+    zmq.ROUTER_HANDOVER: 1,
+    zmq.BACKLOG: BACKLOG,
+    zmq.IPV6: 1,
+}
+
+
+def dial(context: Context, address: str, role: str, *, waits_to_send: bool = False) -> Socket:
+    """Make a peer's socket, with a routing id of its own, and have it connect.
+
+    With `waits_to_send` what is sent before there is a connection goes out on the first one.
+    """
+    options = DIALING | {zmq.IPV6: int("[" in address), zmq.IMMEDIATE: int(not waits_to_send)}
+    made = _made(context, zmq.DEALER, options)
+    made.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
+    made.connect(address)
+    return made
+
+
+def listener(context: Context) -> Socket:
+    """Make the broker's socket, to be bound: it never blocks, and never drops a message in silence."""
+    # It numbers peers that bring no routing id, and those that another takes over from, on from what C's
+    # rand() gives here, and libzmq aborts when a peer has claimed such a number before: unseeded, the first
+    # is the same in every process.
+    ctypes.CDLL(None).srand(ctypes.c_uint(ids.seed()))
+    return _made(context, zmq.ROUTER, LISTENING)
+
+
+def send(socket: Socket, parts: Sequence[Part]) -> None:
+    """Send a message without waiting; large parts are lent to zmq, small ones copied.
+
+    Raises zmq.Again, or from a listener zmq.ZMQError of EHOSTUNREACH, where there is nobody to take it: then
+    nothing of it was sent.
+    PERF: pyzmq's `send_multipart` takes 3 us for two parts, this 1 us.
+    """
+    for part in parts[:-1]:
+        socket.send(part, MORE, copy=False)
+    socket.send(parts[-1], LAST, copy=False)
+
+
+def has_more(socket: Socket) -> bool:
+    """Tell whether parts follow of the message that is being received.
+
+    PERF: 0.7 us, of which `rcvmore`, which looks its own name up, takes 2.
+    """
+    return bool(socket.getsockopt(zmq.RCVMORE))
+
+
+def watcher(context: Context, listening: Socket) -> Socket:
+    """Make the socket that tells of a listening socket's connections; to be closed before that."""
+    address = f"inproc://watched-{ids.folder_suffix()}"
+    listening.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+    # No bound: libzmq's own thread would wait at one.
+    made = _made(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
+    made.connect(address)
+    return made
+
+
+def next_connection(watcher: Socket) -> tuple[bool, int] | None:
+    """Return whether a connection has been made or has ended, and its fd; None where there is nothing new."""
+    try:
+        told, _ = watcher.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    event, fd = struct.unpack("=Hi", told)
+    return event == zmq.EVENT_ACCEPTED, fd
+
+
+def _made(context: Context, kind: int, options: dict[zmq.SocketOption, int]) -> Socket:
+    made = context.socket(kind)
+    for option, value in options.items():
+        made.setsockopt(option, value)
+    return made

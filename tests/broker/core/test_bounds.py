@@ -1,0 +1,197 @@
+"""What one peer may have, and what one message may cost: the loop serves the others meanwhile."""
+
+from collections import Counter, deque
+
+import pytest
+
+from tests.broker.rig import CPU, GATEWAY, NODE, Rig, settings
+from torchrelay.broker.core import machine
+from torchrelay.broker.core.effects import Send
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.placement import Placement
+from torchrelay.broker.jobs.queues import Job, PlainQueue
+from torchrelay.broker.jobs.sequences import SequenceQueue
+from torchrelay.broker.models import changes
+from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.wire import fields
+from torchrelay.shared.wire import messages as m
+
+
+def _node(name: str, slots: int = 8) -> m.HelloNode:
+    return m.HelloNode(m.PROTOCOL_VERSION, name, (CPU,), slots, (), 1)
+
+
+def _held_jobs(count: int, first: int = 0, sequence: str = "") -> m.Submit:
+    items = (m.SubmitItem(first + n, "m", None, False, b"", sequence=sequence) for n in range(count))
+    return m.Submit(tuple(items), m.HELD)
+
+
+def test_one_peer_is_one_worker() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    worker = rig.core.fleet.workers[int(two[2:])]
+    record = rig.core.catalog.resolve("m", None)
+    claim = rig.core._claims.mark(worker.worker_id, worker.key, record.archive)
+    hello = m.HelloWorker(
+        m.PROTOCOL_VERSION, worker.worker_id, "n-1", "m", "1.0", record.archive, "cpu", 1, claim
+    )
+    rig.say(one, hello)
+    assert "a second worker" in rig.only(one, m.Misunderstood).reason
+    assert worker.peer == two
+
+
+def test_there_is_room_for_so_many_nodes_and_gateways() -> None:
+    rig = Rig()
+    for number in range(machine.NODES_LIMIT + 1):
+        rig.core.handle([rig.event(b"n%d" % number, _node("same"), epoch=0)], now=rig.now)
+        hello = m.HelloGateway(m.PROTOCOL_VERSION, "g", 1)
+        rig.core.handle([rig.event(b"g%d" % number, hello, epoch=0)], now=rig.now)
+    assert len(rig.core.fleet.nodes) == machine.NODES_LIMIT
+    assert len(rig.core.gateways) == machine.GATEWAYS_LIMIT
+    assert len({node.name for node in rig.core.fleet.nodes.values()}) == machine.NODES_LIMIT
+    rig.say(b"one more", _node("same"))
+    assert str(machine.NODES_LIMIT) in rig.only(b"one more", m.Leave).reason
+    rig.say(b"n1", _node("same"))
+    rig.only(b"n1", m.Welcome)
+
+
+def test_a_gateway_has_so_many_jobs_at_most_and_others_have_theirs() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.join_gateway(b"g-2")
+    count = fields.JOBS_LIMIT
+    for first in range(0, machine.JOBS_PER_GATEWAY_LIMIT, count):
+        rig.core.handle([rig.event(GATEWAY, _held_jobs(count, first))], now=rig.now)
+    rig.say(GATEWAY, _held_jobs(1, 10**6))
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [10**6]
+    assert len(rig.core.gateways[GATEWAY].jobs) == machine.JOBS_PER_GATEWAY_LIMIT
+    rig.core.handle([rig.event(b"g-2", _held_jobs(1))], now=rig.now)
+    assert len(rig.core.gateways[b"g-2"].jobs) == 1
+
+
+def test_scaling_is_bounded_by_its_setting() -> None:
+    rig = Rig(settings(workers_limit=5))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    for workers, is_refused in ((5, False), (6, True), (300_000, True)):
+        rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, workers, max(7, workers), synchronous=False))
+        refused = rig.take(GATEWAY, m.AskRefused)
+        assert [one.error for one in refused] == ["BadRequest"] * is_refused
+        assert all("workers_limit" in one.message for one in refused)
+    rig.archive("n.mar", "n", config=ModelConfig(min_workers=6, max_workers=6))
+    rig.say(GATEWAY, m.RegisterModel(3, "n.mar", synchronous=False))
+    assert "workers_limit" in rig.only(GATEWAY, m.AskRefused).message
+
+
+class CountingFleet:
+    """Counts how often a node's workers are looked at."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.looks = 0
+        self._fleet = fleet
+
+    def of_node(self, peer: bytes) -> list[object]:
+        self.looks += 1
+        return list(self._fleet.of_node(peer))
+
+
+def test_placing_many_workers_looks_at_each_node_a_few_times() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    for number in range(20):
+        rig.join_node(b"n%d" % number, slots=100)
+    rig.register(initial_workers=0)
+    counting = CountingFleet(rig.core.fleet)
+    placement = Placement(rig.core.fleet.nodes.values(), counting.of_node)  # type: ignore[arg-type]  # counts
+    record = rig.core.catalog.resolve("m", None)
+    places = placement.place(record, 1000, failed_on={}, here=Counter())
+    assert len(places) == 1000
+    assert set(Counter(node.peer for node, _ in places).values()) == {50}
+    assert counting.looks <= 2 * 20
+
+
+class Row(deque[Job]):
+    """Counts the jobs that are looked for one by one."""
+
+    searches = 0
+
+    def remove(self, value: Job) -> None:
+        self.searches += 1
+        super().remove(value)
+
+
+def test_a_long_cancel_looks_for_no_job_by_itself() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, _held_jobs(60))
+    (queue,) = rig.core.jobs.queues.values()
+    assert isinstance(queue, PlainQueue)
+    row = queue.row = Row(queue.row)
+    rig.say(GATEWAY, m.Cancel(tuple(range(59, 20, -1))))
+    assert not row.searches
+    assert len(queue) == 20
+
+
+@pytest.mark.parametrize("kind", ["plain", "sequence"])
+def test_jobs_are_taken_out_of_a_queue_in_one_pass(kind: str) -> None:
+    config = ModelConfig(
+        sequence_batching=True, sequence_max_idle_ms=3000, max_sequences=9, max_sequence_queue_jobs=9
+    )
+    rig = Rig()
+    rig.ready_rig(config=config if kind == "sequence" else None)
+    rig.say(GATEWAY, _held_jobs(60, sequence="s" if kind == "sequence" else ""))
+    rig.say(GATEWAY, m.Cancel(tuple(range(59, 20, -1))))
+    (queue,) = rig.core.jobs.queues.values()
+    assert isinstance(queue, SequenceQueue if kind == "sequence" else PlainQueue)
+    assert {job.number for job in queue.jobs} == set(range(1, 21))
+
+
+def test_questions_of_the_whole_fleet_are_answered_one_a_turn_and_others_meanwhile() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    asks = [rig.event(GATEWAY, m.ReadMetrics(number)) for number in range(10, 40)]
+    effects = rig.core.handle([*asks, rig.event(GATEWAY, _held_jobs(1))], now=rig.now)
+    kinds = [type(effect.message) for effect in effects if isinstance(effect, Send)]
+    assert kinds.count(m.MetricsRead) == 1
+    assert m.Assign in kinds
+    assert rig.core.next_wake() < rig.now
+    rig.say(GATEWAY, m.GatewayBeat({}, (), tuple(range(11, 40))))
+    assert not rig.take(GATEWAY, m.Forgotten)
+    for _ in range(40):
+        rig.feed()
+    assert [read.ask for read in rig.take(GATEWAY, m.MetricsRead)] == [*range(11, 40)]
+    assert rig.core.next_wake() >= rig.now
+    assert worker in rig.core._workers
+
+
+def test_questions_beyond_their_bound_are_refused_and_those_of_who_left_are_not_answered() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    asks = [rig.event(GATEWAY, m.ReadFleet(number)) for number in range(machine.QUESTIONS_LIMIT + 1)]
+    rig.feed(*asks)
+    assert rig.only(GATEWAY, m.AskRefused).ask == machine.QUESTIONS_LIMIT
+    rig.say(GATEWAY, m.Bye(""))
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+    assert len(rig.take(GATEWAY, m.FleetRead)) <= 2
+
+
+def test_changes_beyond_their_bound_are_refused() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.register(initial_workers=0)
+    scalings = [
+        rig.event(GATEWAY, m.ScaleWorkers(number, "m", None, 0, 0, synchronous=False))
+        for number in range(2, changes.CHANGES_LIMIT + 3)
+    ]
+    rig.feed(*scalings)
+    assert rig.only(GATEWAY, m.AskRefused).error == "ServiceUnavailable"
+    assert len(rig.take(GATEWAY, m.WorkersScaled)) == changes.CHANGES_LIMIT
+
+
+def test_a_node_that_names_thousands_of_strange_workers_is_answered_once() -> None:
+    rig = Rig()
+    rig.join_node()
+    rig.say(NODE, m.NodeBeat(tuple((10**6 + n, 1) for n in range(fields.HELD_LIMIT))))
+    assert len(rig.take(NODE, m.StopWorker)) == 1

@@ -1,0 +1,551 @@
+"""The broker's core, one promise at a time."""
+
+import itertools
+
+import pytest
+
+from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
+from torchrelay.broker.core.events import Unreachable
+from torchrelay.shared.wire import messages as m
+
+
+def test_a_job_goes_to_a_worker_and_its_answer_back() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(7)
+    batch = rig.only(worker, m.Assign)
+    assert [item.meta for item in batch.items] == [b"meta-7"]
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items == (m.AnsweredItem(7, b"meta-7", 0),)
+
+
+def test_frames_travel_with_their_own_items() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=2)
+    items = (m.SubmitItem(1, "m", None, False, b"a", 2), m.SubmitItem(2, "m", None, False, b"b", 1))
+    rig.say(GATEWAY, m.Submit(items), (b"a0", b"a1", b"b0"))
+    message, frames = rig.inbox[worker].pop()
+    assert isinstance(message, m.Assign)
+    assert [item.frames for item in message.items] == [2, 1]
+    assert frames == (b"a0", b"a1", b"b0")
+    done = (m.CompletedItem(200, b"x", 0), m.CompletedItem(200, b"y", 2))
+    rig.say(worker, m.Completed(message.lease, 1, done), (b"y0", b"y1"))
+    answered, frames = rig.inbox[GATEWAY].pop()
+    assert answered == m.Answered((m.AnsweredItem(1, b"x", 0), m.AnsweredItem(2, b"y", 2)))
+    assert frames == (b"y0", b"y1")
+
+
+def test_frames_that_do_not_add_up_change_nothing_and_are_answered() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 5),)), (b"one",))
+    assert "frames" in rig.only(GATEWAY, m.Misunderstood).reason
+    assert not rig.core.gateways[GATEWAY].jobs
+
+
+def test_an_unknown_model_or_version_is_refused_in_torchserves_words() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.submit(1, model="nosuch")
+    rig.submit(2, version="9")
+    first, second = [message.items[0] for message in rig.take(GATEWAY, m.Refused)]
+    assert (first.error, first.message) == ("ModelNotFound", "Model not found: nosuch")
+    assert second.error == "ModelVersionNotFound"
+    assert second.message == "Model version: 9 does not exist for model: m"
+
+
+def test_a_full_queue_is_refused_at_once_and_says_why() -> None:
+    rig = Rig(settings(job_queue_size=2))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.submit(1, 2, 3)
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert refused.job == 3
+    assert refused.message.startswith('Model "m" has no worker to serve inference request.')
+    assert "job_queue_size" in refused.details
+
+
+def test_queued_bytes_are_bounded_over_all_models() -> None:
+    rig = Rig(settings(queue_limit_bytes=10))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.submit(1)
+    rig.submit(2)
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert refused.job == 2
+    assert "queue_limit_bytes" in refused.details
+
+
+def test_a_job_that_finds_nothing_waiting_is_taken_whatever_its_size() -> None:
+    rig = Rig(settings(queue_limit_bytes=1))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.submit(1)
+    assert not rig.take(GATEWAY, m.Refused)
+
+
+def test_a_model_scaled_to_zero_refuses_with_the_version_quoted_as_torchserve_does() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.register(initial_workers=0)
+    rig.submit(1, version="1.0")
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert refused.message.startswith('Model "m" Version 1.0" has no worker to serve inference request.')
+
+
+def test_a_batch_waits_for_company_until_its_delay_is_over() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=4, max_batch_delay_ms=1500)
+    rig.submit(1)
+    rig.pass_time(1.0)
+    assert not rig.take(worker, m.Assign)
+    rig.submit(2)
+    rig.pass_time(0.6)
+    assert len(rig.only(worker, m.Assign).items) == 2
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=3, max_batch_delay_ms=60_000)
+    rig.submit(1, 2, 3)
+    assert len(rig.only(worker, m.Assign).items) == 3
+
+
+def test_a_lone_client_is_not_made_to_wait_for_ever_anew() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=4, max_batch_delay_ms=100)
+    waited = []
+    for job in range(12):
+        rig.submit(job)
+        before = rig.now
+        while not (batches := rig.take(worker, m.Assign)):
+            rig.pass_time(0.01)
+        waited.append(rig.now - before)
+        rig.complete(worker, batches[0])
+        rig.pass_time(1)
+    assert min(waited[:8]) >= 0.09
+    assert max(waited[8:]) < 0.05
+    # A second client brings the waiting back.
+    rig.submit(100)
+    rig.submit(101)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    assert not rig.take(worker, m.Assign)
+    rig.pass_time(0.11)
+    assert len(rig.only(worker, m.Assign).items) == 1
+
+
+def test_a_describe_job_travels_alone() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=4, max_batch_delay_ms=0)
+    rig.submit(1, is_describe=True)
+    assert rig.only(worker, m.Assign).is_describe
+
+
+def test_a_second_batch_is_sent_ahead_once_the_worker_is_known_to_be_quick() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, 2, 3, 4)
+    first = rig.only(worker, m.Assign)
+    rig.pass_time(0.01)
+    rig.complete(worker, first)
+    assert len(rig.take(worker, m.Assign)) == 2
+
+
+def test_a_killed_workers_jobs_return_to_the_head_and_are_answered_by_another() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    batch = {peer: found[0] for peer in (one, two) if (found := rig.take(peer, m.Assign))}
+    (peer,) = batch
+    rig.submit(2)
+    other = two if peer == one else one
+    rig.complete(other, rig.only(other, m.Assign))
+    rig.exit_worker(int(peer[2:]))
+    assert not rig.take(other, m.Assign)  # it might be the end of that worker, too, with none left to serve
+    (new,) = rig.start_workers()
+    (again,) = [found[0] for peer in (other, new) if (found := rig.take(peer, m.Assign))]
+    assert again.items[0].meta == b"meta-1"
+    assert again.items[0].attempt == 2
+    rig.complete(other if again.lease in rig.leases[other] else new, again)
+    assert [item.job for answer in rig.take(GATEWAY, m.Answered) for item in answer.items] == [2, 1]
+
+
+def test_a_job_that_loses_two_workers_is_answered_and_not_tried_again() -> None:
+    rig = Rig()
+    workers = rig.ready_rig(workers=3)
+    rig.submit(1)
+    for _ in range(2):
+        (holder,) = [peer for peer in workers if rig.take(peer, m.Assign)]
+        rig.exit_worker(int(holder[2:]), reason="killed by signal 9")
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
+    assert "signal 9" in refused.details
+    assert not any(rig.take(peer, m.Assign) for peer in workers)
+
+
+def test_a_batch_sent_ahead_to_a_worker_that_dies_has_not_used_up_a_try() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    rig.submit(2, 3)
+    assert len(rig.take(worker, m.Assign)) == 1  # how long it takes was 0 s, which is not known yet
+    rig.exit_worker(int(worker[2:]))
+    rig.pass_time(1)
+    (worker,) = rig.start_workers()
+    ahead = rig.only(worker, m.Assign)
+    assert (ahead.items[0].meta, ahead.items[0].attempt) == (b"meta-3", 1)
+    rig.complete(worker, ahead)
+    rig.pass_time(1)
+    again = rig.only(worker, m.Assign)
+    assert (again.items[0].meta, again.items[0].attempt) == (b"meta-2", 2)
+
+
+def test_a_worker_that_gives_no_answer_in_time_is_killed_and_its_batch_answered() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(response_timeout_s=5)
+    rig.submit(1)
+    rig.take(worker, m.Assign)
+    rig.pass_time(6)
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
+    assert "response_timeout of 5 s" in refused.details
+    assert rig.only(NODE, m.StopWorker).kill
+
+
+def test_a_job_that_no_worker_takes_is_answered_when_its_time_is_over() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.register(response_timeout_s=4)
+    rig.submit(1)
+    rig.pass_time(5)
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert refused.error == "ServiceUnavailable"
+    assert "no node has joined" in refused.details
+
+
+def test_a_client_that_leaves_frees_its_place_in_the_queue_and_silences_a_running_job() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, 2)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.Cancel((1, 2, 99)))
+    rig.complete(worker, batch)
+    assert not rig.take(GATEWAY, m.Answered)
+    assert not rig.take(worker, m.Assign)
+    assert rig.core.stats.versions["m", "1.0"].outcomes["cancelled"] == 2
+
+
+def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.submit(1, 2)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert not rig.core.gateways
+
+
+def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(10 * m.SLOWEST_BYTES_PER_S))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(12)
+    assert rig.core.gateways
+    rig.pass_time(2)
+    assert not rig.core.gateways
+
+
+def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(100 * m.SLOWEST_BYTES_PER_S))
+    rig.submit(1)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert not rig.core.gateways
+
+
+@pytest.mark.parametrize("size_bytes", [-(10**17), 10**17])
+def test_a_gateway_that_announces_nonsense_is_neither_dropped_for_it_nor_kept_for_ever(
+    size_bytes: int,
+) -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(size_bytes))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(2)
+    assert rig.core.gateways
+    rig.pass_time(4 + m.ANNOUNCED_LIMIT_BYTES / m.SLOWEST_BYTES_PER_S)
+    assert not rig.core.gateways
+
+
+@pytest.mark.parametrize("twist", ["another lease", "another worker", "twice"])
+def test_a_forged_or_late_result_is_dropped_and_counted(twist: str) -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    peer, batch = next((p, found[0]) for p in (one, two) if (found := rig.take(p, m.Assign)))
+    other = two if peer == one else one
+    items = (m.CompletedItem(200, b"forged"),)
+    if twist == "twice":
+        rig.complete(peer, batch)
+        rig.only(GATEWAY, m.Answered)
+    rig.say(other if twist == "another worker" else peer,
+            m.Completed(999 if twist == "another lease" else batch.lease, 1, items))  # fmt: skip
+    assert not rig.take(GATEWAY, m.Answered)
+    if twist == "another worker":
+        assert "another worker's" in rig.only(other, m.Misunderstood).reason
+    else:
+        assert rig.core.stats.stale_results == 1
+
+
+def test_a_gateway_cannot_speak_as_a_worker() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Completed(1, 1, ()))
+    assert "not for a gateway" in rig.only(GATEWAY, m.Misunderstood).reason
+
+
+def test_a_second_hello_is_welcomed_again_but_not_as_another_kind_of_peer() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.submit(1, model="nosuch")
+    rig.say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
+    assert not rig.only(GATEWAY, m.Welcome).is_new
+    rig.say(GATEWAY, m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, (), 1))
+    assert "second hello" in rig.only(GATEWAY, m.Misunderstood).reason
+    assert not rig.core.nodes
+
+
+def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
+    rig = Rig()
+    rig.say(b"new", m.HelloGateway(m.PROTOCOL_VERSION + 1, "gateway", 1))
+    assert "same torchrelay version" in rig.only(b"new", m.Leave).reason
+    assert not rig.core.gateways
+
+
+def test_peers_without_marks_and_proofs_are_sent_away() -> None:
+    """They would join, and then have every worker sent away and every key refused."""
+    rig = Rig()
+    rig.say(b"gateway", m.HelloGateway(1, "gateway", 1))
+    rig.say(b"node", m.HelloNode(1, "n", (), 1, (), 1))
+    for peer in (b"gateway", b"node"):
+        assert "same torchrelay version" in rig.only(peer, m.Leave).reason
+    assert not rig.core.gateways
+    assert not rig.core.nodes
+
+
+def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:
+    rig = Rig()
+    rig.say(b"stranger", m.GatewayBeat({}))
+    rig.only(b"stranger", m.IntroduceYourself)
+    rig.join_gateway()
+    rig.say(GATEWAY, m.GatewayBeat({}), epoch=rig.epoch - 1)
+    rig.only(GATEWAY, m.IntroduceYourself)
+
+
+def test_a_submission_that_comes_twice_is_one_job() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.submit(1)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    assert len(rig.only(GATEWAY, m.Answered).items) == 1
+
+
+def test_a_gateway_is_told_which_of_its_jobs_were_lost_on_the_way() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.submit(1)
+    rig.say(GATEWAY, m.GatewayBeat({"2xx": 3}, jobs=(1, 2), asks=(5,)))
+    assert rig.only(GATEWAY, m.Forgotten) == m.Forgotten((2,), (5,))
+    assert rig.core.stats.responses["2xx"] == 3
+
+
+def test_a_large_batch_has_its_time_to_reach_its_worker() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    large = bytes(2 * m.SLOWEST_BYTES_PER_S)
+    rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 1),)), [large])
+    rig.take(worker, m.Assign)
+    rig.pass_time(4)
+    rig.say(worker, m.WorkerBeat(0))
+    assert not rig.take(worker, m.Assign)
+    rig.pass_time(2)
+    rig.say(worker, m.WorkerBeat(0))
+    assert rig.only(worker, m.Assign).items[0].attempt == 2
+
+
+def test_a_batch_that_an_idle_worker_never_got_is_given_again() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.take(worker, m.Assign)
+    rig.pass_time(4)
+    rig.say(worker, m.WorkerBeat(0))
+    assert rig.only(worker, m.Assign).items[0].meta == b"meta-1"
+
+
+def test_a_silent_nodes_workers_are_replaced_on_another_node() -> None:
+    rig = Rig()
+    rig.ready_rig(workers=2)
+    rig.submit(1)
+    other = rig.join_node(b"n-2")
+    rig.silent.add(NODE)
+    rig.pass_time(4)
+    workers = rig.start_workers(other)
+    assert len(workers) == 2
+    assert [rig.take(peer, m.Assign) for peer in workers].count([]) == 1
+
+
+def test_a_node_that_says_goodbye_gets_no_new_workers_and_may_finish_what_it_has() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    other = rig.join_node(b"n-2")
+    rig.say(NODE, m.Bye("stopped"))
+    assert len(rig.take(other, m.StartWorker)) == 1
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+
+
+def test_after_a_restart_workers_are_adopted_without_a_reload_and_jobs_flow_again() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register(initial_workers=2)
+    orders = rig.take(NODE, m.StartWorker)
+    for order in orders:
+        rig.worker_ready(order)
+    rig.pass_time(1)
+    rig.restart()
+    rig.join_gateway()
+    # The worker may be back before its node is.
+    first = rig.worker_ready_again(orders[0], "n-1")
+    rig.join_node(workers=tuple(held(order) for order in orders))
+    rig.worker_ready(orders[1])
+    rig.pass_time(1)
+    assert not rig.take(NODE, m.StartWorker)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.submit(1)
+    assert sum(len(rig.take(peer, m.Assign)) for peer in (first, b"w-%d" % orders[1].worker_id)) == 1
+
+
+def test_a_restarted_broker_waits_for_the_nodes_it_knew_before_it_replaces_their_workers() -> None:
+    rig = Rig(settings(settle_s=5.0))
+    rig.ready_rig()
+    rig.pass_time(1)
+    rig.restart()
+    rig.join_gateway()
+    other = rig.join_node(b"n-2")
+    rig.pass_time(4)
+    assert not rig.take(other, m.StartWorker)
+    rig.pass_time(2)
+    assert len(rig.take(other, m.StartWorker)) == 1
+
+
+def test_worker_ids_of_two_epochs_never_meet() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    before = rig.only(NODE, m.StartWorker).worker_id
+    rig.restart()
+    rig.pass_time(10)
+    rig.join_gateway()
+    rig.join_node()
+    assert rig.only(NODE, m.StartWorker).worker_id - before >= 10_000
+
+
+def test_a_failing_model_is_started_again_ever_more_rarely_and_then_not_at_all() -> None:
+    rig = Rig(settings(restart_window_s=60))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    starts = []
+    for _ in range(120):
+        for order in rig.take(NODE, m.StartWorker):
+            starts.append(rig.now)
+            rig.exit_worker(order.worker_id, reason="ValueError: no weights")
+        rig.pass_time(1)
+    gaps = [b - a for a, b in itertools.pairwise(starts)]
+    assert gaps == sorted(gaps)
+    assert starts[-1] - starts[0] <= 90
+    rig.submit(1)
+    assert "ValueError: no weights" in rig.only(GATEWAY, m.Refused).items[0].details
+    rig.say(GATEWAY, m.ReadHealth(5))
+    assert not rig.only(GATEWAY, m.HealthRead).healthy
+    # Scaling tries again.
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 1, 1, synchronous=False))
+    assert len(rig.take(NODE, m.StartWorker)) == 1
+
+
+def test_a_worker_its_node_does_not_have_is_replaced_and_one_nobody_knows_is_stopped() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.silent.add(NODE)  # it beats by hand
+    for _ in range(5):
+        rig.say(NODE, m.NodeBeat(((4711, 1),)))
+        rig.pass_time(1)
+    assert 4711 in {order.worker_id for order in rig.take(NODE, m.StopWorker)}
+    assert len(rig.take(NODE, m.StartWorker)) >= 1
+
+
+def test_a_beat_has_one_answer_however_many_unknown_workers_it_names() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    known = list(rig.core.fleet.workers)
+    rig.say(NODE, m.NodeBeat((*((worker, 1) for worker in known), *((5000 + n, 1) for n in range(1000)))))
+    order = rig.only(NODE, m.StopWorker)
+    assert {order.worker_id, *order.also} == set(range(5000, 6000))
+
+
+def test_archives_are_handed_out_in_chunks_only_if_a_model_uses_them() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(NODE, m.FetchArchive("another", 0, 10))
+    assert rig.only(NODE, m.ArchiveMissing).archive == "another"
+    rig.say(NODE, m.FetchArchive("../../etc/passwd", 0, 10))
+    rig.only(NODE, m.Misunderstood)
+    rig.say(NODE, m.FetchArchive("sha-m-1.0.mar", 3, 4))
+    message, frames = rig.inbox[NODE].pop()
+    assert isinstance(message, m.ArchiveChunk)
+    assert (message.offset, frames) == (3, (b"xxxx",))
+    rig.say(NODE, m.FetchArchive("sha-m-1.0.mar", -1, 4))
+    rig.only(NODE, m.Misunderstood)
+
+
+def test_a_batch_that_found_no_connection_goes_to_another_worker_with_no_try_used_up() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    peer, batch = next((p, found[0]) for p in (one, two) if (found := rig.take(p, m.Assign)))
+    other = two if peer == one else one
+    rig.feed(Unreachable(peer, batch))
+    again = rig.only(other, m.Assign)
+    assert again.items[0].attempt == 1
+    rig.complete(other, again)
+    # The one that is cut off gets nothing until it is heard again.
+    rig.silent |= {peer, other}
+    rig.submit(2)
+    rig.only(other, m.Assign)
+    rig.submit(3)
+    assert not rig.take(peer, m.Assign)
+    rig.say(peer, m.WorkerBeat(0))
+    assert rig.only(peer, m.Assign).items[0].meta == b"meta-3"
+
+
+def test_a_beat_that_found_no_connection_takes_nothing_from_a_worker() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.feed(Unreachable(worker, m.Beat()))
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+    assert rig.core.stats.retries == 0

@@ -1,0 +1,126 @@
+"""The supervisor with real, tiny processes: restart, give up, order of stopping, nothing left behind."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.support import eventually_async
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.start.child import Launch, LogTarget, Role
+from torchrelay.cli.start.supervisor import Supervisor
+
+#: Stands in for `cli.start.child`: writes its pid to FOLDER/ROLE and does as its settings say.
+CHILD = """
+import json, os, pathlib, signal, sys
+launch = json.loads(sys.stdin.readline())
+what = launch["settings"]
+folder = pathlib.Path(what["folder"])
+def note(name, text):
+    (folder / f"{name}.new").write_text(text)
+    (folder / f"{name}.new").rename(folder / name)
+def stop(*_):
+    with (folder / "stopped").open("a") as file:
+        file.write(launch["role"] + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN if what.get("is_deaf") else stop)
+if what.get("has_child"):
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signal.pause()
+    note("grandchild", str(pid))
+if "exits" in what:
+    sys.exit(what["exits"])
+note(launch["role"], str(os.getpid()))
+while True:
+    signal.pause()
+"""
+
+
+def launch(role: Role, folder: Path, **what: object) -> Launch:
+    settings = msgspec.Raw(msgspec.json.encode({"folder": str(folder), **what}))
+    return Launch(role=role, settings=settings, log=LogTarget(level="INFO", log_format="text"))
+
+
+@asynccontextmanager
+async def supervised(*launches: Launch) -> AsyncIterator[tuple[Supervisor, "asyncio.Task[None]", list[str]]]:
+    said: list[str] = []
+    supervisor = Supervisor(launches, said.append, (sys.executable, "-c", CHILD))
+    running = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor, running, said
+    finally:
+        await supervisor.stop()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def pid_in(file: Path) -> int:
+    return int(file.read_text()) if file.exists() else 0
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie whose parent we are not is as good as dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+async def test_children_stop_in_the_order_that_loses_nothing(tmp_path: Path) -> None:
+    roles: tuple[Role, ...] = ("broker", "worker", "gateway")
+    async with supervised(*(launch(role, tmp_path) for role in roles)) as (supervisor, running, _):
+        await eventually_async(lambda: all(pid_in(tmp_path / role) for role in roles))
+        await supervisor.stop()
+        await running
+    assert (tmp_path / "stopped").read_text().split() == ["gateway", "worker", "broker"]
+
+
+async def test_a_killed_child_is_started_again_at_once_and_the_reason_is_told(tmp_path: Path) -> None:
+    async with supervised(launch("broker", tmp_path)) as (supervisor, _, said):
+        await eventually_async(lambda: pid_in(tmp_path / "broker"))
+        supervisor.came_up()
+        first = pid_in(tmp_path / "broker")
+        os.kill(first, signal.SIGKILL)
+        await eventually_async(lambda: pid_in(tmp_path / "broker") != first)
+    assert said == ["broker ended (killed by SIGKILL); starting it again"]
+
+
+async def test_a_child_that_can_not_start_ends_everything_with_one_fault(tmp_path: Path) -> None:
+    launches = (launch("broker", tmp_path), launch("gateway", tmp_path, exits=3))
+    async with supervised(*launches) as (_, running, said):
+        with pytest.raises(Fault, match=r"the gateway can't start \(exit status 3\)"):
+            await running
+    assert said == []
+    assert not is_alive(pid_in(tmp_path / "broker"))
+
+
+async def test_once_up_a_child_is_started_again_as_often_as_it_takes(tmp_path: Path) -> None:
+    async with supervised(launch("worker", tmp_path, exits=1)) as (supervisor, running, said):
+        supervisor.came_up()
+        await eventually_async(lambda: len(said) >= 4)
+        assert not running.done()
+
+
+async def test_what_a_dead_child_leaves_behind_is_ended_too(tmp_path: Path) -> None:
+    async with supervised(launch("gateway", tmp_path, has_child=True)) as (supervisor, _, _said):
+        await eventually_async(lambda: pid_in(tmp_path / "gateway"))
+        supervisor.came_up()
+        orphan = pid_in(tmp_path / "grandchild")
+        os.kill(pid_in(tmp_path / "gateway"), signal.SIGKILL)
+        await eventually_async(lambda: not is_alive(orphan))
+
+
+async def test_a_child_that_does_not_listen_is_ended_within_its_time(tmp_path: Path) -> None:
+    async with supervised(launch("broker", tmp_path, is_deaf=True)) as (supervisor, running, _):
+        await eventually_async(lambda: pid_in(tmp_path / "broker"))
+        deaf = pid_in(tmp_path / "broker")
+        await asyncio.wait_for(supervisor.stop(), timeout=3)
+        await running
+    assert not is_alive(deaf)

@@ -1,0 +1,210 @@
+"""Which routes and methods the management port has, and the answers that are ours alone."""
+
+from typing import Any
+
+import pytest
+
+from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
+from tests.gateway.fakes import EPOCH, Gateway
+from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import messages
+
+NOT_ALLOWED = (
+    b'{\n  "code": 405,\n  "type": "MethodNotAllowedException",\n'
+    b'  "message": "Requested method is not allowed, please refer to API document."\n}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/models"),
+        ("DELETE", "/models"),
+        ("PATCH", "/models"),
+        ("OPTIONS", "/models"),
+        ("POST", "/models/echo"),
+        ("PATCH", "/models/echo"),
+        ("TRACE", "/models/echo"),
+        ("POST", "/models/echo/2.0/set-default"),
+        ("POST", "/v1/models/echo"),
+    ],
+)
+def test_other_methods_are_405(method: str, path: str) -> None:
+    answer = Gateway().manage(method, path)
+    assert (answer.status_code, answer.content) == (405, NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/echo"])
+def test_head_is_405_with_a_type_and_no_body(path: str) -> None:
+    answer = Gateway().manage("HEAD", path)
+    assert (answer.status_code, answer.headers["content-type"], answer.content) == (
+        405,
+        "application/json",
+        b"",
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/no-such-route",
+        "/models/echo/1.0/more",
+        "/models/versioned/2.0/set-defaults",
+        "/models/../../etc/passwd",
+        "/models/..%2f..%2fetc%2fpasswd",
+        "/predictions/echo",
+        "/ping",
+        "/v1/models",
+        "/metrics",
+    ],
+)
+def test_what_is_no_route_of_management_is_404(path: str) -> None:
+    answer = Gateway().manage("GET", path)
+    assert (answer.status_code, answer.json["type"]) == (404, "ResourceNotFoundException")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/models"),
+        ("POST", "/models?url=echo.mar"),
+        ("DELETE", "/models/echo"),
+        ("DELETE", "/models/echo/1.0"),
+        ("DELETE", "/models/nobody"),
+    ],
+)
+def test_register_and_unregister_are_405_unless_switched_on(method: str, path: str) -> None:
+    gateway = Gateway(config=GatewaySettings())
+    answer = gateway.manage(method, path)
+    assert (answer.status_code, answer.content) == (405, NOT_ALLOWED)
+    assert not gateway.link.asked
+
+
+def test_scale_describe_list_and_default_work_with_the_model_api_switched_off() -> None:
+    replies: dict[type, Any] = {
+        messages.ScaleWorkers: scaled(),
+        messages.DescribeModel: described(facts()),
+        messages.ListModels: lambda ask: messages.ModelsListed(ask.ask, (), None),
+        messages.SetDefault: lambda ask: messages.DefaultSet(ask.ask, ask.model, ask.version),
+    }
+    gateway = Gateway(lambda ask: replies[type(ask)](ask), config=GatewaySettings())
+    calls = [
+        ("PUT", "/models/m"),
+        ("GET", "/models/m"),
+        ("GET", "/models"),
+        ("PUT", "/models/m/1/set-default"),
+    ]
+    assert [gateway.manage(*call).status_code for call in calls] == [202, 200, 200, 200]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/echo", "/v1/models/echo:predict"])
+@pytest.mark.parametrize(("workers", "ready"), [((WORKER,), True), ((GPU_WORKER,), False), ((), False)])
+def test_kserve_readiness_needs_a_worker_that_is_ready(
+    path: str, workers: tuple[messages.WorkerFacts, ...], ready: bool
+) -> None:
+    answer = Gateway(described(facts(*workers))).manage("GET", path)
+    assert answer.json == {"name": "echo", "ready": ready}
+
+
+def test_fleet_tells_why_things_are_as_they_are() -> None:
+    node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100)
+    gateway = Gateway(lambda ask: messages.FleetRead(ask.ask, EPOCH, 1.5, 1, (node,), (facts(GPU_WORKER),)))
+    fleet = gateway.manage("GET", "/fleet").json
+    assert (fleet["epoch"], fleet["uptimeS"], fleet["nodes"][0]["slotsUsed"]) == (EPOCH, 1.5, 1)
+    (model,) = fleet["models"]
+    assert (model["explanation"], model["lastError"]) == ("wants 1, has 0", "ImportError")
+    assert (model["workersWanted"], model["workersReady"], model["oldestWaitMs"]) == (1, 0, 12)
+    assert model["workers"][0]["note"] == "fetching 3 of 9 MB"
+    assert model["quarantined"] == [
+        {
+            "requestId": "id-1",
+            "reason": "killed by signal 11",
+            "workersLost": 2,
+            "refused": 5,
+            "leftMs": 300_000,
+        }
+    ]
+
+
+@pytest.mark.parametrize(("is_away", "code"), [(False, 200), (True, 503)])
+def test_a_process_is_ready_once_the_broker_has_welcomed_it(is_away: bool, code: int) -> None:
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, ("m lacks workers",)), is_away=is_away)
+    answer = gateway.manage("GET", "/readyz")
+    assert answer.status_code == code
+    assert ("reason" in answer.json) is is_away
+    assert gateway.manage("GET", "/livez").status_code == 200
+    assert gateway.link.counted == []  # polls would drown what clients do
+
+
+def test_a_process_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, (), is_starting=True))
+    answer = gateway.manage("GET", "/readyz")
+    assert answer.status_code == 503
+    assert answer.json == {"status": "not ready", "reason": "models named at start are being registered"}
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/livez"])
+def test_a_probe_that_is_called_wrongly_is_counted_as_any_fault(path: str) -> None:
+    gateway = Gateway()
+    assert gateway.manage("POST", path).status_code == 405
+    assert gateway.link.counted == [405]
+
+
+def test_equal_addresses_share_one_listener_for_all() -> None:
+    config = GatewaySettings(management_address="http://127.0.0.1:8080", enable_model_api=True)
+    gateway = Gateway(described(facts(WORKER)), config=config)
+    assert gateway.ask(8080, "GET", "/models/echo/1.0").status_code == 200
+    assert gateway.ask(8080, "POST", "/predictions/echo", body=b"x").content == b"x"
+    assert gateway.ask(8080, "POST", "/models/echo/invoke", body=b"x").content == b"x"
+    assert gateway.ask(8080, "GET", "/v1/models/echo").json == {"name": "echo", "ready": True}
+    assert gateway.ask(8080, "POST", "/v1/models/echo:predict", body=b"x").content == b"x"
+    paths = gateway.ask(8080, "OPTIONS", "/").json["paths"]
+    assert {"/models", "/predictions/{model_name}"} <= set(paths)
+
+
+def test_a_model_describes_its_management_by_name() -> None:
+    document = Gateway(described(facts())).manage("OPTIONS", "/models/echo").json
+    assert document["info"]["title"] == "RESTful Management API for: echo"
+    assert "/models/{model_name}/{model_version}/set-default" in document["paths"]
+
+
+def test_there_are_no_workflows() -> None:
+    assert Gateway().manage("GET", "/workflows").json == {"workflows": []}
+
+
+def test_no_workflow_can_be_registered() -> None:
+    answer = Gateway().manage("POST", "/workflows?url=a.war")
+    assert answer.json == {
+        "code": 400,
+        "type": "BadRequestException",
+        "message": "Registering new workflows is disabled.",
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_no_workflow_is_known(method: str) -> None:
+    answer = Gateway().manage(method, "/workflows/flow")
+    assert answer.json == {
+        "code": 404,
+        "type": "WorkflowNotFoundException",
+        "message": "Workflow not found: flow",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/workflows"),
+        ("DELETE", "/workflows"),
+        ("OPTIONS", "/workflows"),
+        ("PUT", "/workflows/flow"),
+        ("OPTIONS", "/workflows/flow"),
+    ],
+)
+def test_other_methods_on_workflows_are_405(method: str, path: str) -> None:
+    assert Gateway().manage(method, path).content == NOT_ALLOWED
+
+
+@pytest.mark.parametrize("path", ["/models", "/models/m", "/workflows"])
+def test_a_method_that_is_none_of_falcons_is_405_as_well(path: str) -> None:
+    assert Gateway().manage("PURGE", path).content == NOT_ALLOWED

@@ -1,0 +1,156 @@
+"""The documents are OpenAPI, and say what TorchServe's clients look for; see integration for their truth."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from openapi_spec_validator import OpenAPIV30SpecValidator
+
+from tests.gateway.facts import WORKER, facts
+from tests.gateway.fakes import templates
+from torchrelay.gateway.api import presenting
+from torchrelay.gateway.app import inference_app, management_app, metrics_app, shared_app
+from torchrelay.gateway.link import Link
+from torchrelay.gateway.openapi import documents, schemas
+from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import messages
+
+PLAIN = GatewaySettings()
+FULL = GatewaySettings(token_authorization=True, open_inference_protocol=True)
+MAKERS: dict[str, Callable[[GatewaySettings], Any]] = {
+    "inference": documents.inference,
+    "management": documents.management,
+    "metrics": documents.metrics,
+    "shared": documents.shared,
+    "of_model": lambda config: documents.of_model("ä {b}/c", config),
+    "management_of_model": lambda config: documents.management_of_model("m", config),
+}
+
+#: path -> method -> operation id, as TorchServe has them; those that it has twice have one of their own.
+INFERENCE = {
+    "/": {"options": "apiDescription"},
+    "/ping": {"get": "ping"},
+    "/v1/models/{model_name}:predict": {"post": "kserve_predictions"},
+    "/v2/models/{model_name}/infer": {"post": "kserve_v2_predictions"},
+    "/predictions/{model_name}": {"post": "predictions"},
+    "/predictions/{model_name}/{model_version}": {"post": "version_predictions"},
+    "/api-description": {"get": "api-description"},
+}
+MANAGEMENT = {
+    "/": {"options": "apiDescription"},
+    "/models": {"get": "listModels", "post": "registerModel"},
+    "/models/{model_name}": {"get": "describeModel", "put": "setAutoScale", "delete": "unregisterModel"},
+    "/models/{model_name}/{model_version}": {
+        "get": "version_describeModel",
+        "put": "version_setAutoScale",
+        "delete": "version_unregisterModel",
+    },
+    "/models/{model_name}/{model_version}/set-default": {"put": "setDefault"},
+    "/api-description": {"get": "api-description"},
+}
+
+
+def ids(document: Any) -> dict[str, dict[str, str]]:
+    return {
+        path: {method: operation["operationId"] for method, operation in of.items()}
+        for path, of in document["paths"].items()
+    }
+
+
+@pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_document_is_valid(name: str, config: GatewaySettings) -> None:
+    validator: Any = OpenAPIV30SpecValidator(MAKERS[name](config))  # Any: it has no types
+    faults = [str(fault) for fault in validator.iter_errors()]
+    assert not faults
+
+
+def test_torchserves_paths_and_operation_ids_are_there() -> None:
+    for document, wanted in (
+        (documents.inference(PLAIN), INFERENCE),
+        (documents.management(PLAIN), MANAGEMENT),
+    ):
+        assert wanted.items() <= ids(document).items()
+        assert document["info"]["title"] == "TorchServe APIs"  # type: ignore[index]
+    assert ids(documents.metrics(PLAIN))["/metrics"] == {"get": "metrics"}
+
+
+_FIELDS = {
+    "{model}": "{model_name}",
+    "{target}": "{model_name}",
+    "{version}": "{model_version}",
+    "versions/{rest:path}": "versions/{model_version}",
+    "{rest:path}": "{sub_path}",
+}
+#: Routes that no document tells of: any path below another, TorchServe's oldest spellings, and what
+#: there is none of.
+UNTOLD = {
+    "/ping/{sub_path}",
+    "/metrics/{sub_path}",
+    "/{model_name}/predict",
+    "/{model_name}/{model_version}/predict",
+    "/workflows/{workflow}",
+}
+
+
+def route(template: str) -> str:
+    for ours, told in _FIELDS.items():
+        template = template.replace(ours, told)
+    return template
+
+
+@pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("port", ["inference", "management", "metrics", "shared"])
+def test_a_port_describes_the_routes_that_it_has_and_no_others(port: str, config: GatewaySettings) -> None:
+    link = Link(config)
+    apps = {
+        "inference": inference_app(link, config),
+        "management": management_app(link, config),
+        "metrics": metrics_app(link, config),
+        "shared": shared_app(link, config),
+    }
+    there = {route(template) for template in templates(apps[port])}
+    told = {path.removesuffix(":predict").removesuffix(":explain") for path in ids(MAKERS[port](config))}
+    assert there - UNTOLD == told
+
+
+def test_a_models_document_has_its_name_in_its_paths_and_no_more_parameters() -> None:
+    document: Any = documents.of_model("ä {b}/c", PLAIN)
+    assert "/predictions/%C3%A4%20%7Bb%7D%2Fc" in document["paths"]
+    assert not [path for path in document["paths"] if "{" in path]
+    assert document["info"]["title"] == "RESTful API for: ä {b}/c"
+
+
+def test_keys_are_told_where_they_are_asked_for() -> None:
+    managing: Any = documents.management(FULL)
+    assert managing["paths"]["/v1/models/{model_name}"]["get"]["security"] == [{"managementKey": []}]
+    full: Any = documents.shared(FULL)
+    assert full["paths"]["/v1/models/{model_name}"]["get"]["security"] == [{"inferenceKey": []}]
+    assert full["paths"]["/predictions/{model_name}"]["post"]["security"] == [{"inferenceKey": []}]
+    assert full["paths"]["/models"]["get"]["security"] == [{"managementKey": []}]
+    assert full["paths"]["/token"]["get"]["security"] == [{"tokenKey": []}]
+    assert full["paths"]["/metrics"]["get"]["security"] == []
+    plain: Any = documents.shared(PLAIN)
+    assert "security" not in plain["paths"]["/models"]["get"]
+    assert "securitySchemes" not in plain["components"]
+
+
+def test_what_is_shown_of_fleet_and_models_is_what_the_schemas_say() -> None:
+    node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100)
+    version = facts(WORKER)
+    shown: Any = presenting.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",)))
+    told: Any = schemas.COMPONENTS["Fleet"]
+    assert set(shown) == set(told["properties"])
+    for name in ("nodes", "models"):
+        assert set(shown[name][0]) == set(told["properties"][name]["items"]["properties"])
+    described: Any = presenting.description(version)
+    assert set(described) == set(schemas.COMPONENTS["Version"]["required"])  # type: ignore[call-overload]
+
+
+def test_a_registration_says_the_same_in_the_query_and_in_a_body() -> None:
+    document: Any = documents.management(PLAIN)
+    in_query = {
+        one["name"]: one["schema"] | {"description": one["description"]}
+        for one in document["paths"]["/models"]["post"]["parameters"]
+    }
+    assert in_query == document["components"]["schemas"]["Registration"]["properties"]

@@ -1,0 +1,319 @@
+"""The wire: every message there and back, golden bytes, and whatever a stranger may send."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+
+GOLDEN = Path(__file__).parents[1] / "golden_wire.txt"
+
+GPU_USE = m.GpuUse(0, 2 << 30, 12, 3)
+WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "", GPU_USE)
+VERSION = m.VersionFacts(
+    "m", "1.0", True, "m.mar", "ab", "h:f", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
+    (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
+    2000, 3, 4, (m.QuarantinedItem("id", "exited with 1", 2, 5, 300_000),),
+)  # fmt: skip
+POINT = m.MetricPoint(
+    "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)
+)
+DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
+
+#: One of each kind, with every field said.
+EXAMPLES: tuple[m.Message, ...] = (
+    m.Bye("stopped"),
+    m.Announced(9 << 20),
+    m.HelloGateway(1, "g", 42),
+    m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
+    m.Submit(
+        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s"))
+    ),
+    m.Cancel((7, 8)),
+    m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False, True, "pr"),
+    m.UnregisterModel(1, "m", None, "pr"),
+    m.ScaleWorkers(1, "m", "1.0", 1, 2, True, 0, "pr"),
+    m.SetDefault(1, "m", "1.0", "pr"),
+    m.RenewKey(1, "inference", "pr"),
+    m.DescribeModel(1, "m", None, True),
+    m.ListModels(1, 100, 0),
+    m.ReadFleet(1),
+    m.ReadMetrics(1),
+    m.ReadHealth(1),
+    m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77, "mark"),), 42),
+    m.NodeBeat(((9000, 123),)),
+    m.NodeMeasured("h", (POINT,), (GPU_USE,)),
+    m.WorkerProgressed(9000, "fetching", 77, 5, 10),
+    m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines"), False),
+    m.FetchArchive("ab", 0, 1 << 20),
+    m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77, "mark"),
+    m.WorkerBeat(5, (3, 4)),
+    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0, ("s",))), 2),
+    m.Streamed(3, (m.StreamedItem(0, b"meta", 1),), 1),
+    m.Measured("h", (POINT,)),
+    m.Welcome(500, 3000, False),
+    m.Beat(),
+    m.IntroduceYourself(),
+    m.Leave("no use"),
+    m.Misunderstood("why"),
+    m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False, 2))),
+    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", ""),)),
+    m.AskRefused(1, "Conflict", "taken", ""),
+    m.ModelRegistered(1, "m", "1.0", 2, True),
+    m.ModelUnregistered(1, "m"),
+    m.WorkersScaled(1, "m", None, 2, False),
+    m.DefaultSet(1, "m", "1.0"),
+    m.KeyRenewed(1),
+    m.KeysChanged((m.AccessKey("inference", "first", "ab", 1000), m.AccessKey("token", "", "cd", None))),
+    m.ModelDescribed(1, (VERSION,)),
+    m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
+    m.FleetRead(
+        1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,), ("m.mar",)
+    ),
+    m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
+    m.HealthRead(1, False, ("m: gone",), True),
+    m.Forgotten((1,), (2,)),
+    m.StartWorker(
+        9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
+        b"yaml", (1, 2), True, "3-4", "/state/ab.archive", "mark",
+    ),
+    m.StopWorker(9000, True, "why", True, (1, 2)),
+    m.ArchiveChunk("ab", 0, 10),
+    m.ArchiveMissing("ab"),
+    m.Assign(3, False, (m.AssignItem(1, b"meta", 1, "s", True),)),
+    m.CancelJobs(3, (0,)),
+)  # fmt: skip
+
+
+def test_there_is_an_example_of_every_kind_and_every_kind_has_a_number() -> None:
+    assert {type(example) for example in EXAMPLES} == set(codec.KINDS.values())
+
+
+def test_the_unions_of_all_directions_are_what_the_wire_knows() -> None:
+    unions = (m.FromGateway, m.FromNode, m.FromWorker, m.ToGateway, m.ToNode, m.ToWorker)
+    assert {member for union in unions for member in get_args(union)} == set(codec.KINDS.values())
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_every_message_survives_the_wire(message: m.Message) -> None:
+    assert codec.decode(codec.encode(message, 7)) == (message, 7)
+
+
+def test_only_large_messages_are_announced() -> None:
+    half = bytes(m.ANNOUNCED_ABOVE_BYTES // 2)
+    assert codec.announcement(()) is None
+    assert codec.announcement((half, half)) is None
+    assert codec.announcement((half, half, b"x")) == m.Announced(m.ANNOUNCED_ABOVE_BYTES + 1)
+
+
+def test_the_bytes_of_every_message_are_the_golden_ones() -> None:
+    """A change here breaks a fleet of mixed versions: append fields with a default, raise the version."""
+    lines = [f"{type(example).__name__} {codec.encode(example, 7).hex()}" for example in EXAMPLES]
+    assert lines == GOLDEN.read_text(encoding="ascii").splitlines()
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_a_newer_peers_extra_fields_are_ignored(message: m.Message) -> None:
+    head = codec.encode(message, 7)
+    fields = [*msgpack.unpackb(head[codec.PREFIX.size :]), "of the future"]
+    assert codec.decode(head[: codec.PREFIX.size] + msgpack.packb(fields)) == (message, 7)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_a_wire_error_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(codec.WireError):
+        codec.decode(data)
+
+
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_damaged_message_is_read_as_a_message_or_refused(example: m.Message, data: st.DataObject) -> None:
+    head = bytearray(codec.encode(example, 7))
+    position = data.draw(st.integers(0, len(head) - 1))
+    head[position] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(head)))
+    for damaged in (bytes(head), bytes(head[:cut])):
+        try:
+            message, _ = codec.decode(damaged)
+        except codec.WireError:
+            continue
+        assert isinstance(message, m.Message)
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"", "shorter than its prefix"),
+        (codec.PREFIX.pack(9, 61, 0, 0) + b"\x90", "wire version 9"),
+        (codec.PREFIX.pack(1, 255, 0, 0) + b"\x90", "unknown kind 255"),
+        (codec.PREFIX.pack(1, 61, 1, 0) + b"\x90", "unknown flags"),
+        (codec.PREFIX.pack(1, 120, 0, 0) + b"\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
+        (codec.PREFIX.pack(1, 1, 0, 0) + b"\x91\xc7\x01\x05x", "exceeds max_ext_len"),
+        (
+            codec.PREFIX.pack(1, 23, 0, 0) + msgpack.packb([["x"]]),
+            r"Expected `int`, got `str` - at `\$\[0\]\[0\]`",
+        ),
+        (codec.PREFIX.pack(1, 61, 0, 0) + b"\x91" * 5000, "not a Beat"),
+    ],
+)
+def test_what_is_wrong_is_said(head: bytes, why: str) -> None:
+    with pytest.raises(codec.WireError, match=why):
+        codec.decode(head)
+
+
+def _unbounded(kind: msgspec.inspect.Type, path: str) -> Iterator[str]:
+    """Name the fields below a type that have no range, or texts without a length."""
+    match kind:
+        case msgspec.inspect.IntType(ge=ge, le=le):
+            if ge is None or le is None or ge < -(2**63) or le > 2**63 - 1:
+                yield path
+        case msgspec.inspect.StrType(max_length=None, pattern=None):
+            yield path
+        case msgspec.inspect.StructType(fields=fields):
+            for field in fields:
+                yield from _unbounded(field.type, f"{path}.{field.name}")
+        case msgspec.inspect.VarTupleType(item_type=item):
+            yield from _unbounded(item, f"{path}[]")
+        case msgspec.inspect.TupleType(item_types=items):
+            for item in items:
+                yield from _unbounded(item, f"{path}[]")
+        case msgspec.inspect.DictType(key_type=key, value_type=value):
+            yield from _unbounded(key, f"{path} key")
+            yield from _unbounded(value, f"{path} value")
+        case msgspec.inspect.UnionType(types=kinds):
+            for one in kinds:
+                yield from _unbounded(one, path)
+
+
+def test_every_number_of_every_message_has_a_range_and_every_text_a_length() -> None:
+    for cls in codec.KINDS.values():
+        assert list(_unbounded(msgspec.inspect.type_info(cls), cls.__name__)) == []
+
+
+def _with_leaf(value: object, leaf: object) -> Iterator[object]:
+    """Yield a message's fields with each of its numbers or texts replaced in turn."""
+    if isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            for changed in _with_leaf(item, leaf):
+                yield [*value[:index], changed, *value[index + 1 :]]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            for changed in _with_leaf(item, leaf):
+                yield {**value, key: changed}
+    elif type(value) is type(leaf):
+        yield leaf
+
+
+@pytest.mark.parametrize("leaf", [2**64 - 1, 2**63, 2**63 - 1, -1, -(2**63)])
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_what_passes_the_codec_can_be_kept_and_sent_on(example: m.Message, leaf: int) -> None:
+    head = codec.encode(example, 7)
+    fields = msgpack.unpackb(head[codec.PREFIX.size :])
+    for changed in _with_leaf(fields, leaf):
+        try:
+            message, _ = codec.decode(head[: codec.PREFIX.size] + msgpack.packb(changed))
+        except codec.WireError:
+            continue
+        assert codec.decode(codec.encode(message, 7)) == (message, 7)
+        assert leaf < 2**63
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.ListModels(1, -3, -(2**63)),
+        m.HelloNode(1, "n", (), 2**63 - 1, (), 1),
+        m.HelloNode(1, "n", (m.Device("cuda:" + "9" * 5000, "gpu"),), 1, (), 1),
+        m.HelloNode(1, "n" * 201, (), 1, (), 1),
+        m.HelloNode(1, "n", (), 1, (m.HeldWorker(2**63 - 1, "m", "1.0", "ab", "cpu", 7),), 1),
+        m.FetchArchive("../../etc/passwd", 0, 10),
+        m.Submit((m.SubmitItem(1, "m", None, False, b""),) * 1025),
+        m.NodeBeat(((1, 1),) * 8193),
+        m.GatewayBeat({str(number): 1 for number in range(17)}),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_what_no_part_would_send_is_refused(message: m.Message) -> None:
+    with pytest.raises(codec.WireError):
+        codec.decode(codec.encode(message, 7))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [[1, "x" * 7_000_000], [1, "inference" * 100_000], [["x" * 7_000_000] * 1, 1], "x" * 7_000_000],
+    ids=["word", "long word", "array", "no array"],
+)
+def test_a_refusal_quotes_little_of_what_came(fields: object) -> None:
+    with pytest.raises(codec.WireError) as caught:
+        codec.decode(codec.PREFIX.pack(1, 33, 0, 0) + msgpack.packb(fields))
+    assert len(str(caught.value)) <= 250
+
+
+@pytest.mark.parametrize("kind", [21, 23, 52])
+def test_maps_that_no_message_has_are_refused_at_once(kind: int) -> None:
+    """Each takes 64 bytes for one byte that was sent."""
+    body = b"\x91\xdd" + (50_000).to_bytes(4, "big") + b"\x80" * 50_000
+    with pytest.raises(codec.WireError, match=r"holds a map|holds two maps"):
+        codec.decode(codec.PREFIX.pack(1, kind, 0, 0) + body)
+
+
+def test_a_head_above_the_limit_is_refused_unread() -> None:
+    with pytest.raises(codec.WireError, match="above the limit"):
+        codec.decode(b"\x00" * (codec.HEAD_LIMIT_BYTES + 1))
+
+
+def test_a_requests_head_comes_before_its_headers_and_keeps_every_byte() -> None:
+    head = codec.head([b"X-Name", b"caf\xe9", b"x-empty", b""])
+    request, _ = codec.unpack_request(codec.pack_request("id", [("explain", "True")], [], head)[0], ())
+    assert request.headers == (("X-Name", "caf\xe9"), ("x-empty", ""), ("explain", "True"))
+
+
+def test_a_head_with_half_a_header_is_no_request() -> None:
+    with pytest.raises(codec.WireError):
+        codec.unpack_request(codec.pack_request("id", [], [], b"name")[0], ())
+
+
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9), st.binary(max_size=20_000)), max_size=12))
+def test_requests_survive_the_wire_inline_or_as_frames(inputs: list[tuple[str, str, bytes]]) -> None:
+    meta, frames = codec.pack_request("id", [("A", "b")], inputs)
+    request, values = codec.unpack_request(meta, frames)
+    assert (request.request_id, request.headers) == ("id", (("A", "b"),))
+    assert [(i.name, i.content_type, bytes(v)) for i, v in zip(request.inputs, values, strict=True)] == inputs
+    assert len(meta) < codec.INLINE_TOTAL_LIMIT_BYTES + 4096
+    assert all(len(frame) > 0 for frame in frames)
+
+
+@pytest.mark.parametrize("size", [0, codec.INLINE_LIMIT_BYTES, codec.INLINE_LIMIT_BYTES + 1])
+def test_responses_survive_the_wire(size: int) -> None:
+    response = codec.Response(201, "Made", (("a", "b"),), b"x" * size)
+    meta, frames = codec.pack_response(response)
+    unpacked, body = codec.unpack_response(meta, frames)
+    assert (unpacked.status, unpacked.reason, unpacked.headers, bytes(body)) == (
+        201,
+        "Made",
+        (("a", "b"),),
+        b"x" * size,
+    )
+    assert bool(frames) == (size > codec.INLINE_LIMIT_BYTES)
+
+
+def test_a_response_that_names_a_frame_it_lacks_is_refused() -> None:
+    meta, _ = codec.pack_response(codec.Response(200, "", (), b"x" * 10_000))
+    with pytest.raises(codec.WireError, match="frame 0 of 0"):
+        codec.unpack_response(meta, [])
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 2], [-1, 3], [3]])
+def test_frames_that_do_not_add_up_are_refused(counts: list[int]) -> None:
+    with pytest.raises(codec.WireError, match="frames came"):
+        codec.split_frames(counts, [b"a", b"b"])
+
+
+def test_frames_are_dealt_out_in_order() -> None:
+    assert codec.split_frames([1, 0, 2], ["a", "b", "c"]) == [("a",), (), ("b", "c")]

@@ -1,0 +1,78 @@
+import os
+import socket
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from tests.worker.models import start_worker
+from torchrelay.shared.settings import environment
+from torchrelay.worker.launcher.launcher_protocol import (
+    Exited,
+    Fork,
+    LastWords,
+    Report,
+    WorkerSpec,
+    write_spec,
+)
+from torchrelay.worker.node.launcher_handle import Launcher
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_launcher_whose_node_died_before_it_began_ends_without_waiting_for_torch() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait(10)
+        command = [sys.executable, "-P", "-X", "importtime", "-m", "torchrelay.worker.launcher"]
+        done = subprocess.run(
+            [*command, str(theirs.fileno()), str(dead.pid)],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "msgspec" in done.stderr
+    assert "worker.model.process" not in done.stderr
+
+
+def test_a_closed_launcher_ends_by_itself() -> None:
+    launcher = Launcher(environment())
+    assert launcher.close(60) == 0
+
+
+#: A launcher on a host that has no room for one more process.
+CANNOT_FORK = """
+import errno, os, socket, sys
+from torchrelay.worker.launcher.fork_server import ForkServer
+def fork():
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+os.fork = fork
+ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+"""
+
+
+def test_where_no_process_can_be_forked_the_launcher_says_so_and_goes_on() -> None:
+    spec = WorkerSpec(start_worker(), "n", "tcp://127.0.0.1:1", "/", 1)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(60)
+    with ours:
+        command = [sys.executable, "-P", "-c", CANNOT_FORK, str(theirs.fileno())]
+        with subprocess.Popen(command, pass_fds=[theirs.fileno()]) as launcher:
+            theirs.close()
+            for worker_id in (1, 2):
+                said, says = os.pipe()
+                fds = [write_spec(spec), os.dup(says), os.dup(says), says]
+                socket.send_fds(ours, [msgspec.json.encode(Fork(worker_id))], fds)
+                for fd in fds:
+                    os.close(fd)
+                assert msgspec.json.decode(ours.recv(4096), type=Report) == Exited(worker_id, 1, None)
+                with open(said, "rb") as file:
+                    words = msgspec.json.decode(file.read(), type=LastWords)
+                assert words == LastWords("no process can be started: Cannot allocate memory", True)
+            ours.close()
+            assert launcher.wait(60) == 0

@@ -1,0 +1,161 @@
+"""Handlers that start processes of their own, by whatever way Python has, from real workers."""
+
+import ast
+
+import pytest
+
+from tests.worker.nodes import Fleet, answers, load, submit
+from torchrelay.shared.wire import messages as m
+
+pytestmark = pytest.mark.integration
+
+#: Names of ours, and some that what we import could be mistaken for.
+CLASHING = dict.fromkeys(("launcher.py", "process.py"), "raise ImportError('it is the archive's')\n")
+CODE = """
+import concurrent.futures, multiprocessing, os, pathlib, random, signal, subprocess, sys
+import torch
+from torch.utils.data import DataLoader
+from numbers_of import Numbers, square
+
+def endless(begun):
+    begun and begun.set()
+    while True:
+        signal.pause()
+
+def pool(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.map(square, range(3))
+
+def executor(method):
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        return list(pool.map(square, range(3)))
+
+def loader(method):
+    batches = DataLoader(Numbers(), batch_size=2, num_workers=1, multiprocessing_context=method)
+    return [int(number) for batch in batches for number in batch]
+
+def torch_spawn():
+    import torch.multiprocessing
+    torch.multiprocessing.spawn(square, nprocs=1)
+    return "spawned"
+
+def loky():
+    from joblib import Parallel, delayed
+    return Parallel(n_jobs=2)(delayed(square)(number) for number in range(3))
+
+def folder(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.apply(os.getcwd) == os.getcwd()
+
+def ended(number, begun=None):
+    process = multiprocessing.get_context("fork").Process(target=endless, args=(begun,))
+    process.start()
+    begun and begun.wait()
+    os.kill(process.pid, number)
+    process.join(10)
+    code = process.exitcode
+    process.kill()
+    return code
+
+def interrupted():
+    process = subprocess.Popen(["sleep", "60"])
+    process.send_signal(signal.SIGINT)
+    return process.wait(10)
+
+def main():
+    shown = sys.modules["__main__"]
+    return shown.__spec__, hasattr(shown, "__file__"), sys.argv
+
+def chance():
+    return random.random(), torch.rand(1).item(), multiprocessing.current_process().authkey.hex()
+
+def handle(data, context):
+    if data is not None:
+        return [repr(eval(bytes(data[0]["body"]).decode()))]
+"""
+NUMBERS = """
+import torch
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 3
+    def __getitem__(self, index):
+        return square(torch.tensor(index))
+def square(number):
+    return number * number
+"""
+
+
+@pytest.fixture(scope="module")
+def starts(lasting_fleet: Fleet) -> "Starts":
+    return Starts(lasting_fleet)
+
+
+class Starts:
+    """A worker whose handler evaluates what it is sent."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.lease = 0
+        self.worker = load(fleet, CODE, files={"numbers_of.py": NUMBERS, **CLASHING}).worker
+
+    def told(self, expression: str) -> str:
+        self.lease += 1
+        submit(self.fleet, self.worker, expression.encode(), lease=self.lease)
+        lease = self.lease
+        self.fleet.broker.until(
+            lambda: any(item.message for item in self.fleet.broker.heard if _answers(item.message, lease))
+        )
+        [answer] = answers(self.fleet, lease)
+        assert answer.error is None, answer.error
+        assert isinstance(answer.body, bytes)
+        return answer.body.decode()
+
+
+def _answers(message: m.Message, lease: int) -> bool:
+    return isinstance(message, m.Completed) and message.lease == lease
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        *((f"pool({method!r})", "[0, 1, 4]") for method in ("fork", "spawn", "forkserver")),
+        ("executor('spawn')", "[0, 1, 4]"),
+        *((f"loader({method!r})", "[0, 1, 4]") for method in ("fork", "spawn")),
+        ("torch_spawn()", "'spawned'"),
+        ("loky()", "[0, 1, 4]"),
+    ],
+)
+def test_processes_that_a_handler_starts_find_the_archive_and_nothing_of_ours(
+    starts: Starts, expression: str, expected: str
+) -> None:
+    assert starts.told(expression) == expected
+
+
+def test_the_program_is_empty(starts: Starts) -> None:
+    assert starts.told("main()") == "(None, False, [''])"
+
+
+def test_a_handler_may_choose_how_its_processes_start(starts: Starts) -> None:
+    chooses = Starts(starts.fleet)
+    assert chooses.told("multiprocessing.set_start_method('spawn')") == "None"
+
+
+def test_spawned_processes_start_in_the_archives_folder(starts: Starts) -> None:
+    assert starts.told("folder('spawn')") == "True"
+
+
+def test_processes_that_a_handler_forks_can_be_ended(starts: Starts) -> None:
+    assert starts.told("ended(signal.SIGTERM)") == "-15", "also right after its start"
+    assert starts.told("ended(signal.SIGTERM, multiprocessing.Event())") == "-15"
+    assert starts.told("ended(signal.SIGINT, multiprocessing.Event())") == "1"
+    assert starts.told("1 + 1") == "2", "it was not this process that was told to stop"
+
+
+def test_programs_that_a_handler_starts_can_be_interrupted(starts: Starts) -> None:
+    assert starts.told("interrupted()") == "-2"
+
+
+def test_two_workers_of_one_launcher_draw_other_numbers_and_have_other_keys(starts: Starts) -> None:
+    first = ast.literal_eval(starts.told("chance()"))
+    second = ast.literal_eval(Starts(starts.fleet).told("chance()"))
+    assert all(one != other for one, other in zip(first, second, strict=True))

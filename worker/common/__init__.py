@@ -1,0 +1,1 @@
+"""What node, launcher and model processes share. Never imports torch."""

@@ -1,0 +1,1 @@
+"""The fork server, which imports torch once and forks workers, and what is said to it."""

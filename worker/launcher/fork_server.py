@@ -1,0 +1,203 @@
+"""The fork server: imports torch once, then forks a worker in milliseconds whenever its node asks.
+
+`python -m torchrelay.worker.launcher FD PID`, where FD is one end of a socket pair that its node, PID, holds.
+It runs one thread, no torch operation and no CUDA call, so that its children start clean. When the node goes,
+its end of the pair closes, and the launcher kills all workers, with all that they have started, and ends.
+"""
+
+import contextlib
+import errno
+import os
+import selectors
+import signal
+import socket
+import sys
+
+import msgspec
+import psutil
+
+from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
+from torchrelay.worker.launcher import own_interpreter
+from torchrelay.worker.launcher.launcher_protocol import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    LastWords,
+    Order,
+    Report,
+    WorkerSpec,
+    read_spec,
+)
+
+#: A worker's spec, and the pipes for its stdout, stderr and status.
+_FDS_PER_FORK = 4
+#: What is killed may have started something in its last moment, which is looked for again.
+_ROUNDS, _ROUND_S = 4, 0.2
+
+
+class Child(msgspec.Struct, frozen=True):
+    """What a forked process goes on with."""
+
+    spec: WorkerSpec
+    status_fd: int
+
+
+class ForkServer:
+    """Forks workers, signals them, and reports their ends."""
+
+    def __init__(self, node: socket.socket) -> None:
+        self._node = node
+        self._pids: dict[int, int] = {}
+        #: SIGCHLD writes into the one end, which wakes the loop that reads the other.
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def serve(self) -> Child | None:
+        """Serve until the node is gone, and return None; in a forked process, return its work."""
+        self._wake_writer.setblocking(False)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        selector = selectors.DefaultSelector()
+        selector.register(self._node, selectors.EVENT_READ)
+        selector.register(self._wake_reader, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if self._wake_reader in ready:
+                self._wake_reader.recv(4096)
+                self._reap()
+            if self._node in ready:
+                packet, fds, _, _ = socket.recv_fds(self._node, PACKET_LIMIT_BYTES, _FDS_PER_FORK)
+                if not packet:
+                    break
+                child = self._obey(msgspec.json.decode(packet, type=Order), fds)
+                if child is not None:
+                    selector.close()
+                    return child
+        self._end_all()
+        return None
+
+    def _obey(self, order: Order, fds: list[int]) -> Child | None:
+        if isinstance(order, Fork):
+            return self._fork(order.worker_id, fds)
+        pid = self._pids.get(order.worker_id)
+        if pid is not None:
+            (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
+        return None
+
+    def _fork(self, worker_id: int, fds: list[int]) -> Child | None:
+        spec_fd, stdout_fd, stderr_fd, status_fd = fds
+        parent = os.getpid()
+        failure = None
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid, failure = -1, error
+        if pid == 0:
+            self._node.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
+            _become_worker(parent, stdout_fd, stderr_fd)
+            spec = read_spec(spec_fd)
+            if spec.interpreter:
+                own_interpreter.become(spec, status_fd)
+            return Child(spec, status_fd)
+        if failure is not None:  # there is no memory or number for one more; the others live on
+            reason = f"no process can be started: {failure.strerror}"
+            os.write(status_fd, msgspec.json.encode(LastWords(reason, failure.errno == errno.ENOMEM)))
+        for fd in fds:
+            os.close(fd)
+        if failure is not None:
+            self._report(Exited(worker_id, 1, None))
+            return None
+        # The child does it too: whoever comes first, no signal to the group finds none.
+        os.setpgid(pid, pid)
+        self._pids[worker_id] = pid
+        self._report(Forked(worker_id, pid))
+        return None
+
+    def _reap(self) -> None:
+        """Collect the workers that ended, and end what they left running."""
+        for worker_id, pid in list(self._pids.items()):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            # Before the process is reaped its number is no one else's; it may be the group's last.
+            os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            del self._pids[worker_id]
+            code = os.waitstatus_to_exitcode(status)
+            self._report(Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
+
+        self._reap_adopted()
+
+    def _reap_adopted(self) -> None:
+        """Collect what workers left behind and what has ended since."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None or ended.si_pid in self._pids.values():
+                return
+            os.waitpid(ended.si_pid, 0)
+
+    def _end_all(self) -> None:
+        """End the workers and all that they have started, in whatever session it is by now."""
+        # All are killed before one is waited for: a driver may keep that one for a while.
+        for pid in self._pids.values():
+            os.killpg(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            os.waitpid(pid, 0)
+        for _ in range(_ROUNDS):
+            left = psutil.Process().children(recursive=True)
+            if not left:
+                return
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=_ROUND_S)
+
+    def _report(self, report: Report) -> None:
+        try:
+            self._node.send(msgspec.json.encode(report))
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the node is gone, and the loop sees it next
+
+
+def _become_worker(parent: int, stdout_fd: int, stderr_fd: int) -> None:
+    """Make a forked process a worker's: a group of its own, its own output, no handler of the launcher's."""
+    os.setpgid(0, 0)
+    die_with_parent(parent)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A terminal's Ctrl-C is for its own group of processes, and this one has left it. Ignored, it would be
+    # so in all that a handler starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream, fd in ((sys.stdout, stdout_fd), (sys.stderr, stderr_fd)):
+        os.dup2(fd, stream.fileno())
+        os.close(fd)
+        # What a handler prints is in the log line by line, also when it is killed.
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
+
+
+def main() -> int:
+    """Serve forks; in each forked process, be a worker."""
+    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the node that acts.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = socket.socket(fileno=int(sys.argv[1]))
+    node.set_inheritable(False)
+    # While it imports it doesn't hear that its node is gone; later it has workers to see to first.
+    die_with_parent(int(sys.argv[2]))
+    # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
+    sys.path.insert(0, str(own_interpreter.COMPAT))
+    from torchrelay.worker.model import process  # with torch and all that a worker needs, once
+
+    assert not process.is_cuda_initialized(), "no child could use its GPU"
+    outlive_parent()
+    # A handler's child in a session of its own is not of its worker's group, and would outlive us.
+    adopt_orphans()
+    child = ForkServer(node).serve()
+    if child is None:
+        os._exit(0)  # PERF: nothing is left to clean up, and tearing torch down took 0.7 s
+    return process.run(child.spec, child.status_fd)

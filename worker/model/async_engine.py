@@ -1,0 +1,154 @@
+"""Async handlers: every request is a call of its own, and as many run as were assigned; no I/O.
+
+Source: TorchServe's `asyncCommunication`. Each call has its own copy of the context.
+"""
+
+import asyncio
+import copy
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable
+
+import msgspec
+
+from torchrelay.shared import clock
+from torchrelay.shared.wire import codec
+from torchrelay.worker.common.handler_errors import guarded
+from torchrelay.worker.common.peer_session import Batch, Job, Leases
+from torchrelay.worker.model import outputs
+from torchrelay.worker.model.engines import Outlet, client_gone
+from torchrelay.worker.model.runner import Runner
+from torchrelay.worker.model.streaming import Part, SendParts
+
+logger = logging.getLogger(__name__)
+
+
+class _Call(msgspec.Struct, eq=False):
+    """A lease whose requests run, each in a task."""
+
+    batch: Batch
+    task: asyncio.Task[None] | None = None
+    #: What the handler returned to be awaited, by index of its request.
+    awaited: dict[int, asyncio.Future[object]] = {}
+
+
+class AsyncEngine:
+    """Runs requests side by side on the event loop of the worker's one thread."""
+
+    def __init__(
+        self, runner: Runner, leases: Leases, outlet: Outlet, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._loop = loop
+        self._calls: dict[int, _Call] = {}
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Cancel what the handler awaits; it is the handler's to see to it."""
+        self._leases.cancelled(lease, indexes)
+        call = self._calls.get(lease)
+        if call is not None:
+            for index in indexes:
+                if index in call.awaited:
+                    call.awaited[index].cancel()
+
+    def forget(self) -> None:
+        """Drop everything."""
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            for awaited in call.awaited.values():
+                awaited.cancel()
+
+    def work(self) -> bool:
+        """Start what has come; the event loop does the rest."""
+        while batch := self._leases.next_batch():
+            call = _Call(batch, awaited={})
+            self._calls[batch.lease] = call
+            call.task = self._loop.create_task(self._run(call))
+        return False
+
+    async def _run(self, call: _Call) -> None:
+        started = clock.monotonic()
+        ended = await asyncio.gather(
+            *(self._answer(call, idx, job) for idx, job in enumerate(call.batch.jobs)),
+            return_exceptions=True,
+        )
+        replies = [_reply(answer) for answer in ended]
+        if self._calls.get(call.batch.lease) is call:
+            del self._calls[call.batch.lease]
+            handler_us = round((clock.monotonic() - started) * 1_000_000)
+            self._outlet.done(call.batch.lease, handler_us, replies)
+
+    async def _answer(self, call: _Call, idx: int, job: Job) -> codec.Response:
+        opened = self._runner.open(job)
+        if isinstance(opened, codec.Response):
+            return opened
+        if not self._is_wanted(call, idx):
+            return client_gone()
+        context = guarded(copy.deepcopy, self._runner.model.context)
+        if isinstance(context, BaseException):
+            return outputs.raised(context)
+        assert isinstance(context, type(self._runner.model.context))
+        door = self._runner.new_door(context, self._sender(call))
+        data = self._runner.begin(context, [opened], is_describe=call.batch.is_describe)
+        door.open([(call.batch.lease, idx)])
+        started = clock.monotonic()
+        output = guarded(self._runner.model.entry_point, data, context)
+        if inspect.isawaitable(output):
+            call.awaited[idx] = asyncio.ensure_future(_outcome(output))
+            [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
+        output = guarded(outputs.plain_output, output)
+        door.close()
+        self._runner.ended(output, [opened], round((clock.monotonic() - started) * 1_000_000))
+        failure = outputs.batch_failure(output, 1)
+        if failure is not None:
+            return failure
+        assert isinstance(output, list)
+        return outputs.guarded_answer(door.last, 0, output[0])
+
+    def _sender(self, call: _Call) -> SendParts:
+        """Return what sends parts from whatever thread: the link belongs to the loop's."""
+
+        def send(parts: list[Part]) -> None:
+            wanted = [part for part in parts if self._is_wanted(call, part[0][1])]
+            if wanted:
+                self._outlet.parts(wanted)
+
+        def from_any_thread(parts: list[Part]) -> None:
+            if _is_running(self._loop):
+                send(parts)
+            else:
+                self._loop.call_soon_threadsafe(functools.partial(send, parts))
+
+        return from_any_thread
+
+    def _is_wanted(self, call: _Call, idx: int) -> bool:
+        """Tell whether somebody waits for a request, and the broker still holds this worker to it."""
+        lease = call.batch.lease
+        return self._calls.get(lease) is call and not self._leases.is_gone(lease, idx)
+
+
+async def _outcome(awaited: Awaitable[object]) -> object:
+    """Await what a handler returned; of all that it may raise, this alone would end the event loop."""
+    try:
+        return await awaited
+    except KeyboardInterrupt as error:
+        return error
+
+
+def _reply(ended: codec.Response | BaseException) -> codec.Response:
+    """Return a request's answer, also where none could be made of what its handler has left."""
+    if isinstance(ended, codec.Response):
+        return ended
+    logger.warning("answer.failed", exc_info=ended)
+    return outputs.raised(ended)
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this thread is the loop's."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -1,0 +1,277 @@
+"""How a worker goes through what it is assigned: batch by batch, or merging requests call by call; no I/O.
+
+Its shell (`worker.model.process`) fills the leases, calls `work` when there is time, and carries answers out.
+Async handlers have an engine of their own in `worker.model.async_engine`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+from ts.context import Context
+
+from torchrelay.shared.errors import PredictionFailed
+from torchrelay.shared.wire import codec
+from torchrelay.worker.common.handler_errors import guarded
+from torchrelay.worker.common.peer_session import Batch, Job, Leases
+from torchrelay.worker.model import outputs
+from torchrelay.worker.model.inputs import Opened
+from torchrelay.worker.model.runner import Runner
+from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartDoor
+
+logger = logging.getLogger(__name__)
+
+#: Passes on to the worker's other processes what is run: a batch; or a call that goes on with requests they
+#: have, by the leases of all its requests, with a batch of those that are new, which come last.
+Share = Callable[[Batch, Sequence[int]], None]
+
+
+class Outlet(Protocol):
+    """The way to the broker, and from it."""
+
+    def listen(self) -> None:
+        """Take in what came while a handler runs."""
+
+    def parts(self, parts: list[Part]) -> None:
+        """Send parts of answers at once."""
+
+    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
+        """Answer a lease; `ends` are sequences that parts of it have closed."""
+
+
+class Engine(Protocol):
+    """Takes batches from the worker's leases and has each answered."""
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Take note that the clients of these jobs have gone."""
+
+    def forget(self) -> None:
+        """Drop what has begun: the broker has given it to others."""
+
+    def work(self) -> bool:
+        """Call the handler once; return False if there is nothing to do."""
+
+
+class BatchEngine:
+    """Runs batches one after another."""
+
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._share = share
+        self._door = runner.new_door(runner.model.context, self._send)
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Drop the parts that are still to come; a handler that runs is left alone."""
+        self._leases.cancelled(lease, indexes)
+
+    def forget(self) -> None:
+        """Drop nothing: between two calls there is nothing that has begun."""
+
+    def work(self) -> bool:
+        """Run the oldest batch."""
+        batch = self._leases.next_batch()
+        if batch is None:
+            return False
+        if all(self._leases.is_gone(batch.lease, idx) for idx in range(len(batch.jobs))):
+            replies, handler_us = [client_gone()] * len(batch.jobs), 0
+        else:
+            if self._share is not None:
+                self._share(batch, ())
+            replies, handler_us = self._runner.run(self._door, batch)
+        self._outlet.done(batch.lease, handler_us, replies)
+        return True
+
+    def _send(self, parts: list[Part]) -> None:
+        self._outlet.listen()
+        wanted = [part for part in parts if not self._leases.is_gone(*part[0])]
+        if wanted:
+            self._outlet.parts(wanted)
+
+
+class _Running(msgspec.Struct, eq=False):
+    """A request that takes part in one call after another."""
+
+    lease: int
+    #: As it came.
+    came: Job
+    job: Opened
+    #: Whether the handler has seen it.
+    is_known: bool = False
+    handler_us: int = 0
+    #: Sequences that its parts have closed.
+    ends: tuple[str, ...] = ()
+
+
+class GenerationEngine:
+    """Continuous batching: each call has all requests of the moment; those that are done leave.
+
+    Source: TorchServe's `continuousBatching`. A request that goes on comes with empty inputs, and
+    `context.stopping_criteria[index](result)` tells whether it ends: True for the last part of a stream,
+    None for an answer that is none, False for a part.
+    """
+
+    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
+        self._runner = runner
+        self._leases = leases
+        self._outlet = outlet
+        self._share = share
+        self._context = runner.model.context
+        self._door = runner.new_door(self._context, self._send)
+        #: By lease; those that the handler knows come first, since a request joins at the end.
+        self._running: dict[int, _Running] = {}
+
+    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
+        """Leave a request out of the next call."""
+        self._leases.cancelled(lease, indexes)
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._running.clear()
+
+    def work(self) -> bool:
+        """Call the handler with every request that is here, and part with those that are done."""
+        has_run = self._let_join()
+        self._part_with_cancelled()
+        requests = list(self._running.values())
+        if not requests:
+            return has_run
+        if self._share is not None:
+            new = [request.came for request in requests if not request.is_known]
+            self._share(Batch(0, False, new), [request.lease for request in requests])
+        output, handler_us = self._runner.call(
+            self._door,
+            [request.job for request in requests],
+            [(request.lease, 0) for request in requests],
+            known=sum(request.is_known for request in requests),
+        )
+        failure = outputs.batch_failure(output, len(requests))
+        for idx, request in enumerate(requests):
+            request.handler_us += handler_us
+            if failure is not None:
+                self._end(request, failure)
+            else:
+                assert isinstance(output, list)
+                self._settle(request, idx, output[idx])
+        return True
+
+    def _let_join(self) -> bool:
+        """Take in every request that waits; return whether there was one that is answered by it."""
+        has_run = False
+        while batch := self._leases.next_batch():
+            job = self._runner.open(batch.jobs[0]) if len(batch.jobs) == 1 else None
+            if batch.is_describe or not isinstance(job, Opened):
+                if self._share is not None:
+                    self._share(batch, ())
+                replies, handler_us = self._runner.run(self._door, batch)
+                self._outlet.done(batch.lease, handler_us, replies)
+                has_run = True
+            else:
+                self._running[batch.lease] = _Running(batch.lease, batch.jobs[0], job)
+        return has_run
+
+    def _send(self, parts: list[Part]) -> None:
+        self._outlet.listen()
+        wanted = [
+            (place, part)
+            for place, part in parts
+            if place[0] in self._running and not self._leases.is_gone(*place)
+        ]
+        if wanted:
+            self._outlet.parts(wanted)
+
+    def _part_with_cancelled(self) -> None:
+        gone = [request for request in self._running.values() if self._leases.is_gone(request.lease, 0)]
+        for request in gone:
+            # TorchServe's words, which its tests look for.
+            request_id = request.job.request.request_id
+            logger.info("Connection to client got closed; Removing job: %s", request_id)
+            self._end(request, client_gone())
+
+    def _settle(self, request: _Running, idx: int, value: object) -> None:
+        """End a request or let it go on, as its stopping criterion says of the value."""
+        request.is_known = True
+        verdict = _verdict(self._context, idx, value)
+        if isinstance(verdict, BaseException):
+            self._end(request, outputs.raised(verdict))
+            return
+        if verdict is False:
+            part = outputs.guarded_answer(self._part, idx, value)
+            if part.error is None:
+                request.ends += ended_sequences(part, self._runner.sequence_headers.end)
+                self._outlet.parts([((request.lease, 0), part)])
+                return
+            self._end(request, part)
+        else:
+            self._end(request, outputs.guarded_answer(self._door.last, idx, value))
+
+    def _part(self, idx: int, value: object) -> codec.Response:
+        self._context.set_response_header(idx, STREAM_HEADER, "true")
+        processor = self._context.request_processor[idx]
+        return outputs.answer(processor, value, self._runner.response_limit_bytes)
+
+    def _end(self, request: _Running, reply: codec.Response) -> None:
+        # Forgotten meanwhile, if the broker took its leases back while the handler ran.
+        self._running.pop(request.lease, None)
+        self._outlet.done(request.lease, request.handler_us, [reply], *request.ends)
+
+
+class Echo:
+    """What a worker's other processes do: run what rank 0 runs; nobody hears of what comes of it.
+
+    Which requests go on is rank 0's to say. Stopping criteria are asked all the same, since handlers let
+    them clear up behind a request.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._context = runner.model.context
+        self._door: PartDoor = runner.new_door(self._context, lambda parts: None)
+        #: The requests of the latest call, by lease.
+        self._running: dict[int, Opened] = {}
+
+    def run(self, batch: Batch, leases: Sequence[int]) -> None:
+        """Run what was shared; see `Share`."""
+        if leases:
+            self._call(batch.jobs, leases)
+        else:
+            self._runner.run(self._door, batch)
+
+    def _call(self, new: Sequence[Job], leases: Sequence[int]) -> None:
+        known = len(leases) - len(new)
+        requests = [self._running[lease] for lease in leases[:known]]
+        for job in new:
+            opened = self._runner.open(job)
+            assert isinstance(opened, Opened), "rank 0 could read it"
+            requests.append(opened)
+        self._running = dict(zip(leases, requests, strict=True))
+        places = [(lease, 0) for lease in leases]
+        output, _ = self._runner.call(self._door, requests, places, known=known)
+        if outputs.batch_failure(output, len(requests)) is None:
+            assert isinstance(output, list)
+            for idx, value in enumerate(output):
+                _verdict(self._context, idx, value)
+
+
+def _verdict(context: Context, idx: int, value: object) -> object:
+    """Ask a request's stopping criterion, if it has one: True, False, None, or what it raises."""
+    return guarded(_asked, context, idx, value)
+
+
+def _asked(context: Context, idx: int, value: object) -> bool | None:
+    criteria = context.stopping_criteria
+    verdict = criteria[idx](value) if criteria else None
+    return None if verdict is None else bool(verdict)
+
+
+def client_gone() -> codec.Response:
+    """Return the answer for a client that doesn't wait for one."""
+    return outputs.failed(PredictionFailed("Prediction failed", "the client has gone"))
+
+
+def ended_sequences(reply: codec.Response, header: str) -> tuple[str, ...]:
+    """Return the sequences that a handler closes with an answer."""
+    value = dict(reply.headers).get(header, "")
+    return tuple(name for name in (part.strip() for part in value.split(";")) if name)

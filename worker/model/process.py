@@ -1,0 +1,355 @@
+"""The worker process: loads one model, runs what it is assigned, and answers.
+
+One thread does it all. While a handler runs, zmq's own thread takes in what comes, and nothing beats: the
+broker knows the lease's deadline, and the node sees the process end. Only async handlers run beside the
+link, on one event loop with it.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import torch
+
+from torchrelay.shared import clock, settings
+from torchrelay.shared.containment import first_fault
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common.broker_socket import Link, Received
+from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
+from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
+from torchrelay.worker.common.peer_session import Batch, Job, Leases, Payload, Session, State
+from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
+from torchrelay.worker.model import launcher_traces, ranks
+from torchrelay.worker.model.async_engine import AsyncEngine
+from torchrelay.worker.model.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
+from torchrelay.worker.model.loading import Model, load, make_room, server_config
+from torchrelay.worker.model.runner import Runner
+from torchrelay.worker.model.streaming import Part
+
+logger = logging.getLogger(__name__)
+
+#: How long the last answer and the goodbye, or the last part of a stream, have to leave.
+FAREWELL_S = 1.0
+#: Parts of answers in one message: with all that may be inline they are far below the limit of a head.
+PARTS_PER_MESSAGE = 64
+
+#: A service manager may send either to every process of a service.
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignal:
+    """SIGTERM or SIGINT, as an fd to wait on: whatever waits wakes at once."""
+
+    def __init__(self) -> None:
+        self.fd, self._writer = os.pipe()
+        self.is_set = False
+        #: What they do without us, and do again in what a handler forks: it has this pipe, too.
+        self._before = {number: signal.signal(number, self._set) for number in _STOP_SIGNALS}
+        # Nor is one lost that comes before it has let go.
+        os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._let_go)
+
+    def _hold(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+    def _release(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+    def _let_go(self) -> None:
+        for number, before in self._before.items():
+            if signal.getsignal(number) == self._set:  # else it is the handler's own
+                signal.signal(number, before)
+        self._release()
+
+    def _set(self, *_: object) -> None:
+        if not self.is_set:
+            self.is_set = True
+            os.write(self._writer, b"x")
+
+
+class Worker:
+    """A loaded model's link to the broker."""
+
+    def __init__(self, spec: WorkerSpec, runner: Runner, link: Link, stop: StopSignal) -> None:
+        self._spec = spec
+        self._link = link
+        self._stop = stop
+        #: Set by `serve`.
+        self._engine: Engine | None = None
+        self._session = Session(clock.monotonic())
+        self.leases = Leases()
+        self._measuring: Measuring = runner.measuring
+        self._end_header = runner.sequence_headers.end
+        self._batches_done = 0
+        #: False once the broker has said that it has no use for this worker.
+        self._is_wanted = True
+        #: Set on an event loop alone: what came, or was sent, must be looked after.
+        self._woken: asyncio.Event | None = None
+
+    def serve(self, engine: Engine) -> None:
+        """Run what comes until told to stop; then say goodbye, which hands back what has not begun."""
+        self._engine = engine
+        while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
+            self._turn()
+            if self._is_wanted and not engine.work():
+                self._link.wait(self._next_wake() - clock.monotonic())
+        self._leave()
+
+    async def serve_async(self, engine: Engine) -> None:
+        """Do the same beside what the engine runs on the event loop."""
+        self._engine = engine
+        loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        loop.add_reader(self._link.fd, self._woken.set)
+        loop.add_reader(self._stop.fd, self._see_stop)
+        while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
+            # First: what comes from here on must not be missed.
+            self._woken.clear()
+            self._turn()
+            if not self._stop.is_set:
+                engine.work()
+            try:
+                async with asyncio.timeout(max(0.0, self._next_wake() - clock.monotonic())):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+        loop.remove_reader(self._link.fd)
+        engine.forget()
+        self._leave()
+
+    def listen(self) -> None:
+        """Take in what came while a handler runs."""
+        self._take_in()
+
+    def parts(self, parts: list[Part]) -> None:
+        """Send parts of answers at once."""
+        by_lease: dict[int, tuple[list[m.StreamedItem], list[Payload]]] = {}
+        for (lease, index), part in parts:
+            items, frames = by_lease.setdefault(lease, ([], []))
+            if len(items) == PARTS_PER_MESSAGE:
+                self.leases.streamed(lease, tuple(items), frames)
+                items, frames = by_lease[lease] = [], []
+            meta, own_frames = codec.pack_response(part)
+            items.append(m.StreamedItem(index, meta, len(own_frames)))
+            frames += own_frames
+        for lease, (items, frames) in by_lease.items():
+            self.leases.streamed(lease, tuple(items), frames)
+        self._flush()
+
+    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
+        """Answer a lease; `ends` are sequences that parts of it have closed."""
+        items: list[m.CompletedItem] = []
+        frames: list[Payload] = []
+        room = codec.HEAD_FILL_BYTES
+        for reply in replies:
+            meta, own_frames = codec.pack_response(reply, codec.INLINE_LIMIT_BYTES if room > 0 else 0)
+            room -= len(meta)
+            ended = (*ends, *ended_sequences(reply, self._end_header)) if reply.headers else ends
+            items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
+            frames += own_frames
+        self.leases.completed(lease, handler_us, tuple(items), frames)
+        self._batches_done += 1
+        # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
+        if not self._measuring.has_points():
+            self._flush()
+        elif self._woken is not None:
+            self._woken.set()
+
+    def _see_stop(self) -> None:
+        assert self._woken is not None
+        asyncio.get_running_loop().remove_reader(self._stop.fd)
+        self._woken.set()
+
+    def _turn(self) -> None:
+        """Take in what came, send what waits, and keep in touch."""
+        self._take_in()
+        now = clock.monotonic()
+        self._send_measured(now, is_idle=not self.leases.has_waiting)
+        self._flush()
+        self._keep_in_touch(now)
+
+    def _take_in(self) -> None:
+        coming = iter(self._link.receive, None)
+        while fault := first_fault(coming, self._hear):
+            (message, _, _), error = fault
+            # A batch that was not taken in is not held: by that the broker knows that it is lost.
+            logger.error("message.fault: %s", quoted(message), exc_info=error)
+
+    def _hear(self, received: Received) -> None:
+        message, epoch, frames = received
+        engine = self._engine
+        assert engine is not None
+        match self._session.heard(message, epoch, clock.monotonic()):
+            case m.Assign() as batch:
+                self._accept(batch, frames)
+            case m.CancelJobs(lease, indexes):
+                engine.cancelled(lease, indexes)
+            case m.Welcome(is_new=True):
+                engine.forget()
+                self.leases.forget()
+            case m.Leave(reason):
+                logger.info("worker.leaves: %s", reason)
+                self._is_wanted = False
+            case m.Misunderstood(reason):
+                logger.error("worker.misunderstood: %s", reason)
+
+    def _accept(self, batch: m.Assign, frames: list[memoryview]) -> None:
+        if self._stop.is_set:
+            return  # the goodbye hands it back
+        try:
+            parts = codec.split_frames([item.frames for item in batch.items], frames)
+        except codec.WireError as error:
+            # Left unanswered: that this worker doesn't hold it tells the broker that it is lost.
+            logger.error("batch.unreadable: %s", error)
+            return
+        jobs = [
+            Job(item.meta, part, item.sequence, item.starts_sequence)
+            for item, part in zip(batch.items, parts, strict=True)
+        ]
+        self.leases.assigned(Batch(batch.lease, batch.is_describe, jobs))
+
+    def _flush(self) -> None:
+        while first := self.leases.first():
+            if not self._link.send(first[0], self._session.epoch, first[1]):
+                return
+            self.leases.sent()
+            if self._woken is not None:
+                self._woken.set()  # the send may have taken the wake-up for what came with it
+
+    def _send_measured(self, now: float, *, is_idle: bool) -> None:
+        measured = self._measuring.due(now, is_idle=is_idle)
+        if measured is None:
+            return
+        messages = (
+            m.Measured(measured.hostname, measured.points[start : start + POINTS_PER_MESSAGE])
+            for start in range(0, len(measured.points), POINTS_PER_MESSAGE)
+        )
+        is_up = self._session.state is State.WELCOMED
+        if is_up and all(self._link.send(message, self._session.epoch) for message in messages):
+            self._measuring.sent(now)
+        else:
+            self._measuring.put_off(now)
+
+    def _keep_in_touch(self, now: float) -> None:
+        match self._session.due(now):
+            case "hello":
+                if not self._link.send(self._hello(), 0):
+                    self._session.hello_unsent(now)
+            case "beat":
+                beat = m.WorkerBeat(self._batches_done, self.leases.held, self._session.heard_beat)
+                self._link.send(beat, self._session.epoch)
+
+    def _next_wake(self) -> float:
+        return min(self._session.next_wake(), self._measuring.next_wake())
+
+    def _leave(self) -> None:
+        if not self._is_wanted:
+            return
+        self._send_measured(clock.monotonic(), is_idle=True)
+        self._flush()
+        self._link.send(m.Bye("told to stop"), self._session.epoch)
+
+    def _hello(self) -> m.HelloWorker:
+        start = self._spec.start
+        return m.HelloWorker(
+            protocol=m.PROTOCOL_VERSION,
+            worker_id=start.worker_id,
+            node=self._spec.node,
+            model=start.model,
+            version=start.version,
+            archive=start.archive,
+            device=start.device,
+            pid=os.getpid(),
+            claim=start.claim,
+        )
+
+
+class _ReportsFailure:
+    """Writes what goes wrong inside it to the node, and lets it go on: Python prints the traceback."""
+
+    def __init__(self, status_fd: int) -> None:
+        self._status_fd = status_fd
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, SystemExit):
+            words = LastWords(one_line(error), is_out_of_memory(error))
+            os.write(self._status_fd, msgspec.json.encode(words) + b"\n")
+        os.close(self._status_fd)
+
+
+def is_cuda_initialized() -> bool:
+    """Tell whether this process has touched a GPU, after which no fork of it could."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's
+
+
+def run(spec: WorkerSpec, status_fd: int) -> int:
+    """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
+    settings.add_to_environment(spec.variables)
+    # As TorchServe has it, so that what handlers log, and what ends a worker, is found where it was.
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    sys.excepthook = _print_on_stdout
+    model_dir = Path(spec.model_dir)
+    os.chdir(model_dir)
+    with _ReportsFailure(status_fd):
+        config = server_config(model_dir)
+        start = spec.start
+        if start.gpu_ids:
+            ranks.see_only(start.gpu_ids)
+        seat = ranks.gather(config) if config.has_ranks else None
+        if start.gpu_ids:
+            start = msgspec.structs.replace(start, gpu_id=seat.rank if seat else 0)
+        if number := ranks.threads(config) if seat else spec.threads:
+            torch.set_num_threads(number)
+        launcher_traces.be_nobodys_twin()
+        ours = [*make_room(model_dir).values(), launcher_traces.hide_program()]
+        model = load(start, model_dir)
+    _serve(spec, model, seat)
+    del ours  # our modules, kept alive until here
+    return 0
+
+
+def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    traceback.print_exception(kind, error, trace, file=sys.stdout)
+
+
+def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower | None) -> None:
+    start = spec.start
+    runner = Runner(
+        model,
+        decode_input=start.decode_input_request,
+        response_limit_bytes=start.max_response_bytes,
+        sequence_headers=spec.sequence_headers,
+    )
+    if isinstance(seat, ranks.Follower):
+        seat.follow(runner)
+        return
+    share = None
+    if seat is not None and model.config.parallel_type != "pp":
+        # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
+        share = seat.share
+    stop = StopSignal()
+    link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
+    worker = Worker(spec, runner, link, stop)
+    try:
+        if model.loop is not None:
+            engine = AsyncEngine(runner, worker.leases, worker, model.loop)
+            model.loop.run_until_complete(worker.serve_async(engine))
+        elif model.config.continuous_batching:
+            worker.serve(GenerationEngine(runner, worker.leases, worker, share))
+        else:
+            worker.serve(BatchEngine(runner, worker.leases, worker, share))
+    finally:
+        # Also where a handler ends the process: what it has sent before arrives.
+        link.close(FAREWELL_S)

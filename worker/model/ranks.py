@@ -1,0 +1,161 @@
+"""Workers of several processes: each runs what the first, rank 0, runs, which speaks for all.
+
+What torchrun does for TorchServe's parallel models is done by forks: the processes find torchrun's
+environment, so that `torch.distributed.init_process_group` needs no arguments, and live and die as one.
+Answers, parts and metrics are those of rank 0.
+"""
+
+import logging
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+from ts.utils.gpus import visible_to
+
+from torchrelay.shared import clock, settings
+from torchrelay.shared.archives.model_config import ModelConfig, Torchrun
+from torchrelay.shared.processes.parent_death import die_with_parent
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common.peer_session import Batch, Job
+from torchrelay.worker.model.engines import Echo
+from torchrelay.worker.model.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+_COUNT = struct.Struct("!I")
+_LENGTH = struct.Struct("!Q")
+_LEASE = struct.Struct("!Q")
+
+
+def threads(config: ModelConfig) -> int:
+    """Return how many threads of torch each process has."""
+    return (config.torchrun or Torchrun()).omp_threads
+
+
+class Leader:
+    """Rank 0: passes on what it runs."""
+
+    rank = 0
+
+    def __init__(self, followers: Sequence[socket.socket]) -> None:
+        self._followers = followers
+        if followers:
+            threading.Thread(target=self._watch, name="followers", daemon=True).start()
+
+    def share(self, batch: Batch, leases: Sequence[int]) -> None:
+        """Have the others run the same; see `engines.Share`. One that is gone is noticed by the watch."""
+        items = tuple(
+            m.AssignItem(1, job.meta, len(job.frames), job.sequence, job.starts_sequence)
+            for job in batch.jobs
+        )
+        head = codec.encode(m.Assign(batch.lease, batch.is_describe, items), 0)
+        packed = b"".join(map(_LEASE.pack, leases))
+        parts = [head, packed, *(frame for job in batch.jobs for frame in job.frames)]
+        message = b"".join([_COUNT.pack(len(parts)), *(_LENGTH.pack(len(p)) + bytes(p) for p in parts)])
+        for follower in self._followers:
+            follower.sendall(message)
+
+    def _watch(self) -> None:
+        """End with the first of the others: rank 0 may be waiting for it where no signal is heard."""
+        select.select(self._followers, [], [])  # they never say anything
+        logger.error("One of this worker's processes has ended; so does the worker.")
+        os._exit(1)
+
+
+class Follower:
+    """Any other rank: runs what rank 0 passes on, until that is gone."""
+
+    def __init__(self, rank: int, leader: socket.socket) -> None:
+        self.rank = rank
+        self._messages = leader.makefile("rb")
+
+    def follow(self, runner: Runner) -> None:
+        """Run whatever is shared."""
+        echo = Echo(runner)
+        for batch, leases in self._shared():
+            echo.run(batch, leases)
+            if runner.measuring.due(clock.monotonic(), is_idle=True):
+                runner.measuring.sent(clock.monotonic())
+
+    def _shared(self) -> Iterator[tuple[Batch, list[int]]]:
+        while packed := self._messages.read(_COUNT.size):
+            head, leases, *frames = [_read_part(self._messages) for _ in range(_COUNT.unpack(packed)[0])]
+            assign, _ = codec.decode(head)
+            assert isinstance(assign, m.Assign)
+            parts = codec.split_frames([item.frames for item in assign.items], frames)
+            jobs = [
+                Job(item.meta, part, item.sequence, item.starts_sequence)
+                for item, part in zip(assign.items, parts, strict=True)
+            ]
+            yield (
+                Batch(assign.lease, assign.is_describe, jobs),
+                [lease for (lease,) in _LEASE.iter_unpack(leases)],
+            )
+
+
+def see_only(gpu_ids: Sequence[int]) -> None:
+    """Hide all other GPUs from this process and its children; these are then numbered from 0 on.
+
+    To be called before CUDA is touched.
+    """
+    inherited = settings.environment().get("CUDA_VISIBLE_DEVICES")
+    settings.add_to_environment({"CUDA_VISIBLE_DEVICES": visible_to(gpu_ids, inherited)})
+
+
+def gather(config: ModelConfig) -> Leader | Follower:
+    """Fork the other processes; return this one's part among them, which differs in each.
+
+    To be called before there are threads, and before CUDA is touched.
+    """
+    size = config.processes
+    variables = _variables(size, threads(config))
+    leader_pid = os.getpid()
+    followers: list[socket.socket] = []
+    for rank in range(1, size):
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            die_with_parent(leader_pid)
+            for other in (ours, *followers):
+                other.close()
+            settings.add_to_environment(variables | _of_rank(rank))
+            return Follower(rank, theirs)
+        theirs.close()
+        followers.append(ours)
+    settings.add_to_environment(variables | _of_rank(0))
+    return Leader(followers)
+
+
+def _variables(size: int, omp_threads: int) -> dict[str, str]:
+    """Return what torchrun tells all processes of a host that is alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "ROLE_WORLD_SIZE": str(size),
+        "ROLE_NAME": "default",
+        "GROUP_RANK": "0",
+        "GROUP_WORLD_SIZE": "1",
+        "OMP_NUM_THREADS": str(omp_threads),
+    }
+
+
+def _of_rank(rank: int) -> dict[str, str]:
+    return {name: str(rank) for name in ("RANK", "LOCAL_RANK", "ROLE_RANK")}
+
+
+def _read_part(messages: BinaryIO) -> bytes:
+    (length,) = _LENGTH.unpack(messages.read(_LENGTH.size))
+    part = messages.read(length)
+    if len(part) < length:
+        sys.exit(1)  # rank 0 ended while it spoke
+    return part

@@ -1,0 +1,134 @@
+"""Calls the handler: requests in, its output out, whatever it does; no I/O.
+
+One bad item fails alone; what the handler itself gets wrong fails its whole call, as in TorchServe.
+A handler that ends the process (SystemExit, os._exit) ends it: that is the node's to report.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from ts.context import Context, RequestProcessor
+
+from torchrelay.shared import clock
+from torchrelay.shared.errors import InternalError
+from torchrelay.shared.wire import codec
+from torchrelay.worker.common.handler_errors import guarded
+from torchrelay.worker.common.measuring import Measuring
+from torchrelay.worker.common.peer_session import Batch, Job
+from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
+from torchrelay.worker.model import inputs, outputs
+from torchrelay.worker.model.inputs import Opened, Row
+from torchrelay.worker.model.loading import Model
+from torchrelay.worker.model.streaming import PartDoor, Place, SendParts
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """A loaded model, and how to call it."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        decode_input: bool,
+        response_limit_bytes: int,
+        sequence_headers: SequenceHeaders | None = None,
+    ) -> None:
+        self.model = model
+        self.response_limit_bytes = response_limit_bytes
+        self.measuring = Measuring(model.context.model_name, model.context.metrics)
+        self.sequence_headers = sequence_headers or SequenceHeaders()
+        self._decode_input = decode_input
+
+    def new_door(self, context: Context, send: SendParts) -> PartDoor:
+        """Give a context its door for parts; they go to `send`."""
+        door = PartDoor(context, send, self.response_limit_bytes)
+        context.cl_socket = door
+        return door
+
+    def run(self, door: PartDoor, batch: Batch) -> tuple[list[codec.Response], int]:
+        """Answer each job of a batch, in order; also return the handler's time in us."""
+        jobs: list[Opened] = []
+        places: list[Place] = []
+        unreadable: dict[int, codec.Response] = {}
+        for idx, job in enumerate(batch.jobs):
+            opened = self.open(job)
+            if isinstance(opened, Opened):
+                jobs.append(opened)
+                places.append((batch.lease, idx))
+            else:
+                unreadable[idx] = opened
+        replies: list[codec.Response] = []
+        handler_us = 0
+        if jobs:
+            output, handler_us = self.call(door, jobs, places, is_describe=batch.is_describe)
+            replies = self._replies(door, output, len(jobs))
+        for idx, reply in unreadable.items():
+            replies.insert(idx, reply)
+        return replies, handler_us
+
+    def open(self, job: Job) -> Opened | codec.Response:
+        """Unpack a job, or return its answer where it can't be."""
+        try:
+            request, values = codec.unpack_request(job.meta, job.frames)
+        except codec.WireError as error:
+            logger.warning("job.unreadable: %s", error)
+            return outputs.failed(InternalError("The request reached its worker in pieces.", str(error)))
+        return Opened(request, values, job.sequence, job.starts_sequence)
+
+    def call(
+        self,
+        door: PartDoor,
+        jobs: Sequence[Opened],
+        places: Sequence[Place],
+        *,
+        is_describe: bool = False,
+        known: int = 0,
+    ) -> tuple[object, int]:
+        """Call the handler once, and return its output, or what it raised, and its time in us.
+
+        The first `known` of the jobs are ones that the handler has seen before.
+        """
+        data = self.begin(door.context, jobs, is_describe=is_describe, known=known)
+        door.open(places)
+        started = clock.monotonic()
+        output = guarded(self._output, data, door.context)
+        handler_us = round((clock.monotonic() - started) * 1_000_000)
+        door.close()
+        self.ended(output, jobs, handler_us)
+        return output, handler_us
+
+    def _output(self, data: list[Row], context: Context) -> object:
+        return outputs.plain_output(self.model.entry_point(data, context))
+
+    def begin(
+        self, context: Context, jobs: Sequence[Opened], *, is_describe: bool = False, known: int = 0
+    ) -> list[Row]:
+        """Tell the context which requests come next; return their rows, empty for known ones."""
+        request_ids: dict[int, str] = {}
+        processors: list[RequestProcessor] = []
+        data: list[Row] = []
+        for idx, job in enumerate(jobs):
+            row, headers = ({}, {}) if idx < known else inputs.inputs(job, decode_input=self._decode_input)
+            inputs.add_headers(headers, job, self.sequence_headers, is_describe=is_describe)
+            request_ids[idx] = job.request.request_id
+            processors.append(RequestProcessor(headers))
+            data.append(row)
+        context.request_ids = request_ids
+        context.request_processor = processors
+        if context.metrics is not None:
+            context.metrics.request_ids = request_ids
+        return data
+
+    def ended(self, output: object, jobs: Sequence[Opened], handler_us: int) -> None:
+        """Take note of a call's time, which counts only if it went well, as in TorchServe."""
+        if type(output) is list and len(output) == len(jobs):
+            self.measuring.predicted(handler_us, [job.request.request_id for job in jobs])
+
+    def _replies(self, door: PartDoor, output: object, row_count: int) -> list[codec.Response]:
+        failure = outputs.batch_failure(output, row_count)
+        if failure is not None:
+            return [failure] * row_count
+        assert isinstance(output, list)
+        return [outputs.guarded_answer(door.last, idx, value) for idx, value in enumerate(output)]

@@ -1,0 +1,102 @@
+"""Parts of answers that a handler sends before it returns: where `context.cl_socket` leads.
+
+Any thread of the handler may send, until the call it belongs to has ended; what comes later is dropped.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from ts.context import Context
+from ts.protocol.otf_message_handler import PredictResponse
+
+from torchrelay.shared.wire import codec
+from torchrelay.worker.model import outputs
+
+logger = logging.getLogger(__name__)
+
+#: A job, by its lease and its index in the batch.
+Place = tuple[int, int]
+Part = tuple[Place, codec.Response]
+SendParts = Callable[[list[Part]], None]
+
+#: TorchServe's own header between worker and server, which its clients see, too.
+STREAM_HEADER = "ts_stream_next"
+
+
+class PartDoor:
+    """Takes parts for the requests of the call that runs, and remembers whose stream has failed."""
+
+    def __init__(self, context: Context, send: SendParts, limit_bytes: int) -> None:
+        self.context = context
+        self._send = send
+        self._limit_bytes = limit_bytes
+        #: Held while a part is sent: the worker's socket is one thread's at a time. Between calls it is
+        #: the main thread's, which needs no lock, for then this door is closed.
+        self._lock = threading.Lock()
+        #: Where each request of the running call came from; None between calls.
+        self._places: Sequence[Place] | None = None
+        self._request_ids: dict[int, str] = {}
+        #: Index in the call -> what the request is answered instead of all that its handler still says.
+        self._failures: dict[int, codec.Response] = {}
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "PartDoor":
+        """Return this door: a handler may copy its context, and both lead to the same requests."""
+        return self
+
+    def open(self, places: Sequence[Place]) -> None:
+        """Begin a call; the context has its requests already."""
+        self._request_ids = self.context.request_ids or {}
+        if self._failures:
+            self._failures = {}
+        self._places = places
+
+    def close(self) -> None:
+        """End a call; on return no thread is sending any more."""
+        with self._lock:
+            self._places = None
+
+    def sendall(self, response: PredictResponse) -> None:
+        """Send one part of each request that the response names."""
+        with self._lock:
+            named = [self._part(response, idx, known) for idx, known in response.req_id_map.items()]
+            parts = [part for part in named if part is not None]
+            if parts:
+                self._send(parts)
+
+    def last(self, idx: int, value: object) -> codec.Response:
+        """Return a request's final answer; its headers are the first part's if there were any."""
+        processor = self.context.request_processor[idx]
+        headers = processor.get_response_headers()
+        if STREAM_HEADER in headers:
+            headers[STREAM_HEADER] = "false"
+        if self._failures and idx in self._failures:
+            return self._failures[idx]
+        return outputs.answer(processor, value, self._limit_bytes)
+
+    def _part(self, response: PredictResponse, idx: int, request_id: str) -> Part | None:
+        position = self._position(idx, request_id)
+        if self._places is None or position is None:
+            logger.warning("part.late: request %s has been answered", request_id)
+            return None
+        if position in self._failures:
+            return None
+        part = self._made(response, idx)
+        if part.error is not None:
+            self._failures[position] = part
+            return None
+        return self._places[position], part
+
+    def _position(self, idx: int, request_id: str) -> int | None:
+        """Return the index in the call of a request, which the handler may have numbered anew."""
+        if self._request_ids.get(idx) == request_id:
+            return idx
+        return next((known for known, other in self._request_ids.items() if other == request_id), None)
+
+    def _made(self, response: PredictResponse, idx: int) -> codec.Response:
+        if response.code != 200:
+            return outputs.refused(response.message, response.code)
+        context = response.context or self.context
+        if response.ts_stream_next:
+            context.set_response_header(idx, STREAM_HEADER, "true")
+        return outputs.answer(context.request_processor[idx], response.ret[idx], self._limit_bytes)

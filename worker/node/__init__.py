@@ -1,0 +1,1 @@
+"""The agent of a host: offers its devices, starts, watches and stops workers. Never imports torch."""

@@ -1,0 +1,39 @@
+"""The devices that a node offers to the broker."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+
+import psutil
+
+from torchrelay.shared import host
+from torchrelay.shared.settings import SettingsError
+from torchrelay.shared.wire import messages as m
+
+
+def offered(
+    wanted: Sequence[str],
+    environment: Mapping[str, str],
+    probe: Callable[[], Sequence[host.Gpu]] | None = None,
+) -> tuple[m.Device, ...]:
+    """List the devices to offer; `auto` is every GPU that torch would see, or the cpu where there is none.
+
+    Raises SettingsError for a device that isn't here.
+    """
+    gpus = [
+        m.Device(f"cuda:{number}", "gpu", gpu.name, gpu.memory_bytes)
+        for number, gpu in enumerate(host.visible_gpus(environment, probe))
+    ]
+    known = {device.name: device for device in (_cpu(), *gpus)}
+    found = []
+    for name in wanted:
+        if name == "auto":
+            found += gpus or [known["cpu"]]
+        elif name in known:
+            found.append(known[name])
+        else:
+            raise SettingsError(f"This host has no device {name}; it has {', '.join(known)}")
+    return tuple(dict.fromkeys(found))
+
+
+def _cpu() -> m.Device:
+    return m.Device("cpu", "cpu", f"{host.cpu_count()} x {platform.machine()}", psutil.virtual_memory().total)

@@ -1,0 +1,103 @@
+"""The node's end of its launcher: starts it, gives it orders, takes its reports."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import msgspec
+
+from torchrelay.worker.launcher.launcher_protocol import (
+    PACKET_LIMIT_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    Order,
+    Report,
+    Signal,
+    WorkerSpec,
+    write_spec,
+)
+
+
+class Launcher:
+    """A fork server process, `python -m torchrelay.worker.launcher`, that ends when this object is closed.
+
+    It takes a moment to import torch; orders given meanwhile wait for it.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        """Start it with these variables as its whole environment."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            # -P: what lies in the folder the node was started in is none of a handler's modules.
+            arguments = [str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-P", "-m", "torchrelay.worker.launcher", *arguments]
+            # In a group of its own: whoever kills the node's leaves it to end what workers have started.
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables, process_group=0
+            )
+        #: Of the workers that it has forked and not reported as gone.
+        self._pids: dict[int, int] = {}
+
+    @property
+    def fd(self) -> int:
+        """An fd that is readable when there is a report, or the launcher is gone."""
+        return self._socket.fileno()
+
+    def fork(self, spec: WorkerSpec, stdout_fd: int, stderr_fd: int, status_fd: int) -> None:
+        """Order a worker; the launcher gets its own copies of the fds. Raises OSError where it can't be."""
+        spec_fd = write_spec(spec)
+        order = _packed(Fork(spec.start.worker_id))
+        try:
+            # A launcher that is gone shows at `fd`, and its orders with it.
+            with contextlib.suppress(BrokenPipeError):
+                socket.send_fds(self._socket, [order], [spec_fd, stdout_fd, stderr_fd, status_fd])
+        finally:
+            os.close(spec_fd)
+
+    def signal(self, worker_id: int, number: int) -> None:
+        """Order a signal; one for a worker that is gone goes nowhere."""
+        with contextlib.suppress(BrokenPipeError):
+            self._socket.send(_packed(Signal(worker_id, number)))
+
+    def report(self) -> Report | None:
+        """Read the next report, or None if the launcher is gone; call it when `fd` is readable."""
+        try:
+            packet = self._socket.recv(PACKET_LIMIT_BYTES)
+        except ConnectionResetError:
+            packet = b""
+        report = msgspec.json.decode(packet, type=Report) if packet else None
+        match report:
+            case Forked(worker_id, pid):
+                self._pids[worker_id] = pid
+            case Exited(worker_id):
+                self._pids.pop(worker_id, None)  # not there if it could not be forked
+        return report
+
+    def close(self, timeout_s: float) -> int | None:
+        """End the launcher and every worker it still has; return its exit code."""
+        self._socket.close()
+        try:
+            exit_code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            # It is still importing, or stuck.
+            self._process.kill()
+            exit_code = self._process.wait()
+        if exit_code:
+            self._end_groups()
+        return exit_code
+
+    def _end_groups(self) -> None:
+        """End what workers have started, who went with a launcher that could not see to it."""
+        for pid in self._pids.values():
+            # As long as a group has members, its number is given to no one else.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+
+
+def _packed(order: Order) -> bytes:
+    return msgspec.json.encode(order)

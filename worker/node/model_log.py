@@ -1,0 +1,35 @@
+"""The file of what workers print, as TorchServe's model_log.log."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from torchrelay.shared import private_files
+from torchrelay.shared.logs.log_file import LogFileHandler
+from torchrelay.shared.logs.log_thread import BackgroundHandler
+from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
+from torchrelay.shared.torchserve.torchserve_log import TorchServeFormatter
+
+
+class ModelLog:
+    """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time.
+
+    What comes from stderr says so, and is a warning.
+    """
+
+    def __init__(self, path: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
+        private_files.make_folder(path.parent)
+        self._file = BackgroundHandler(LogFileHandler(path, limits))
+        self._file.setFormatter(TorchServeFormatter("worker"))
+
+    def write(self, facts: Mapping[str, object]) -> None:
+        """Write what a record `worker.node.worker_output` says."""
+        self._file.emit(logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO}))
+
+    def wait_for_room(self) -> None:
+        """Wait until there is room for more lines, as long as the file takes any."""
+        self._file.wait_for_room()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,242 @@
+"""The node: offers this host to the broker, and starts, watches and stops workers for it.
+
+One asyncio loop, no torch. Workers speak to the broker themselves: a node that hangs stops no batch.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from typing import Protocol
+
+from torchrelay.shared import clock
+from torchrelay.shared.containment import first_fault
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import NodeSettings, environment
+from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common.broker_socket import Link, Received
+from torchrelay.worker.common.peer_session import Session, State
+from torchrelay.worker.node import devices
+from torchrelay.worker.node.host_metrics import HostFigures
+from torchrelay.worker.node.worker_processes import Nursery
+
+logger = logging.getLogger(__name__)
+
+#: Resident sets are for people to read, and cost a system call each.
+MEMORY_INTERVAL_S = 2.0
+#: How often it is looked whether others have filled the disk that has what this node keeps unused.
+TIDY_INTERVAL_S = 60.0
+#: Ends of workers kept for a broker that is away; it learns what is still there from the next hello.
+UNSENT_LIMIT = 256
+#: A broker that hasn't answered after so long is worth a word, and again every so often.
+COMPLAINT_AFTER_S, COMPLAINT_INTERVAL_S = 5.0, 60.0
+FAREWELL_S = 0.5
+_ROOT = 0
+_AS_ROOT = "handlers are root, too: they can read and change every file and process of this host or container"
+#: How far the node's goodbye is ahead of its workers'.
+GOODBYE_LEAD_S = 0.1
+#: The longest the loop waits while it stops, to see that all workers are gone.
+CLOSING_POLL_S = 0.02
+
+
+class Figures(Protocol):
+    """What measures a host."""
+
+    def read(self) -> m.NodeMeasured:
+        """Measure now; may block."""
+
+
+class Node:
+    """A host's agent."""
+
+    def __init__(self, settings: NodeSettings, figures: Figures | None = None) -> None:
+        """Be a node that measures its host by `host_metrics`, unless the settings say that it doesn't."""
+        self._settings = settings
+        variables = environment()
+        self._devices = devices.offered(settings.devices, variables)
+        self._loop = asyncio.get_running_loop()
+        self._link = Link(settings.broker_address, "node")
+        self._session = Session(clock.monotonic())
+        self._nursery = Nursery(settings, variables, self._tell)
+        self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
+        self._memory_at = 0.0
+        self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
+        self._figures = (figures or HostFigures(variables)) if settings.system_metrics else None
+        self._figures_at = 0.0
+        self._is_measuring = False
+        #: When to say next that no broker has welcomed this node.
+        self._complain_at = clock.monotonic() + COMPLAINT_AFTER_S
+        #: Set when a signal or the broker ends this node; wakes the loop.
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+
+    async def open(self) -> None:
+        """Clear up and start the launcher, before `run`. Raises OSError."""
+        await self._nursery.clear()
+        self._nursery.open()
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        self._loop.add_reader(self._link.fd, self._take_in)
+        if os.geteuid() == _ROOT:
+            logger.warning("node.runs_as_root", extra={"consequence": _AS_ROOT})
+        logger.info(
+            "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
+        )
+        while not self._stopping.is_set():
+            self._keep_in_touch()
+            await self._sleep(self._session.next_wake() - clock.monotonic())
+        await self._close()
+        return self._exit_code
+
+    async def _sleep(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, delay_s)):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _close(self) -> None:
+        """Stop in order; each step leaves less for the next one to lose."""
+        # First, so that the broker sends our workers no more batches and starts none here.
+        self._link.send(m.Bye("the node was told to stop"), self._session.epoch)
+        logger.info("node.stopping", extra={"workers": len(self._nursery.held())})
+        # A worker's own goodbye that overtook it would look like a worker that fails.
+        await asyncio.sleep(GOODBYE_LEAD_S)
+        # Workers finish their batch and say goodbye; a node that fell silent would be taken for lost.
+        self._nursery.stop_all("its node stops")
+        deadline = clock.monotonic() + self._settings.stop_grace_s
+        while not self._nursery.is_empty and clock.monotonic() < deadline:
+            self._keep_in_touch()
+            await asyncio.sleep(CLOSING_POLL_S)
+        await self._nursery.close()
+        # Last, since every step before had something to tell.
+        self._loop.remove_reader(self._link.fd)
+        self._link.close(FAREWELL_S)
+
+    def _keep_in_touch(self) -> None:
+        """Say hello or beat, if that is due."""
+        self._take_in()
+        now = clock.monotonic()
+        state = self._session.state
+        due = self._session.due(now)
+        if state is State.GREETING and now >= self._complain_at:
+            self._complain_at = now + COMPLAINT_INTERVAL_S
+            logger.warning("broker.awaited", extra={"broker": self._settings.broker_address})
+        if self._session.state is State.AWAY is not state:
+            logger.warning("broker.away", extra={"broker": self._settings.broker_address})
+        if due == "hello":
+            if not self._send(self._hello(), epoch=0):
+                self._session.hello_unsent(now)
+        elif due == "beat":
+            if now >= self._memory_at:
+                self._memory_at = now + MEMORY_INTERVAL_S
+                self._nursery.measure_memory()
+            if now >= self._tidy_at:
+                self._tidy_at = now + TIDY_INTERVAL_S
+                self._nursery.tidy()
+            self._send(m.NodeBeat(self._nursery.memory()), self._session.epoch)
+            self._measure_host(now)
+
+    def _measure_host(self, now: float) -> None:
+        """Have the host measured, if that is due, by a thread: a GPU's driver may hang, the node must not."""
+        if self._figures is None or self._is_measuring or now < self._figures_at:
+            return
+        self._figures_at = now + self._settings.metric_time_interval_s
+        self._is_measuring = True
+        threading.Thread(target=self._read_figures, args=(self._figures,), daemon=True).start()
+
+    def _read_figures(self, figures: Figures) -> None:
+        measured: m.NodeMeasured | None = None
+        try:
+            measured = figures.read()
+        finally:  # what can't be read now may be next time
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                self._loop.call_soon_threadsafe(self._tell_figures, measured)
+
+    def _tell_figures(self, measured: m.NodeMeasured | None) -> None:
+        self._is_measuring = False
+        if measured is not None:
+            self._tell(measured)
+
+    def _hello(self) -> m.HelloNode:
+        return m.HelloNode(
+            protocol=m.PROTOCOL_VERSION,
+            name=self._settings.name,
+            devices=self._devices,
+            slots=self._settings.slots,
+            workers=self._nursery.held(),
+            pid=os.getpid(),
+        )
+
+    def _send(self, message: m.Message, epoch: int) -> bool:
+        # A send may take the fd's wake-up with it; what came meanwhile would lie there.
+        self._loop.call_soon(self._take_in)
+        return self._link.send(message, epoch)
+
+    def _tell(self, message: m.Message) -> None:
+        """Tell the broker; while it is away, keep only what no later message would tell."""
+        is_sent = self._session.state is State.WELCOMED and self._send(message, self._session.epoch)
+        if not is_sent and isinstance(message, m.WorkerExited):
+            self._unsent.append(message)
+
+    def _take_in(self) -> None:
+        coming = iter(self._link.receive, None)
+        while fault := first_fault(coming, self._hear):
+            (message, _, _), error = fault
+            logger.error("message.fault", exc_info=error, extra={"content": quoted(message)})
+
+    def _hear(self, received: Received) -> None:
+        message, epoch, frames = received
+        wanted = self._session.heard(message, epoch, clock.monotonic())
+        if wanted is not None:
+            self._act(wanted, frames)
+
+    def _act(self, message: m.Message, frames: list[memoryview]) -> None:
+        match message:
+            case m.StartWorker():
+                self._nursery.start(message)
+            case m.StopWorker(first, kill, reason, is_unregistered, also):
+                for worker_id in (first, *also):
+                    self._nursery.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
+            case m.ArchiveChunk() if len(frames) == 1:
+                self._nursery.cache.arrived(message, frames[0])
+            case m.ArchiveMissing(archive):
+                self._nursery.cache.missing(archive)
+            case m.Welcome():
+                self._welcomed(message)
+            case m.Leave(reason):
+                logger.error("node.unwanted", extra={"reason": reason})
+                self._exit_code = 1
+                self._stopping.set()
+            case _:
+                logger.error("message.refused", extra={"content": quoted(message)})
+
+    def _welcomed(self, welcome: m.Welcome) -> None:
+        if welcome.is_new:
+            logger.info("broker.joined", extra={"epoch": self._session.epoch})
+            self._figures_at = 0.0  # a broker that doesn't know the host yet shall soon
+        self._measure_host(clock.monotonic())
+        self._nursery.cache.reconnected()
+        for _ in range(len(self._unsent)):
+            self._tell(self._unsent.popleft())
+
+
+def run(settings: NodeSettings) -> int:
+    """Run a node until it is told to stop; return its exit code."""
+
+    async def serve() -> int:
+        try:
+            node = Node(settings)
+            await node.open()
+        except OSError as error:  # its folders, the launcher's process
+            logger.error("node.not_started", extra={"reason": str(error)})
+            return 1
+        return await node.run()
+
+    return asyncio.run(serve())

@@ -1,0 +1,223 @@
+"""Unpacked copies of archives: each is one registration's on one node, and begins as the archive was made.
+
+`models/<sha256>.<random>/` is a copy: `model` in it is what handlers know as model_dir, `made.json` lists all
+that was unpacked, and whoever uses the copy holds `lock`. One that nobody uses any more may serve again if
+nothing in it was changed; what was added goes before. A change shows in a file's size, mode and times: its
+ctime can't be set, not even by root. Links between copies would save space, and let a handler that writes
+into a file change it for others.
+"""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from torchrelay.shared import ids, private_files
+from torchrelay.shared.archives.reader import ArchiveReader
+from torchrelay.shared.locks import hold
+
+FOLDER, LISTING, LOCK = "model", "made.json", "lock"
+#: A copy in the making is called so until it is whole.
+_MAKING = "making."
+#: Copies that go when their node stops have this in their name.
+_OF_A_RUN = "run-"
+#: Folders of what is on its way out begin with this.
+DROPPED = "dropped."
+
+#: Mode, size, and times of modification and change (ns); of a folder, the mode alone.
+Facts = tuple[int, int, int, int]
+
+
+class Copy:
+    """A copy that this process uses."""
+
+    def __init__(self, holder: Path, lock: IO[bytes]) -> None:
+        self._holder = holder
+        self._lock = lock
+
+    @property
+    def folder(self) -> Path:
+        """The model_dir."""
+        return self._holder / FOLDER
+
+    def release(self) -> None:
+        """Let others take it, or drop it; its time tells when."""
+        with suppress(OSError):  # whatever has become of the disk meanwhile
+            os.utime(self._holder)
+        self._lock.close()
+
+    def take_again(self) -> bool:
+        """Use it again as it was left; tell whether nobody took it meanwhile."""
+        if lock := _hold(self._holder):
+            self._lock = lock
+        return lock is not None
+
+    def restore(self) -> bool:
+        """Make it what it was when it was made; tell whether that is so."""
+        return _restore(self._holder)
+
+    def drop(self) -> None:
+        """Remove it for good."""
+        drop(self._holder)
+        self._lock.close()
+
+
+class Copies:
+    """The copies below a cache's folder; all of it blocks."""
+
+    def __init__(self, root: Path, reader: ArchiveReader, *, is_kept: bool) -> None:
+        """See to the copies below `root`; unless they are kept, each is made anew and goes with its use."""
+        self._reader = reader
+        self._models = root / "models"
+        self._is_kept = is_kept
+        private_files.make_folder(self._models)
+
+    def claim(self, name: str) -> Copy | None:
+        """Take a copy of an archive that nobody uses, as it was made; None if there is none."""
+        if not self._is_kept:
+            return None
+        for holder in sorted(self._models.glob(f"{name}.*"), key=_modified_at, reverse=True):
+            lock = _hold(holder)
+            if lock is None:
+                continue
+            if _restore(holder):
+                # By a new name: whoever left it, and may come back, then sees that it has been taken.
+                return self._name(holder, lock, name)
+            drop(holder)
+            lock.close()
+        return None
+
+    def make(self, name: str, source: Path, called: str) -> Copy:
+        """Unpack an archive. Raises as `ArchiveReader.extract` does; then nothing is left."""
+        holder, lock = self._new_holder()
+        is_whole = False
+        try:
+            self._reader.extract(source, holder / FOLDER, called=called)
+            with open(holder / LISTING, "w", opener=private_files.opener) as listing:
+                listing.write(json.dumps(dict(_scan(holder / FOLDER))))
+            is_whole = True
+        finally:
+            if not is_whole:
+                drop(holder)
+                lock.close()
+        return self._name(holder, lock, name)
+
+    def bytes_of(self, source: Path) -> int:
+        """Tell how large a copy will be, as far as that can be told."""
+        return self._reader.unpacked_bytes(source)
+
+    def drop_left(self) -> None:
+        """Remove what nodes that didn't keep their copies have left here when they were killed."""
+        for holder in self._models.glob(f"*.{_OF_A_RUN}*"):
+            if lock := _hold(holder):
+                drop(holder)
+                lock.close()
+
+    def _new_holder(self) -> tuple[Path, IO[bytes]]:
+        while True:
+            private_files.make_folder(self._models)
+            holder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._models))
+            if lock := _hold(holder):  # who tidies may have seen it without a lock
+                return holder, lock
+
+    def _name(self, holder: Path, lock: IO[bytes], name: str) -> Copy:
+        run = "" if self._is_kept else _OF_A_RUN
+        return Copy(holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}"), lock)
+
+
+def drop(path: Path) -> None:
+    """Remove a file or folder below a folder of the cache, unless it is gone."""
+    with suppress(FileNotFoundError):
+        remove(set_aside(path))
+
+
+def set_aside(path: Path) -> Path:
+    """Take what is below a folder of the cache out of sight at once; return what is left to be removed.
+
+    Nothing is made for it, since the disk may be full. Raises FileNotFoundError.
+    """
+    doomed = path.parent.parent / f"{DROPPED}{path.name}"
+    if doomed.exists():
+        remove(doomed)
+    return path.rename(doomed)
+
+
+def remove_dropped(root: Path) -> None:
+    """Remove what was dropped by somebody who died over it."""
+    for leftover in root.glob(f"{DROPPED}*"):
+        remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove what was set aside."""
+    if path.is_dir() and not path.is_symlink():
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():  # a handler may have forbidden it
+                _allow_removal(path)
+                shutil.rmtree(path, ignore_errors=True)
+        except RecursionError:  # or have made folders in folders, deeper than Python's own functions go
+            subprocess.run(["rm", "-rf", "--", path], check=False, stderr=subprocess.DEVNULL)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _allow_removal(folder: Path) -> None:
+    with suppress(OSError):
+        folder.chmod(0o700)
+        for at, names, _ in os.walk(folder):
+            for name in names:  # before they are walked
+                if not os.path.islink(os.path.join(at, name)):
+                    os.chmod(os.path.join(at, name), 0o700)
+
+
+def _hold(holder: Path) -> IO[bytes] | None:
+    try:
+        return hold(holder / LOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _modified_at(path: Path) -> float:
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _restore(holder: Path) -> bool:
+    """Make a copy what it was when it was made; tell whether it is."""
+    folder = holder / FOLDER
+    try:
+        made = {name: tuple(facts) for name, facts in json.loads((holder / LISTING).read_text()).items()}
+        found = dict(_scan(folder))
+    except (OSError, ValueError, RecursionError):
+        return False
+    if any(found.get(name) != facts for name, facts in made.items()):
+        return False
+    try:
+        for name in found.keys() - made.keys():
+            if os.path.dirname(name) in made or os.path.dirname(name) == "":
+                path = folder / name
+                shutil.rmtree(path) if stat.S_ISDIR(found[name][0]) else path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _scan(folder: Path, below: str = "") -> Iterator[tuple[str, Facts]]:
+    """Yield all that is in a folder by its path in it; links aren't followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{below}{entry.name}"
+            facts = entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                yield name, (facts.st_mode, 0, 0, 0)
+                yield from _scan(folder / entry.name, f"{name}/")
+            else:
+                yield name, (facts.st_mode, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -1,0 +1,219 @@
+"""What a worker process writes: its output line by line, and its last words; reads pipes, never waits."""
+
+import contextlib
+import io
+import os
+import selectors
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from torchrelay.worker.launcher.launcher_protocol import LastWords
+
+#: How much of a worker's output goes with the report of its end.
+LINES_KEPT = 50
+LINE_LIMIT_BYTES = 4096
+#: Read of one stream before the others have their turn: as many lines at most.
+READ_BYTES = 4096
+#: What a pipe holds at most.
+PIPE_BYTES = 64 * 1024
+
+Stream = Literal["stdout", "stderr"]
+#: What hears every line, as many together as were read together.
+Ear = Callable[[Stream, list[str]], None]
+
+
+class _Pipe:
+    """A pipe whose other end goes to a worker."""
+
+    def __init__(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        # Files, since those close by themselves where the next pipe of a worker can't be had.
+        self._reader, self._writer = io.FileIO(reader), io.FileIO(writer, "w")
+
+    @property
+    def fd(self) -> int:
+        """Our end."""
+        return self._reader.fileno()
+
+    @property
+    def writer(self) -> int:
+        """The worker's end."""
+        return self._writer.fileno()
+
+    def close_writer(self) -> None:
+        """Close our copy of the worker's end, so that the pipe ends with the worker."""
+        self._writer.close()
+
+    def read(self, limit_bytes: int) -> bytes | None:
+        """Read some of what is there: None if there is nothing, b"" once nothing more can come."""
+        return self._reader.read(limit_bytes)
+
+    def close(self) -> None:
+        """Close our end."""
+        self._reader.close()
+
+
+class _LinePipe(_Pipe):
+    """One stream of a worker, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._partial = b""
+
+    def lines(self, data: bytes) -> list[bytes]:
+        """Return the lines that end with what was read."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        return [*lines, *self.rest()] if len(self._partial) > LINE_LIMIT_BYTES else lines
+
+    def rest(self) -> list[bytes]:
+        """Return what has been read of a line that doesn't end."""
+        rest, self._partial = self._partial, b""
+        return [rest] if rest else []
+
+
+class Output:
+    """A worker's stdout and stderr; every line goes to `on_lines`, the last ones of both are kept.
+
+    Lines of one stream keep their order, those of both come as they are read. `on_lines` is called in the
+    reader's thread; everything else here is for the event loop, and doesn't wait.
+    """
+
+    def __init__(self, reader: "OutputReader", on_lines: Ear) -> None:
+        self._reader = reader
+        self._on_lines = on_lines
+        self._last_lines: deque[bytes] = deque(maxlen=LINES_KEPT)
+        self.stdout, self.stderr = _LinePipe(), _LinePipe()
+        self._pipes: tuple[tuple[Stream, _LinePipe], ...] = ("stdout", self.stdout), ("stderr", self.stderr)
+        #: Held for as long as reading takes, never while lines are heard.
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def follow(self) -> None:
+        """Leave the pipes' other ends to the worker, and have read what comes from now on."""
+        for stream, pipe in self._pipes:
+            pipe.close_writer()
+            self._reader.call(partial(self._reader.add, pipe.fd, partial(self._read, stream, pipe)))
+
+    def close(self) -> tuple[str, ...]:
+        """Read what is left, and return the last lines; the reader hears of what was left, and closes."""
+        left: list[tuple[Stream, list[bytes]]] = []
+        with self._lock:
+            self._is_closed = True
+            for stream, pipe in self._pipes:
+                # Once takes all that a pipe holds: a process that the worker left may print without end.
+                lines = [*pipe.lines(pipe.read(PIPE_BYTES) or b""), *pipe.rest()]
+                self._last_lines.extend(lines)
+                left.append((stream, lines))
+        self._reader.call(self._close_pipes)
+        for stream, lines in left:
+            for first in range(0, len(lines), READ_BYTES):
+                some = lines[first : first + READ_BYTES]
+                self._reader.call(partial(self._hear, stream, some))
+        return tuple(map(_text, self._last_lines))
+
+    def _close_pipes(self) -> None:
+        for _, pipe in self._pipes:
+            self._reader.remove(pipe.fd)
+            pipe.close()
+
+    def _read(self, stream: Stream, pipe: _LinePipe) -> None:
+        with self._lock:
+            data = None if self._is_closed else pipe.read(READ_BYTES)
+            lines = pipe.lines(data) if data else []
+            self._last_lines.extend(lines)
+        if data == b"":
+            self._reader.remove(pipe.fd)
+        self._hear(stream, lines)
+
+    def _hear(self, stream: Stream, lines: list[bytes]) -> None:
+        if lines:
+            self._reader.wait_for_room()
+            self._on_lines(stream, list(map(_text, lines)))
+
+
+class OutputReader:
+    """Reads what all workers of a node print, in a thread: how much that is, is theirs to say.
+
+    Each has its turn, with a little at a time. What isn't read in time fills a pipe, and who prints waits.
+    """
+
+    def __init__(self, wait_for_room: Callable[[], None] = lambda: None) -> None:
+        """Call `wait_for_room` before lines are heard: it may wait for whoever writes them down."""
+        self.wait_for_room = wait_for_room
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_writer.setblocking(False)
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_closing = False
+        self.add(self._wake_reader.fileno(), self._answer_calls)
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the thread call a function soon."""
+        self._calls.append(function)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # it is full of wakes already, or the thread has ended
+            self._wake_writer.send(b"x")
+
+    def close(self, timeout_s: float) -> None:
+        """Have everything heard that was left, for so long, and end the thread."""
+        self.call(self._end)
+        self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._wake_writer.close()
+
+    def add(self, fd: int, read: Callable[[], None]) -> None:
+        """Call `read` whenever there is something: for the thread to call."""
+        self._selector.register(fd, selectors.EVENT_READ, read)
+
+    def remove(self, fd: int) -> bool:
+        """Watch a file no longer; return whether it was watched: for the thread to call."""
+        is_watched = fd in self._selector.get_map()
+        if is_watched:
+            self._selector.unregister(fd)
+        return is_watched
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            for key, _ in self._selector.select():
+                key.data()
+        self._selector.close()
+        self._wake_reader.close()
+
+    def _answer_calls(self) -> None:
+        self._wake_reader.recv(4096)
+        if self._calls:  # which wake once when they come, and once more where they have to wait
+            self._calls.popleft()()
+        if self._calls:
+            self._wake()  # one a turn, so that the streams have theirs
+
+    def _end(self) -> None:
+        self._is_closing = True
+
+
+class StatusPipe(_Pipe):
+    """Where a worker says why it could not load its model."""
+
+    def last_words(self) -> LastWords | None:
+        """Read what the worker, which is gone, has said; close."""
+        # Where a worker has several processes, the first words are nearest to the cause.
+        first, _, _ = (self.read(PIPE_BYTES) or b"").partition(b"\n")
+        self.close()
+        try:
+            return msgspec.json.decode(first, type=LastWords)
+        except msgspec.DecodeError:
+            return None  # it said nothing, or a handler of its own found the pipe
+
+
+def _text(line: bytes) -> str:
+    return line[:LINE_LIMIT_BYTES].decode(errors="replace").rstrip("\r")
