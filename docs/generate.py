@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the settings classes: `python docs/generate.py`.
+"""Writes docs/configuration.md from the settings classes and the table of keys: `python docs/generate.py`.
 
 A field's meaning is its `#:` comment.
 """
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from torchrelay.cli.start import part_settings
 from torchrelay.shared import settings
 from torchrelay.shared.torchserve import config_keys
 
@@ -50,33 +49,23 @@ These two switch the reading itself: `enable_envvars_config`, `use_env_allowed_u
 Any other key is kept, as in TorchServe, and means nothing.
 """
 
-#: What a key sets that no field has to itself.
-ELSEWHERE = {
-    "number_of_gpu": "how many GPUs a node offers at most, of those that CUDA_VISIBLE_DEVICES leaves",
-    "disable_token_authorization": "whether callers need keys; `torchserve` says yes, `torchrelay serve` no",
-    "disable_system_metrics": "whether nodes measure their host",
-    "keystore_type": "nothing but `PKCS12` can be read",
+SECTIONS = {
+    "broker": settings.BrokerSettings,
+    "gateway": settings.GatewaySettings,
+    "node": settings.NodeSettings,
 }
-
-SECTIONS = (
-    (settings.BrokerSettings, part_settings.BROKER_FIELDS),
-    (settings.GatewaySettings, part_settings.GATEWAY_FIELDS),
-    (settings.NodeSettings, part_settings.NODE_FIELDS),
-)
 
 
 def configuration():
     """Return the page's text."""
-    keys = [
-        f"| `{key}` | {write_variable(key)} | {write_target(key)} |" for key in sorted(config_keys.PARSERS)
-    ]
+    keys = [f"| `{key}` | {write_variable(key)} | {write_target(key)} |" for key in sorted(config_keys.KEYS)]
     reasons = [f"| `{key}` | {why} |" for key, why in sorted(config_keys.REASONS.items())]
     parts = [HEAD.format(keys="\n".join(keys), reasons="\n".join(reasons))]
-    for cls, keys in SECTIONS:
+    for process, cls in SECTIONS.items():
         parts.append(f"## {inspect.getdoc(cls).split('.')[0]}\n")
         parts.append("| setting | default | config.properties | meaning |\n|---|---|---|---|")
         meanings = read_meanings(inspect.getsource(cls))
-        key_of = {field: key for key, field in keys.items()}
+        key_of = {field: key for key in config_keys.KEYS for field in config_keys.settings_of(key, process)}
         for field in msgspec.structs.fields(cls):
             key = f"`{key_of[field.name]}`" if field.name in key_of else ""
             parts.append(f"| `{field.name}` | {write_default(field)} | {key} | {meanings[field.name]} |")
@@ -92,10 +81,8 @@ def write_variable(key):
 
 def write_target(key):
     """Write what a key sets: a field of ours, or what no field says alone."""
-    if key in ELSEWHERE:
-        return ELSEWHERE[key]
-    fields = [f"`{keys[key]}`" for _, keys in SECTIONS if key in keys]
-    return ", ".join(dict.fromkeys(fields))
+    fields = [f"`{field}`" for process in SECTIONS for field in config_keys.settings_of(key, process)]
+    return ", ".join(dict.fromkeys(fields)) or config_keys.KEYS[key].effect
 
 
 def read_meanings(source):

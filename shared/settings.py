@@ -1,8 +1,8 @@
 """Settings of each process: frozen structs, made once at start and handed down.
 
 Where they come from, strongest first: environment (only if config.properties says
-`enable_envvars_config=true`), command line, config.properties, the defaults here. The merging is
-`cli/start/part_settings.py`'s; this file knows only the fields, their defaults, and the reason for each.
+`enable_envvars_config=true`), command line, config.properties, the defaults here. They are merged in
+`cli/start/part_settings.py`; this file has only the fields, their defaults, and the reason for each.
 """
 
 import ipaddress

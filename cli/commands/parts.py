@@ -135,7 +135,7 @@ def worker(
     from torchrelay.cli.start.folders import cache_of_node
     from torchrelay.shared import host
     from torchrelay.shared.settings import environment
-    from torchrelay.shared.torchserve.config_properties import Said
+    from torchrelay.shared.torchserve.config_keys import ConfigValues
 
     broker = broker or broker_address.of_this_user(environment())
     checks.require_broker_addresses(dialled=broker)
@@ -144,7 +144,7 @@ def worker(
         for line in cache.warnings:
             typer.echo(line, err=True)
         config = checks.config(ts_config, environment())
-        said = checks.with_file(Said(), ts_config)
+        said = checks.with_file(ConfigValues(), ts_config)
         settings = part_settings.node_settings(
             said,
             broker_address=broker,

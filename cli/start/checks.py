@@ -23,8 +23,9 @@ from torchrelay.shared.settings import (
     SettingsError,
     environment,
 )
-from torchrelay.shared.torchserve import config_keys, config_properties
-from torchrelay.shared.torchserve.config_properties import Said, TsConfig
+from torchrelay.shared.torchserve import config_keys, config_parsers, config_properties
+from torchrelay.shared.torchserve.config_keys import ConfigValues
+from torchrelay.shared.torchserve.config_properties import Configuration
 
 #: What a key file takes of the disk, about.
 KEY_FILE_BYTES = 1024
@@ -59,7 +60,7 @@ def said(
     management_address: str | None = None,
     metrics_address: str | None = None,
     allowed_hosts: str | None = None,
-) -> Said:
+) -> ConfigValues:
     """Read the command line's share of the settings; it can switch the model API on and never off.
 
     `more_models` are the words that TorchServe allows after `--models A`, and that typer sees as arguments.
@@ -68,16 +69,16 @@ def said(
         raise typer.BadParameter(f"{more_models[0]!r} is no option; models are named after --models")
     named = [*(models or []), *(more_models or [])]
     try:
-        return Said(
+        return ConfigValues(
             model_store=model_store,
-            load_models=config_keys.parse_load_models(",".join(named)) if named else None,
+            load_models=config_parsers.parse_load_models(",".join(named)) if named else None,
             enable_model_api=enable_model_api or None,
             disable_token_authorization=None if tokens is None else not tokens,
             metrics_mode=metrics_mode,
             inference_address=_address(inference_address),
             management_address=_address(management_address),
             metrics_address=_address(metrics_address),
-            allowed_hosts=None if allowed_hosts is None else config_keys.parse_hosts(allowed_hosts),
+            allowed_hosts=None if allowed_hosts is None else config_parsers.parse_hosts(allowed_hosts),
         )
     except ValueError as error:
         raise Fault(str(error)) from error
@@ -92,18 +93,18 @@ def metrics_mode(text: str | None) -> MetricsMode | None:
             raise typer.BadParameter(f"{text!r} is none of prometheus, log and legacy")
 
 
-def config(option: str | None, environ: Mapping[str, str]) -> TsConfig:
+def config(option: str | None, environ: Mapping[str, str]) -> Configuration:
     """Read the config.properties that counts, if there is one."""
     return config_of(config_properties.find_file(option, environ, Path.cwd()), environ)
 
 
-def config_of(path: Path | None, environ: Mapping[str, str]) -> TsConfig:
+def config_of(path: Path | None, environ: Mapping[str, str]) -> Configuration:
     """Read this config.properties or snapshot; None stands for the environment alone.
 
     A snapshot holds no secrets: they are in the file that it was made with.
     """
     if path is None:
-        return TsConfig(environment=config_properties.with_oip(Said(), environ))
+        return Configuration(environment=config_properties.with_oip(ConfigValues(), environ))
     found = _read_config(path, environ)
     if found.file.model_snapshot is None:
         mark = {config_keys.CONFIG_FILE_MARK: str(path.absolute())}
@@ -114,7 +115,7 @@ def config_of(path: Path | None, environ: Mapping[str, str]) -> TsConfig:
     return config_properties.with_secrets(found, _read_config(Path(named), environ))
 
 
-def _read_config(path: Path, environ: Mapping[str, str]) -> TsConfig:
+def _read_config(path: Path, environ: Mapping[str, str]) -> Configuration:
     try:
         return config_properties.read(path.read_bytes(), environ)
     except OSError as error:
@@ -123,7 +124,7 @@ def _read_config(path: Path, environ: Mapping[str, str]) -> TsConfig:
         raise Fault(f"Invalid configuration: {path}:\n{error}") from error
 
 
-def with_file(command_line: Said, option: str | None) -> Said:
+def with_file(command_line: ConfigValues, option: str | None) -> ConfigValues:
     """Merge what was said on the command line with config.properties and the environment."""
     found = config(option, environment())
     return part_settings.merge(found.environment, command_line, found.file, part_settings.SERVE_DEFAULTS)
@@ -135,12 +136,14 @@ def require_private(faults: Sequence[str]) -> None:
         raise Fault("\n".join(faults))
 
 
-def unheeded(config: TsConfig) -> list[str]:
+def unheeded(config: Configuration) -> list[str]:
     """Say of each key that has no effect why."""
     return [f"{key} in config.properties has no effect: {why}" for key, why in config.without_effect.items()]
 
 
-def plan(command_line: Said, config: TsConfig, options: part_settings.Options) -> part_settings.Plan:
+def plan(
+    command_line: ConfigValues, config: Configuration, options: part_settings.Options
+) -> part_settings.Plan:
     """Settle the three processes' settings, and make sure that they can work on this machine."""
     try:
         made = part_settings.compose(command_line, config, options, host.look(environment()))
@@ -290,4 +293,4 @@ def client_url(address: str, api: str) -> str:
 
 
 def _address(text: str | None) -> str | None:
-    return None if text is None else config_keys.parse_address(text)
+    return None if text is None else config_parsers.parse_address(text)

@@ -26,81 +26,18 @@ from torchrelay.shared.settings import (
     is_open_to_others,
     is_reachable_from_outside,
 )
-from torchrelay.shared.torchserve import config_keys, snapshot_files
-from torchrelay.shared.torchserve.config_properties import Said, TsConfig
+from torchrelay.shared.torchserve import config_keys, config_parsers, snapshot_files
+from torchrelay.shared.torchserve.config_keys import ConfigValues, settings_from
+from torchrelay.shared.torchserve.config_properties import Configuration
 
 #: A unix socket's path is at most this long (108 bytes with its closing zero).
 SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
 #: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
 LARGEST_ANSWERS = 4
-
-BROKER_FIELDS = {
-    "model_store": "model_store",
-    "enable_model_api": "enable_model_api",
-    "load_models": "load_models",
-    "models": "models",
-    "model_snapshot": "snapshot",
-    "default_workers_per_model": "default_workers_per_model",
-    "default_response_timeout": "default_response_timeout_s",
-    "default_startup_timeout": "default_startup_timeout_s",
-    "unregister_model_timeout": "unregister_timeout_s",
-    "job_queue_size": "job_queue_size",
-    "max_response_size": "max_response_size",
-    "allowed_urls": "allowed_urls",
-    "install_py_dep_per_model": "install_py_dep_per_model",
-    "decode_input_request": "decode_input_request",
-    "limit_max_image_pixels": "limit_max_image_pixels",
-    "service_envelope": "service_envelope",
-    "default_service_handler": "default_service_handler",
-    "metrics_mode": "metrics_mode",
-    "metrics_config": "metrics_config",
-    "model_metrics_auto_detect": "model_metrics_auto_detect",
-    "own_metrics": "own_metrics",
-    "token_expiration_min": "token_expiration_min",
-    "download_timeout_s": "download_timeout_s",
-    "download_min_bytes_per_s": "download_min_bytes_per_s",
-    "download_grace_s": "download_grace_s",
-    "workers_limit": "workers_limit",
-}
-GATEWAY_FIELDS = {
-    "inference_address": "inference_address",
-    "management_address": "management_address",
-    "metrics_address": "metrics_address",
-    "max_request_size": "max_request_size",
-    "enable_model_api": "enable_model_api",
-    "enable_metrics_api": "enable_metrics_api",
-    "certificate_file": "certificate_file",
-    "private_key_file": "private_key_file",
-    "keystore": "keystore",
-    "keystore_pass": "keystore_pass",
-    "allowed_hosts": "allowed_hosts",
-    "cors_allowed_origin": "cors_allowed_origin",
-    "cors_allowed_methods": "cors_allowed_methods",
-    "cors_allowed_headers": "cors_allowed_headers",
-    "ts_open_inference_protocol": "open_inference_protocol",
-    "ts_header_key_sequence_id": "header_key_sequence_id",
-    "connection_limit": "connection_limit",
-    "head_timeout_s": "head_timeout_s",
-    "client_least_rate": "client_least_rate",
-    "client_stall_s": "client_stall_s",
-    "unsent_limit_bytes": "unsent_limit_bytes",
-    "in_flight_limit_bytes": "in_flight_limit_bytes",
-}
-NODE_FIELDS = {
-    "blacklist_env_vars": "blacklist_env_vars",
-    "install_env_vars": "install_env_vars",
-    "install_timeout_s": "install_timeout_s",
-    "metric_time_interval": "metric_time_interval_s",
-    "ts_header_key_sequence_id": "header_key_sequence_id",
-    "ts_header_key_sequence_start": "header_key_sequence_start",
-    "ts_header_key_sequence_end": "header_key_sequence_end",
-}
-
-
 #: What each command takes where nobody says anything: TorchServe's own defaults, and ours.
-TORCHSERVE_DEFAULTS = Said(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
-SERVE_DEFAULTS = Said(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
+TORCHSERVE_DEFAULTS = ConfigValues(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
+SERVE_DEFAULTS = ConfigValues(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     #: Whether state_dir goes when the run ends.
     is_state_temporary: bool = False
     #: The weakest source; see above.
-    defaults: Said = SERVE_DEFAULTS
+    defaults: ConfigValues = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
     broker_address: str | None = None
     gateway_processes: int = 1
@@ -146,7 +83,9 @@ class Plan(msgspec.Struct, frozen=True):
     node: NodeSettings
 
 
-def merge(environment: Said, command_line: Said, file: Said, defaults: Said) -> Said:
+def merge(
+    environment: ConfigValues, command_line: ConfigValues, file: ConfigValues, defaults: ConfigValues
+) -> ConfigValues:
     """Take each key from the strongest source that has it.
 
     The command line can only switch `enable_model_api` on, so it says True or nothing.
@@ -156,10 +95,10 @@ def merge(environment: Said, command_line: Said, file: Said, defaults: Said) -> 
         strongest |= {
             key: value for key, value in msgspec.structs.asdict(source).items() if value is not None
         }
-    return Said(**strongest)
+    return ConfigValues(**strongest)
 
 
-def compose(command_line: Said, config: TsConfig, options: Options, host: Host) -> Plan:
+def compose(command_line: ConfigValues, config: Configuration, options: Options, host: Host) -> Plan:
     """Settle everything for `torchrelay serve` and `torchserve`.
 
     Raises:
@@ -222,17 +161,17 @@ def compose(command_line: Said, config: TsConfig, options: Options, host: Host) 
     return Plan(broker, gateway, node)
 
 
-def snapshot_config(command_line: Said, config: TsConfig) -> tuple[tuple[str, str], ...]:
+def snapshot_config(command_line: ConfigValues, config: Configuration) -> tuple[tuple[str, str], ...]:
     """Return what a snapshot repeats of the configuration: every key that was said, as its text.
 
     But for secrets, which whoever restores it takes from the file that it names.
     """
     said = msgspec.structs.asdict(command_line)
-    texts = {key: config_keys.text_of(value) for key, value in said.items() if value is not None}
+    texts = {key: config_parsers.text_of(value) for key, value in said.items() if value is not None}
     strongest = {**config.properties, **texts, **config.overrides}
     if "load_models" in strongest:  # a url may be signed, and who restores a snapshot doesn't need it
-        loads = config_keys.parse_load_models(strongest["load_models"])
-        strongest["load_models"] = config_keys.text_of(tuple(map(_unsigned, loads)))
+        loads = config_parsers.parse_load_models(strongest["load_models"])
+        strongest["load_models"] = config_parsers.text_of(tuple(map(_unsigned, loads)))
     return tuple(
         (key, text)
         for key, text in strongest.items()
@@ -250,18 +189,18 @@ def default_slots(host: Host) -> int:
     return max(32, SLOTS_PER_CPU * host.cpus)
 
 
-def has_tokens(said: Said) -> bool:
+def has_tokens(said: ConfigValues) -> bool:
     """Tell whether requests need keys; a part that runs alone needs none unless somebody said so."""
     return said.disable_token_authorization is False
 
 
-def broker_settings(said: Said, **more: object) -> BrokerSettings:
+def broker_settings(said: ConfigValues, **more: object) -> BrokerSettings:
     """Make the broker's settings of what was said; `more` are fields that only one command knows."""
     ours = {
         "token_authorization": has_tokens(said),
         "queue_limit_bytes": _queue_limit_bytes(gateway_settings(said)),
     }
-    return msgspec.convert(_fields(said, BROKER_FIELDS) | ours | more, BrokerSettings)
+    return msgspec.convert(settings_from(said, "broker") | ours | more, BrokerSettings)
 
 
 def _queue_limit_bytes(gateway: GatewaySettings) -> int:
@@ -269,22 +208,22 @@ def _queue_limit_bytes(gateway: GatewaySettings) -> int:
     return max(QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
 
 
-def gateway_settings(said: Said, **more: object) -> GatewaySettings:
+def gateway_settings(said: ConfigValues, **more: object) -> GatewaySettings:
     """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
     ours = {
         "token_authorization": has_tokens(said),
         "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (said.max_response_size or 0)),
     }
-    return msgspec.convert(ours | _fields(said, GATEWAY_FIELDS) | more, GatewaySettings)
+    return msgspec.convert(ours | settings_from(said, "gateway") | more, GatewaySettings)
 
 
-def node_settings(said: Said, **more: object) -> NodeSettings:
+def node_settings(said: ConfigValues, **more: object) -> NodeSettings:
     """Make a node's settings of what was said; `more` are fields that only one command knows."""
     metrics = {"system_metrics": not said.disable_system_metrics}
-    return msgspec.convert(_fields(said, NODE_FIELDS) | metrics | more, NodeSettings)
+    return msgspec.convert(settings_from(said, "node") | metrics | more, NodeSettings)
 
 
-def secret_variables(config: TsConfig) -> tuple[str, ...]:
+def secret_variables(config: Configuration) -> tuple[str, ...]:
     """Name the variables of the environment that hold secrets of the configuration."""
     overriding = {variable for key in config_keys.SECRETS if (variable := config_keys.variable(key))}
     return tuple(sorted(config.secret_variables | overriding))
@@ -302,7 +241,7 @@ def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
     ]
 
 
-def vain_keys(keys: Sequence[StaticKey], said: Said, command_line: Said) -> list[str]:
+def vain_keys(keys: Sequence[StaticKey], said: ConfigValues, command_line: ConfigValues) -> list[str]:
     """Name the fault of keys that are given in one place and switched off in another.
 
     Who types --disable-token-auth knows what the command then does.
@@ -360,11 +299,7 @@ def listeners(gateway: GatewaySettings) -> tuple[str, ...]:
     return (*always, gateway.metrics_address) if gateway.enable_metrics_api else always
 
 
-def _fields(said: Said, names: dict[str, str]) -> dict[str, object]:
-    return {field: value for key, field in names.items() if (value := getattr(said, key)) is not None}
-
-
-def devices(said: Said, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
+def devices(said: ConfigValues, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
     """Apply number_of_gpu, which is an upper bound of what `auto` stands for."""
     if _gpus(said, host) == host.gpus:
         return wanted
@@ -372,11 +307,11 @@ def devices(said: Said, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
     return tuple(name for asked in wanted for name in (auto if asked == "auto" else (asked,)))
 
 
-def _gpus(said: Said, host: Host) -> int:
+def _gpus(said: ConfigValues, host: Host) -> int:
     return host.gpus if said.number_of_gpu is None else min(host.gpus, said.number_of_gpu)
 
 
-def _startup_workers(said: Said, wanted: tuple[str, ...], host: Host) -> int:
+def _startup_workers(said: ConfigValues, wanted: tuple[str, ...], host: Host) -> int:
     """Count workers per model at start as TorchServe does: one for each GPU, else for each cpu."""
     named = {name for name in wanted if name.startswith("cuda")}
     if "auto" in wanted:

@@ -22,7 +22,7 @@ from torchrelay.cli.torchserve import pid_file
 from torchrelay.shared import private_files
 from torchrelay.shared.settings import environment
 from torchrelay.shared.torchserve import config_properties
-from torchrelay.shared.torchserve.config_properties import Said
+from torchrelay.shared.torchserve.config_keys import ConfigValues
 
 #: The version whose place we take: clients and scripts compare it.
 TORCHSERVE_VERSION = "0.12.0"
@@ -149,7 +149,7 @@ def find_config(given: argparse.Namespace, environ: Mapping[str, str]) -> Path |
     return config_properties.find_file(given.ts_config, environ, Path.cwd(), snapshots)
 
 
-def said(given: argparse.Namespace) -> Said:
+def said(given: argparse.Namespace) -> ConfigValues:
     """Read the command line's share of the settings; its two switches can only switch on."""
     return checks.said(
         model_store=given.model_store,
@@ -170,7 +170,7 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     if named and not Path(named).is_file():
         raise Fault(f"--ts-config file not found: {named}")
     found = checks.config_of(find_config(given, environ), environ)
-    store = part_settings.merge(found.environment, said(given), found.file, Said()).model_store
+    store = part_settings.merge(found.environment, said(given), found.file, ConfigValues()).model_store
     if not store:
         raise Fault("Missing mandatory parameter --model-store")
     checks.require_store(store)

@@ -23,8 +23,8 @@ from torchrelay.cli.torchserve import command
 from torchrelay.shared import clock, private_files
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
-from torchrelay.shared.torchserve import config_keys
-from torchrelay.shared.torchserve.config_properties import TsConfig
+from torchrelay.shared.torchserve import config_parsers
+from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.shared.torchserve.torchserve_log import SERVER
 
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
@@ -149,7 +149,7 @@ def _file(folder: Path | None, name: str) -> str | None:
     return None if folder is None else str(folder.absolute() / name)
 
 
-def _unheeded(given: argparse.Namespace, config: TsConfig) -> list[str]:
+def _unheeded(given: argparse.Namespace, config: Configuration) -> list[str]:
     options = [
         f"--{option.replace('_', '-')} has no effect: {why}"
         for option, why in UNHEEDED_OPTIONS.items()
@@ -184,7 +184,7 @@ def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir:
         "Management address": gateway.management_address,
         "Metrics address": gateway.metrics_address,
         "Model Store": Path(broker.model_store or "N/A").absolute(),
-        "Initial Models": config_keys.text_of(broker.load_models) or "N/A",
+        "Initial Models": config_parsers.text_of(broker.load_models) or "N/A",
         "Log dir": "N/A" if log_dir is None else log_dir.absolute(),
         "Metrics dir": "N/A" if metrics_dir is None else metrics_dir.absolute(),
         "Default workers per model": broker.default_workers_per_model or broker.startup_workers_per_model,

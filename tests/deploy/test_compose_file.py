@@ -18,7 +18,7 @@ from torchrelay.cli.main import app
 from torchrelay.cli.start import secrets_file
 from torchrelay.gateway.app import browser_checks
 from torchrelay.shared.settings import GatewaySettings, environment
-from torchrelay.shared.torchserve import config_keys
+from torchrelay.shared.torchserve import config_parsers
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -88,7 +88,7 @@ def test_the_gateway_is_asked_by_its_service_and_from_this_host_and_by_no_other_
         management_address="http://0.0.0.0:8081",
         metrics_address="http://0.0.0.0:8082",
         insecure=True,
-        allowed_hosts=config_keys.parse_hosts(named.partition("=")[2]),
+        allowed_hosts=config_parsers.parse_hosts(named.partition("=")[2]),
     )
     check = browser_checks(config)[listener]
 

@@ -14,7 +14,8 @@ from torchrelay.shared.settings import (
     StaticKey,
 )
 from torchrelay.shared.torchserve import config_keys, config_properties
-from torchrelay.shared.torchserve.config_properties import Said, TsConfig
+from torchrelay.shared.torchserve.config_keys import ConfigValues
+from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.worker.node import devices
 
 PC = Host(name="pc", cpus=4, gpus=0)
@@ -25,7 +26,7 @@ OPTIONS = part_settings.Options(state_dir="/s", cache_dir="/c", socket_dir="/tmp
 
 
 def plan(
-    said: Said | None = None,
+    said: ConfigValues | None = None,
     file: str = "",
     host: Host = PC,
     environ: dict[str, str] | None = None,
@@ -33,7 +34,7 @@ def plan(
 ) -> part_settings.Plan:
     config = config_properties.read(file.encode(), environ or {})
     options = msgspec.structs.replace(OPTIONS, **more)
-    return part_settings.compose(said or Said(), config, options, host)
+    return part_settings.compose(said or ConfigValues(), config, options, host)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_the_model_api_obeys_environment_then_command_line_then_file(
     lines = [f"enable_model_api={in_file}"] if in_file else []
     lines += ["enable_envvars_config=true"] if admitted else []
     environ = {"TS_ENABLE_MODEL_API": variable} if variable else {}
-    made = plan(Said(enable_model_api=flag or None), "\n".join(lines), environ=environ)
+    made = plan(ConfigValues(enable_model_api=flag or None), "\n".join(lines), environ=environ)
     assert made.gateway.enable_model_api is is_enabled
 
 
@@ -104,7 +105,7 @@ def test_every_key_reaches_the_process_that_needs_it() -> None:
 
 
 def test_the_command_line_replaces_the_files_models_and_store() -> None:
-    said = Said(model_store="/mine", load_models=(LoadAtStart(url="b.mar"),))
+    said = ConfigValues(model_store="/mine", load_models=(LoadAtStart(url="b.mar"),))
     made = plan(said, "model_store=/theirs\nload_models=all")
     assert (made.broker.model_store, made.broker.load_models) == ("/mine", (LoadAtStart(url="b.mar"),))
 
@@ -145,7 +146,7 @@ def test_no_worker_of_the_start_and_no_device_is_counted_that_the_node_has_not(
     gpus = [Gpu(f"GPU-{number}", "H100", 80 << 30) for number in range(8)]
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     here = msgspec.structs.replace(look(environment, lambda: gpus), cpus=16)
-    made = plan(Said(number_of_gpu=limit), host=here)
+    made = plan(ConfigValues(number_of_gpu=limit), host=here)
     offered = devices.offered(made.node.devices, environment, lambda: gpus)
     on_gpus = [device for device in offered if device.kind == "gpu"]
     assert len(on_gpus) == min(here.gpus, here.gpus if limit is None else limit)
@@ -164,29 +165,29 @@ def test_slots_suffice_for_a_model_on_every_cpu_of_a_large_machine() -> None:
 
 
 def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure() -> None:
-    said = Said(inference_address="http://0.0.0.0:8080", metrics_address="http://[::]:8082")
+    said = ConfigValues(inference_address="http://0.0.0.0:8080", metrics_address="http://[::]:8082")
     with pytest.raises(SettingsError) as caught:
         plan(said, broker_address="tcp://192.0.2.1:7700")
     assert len(str(caught.value).splitlines()) == 3
     assert plan(said, broker_address="tcp://192.0.2.1:7700", insecure=True).broker.insecure
     # Nobody listens there:
-    assert plan(Said(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
+    assert plan(ConfigValues(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
 
 
 def test_keys_that_others_can_read_on_their_way_are_warned_of() -> None:
-    outside = Said(inference_address="http://0.0.0.0:8080", disable_token_authorization=False)
+    outside = ConfigValues(inference_address="http://0.0.0.0:8080", disable_token_authorization=False)
     [line] = part_settings.readable_keys(plan(outside).gateway)
     assert "http://0.0.0.0:8080 can be read" in line
     both = msgspec.structs.replace(outside, management_address="http://192.0.2.1:8081")
     [line] = part_settings.readable_keys(plan(both).gateway)
     assert "http://0.0.0.0:8080 and http://192.0.2.1:8081" in line
     for quiet in (
-        Said(disable_token_authorization=False),
-        Said(inference_address="unix:/x.sock", disable_token_authorization=False),
-        Said(metrics_address="http://0.0.0.0:8082", disable_token_authorization=False),
+        ConfigValues(disable_token_authorization=False),
+        ConfigValues(inference_address="unix:/x.sock", disable_token_authorization=False),
+        ConfigValues(metrics_address="http://0.0.0.0:8082", disable_token_authorization=False),
     ):
         assert not part_settings.readable_keys(plan(quiet).gateway)
-    insecure = plan(Said(inference_address="http://0.0.0.0:8080"), insecure=True)
+    insecure = plan(ConfigValues(inference_address="http://0.0.0.0:8080"), insecure=True)
     assert not part_settings.readable_keys(insecure.gateway)
 
 
@@ -198,7 +199,7 @@ def test_a_broker_on_tcp_is_open_to_others_also_on_loopback() -> None:
 
 
 def test_the_broker_is_told_too_whether_models_may_be_registered() -> None:
-    made = plan(Said(enable_model_api=True))
+    made = plan(ConfigValues(enable_model_api=True))
     assert made.broker.enable_model_api
     assert made.gateway.enable_model_api
     made = plan()
@@ -213,12 +214,15 @@ def test_a_socket_path_that_the_kernel_would_cut_is_refused() -> None:
 
 
 def test_settings_survive_the_way_to_a_child_process() -> None:
-    made = plan(Said(load_models=(LoadAtStart(url="a.mar", name="a"),)))
+    made = plan(ConfigValues(load_models=(LoadAtStart(url="a.mar", name="a"),)))
     assert msgspec.json.decode(made.broker.to_json(), type=type(made.broker)) == made.broker
 
 
 def test_a_merge_of_silence_is_silence() -> None:
-    assert part_settings.merge(Said(), Said(), TsConfig().file, Said()) == Said()
+    assert (
+        part_settings.merge(ConfigValues(), ConfigValues(), Configuration().file, ConfigValues())
+        == ConfigValues()
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +242,8 @@ def test_the_queues_hold_what_the_gateway_lets_in_and_that_grows_with_the_larges
     assert made.gateway.in_flight_bytes > 1_000_000_000
     assert made.broker.queue_limit_bytes == made.gateway.in_flight_bytes
     assert (
-        part_settings.broker_settings(Said(max_request_size=10**9), state_dir="s").queue_limit_bytes > 10**9
+        part_settings.broker_settings(ConfigValues(max_request_size=10**9), state_dir="s").queue_limit_bytes
+        > 10**9
     )
 
 
@@ -276,10 +281,7 @@ def test_a_snapshot_repeats_the_configuration_without_its_secrets() -> None:
 
 def test_only_what_is_secret_is_taken_for_it() -> None:
     known = (
-        set(config_keys.PARSERS)
-        | set(config_keys.REASONS)
-        | config_keys.SWITCHES
-        | config_keys.SNAPSHOT_MARKS
+        set(config_keys.KEYS) | set(config_keys.REASONS) | config_keys.SWITCHES | config_keys.SNAPSHOT_MARKS
     )
     assert {key for key in known if config_keys.is_secret(key)} == {"keystore_pass"}
     assert {
@@ -299,16 +301,16 @@ KEY = StaticKey("inference", "alice", "a-long-enough-key")
 
 
 @pytest.mark.parametrize("defaults", [part_settings.SERVE_DEFAULTS, part_settings.TORCHSERVE_DEFAULTS])
-def test_keys_that_are_given_and_switched_off_elsewhere_are_a_fault(defaults: Said) -> None:
+def test_keys_that_are_given_and_switched_off_elsewhere_are_a_fault(defaults: ConfigValues) -> None:
     off = "disable_token_authorization=true"
-    given = Said(disable_token_authorization=False)
+    given = ConfigValues(disable_token_authorization=False)
     environ = {"TS_DISABLE_TOKEN_AUTHORIZATION": "true"}
     with pytest.raises(SettingsError, match="take back one of the two"):
         plan(file=off, static_keys=(KEY,), defaults=defaults)
     with pytest.raises(SettingsError, match="take back one of the two"):
         plan(given, "enable_envvars_config=true", environ=environ, static_keys=(KEY,), defaults=defaults)
     assert plan(given, off, static_keys=(KEY,), defaults=defaults).gateway.token_authorization
-    typed = Said(disable_token_authorization=True)
+    typed = ConfigValues(disable_token_authorization=True)
     assert not plan(typed, off, static_keys=(KEY,), defaults=defaults).gateway.token_authorization
     assert plan(file=off, defaults=defaults).broker.static_keys == ()
 
@@ -316,7 +318,7 @@ def test_keys_that_are_given_and_switched_off_elsewhere_are_a_fault(defaults: Sa
 def test_names_that_callers_may_ask_by_come_from_any_source() -> None:
     file = "allowed_hosts = gateway, *.svc.cluster.local,\nenable_envvars_config=true"
     assert plan(file=file).gateway.allowed_hosts == ("gateway", "*.svc.cluster.local")
-    assert plan(Said(allowed_hosts=("a",)), file).gateway.allowed_hosts == ("a",)
+    assert plan(ConfigValues(allowed_hosts=("a",)), file).gateway.allowed_hosts == ("a",)
     assert plan(file=file, environ={"TS_ALLOWED_HOSTS": "*"}).gateway.allowed_hosts == ("*",)
     assert plan().gateway.allowed_hosts == ()
     for broken in ("gateway:8080", "http://gateway", "[a]", "a b", "x" * 254):

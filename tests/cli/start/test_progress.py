@@ -15,7 +15,7 @@ from torchrelay.cli.commands.serve import Terminal, example_call
 from torchrelay.cli.remote.fleet_view import Fleet, Version
 from torchrelay.cli.start.progress import LineView, Startup
 from torchrelay.shared.settings import StaticKey
-from torchrelay.shared.torchserve.config_properties import Said
+from torchrelay.shared.torchserve.config_keys import ConfigValues
 
 
 def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> Version:
@@ -156,7 +156,7 @@ def test_the_example_works_against_what_is_loaded() -> None:
 @pytest.mark.parametrize(("asks_for_keys", "header"), [(True, 1), (False, 0)])
 def test_the_example_has_a_key_where_keys_are_asked_for(asks_for_keys: bool, header: int) -> None:
     """Keys from a secrets file or the environment leave no key file behind."""
-    said = Said(disable_token_authorization=not asks_for_keys)
+    said = ConfigValues(disable_token_authorization=not asks_for_keys)
     keys = (StaticKey("inference", "alice", "a-long-enough-key"),)
     made = plan(said, static_keys=keys if asks_for_keys else ())
     said_lines: list[str] = []
