@@ -162,7 +162,7 @@ class BrokerCore:
             self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
-        if self.management.is_dirty:
+        if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
         if self._questions:
@@ -326,7 +326,6 @@ class BrokerCore:
                     self._report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
                 self.fleet.add_node(peer, hello, now)
-                self.management.is_dirty = True
                 if is_new:
                     self._report_node(self.fleet.nodes[peer], held=len(hello.workers))
             case m.HelloWorker():
@@ -385,7 +384,6 @@ class BrokerCore:
             self._report(logging.INFO, "worker.ready", worker=worker.worker_id, model=hello.model,
                          version=hello.version, node=hello.node, device=hello.device,
                          failures=self.fleet.condition(worker.key).failures)  # fmt: skip
-        self.management.is_dirty = True
         self.jobs.touch(worker.key)
         return True
 
@@ -438,8 +436,9 @@ class BrokerCore:
     def _on_gateway_beat(self, gateway: Gateway, event: Received, now: float) -> None:
         beat = event.message
         assert isinstance(beat, m.GatewayBeat)
-        for status_class in STATUS_CLASSES & beat.responses.keys():
-            count = beat.responses[status_class]
+        for status_class, count in beat.responses.items():
+            if status_class not in STATUS_CLASSES:
+                continue
             self.stats.responses[status_class] += count
             self.metrics.count_responses(status_class, count, self.wall_ms(now))
         self.stats.wrong_keys += beat.wrong_keys
@@ -581,7 +580,7 @@ class BrokerCore:
         if progress.phase != "loading" or worker.note != "loading":
             worker.since = now  # startup_timeout is for loading; fetching has its own pace
         if worker.note == "installing" != progress.phase:
-            self.management.is_dirty = True  # somebody may wait for that
+            self.fleet.must_reconcile = True  # somebody may wait for that
         if progress.pid:
             worker.pid = progress.pid
         worker.note = progress.phase
@@ -629,7 +628,7 @@ class BrokerCore:
             if worker.state is WorkerState.READY:
                 worker.move(WorkerState.DRAINING, now)
                 self.jobs.leave_service(worker)
-        self.management.is_dirty = True
+        self.fleet.must_reconcile = True
         self._report(logging.INFO, "node.leaving", node=node.name)
 
     def _drop_node(self, node: Node, now: float) -> None:
@@ -637,7 +636,6 @@ class BrokerCore:
             if not node.is_leaving:
                 self.stats.worker_failures[worker.key] += 1
             self._remove_worker(worker, now, f"its node {node.name} was lost")
-        self.management.is_dirty = True
         self._report(logging.INFO if node.is_leaving else logging.WARNING, "node.left", node=node.name)
 
     # Figures
@@ -704,7 +702,6 @@ class BrokerCore:
         if worker.state not in (WorkerState.STARTING, WorkerState.READY):
             return
         self.stats.worker_failures[worker.key] += 1
-        self.management.is_dirty = True
         record = self.catalog.get(worker.key)
         window_s = record.config.restart_window_s if record else None
         self.fleet.count_failure(
@@ -720,7 +717,6 @@ class BrokerCore:
         self._workers.pop(worker.peer or b"", None)
         self.metrics.worker_gone(_load_label(worker))
         self.fleet.remove_worker(worker, now)
-        self.management.is_dirty = True
         self._report(logging.INFO, "worker.gone", worker=worker.worker_id, model=worker.key[0],
                      version=worker.key[1], reason=reason)  # fmt: skip
 
@@ -861,7 +857,6 @@ class BrokerCore:
     def _reconcile(self, now: float) -> None:
         """Close the gap between targets and workers, then tell callers who waited for that."""
         self._take_early(now)
-        self.management.is_dirty = False
         wanted = {(record.model, record.version): record for record in self.catalog}
         orders = self.fleet.reconcile(wanted, now)
         for worker in orders.stop:

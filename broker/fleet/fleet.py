@@ -157,7 +157,9 @@ class Fleet:
         self._awaited = set(awaited)
         self._settle_until = settle_until
         #: Versions whose requirements the next reconcile has installed.
-        self._to_install: set[Key] = set()
+        self._to_install: dict[Key, None] = {}
+        #: What is wanted or what is there has changed: the core compares them at the end of the turn.
+        self.must_reconcile = True
 
     # Reading
 
@@ -264,6 +266,7 @@ class Fleet:
 
         Of others it is told by its first beat that it has to stop them.
         """
+        self.must_reconcile = True
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
         node = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
@@ -308,10 +311,12 @@ class Fleet:
         if worker.state is WorkerState.STARTING:
             worker.move(WorkerState.READY, now)
         worker.peer, worker.pid, worker.note, worker.last_heard = peer, hello.pid, "", now
+        self.must_reconcile = True
         return worker
 
     def remove_node(self, peer: bytes) -> list[Worker]:
         """Drop a node; return the workers that are lost with it."""
+        self.must_reconcile = True
         self.nodes.pop(peer, None)
         self.name_nodes()
         return self.of_node(peer)
@@ -337,6 +342,7 @@ class Fleet:
 
     def remove_worker(self, worker: Worker, now: float) -> None:
         """Drop a worker whose process is gone."""
+        self.must_reconcile = True
         worker.move(WorkerState.GONE, now)
         worker.memory_bytes = 0
         del self.workers[worker.worker_id]
@@ -379,6 +385,7 @@ class Fleet:
         One that fails when the version has failed for `window_s` is the last. With `is_excused` it was a
         request that ended it, of a version that answers others: the next starts at once.
         """
+        self.must_reconcile = True
         condition = self.conditions.setdefault(worker.key, Condition())
         was_ready = worker.state is not WorkerState.STARTING
         is_installing = not was_ready and (worker.installs_only or worker.note == "installing")
@@ -411,18 +418,21 @@ class Fleet:
     def forgive(self, key: Key) -> None:
         """Start afresh: somebody registered or scaled the version."""
         self.conditions.pop(key, None)
+        self.must_reconcile = True
 
     # Closing the gap
 
     def install(self, key: Key) -> None:
         """Have the next reconcile let a node install what a version requires, though it wants no workers."""
-        self._to_install.add(key)
+        self._to_install[key] = None
+        self.must_reconcile = True
 
     def reconcile(self, wanted: Mapping[Key, VersionRecord], now: float) -> Orders:
         """Compare targets with what is there; enter new workers as starting, name those to stop.
 
         Between min and max workers nothing happens, as in TorchServe: there is no autoscaling.
         """
+        self.must_reconcile = False
         start: list[tuple[Worker, VersionRecord]] = []
         stop = [
             worker
@@ -438,7 +448,7 @@ class Fleet:
             missing = record.min_workers - len(live)
             if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
                 start += self._place(placement, record, missing, now)
-        for key in self._to_install & wanted.keys():
+        for key in [key for key in self._to_install if key in wanted]:
             start += self._place(placement, wanted[key], 1, now, installs_only=True)
         self._to_install.clear()
         return Orders(tuple(start), tuple(stop))

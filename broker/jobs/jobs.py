@@ -69,8 +69,8 @@ class Jobs:
         #: Bytes waiting in all queues.
         self.queued_bytes = 0
         self._next_lease = (epoch << EPOCH_SHIFT) + 1
-        #: Versions whose queue or workers changed in this turn.
-        self._dirty: set[Key] = set()
+        #: Versions whose queue or workers changed in this turn; no set, whose order would differ by process.
+        self._dirty: dict[Key, None] = {}
         #: When a batch that waits for company has waited enough.
         self._batch_due: dict[Key, float] = {}
         #: Of jobs whose clients wait for so long only, by real time.
@@ -81,9 +81,9 @@ class Jobs:
         for peer, number in self.deadlines.due(real_now):
             self._look_at(peer, number, real_now)
         if self._batch_due:
-            self._dirty.update(key for key, due in self._batch_due.items() if due <= now)
+            self._dirty.update((key, None) for key, due in self._batch_due.items() if due <= now)
         while self._dirty:
-            self._dispatch(self._dirty.pop(), now)
+            self._dispatch(self._dirty.popitem()[0], now)
 
     def next_due(self) -> float:
         """Return when there is something to do though nothing happens."""
@@ -91,7 +91,7 @@ class Jobs:
 
     def touch(self, key: Key) -> None:
         """Have a version looked at in this turn: it may have got a worker."""
-        self._dirty.add(key)
+        self._dirty[key] = None
 
     # Admission
 
@@ -132,7 +132,7 @@ class Jobs:
             queue.futile_waits = batching.learn_from_arrival(queue.futile_waits, is_running=is_running)
         queue.push(job)
         self.queued_bytes += job.size
-        self._dirty.add(key)
+        self._dirty[key] = None
         return None
 
     def _queue_for(self, record: VersionRecord) -> VersionQueue:
@@ -330,7 +330,7 @@ class Jobs:
             self._desk.pass_on(job, item.meta, frames, is_final=False)
             if job.parts == 1 and isinstance(queue, SequenceQueue):
                 queue.streams(job)
-                self._dirty.add(lease.queue.key)
+                self._dirty[lease.queue.key] = None
 
     def completed(
         self, worker: Worker, done: m.Completed, parts: Sequence[tuple[Frame, ...]], now: float
@@ -370,7 +370,7 @@ class Jobs:
         if isinstance(queue, SequenceQueue):
             ended = [name for item in done.items for name in item.ends_sequences]
             self._refuse_all(queue.close(ended, worker.worker_id), "its sequence has been ended")
-        self._dirty.add(queue.key)
+        self._dirty[queue.key] = None
         return True
 
     def _lease_of(self, worker: Worker, number: int) -> Lease | None:
@@ -419,7 +419,7 @@ class Jobs:
         """Have those versions looked at whose jobs have waited, or whose sequences idled, for too long."""
         for key, queue in self.queues.items():
             if (oldest := queue.oldest) is not None and oldest.expires_at <= now:
-                self._dirty.add(key)
+                self._dirty[key] = None
             if isinstance(queue, SequenceQueue):
                 queue.forget_idle(now)
             queue.suspicions.forget_old(now)
@@ -443,7 +443,7 @@ class Jobs:
         self.queues[key].remove(*jobs)
         self.queued_bytes -= sum(job.size for job in jobs)
         if any(job.suspicion for job in jobs):
-            self._dirty.add(key)  # a worker may be kept for them
+            self._dirty[key] = None  # a worker may be kept for them
 
     def _end_running(self, jobs: Iterable[Job], error: errors.RelayError | None) -> None:
         """End jobs that run, with an error or because nobody waits, and tell their workers."""
@@ -502,12 +502,12 @@ class Jobs:
         if isinstance(queue, SequenceQueue):
             waiting = queue.lose_worker(worker.worker_id)
             self._refuse_all(waiting, "its sequence has ended with the worker that kept its state")
-            self._dirty.add(worker.key)
+            self._dirty[worker.key] = None
 
     def blame(self, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
         """Find out which job ended a worker, before its jobs are taken back; tell whether that is excused."""
         queue = self.queues.get(worker.key)
-        self._dirty.add(worker.key)
+        self._dirty[worker.key] = None
         return queue is not None and self._isolation.blame(queue, worker, gone, now)
 
     def take_back_lost(self, worker: Worker, held: Collection[int], heard: int, now: float) -> None:
@@ -521,7 +521,7 @@ class Jobs:
         if lost:
             self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)
             self._begin_next(worker, now)
-            self._dirty.add(worker.key)
+            self._dirty[worker.key] = None
 
     def take_back_unsent(self, worker: Worker, number: int, now: float) -> None:
         """Take back a lease whose message found no connection."""
@@ -586,7 +586,7 @@ class Jobs:
             return
         self._stats.retries += len(jobs)
         queue.put_back(jobs)
-        self._dirty.add(queue.key)
+        self._dirty[queue.key] = None
 
     def _drop_lease(self, worker: Worker, lease: Lease, now: float) -> None:
         worker.leases.remove(lease)

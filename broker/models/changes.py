@@ -111,8 +111,6 @@ class Management:
         self._epoch = epoch
         self._emit = emit
         self._tell_gateways = tell_gateways
-        #: Targets or workers have changed: the core should reconcile in this turn.
-        self.is_dirty = True
         self._next_token = 1
         self._registrations: dict[int, Registration] = {}
         #: What to do when a change has been stored, by token; the argument is None or what went wrong.
@@ -285,7 +283,6 @@ class Management:
                 return
             self._catalog.apply(PutVersion(record))
             self._fleet.forgive(key)
-            self.is_dirty = True
             if known:
                 self._drop_archive(known)
             self._drop_doomed()
@@ -325,7 +322,7 @@ class Management:
     def _end_loading(self, registration: Registration) -> None:
         if registration.caller is None:
             self.loading.remove(registration.ask.url)
-            self.is_dirty = True
+            self._fleet.must_reconcile = True
 
     def _answer_registration(self, registration: Registration, record: VersionRecord, now: float) -> None:
         ask = registration.ask
@@ -378,7 +375,6 @@ class Management:
             self._catalog.apply(change)
             self._fleet.forgive(key)
             self._patience_s[key] = ask.drain_timeout_s
-            self.is_dirty = True
             reply = m.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, ask.synchronous)
             if not ask.synchronous:
                 self._succeed(caller, reply)
@@ -443,7 +439,6 @@ class Management:
                 self._fleet.forgive((record.model, record.version))
                 self._patience_s.pop((record.model, record.version), None)
                 self._drop_archive(record)
-                self.is_dirty = True
                 self._emit(Report(logging.INFO, "model.unregistered",
                                   {"model": record.model, "version": record.version}))  # fmt: skip
             then(error, now)
