@@ -16,7 +16,7 @@ from torchrelay.broker.core.effects import Send
 from torchrelay.broker.core.events import Event, Received
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Metrics
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.records import Snapshot, VersionRecord
 from torchrelay.broker.server import BUILT_IN_METRICS
 from torchrelay.shared import clock

@@ -56,7 +56,7 @@ from torchrelay.broker.core.events import (
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.origins import origin_of, scheme_of
 from torchrelay.broker.models.records import Snapshot
 from torchrelay.broker.network import unix_sockets
@@ -370,7 +370,7 @@ class Server:
         if not sockets.has_more(self._socket):
             return Garbled(peer, "a message without a head")
         connection = self._connections.by_peer.get(peer)
-        if connection is None or self._connections.strangers:
+        if connection is None or self._connections.unidentified:
             first = self._socket.recv(zmq.NOBLOCK, copy=False)
             connection = self._connections.heard(peer, int(first.get(zmq.SRCFD)), clock.monotonic())
             head = first.bytes
@@ -461,8 +461,8 @@ class Server:
                 # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
-                if doomed := set_aside_download(url, self._settings):
-                    self._disk_threads.submit(doomed.unlink, missing_ok=True)
+                if download := set_aside_download(url, self._settings):
+                    self._disk_threads.submit(download.unlink, missing_ok=True)
             case WriteSnapshot(token, kind, models):
                 # By the registry's thread, so that they are written in the order of what they show.
                 self._in_thread(

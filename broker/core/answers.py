@@ -1,4 +1,4 @@
-"""Where gateways are answered: who waits for what, and each turn's answers in few messages. Pure."""
+"""Answers to gateways: the jobs that each waits for, and its answers of a turn in few messages. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ class Gateway:
     refused: list[m.RefusedItem] = field(default_factory=list)
 
 
-class Desk:
-    """The gateways, and the one door by which jobs end."""
+class Answers:
+    """The gateways, and the only place where jobs end."""
 
     def __init__(self, stats: Stats, send: Send) -> None:
         self._stats = stats
@@ -55,18 +55,18 @@ class Desk:
             job.parts += 1
 
     def refuse(self, job: Job, error: errors.RelayError) -> None:
-        """Answer a job in the worker's stead."""
+        """Answer a job with an error of the broker."""
         self.gateways[job.gateway].refused.append(
             m.RefusedItem(job.number, error.name, error.message, error.details)
         )
         self.end(job, error.name)
 
-    def refuse_stranger(self, gateway: Gateway, number: int, error: errors.RelayError) -> None:
-        """Answer what never became a job."""
+    def refuse_unadmitted(self, gateway: Gateway, number: int, error: errors.RelayError) -> None:
+        """Answer a request that was never admitted as a job."""
         gateway.refused.append(m.RefusedItem(number, error.name, error.message, error.details))
 
     def end(self, job: Job, outcome: str) -> None:
-        """Let a job go; by the other methods, or because nobody waits for it."""
+        """Count a job's outcome and forget it; called elsewhere only for a job that nobody waits for."""
         job.move(JobState.ENDED)
         self._stats.versions[job.key].outcomes[outcome] += 1
         del self.gateways[job.gateway].jobs[job.number]

@@ -7,7 +7,7 @@ and a name that nobody knows yet is not "not found".
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from torchrelay.broker.core.answers import Desk, Gateway, Send
+from torchrelay.broker.core.answers import Answers, Gateway, Send
 from torchrelay.broker.models.origins import without_query
 from torchrelay.shared import errors
 from torchrelay.shared.settings import StartupModel
@@ -44,8 +44,8 @@ class EarlyRequest:
 class EarlyRequests:
     """What waits for the end of the start, in the order in which it came."""
 
-    def __init__(self, desk: Desk, send: Send, *, limit: int, limit_bytes: int) -> None:
-        self._desk = desk
+    def __init__(self, answers: Answers, send: Send, *, limit: int, limit_bytes: int) -> None:
+        self._answers = answers
         self._send = send
         self._limit = limit
         self._limit_bytes = limit_bytes
@@ -96,7 +96,7 @@ class EarlyRequests:
     def _refuse(self, early: EarlyRequest, loading: Iterable[str]) -> None:
         error = still_registering(loading)
         if isinstance(early.request, m.SubmitItem):
-            self._desk.refuse_stranger(early.gateway, early.request.job, error)
+            self._answers.refuse_unadmitted(early.gateway, early.request.job, error)
         else:
             refused = m.AskRefused(early.request.ask, error.name, error.message, error.details)
             self._send(early.gateway.peer, refused, ())

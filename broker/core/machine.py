@@ -25,7 +25,7 @@ from traceback import format_tb
 from typing import Any, get_args
 
 from torchrelay.broker.core import questions
-from torchrelay.broker.core.answers import Desk, Gateway
+from torchrelay.broker.core.answers import Answers, Gateway
 from torchrelay.broker.core.early_requests import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.core.effects import Effect, ReadChunk, Report, Send, WriteMetrics
 from torchrelay.broker.core.events import (
@@ -43,7 +43,7 @@ from torchrelay.broker.core.states import JobState, WorkerState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet, Node, Worker
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Catalog
@@ -108,11 +108,11 @@ class BrokerCore:
         )
         self.stats = Stats()
         self.metrics = metrics or Metrics()
-        self._desk = Desk(self.stats, self._send)
-        self.gateways = self._desk.gateways
+        self._answers = Answers(self.stats, self._send)
+        self.gateways = self._answers.gateways
         self.jobs = Jobs(
             self.catalog, self.fleet, self.stats, settings,
-            epoch=epoch, now=now, real_time=self._clock.real, desk=self._desk, send=self._send,
+            epoch=epoch, now=now, real_time=self._clock.real, answers=self._answers, send=self._send,
             report=self._report, new_sequence_id=new_sequence_id,
         )  # fmt: skip
         wall_of_real = clock.wall_of(now, wall_ms)
@@ -125,7 +125,7 @@ class BrokerCore:
             epoch=epoch, emit=self._emit, tell_gateways=self._tell_gateways,
         )  # fmt: skip
         self.early = EarlyRequests(
-            self._desk, self._send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
+            self._answers, self._send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
         )
         self.started_at = now
         #: Peer id -> worker, for workers that have said hello.
@@ -168,7 +168,7 @@ class BrokerCore:
         if self._questions:
             self._answer_questions(now)
         for gateway in self.gateways.values():
-            self._desk.flush(gateway)
+            self._answers.flush(gateway)
         if self.metrics.is_logging and (lines := self.metrics.take_lines(self.stats, self.wall_ms(now))):
             self._effects.append(WriteMetrics(lines))
         effects, self._effects = self._effects, []
@@ -364,7 +364,7 @@ class BrokerCore:
         if (own := self._workers.get(peer)) and own.worker_id != hello.worker_id:
             self._misunderstand(peer, f"a second worker, {hello.worker_id}, of the peer of {own.worker_id}")
             return False
-        if not self._claims.fits(hello):
+        if not self._claims.is_genuine(hello):
             self._send(peer, m.Leave("this broker had no such worker started"))
             return False
         known = self.fleet.workers.get(hello.worker_id)
@@ -398,7 +398,7 @@ class BrokerCore:
             full = errors.ServiceUnavailable("The broker is busy.", why)
             for item in message.items:
                 if item.job not in gateway.jobs:
-                    self._desk.refuse_stranger(gateway, item.job, full)
+                    self._answers.refuse_unadmitted(gateway, item.job, full)
             return
         was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
         for item, frames in zip(message.items, parts, strict=True):
@@ -421,7 +421,7 @@ class BrokerCore:
             early = EarlyRequest(gateway, item, frames, now + WAIT_LIMIT_S)
             self.early.keep(early, self.management.loading)
         else:
-            self._desk.refuse_stranger(gateway, item.job, error)
+            self._answers.refuse_unadmitted(gateway, item.job, error)
 
     def _on_cancel(self, gateway: Gateway, event: Received, now: float) -> None:
         assert isinstance(event.message, m.Cancel)
@@ -452,7 +452,7 @@ class BrokerCore:
             and (gateway.peer, n) not in self._questions
         )
         if jobs or asks:
-            self._desk.flush(gateway)  # what it misses may be among the answers of this very turn
+            self._answers.flush(gateway)  # what it misses may be among the answers of this very turn
             self._send(gateway.peer, m.Forgotten(jobs, asks))
 
     def _on_gateway_bye(self, gateway: Gateway, event: Received, now: float) -> None:
@@ -685,7 +685,7 @@ class BrokerCore:
             jobs = [job for lease in worker.leases if lease.number == message.lease for job in lease.jobs]
             for job in jobs:
                 if job.state is JobState.RUNNING:
-                    self._desk.refuse(job, error)
+                    self._answers.refuse(job, error)
             self.jobs.take_back_unsent(worker, message.lease, now)
             self.jobs.touch(worker.key)
 
@@ -898,7 +898,7 @@ class BrokerCore:
             installs_only=worker.installs_only,
             registration=record.registration,
             archive_path=record.archive_path,
-            claim=self._claims.mark(worker.worker_id, worker.key, worker.archive),
+            claim=self._claims.make(worker.worker_id, worker.key, worker.archive),
         )  # fmt: skip
 
     # Sending

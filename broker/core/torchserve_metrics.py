@@ -1,8 +1,8 @@
 """TorchServe's metrics of the whole fleet: what there is, its values, and the lines that become log. Pure.
 
 Which metrics exist, and whether a value goes to the metrics API or to a log file, is the operator's to say
-(metrics.yaml, metrics_mode). What handlers and hosts report is a stranger's: names are checked, series are
-bounded, and what doesn't fit is dropped and counted.
+(metrics.yaml, metrics_mode). What handlers and hosts report is not trusted: names are checked, series
+are bounded, and what doesn't fit is dropped and counted.
 """
 
 import math

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torchrelay.broker.core.states import LIVE, WorkerState, check_move
 from torchrelay.broker.fleet.placement import Placement, gpu_id
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.queues import Lease, VersionQueue
 from torchrelay.broker.models.catalog import Key
@@ -125,7 +125,7 @@ class Condition:
     #: It got no further than installing the packages that its archive names.
     failed_installing: bool = False
     #: Workers that have failed and not been replaced yet, oldest first.
-    fallen: list[Worker] = field(default_factory=list)
+    failed_workers: list[Worker] = field(default_factory=list)
     #: Failures by node name; other nodes come first.
     failed_on: dict[str, int] = field(default_factory=dict)
 
@@ -149,7 +149,7 @@ class Fleet:
         self.workers: dict[int, Worker] = {}
         #: The same workers by version; written by `_enter` and `remove_worker` alone.
         self._by_version: dict[Key, dict[int, Worker]] = {}
-        #: And by the node that holds them; written by `_house` and `remove_worker` alone.
+        #: And by the node that holds them; written by `_put_on_node` and `remove_worker` alone.
         self._by_node: dict[bytes, dict[int, Worker]] = {}
         self.conditions: dict[Key, Condition] = {}
         self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
@@ -171,8 +171,8 @@ class Fleet:
         """Return a version's workers as TorchServe shows them, with failed ones that have no successor."""
         here = self.of_version((record.model, record.version))
         missing = max(0, record.min_workers - len(here))
-        fallen = [w for w in self.condition((record.model, record.version)).fallen if w not in here]
-        return [*fallen[:missing], *here]
+        failed = [w for w in self.condition((record.model, record.version)).failed_workers if w not in here]
+        return [*failed[:missing], *here]
 
     def live(self, key: Key) -> list[Worker]:
         """Return the workers that count towards the target."""
@@ -281,7 +281,7 @@ class Fleet:
         self._awaited.discard(node.name)
         for held in hello.workers:
             worker = self.workers.get(held.worker_id)
-            if not self._claims.fits(held):
+            if not self._claims.is_genuine(held):
                 continue
             if worker is None:
                 self._enter(Worker(
@@ -289,7 +289,7 @@ class Fleet:
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
             elif worker.node is None and worker.key == (held.model, held.version):
-                self._house(worker, peer)
+                self._put_on_node(worker, peer)
                 worker.node_name = node.name
 
     def add_worker(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
@@ -359,10 +359,10 @@ class Fleet:
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
         if worker.node is not None:
-            self._house(worker, worker.node)
+            self._put_on_node(worker, worker.node)
         return worker
 
-    def _house(self, worker: Worker, node: bytes) -> None:
+    def _put_on_node(self, worker: Worker, node: bytes) -> None:
         """Note which node holds a worker that had none."""
         worker.node = node
         self._by_node.setdefault(node, {})[worker.worker_id] = worker
@@ -391,7 +391,7 @@ class Fleet:
         is_installing = not was_ready and (worker.installs_only or worker.note == "installing")
         condition.last_error = worker.note = reason
         condition.is_out_of_memory = out_of_memory
-        condition.fallen.append(worker)
+        condition.failed_workers.append(worker)
         if is_excused:
             return
         if was_ready and now - worker.since >= PROVEN_AFTER_S:
@@ -482,8 +482,8 @@ class Fleet:
                 WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
             ))  # fmt: skip
             placed.append((worker, record))
-            if condition.fallen:
-                condition.fallen.pop(0)
+            if condition.failed_workers:
+                condition.failed_workers.pop(0)
         return placed
 
 

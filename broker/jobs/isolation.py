@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
-from torchrelay.broker.core.answers import Desk, no_worker
+from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.fleet.fleet import Fleet, Worker
 from torchrelay.broker.jobs import batching
@@ -148,13 +148,13 @@ class Isolation:
         fleet: Fleet,
         settings: BrokerSettings,
         *,
-        desk: Desk,
+        answers: Answers,
         report: Callable[..., None],
         unqueue: Callable[[Job], None],
     ) -> None:
         self._fleet = fleet
         self._settings = settings
-        self._desk = desk
+        self._answers = answers
         self._report = report
         self._unqueue = unqueue
 
@@ -165,13 +165,13 @@ class Isolation:
             return False
         if job.suspicion.digest:
             job.suspicion.refused += 1
-            self._desk.refuse(job, refusal(job.suspicion, now))
+            self._answers.refuse(job, refusal(job.suspicion, now))
             return True
         limit = record.config.job_queue_size or self._settings.job_queue_size
         if len(queue.suspects) < limit:
             return False
         why = f"{limit} requests wait whose like has ended a worker, the limit of job_queue_size"
-        self._desk.refuse(job, no_worker(job, why))
+        self._answers.refuse(job, no_worker(job, why))
         return True
 
     def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float, assign: Assign) -> float:
@@ -237,7 +237,7 @@ class Isolation:
                     f"{gone.reason} (in {job.attempt} tries); {suspicion.deaths} workers ended while they "
                     f"ran this content, so requests with it are refused for {left_s:.0f} s"
                 )
-                self._desk.refuse(job, cls("Worker died.", details))
+                self._answers.refuse(job, cls("Worker died.", details))
         return found.is_excused
 
     def _quarantine(
@@ -256,7 +256,7 @@ class Isolation:
             if queue.suspicions.find(same.meta, same.frames) is suspicion:
                 suspicion.refused += 1
                 self._unqueue(same)
-                self._desk.refuse(same, refusal(suspicion, now))
+                self._answers.refuse(same, refusal(suspicion, now))
 
 
 def _runs_suspects(worker: Worker) -> bool:

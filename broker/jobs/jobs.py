@@ -14,7 +14,7 @@ What may have ended a worker goes its own way, see `isolation`.
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 
-from torchrelay.broker.core.answers import Desk, Gateway, Send, late, no_worker, part_lost
+from torchrelay.broker.core.answers import Answers, Gateway, Send, late, no_worker, part_lost
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet, Worker
@@ -47,7 +47,7 @@ class Jobs:
         epoch: int,
         now: float,
         real_time: Callable[[float], float],
-        desk: Desk,
+        answers: Answers,
         send: Send,
         report: Callable[..., None],
         new_sequence_id: Callable[[], str],
@@ -62,8 +62,8 @@ class Jobs:
         self._real_time = real_time
         #: What ran on workers before a restart comes back as waiting until then: it had been accepted.
         self._comes_back_until = now + settings.settle_s if epoch > 1 else now
-        self._desk = desk
-        self._isolation = Isolation(fleet, settings, desk=desk, report=report, unqueue=self._unqueue)
+        self._answers = answers
+        self._isolation = Isolation(fleet, settings, answers=answers, report=report, unqueue=self._unqueue)
         self.queues: dict[Key, VersionQueue] = {}
         self.leases: dict[int, Lease] = {}
         #: Bytes waiting in all queues.
@@ -122,7 +122,7 @@ class Jobs:
         if queue.suspicions.known and self._isolation.refuses(queue, record, job, now):
             return None
         if why_not := self._why_not_admit(record, queue, job, now):
-            self._desk.refuse(job, no_worker(job, why_not))
+            self._answers.refuse(job, no_worker(job, why_not))
             return None
         if record.config.client_timeout_ms:
             job.given_up_at = self._real_time(now) + record.config.client_timeout_ms / 1000
@@ -327,7 +327,7 @@ class Jobs:
             job = lease.jobs[item.index]
             if job.state is not JobState.RUNNING:
                 continue
-            self._desk.pass_on(job, item.meta, frames, is_final=False)
+            self._answers.pass_on(job, item.meta, frames, is_final=False)
             if job.parts == 1 and isinstance(queue, SequenceQueue):
                 queue.streams(job)
                 self._dirty[lease.queue.key] = None
@@ -356,9 +356,9 @@ class Jobs:
             if job.state is not JobState.RUNNING:
                 continue
             if not is_whole:
-                self._desk.refuse(job, part_lost())
+                self._answers.refuse(job, part_lost())
                 continue
-            self._desk.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
+            self._answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
             answered.append((job, item.status))
         self._stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
@@ -401,7 +401,7 @@ class Jobs:
         for waiting in by_version(job for job in jobs if job.state is JobState.QUEUED):
             self._unqueue(*waiting)
             for job in waiting:
-                self._desk.end(job, "cancelled")
+                self._answers.end(job, "cancelled")
         self._end_running(jobs, None)
 
     def refuse_queue(self, key: Key, why: str) -> None:
@@ -426,14 +426,14 @@ class Jobs:
 
     def _look_at(self, peer: bytes, number: int, real_now: float) -> None:
         """End a job whose own limit has come, if it has not ended long ago."""
-        gateway = self._desk.gateways.get(peer)
+        gateway = self._answers.gateways.get(peer)
         job = gateway.jobs.get(number) if gateway else None
         if job is None or job.given_up_at > real_now:
             return
         error = late(job, job.given_up_at - self._real_time(job.arrived_at))
         if job.state is JobState.QUEUED:
             self._unqueue(job)
-            self._desk.refuse(job, error)
+            self._answers.refuse(job, error)
         else:
             self._end_running((job,), error)
 
@@ -454,9 +454,9 @@ class Jobs:
             lease = self.leases[job.lease]
             indexes.setdefault(lease.number, []).append(lease.jobs.index(job))
             if error is None:
-                self._desk.end(job, "cancelled")
+                self._answers.end(job, "cancelled")
             else:
-                self._desk.refuse(job, error)
+                self._answers.refuse(job, error)
         for number, of_lease in indexes.items():
             worker = self._fleet.workers[self.leases[number].worker_id]
             assert worker.peer is not None, worker
@@ -466,7 +466,7 @@ class Jobs:
         """Refuse jobs that have just left their queue."""
         for job in jobs:
             self.queued_bytes -= job.size
-            self._desk.refuse(job, no_worker(job, why))
+            self._answers.refuse(job, no_worker(job, why))
 
     def _refuse_expired(self, job: Job, record: VersionRecord, now: float) -> None:
         waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
@@ -493,7 +493,7 @@ class Jobs:
         for lease in leases:
             for job in lease.jobs:
                 if job.state is JobState.RUNNING:
-                    self._desk.refuse(job, errors.WorkerDied("Worker died.", reason))
+                    self._answers.refuse(job, errors.WorkerDied("Worker died.", reason))
             self._drop_lease(worker, lease, now)
 
     def leave_service(self, worker: Worker) -> None:
@@ -559,7 +559,7 @@ class Jobs:
                     back.append(job)
                 else:
                     cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
-                    self._desk.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
+                    self._answers.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
                     broken.append(job.sequence)
             self._drop_lease(worker, lease, now)
             self._put_back(lease.queue, back)

@@ -23,10 +23,10 @@ MEGABYTE = 1 << 20
 #: Between looks at the process's memory, and at each connection.
 LOOK_S, SAMPLE_S = 0.1, 0.5
 #: Samples that a connection has for saying who it is: 10 min, since a worker that is connected anew says
-#: nothing while its handler runs; 10 s where more than a crowd of them wait.
-PATIENT_JOIN_SAMPLES, JOIN_SAMPLES, CROWD = 1200, 20, 256
+#: nothing while its handler runs; 10 s where many of them wait.
+PATIENT_JOIN_SAMPLES, JOIN_SAMPLES, MANY_JOINING = 1200, 20, 256
 #: Connections that have not said it, at the same time: a fleet that comes back is no larger.
-STRANGERS_LIMIT = 4096
+UNIDENTIFIED_LIMIT = 4096
 #: The part of the process's fds that connections may have. With none left on a unix socket libzmq aborts.
 FDS_SHARE = 0.5
 #: Memory beyond that of the start from which on connections are judged.
@@ -168,7 +168,7 @@ class Connections:
         self._by_fd: dict[int, Connection] = {}
         self.by_peer: dict[bytes, Connection] = {}
         #: By fd: those that have said nothing yet. While there are any, each message is asked for its own.
-        self.strangers: dict[int, Connection] = {}
+        self.unidentified: dict[int, Connection] = {}
         self._base_bytes: int | None = None
         self._spare = 0
         self._look_at = self._sample_at = self._judge_at = 0.0
@@ -186,16 +186,16 @@ class Connections:
         if identity is None or (known and known.identity == identity):
             return
         self.closed(fd)
-        self._by_fd[fd] = self.strangers[fd] = Connection(fd, identity, None, self._spare, now)
-        if len(self.strangers) > STRANGERS_LIMIT:
-            self._cut(next(iter(self.strangers.values())), "too many connections join", now)
+        self._by_fd[fd] = self.unidentified[fd] = Connection(fd, identity, None, self._spare, now)
+        if len(self.unidentified) > UNIDENTIFIED_LIMIT:
+            self._cut(next(iter(self.unidentified.values())), "too many connections join", now)
         elif len(self._by_fd) > self._most:
             self._cut(self._by_fd[fd], "there are too many connections", now)
 
     def closed(self, fd: int) -> None:
         """Take note that a connection has ended."""
         gone = self._by_fd.pop(fd, None)
-        self.strangers.pop(fd, None)
+        self.unidentified.pop(fd, None)
         if gone is not None and gone.peer is not None and self.by_peer.get(gone.peer) is gone:
             del self.by_peer[gone.peer]
 
@@ -209,7 +209,7 @@ class Connections:
             self.closed(fd)
             known = self._by_fd[fd] = Connection(fd, identity, peer, self._spare, now)
         known.peer = peer
-        self.strangers.pop(fd, None)
+        self.unidentified.pop(fd, None)
         self.by_peer[peer] = known
         return known
 
@@ -224,7 +224,7 @@ class Connections:
         if is_due := now >= self._sample_at:
             self._sample_at = now + SAMPLE_S
             self._sample(now)
-            self._cut_strangers(now)
+            self._cut_unjoined(now)
         memory = self._kernel.memory_bytes()
         if self._base_bytes is None:
             self._base_bytes = memory
@@ -256,7 +256,7 @@ class Connections:
             if not connection.incoming:
                 connection.began_at, connection.spare_before = now, self._spare
 
-    def _cut_strangers(self, now: float) -> None:
+    def _cut_unjoined(self, now: float) -> None:
         unknown = []
         for connection in self._by_fd.values():
             if connection.peer is not None and self._is_known(connection.peer):
@@ -264,7 +264,7 @@ class Connections:
             else:
                 connection.joining += 1
                 unknown.append(connection)
-        samples = JOIN_SAMPLES if len(unknown) > CROWD else PATIENT_JOIN_SAMPLES
+        samples = JOIN_SAMPLES if len(unknown) > MANY_JOINING else PATIENT_JOIN_SAMPLES
         for connection in unknown:
             if connection.joining >= samples:
                 self._cut(connection, "it has not joined", now)

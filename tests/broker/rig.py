@@ -22,7 +22,7 @@ from torchrelay.broker.core.events import ArchivePrepared, ChunkRead, Event, Gar
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.records import (

@@ -18,7 +18,7 @@ from tests.broker.rig import MemoryRegistry
 from torchrelay.broker.core.effects import Effect, Prepare, Send, Store
 from torchrelay.broker.core.events import ArchivePrepared, Event, Received, Stored, Unreachable
 from torchrelay.broker.core.machine import BrokerCore
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.records import Prepared
 from torchrelay.gateway.session import Answer, Outcome, Pending
 from torchrelay.gateway.session import Session as GatewaySession

@@ -31,7 +31,7 @@ def test_one_peer_is_one_worker() -> None:
     one, two = rig.ready_rig(workers=2)
     worker = rig.core.fleet.workers[int(two[2:])]
     record = rig.core.catalog.resolve("m", None)
-    claim = rig.core._claims.mark(worker.worker_id, worker.key, record.archive)
+    claim = rig.core._claims.make(worker.worker_id, worker.key, record.archive)
     hello = m.HelloWorker(
         m.PROTOCOL_VERSION, worker.worker_id, "n-1", "m", "1.0", record.archive, "cpu", 1, claim
     )

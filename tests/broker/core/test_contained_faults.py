@@ -78,7 +78,7 @@ def test_a_node_whose_message_meets_a_fault_is_dropped_and_another_gets_its_work
     assert {*rig.core.fleet.nodes} == {NODE, b"n-2"}
 
 
-def test_a_stranger_whose_hello_meets_a_fault_is_told_so() -> None:
+def test_an_unknown_peer_whose_hello_meets_a_fault_is_told_so() -> None:
     rig = Rig(metrics=FaultyMetrics)
     rig.say(b"x", m.NodeMeasured("h", (POINT,)))
     rig.only(b"x", m.IntroduceYourself)  # nothing is looked at before

@@ -341,8 +341,8 @@ def test_peers_without_marks_and_proofs_are_sent_away() -> None:
 
 def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:
     rig = Rig()
-    rig.say(b"stranger", m.GatewayBeat({}))
-    rig.only(b"stranger", m.IntroduceYourself)
+    rig.say(b"unknown", m.GatewayBeat({}))
+    rig.only(b"unknown", m.IntroduceYourself)
     rig.join_gateway()
     rig.say(GATEWAY, m.GatewayBeat({}), epoch=rig.epoch - 1)
     rig.only(GATEWAY, m.IntroduceYourself)

@@ -44,7 +44,7 @@ def two_versions(rig: Rig) -> None:
 
 def worker_hello(rig: Rig, model: str = "m", worker_id: int = 9000) -> m.HelloWorker:
     record = rig.core.catalog.resolve(model, None)
-    claim = CLAIMS.mark(worker_id, (model, "1.0"), record.archive)
+    claim = CLAIMS.make(worker_id, (model, "1.0"), record.archive)
     return m.HelloWorker(m.PROTOCOL_VERSION, worker_id, "n-1", model, "1.0", record.archive, "cpu", 5, claim)
 
 

@@ -266,7 +266,7 @@ def submit(rig: Rig, jobs: range, heard: int) -> None:
     rig.say(GATEWAY, m.Submit(items, heard))
 
 
-def crowded_rig(limit: int = 3) -> Rig:
+def full_rig(limit: int = 3) -> Rig:
     """A version without workers yet, and a gateway that has heard some beats."""
     rig = Rig(settings(job_queue_size=limit))
     rig.join_gateway()
@@ -278,7 +278,7 @@ def crowded_rig(limit: int = 3) -> Rig:
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 8.0])
 def test_what_a_gateway_took_in_meanwhile_is_let_in_and_what_is_new_meets_the_limit(seconds: float) -> None:
-    rig = crowded_rig()
+    rig = full_rig()
     heard = rig.core.fleet.beat
     rig.stand_still(seconds)
     submit(rig, range(1, 20), heard)
@@ -290,14 +290,14 @@ def test_what_a_gateway_took_in_meanwhile_is_let_in_and_what_is_new_meets_the_li
 
 
 def test_what_was_held_by_the_gateway_or_lost_on_the_way_is_let_in_whenever_it_comes() -> None:
-    rig = crowded_rig()
+    rig = full_rig()
     submit(rig, range(1, 20), m.HELD)
     submit(rig, range(20, 25), rig.core.fleet.beat)
     assert refused(rig) == [23, 24]
 
 
 def test_what_comes_late_from_a_gateway_that_was_cut_off_is_let_in() -> None:
-    rig = crowded_rig()
+    rig = full_rig()
     rig.silent.add(GATEWAY)
     rig.pass_time(0.1)
     heard = rig.core.fleet.beat
@@ -311,7 +311,7 @@ def test_what_comes_late_from_a_gateway_that_was_cut_off_is_let_in() -> None:
 
 
 def test_a_broker_that_is_slow_for_good_still_has_limits() -> None:
-    rig = crowded_rig()
+    rig = full_rig()
     heard = rig.core.fleet.beat
     for _ in range(5):
         rig.now += 1.0

@@ -316,7 +316,7 @@ def test_how_long_a_scaling_lets_workers_finish_is_forgotten_after_it() -> None:
     rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 2, 2, synchronous=False, drain_timeout_s=0))
     # A third one of before turns up, and is one too many.
     archive = "sha-m-1.0.mar"
-    claim = CLAIMS.mark(9100, ("m", "1.0"), archive)
+    claim = CLAIMS.make(9100, ("m", "1.0"), archive)
     worker = m.HelloWorker(m.PROTOCOL_VERSION, 9100, "n-2", "m", "1.0", archive, "cpu", 1, claim)
     held = (m.HeldWorker(9100, "m", "1.0", archive, "cpu", 1, claim),)
     node = m.HelloNode(m.PROTOCOL_VERSION, "n-2", (CPU,), 8, held, 1)

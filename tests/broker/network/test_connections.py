@@ -6,16 +6,16 @@ import pytest
 
 from torchrelay.broker.network import connections
 from torchrelay.broker.network.connections import (
-    CROWD,
     JOIN_SAMPLES,
     LATE_S,
     LOOK_S,
+    MANY_JOINING,
     MEGABYTE,
     PACE_S,
     PATIENT_JOIN_SAMPLES,
     SAMPLE_S,
-    STRANGERS_LIMIT,
     UNANNOUNCED_LIMIT_BYTES,
+    UNIDENTIFIED_LIMIT,
     UNREAD_LIMIT_BYTES,
     Connections,
     Traffic,
@@ -237,11 +237,11 @@ def test_above_the_limit_whoever_holds_most_is_cut_one_at_a_time() -> None:
     assert system.cuts[:2] == [3, 2]
 
 
-@pytest.mark.parametrize(("crowd", "samples"), [(0, PATIENT_JOIN_SAMPLES), (CROWD, JOIN_SAMPLES)])
+@pytest.mark.parametrize(("others", "samples"), [(0, PATIENT_JOIN_SAMPLES), (MANY_JOINING, JOIN_SAMPLES)])
 def test_a_connection_that_does_not_join_is_cut_and_one_that_does_or_comes_back_is_not(
-    system: System, crowd: int, samples: int
+    system: System, others: int, samples: int
 ) -> None:
-    for fd in range(1000, 1000 + crowd):
+    for fd in range(1000, 1000 + others):
         system.connect(fd)
     system.connect(1)
     system.connect(2)
@@ -253,14 +253,14 @@ def test_a_connection_that_does_not_join_is_cut_and_one_that_does_or_comes_back_
     system.all.heard(b"p-3", 4, system.now)  # peer 3, by a new connection
     system.pass_time(0.8 * samples * SAMPLE_S)
     assert sorted(system.cuts)[:2] == [1, 2]
-    assert len(system.cuts) == crowd + 2
+    assert len(system.cuts) == others + 2
     assert system.all.by_peer[b"p-3"].fd == 4
     system.all.closed(3)
     assert system.all.by_peer[b"p-3"].fd == 4
 
 
 def test_no_more_connections_join_at_once_than_the_limit(system: System) -> None:
-    for fd in range(STRANGERS_LIMIT + 2):
+    for fd in range(UNIDENTIFIED_LIMIT + 2):
         system.connect(fd)
     assert system.cuts == [0, 1]
 
@@ -283,7 +283,7 @@ def test_an_fd_that_has_become_another_socket_is_let_alone(system: System) -> No
     system.pass_time(20)
     assert system.cuts == []
     system.connect(1, identity=78)
-    assert 1 in system.all.strangers
+    assert 1 in system.all.unidentified
 
 
 def test_of_a_unix_socket_what_lies_unread_again_and_again_is_counted(system: System) -> None:

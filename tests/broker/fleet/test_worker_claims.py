@@ -7,7 +7,7 @@ import pytest
 
 from tests.broker.rig import CLAIMS, GATEWAY, NODE, Rig, held
 from torchrelay.broker.core.states import WorkerState
-from torchrelay.broker.fleet.worker_marks import Claims
+from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.shared.wire import messages as m
 
 THIEF = b"n-thief"
@@ -47,7 +47,7 @@ def _is_served(scene: Scene, job: int = 7) -> bool:
     return [item.meta for item in rig.only(scene.worker, m.Assign).items] == [b"meta-%d" % job]
 
 
-@pytest.mark.parametrize("has_its_claim", [False, True], ids=["guessed", "with its mark"])
+@pytest.mark.parametrize("has_its_claim", [False, True], ids=["guessed", "with its claim"])
 def test_a_node_cannot_take_another_nodes_worker_by_naming_it(scene: Scene, has_its_claim: bool) -> None:
     rig, order = scene.rig, scene.order
     rig.join_node(THIEF, workers=(held(order) if has_its_claim else _forged(order),))
@@ -99,7 +99,7 @@ def test_no_worker_is_taken_in_that_nobody_was_told_to_start(worker_id: int, epo
         rig.restart()
         rig.join_gateway()
     order = m.StartWorker(worker_id, "m", "1.0", "sha-m-1.0.mar", 1, "h", "cpu", None, 1)
-    of_another = Claims(b"another").mark(worker_id, ("m", "1.0"), order.archive)
+    of_another = Claims(b"another").make(worker_id, ("m", "1.0"), order.archive)
     for claim in ("", "0" * 64, "\u00e9" * 64, of_another):
         rig.say(b"x", _hello(order, claim))
         rig.only(b"x", m.Leave)
@@ -120,7 +120,7 @@ def test_the_mark_of_one_worker_is_not_anothers(scene: Scene) -> None:
     other = msgspec.structs.replace(order, worker_id=order.worker_id + 1)
     rig.say(b"x", _hello(other, order.claim))
     rig.only(b"x", m.Leave)
-    assert CLAIMS.fits(held(order))
+    assert CLAIMS.is_genuine(held(order))
 
 
 def test_an_id_that_a_node_makes_up_is_not_the_next_ones_measure(scene: Scene) -> None:
