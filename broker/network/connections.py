@@ -45,8 +45,8 @@ LEAST_BYTES = MEGABYTE
 PACE_S = 10.0
 #: Between lines of the log about cuts for one reason.
 LOG_S = 1.0
-#: After a cut, what was held is freed first.
-GRACE_S = 0.3
+#: After a cut, what was held is freed first; but where memory grows by so much meanwhile, others are at it.
+GRACE_S, GRACE_BYTES = 0.3, 32 * MEGABYTE
 #: A look that comes so long after the one before it: the broker stood still, its peers need not have.
 LATE_S = 2.0
 
@@ -172,6 +172,8 @@ class Connections:
         self._base_bytes: int | None = None
         self._spare = 0
         self._look_at = self._sample_at = self._judge_at = 0.0
+        #: Above which memory the next is judged though it isn't time yet; None where nobody was cut just now.
+        self._judge_above_bytes: int | None = None
         self._looked_at: float | None = None
         self._was_late = False
         #: By reason: when a cut was logged, and how many have not been since.
@@ -229,7 +231,8 @@ class Connections:
         if self._base_bytes is None:
             self._base_bytes = memory
         more = memory - self._base_bytes
-        if (more > SPARE_BYTES or memory > self._limit_bytes) and now >= self._judge_at:
+        is_growing = self._judge_above_bytes is not None and memory > self._judge_above_bytes
+        if (more > SPARE_BYTES or memory > self._limit_bytes) and (now >= self._judge_at or is_growing):
             if not is_due:  # twice in one look, nothing would have been taken since
                 self._sample(now)
             self._judge(memory, now)
@@ -242,7 +245,7 @@ class Connections:
         self._looked_at = now
         is_late, self._was_late = still_s > LATE_S and not self._was_late, still_s > LATE_S
         if is_late:
-            self._judge_at = now + GRACE_S
+            self._judge_at, self._judge_above_bytes = now + GRACE_S, None
             for connection in self._by_fd.values():
                 connection.stood_still(still_s)
 
@@ -280,20 +283,20 @@ class Connections:
         for connection in sorted(large, key=lambda one: one.began_at):
             spare = self._spare - connection.spare_before
             if connection.incoming > connection.announced + UNANNOUNCED_LIMIT_BYTES:
-                return self._blame(connection, "a message without end", now)
+                return self._blame(connection, memory, "a message without end", now)
             if spare > PARTS_LIMIT_BYTES and spare > PARTS_FACTOR * connection.incoming:
-                return self._blame(connection, "a message of too many parts", now)
+                return self._blame(connection, memory, "a message of too many parts", now)
         if stuck := self._stuck_in_parts(now):
             for connection in stuck:
-                self._blame(connection, "messages of too many parts", now)
+                self._blame(connection, memory, "messages of too many parts", now)
             return None
         for connection in self._by_fd.values():
             if connection.is_slow and connection.outgoing > UNREAD_LIMIT_BYTES:
-                return self._blame(connection, "it doesn't read what it asked for", now)
+                return self._blame(connection, memory, "it doesn't read what it asked for", now)
         if memory > self._limit_bytes and self._by_fd:
             largest = max(self._by_fd.values(), key=lambda one: one.holds + held.get(one.peer or b"", 0))
             if largest.holds + held.get(largest.peer or b"", 0) > LEAST_BYTES:
-                self._blame(largest, "the broker is above its memory_limit_bytes", now)
+                self._blame(largest, memory, "the broker is above its memory_limit_bytes", now)
         return None
 
     def _stuck_in_parts(self, now: float) -> list[Connection]:
@@ -306,9 +309,9 @@ class Connections:
         is_much = spare > max(PARTS_LIMIT_BYTES, PARTS_FACTOR * sum(one.incoming for one in stuck))
         return stuck if is_much else []
 
-    def _blame(self, connection: Connection, reason: str, now: float) -> None:
-        """Cut one for what it holds; the next is judged when that has been freed."""
-        self._judge_at = now + GRACE_S
+    def _blame(self, connection: Connection, memory: int, reason: str, now: float) -> None:
+        """Cut one for what it holds; the next is judged when that is freed, or memory grows all the same."""
+        self._judge_at, self._judge_above_bytes = now + GRACE_S, memory + GRACE_BYTES
         self._cut(connection, reason, now)
 
     def _cut(self, connection: Connection, reason: str, now: float) -> None:

@@ -127,6 +127,23 @@ def test_many_connections_with_a_few_tiny_parts_each_are_cut_together(system: Sy
     assert system.cuts == list(range(50))
 
 
+def test_attackers_side_by_side_are_cut_as_fast_as_they_fill_memory(system: System) -> None:
+    """What a cut connection held is freed later than the others bring more."""
+    system.join(1)
+    for fd in range(2, 6):
+        system.join(fd)
+    system.pass_time(1)
+    most = 0
+    for _ in range(30):
+        for fd in range(2, 6):
+            system.bring(fd, MEGABYTE // 2, factor=20)
+        system.brought.clear()  # not freed by a cut
+        most = max(most, system.memory)
+        system.pass_time(LOOK_S)
+    assert sorted(system.cuts) == [2, 3, 4, 5]
+    assert most < BASE + 400 * MEGABYTE
+
+
 def test_a_message_may_be_announced_only_as_large_as_anybody_sends_one(system: System) -> None:
     liar = system.join(1)
     liar.announce(2**62)
