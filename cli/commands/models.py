@@ -45,11 +45,10 @@ def describe(
 ) -> None:
     """Show a model's settings and workers."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client, decode, model_path
+    from torchrelay.cli.remote.client import Client, model_path
 
     path = model_path(model, "all" if every else version)
-    described = decode(Client("management", management).call("GET", path), list[dict[str, object]])
-    rendering.show(described, as_json, rendering.description)
+    rendering.show(Client("management", management).versions(path), as_json, rendering.description)
 
 
 @app.command()
@@ -149,13 +148,14 @@ def _change(
 ) -> None:
     """Ask for a change and print the server's word; with `wait`, show the workers come meanwhile."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client, Status, decode
+    from torchrelay.cli.remote.client import Client, decode
+    from torchrelay.shared.api_bodies import StatusBody
 
     # A model may take minutes to load: the server's own limits end a wait, not ours.
     client = Client("management", management, timeout_s=None if wait else 30.0, advice=advice)
 
-    def change() -> Status:
-        return decode(client.call(method, path, parameters), Status)
+    def change() -> StatusBody:
+        return decode(client.call(method, path, parameters), StatusBody)
 
     answer = rendering.while_watching(change, Client("management", management)) if wait else change()
     rendering.show(answer, as_json, lambda status: status.status)

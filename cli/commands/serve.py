@@ -9,9 +9,9 @@ import typer
 from torchrelay.cli.commands import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
-    from torchrelay.cli.remote.fleet_view import Fleet
     from torchrelay.cli.start.child import LogTarget, Role
     from torchrelay.cli.start.part_settings import Plan
+    from torchrelay.shared.api_bodies import FleetBody
     from torchrelay.shared.settings import LogLimits
 
 
@@ -147,7 +147,7 @@ class Terminal:
     def registered(self) -> None:
         """Say nothing: each model has its line."""
 
-    def settled(self, seen: "Fleet") -> None:
+    def settled(self, seen: "FleetBody") -> None:
         """Say how to try it."""
         from torchrelay.cli.start.checks import client_url
 
@@ -166,7 +166,7 @@ class Terminal:
         self._say("Stopping.")
 
 
-def example_call(seen: "Fleet", inference: str, *, needs_key: bool = False) -> str:
+def example_call(seen: "FleetBody", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
     from torchrelay.cli.remote.client import segment
 

@@ -9,6 +9,7 @@ from torchrelay.cli.commands import options
 from torchrelay.cli.faults import Fault
 
 if TYPE_CHECKING:
+    from torchrelay.shared.api_bodies import VersionBody
     from torchrelay.shared.settings import StartupModel
 
 
@@ -41,13 +42,30 @@ def snapshot(
 
 
 def _models(management: str) -> "list[StartupModel]":
-    from torchrelay.cli.remote.client import Client, Described, decode, model_path
+    from torchrelay.cli.remote.client import Client, model_path
 
     client = Client("management", management)
     defaults = {model.label for model in client.fleet().models if model.is_default}
-    models = []
-    for line in client.models():
-        for version in decode(client.call("GET", model_path(line.model_name, "all")), list[Described]):
-            is_default = f"{version.model_name} {version.model_version}" in defaults
-            models.append(version.as_startup_model(is_default=is_default))
-    return models
+    return [
+        _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)
+        for entry in client.models()
+        for version in client.versions(model_path(entry.model_name, "all"))
+    ]
+
+
+def _startup_model(version: "VersionBody", *, is_default: bool) -> "StartupModel":
+    from torchrelay.shared.settings import StartupModel
+
+    return StartupModel(
+        name=version.model_name,
+        version=version.model_version,
+        archive_name=version.model_url.rstrip("/").rpartition("/")[2],
+        is_default=is_default,
+        min_workers=version.min_workers,
+        max_workers=version.max_workers,
+        batch_size=version.batch_size,
+        max_batch_delay_ms=version.max_batch_delay,
+        response_timeout_s=version.response_timeout,
+        startup_timeout_s=version.startup_timeout,
+        runtime=version.runtime,
+    )

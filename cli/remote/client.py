@@ -8,11 +8,13 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.remote import credentials, fleet_view
+from torchrelay.cli.remote import credentials
 from torchrelay.cli.remote.credentials import Port
-from torchrelay.shared.settings import StartupModel, environment
+from torchrelay.shared.api_bodies import ErrorBody, FleetBody, ModelsBody, ModelsEntryBody, VersionBody
+from torchrelay.shared.settings import environment
 
 T = TypeVar("T")
 #: What a person can do about an error, by TorchServe's name for it.
@@ -100,70 +102,23 @@ class Client:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Fault(f"can't talk to {self._url}: {error}") from error
 
-    def models(self) -> "list[ModelLine]":
+    def models(self) -> list[ModelsEntryBody]:
         """Read the whole list of models, page by page."""
-        models: list[ModelLine] = []
-        token: str | None = "0"
-        while token is not None:
-            page = decode(self.call("GET", "/models", {"next_page_token": token}), ModelPage)
+        models: list[ModelsEntryBody] = []
+        token: str | UnsetType = "0"
+        while token is not UNSET:
+            page = decode(self.call("GET", "/models", {"next_page_token": token}), ModelsBody)
             models += page.models
-            token = page.next_page_token if page.models else None
+            token = page.next_page_token if page.models else UNSET
         return models
 
-    def fleet(self) -> fleet_view.Fleet:
+    def versions(self, path: str) -> list[VersionBody]:
+        """Read how a model's versions are served; see `model_path`."""
+        return decode(self.call("GET", path), list[VersionBody])
+
+    def fleet(self) -> FleetBody:
         """Read the whole fleet's state."""
-        return decode(self.call("GET", "/fleet"), fleet_view.Fleet)
-
-
-class ModelLine(msgspec.Struct, frozen=True, rename="camel"):
-    """A line of the model list."""
-
-    model_name: str
-    model_url: str
-
-
-class ModelPage(msgspec.Struct, frozen=True, rename="camel"):
-    """A page of the model list."""
-
-    models: list[ModelLine]
-    next_page_token: str | None = None
-
-
-class Described(msgspec.Struct, frozen=True, rename="camel"):
-    """What describe says of a version, as far as a snapshot repeats it."""
-
-    model_name: str
-    model_version: str
-    model_url: str
-    runtime: str
-    min_workers: int
-    max_workers: int
-    batch_size: int
-    max_batch_delay: int
-    response_timeout: int
-    startup_timeout: int
-
-    def as_startup_model(self, *, is_default: bool) -> StartupModel:
-        """Return what a start needs to bring it back."""
-        return StartupModel(
-            name=self.model_name,
-            version=self.model_version,
-            archive_name=self.model_url.rstrip("/").rpartition("/")[2],
-            is_default=is_default,
-            min_workers=self.min_workers,
-            max_workers=self.max_workers,
-            batch_size=self.batch_size,
-            max_batch_delay_ms=self.max_batch_delay,
-            response_timeout_s=self.response_timeout,
-            startup_timeout_s=self.startup_timeout,
-            runtime=self.runtime,
-        )
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What the server says to a change."""
-
-    status: str
+        return decode(self.call("GET", "/fleet"), FleetBody)
 
 
 def decode(content: bytes, what: type[T]) -> T:
@@ -188,19 +143,10 @@ def _as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-class _ErrorBody(msgspec.Struct):
-    message: str = ""
-    type: str = ""
-    details: str = ""
-
-
 def _explain(status: int, body: bytes, advice: Mapping[str, str]) -> str:
     try:
-        error = msgspec.json.decode(body, type=_ErrorBody)
-    except msgspec.MsgspecError:
-        error = _ErrorBody()
-    if not error.message:
-        # A handler may answer an error of its own in any form.
+        error = msgspec.json.decode(body, type=ErrorBody)
+    except msgspec.MsgspecError:  # a handler may answer an error of its own in any form
         text = body.decode(errors="replace").strip()
         return f"the server answered {status}" + (f": {text[:300]}" if text else "")
     parts = [error.message, error.details[:500], advice.get(error.type, "")]

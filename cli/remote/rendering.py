@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.remote.client import Client, ModelLine
-from torchrelay.cli.remote.fleet_view import Fleet, Node, Version
+from torchrelay.cli.remote.client import Client
+from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summary
+from torchrelay.shared import api_bodies
 from torchrelay.shared.archives.model_archive import ArchiveInfo
 from torchrelay.shared.terminal import printable, printable_json
 
@@ -26,9 +27,6 @@ POLL_INTERVAL_S = 0.3
 WATCH_INTERVAL_S = 1.0
 #: Facts of a version that say something even where they are 0.
 ALWAYS_SHOWN = frozenset({"minWorkers", "maxWorkers", "maxBatchDelay", "jobQueueStatus"})
-#: What is shown of a worker, and by which heading; `gpu` and `gpuUsage` say the same twice.
-WORKER_COLUMNS = {"id": "WORKER", "status": "STATUS", "pid": "PID", "memoryUsage": "MEMORY",
-                  "gpuUsage": "DEVICE", "startTime": "SINCE"}  # fmt: skip
 
 
 def show(data: T, as_json: bool, view: Callable[[T], RenderableType]) -> None:
@@ -50,7 +48,7 @@ def keep_showing(look: Callable[[], RenderableType]) -> None:
             return
 
 
-def model_list(models: Sequence[ModelLine]) -> RenderableType:
+def model_list(models: Sequence[api_bodies.ModelsEntryBody]) -> RenderableType:
     """Lay out the model list."""
     if not models:
         return "No model is registered."
@@ -68,7 +66,7 @@ def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
     return table
 
 
-def description(versions: Sequence[dict[str, object]]) -> RenderableType:
+def description(versions: Sequence[api_bodies.VersionBody]) -> RenderableType:
     """Lay out what describe says: a block of facts and a table of workers for each version.
 
     What is off or unlimited is left out: most versions use few of TorchServe's many features.
@@ -76,12 +74,11 @@ def description(versions: Sequence[dict[str, object]]) -> RenderableType:
     parts: list[RenderableType] = []
     for version in versions:
         facts = _facts()
-        for key, value in version.items():
+        by_name = msgspec.json.decode(msgspec.json.encode(version), type=dict[str, object])
+        for key, value in by_name.items():
             if key != "workers" and (value or key in ALWAYS_SHOWN):
                 facts.add_row(_text(key), _text(_as_words(value)))
-        parts.append(facts)
-        workers = version.get("workers")
-        parts.append(_workers(workers) if isinstance(workers, list) and workers else _text("No worker."))
+        parts += [facts, _workers(version.workers) if version.workers else _text("No worker.")]
     return Group(*parts)
 
 
@@ -95,7 +92,7 @@ def archive_info(info: ArchiveInfo) -> RenderableType:
     return Group(facts, *(_text(f"note: {note}", "yellow") for note in info.notes))
 
 
-def fleet(seen: Fleet, url: str) -> RenderableType:
+def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:
     """Lay out the fleet on one screen."""
     nodes = f"{len(seen.nodes)} node{'' if len(seen.nodes) == 1 else 's'}"
     gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
@@ -140,7 +137,7 @@ def while_watching(change: Callable[[], T], client: Client) -> T:
 def _in_motion(client: Client) -> Text:
     try:
         moving = [
-            f"{model.label}: {model.summary()}" for model in client.fleet().models if not model.is_ready
+            f"{model.label}: {model_summary(model)}" for model in client.fleet().models if not model.is_ready
         ]
     except Fault:  # the change itself will say it
         moving = []
@@ -168,7 +165,7 @@ def _facts() -> Table:
     return table
 
 
-def _models(models: Sequence[Version]) -> Table:
+def _models(models: Sequence[api_bodies.FleetModelBody]) -> Table:
     table = _table(
         "MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE", widths={"MODEL": 26, "VERSION": 16}
     )
@@ -185,11 +182,13 @@ def _models(models: Sequence[Version]) -> Table:
     return table
 
 
-def _troubles(models: Sequence[Version]) -> list[RenderableType]:
+def _troubles(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableType]:
     """Explain each model that is not as it should be: why workers are missing, and the last error."""
     lines: list[RenderableType] = []
     for model in models:
-        lines += [_text(f"{model.label}: {one.summary()}", "yellow") for one in model.quarantined]
+        lines += [
+            _text(f"{model.label}: {quarantine_summary(entry)}", "yellow") for entry in model.quarantined
+        ]
         for text in (model.explanation if not model.is_ready else "", model.last_error):
             if text.strip():
                 lines.append(
@@ -198,7 +197,7 @@ def _troubles(models: Sequence[Version]) -> list[RenderableType]:
     return [_text(""), *lines] if lines else []
 
 
-def _nodes(nodes: Sequence[Node]) -> Table:
+def _nodes(nodes: Sequence[api_bodies.NodeBody]) -> Table:
     table = _table("NODE", "DEVICES", "SLOTS USED", widths={"NODE": 32, "DEVICES": 32})
     for node in nodes:
         devices = ", ".join(
@@ -209,27 +208,20 @@ def _nodes(nodes: Sequence[Node]) -> Table:
     return table
 
 
-def _workers(workers: Sequence[object]) -> RenderableType:
-    rows = [worker for worker in workers if isinstance(worker, dict)]
-    table = _table(*WORKER_COLUMNS.values())
-    for row in rows:
-        shown = {key: row.get(key, "") for key in WORKER_COLUMNS}
-        shown["memoryUsage"] = f"{_whole(row.get('memoryUsage')) >> 20:,} MiB"
-        gpu = re.search(r"gpuId::(\d+)", str(row.get("gpuUsage")))
-        shown["gpuUsage"] = f"gpu {gpu[1]}" if gpu else "gpu" if row.get("gpu") else "cpu"
-        shown["startTime"] = str(shown["startTime"])[:19].replace("T", " ")
-        table.add_row(*(_text(_as_text(value)) for value in shown.values()))
-    others = [
-        _text(f"{row.get('id')} {key}: {_as_words(value)}", overflow="fold")
-        for row in rows
-        for key, value in row.items()
-        if value and key not in WORKER_COLUMNS and key != "gpu"
-    ]
-    return Group(table, *others)
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
+def _workers(workers: Sequence[api_bodies.WorkerBody]) -> Table:
+    table = _table("WORKER", "STATUS", "PID", "MEMORY", "DEVICE", "SINCE")
+    for worker in workers:
+        # `gpu` and `gpuUsage` say the same twice.
+        gpu = re.search(r"gpuId::(\d+)", worker.gpu_usage)
+        table.add_row(
+            _text(worker.id),
+            _text(worker.status),
+            str(worker.pid),
+            f"{worker.memory_usage >> 20:,} MiB",
+            f"gpu {gpu[1]}" if gpu else "gpu" if worker.gpu else "cpu",
+            _text(worker.start_time[:19].replace("T", " ")),
+        )
+    return table
 
 
 def _as_words(value: object) -> str:

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import httpx
 
-from torchrelay.cli.remote import client, fleet_view
+from torchrelay.cli.remote import client
+from torchrelay.cli.remote.fleet_summaries import model_summary
+from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
 #: Once all models are settled, only news are looked for.
@@ -26,14 +28,14 @@ class Watcher(Protocol):
     def registered(self) -> None:
         """Take note that every start-up model is registered or refused, and that workers can be placed."""
 
-    def show(self, models: tuple[fleet_view.Version, ...], now: float) -> None:
+    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
         """See the models as they are now."""
 
-    def settled(self, seen: fleet_view.Fleet) -> None:
+    def settled(self, seen: FleetBody) -> None:
         """Take note that every model is ready, or has failed to become so."""
 
 
-def is_settled(model: fleet_view.Version) -> bool:
+def is_settled(model: FleetModelBody) -> bool:
     """Tell whether waiting for a model has an end: it is ready, or has failed to become so."""
     return model.is_ready or model.has_failed
 
@@ -50,14 +52,14 @@ class LineView:
         self._written_at: dict[str, float] = {}
         self._failures: dict[str, str] = {}
 
-    def show(self, models: tuple[fleet_view.Version, ...], now: float) -> None:
+    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
         """Write what is new and due."""
         for model in models:
             if model.is_ready:
                 self._failures.pop(model.label, None)
             elif model.last_error and self._failures.get(model.label) == model.last_error:
                 continue  # it crashes as before, or is on its next try
-            line = f"  {model.label}: {model.summary()}"
+            line = f"  {model.label}: {model_summary(model)}"
             is_due = (
                 is_settled(model) or now - self._written_at.get(model.label, -math.inf) >= LINE_INTERVAL_S
             )
@@ -113,24 +115,24 @@ class Startup:
             seen = await self._poll(http) or seen
             self._show(seen)
 
-    def _show(self, seen: fleet_view.Fleet) -> None:
+    def _show(self, seen: FleetBody) -> None:
         if seen.nodes:  # before, every model only waits for a node
             self._watcher.show(seen.models, asyncio.get_running_loop().time())
 
-    async def _next(self, http: httpx.AsyncClient) -> fleet_view.Fleet:
+    async def _next(self, http: httpx.AsyncClient) -> FleetBody:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             if seen := await self._poll(http):
                 return seen
 
-    async def _poll(self, http: httpx.AsyncClient) -> fleet_view.Fleet | None:
+    async def _poll(self, http: httpx.AsyncClient) -> FleetBody | None:
         try:
             answer = await http.get("/fleet")
         except httpx.TransportError:
             return None
         if answer.status_code != 200:
             return None
-        seen = client.decode(answer.content, fleet_view.Fleet)
+        seen = client.decode(answer.content, FleetBody)
         return seen if seen.server_id == self._server_id else None
 
 

@@ -13,7 +13,6 @@ import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, text_of
-from torchrelay.cli.remote.fleet_view import Fleet, Version
 from torchrelay.cli.start import checks, foreground, part_settings, secrets_file
 from torchrelay.cli.start.child import LogTarget, Role
 from torchrelay.cli.start.console import say
@@ -21,6 +20,7 @@ from torchrelay.cli.start.folders import Folders, folders
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.torchserve import command
 from torchrelay.shared import clock, private_files
+from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from torchrelay.shared.torchserve import config_parsers
@@ -108,10 +108,10 @@ class Console:
             log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
         say("Model server started.")
 
-    def show(self, models: tuple[Version, ...], now: float) -> None:
+    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
         """Say nothing: the broker's own log is on this console."""
 
-    def settled(self, seen: Fleet) -> None:
+    def settled(self, seen: FleetBody) -> None:
         """Say nothing, like TorchServe."""
 
     def process_ended(self, line: str) -> None:

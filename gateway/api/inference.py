@@ -15,6 +15,7 @@ from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import errors
+from torchrelay.shared.api_bodies import HealthBody
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
@@ -42,7 +43,8 @@ class Ping:
             healthy = (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
         except errors.BrokerUnreachable:
             healthy = False
-        presenting.answer(resp, {"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
+        body = HealthBody(status="Healthy" if healthy else "Unhealthy")
+        presenting.answer(resp, body, 200 if healthy else 500)
 
     on_options = on_request
 

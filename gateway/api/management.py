@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway import auth
@@ -12,7 +13,7 @@ from torchrelay.gateway.api.parameters import Parameters
 from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
-from torchrelay.shared import errors, settings
+from torchrelay.shared import api_bodies, errors, settings
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
@@ -65,7 +66,7 @@ class Models(Undescribed):
         said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
         registered = await self._link.ask(_registration(said, auth.proof_of(req.auth)), m.ModelRegistered)
         if not registered.done:
-            presenting.answer(resp, {"status": _PROCESSING}, 202)
+            presenting.answer_status(resp, _PROCESSING, 202)
             return
         text = (
             f'Model "{registered.model}" Version: {registered.version} registered'
@@ -73,7 +74,7 @@ class Models(Undescribed):
         )
         if registered.workers == 0:
             text += ". Use scale workers API to add workers for the model."
-        presenting.answer(resp, {"status": text})
+        presenting.answer_status(resp, text)
 
 
 class Model(Managing):
@@ -89,9 +90,11 @@ class Model(Managing):
         """Describe one version, or `all`; with `customized=true` in the handler's own words as well."""
         every = version == "all"
         described = await self._describe(model, None if every else version, every=every)
-        entries = [presenting.description(facts) for facts in described.versions]
         if not every and Parameters.of_query(req.query_string).flag("customized", default=False):
-            entries[0]["customizedMetadata"] = await self._ask_handler(req, resp, model, version)
+            metadata = await self._ask_handler(req, resp, model, version)
+            entries = [presenting.description(described.versions[0], metadata)]
+        else:
+            entries = [presenting.description(facts) for facts in described.versions]
         status = resp.status_code
         content_type = resp.content_type
         presenting.answer(resp, entries, status)
@@ -116,10 +119,10 @@ class Model(Managing):
         ask = m.ScaleWorkers(0, model, version, least, most, synchronous, drain_timeout_s, proof)
         scaled = await self._link.ask(ask, m.WorkersScaled)
         if not (synchronous and scaled.done):
-            presenting.answer(resp, {"status": _PROCESSING}, 202)
+            presenting.answer_status(resp, _PROCESSING, 202)
             return
         of_version = f", version: {version}" if version else ""
-        presenting.answer(resp, {"status": f"Workers scaled to {least} for model: {model}{of_version}"})
+        presenting.answer_status(resp, f"Workers scaled to {least} for model: {model}{of_version}")
 
     async def on_delete(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -129,7 +132,7 @@ class Model(Managing):
             raise errors.MethodNotAllowed
         ask = m.UnregisterModel(0, model, version, auth.proof_of(req.auth))
         gone = await self._link.ask(ask, m.ModelUnregistered)
-        presenting.answer(resp, {"status": f'Model "{gone.model}" unregistered'})
+        presenting.answer_status(resp, f'Model "{gone.model}" unregistered')
 
     async def on_options(
         self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -143,8 +146,11 @@ class Model(Managing):
 
     async def _ask_handler(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None
-    ) -> object:
-        """Have the handler describe itself: a job with the header `describe` and no inputs."""
+    ) -> msgspec.Raw:
+        """Return the JSON object by which the handler describes itself, `{}` where it answers no such.
+
+        It is asked by a job with the header `describe` and no inputs.
+        """
         headers = (("describe", "True"),)
         meta, frames = codec.pack_request(
             req.scope["request_id"], headers, (), client_head(req, self._config)
@@ -155,10 +161,12 @@ class Model(Managing):
             raise errors.rebuild(*response.error)
         pass_head(req, resp, response)
         try:
-            metadata: object = json.loads(bytes(body))
+            # NaN and Infinity are Python's, and no JSON.
+            metadata: object = json.loads(bytes(body), parse_constant=lambda _: None)
         except ValueError:
-            return {}
-        return metadata if isinstance(metadata, dict) else {}
+            metadata = None
+        text = json.dumps(metadata if isinstance(metadata, dict) else {}, ensure_ascii=False)
+        return msgspec.Raw(text.encode("utf-8", "replace"))
 
 
 class DefaultVersion(Undescribed):
@@ -168,7 +176,7 @@ class DefaultVersion(Undescribed):
         """Make the version the default one."""
         await self._link.ask(m.SetDefault(0, model, version, auth.proof_of(req.auth)), m.DefaultSet)
         text = f'Default version successfully updated for model "{model}" to "{version}"'
-        presenting.answer(resp, {"status": text})
+        presenting.answer_status(resp, text)
 
     async def on_delete(self, _req: GatewayRequest, _resp: Response, model: str, version: str) -> None:
         """Refuse; an unknown model is told first, as TorchServe does, which would delete here."""
@@ -184,7 +192,7 @@ class Readiness(Undescribed):
         model = target.partition(":")[0]
         described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
         ready = any(presenting.is_ready(facts) for facts in described.versions)
-        presenting.answer(resp, {"name": model, "ready": ready})
+        presenting.answer(resp, api_bodies.ReadinessBody(name=model, ready=ready))
 
 
 class Token(Managing):
@@ -210,7 +218,7 @@ class Workflows(Undescribed):
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """List none."""
-        presenting.answer(resp, {"workflows": []})
+        presenting.answer(resp, api_bodies.WorkflowsBody(workflows=()))
 
     async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
         """Refuse, in TorchServe's words."""
@@ -248,15 +256,15 @@ class Probes(Managing):
     async def on_get_live(self, req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""
         req.scope["is_uncounted"] = True
-        presenting.answer(resp, {"status": "live"})
+        presenting.answer(resp, api_bodies.ProbeBody(status="live"))
 
     async def on_get_ready(self, req: GatewayRequest, resp: Response) -> None:
         """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         req.scope["is_uncounted"] = True
         if reason := await self._link.why_not_ready():
-            presenting.answer(resp, {"status": "not ready", "reason": reason}, 503)
+            presenting.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
         else:
-            presenting.answer(resp, {"status": "ready"})
+            presenting.answer(resp, api_bodies.ProbeBody(status="ready"))
 
 
 def _registration(said: Parameters, proof: str) -> m.RegisterModel:

@@ -11,6 +11,7 @@ from torchrelay.gateway import auth
 from torchrelay.gateway.api import presenting
 from torchrelay.gateway.api.bodies import GatewayRequest
 from torchrelay.gateway.link import Link
+from torchrelay.shared import api_bodies
 
 
 class Server:
@@ -20,7 +21,9 @@ class Server:
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with TorchServe's name, which is what clients look for."""
-        told = {"name": "Torchserve", "version": version("torchrelay"), "extenstion": ["kserve", "kubeflow"]}
+        told = api_bodies.ProtocolServerBody(
+            name="Torchserve", version=version("torchrelay"), extenstion=("kserve", "kubeflow")
+        )
         presenting.answer(resp, told)
 
     on_options = on_request
@@ -36,12 +39,12 @@ class Health:
 
     async def on_request_live(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""
-        presenting.answer(resp, {"live": True})
+        presenting.answer(resp, api_bodies.ProtocolLiveBody(live=True))
 
     async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:
         """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         is_ready = not await self._link.why_not_ready()
-        presenting.answer(resp, {"ready": is_ready}, 200 if is_ready else 503)
+        presenting.answer(resp, api_bodies.ProtocolReadyBody(ready=is_ready), 200 if is_ready else 503)
 
     on_options_live = on_request_live
     on_options_ready = on_request_ready
@@ -54,6 +57,7 @@ class Versions:
 
     async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
         """Refuse, in TorchServe's words."""
-        presenting.answer(resp, {"error": "Model versioning is not yet supported."}, 501)
+        refusal = api_bodies.ProtocolRefusalBody(error="Model versioning is not yet supported.")
+        presenting.answer(resp, refusal, 501)
 
     on_options = on_request

@@ -1,22 +1,29 @@
-"""Facts into the JSON that TorchServe's clients know; no I/O, and byte for byte where they compare bytes.
+"""Make the bodies of answers from what the broker tells; no I/O.
 
-Field names, their order and the texts are TorchServe's; see its management and inference API.
+The texts are TorchServe's, since clients compare whole bodies; `shared.api_bodies` has the fields.
 """
 
 from collections.abc import Iterable
 
+import msgspec
 from falcon.asgi import Response
+from msgspec import UNSET, UnsetType
 
 from torchrelay.gateway.http.standard_responses import JSON, error_body, pretty
-from torchrelay.shared import clock, errors
+from torchrelay.shared import api_bodies, clock, errors
 from torchrelay.shared.wire import messages as m
 
 
 def answer(resp: Response, value: object, status: int = 200) -> None:
-    """Answer with JSON."""
+    """Answer with a body of `shared.api_bodies`, a list of them, or an OpenAPI document."""
     resp.status = status
     resp.content_type = JSON
     resp.data = pretty(value)
+
+
+def answer_status(resp: Response, text: str, status: int = 200) -> None:
+    """Say what became of a change."""
+    answer(resp, api_bodies.StatusBody(status=text), status)
 
 
 def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
@@ -28,41 +35,43 @@ def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
         resp.set_header("retry-after", "1")
 
 
-def description(version: m.VersionFacts) -> dict[str, object]:
-    """Describe one version, in the order of TorchServe's fields."""
-    device_ids = {"deviceIds": version.device_ids} if version.device_ids else {}
-    return {
-        "modelName": version.model,
-        "modelVersion": version.version,
-        "modelUrl": version.url,
-        "runtime": version.runtime,
-        "minWorkers": version.min_workers,
-        "maxWorkers": version.max_workers,
-        "batchSize": version.batch_size,
-        "maxBatchDelay": version.max_batch_delay_ms,
-        "responseTimeout": version.response_timeout_s,
-        "startupTimeout": version.startup_timeout_s,
-        "maxRetryTimeoutInSec": version.restart_window_s,
-        "clientTimeoutInMills": version.client_timeout_ms,
-        "parallelType": version.parallel_type,
-        "parallelLevel": version.parallel_level,
-        "deviceType": version.device_type,
-        **device_ids,
-        "continuousBatching": version.continuous_batching,
-        "useJobTicket": version.use_job_ticket,
-        "useVenv": version.use_venv,
-        "stateful": version.sequence_batching,
-        "sequenceMaxIdleMSec": version.sequence_max_idle_ms,
-        "sequenceTimeoutMSec": version.sequence_timeout_ms,
-        "maxNumSequence": version.max_sequences,
-        "maxSequenceJobQueueSize": version.max_sequence_queue_jobs,
-        "loadedAtStartup": version.loaded_at_startup,
-        "workers": [_worker(worker) for worker in version.workers],
-        "jobQueueStatus": {
-            "remainingCapacity": max(0, version.queue_limit - version.queue_depth),
-            "pendingRequests": version.queue_depth,
-        },
-    }
+def description(
+    version: m.VersionFacts, customized_metadata: msgspec.Raw | UnsetType = UNSET
+) -> api_bodies.VersionBody:
+    """Describe one version, with what its handler says of itself if that was asked."""
+    return api_bodies.VersionBody(
+        model_name=version.model,
+        model_version=version.version,
+        model_url=version.url,
+        runtime=version.runtime,
+        min_workers=version.min_workers,
+        max_workers=version.max_workers,
+        batch_size=version.batch_size,
+        max_batch_delay=version.max_batch_delay_ms,
+        response_timeout=version.response_timeout_s,
+        startup_timeout=version.startup_timeout_s,
+        max_retry_timeout_in_sec=version.restart_window_s,
+        client_timeout_in_mills=version.client_timeout_ms,
+        parallel_type=version.parallel_type,
+        parallel_level=version.parallel_level,
+        device_type=version.device_type,
+        device_ids=version.device_ids,
+        continuous_batching=version.continuous_batching,
+        use_job_ticket=version.use_job_ticket,
+        use_venv=version.use_venv,
+        stateful=version.sequence_batching,
+        sequence_max_idle_ms=version.sequence_max_idle_ms,
+        sequence_timeout_ms=version.sequence_timeout_ms,
+        max_num_sequence=version.max_sequences,
+        max_sequence_job_queue_size=version.max_sequence_queue_jobs,
+        loaded_at_startup=version.loaded_at_startup,
+        workers=tuple(map(_worker, version.workers)),
+        job_queue_status=api_bodies.JobQueueBody(
+            remaining_capacity=max(0, version.queue_limit - version.queue_depth),
+            pending_requests=version.queue_depth,
+        ),
+        customized_metadata=customized_metadata,
+    )
 
 
 def is_ready(version: m.VersionFacts) -> bool:
@@ -70,16 +79,16 @@ def is_ready(version: m.VersionFacts) -> bool:
     return any(worker.state == "ready" for worker in version.workers)
 
 
-def _worker(worker: m.WorkerFacts) -> dict[str, object]:
-    return {
-        "id": str(worker.worker_id),
-        "startTime": clock.iso(worker.started_at_ms),
-        "status": "READY" if worker.state == "ready" else "UNLOADING",
-        "memoryUsage": worker.memory_bytes,
-        "pid": worker.pid,
-        "gpu": _is_gpu(worker),
-        "gpuUsage": _gpu_usage(worker),
-    }
+def _worker(worker: m.WorkerFacts) -> api_bodies.WorkerBody:
+    return api_bodies.WorkerBody(
+        id=str(worker.worker_id),
+        start_time=clock.iso(worker.started_at_ms),
+        status="READY" if worker.state == "ready" else "UNLOADING",
+        memory_usage=worker.memory_bytes,
+        pid=worker.pid,
+        gpu=_is_gpu(worker),
+        gpu_usage=_gpu_usage(worker),
+    )
 
 
 def _gpu_usage(worker: m.WorkerFacts) -> str:
@@ -102,83 +111,86 @@ def _is_gpu(worker: m.WorkerFacts) -> bool:
     return worker.device.startswith("cuda")
 
 
-def fleet(read: m.FleetRead, server_id: str = "") -> dict[str, object]:
-    """Write all that `torchrelay status` shows; ours alone, so it may grow."""
-    return {
-        "epoch": read.epoch,
-        "uptimeS": read.uptime_s,
-        "gateways": read.gateways,
-        "loading": read.loading,
-        "serverId": server_id,
-        "nodes": [
-            {
-                "name": node.name,
-                "devices": [
-                    {
-                        "name": device.name,
-                        "kind": device.kind,
-                        "description": device.description,
-                        "memoryBytes": device.memory_bytes,
-                    }
-                    for device in node.devices
-                ],
-                "slots": node.slots,
-                "slotsUsed": node.slots_used,
-                "lastSeenMs": node.last_seen_ms,
-            }
-            for node in read.nodes
-        ],
-        "models": [_fleet_model(version) for version in read.versions],
-    }
+def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:
+    """Write all that `torchrelay status` shows; no API of TorchServe's, so it may grow."""
+    return api_bodies.FleetBody(
+        epoch=read.epoch,
+        uptime_s=read.uptime_s,
+        gateways=read.gateways,
+        loading=read.loading,
+        server_id=server_id,
+        nodes=tuple(map(_node, read.nodes)),
+        models=tuple(map(_fleet_model, read.versions)),
+    )
 
 
-def _fleet_model(version: m.VersionFacts) -> dict[str, object]:
-    return {
-        "modelName": version.model,
-        "modelVersion": version.version,
-        "isDefault": version.is_default,
-        "modelUrl": version.url,
-        "workersWanted": version.min_workers,
-        "workersReady": sum(worker.state == "ready" for worker in version.workers),
-        "queueDepth": version.queue_depth,
-        "queueLimit": version.queue_limit,
-        "oldestWaitMs": version.oldest_wait_ms,
-        "explanation": version.explanation,
-        "lastError": version.last_error,
-        "quarantined": [
-            {
-                "requestId": one.request_id,
-                "reason": one.reason,
-                "workersLost": one.workers_lost,
-                "refused": one.refused,
-                "leftMs": one.left_ms,
-            }
-            for one in version.quarantined
-        ],
-        "workers": [
-            {
-                "id": worker.worker_id,
-                "state": worker.state,
-                "node": worker.node,
-                "device": worker.device,
-                "pid": worker.pid,
-                "startTime": clock.iso(worker.started_at_ms),
-                "memoryBytes": worker.memory_bytes,
-                "jobsRunning": worker.jobs_running,
-                "note": worker.note,
-            }
-            for worker in version.workers
-        ],
-    }
+def _node(node: m.NodeFacts) -> api_bodies.NodeBody:
+    return api_bodies.NodeBody(
+        name=node.name,
+        devices=tuple(
+            api_bodies.DeviceBody(
+                name=device.name,
+                kind=device.kind,
+                description=device.description,
+                memory_bytes=device.memory_bytes,
+            )
+            for device in node.devices
+        ),
+        slots=node.slots,
+        slots_used=node.slots_used,
+        last_seen_ms=node.last_seen_ms,
+    )
 
 
-def model_list(listed: m.ModelsListed) -> dict[str, object]:
+def _fleet_model(version: m.VersionFacts) -> api_bodies.FleetModelBody:
+    return api_bodies.FleetModelBody(
+        model_name=version.model,
+        model_version=version.version,
+        is_default=version.is_default,
+        model_url=version.url,
+        workers_wanted=version.min_workers,
+        workers_ready=sum(worker.state == "ready" for worker in version.workers),
+        queue_depth=version.queue_depth,
+        queue_limit=version.queue_limit,
+        oldest_wait_ms=version.oldest_wait_ms,
+        explanation=version.explanation,
+        last_error=version.last_error,
+        quarantined=tuple(
+            api_bodies.QuarantinedBody(
+                request_id=entry.request_id,
+                reason=entry.reason,
+                workers_lost=entry.workers_lost,
+                refused=entry.refused,
+                left_ms=entry.left_ms,
+            )
+            for entry in version.quarantined
+        ),
+        workers=tuple(map(_fleet_worker, version.workers)),
+    )
+
+
+def _fleet_worker(worker: m.WorkerFacts) -> api_bodies.FleetWorkerBody:
+    return api_bodies.FleetWorkerBody(
+        id=worker.worker_id,
+        state=worker.state,
+        node=worker.node,
+        device=worker.device,
+        pid=worker.pid,
+        start_time=clock.iso(worker.started_at_ms),
+        memory_bytes=worker.memory_bytes,
+        jobs_running=worker.jobs_running,
+        note=worker.note,
+    )
+
+
+def model_list(listed: m.ModelsListed) -> api_bodies.ModelsBody:
     """Write a page of the list; the token is a string, and absent on the last page."""
-    page: dict[str, object] = {}
-    if listed.next_offset is not None:
-        page["nextPageToken"] = str(listed.next_offset)
-    page["models"] = [{"modelName": entry.model, "modelUrl": entry.url} for entry in listed.models]
-    return page
+    return api_bodies.ModelsBody(
+        next_page_token=UNSET if listed.next_offset is None else str(listed.next_offset),
+        models=tuple(
+            api_bodies.ModelsEntryBody(model_name=entry.model, model_url=entry.url) for entry in listed.models
+        ),
+    )
 
 
 def exposition(families: Iterable[m.MetricFamily], names: frozenset[str]) -> bytes:

@@ -3,11 +3,13 @@
 Header names, their order and the form of the JSON are TorchServe's: clients compare whole responses.
 """
 
-import json
 from collections.abc import Iterable
 from http import HTTPStatus
 
+import msgspec
+
 from torchrelay.shared import errors, ids, settings
+from torchrelay.shared.api_bodies import ErrorBody
 
 JSON = "application/json"
 
@@ -64,15 +66,13 @@ def cors_headers(config: settings.GatewaySettings) -> tuple[tuple[bytes, bytes],
 
 def pretty(value: object) -> bytes:
     """Write JSON as TorchServe does: two spaces, nothing escaped that needn't be, a newline at the end."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def error_body(error: errors.RelayError, status: int) -> bytes:
     """Write an error's body. Only a 5xx says why, since clients compare the others whole."""
-    body: dict[str, object] = {"code": status, "type": error.type, "message": error.message}
-    if status >= 500 and error.details:
-        body["details"] = error.details
-    return pretty(body)
+    details = error.details if status >= 500 else ""
+    return pretty(ErrorBody(code=status, type=error.type, message=error.message, details=details))
 
 
 def whole_error(error: errors.RelayError, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:

@@ -16,6 +16,7 @@ import uvicorn
 
 from torchrelay.gateway.http import standard_responses
 from torchrelay.gateway.http.addresses import Key
+from torchrelay.shared.api_bodies import StatusBody
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,8 @@ class TlsListener:
 
 def _http_refused(cors: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write TorchServe's answer to plain HTTP where TLS is spoken."""
-    body = standard_responses.pretty({"status": "This TorchServe instance only accepts HTTPS requests"})
+    refusal = StatusBody(status="This TorchServe instance only accepts HTTPS requests")
+    body = standard_responses.pretty(refusal)
     headers = [
         (b"content-type", standard_responses.JSON.encode()),
         (b"content-length", str(len(body)).encode()),

@@ -1,11 +1,12 @@
 """A management and inference server that answers what a test tells it, and remembers what it was asked."""
 
-import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
+
+import msgspec
 
 Answer = tuple[int, object]
 
@@ -51,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = answers.get(f"{self.command} {self.path}")
         found = found or answers.get(f"{self.command} {self.path.partition('?')[0]}")
         status, answer = found or (404, missing)
-        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        content = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
         self.send_response(status)
         if not isinstance(answer, bytes):
             self.send_header("content-type", "application/json")

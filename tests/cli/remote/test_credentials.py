@@ -7,8 +7,10 @@ from pathlib import Path
 import javaproperties
 import pytest
 import trustme
+from msgspec.structs import replace
 from typer.testing import CliRunner
 
+from tests.cli import bodies
 from tests.cli.fake_server import serving
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.main import app
@@ -117,18 +119,15 @@ def test_made_keys_are_long_and_never_the_same() -> None:
     assert all(len(key) >= 32 for key in made)
 
 
-VERSION = {
-    "modelName": "m", "modelVersion": "1.0", "modelUrl": "https://host/a/m.mar", "runtime": "python",
-    "minWorkers": 2, "maxWorkers": 3, "batchSize": 4, "maxBatchDelay": 50, "responseTimeout": 60,
-    "startupTimeout": 70, "workers": [],
-}  # fmt: skip
+VERSION = bodies.version(
+    model_url="https://host/a/m.mar", min_workers=2, max_workers=3, batch_size=4, max_batch_delay=50,
+    response_timeout=60, startup_timeout=70,
+)  # fmt: skip
 SERVED = {
-    "GET /fleet": (200, {"models": [
-        {"modelName": "m", "modelVersion": version, "isDefault": version == "2.0", "modelUrl": "m.mar",
-         "workersWanted": 0, "workersReady": 0} for version in ("1.0", "2.0")]}),
+    "GET /fleet": (200, bodies.fleet(bodies.model(is_default=False), bodies.model(model_version="2.0"))),
     "GET /models": (200, {"models": [{"modelName": "m", "modelUrl": "m.mar"}]}),
-    "GET /models/m/all": (200, [VERSION, VERSION | {"modelVersion": "2.0"}]),
-}  # fmt: skip
+    "GET /models/m/all": (200, [VERSION, replace(VERSION, model_version="2.0")]),
+}
 
 
 def test_a_snapshot_of_a_server_is_read_again_as_what_it_served(tmp_path: Path) -> None:

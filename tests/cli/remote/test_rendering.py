@@ -11,26 +11,26 @@ import msgspec
 import pytest
 from rich.console import RenderableType
 
+from tests.cli import bodies
 from tests.cli.fake_server import serving
-from tests.cli.remote.test_fleet_view import READ, as_read
 from torchrelay.cli import faults
 from torchrelay.cli.commands import predict
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import rendering
-from torchrelay.cli.remote.client import ModelLine
-from torchrelay.gateway.api import presenting
+from torchrelay.shared.api_bodies import DeviceBody, ModelsEntryBody, QuarantinedBody
 from torchrelay.shared.archives.model_archive import ArchiveInfo, Manifest
-from torchrelay.shared.wire import messages as m
 
 ATTACK = "\x1b[2J\x1b]0;t\x07\x9b\u202e\rx"
-replace = msgspec.structs.replace
-VERSION = replace(
-    READ.versions[0], model=ATTACK, version=ATTACK, last_error=ATTACK, explanation=ATTACK, url=ATTACK
-)
-NODE = m.NodeFacts(ATTACK, (m.Device(ATTACK, "gpu", ATTACK, 1),), 32, 1, 0)
-HOSTILE = as_read(replace(READ, nodes=(NODE,), versions=(VERSION,)))
-DESCRIBED = [{"modelName": ATTACK, "handler": ATTACK, ATTACK: {ATTACK: ATTACK},
-              "workers": [{"id": ATTACK, "status": ATTACK, "note": ATTACK}]}]  # fmt: skip
+QUARANTINED = QuarantinedBody(request_id=ATTACK, reason=ATTACK, workers_lost=2, refused=5, left_ms=1)
+MODEL = bodies.model(
+    model_name=ATTACK, model_version=ATTACK, last_error=ATTACK, explanation=ATTACK, model_url=ATTACK,
+    quarantined=(QUARANTINED,),
+)  # fmt: skip
+DEVICE = DeviceBody(name=ATTACK, kind="gpu", description=ATTACK, memory_bytes=1)
+HOSTILE = bodies.fleet(MODEL, nodes=(bodies.node(name=ATTACK, devices=(DEVICE,)),))
+WORKER = bodies.worker(id=ATTACK, status=ATTACK, start_time=ATTACK, gpu_usage=ATTACK)
+DESCRIBED = [bodies.version(model_name=ATTACK, model_url=ATTACK, parallel_type=ATTACK, workers=(WORKER,))]
+ENTRY = ModelsEntryBody(model_name=ATTACK, model_url=ATTACK)
 INFO = ArchiveInfo(
     manifest=Manifest(model_name=ATTACK, handler=ATTACK, raw={ATTACK: ATTACK}),
     entries=1,
@@ -48,7 +48,7 @@ def is_harmless(text: str) -> bool:
     ("data", "view"),
     [
         (HOSTILE, lambda seen: rendering.fleet(seen, "http://host")),
-        ([ModelLine(ATTACK, ATTACK)], rendering.model_list),
+        ([ENTRY], rendering.model_list),
         (DESCRIBED, rendering.description),
         ([{"api": ATTACK, "expires": ATTACK}], rendering.keys),
         (INFO, rendering.archive_info),
@@ -91,7 +91,3 @@ def test_an_answer_on_a_terminal_is_text_too(answer: object, monkeypatch: pytest
     os.close(ours)
     assert is_harmless(shown.replace("\r\n", "\n"))
     assert "1b[2J" in shown
-
-
-def test_what_the_gateway_says_of_a_fleet_is_unchanged() -> None:
-    assert presenting.fleet(replace(READ, versions=(VERSION,)))

@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.cli import bodies
 from tests.cli.commands.test_client_commands import FLEET
 from tests.cli.fake_server import FakeServer, serving
 from tests.cli.start.test_part_settings import plan
 from tests.support import eventually_async
 from torchrelay.cli.commands.serve import Terminal, example_call
-from torchrelay.cli.remote.fleet_view import Fleet, Version
 from torchrelay.cli.start.progress import LineView, Startup
+from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 from torchrelay.shared.settings import StaticKey
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 
 
-def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> Version:
-    facts = {"model_name": name, "model_version": "1.0", "is_default": True, "model_url": f"{name}.mar"}
-    return Version(**(facts | {"workers_wanted": wanted, "workers_ready": ready} | more))  # type: ignore[arg-type]
+def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> FleetModelBody:
+    return bodies.model(model_name=name, workers_wanted=wanted, workers_ready=ready, **more)
 
 
 def test_changes_are_told_once_and_not_too_often() -> None:
@@ -49,7 +49,7 @@ class Notes:
     def registered(self) -> None:
         self.lines.append("registered")
 
-    def settled(self, seen: Fleet) -> None:
+    def settled(self, seen: FleetBody) -> None:
         self.lines.append(f"settled {len(seen.models)}")
 
 
@@ -143,13 +143,13 @@ def test_a_model_that_crashes_again_and_again_is_one_line() -> None:
 
 def test_the_example_works_against_what_is_loaded() -> None:
     url = "http://127.0.0.1:8080"
-    assert example_call(Fleet(), url) == f"curl {url}/ping"
-    loaded = Fleet(models=(version("a"), version("b c", ready=1)))
+    assert example_call(bodies.fleet(), url) == f"curl {url}/ping"
+    loaded = bodies.fleet(version("a"), version("b c", ready=1))
     assert example_call(loaded, url) == f"curl -T FILE {url}/predictions/b%20c"
     assert example_call(loaded, "unix:/x.sock").startswith(
         "curl -T FILE --unix-socket /x.sock http://localhost/"
     )
-    secured = example_call(Fleet(), "https://h:1", needs_key=True)
+    secured = example_call(bodies.fleet(), "https://h:1", needs_key=True)
     assert secured == "curl -k -H 'Authorization: Bearer KEY' https://h:1/ping"
 
 
@@ -160,5 +160,5 @@ def test_the_example_has_a_key_where_keys_are_asked_for(asks_for_keys: bool, hea
     keys = (StaticKey("inference", "alice", "a-long-enough-key"),)
     made = plan(said, static_keys=keys if asks_for_keys else ())
     said_lines: list[str] = []
-    Terminal(made, said_lines.append).settled(Fleet())
+    Terminal(made, said_lines.append).settled(bodies.fleet())
     assert "\n".join(said_lines).count(" -H 'Authorization: Bearer KEY' ") == header

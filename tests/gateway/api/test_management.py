@@ -411,6 +411,7 @@ def test_describe_asks_for_the_version_that_the_path_names(path: str, ask: tuple
         (b"[1]", {}),
         (b"", {}),
         (b"\xff", {}),
+        (b'{"rate": NaN, "text": "\\ud800"}', {"rate": None, "text": "?"}),  # what JSON can't carry
     ],
 )
 def test_customized_asks_the_handler_and_takes_an_object_only(body: bytes, expected: object) -> None:
@@ -421,6 +422,14 @@ def test_customized_asks_the_handler_and_takes_an_object_only(body: bytes, expec
     assert (item.model, item.version, item.is_describe) == ("echo", "1.0", True)
     assert gateway.headers()["describe"] == "True"
     assert gateway.link.requests[-1].inputs == ()
+
+
+def test_customized_keeps_numbers_as_the_handler_wrote_them() -> None:
+    body = b'{"step": 1e-05, "id": 123456789012345678901234567890}'
+    gateway = Gateway(described(facts()), lambda request, values: codec.Response(200, "", (), body))
+    shown = gateway.manage("GET", "/models/echo?customized=true").text
+    assert '"step": 1e-05,\n' in shown
+    assert '"id": 123456789012345678901234567890\n' in shown
 
 
 def test_customized_honours_the_handlers_status_and_headers() -> None:

@@ -1,0 +1,255 @@
+"""JSON bodies of the HTTP API: the gateway encodes them, OpenAPI describes them, the commands decode them.
+
+A field's JSON name is its name here in camel case, and JSON has the fields in the order in which they stand
+here; both are TorchServe's where it has such a body. A field with a default is left out where it has that
+value. A field that is added later gets a default: then a command reads the answer of an older server.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from torchrelay.shared.archives.model_archive import RUNTIMES
+
+Count = Annotated[int, Meta(ge=0)]
+#: -1 while there is no process.
+Pid = Annotated[int, Meta(ge=-1)]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
+Runtime = Annotated[str, Meta(extra_json_schema={"enum": list(RUNTIMES)})]
+ParallelType = Annotated[str, Meta(extra_json_schema={"enum": ["", "pp", "tp", "pptp", "custom"]})]
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of all objects of these bodies."""
+
+
+class ErrorBody(Body, frozen=True, kw_only=True):
+    """What failed; `details` say why, and come with a 5xx alone."""
+
+    code: Annotated[int, Meta(ge=100, le=999)]
+    type: str
+    message: str
+    details: str = ""
+
+
+class StatusBody(Body, frozen=True, kw_only=True):
+    """What became of a change, in words."""
+
+    status: str
+
+
+class HealthBody(Body, frozen=True, kw_only=True):
+    """Whether the fleet is healthy."""
+
+    status: Literal["Healthy", "Unhealthy"]
+
+
+class ProbeBody(Body, frozen=True, kw_only=True):
+    """How a gateway process is; the reason tells why it isn't ready."""
+
+    status: str
+    reason: str = ""
+
+
+class ReadinessBody(Body, frozen=True, kw_only=True):
+    """Whether a worker of a model is ready."""
+
+    name: str
+    ready: bool
+
+
+class ModelsEntryBody(Body, frozen=True, kw_only=True):
+    """A registered model, with the archive of its default version."""
+
+    model_name: str
+    model_url: str
+
+
+class ModelsBody(Body, frozen=True, kw_only=True):
+    """A page of the registered models; the last page has no token of a next one."""
+
+    next_page_token: Annotated[str, Meta(pattern="^[0-9]+$")] | UnsetType = UNSET
+    models: tuple[ModelsEntryBody, ...]
+
+
+class WorkflowsBody(Body, frozen=True, kw_only=True):
+    """The registered workflows, of which there are none."""
+
+    workflows: Annotated[tuple[dict[str, Any], ...], Meta(max_length=0)]  # Any: there is no such object
+
+
+class WorkerBody(Body, frozen=True, kw_only=True):
+    """A worker as `describe` shows it; `memory_usage` is in bytes."""
+
+    id: str
+    start_time: Time
+    status: Literal["READY", "UNLOADING"]
+    memory_usage: Count
+    pid: Pid
+    gpu: bool
+    gpu_usage: str
+
+
+class JobQueueBody(Body, frozen=True, kw_only=True):
+    """The queue of a version, in requests."""
+
+    remaining_capacity: Count
+    pending_requests: Count
+
+
+class VersionBody(Body, frozen=True, kw_only=True):
+    """A version as `describe` shows it.
+
+    `max_batch_delay` is in milliseconds; `response_timeout` and `startup_timeout` are in seconds.
+    `customized_metadata` is what the handler says of itself, if it was asked.
+    """
+
+    model_name: str
+    model_version: str
+    model_url: str
+    runtime: Runtime
+    min_workers: Count
+    max_workers: Count
+    batch_size: Annotated[int, Meta(ge=1)]
+    max_batch_delay: Count
+    response_timeout: Count
+    startup_timeout: Count
+    max_retry_timeout_in_sec: Count
+    client_timeout_in_mills: Count
+    parallel_type: ParallelType
+    parallel_level: Count
+    device_type: Literal["cpu", "gpu"]
+    device_ids: tuple[Count, ...] = ()
+    continuous_batching: bool
+    use_job_ticket: bool
+    use_venv: bool
+    stateful: bool
+    sequence_max_idle_ms: Count = msgspec.field(name="sequenceMaxIdleMSec")
+    sequence_timeout_ms: Count = msgspec.field(name="sequenceTimeoutMSec")
+    max_num_sequence: Count
+    max_sequence_job_queue_size: Count
+    loaded_at_startup: bool
+    workers: tuple[WorkerBody, ...]
+    job_queue_status: JobQueueBody
+    customized_metadata: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})] | UnsetType = (
+        UNSET
+    )
+
+
+class DeviceBody(Body, frozen=True, kw_only=True):
+    """A device of a node."""
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    description: str
+    memory_bytes: Count
+
+
+class NodeBody(Body, frozen=True, kw_only=True):
+    """A node and how full it is."""
+
+    name: str
+    devices: tuple[DeviceBody, ...]
+    slots: Count
+    slots_used: Count
+    last_seen_ms: Count
+
+
+class FleetWorkerBody(Body, frozen=True, kw_only=True):
+    """A worker as `fleet` shows it."""
+
+    id: Count
+    state: str
+    node: str
+    device: str
+    pid: Pid
+    start_time: Time
+    memory_bytes: Count
+    jobs_running: Count
+    note: str
+
+
+class QuarantinedBody(Body, frozen=True, kw_only=True):
+    """Requests that are refused for `left_ms` more, since one with their content ended workers."""
+
+    request_id: str
+    reason: str
+    workers_lost: Count
+    refused: Count
+    left_ms: Count
+
+
+class FleetModelBody(Body, frozen=True, kw_only=True):
+    """A version of a model: what is wanted, what is there, and why they differ."""
+
+    model_name: str
+    model_version: str
+    is_default: bool
+    model_url: str
+    workers_wanted: Count
+    workers_ready: Count
+    queue_depth: Count
+    queue_limit: Count
+    oldest_wait_ms: Count
+    explanation: str
+    last_error: str
+    quarantined: tuple[QuarantinedBody, ...]
+    workers: tuple[FleetWorkerBody, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and version in one."""
+        return f"{self.model_name} {self.model_version}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every worker that is wanted is there."""
+        return self.workers_ready >= self.workers_wanted
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last thing that was heard of it is an error."""
+        return not self.is_ready and bool(self.last_error)
+
+
+class FleetBody(Body, frozen=True, kw_only=True):
+    """The fleet at one moment.
+
+    `loading` names start-up archives that are neither registered nor refused yet; `server_id` tells whose
+    gateway has answered.
+    """
+
+    epoch: Count
+    uptime_s: Annotated[float, Meta(ge=0)]
+    gateways: Count
+    loading: tuple[str, ...]
+    server_id: str
+    nodes: tuple[NodeBody, ...]
+    models: tuple[FleetModelBody, ...]
+
+
+class ProtocolServerBody(Body, frozen=True, kw_only=True):
+    """What serves, in KServe's open inference protocol; the misspelt field is TorchServe's."""
+
+    name: str
+    version: str
+    extenstion: tuple[str, ...]
+
+
+class ProtocolLiveBody(Body, frozen=True, kw_only=True):
+    """Whether the server lives, in KServe's open inference protocol."""
+
+    live: bool
+
+
+class ProtocolReadyBody(Body, frozen=True, kw_only=True):
+    """Whether the server is ready, in KServe's open inference protocol."""
+
+    ready: bool
+
+
+class ProtocolRefusalBody(Body, frozen=True, kw_only=True):
+    """What is not supported, in KServe's open inference protocol."""
+
+    error: str
