@@ -21,7 +21,7 @@ PORT = 7700
 RUN = """
 import sys, msgspec
 from torchrelay.broker import server
-from torchrelay.shared import logs
+from torchrelay.shared.logs import logs
 from torchrelay.shared.settings import BrokerSettings
 logs.configure("broker", level="INFO", log_format="text")
 sys.exit(server.run(msgspec.json.decode(sys.argv[1], type=BrokerSettings)))

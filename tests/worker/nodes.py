@@ -19,9 +19,9 @@ from torchrelay.shared.wire import messages as m
 
 RUN = """
 import sys, msgspec
-from torchrelay.shared import logs
+from torchrelay.shared.logs import logs
 from torchrelay.shared.settings import NodeSettings, environment
-from torchrelay.worker import node
+from torchrelay.worker.node import node
 logs.configure("node", level="INFO")
 sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
 """

@@ -475,7 +475,7 @@ def test_a_node_that_no_broker_answers_says_for_whom_it_waits(fleet: Fleet) -> N
 
 
 def test_torch_is_not_imported_by_the_node_itself() -> None:
-    script = "import sys; from torchrelay.worker import node; sys.exit('torch' in sys.modules)"
+    script = "import sys; from torchrelay.worker.node import node; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
