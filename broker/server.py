@@ -74,7 +74,7 @@ from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.logs import logs
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_open_to_others
-from torchrelay.shared.wire import codec, sockets
+from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -493,7 +493,7 @@ class Server:
         if isinstance(effect.message, m.ArchiveChunk):
             parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
             self._chunks.was_sent(effect.peer, chunk.tracker)
-        ahead = codec.announcement(effect.frames)
+        ahead = presence.announcement(effect.frames)
         if connection := self._connections.by_peer.get(effect.peer):
             connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
         try:

@@ -10,7 +10,7 @@ way or in a restart is sent again. An answer to what nobody waits for is dropped
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -19,9 +19,9 @@ from torchrelay.gateway.in_flight_room import Room
 from torchrelay.shared import errors, settings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.presence import Presence
 
 Frames = Sequence[codec.Payload]
-State = Literal["away", "welcomed"]
 
 #: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
 SUBMIT_LIMIT_JOBS = 64
@@ -29,9 +29,6 @@ SUBMIT_LIMIT_BYTES = 256 * 1024
 #: Management calls waiting at a time, beside those OF_THE_MOMENT, of which `shared_questions` has one of each
 #: kind. People make them: far fewer than jobs.
 ASK_LIMIT = 512
-HELLO_INTERVAL_S = 0.25
-#: Taken until the first Welcome tells the broker's own figures.
-FIRST_PEER_TIMEOUT_S = 3.0
 
 #: Not worth waiting for where there is no broker: they ask how it is now, and all clients the same.
 OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
@@ -69,25 +66,21 @@ class Pending:
 P = TypeVar("P", bound=Pending)
 
 
-class Session(Generic[P]):
-    """One gateway process's side of its talk with the broker."""
+class GatewaySession(Presence, Generic[P]):
+    """What one gateway process waits for, and its presence at the broker.
+
+    A broker that was silent counts as there again from its next Welcome on, which tells whether it still
+    holds what it was sent; answers that come before count all the same.
+    """
 
     def __init__(self, config: settings.GatewaySettings, *, name: str, pid: int, now: float) -> None:
+        super().__init__(now)
         self._config = config
         self._hello = m.HelloGateway(m.PROTOCOL_VERSION, name, pid)
         #: When the hello went out whose keys have not come yet.
         self._told_since: float | None = None
-        self.state: State = "away"
-        #: The broker's that last welcomed us; 0 before the first.
-        self.epoch = 0
-        #: The number of the broker's latest beat.
-        self._heard_beat = 0
+        #: Since when there is no broker.
         self._away_since = now
-        self._hello_at = now
-        self._heard_at = now
-        self._beat_at = now
-        self._beat_interval_s = 0.0
-        self._peer_timeout_s = FIRST_PEER_TIMEOUT_S
         self._last_id = 0
         #: All that is not settled, jobs and asks under one row of numbers, oldest first.
         self._waiting: dict[int, P] = {}
@@ -158,7 +151,7 @@ class Session(Generic[P]):
     def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
         """Take an ask in, and give it its number."""
         self._refuse_if_unreachable(now)
-        if self.state == "away" and isinstance(ask, OF_THE_MOMENT):
+        if self.state != "welcomed" and isinstance(ask, OF_THE_MOMENT):
             raise self.unreachable()
         if len(self._waiting) - self._jobs >= ASK_LIMIT and not isinstance(ask, OF_THE_MOMENT):
             raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
@@ -213,7 +206,7 @@ class Session(Generic[P]):
                 return self.settle_all(errors.InternalError("The broker refused a message.", message.reason))
         if epoch != self.epoch:
             return []
-        self._heard_at = now + m.silence_s(message)
+        self.note(message, now)
         match message:
             case m.Answered():
                 return self._answers(message, frames)
@@ -225,23 +218,16 @@ class Session(Generic[P]):
                 return self._send_again([*message.jobs, *message.asks], "lost a message")
         if isinstance(message, m.Reply):
             return self._settled([(message.ask, message)])
-        self._note(message, now)
+        if isinstance(message, m.KeysChanged):
+            # They were told after the hello; how long the message was on its way, nobody knows.
+            self.keys.learn(message.keys, now=now if self._told_since is None else self._told_since)
+            self._told_since = None
         return []
-
-    def _note(self, message: m.Message, now: float) -> None:
-        """Take in what settles nothing."""
-        match message:
-            case m.Beat(number):
-                self._heard_beat = number
-            case m.KeysChanged(keys):
-                # They were told after the hello; how long the message was on its way, nobody knows.
-                self.keys.learn(keys, now=now if self._told_since is None else self._told_since)
-                self._told_since = None
 
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
         if self.state == "welcomed":
-            return self.lose(now) if now - self._heard_at >= self._peer_timeout_s else []
+            return self.lose(now) if self.is_silent(now) else []
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
     def stood_still(self, seconds: float, now: float) -> None:
@@ -251,18 +237,19 @@ class Session(Generic[P]):
 
     def lose(self, now: float) -> list[tuple[P, Outcome]]:
         """Count the broker as away: it is silent, knows us no more, or takes no message."""
-        self._hello_at = now
-        if self.state == "away":
+        if self.state != "welcomed":
+            self.greet(self.state, now)
             return []
-        self.state, self._away_since = "away", now
+        self.greet("away", now)
+        self._away_since = now
         momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, OF_THE_MOMENT)]
         return self._settled((number, self.unreachable()) for number in momentary)
 
     def outgoing(self, now: float) -> Iterator[tuple[m.Message, Frames]]:
         """Yield what is to be sent now; each message once, so the shell must send it or call `lose`."""
-        if self.state == "away":
-            if now >= self._hello_at:
-                self._hello_at = now + HELLO_INTERVAL_S
+        due = self.due(now)
+        if self.state != "welcomed":
+            if due:
                 self._told_since = now
                 yield self._hello, ()
             return
@@ -276,12 +263,11 @@ class Session(Generic[P]):
                 held_to, self._held_to = self._held_to, 0
                 yield from _packed([one for one in unsent if one.number <= held_to], heard=m.HELD)
                 unsent = [one for one in unsent if one.number > held_to]
-            yield from _packed(unsent, heard=self._heard_beat)
+            yield from _packed(unsent, heard=self.heard_beat)
         if self._cancelled:
             jobs, self._cancelled = self._cancelled, []
             yield m.Cancel(tuple(jobs)), ()
-        if now >= self._beat_at:
-            self._beat_at = now + self._beat_interval_s
+        if due:
             yield self._beat(now), ()
 
     # Moves
@@ -292,14 +278,11 @@ class Session(Generic[P]):
         if not self.epoch:
             # TorchServe's listeners are not open yet when ours say that the fleet is still coming up.
             self._responses = [0] * 10
-        self._heard_beat = welcome.beat
         self._held_to = self._last_id
         is_same = epoch == self.epoch
-        self.state, self.epoch = "welcomed", epoch
+        self.be_welcomed(welcome, epoch, now)
+        self._beat_at = now  # at once: it tells what was answered meanwhile
         unchecked = self._heed_keys(welcome)
-        self._heard_at = self._beat_at = now
-        self._beat_interval_s = welcome.beat_interval_ms / 1000
-        self._peer_timeout_s = welcome.peer_timeout_ms / 1000
         if is_same and not welcome.is_new:
             return unchecked
         what_happened = "lost sight of this gateway" if is_same else "was restarted"
@@ -395,7 +378,7 @@ class Session(Generic[P]):
     # Errors
 
     def _is_given_up(self, now: float) -> bool:
-        return self.state == "away" and now - self._away_since >= self._config.broker_outage_limit_s
+        return self.state != "welcomed" and now - self._away_since >= self._config.broker_outage_limit_s
 
     def _refuse_if_unreachable(self, now: float) -> None:
         if self._is_given_up(now):

@@ -55,6 +55,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError, split_frames
+from torchrelay.shared.wire.presence import silence_s
 
 #: Housekeeping happens this many times per beat: fine enough for timeouts, too rare to cost anything.
 SWEEPS_PER_BEAT = 5
@@ -431,7 +432,7 @@ class BrokerCore:
         self.jobs.cancel([job for job in jobs if job is not None])
 
     def _on_announced(self, gateway: Gateway, event: Received, now: float) -> None:
-        gateway.last_heard = now + m.silence_s(event.message)
+        gateway.last_heard = now + silence_s(event.message)
 
     def _on_gateway_beat(self, gateway: Gateway, event: Received, now: float) -> None:
         beat = event.message

@@ -11,7 +11,7 @@ from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.wire.codec import FRAMES_LIMIT, HEAD_LIMIT_BYTES, Frame
 from torchrelay.shared.wire.fields import BATCH_LIMIT_JOBS
-from torchrelay.shared.wire.messages import SLOWEST_BYTES_PER_S
+from torchrelay.shared.wire.presence import SLOWEST_BYTES_PER_S
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
 METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2

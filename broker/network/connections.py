@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from torchrelay.shared import ids
-from torchrelay.shared.wire.messages import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
+from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,4 @@
-"""`torchrelay ping`: whether a broker answers; the only zmq module here.
-
-A beat from a stranger changes nothing in a broker, but a broker whose loop runs answers it.
-"""
+"""`torchrelay ping`: whether a broker answers; the only zmq module here."""
 
 from typing import Annotated
 
@@ -20,7 +17,7 @@ def ping(
 
     from torchrelay.cli.start import broker_address, checks
     from torchrelay.shared.settings import environment
-    from torchrelay.shared.wire import codec, messages, sockets
+    from torchrelay.shared.wire import codec, presence, sockets
 
     hint = "" if broker else "; one of another user or host is named by --broker"
     broker = broker or broker_address.of_this_user(environment())
@@ -28,7 +25,7 @@ def ping(
     context = zmq.Context()
     try:
         socket = sockets.dial(context, broker, "ping", waits_to_send=True)
-        socket.send(codec.encode(messages.GatewayBeat({}), epoch=0))
+        socket.send(codec.encode(presence.PROBE, epoch=0))
         if not socket.poll(int(timeout * 1000)):
             raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?{hint}")
         _, epoch = codec.decode(socket.recv())

@@ -129,12 +129,6 @@ def decode(head: bytes | memoryview, limit_bytes: int = HEAD_LIMIT_BYTES) -> tup
     return _unpack(memoryview(head)[PREFIX.size :], cls), epoch
 
 
-def announcement(frames: Sequence[Sized]) -> m.Announced | None:
-    """Return what is to be said before a message with these frames; None where that is nothing."""
-    size = sum(map(len, frames)) if frames else 0
-    return m.Announced(size) if size > m.ANNOUNCED_ABOVE_BYTES else None
-
-
 def split_frames(counts: Sequence[int], frames: Sequence[FrameT]) -> list[tuple[FrameT, ...]]:
     """Deal a message's frames out to its items.
 

@@ -33,12 +33,6 @@ from torchrelay.shared.wire.items import WorkerFacts as WorkerFacts
 
 #: Raised when a peer of the version before could not understand us.
 PROTOCOL_VERSION = 2
-#: Messages above this are announced: they may take longer than a peer may be silent.
-ANNOUNCED_ABOVE_BYTES = 8 << 20
-#: What is announced as larger than this, which nobody sends, is waited for no longer.
-ANNOUNCED_LIMIT_BYTES = 4 << 30
-#: What a connection between two parts is trusted to carry at least.
-SLOWEST_BYTES_PER_S = 4_000_000
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -591,9 +585,3 @@ ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
 ToGateway = ToPeer | Answered | Refused | Forgotten | KeysChanged | Reply
 ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
 ToWorker = ToPeer | Assign | CancelJobs
-
-
-def silence_s(message: Message) -> float:
-    """Tell how long its sender may be silent after a message, beyond the time that peers may be anyway."""
-    size_bytes = message.size_bytes if isinstance(message, Announced) else 0
-    return max(0, min(size_bytes, ANNOUNCED_LIMIT_BYTES)) / SLOWEST_BYTES_PER_S

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import zmq
 
 from torchrelay.shared import ids
-from torchrelay.shared.wire.messages import SLOWEST_BYTES_PER_S
+from torchrelay.shared.wire.presence import SLOWEST_BYTES_PER_S
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Socket: TypeAlias = "zmq.Socket[bytes]"

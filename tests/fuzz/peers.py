@@ -8,7 +8,8 @@ from torchrelay.gateway import session as gateway
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.common import peer_session as worker
+from torchrelay.worker.common.peer_session import PeerSession
+from torchrelay.worker.model import held_leases as worker
 
 TO_GATEWAY = m.ToGateway.__args__
 TO_WORKER = (*m.ToWorker.__args__, *m.ToNode.__args__)
@@ -20,8 +21,10 @@ def run(seed: int, times: int) -> None:
     pool = Pool([1, 2, 3, 4], ["m", "1.0", "ModelNotFound", "cpu"])
     values = Values(rng, pool)
     settings = GatewaySettings()
-    of_gateway: gateway.Session[gateway.Pending] = gateway.Session(settings, name="g", pid=1, now=0.0)
-    of_worker, leases = worker.Session(0.0), worker.Leases()
+    of_gateway: gateway.GatewaySession[gateway.Pending] = gateway.GatewaySession(
+        settings, name="g", pid=1, now=0.0
+    )
+    of_worker, leases = PeerSession(0.0), worker.Leases()
     now = 0.0
     for _ in range(times):
         now += rng.choice((0.0, 0.01, 0.6, 4.0))
@@ -43,7 +46,11 @@ def _as_heard(
 
 
 def _gateway_hears(
-    one: gateway.Session[gateway.Pending], message: m.Message, epoch: int, now: float, rng: random.Random
+    one: gateway.GatewaySession[gateway.Pending],
+    message: m.Message,
+    epoch: int,
+    now: float,
+    rng: random.Random,
 ) -> None:
     frames = [memoryview(b"x")] * rng.choice((0, 0, 1, 2))
     with suppress(codec.WireError):  # which is logged, and passed over
@@ -59,7 +66,7 @@ def _gateway_hears(
 
 
 def _worker_hears(
-    one: worker.Session, leases: worker.Leases, message: m.Message, epoch: int, now: float
+    one: PeerSession, leases: worker.Leases, message: m.Message, epoch: int, now: float
 ) -> None:
     match one.heard(message, epoch, now):
         case m.Assign(lease, is_describe, items):

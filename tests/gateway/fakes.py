@@ -11,7 +11,7 @@ from torchrelay.gateway.api.every_api import App
 from torchrelay.gateway.app import create_app
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.listener_app import Edge
-from torchrelay.gateway.session import Session
+from torchrelay.gateway.session import GatewaySession
 from torchrelay.gateway.shared_questions import Shared
 from torchrelay.shared import clock, errors
 from torchrelay.shared.settings import GatewaySettings
@@ -71,7 +71,9 @@ class FakeLink(Link):
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._session: Session[Waiter[Any] | Shared] = Session(self._config, name="test", pid=1, now=0.0)
+        self._session: GatewaySession[Waiter[Any] | Shared] = GatewaySession(
+            self._config, name="test", pid=1, now=0.0
+        )
         if not self._is_away:
             for said in (self.welcome, *self.says_at_start):
                 self._session.hear(said, EPOCH, (), now=clock.monotonic())

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.gateway.facts import key
 from torchrelay.gateway.in_flight_room import Body
-from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, Outcome, Pending, Session
+from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, GatewaySession, Outcome, Pending
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
-from torchrelay.shared.wire import codec, messages
+from torchrelay.shared.wire import codec, messages, presence
 
 EPOCH = 7
 WELCOME = messages.Welcome(500, 3000)
@@ -36,11 +36,11 @@ class Named(Pending):
         return hash(self.name)
 
 
-def make(config: GatewaySettings = CONFIG) -> Session[Named]:
-    return Session(config, name="host", pid=1, now=0.0)
+def make(config: GatewaySettings = CONFIG) -> GatewaySession[Named]:
+    return GatewaySession(config, name="host", pid=1, now=0.0)
 
 
-def welcomed(config: GatewaySettings = CONFIG) -> Session[Named]:
+def welcomed(config: GatewaySettings = CONFIG) -> GatewaySession[Named]:
     session = make(config)
     session.hear(WELCOME, EPOCH, (), now=0.0)
     drain(session)
@@ -48,20 +48,30 @@ def welcomed(config: GatewaySettings = CONFIG) -> Session[Named]:
 
 
 def submit(
-    session: Session[Named], name: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
+    session: GatewaySession[Named],
+    name: str,
+    *,
+    now: float = 0.0,
+    meta: bytes = b"m",
+    frames: Sequence[bytes] = (),
 ) -> int:
     return submitted(session, name, now=now, meta=meta, frames=frames).number
 
 
 def submitted(
-    session: Session[Named], name: str, *, now: float = 0.0, meta: bytes = b"m", frames: Sequence[bytes] = ()
+    session: GatewaySession[Named],
+    name: str,
+    *,
+    now: float = 0.0,
+    meta: bytes = b"m",
+    frames: Sequence[bytes] = (),
 ) -> Named:
     pending = Named(name)
     session.submit(pending, "model", None, meta, frames, is_describe=False, now=now)
     return pending
 
 
-def drain(session: Session[Named], now: float = 0.0) -> list[Any]:
+def drain(session: GatewaySession[Named], now: float = 0.0) -> list[Any]:
     return [message for message, _ in session.outgoing(now)]
 
 
@@ -405,7 +415,7 @@ def test_silence_counts_as_away_and_a_new_epoch_gets_everything_again_in_order()
 
 def test_a_broker_that_announced_a_large_message_may_be_silent_for_it() -> None:
     session = welcomed()
-    session.hear(messages.Announced(10 * messages.SLOWEST_BYTES_PER_S), EPOCH, (), now=1.0)
+    session.hear(messages.Announced(10 * presence.SLOWEST_BYTES_PER_S), EPOCH, (), now=1.0)
     assert [session.tick(now) or session.state for now in (13.9, 14.0)] == ["welcomed", "away"]
 
 
@@ -482,7 +492,7 @@ def test_questions_of_the_moment_do_not_wait_for_a_broker_that_is_away() -> None
         session.ask(Named("scrape"), messages.ReadMetrics(0), now=3.0)
 
 
-def heard_of(session: Session[Named], now: float = 0.0) -> dict[int, int]:
+def heard_of(session: GatewaySession[Named], now: float = 0.0) -> dict[int, int]:
     """Return what is sent for each job that it was taken in before which beat."""
     return {item.job: message.heard for message in drain(session, now)
             if isinstance(message, messages.Submit) for item in message.items}  # fmt: skip

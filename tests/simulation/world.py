@@ -20,15 +20,14 @@ from torchrelay.broker.core.events import ArchivePrepared, Event, Received, Stor
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.records import Prepared
-from torchrelay.gateway.session import Answer, Outcome, Pending
-from torchrelay.gateway.session import Session as GatewaySession
+from torchrelay.gateway.session import Answer, GatewaySession, Outcome, Pending
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.common.peer_session import Batch, Job, Leases
-from torchrelay.worker.common.peer_session import Session as PeerSession
+from torchrelay.worker.common.peer_session import PeerSession
+from torchrelay.worker.model.held_leases import Batch, Job, Leases
 
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.

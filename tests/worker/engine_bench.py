@@ -7,8 +7,8 @@ from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 
 from torchrelay.shared.wire import codec
-from torchrelay.worker.common.peer_session import Batch, Job, Leases
 from torchrelay.worker.model.engines import Engine
+from torchrelay.worker.model.held_leases import Batch, Job, Leases
 from torchrelay.worker.model.inputs import Row
 from torchrelay.worker.model.loading import Model
 from torchrelay.worker.model.runner import Runner

@@ -15,9 +15,9 @@ import msgspec
 from torchrelay.shared import clock
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
-from torchrelay.worker.common.peer_session import Batch, Job, Leases
 from torchrelay.worker.model import outputs
 from torchrelay.worker.model.engines import Outlet, client_gone
+from torchrelay.worker.model.held_leases import Batch, Job, Leases
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part, SendParts
 

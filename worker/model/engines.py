@@ -14,8 +14,8 @@ from ts.context import Context
 from torchrelay.shared.errors import PredictionFailed
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
-from torchrelay.worker.common.peer_session import Batch, Job, Leases
 from torchrelay.worker.model import outputs
+from torchrelay.worker.model.held_leases import Batch, Job, Leases
 from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartDoor

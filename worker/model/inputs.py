@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import msgspec
 
 from torchrelay.shared.wire import codec
+from torchrelay.shared.wire.codec import Payload
 from torchrelay.worker.common.handler_errors import one_line
-from torchrelay.worker.common.peer_session import Payload
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 
 logger = logging.getLogger(__name__)

@@ -25,11 +25,12 @@ from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.broker_socket import Link, Received
 from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
 from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
-from torchrelay.worker.common.peer_session import Batch, Job, Leases, Payload, Session, State
+from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
 from torchrelay.worker.model import launcher_traces, ranks
 from torchrelay.worker.model.async_engine import AsyncEngine
 from torchrelay.worker.model.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
+from torchrelay.worker.model.held_leases import Batch, Job, Leases
 from torchrelay.worker.model.loading import Model, load, make_room, server_config
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part
@@ -83,7 +84,7 @@ class Worker:
         self._stop = stop
         #: Set by `serve`.
         self._engine: Engine | None = None
-        self._session = Session(clock.monotonic())
+        self._session = PeerSession(clock.monotonic())
         self.leases = Leases()
         self._measuring: Measuring = runner.measuring
         self._end_header = runner.sequence_headers.end
@@ -130,7 +131,7 @@ class Worker:
 
     def parts(self, parts: list[Part]) -> None:
         """Send parts of answers at once."""
-        by_lease: dict[int, tuple[list[m.StreamedItem], list[Payload]]] = {}
+        by_lease: dict[int, tuple[list[m.StreamedItem], list[codec.Payload]]] = {}
         for (lease, index), part in parts:
             items, frames = by_lease.setdefault(lease, ([], []))
             if len(items) == PARTS_PER_MESSAGE:
@@ -146,7 +147,7 @@ class Worker:
     def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
         items: list[m.CompletedItem] = []
-        frames: list[Payload] = []
+        frames: list[codec.Payload] = []
         room = codec.HEAD_FILL_BYTES
         for reply in replies:
             meta, own_frames = codec.pack_response(reply, codec.INLINE_LIMIT_BYTES if room > 0 else 0)
@@ -231,7 +232,7 @@ class Worker:
             m.Measured(measured.hostname, measured.points[start : start + POINTS_PER_MESSAGE])
             for start in range(0, len(measured.points), POINTS_PER_MESSAGE)
         )
-        is_up = self._session.state is State.WELCOMED
+        is_up = self._session.state == "welcomed"
         if is_up and all(self._link.send(message, self._session.epoch) for message in messages):
             self._measuring.sent(now)
         else:

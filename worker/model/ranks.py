@@ -22,8 +22,8 @@ from torchrelay.shared.archives.model_config import ModelConfig, Torchrun
 from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.common.peer_session import Batch, Job
 from torchrelay.worker.model.engines import Echo
+from torchrelay.worker.model.held_leases import Batch, Job
 from torchrelay.worker.model.runner import Runner
 
 logger = logging.getLogger(__name__)

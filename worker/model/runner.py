@@ -14,9 +14,9 @@ from torchrelay.shared.errors import InternalError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.common.measuring import Measuring
-from torchrelay.worker.common.peer_session import Batch, Job
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 from torchrelay.worker.model import inputs, outputs
+from torchrelay.worker.model.held_leases import Batch, Job
 from torchrelay.worker.model.inputs import Opened, Row
 from torchrelay.worker.model.loading import Model
 from torchrelay.worker.model.streaming import PartDoor, Place, SendParts

@@ -18,7 +18,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.broker_socket import Link, Received
-from torchrelay.worker.common.peer_session import Session, State
+from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
 from torchrelay.worker.node.host_metrics import HostFigures
 from torchrelay.worker.node.worker_processes import Nursery
@@ -59,7 +59,7 @@ class Node:
         self._devices = devices.offered(settings.devices, variables)
         self._loop = asyncio.get_running_loop()
         self._link = Link(settings.broker_address, "node")
-        self._session = Session(clock.monotonic())
+        self._session = PeerSession(clock.monotonic())
         self._nursery = Nursery(settings, variables, self._tell)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
@@ -125,10 +125,10 @@ class Node:
         now = clock.monotonic()
         state = self._session.state
         due = self._session.due(now)
-        if state is State.GREETING and now >= self._complain_at:
+        if state == "greeting" and now >= self._complain_at:
             self._complain_at = now + COMPLAINT_INTERVAL_S
             logger.warning("broker.awaited", extra={"broker": self._settings.broker_address})
-        if self._session.state is State.AWAY is not state:
+        if self._session.state == "away" != state:
             logger.warning("broker.away", extra={"broker": self._settings.broker_address})
         if due == "hello":
             if not self._send(self._hello(), epoch=0):
@@ -181,7 +181,7 @@ class Node:
 
     def _tell(self, message: m.Message) -> None:
         """Tell the broker; while it is away, keep only what no later message would tell."""
-        is_sent = self._session.state is State.WELCOMED and self._send(message, self._session.epoch)
+        is_sent = self._session.state == "welcomed" and self._send(message, self._session.epoch)
         if not is_sent and isinstance(message, m.WorkerExited):
             self._unsent.append(message)
 

@@ -7,6 +7,7 @@ import pytest
 from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
 from torchrelay.broker.core.events import Unreachable
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire import presence
 
 
 def test_a_job_goes_to_a_worker_and_its_answer_back() -> None:
@@ -251,7 +252,7 @@ def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
 def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
     rig = Rig()
     rig.ready_rig()
-    rig.say(GATEWAY, m.Announced(10 * m.SLOWEST_BYTES_PER_S))
+    rig.say(GATEWAY, m.Announced(10 * presence.SLOWEST_BYTES_PER_S))
     rig.silent.add(GATEWAY)
     rig.pass_time(12)
     assert rig.core.gateways
@@ -262,7 +263,7 @@ def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_lo
 def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender() -> None:
     rig = Rig()
     rig.ready_rig()
-    rig.say(GATEWAY, m.Announced(100 * m.SLOWEST_BYTES_PER_S))
+    rig.say(GATEWAY, m.Announced(100 * presence.SLOWEST_BYTES_PER_S))
     rig.submit(1)
     rig.silent.add(GATEWAY)
     rig.pass_time(4)
@@ -279,7 +280,7 @@ def test_a_gateway_that_announces_nonsense_is_neither_dropped_for_it_nor_kept_fo
     rig.silent.add(GATEWAY)
     rig.pass_time(2)
     assert rig.core.gateways
-    rig.pass_time(4 + m.ANNOUNCED_LIMIT_BYTES / m.SLOWEST_BYTES_PER_S)
+    rig.pass_time(4 + presence.ANNOUNCED_LIMIT_BYTES / presence.SLOWEST_BYTES_PER_S)
     assert not rig.core.gateways
 
 
@@ -369,7 +370,7 @@ def test_a_gateway_is_told_which_of_its_jobs_were_lost_on_the_way() -> None:
 def test_a_large_batch_has_its_time_to_reach_its_worker() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
-    large = bytes(2 * m.SLOWEST_BYTES_PER_S)
+    large = bytes(2 * presence.SLOWEST_BYTES_PER_S)
     rig.say(GATEWAY, m.Submit((m.SubmitItem(1, "m", None, False, b"", 1),)), [large])
     rig.take(worker, m.Assign)
     rig.pass_time(4)

@@ -20,7 +20,7 @@ from torchrelay.broker.network.connections import (
     Connections,
     Traffic,
 )
-from torchrelay.shared.wire.messages import ANNOUNCED_LIMIT_BYTES
+from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES
 
 BASE = 50 * MEGABYTE
 

@@ -106,13 +106,6 @@ def test_every_message_survives_the_wire(message: m.Message) -> None:
     assert codec.decode(codec.encode(message, 7)) == (message, 7)
 
 
-def test_only_large_messages_are_announced() -> None:
-    half = bytes(m.ANNOUNCED_ABOVE_BYTES // 2)
-    assert codec.announcement(()) is None
-    assert codec.announcement((half, half)) is None
-    assert codec.announcement((half, half, b"x")) == m.Announced(m.ANNOUNCED_ABOVE_BYTES + 1)
-
-
 def test_the_bytes_of_every_message_are_the_golden_ones() -> None:
     """A change here breaks a fleet of mixed versions: append fields with a default, raise the version."""
     lines = [f"{type(example).__name__} {codec.encode(example, 7).hex()}" for example in EXAMPLES]

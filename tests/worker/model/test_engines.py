@@ -12,9 +12,9 @@ from tests.support import eventually_async
 from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.measuring import GATHER_S, POINTS_LIMIT, POINTS_PER_S
-from torchrelay.worker.common.peer_session import Batch, Job
 from torchrelay.worker.model.async_engine import AsyncEngine
 from torchrelay.worker.model.engines import BatchEngine, Echo, GenerationEngine
+from torchrelay.worker.model.held_leases import Batch, Job
 from torchrelay.worker.model.inputs import Row
 
 Calls = list[tuple[list[str], list[str]]]

@@ -185,7 +185,7 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     from torchrelay.shared.wire import codec, messages as m
     from torchrelay.worker.model import loading
     from torchrelay.worker.model.runner import Runner
-    from torchrelay.worker.common.peer_session import Batch, Job
+    from torchrelay.worker.model.held_leases import Batch, Job
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
     ours = loading.make_room(model_dir)

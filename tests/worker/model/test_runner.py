@@ -13,7 +13,7 @@ from ts.metrics.metrics_cache import MetricsCache
 from ts.utils.util import PredictionException
 
 from torchrelay.shared.wire import codec
-from torchrelay.worker.common.peer_session import Batch, Job
+from torchrelay.worker.model.held_leases import Batch, Job
 from torchrelay.worker.model.inputs import Row
 from torchrelay.worker.model.loading import Model
 from torchrelay.worker.model.runner import Runner
