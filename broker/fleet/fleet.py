@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from torchrelay.broker.core.states import LIVE, WorkerState, check_move
 from torchrelay.broker.fleet.placement import Placement, gpu_id
 from torchrelay.broker.fleet.worker_claims import Claims
-from torchrelay.broker.jobs import batching
-from torchrelay.broker.jobs.queues import Lease, VersionQueue
+from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.wire import messages as m
@@ -93,11 +92,6 @@ class Worker:
         check_move(self.state, new, self)
         self.state = new
         self.since = now
-
-    def room(self, record: VersionRecord) -> int:
-        """Return how many jobs it could take at once."""
-        beside = batching.leases_beside(record)
-        return beside - len(self.leases) if beside else record.batch_size * (not self.leases)
 
     @property
     def gpu_id(self) -> int | None:
@@ -181,28 +175,6 @@ class Fleet:
     def ready(self, key: Key) -> list[Worker]:
         """Return the workers that take batches."""
         return [worker for worker in self.of_version(key) if worker.state is WorkerState.READY]
-
-    def best_worker(self, queue: VersionQueue, late: float) -> Worker | None:
-        """Return the ready worker with the fewest leases that may have one more.
-
-        Of several it is the one that ran last, whose caches are warm; one whose node has not been heard since
-        `late` comes after all others like it. While something is suspected of ending workers, a new one is
-        to show first that it answers: it comes before the others then, and has one lease until it has.
-        """
-        best, best_rank = None, None
-        proves_first = bool(queue.suspicions.known)
-        for worker in self.ready(queue.key):
-            if worker.is_cut or worker.worker_id == queue.kept_worker:
-                continue
-            if proves_first and worker.leases and not worker.has_answered:
-                continue
-            node = self.nodes.get(worker.node or b"")
-            is_late = node is not None and node.last_heard < late
-            is_proved = proves_first and worker.has_answered
-            rank = (len(worker.leases), is_late, is_proved, -worker.last_assigned_at, worker.worker_id)
-            if best_rank is None or rank < best_rank:
-                best, best_rank = worker, rank
-        return best
 
     def of_node(self, peer: bytes) -> list[Worker]:
         """Return the workers that a node holds."""

@@ -51,8 +51,8 @@ def learn_from_arrival(futile_waits: int, *, is_running: bool) -> int:
     return 0 if is_running else futile_waits
 
 
-def leases_beside(record: VersionRecord) -> int:
-    """Return how many leases of one job each a worker runs side by side; 0 where it runs batches in order.
+def concurrent_leases(record: VersionRecord) -> int:
+    """Return how many leases of one job each a worker runs at once; 0 where it runs batches in order.
 
     Twice the batch size for sequences in continuous batching is TorchServe's.
     """
@@ -62,6 +62,12 @@ def leases_beside(record: VersionRecord) -> int:
     if config.continuous_batching:
         return record.batch_size * (2 if config.sequence_batching else 1)
     return 0
+
+
+def room(record: VersionRecord, *, leases: int) -> int:
+    """Return how many jobs a worker that has so many leases could take at once."""
+    concurrent = concurrent_leases(record)
+    return concurrent - leases if concurrent else record.batch_size * (not leases)
 
 
 def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float) -> bool:

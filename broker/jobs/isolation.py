@@ -22,7 +22,7 @@ from torchrelay.broker.core.states import JobState
 from torchrelay.broker.fleet.fleet import Fleet, Worker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.quarantine import Suspicion, refusal
-from torchrelay.broker.jobs.queues import Job, Lease, PlainQueue, VersionQueue
+from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings
@@ -90,12 +90,7 @@ def set_apart(queue: VersionQueue) -> None:
         return
     for job in [job for job in islice(queue.jobs, SET_APART_LIMIT) if job.suspicion is None]:
         if suspicion := queue.suspicions.find(job.meta, job.frames):
-            if isinstance(queue, PlainQueue):
-                queue.remove(job)
-                job.suspicion = suspicion
-                queue.push(job)
-            else:
-                job.suspicion = suspicion
+            queue.suspect(job, suspicion)
 
 
 def clear(queue: VersionQueue, suspicions: Sequence[Suspicion]) -> None:
@@ -174,7 +169,7 @@ class Isolation:
         self._answers.refuse(job, no_worker(job, why))
         return True
 
-    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float, assign: Assign) -> float:
+    def hand_out(self, queue: VersionQueue, record: VersionRecord, now: float, assign: Assign) -> float:
         """Give the next suspects to a worker if they may go; return when to look again if not."""
         all_ready = self._fleet.ready(queue.key)
         kept_before = queue.kept_worker
@@ -202,9 +197,8 @@ class Isolation:
         head = queue.suspects[0]
         share = (now - head.arrived_at) / (head.expires_at - head.arrived_at)
         count = batching.isolated_count(suspects=len(queue.suspects), waited_share=share)
-        jobs = queue.take_suspects(min(count, kept.room(record)))
-        beside = batching.leases_beside(record)
-        for batch in [(job,) for job in jobs] if beside else [jobs]:
+        jobs = queue.take_suspects(min(count, batching.room(record, leases=len(kept.leases))))
+        for batch in [jobs] if queue.runs_in_order else [(job,) for job in jobs]:
             assign(queue, batch, record, kept, now)
         queue.isolated_at = now
         return inf

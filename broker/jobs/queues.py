@@ -1,11 +1,14 @@
-"""Jobs, leases, and the bounded queue of one model version. Pure; `jobs` decides who goes where."""
+"""Jobs, leases, and the queue of one model version. Pure; `dispatch` decides which worker gets a job."""
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol, TypeVar
 
 from torchrelay.broker.core.states import JOB_MOVES, JobState
+from torchrelay.broker.jobs.batching import concurrent_leases
 from torchrelay.broker.jobs.quarantine import Suspicion, Suspicions
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
@@ -124,8 +127,22 @@ def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
     return groups.values()
 
 
-class VersionQueue:
-    """The jobs that wait for one model version, and what batching has learnt of them."""
+QueueT = TypeVar("QueueT", bound="VersionQueue", contravariant=True)
+
+
+class Strategy(Protocol[QueueT]):
+    """How the jobs of a queue are handed out: one class for each mode of batching, see `dispatch`."""
+
+    def hand_out(self, queue: QueueT, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers; return when to look again though nothing happens, inf for never."""
+        ...
+
+
+class VersionQueue(ABC):
+    """The jobs that wait for one model version, and what batching has learnt of them.
+
+    What concerns sequences does nothing here: `SequenceQueue` has its own.
+    """
 
     #: All that wait but the suspects, in the order in which they go.
     row: Collection[Job]
@@ -133,6 +150,8 @@ class VersionQueue:
     def __init__(self, record: VersionRecord) -> None:
         self.key: Key = (record.model, record.version)
         self.config = record.config
+        #: Whether a worker runs the batches that it was given one after the other.
+        self.runs_in_order = concurrent_leases(record) == 0
         #: Batching delays in a row that no further job came to share; see `batching`.
         self.futile_waits = 0
         #: Average seconds a batch takes, weighted to the recent; 0 before the first.
@@ -165,17 +184,27 @@ class VersionQueue:
         """How many jobs wait that count towards the limit: those held before were let in beside it."""
         return sum(not job.was_held for job in self.row)
 
+    @abstractmethod
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers by the mode of the version; see `Strategy`."""
+
+    # Jobs come and go
+
+    @abstractmethod
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Return jobs to the head in their order. The bound doesn't apply."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, *jobs: Job) -> None:
         """Take out jobs; nobody waits for them any more."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def suspect(self, job: Job, suspicion: Suspicion) -> None:
+        """Have a waiting job run alone, whose content may end workers."""
 
     def take_expired(self, now: float) -> list[Job]:
         """Take the jobs at the head whose time to wait is over."""
@@ -185,20 +214,59 @@ class VersionQueue:
             expired.append(oldest)
         return expired
 
+    def take_suspects(self, count: int) -> tuple[Job, ...]:
+        """Take up to `count` of the suspects, as many as are `fitting`."""
+        return _taken(self.suspects, count)
+
     def take_all(self) -> list[Job]:
         """Empty the queue."""
         jobs = list(self.jobs)
         self.remove(*jobs)
         return jobs
 
+    def may_run_again(self, job: Job, lease: Lease, attempt_limit: int) -> bool:
+        """Tell whether a job that is taken back from a worker may go to another one."""
+        return not job.parts and job.attempt < attempt_limit
+
+    # Sequences; a queue without them has none to care for
+
+    def why_not(self, job: Job, record: VersionRecord, *, is_bounded: bool) -> str:
+        """Say why a new job of a sequence can't be taken, empty if it can; `is_bounded`: within limits."""
+        return ""
+
+    def streams(self, job: Job) -> bool:
+        """Take note of the first part of a job's answer; tell whether another may go to a worker now."""
+        return False
+
+    def release(self, jobs: Iterable[Job], now: float) -> None:
+        """Take note that a lease has ended, however it did: none of its jobs runs any more."""
+        return
+
+    def close(self, sequences: Iterable[str], worker_id: int) -> list[Job]:
+        """Close those of the sequences that stick to the worker; return what waited in them."""
+        return []
+
+    def lose_worker(self, worker_id: int) -> list[Job]:
+        """Close a worker's sequences and return what waited in them; one not begun waits for another."""
+        return []
+
+    def forget_idle(self, now: float) -> None:
+        """Forget the sequences that have been idle, or open, for too long."""
+        return
+
 
 class PlainQueue(VersionQueue):
     """One row for all, first come, first served."""
 
-    def __init__(self, record: VersionRecord) -> None:
+    def __init__(self, record: VersionRecord, strategy: "Strategy[PlainQueue]") -> None:
         super().__init__(record)
+        self._strategy = strategy
         #: Oldest first.
         self.row: deque[Job] = deque()
+
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers, in order or at the same time."""
+        return self._strategy.hand_out(self, record, now)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""
@@ -227,6 +295,12 @@ class PlainQueue(VersionQueue):
         self.row = deque(job for job in self.row if id(job) not in gone)
         self.suspects = deque(job for job in self.suspects if id(job) not in gone)
 
+    def suspect(self, job: Job, suspicion: Suspicion) -> None:
+        """Move a waiting job to the suspects."""
+        self.remove(job)
+        job.suspicion = suspicion
+        self.push(job)
+
     def take_expired(self, now: float) -> list[Job]:
         """Take the jobs whose time to wait is over: suspects wherever they are, others at the head."""
         expired: list[Job] = []
@@ -239,14 +313,11 @@ class PlainQueue(VersionQueue):
 
     def take(self, count: int) -> tuple[Job, ...]:
         """Take up to `count` jobs for a batch, as many as are `fitting`."""
-        jobs = fitting(self.row, count)
-        for _ in jobs:
-            self.row.popleft()
-        return tuple(jobs)
+        return _taken(self.row, count)
 
-    def take_suspects(self, count: int) -> tuple[Job, ...]:
-        """Take up to `count` of the suspects, likewise."""
-        jobs = fitting(self.suspects, count)
-        for _ in jobs:
-            self.suspects.popleft()
-        return tuple(jobs)
+
+def _taken(row: deque[Job], count: int) -> tuple[Job, ...]:
+    jobs = fitting(row, count)
+    for _ in jobs:
+        row.popleft()
+    return tuple(jobs)

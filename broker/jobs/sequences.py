@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from torchrelay.broker.jobs.queues import Job, VersionQueue, fitting
+from torchrelay.broker.jobs.quarantine import Suspicion
+from torchrelay.broker.jobs.queues import Job, Lease, Strategy, VersionQueue, fitting
 from torchrelay.broker.models.records import VersionRecord
 
 
@@ -40,19 +41,18 @@ class SequenceQueue(VersionQueue):
 
     row: OrderedDict[Job, None]
 
-    def __init__(self, record: VersionRecord, *, overlaps: bool) -> None:
-        """`overlaps`: the next job of a sequence may run once the one before has begun to stream."""
+    def __init__(self, record: VersionRecord, strategy: "Strategy[SequenceQueue]") -> None:
         super().__init__(record)
+        self._strategy = strategy
         config = record.config
         self.row = OrderedDict()
         self._limit_jobs = config.max_sequence_queue_jobs
         self._max_idle_s = config.sequence_max_idle_ms / 1000
         self._timeout_s = config.sequence_timeout_ms / 1000 or inf
-        self._overlaps = overlaps
         self._sequences: dict[str, OpenSequence] = {}
         self._on_worker: defaultdict[int, dict[OpenSequence, None]] = defaultdict(dict)
         #: Sequences whose next job may run, by their worker and in the order they became so; those
-        #: without a worker are under None. Written by `_place` alone.
+        #: without a worker are under None. Written by `_update` alone.
         self._ready: defaultdict[int | None, dict[OpenSequence, None]] = defaultdict(dict)
         #: Describe jobs belong to no sequence: any worker takes them.
         self._describes: deque[Job] = deque()
@@ -70,8 +70,8 @@ class SequenceQueue(VersionQueue):
         return bool(self._describes)
 
     @property
-    def has_homeless(self) -> bool:
-        """Whether a sequence waits for a worker."""
+    def has_unplaced(self) -> bool:
+        """Whether a sequence waits for a worker to stick to."""
         return bool(self._ready[None])
 
     def load(self, worker_id: int) -> int:
@@ -83,7 +83,7 @@ class SequenceQueue(VersionQueue):
         return [sequence.waiting[0] for sequence in self._ready[worker_id]]
 
     def why_not(self, job: Job, record: VersionRecord, *, is_bounded: bool) -> str:
-        """Say why a new job can't be taken, empty if it can; `is_bounded`: the limits hold for it."""
+        """Say why a new job of a sequence can't be taken; see `VersionQueue`. The limits are TorchServe's."""
         now = job.arrived_at
         sequence = self._sequences.get(job.sequence)
         if sequence is not None and self._is_over(sequence, now):
@@ -107,7 +107,17 @@ class SequenceQueue(VersionQueue):
             return f"its sequence's queue holds {waiting} jobs, the limit of maxSequenceJobQueueSize"
         return ""
 
+    def may_run_again(self, job: Job, lease: Lease, attempt_limit: int) -> bool:
+        """Tell whether a job may go to another worker: of a sequence, what its worker has not begun."""
+        if not job.sequence:
+            return super().may_run_again(job, lease, attempt_limit)
+        return not job.parts and lease.began_at is None and not self._is_closed(job.sequence)
+
     # Jobs come and go
+
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers, each to that of its sequence."""
+        return self._strategy.hand_out(self, record, now)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end; one that `why_not` has nothing against."""
@@ -122,7 +132,7 @@ class SequenceQueue(VersionQueue):
             self._sequences[sequence.id] = sequence
         sequence.idle_since = now
         sequence.waiting.append(job)
-        self._place(sequence)
+        self._update(sequence)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Return jobs that never reached their worker to the head of their sequences."""
@@ -133,7 +143,7 @@ class SequenceQueue(VersionQueue):
                 sequence = self._sequences[job.sequence]
                 sequence.waiting.appendleft(job)
                 sequence.begun -= 1
-                self._place(sequence)
+                self._update(sequence)
             else:
                 self._describes.appendleft(job)
 
@@ -147,7 +157,11 @@ class SequenceQueue(VersionQueue):
         for name in {job.sequence for job in jobs if job.sequence}:
             sequence = self._sequences[name]
             sequence.waiting = deque(job for job in sequence.waiting if id(job) not in gone)
-            self._place(sequence)
+            self._update(sequence)
+
+    def suspect(self, job: Job, suspicion: Suspicion) -> None:
+        """Have a waiting job run alone when its turn comes: a sequence keeps its order."""
+        job.suspicion = suspicion
 
     def take(self, worker_id: int, count: int) -> tuple[Job, ...]:
         """Take a batch for a worker: a describe job, or one job of each of up to `count` sequences."""
@@ -165,15 +179,16 @@ class SequenceQueue(VersionQueue):
             sequence = self._sequences[job.sequence]
             sequence.running.append(sequence.waiting.popleft())
             sequence.begun += 1
-            self._place(sequence)
+            self._update(sequence)
         return tuple(jobs)
 
-    def streams(self, job: Job) -> None:
+    def streams(self, job: Job) -> bool:
         """Take note of the first part of a job's answer, after which the next may join it."""
         if job.sequence:
-            self._place(self._sequences[job.sequence])
+            self._update(self._sequences[job.sequence])
+        return True
 
-    def over(self, jobs: Iterable[Job], now: float) -> None:
+    def release(self, jobs: Iterable[Job], now: float) -> None:
         """Take note that a lease has ended, however it did: none of its jobs runs any more."""
         for job in jobs:
             if not job.sequence:
@@ -184,27 +199,23 @@ class SequenceQueue(VersionQueue):
             if sequence.is_closed and not sequence.running:
                 self._forget(sequence)
             else:
-                self._place(sequence)
+                self._update(sequence)
 
     # Sequences come and go
 
-    def adopt(self, worker_id: int) -> None:
-        """Give the sequence that has waited longest for a worker to this one."""
+    def stick_next(self, worker_id: int) -> None:
+        """Have the sequence that has waited longest for a worker stick to this one."""
         sequence = next(iter(self._ready[None]))
         del self._ready[None][sequence]
         sequence.worker_id = worker_id
         self._on_worker[worker_id][sequence] = None
-        self._place(sequence)
+        self._update(sequence)
 
-    def is_closed(self, name: str) -> bool:
-        """Tell whether a sequence is gone, or takes no more jobs."""
-        return name not in self._sequences or self._sequences[name].is_closed
-
-    def close(self, names: Iterable[str], worker_id: int) -> list[Job]:
+    def close(self, sequences: Iterable[str], worker_id: int) -> list[Job]:
         """Close those of the sequences that stick to the worker; return what waited in them."""
         return [
             job
-            for name in names
+            for name in sequences
             if (sequence := self._sequences.get(name)) and sequence.worker_id == worker_id
             for job in self._close(sequence)
         ]
@@ -217,7 +228,7 @@ class SequenceQueue(VersionQueue):
                 waiting += self._close(sequence)
             else:
                 sequence.worker_id = None
-                self._place(sequence)
+                self._update(sequence)
         self._ready.pop(worker_id, None)
         return waiting
 
@@ -225,6 +236,10 @@ class SequenceQueue(VersionQueue):
         """Forget the sequences that have been idle, or open, for too long."""
         for sequence in [s for s in self._sequences.values() if self._is_over(s, now)]:
             self._forget(sequence)
+
+    def _is_closed(self, name: str) -> bool:
+        """Tell whether a sequence is gone, or takes no more jobs."""
+        return name not in self._sequences or self._sequences[name].is_closed
 
     def _is_over(self, sequence: OpenSequence, now: float) -> bool:
         if sequence.waiting or sequence.running:
@@ -237,7 +252,7 @@ class SequenceQueue(VersionQueue):
             del self.row[job]
         sequence.waiting.clear()
         sequence.is_closed = True
-        self._place(sequence)
+        self._update(sequence)
         if not sequence.running:
             self._forget(sequence)
         return jobs
@@ -247,10 +262,11 @@ class SequenceQueue(VersionQueue):
         if sequence.worker_id is not None:
             self._on_worker.get(sequence.worker_id, {}).pop(sequence, None)
 
-    def _place(self, sequence: OpenSequence) -> None:
+    def _update(self, sequence: OpenSequence) -> None:
         """Enter a sequence among those whose next job may run, or take it out."""
-        runs_alone = sequence.running and not (self._overlaps and all(job.parts for job in sequence.running))
-        if sequence.waiting and not runs_alone:
+        # Side by side the next job may run once those before it have begun to stream.
+        is_free = not self.runs_in_order and all(job.parts for job in sequence.running)
+        if sequence.waiting and (not sequence.running or is_free):
             self._ready[sequence.worker_id][sequence] = None
         else:
             self._ready[sequence.worker_id].pop(sequence, None)

@@ -51,7 +51,7 @@ def _check_leases(core: BrokerCore) -> None:
         record = core.catalog.get(worker.key)
         # One that drains may have got its leases when its version was registered otherwise.
         is_ready = worker.state is WorkerState.READY
-        limit = (batching.leases_beside(record) or 2) if record and is_ready else None
+        limit = (batching.concurrent_leases(record) or 2) if record and is_ready else None
         assert limit is None or len(worker.leases) <= limit, f"a worker holds more than {limit} leases"
         for position, lease in enumerate(worker.leases):
             assert lease.worker_id == worker.worker_id, "a lease lies on another worker than it names"

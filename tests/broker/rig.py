@@ -203,7 +203,7 @@ class Rig:
     def _runs_side_by_side(self, worker: bytes) -> bool:
         known = self.core.fleet.workers.get(int(worker[2:]))
         record = self.core.catalog.get(known.key) if known else None
-        return record is not None and batching.leases_beside(record) > 0
+        return record is not None and batching.concurrent_leases(record) > 0
 
     def _perform(self, effect: Effect, results: list[Event]) -> None:
         match effect:

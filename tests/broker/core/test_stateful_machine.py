@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(w for w, player in self.workers.items() if player.held)))
         player = self.workers[worker]
         record = self.rig.core.catalog.get((player.order.model, player.order.version))
-        if record is not None and batching.leases_beside(record):
+        if record is not None and batching.concurrent_leases(record):
             return worker, data.draw(st.sampled_from(player.held))
         return worker, player.held[0]
 

@@ -1,0 +1,217 @@
+"""Which worker gets a batch: a strategy for each mode of batching. Pure.
+
+- `InOrder`: batches, at most two on a worker, the second sent ahead; see `best_worker`;
+- `Concurrent` (`continuousBatching`, `asyncCommunication`): leases of one job each that run at the same time,
+  as many on a worker as `batching.concurrent_leases` says;
+- `BySequence` (`sequenceBatching`): one job of each sequence in a batch, on the worker that the sequence
+  sticks to, see `sequences`.
+
+When a batch goes, `batching` says. What may have ended a worker goes its own way, see `isolation`.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.isolation import Assign, Isolation
+from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
+from torchrelay.broker.jobs.sequences import SequenceQueue
+from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
+from torchrelay.broker.models.catalog import Catalog, Key
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.settings import BrokerSettings
+
+
+class Dispatch:
+    """Hands out, once a turn, the jobs of versions whose queue or workers changed."""
+
+    def __init__(
+        self,
+        waiting: WaitingJobs,
+        catalog: Catalog,
+        fleet: Fleet,
+        settings: BrokerSettings,
+        *,
+        isolation: Isolation,
+        assign: Assign,
+    ) -> None:
+        self._waiting = waiting
+        self._catalog = catalog
+        self._fleet = fleet
+        self._isolation = isolation
+        self._assign = assign
+        node_late_s = 2 * settings.beat_interval_s
+        self._in_order = InOrder(fleet, assign, node_late_s)
+        self._concurrent = Concurrent(fleet, assign, node_late_s)
+        self._by_sequence = BySequence(fleet, assign)
+        #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
+        self._due: dict[Key, float] = {}
+
+    def next_due(self) -> float:
+        """Return when there is something to hand out though nothing happens."""
+        return min(self._due.values(), default=inf)
+
+    def run(self, now: float) -> None:
+        """Hand out what can go."""
+        changed = self._waiting.changed
+        if self._due:
+            changed.update((key, None) for key, due in self._due.items() if due <= now)
+        while changed:
+            self.dispatch(changed.popitem()[0], now)
+
+    def dispatch(self, key: Key, now: float) -> None:
+        """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
+        self._due.pop(key, None)
+        record = self._catalog.get(key)
+        if record is None or key not in self._waiting.queues:
+            return
+        queue = self.queue_for(record)
+        if not (queue.row or queue.suspects or queue.kept_worker):
+            return
+        for job in queue.take_expired(now):
+            waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
+            self._waiting.refuse([job], waited + (self._fleet.explain(record, now) or "all busy"))
+        due = inf
+        if queue.suspects or queue.kept_worker:
+            due = self._isolation.hand_out(queue, record, now, self._assign)
+        due = min(due, queue.hand_out(record, now))
+        if due < inf:
+            self._due[key] = due
+
+    def queue_for(self, record: VersionRecord) -> VersionQueue:
+        """Return a version's queue, making it at first use."""
+        key = (record.model, record.version)
+        old = self._waiting.queues.get(key)
+        if old is not None and old.config is record.config:
+            return old
+        queue = self._new_queue(record)
+        if old is not None:  # the version was registered anew, with another archive
+            for job in sorted(old.take_all(), key=lambda job: job.arrived_at):
+                job.suspicion = None
+                queue.push(job)
+        self._waiting.queues[key] = queue
+        return queue
+
+    def _new_queue(self, record: VersionRecord) -> VersionQueue:
+        if record.config.sequence_batching:
+            return SequenceQueue(record, self._by_sequence)
+        return PlainQueue(record, self._concurrent if batching.concurrent_leases(record) else self._in_order)
+
+
+class InOrder:
+    """Gives a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
+
+    def __init__(self, fleet: Fleet, assign: Assign, node_late_s: float) -> None:
+        self._fleet = fleet
+        self._assign = assign
+        self._node_late_s = node_late_s
+
+    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
+        """Give batches to workers; see `Strategy`."""
+        while queue.row:
+            worker = best_worker(self._fleet, queue, now - self._node_late_s)
+            if worker is None:
+                break
+            if worker.leases and not batching.may_send_ahead(
+                leases=len(worker.leases), depth=len(queue.row), batch_size=record.batch_size,
+                service_s=queue.service_s,
+            ):  # fmt: skip
+                break
+            wait_s = _batch_wait_s(queue, queue.row, record, now)
+            if wait_s > 0:
+                return now + wait_s
+            count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
+            self._assign(queue, queue.take(count), record, worker, now)
+        return inf
+
+
+class Concurrent:
+    """Gives each job a lease of its own, which runs beside others; the worker makes batches of them."""
+
+    def __init__(self, fleet: Fleet, assign: Assign, node_late_s: float) -> None:
+        self._fleet = fleet
+        self._assign = assign
+        self._node_late_s = node_late_s
+
+    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
+        """Give jobs to workers; see `Strategy`."""
+        limit = batching.concurrent_leases(record)
+        while queue.row:
+            worker = best_worker(self._fleet, queue, now - self._node_late_s)
+            if worker is None or len(worker.leases) >= limit:
+                break
+            self._assign(queue, queue.take(1), record, worker, now)
+        return inf
+
+
+class BySequence:
+    """Gives each worker of the jobs that may run there; a new sequence goes where the fewest are.
+
+    Among equals workers take turns, as in TorchServe: a handler may remember a sequence that is over.
+    """
+
+    def __init__(self, fleet: Fleet, assign: Assign) -> None:
+        self._fleet = fleet
+        self._assign = assign
+
+    def hand_out(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
+        """Have new sequences stick to workers, and give these a job of each; see `Strategy`."""
+        in_order = queue.runs_in_order
+        workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
+        room = {worker: batching.room(record, leases=len(worker.leases)) for worker in workers}
+        while queue.has_describe and (free := [worker for worker in workers if room[worker] > 0]):
+            worker = min(free, key=lambda w: (len(w.leases), w.worker_id))
+            room[worker] = 0 if in_order else room[worker] - 1
+            self._assign(queue, queue.take(worker.worker_id, 1), record, worker, now)
+        while queue.has_unplaced:
+            free = [worker for worker in workers if room[worker] > len(queue.ready(worker.worker_id))]
+            if not free:
+                break
+            worker = min(free, key=lambda w: (queue.load(w.worker_id), w.last_assigned_at, w.worker_id))
+            queue.stick_next(worker.worker_id)
+        due = inf
+        for worker in workers:
+            while room[worker] > 0 and (ready := queue.ready(worker.worker_id)):
+                wait_s = _batch_wait_s(queue, ready, record, now) if in_order else 0.0
+                if wait_s > 0:
+                    due = min(due, now + wait_s)
+                    break
+                jobs = queue.take(worker.worker_id, record.batch_size if in_order else 1)
+                room[worker] = 0 if in_order else room[worker] - 1
+                self._assign(queue, jobs, record, worker, now)
+        return due
+
+
+def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> Worker | None:
+    """Return the ready worker with the fewest leases that may have one more.
+
+    Of several it is the one that ran last, whose caches are warm; one whose node has not been heard since
+    `late` comes after all others like it. While something is suspected of ending workers, a new one is
+    to show first that it answers: it comes before the others then, and has one lease until it has.
+    """
+    best, best_rank = None, None
+    proves_first = bool(queue.suspicions.known)
+    for worker in fleet.ready(queue.key):
+        if worker.is_cut or worker.worker_id == queue.kept_worker:
+            continue
+        if proves_first and worker.leases and not worker.has_answered:
+            continue
+        node = fleet.nodes.get(worker.node or b"")
+        is_late = node is not None and node.last_heard < late
+        is_proved = proves_first and worker.has_answered
+        rank = (len(worker.leases), is_late, is_proved, -worker.last_assigned_at, worker.worker_id)
+        if best_rank is None or rank < best_rank:
+            best, best_rank = worker, rank
+    return best
+
+
+def _batch_wait_s(queue: VersionQueue, jobs: Sequence[Job], record: VersionRecord, now: float) -> float:
+    """Return how long a batch of these jobs should wait for more; 0 or less means go."""
+    if jobs[0].is_describe:
+        return 0.0
+    return batching.batch_wait(
+        depth=len(jobs), batch_size=record.batch_size,
+        max_batch_delay_s=record.max_batch_delay_ms / 1000,
+        head_age_s=now - jobs[0].arrived_at, futile_waits=queue.futile_waits,
+    )  # fmt: skip

@@ -1,0 +1,281 @@
+"""Batches on workers, each under a lease: handed out, answered, and taken back. Pure."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from torchrelay.broker.core.answers import Answers, Send, part_lost
+from torchrelay.broker.core.states import JobState
+from torchrelay.broker.core.stats import Stats
+from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.isolation import Isolation
+from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
+from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
+from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared import errors
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame, WireError
+
+#: Leases of one epoch lie apart from those of the next, whose workers may still speak of them.
+EPOCH_SHIFT = 32
+
+
+class Leases:
+    """The leases that have not ended; only the holder's answer to one counts."""
+
+    def __init__(
+        self,
+        waiting: WaitingJobs,
+        catalog: Catalog,
+        fleet: Fleet,
+        stats: Stats,
+        settings: BrokerSettings,
+        *,
+        epoch: int,
+        isolation: Isolation,
+        answers: Answers,
+        send: Send,
+    ) -> None:
+        self._waiting = waiting
+        self._catalog = catalog
+        self._fleet = fleet
+        self._stats = stats
+        self._settings = settings
+        self._isolation = isolation
+        self._answers = answers
+        self._send = send
+        self.by_number: dict[int, Lease] = {}
+        self._next = (epoch << EPOCH_SHIFT) + 1
+
+    def assign(
+        self, queue: VersionQueue, jobs: tuple[Job, ...], record: VersionRecord, worker: Worker, now: float
+    ) -> None:
+        """Give jobs that have left their queue to a worker, as one batch."""
+        assert worker.peer is not None, worker
+        number = self._next
+        self._next += 1
+        lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now, self._fleet.beat)
+        lease.is_in_order = queue.runs_in_order
+        stats = self._stats.versions[queue.key]
+        items: list[m.AssignItem] = []
+        frames: list[Frame] = []
+        for job in jobs:
+            job.move(JobState.RUNNING)
+            job.attempt += 1
+            job.lease = number
+            self._waiting.queued_bytes -= job.size
+            items.append(
+                m.AssignItem(job.attempt, job.meta, len(job.frames), job.sequence, job.starts_sequence)
+            )
+            frames.extend(job.frames)
+        stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
+        stats.batch_jobs.observe(len(jobs))
+        if not lease.is_describe and lease.is_in_order:
+            queue.futile_waits = batching.learn_from_batch(
+                queue.futile_waits, count=len(jobs), batch_size=record.batch_size
+            )
+        if not worker.leases or not lease.is_in_order:
+            lease.begin(now)
+        worker.leases.append(lease)
+        worker.last_assigned_at = now
+        self.by_number[number] = lease
+        self._send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
+
+    # Answers
+
+    def streamed(
+        self, worker: Worker, message: m.Streamed, parts: Sequence[tuple[Frame, ...]], now: float
+    ) -> None:
+        """Pass parts of answers on. Raises WireError for what the worker can't mean."""
+        lease = self._lease_of(worker, message.lease)
+        if lease is None:
+            return
+        if not all(0 <= item.index < len(lease.jobs) for item in message.items):
+            raise WireError(f"a part for a job outside of a batch of {len(lease.jobs)}")
+        if message.number < lease.streamed:
+            self._stats.stale_results += 1  # it came twice
+            return
+        self._skip_to(worker, lease, now)
+        lease.heard_at = now
+        if message.number > lease.streamed:
+            self.end_running(lease.jobs, part_lost())
+        lease.streamed = message.number + 1
+        queue = lease.queue
+        for item, frames in zip(message.items, parts, strict=True):
+            job = lease.jobs[item.index]
+            if job.state is not JobState.RUNNING:
+                continue
+            self._answers.pass_on(job, item.meta, frames, is_final=False)
+            if job.parts == 1 and queue.streams(job):
+                self._waiting.changed[queue.key] = None
+
+    def completed(
+        self, worker: Worker, done: m.Completed, parts: Sequence[tuple[Frame, ...]], now: float
+    ) -> bool:
+        """Answer the jobs of a batch; False if its lease has ended.
+
+        Raises WireError for what the worker can't mean.
+        """
+        lease = self._lease_of(worker, done.lease)
+        if lease is None:
+            return False
+        if len(done.items) != len(lease.jobs):
+            raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
+        queue = lease.queue
+        began_at = lease.began_at
+        if lease.is_in_order:
+            self._skip_to(worker, lease, now)
+            if began_at is not None:
+                queue.service_s = batching.smooth_service(queue.service_s, now - began_at)
+        is_whole = done.streamed == lease.streamed
+        answered: list[tuple[Job, int]] = []
+        for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
+            if job.state is not JobState.RUNNING:
+                continue
+            if not is_whole:
+                self._answers.refuse(job, part_lost())
+                continue
+            self._answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
+            answered.append((job, item.status))
+        self._stats.batch_done(
+            lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
+        )
+        if queue.suspicions.known or queue.kept_worker:
+            self._isolation.answered(lease)
+        self._drop_lease(worker, lease, now)
+        self._begin_next(worker, now)
+        if lease.jobs[0].sequence:
+            ended = [name for item in done.items for name in item.ends_sequences]
+            self._waiting.refuse(queue.close(ended, worker.worker_id), "its sequence has been ended")
+        self._waiting.changed[queue.key] = None
+        return True
+
+    def _lease_of(self, worker: Worker, number: int) -> Lease | None:
+        """Return a lease that the worker speaks of; None, and counted, if it has ended.
+
+        Raises WireError if it is another worker's.
+        """
+        lease = self.by_number.get(number)
+        if lease is None:
+            self._stats.stale_results += 1
+            return None
+        if lease.worker_id != worker.worker_id:
+            raise WireError(f"lease {number} is another worker's")
+        return lease
+
+    def _skip_to(self, worker: Worker, lease: Lease, now: float) -> None:
+        """Take note that a worker is at this lease: what should have come before never reached it."""
+        if lease.is_in_order and worker.leases[0] is not lease:
+            skipped = worker.leases[: worker.leases.index(lease)]
+            self.take_back(worker, skipped, now, reason="the batch was lost on its way")
+            self._begin_next(worker, now)
+
+    def end_running(self, jobs: Iterable[Job], error: errors.RelayError | None) -> None:
+        """End jobs that run, with an error or because nobody waits, and tell their workers."""
+        indexes: dict[int, list[int]] = {}
+        for job in jobs:
+            if job.state is not JobState.RUNNING:
+                continue
+            lease = self.by_number[job.lease]
+            indexes.setdefault(lease.number, []).append(lease.jobs.index(job))
+            if error is None:
+                self._answers.end(job, "cancelled")
+            else:
+                self._answers.refuse(job, error)
+        for number, of_lease in indexes.items():
+            worker = self._fleet.workers[self.by_number[number].worker_id]
+            assert worker.peer is not None, worker
+            self._send(worker.peer, m.CancelJobs(number, tuple(of_lease)), ())
+
+    # Ends without an answer
+
+    def overdue(self, worker: Worker, timeout_s: float, now: float) -> list[Lease]:
+        """Return the leases of a worker of which nothing has been heard for too long.
+
+        An asynchronous handler may take any time over a job, as in TorchServe, while its worker beats.
+        """
+        record = self._catalog.get(worker.key)
+        is_async = record is not None and record.config.async_communication
+        return [
+            lease
+            for lease in worker.leases
+            if lease.began_at is not None
+            and now - (max(lease.heard_at, worker.last_heard) if is_async else lease.heard_at) > timeout_s
+        ]
+
+    def give_up(self, worker: Worker, leases: Sequence[Lease], reason: str, now: float) -> None:
+        """Answer the batches that ran into their deadline; they aren't tried again, their time is over."""
+        for lease in leases:
+            for job in lease.jobs:
+                if job.state is JobState.RUNNING:
+                    self._answers.refuse(job, errors.WorkerDied("Worker died.", reason))
+            self._drop_lease(worker, lease, now)
+
+    def take_back_lost(self, worker: Worker, held: Collection[int], heard: int, now: float) -> None:
+        """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
+        late = now - self._settings.peer_timeout_s
+        lost = [
+            one
+            for one in worker.leases
+            if (one.beat < heard or one.has_crossed(late)) and one.number not in held
+        ]
+        if lost:
+            self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)
+            self._begin_next(worker, now)
+            self._waiting.changed[worker.key] = None
+
+    def take_back_unsent(self, worker: Worker, number: int, now: float) -> None:
+        """Take back a lease whose message found no connection."""
+        lease = self.by_number.get(number)
+        if lease is not None and lease.worker_id == worker.worker_id:
+            lease.began_at = None
+            self.take_back(worker, [lease], now, reason="it is cut off")
+            self._begin_next(worker, now)
+
+    def take_back(
+        self,
+        worker: Worker,
+        leases: Sequence[Lease],
+        now: float,
+        *,
+        reason: str,
+        is_lost: bool = False,
+        out_of_memory: bool = False,
+    ) -> None:
+        """Return the jobs of some of a worker's leases to the head of their queue.
+
+        With `is_lost` the worker died: the jobs of a batch it was running have used up a try, and one
+        that has used up all is answered, so that it can't bring down worker after worker. So is one that
+        has streamed, and one of a sequence that may have been run: a second run would not be the same.
+        """
+        broken: list[str] = []
+        for lease in tuple(leases):
+            back: list[Job] = []
+            for job in lease.jobs:
+                if job.state is not JobState.RUNNING:
+                    continue
+                if not (is_lost and lease.began_at is not None):
+                    job.attempt -= 1
+                if lease.queue.may_run_again(job, lease, self._settings.attempt_limit):
+                    back.append(job)
+                else:
+                    cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
+                    self._answers.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
+                    broken.append(job.sequence)
+            self._drop_lease(worker, lease, now)
+            self._waiting.put_back(lease.queue, back)
+        queue = self._waiting.queues.get(worker.key)
+        if broken and queue is not None:
+            self._waiting.refuse(queue.close(broken, worker.worker_id), "its sequence has lost a request")
+
+    def _drop_lease(self, worker: Worker, lease: Lease, now: float) -> None:
+        worker.leases.remove(lease)
+        del self.by_number[lease.number]
+        if lease.jobs[0].sequence:
+            lease.queue.release(lease.jobs, now)
+
+    def _begin_next(self, worker: Worker, now: float) -> None:
+        """Let the first of the leases that run in order begin, if the one before it has ended."""
+        if worker.leases and worker.leases[0].began_at is None:
+            worker.leases[0].begin(now)
