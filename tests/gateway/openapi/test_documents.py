@@ -5,12 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from falcon.routing import CompiledRouter
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from tests.gateway.facts import GPU_WORKER, WORKER, facts
 from tests.gateway.fakes import templates
 from torchrelay.gateway.api import presenting
+from torchrelay.gateway.api.every_api import App
 from torchrelay.gateway.app import inference_app, management_app, metrics_app, shared_app
 from torchrelay.gateway.http.standard_responses import pretty
 from torchrelay.gateway.link import Link
@@ -28,6 +30,8 @@ MAKERS: dict[str, Callable[[GatewaySettings], Any]] = {
     "of_model": lambda config: documents.of_model("ä {b}/c", config),
     "management_of_model": lambda config: documents.management_of_model("m", config),
 }
+
+PORTS = ["inference", "management", "metrics", "shared"]
 
 #: path -> method -> operation id, as TorchServe has them; those that it has twice have one of their own.
 INFERENCE = {
@@ -102,19 +106,55 @@ def route(template: str) -> str:
     return template
 
 
-@pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full"])
-@pytest.mark.parametrize("port", ["inference", "management", "metrics", "shared"])
-def test_a_port_describes_the_routes_that_it_has_and_no_others(port: str, config: GatewaySettings) -> None:
+def app(port: str, config: GatewaySettings) -> App:
     link = Link(config)
-    apps = {
-        "inference": inference_app(link, config),
-        "management": management_app(link, config),
-        "metrics": metrics_app(link, config),
-        "shared": shared_app(link, config),
-    }
-    there = {route(template) for template in templates(apps[port])}
+    match port:
+        case "inference":
+            return inference_app(link, config)
+        case "management":
+            return management_app(link, config)
+        case "metrics":
+            return metrics_app(link, config)
+    return shared_app(link, config)
+
+
+@pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("port", PORTS)
+def test_a_port_describes_the_routes_that_it_has_and_no_others(port: str, config: GatewaySettings) -> None:
+    there = {route(template) for template in templates(app(port, config))}
     told = {path.removesuffix(":predict").removesuffix(":explain") for path in ids(MAKERS[port](config))}
     assert there - UNTOLD == told
+
+
+#: Methods that are only there to refuse, as TorchServe does.
+REFUSED = {
+    "/models/{model_name}/{model_version}/set-default": {"delete"},
+    "/workflows": {"post"},
+}
+
+
+@pytest.mark.parametrize("config", [PLAIN, FULL], ids=["plain", "full"])
+@pytest.mark.parametrize("port", PORTS)
+def test_a_port_describes_the_methods_of_a_route_and_the_key_that_opens_it(
+    port: str, config: GatewaySettings
+) -> None:
+    described: Any = MAKERS[port](config)
+    router = app(port, config)._router
+    for path, operations in described["paths"].items():
+        found: Any = CompiledRouter.find(router, path)  # Any: falcon's own
+        resource, responders, *_ = found
+        own = {name.lower() for name, responder in responders.items() if _is_of(responder, resource)}
+        told = set(operations)
+        assert told <= own, path
+        if "trace" not in own:  # else any method does the same
+            assert own - told <= REFUSED.get(path, set()) | {"options"}, path
+        if config.token_authorization:
+            key: object = [{f"{resource.opened_by}Key": []}] if resource.opened_by else []
+            assert all(operation["security"] == key for operation in operations.values()), path
+
+
+def _is_of(responder: Any, resource: object) -> bool:
+    return getattr(responder, "__self__", None) is resource
 
 
 def test_a_models_document_has_its_name_in_its_paths_and_no_more_parameters() -> None:
