@@ -6,7 +6,6 @@ from urllib.parse import urlsplit
 import msgspec
 from falcon.asgi import Response
 
-from torchrelay.gateway import auth
 from torchrelay.gateway.api import inference, management, metadata, metrics
 from torchrelay.gateway.api.bodies import GatewayRequest
 from torchrelay.gateway.api.every_api import App, Guard, bare_app
@@ -17,6 +16,7 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.listener_app import Edge
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
+from torchrelay.shared.wire.fields import KeyedApi
 
 #: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
@@ -63,7 +63,7 @@ def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]
     return made
 
 
-def _guard(link: Link, config: GatewaySettings, elsewhere: auth.Api) -> Guard | None:
+def _guard(link: Link, config: GatewaySettings, elsewhere: KeyedApi) -> Guard | None:
     return Guard(link, elsewhere) if config.token_authorization else None
 
 

@@ -10,13 +10,10 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
-
-#: What a key can open; None is open to all.
-Api = Literal["inference", "management", "token"]
+from torchrelay.shared.wire.fields import KeyedApi
 
 #: Different wrong keys that may come from an address in so many seconds; further ones are guesses. An old key
 #: that is sent again and again counts once.
@@ -81,7 +78,7 @@ class Keyring:
             known.setdefault(key.api, []).append(_Key(digest, ends_at))
         self._keys = known
 
-    def opens(self, api: Api, key: str, *, now: float) -> bool:
+    def opens(self, api: KeyedApi, key: str, *, now: float) -> bool:
         """Tell whether a key opens an API. All of its keys are compared, and each in constant time."""
         digest = _sha256(_sha256(key.encode("latin-1", "replace")))
         fits = [
@@ -136,7 +133,7 @@ def _network(address: str) -> str:
     return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
-def refusal(api: Api) -> errors.InvalidKey:
+def refusal(api: KeyedApi) -> errors.InvalidKey:
     """Say that there was no good key; the route that renews keys says it in a word of its own."""
     failed = "Authentication" if api == "token" else "Authorization"
     return errors.InvalidKey(

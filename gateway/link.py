@@ -37,6 +37,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ class Link:
         """Count the bodies that have waited for room for so long that others should make some."""
         return self._session.room.waiting_long(clock.monotonic())
 
-    def authorise(self, api: auth.Api, header: str | None, address: str) -> None:
+    def authorise(self, api: KeyedApi, header: str | None, address: str) -> None:
         """Let a request pass whose `Authorization` opens an API.
 
         Raises InvalidKey, TooManyWrongKeys, or ServiceUnavailable while the broker has not told the keys.
@@ -305,7 +306,7 @@ class Link:
         if not known.opens(api, key, now=now):
             raise self._refusal(api, key, address, now)
 
-    def _refusal(self, api: auth.Api, key: str, address: str, now: float) -> errors.RelayError:
+    def _refusal(self, api: KeyedApi, key: str, address: str, now: float) -> errors.RelayError:
         self._session.count_wrong_key()
         is_guess = self._wrong_keys.is_guess(address, key, now)
         if count := self._wrong_key_lines.count(now):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from torchrelay.shared.wire.fields import SLOTS_LIMIT, Name
+from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Name
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -76,7 +76,7 @@ class StartupModel(msgspec.Struct, frozen=True):
 class StaticKey(msgspec.Struct, frozen=True):
     """A key that somebody else keeps: it neither expires nor can be renewed here."""
 
-    api: Literal["inference", "management", "token"]
+    api: KeyedApi
     name: str
     #: Visible ASCII, since it has to fit a header; see `is_guessable_key`.
     key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{16,}\Z")]

@@ -6,17 +6,17 @@ is sent to gateways is the sha256 of that. Keys that others keep (settings) stan
 
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from torchrelay.broker.models.records import Api, KeyRecord, PutKeys
+import msgspec
+
+from torchrelay.broker.models.records import KeyRecord, PutKeys
 from torchrelay.shared import clock, errors, ids
 from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.torchserve.key_files import ENTRY_NAMES, KeyEntry
 from torchrelay.shared.wire import messages as m
-
-#: The APIs in the order and by the names of TorchServe's key file.
-FILE_NAMES: dict[Api, str] = {"management": "management", "inference": "inference", "token": "API"}
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class MadeKey:
 class Made:
     """All keys made here: the newest of each API, and those before them that still open it for a while."""
 
-    newest: Mapping[Api, MadeKey]
+    newest: Mapping[KeyedApi, MadeKey]
     retiring: tuple[KeyRecord, ...] = ()
 
     def change(self) -> PutKeys:
@@ -44,12 +44,13 @@ class Made:
 
     def file_content(self) -> bytes:
         """Write TorchServe's key file."""
-        entries = {}
-        for api, key in self.newest.items():
-            entries[FILE_NAMES[api]] = {"key": key.text}
-            if key.expires_at_ms is not None:
-                entries[FILE_NAMES[api]]["expiration time"] = clock.iso(key.expires_at_ms)
-        return (json.dumps(entries, indent=2) + "\n").encode()
+        entries = {
+            ENTRY_NAMES[api]: KeyEntry(
+                key.text, "" if key.expires_at_ms is None else clock.iso(key.expires_at_ms)
+            )
+            for api, key in self.newest.items()
+        }
+        return msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
 
 
 class Keyring:
@@ -78,15 +79,15 @@ class Keyring:
         """Whether there is a place to show the keys that are made here; without one nobody could use them."""
         return self._settings.token_authorization and self._settings.key_file is not None
 
-    def open(self, known: tuple[KeyRecord, ...], texts: Mapping[Api, str], now: float) -> Made:
+    def open(self, known: tuple[KeyRecord, ...], texts: Mapping[KeyedApi, str], now: float) -> Made:
         """Return the keys of a broker that starts: what it knows and the key file still shows, or new ones.
 
         A shorter token_expiration_min holds for keys from before, too. What the file doesn't show any more
         was taken out of use on purpose, or is in its overlap.
         """
         by_sha256 = {record.sha256: record for record in known if self._is_alive(record, now)}
-        newest: dict[Api, MadeKey] = {}
-        for api in FILE_NAMES:
+        newest: dict[KeyedApi, MadeKey] = {}
+        for api in ENTRY_NAMES:
             record = by_sha256.get(sha256(texts.get(api, "")))
             newest[api] = self._new_key(api, now)
             if record is not None and record.api == api:
@@ -94,7 +95,7 @@ class Keyring:
                 newest[api] = MadeKey(texts[api], _sooner(record.expires_at_ms, newest[api].expires_at_ms))
         return Made(newest, self._retire(by_sha256.values(), now))
 
-    def renew(self, api: Api, now: float) -> Made:
+    def renew(self, api: KeyedApi, now: float) -> Made:
         """Return the keys with a new one for `api`. Raises where none can be made."""
         if not self._settings.token_authorization:
             raise errors.ResourceNotFound
@@ -118,7 +119,7 @@ class Keyring:
         )
         return m.KeysChanged((*static, *made))
 
-    def is_proven(self, api: Api, proof: str, now: float) -> bool:
+    def is_proven(self, api: KeyedApi, proof: str, now: float) -> bool:
         """Tell whether a proof is one of a key that opens an API. Each is compared in constant time."""
         static = (sha256(key.key) for key in self._settings.static_keys if key.api == api)
         made = (
@@ -129,7 +130,7 @@ class Keyring:
         fits = [hmac.compare_digest(known.encode(), proof.encode()) for known in (*static, *made)]
         return any(fits)
 
-    def _new_key(self, api: Api, now: float) -> MadeKey:
+    def _new_key(self, api: KeyedApi, now: float) -> MadeKey:
         life_ms = int(self._settings.token_expiration_min * 60_000)
         return MadeKey(self._make_text(), None if api == "token" else self._wall_ms(now) + life_ms)
 

@@ -27,7 +27,6 @@ from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.origins import without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import (
-    Api,
     Change,
     Prepared,
     PutVersion,
@@ -42,6 +41,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.torchserve.snapshot_files import Kind
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 #: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
 #: this much more, so that a worker's own startup_timeout is told first.
@@ -170,7 +170,7 @@ class Management:
 
     def _require_allowed(self, ask: m.Change, now: float) -> None:
         """Hold who asks to what gateways hold clients to: a gateway may be anybody who reaches the broker."""
-        api: Api = "token" if isinstance(ask, m.RenewKey) else "management"
+        api: KeyedApi = "token" if isinstance(ask, m.RenewKey) else "management"
         if self._settings.token_authorization and not self._keys.is_proven(api, ask.proof, now):
             raise errors.InvalidKey(
                 "Token Authorization failed. Token either incorrect, expired, or not provided correctly"

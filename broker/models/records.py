@@ -4,11 +4,9 @@ A change is small on purpose: two of them in flight at once never overwrite one 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torchrelay.shared.archives.model_config import ModelConfig
-
-Api = Literal["inference", "management", "token"]
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +105,7 @@ class RememberNodes:
 class KeyRecord:
     """An access key by its sha256 (hex); `expires_at_ms` is wall clock time, None is never."""
 
-    api: Api
+    api: KeyedApi
     sha256: str
     expires_at_ms: int | None
 

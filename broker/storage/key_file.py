@@ -7,16 +7,17 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchrelay.broker.core.keyring import FILE_NAMES, Made
-from torchrelay.broker.models.records import Api
+from torchrelay.broker.core.keyring import Made
 from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.errors import StoreFailed
+from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
+from torchrelay.shared.wire.fields import KeyedApi
 
 #: A file above this isn't ours.
 SIZE_LIMIT_BYTES = 64 * 1024
 
 
-def read(path: Path) -> Mapping[Api, str]:
+def read(path: Path) -> Mapping[KeyedApi, str]:
     """Return the keys that the file shows; a file that is missing or isn't ours shows none."""
     try:
         if not path.is_file() or path.stat().st_size > SIZE_LIMIT_BYTES:
@@ -25,7 +26,7 @@ def read(path: Path) -> Mapping[Api, str]:
     except (OSError, ValueError, RecursionError):
         return {}
     entries = content if isinstance(content, dict) else {}
-    texts = {api: _text(entries.get(name)) for api, name in FILE_NAMES.items()}
+    texts = {api: _text(entries.get(name)) for api, name in ENTRY_NAMES.items()}
     return {api: text for api, text in texts.items() if text}
 
 

@@ -33,13 +33,14 @@ def renew(
     """Have the server make a new key, which it writes into its key file; the old one dies."""
     from torchrelay.cli.remote import credentials
     from torchrelay.cli.remote.client import Client
+    from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
 
     if api not in ("inference", "management"):
         raise typer.BadParameter(f"{api!r} is neither inference nor management")
-    key = credentials.read_key_file(key_file).get("API")
-    if key is None:
+    entry = credentials.read_key_file(key_file).get(ENTRY_NAMES["token"])
+    if entry is None:
         raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
-    Client("management", management, key=key).call("GET", "/token", {"type": api})
+    Client("management", management, key=entry.key).call("GET", "/token", {"type": api})
     typer.echo(f"The new {api} key is in the server's key file.")
 
 
@@ -52,13 +53,9 @@ def make() -> None:
 
 
 def _entries(key_file: Path) -> list[dict[str, str]]:
-    import json
-
     from torchrelay.cli.remote import credentials
 
-    if not credentials.read_key_file(key_file):
+    entries = credentials.read_key_file(key_file)
+    if not entries:
         raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")
-    entries = json.loads(key_file.read_text(encoding="utf-8"))
-    return [
-        {"api": api, "expires": str(entry.get("expiration time", "never"))} for api, entry in entries.items()
-    ]
+    return [{"api": name, "expires": entry.expires_at or "never"} for name, entry in entries.items()]

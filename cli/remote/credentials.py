@@ -1,13 +1,15 @@
 """How a command gets in: its key, and which certificates it trusts."""
 
-import json
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from torchrelay.cli.commands.options import KEY_FILE_NAME
 from torchrelay.cli.faults import Fault
+from torchrelay.shared.torchserve.key_files import ENTRY_NAMES, KeyEntry
 
 Port = Literal["management", "inference"]
 
@@ -16,23 +18,23 @@ def find_key(port: Port, environ: Mapping[str, str], folder: Path) -> str | None
     """Find the key of an API: in TORCHRELAY_KEY, or in the key file of a server that was started here."""
     if key := environ.get("TORCHRELAY_KEY"):
         return key
-    return read_key_file(folder / KEY_FILE_NAME).get(port)
+    entry = read_key_file(folder / KEY_FILE_NAME).get(ENTRY_NAMES[port])
+    return None if entry is None else entry.key
 
 
-def read_key_file(path: Path) -> dict[str, str]:
-    """Read a key file: key by API, where `API` stands for the one that renews; {} where there is none.
+def read_key_file(path: Path) -> dict[str, KeyEntry]:
+    """Read a key file: its entries by their names, which `ENTRY_NAMES` has; {} where there is no file.
 
     Raises:
         Fault: it is there and can't be read, or is something else.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {api: entry["key"] for api, entry in entries.items() if isinstance(entry["key"], str)}
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, KeyEntry])
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise Fault(f"{path} can't be read: {error.strerror}; set TORCHRELAY_KEY instead") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except msgspec.MsgspecError as error:
         raise Fault(f"{path} is no key file of a server") from error
 
 

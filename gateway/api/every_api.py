@@ -17,6 +17,7 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import errors
 from torchrelay.shared.quoting import quoted
+from torchrelay.shared.wire.fields import KeyedApi
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +46,14 @@ def bare_app(description: documents.Document, guard: "Guard | None" = None) -> A
 class Guard:
     """Lets pass who has the key. Every resource says by `opened_by` whose key that is, None for anybody."""
 
-    def __init__(self, link: Link, elsewhere: auth.Api) -> None:
+    def __init__(self, link: Link, elsewhere: KeyedApi) -> None:
         """Guard an API; `elsewhere` is the key for paths that nothing is at."""
         self._link = link
         self._elsewhere = elsewhere
 
     def check(self, req: GatewayRequest, resource: Any) -> None:  # Any: as falcon hands it
         """Raise what `Link.authorise` raises, for a path whose resource is this (None: no resource)."""
-        api: auth.Api | None = self._elsewhere if resource is None else resource.opened_by
+        api: KeyedApi | None = self._elsewhere if resource is None else resource.opened_by
         if api is not None:
             client = req.scope.get("client")
             self._link.authorise(api, req.auth, client[0] if client else "")

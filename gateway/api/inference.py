@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
-from torchrelay.gateway import auth
 from torchrelay.gateway.api import bodies, presenting, streams
 from torchrelay.gateway.api.bodies import GatewayRequest
 from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
@@ -20,6 +19,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 Headers = Sequence[tuple[str, str]]
 
@@ -32,7 +32,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 class Ping:
     """`/ping`: whether the fleet has what it should have, for load balancers."""
 
-    opened_by: auth.Api = "inference"
+    opened_by: KeyedApi = "inference"
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -52,7 +52,7 @@ class Ping:
 class _Model:
     """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
 
-    opened_by: auth.Api = "inference"
+    opened_by: KeyedApi = "inference"
 
     def __init__(self, link: Link, config: GatewaySettings) -> None:
         self._link = link

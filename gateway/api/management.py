@@ -18,6 +18,7 @@ from torchrelay.shared.archives import model_archive
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 _PROCESSING = "Processing worker updates..."
 #: Of a registration in JSON: a hundred times what one needs, and parsed in ten milliseconds.
@@ -27,7 +28,7 @@ REGISTRATION_LIMIT_BYTES = 64 * 1024
 class Managing:
     """Base of what is for those who manage: they have a key of their own."""
 
-    opened_by: auth.Api | None = "management"
+    opened_by: KeyedApi | None = "management"
 
     def __init__(self, link: Link) -> None:
         self._link = link

@@ -7,17 +7,17 @@ from importlib.metadata import version
 
 from falcon.asgi import Response
 
-from torchrelay.gateway import auth
 from torchrelay.gateway.api import presenting
 from torchrelay.gateway.api.bodies import GatewayRequest
 from torchrelay.gateway.link import Link
 from torchrelay.shared import api_bodies
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 class Server:
     """`/v2`: what serves here."""
 
-    opened_by: auth.Api = "inference"
+    opened_by: KeyedApi = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with TorchServe's name, which is what clients look for."""
@@ -32,7 +32,7 @@ class Server:
 class Health:
     """`/v2/health/live` and `/v2/health/ready`."""
 
-    opened_by: auth.Api = "inference"
+    opened_by: KeyedApi = "inference"
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -53,7 +53,7 @@ class Health:
 class Versions:
     """`/v2/models/{model}/versions/...`: the protocol has versions, TorchServe's side of it hasn't."""
 
-    opened_by: auth.Api = "inference"
+    opened_by: KeyedApi = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
         """Refuse, in TorchServe's words."""

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torchrelay.gateway import auth
 from torchrelay.gateway.openapi.schemas import (
     FLAG,
     REGISTRATION,
@@ -15,6 +14,7 @@ from torchrelay.gateway.openapi.schemas import (
     ref,
     whole,
 )
+from torchrelay.shared.wire.fields import KeyedApi
 
 JSON = "application/json"
 
@@ -39,7 +39,7 @@ class Operation:
     #: Statuses of errors, beside 400.
     failures: tuple[int, ...] = ()
     #: Whose key opens it; None for anybody.
-    key: auth.Api | None
+    key: KeyedApi | None
     description: str = ""
     query: tuple[Schema, ...] = ()
     body: Schema | None = None
@@ -61,7 +61,7 @@ def _get(
     summary: str,
     answers: Mapping[int, Answer],
     *,
-    key: auth.Api | None,
+    key: KeyedApi | None,
     failures: tuple[int, ...] = (),
     description: str = "",
     query: tuple[Schema, ...] = (),
@@ -302,7 +302,7 @@ MODEL: Paths = {
 }
 
 
-def readiness(key: auth.Api) -> Paths:
+def readiness(key: KeyedApi) -> Paths:
     """Describe the question for a model's readiness, which the path's own API opens."""
     return {
         "/v1/models/{model_name}": _get(

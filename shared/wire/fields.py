@@ -4,7 +4,7 @@ So nothing gets past it that can't be stored (SQLite's numbers have 64 bits, one
 or looped over. What a part of ours sends lies well within.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -57,6 +57,9 @@ Prose = Annotated[str, Meta(max_length=PROSE_LIMIT_CHARS)]
 DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda(:(0|[1-9][0-9]{0,2}))?)\Z")]
 #: The sha256 of an archive in hex, which nodes use as a file's name.
 ArchiveName = Annotated[str, Meta(pattern=r"^[\w.-]{0,128}\Z")]
+
+#: An API that asks for a key of its own; `token` is the one that renews the keys of the others.
+KeyedApi = Literal["inference", "management", "token"]
 
 Numbers = tuple[Number, ...]
 Devices = Annotated[tuple[ItemT, ...], Meta(max_length=DEVICES_LIMIT)]

@@ -225,7 +225,7 @@ class AccessKey(Item, frozen=True):
     unless a client brings the key: it is the `proof` that the broker asks for with every change.
     """
 
-    api: Literal["inference", "management", "token"]
+    api: f.KeyedApi
     name: f.Prose
     sha256: f.Name
     expires_in_ms: f.Whole | None

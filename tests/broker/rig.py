@@ -26,7 +26,6 @@ from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.records import (
-    Api,
     Change,
     KeyRecord,
     Prepared,
@@ -40,6 +39,7 @@ from torchrelay.shared.errors import ModelNotFound, RelayError
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 MessageT = TypeVar("MessageT", bound=m.Message)
 
@@ -101,7 +101,7 @@ class Rig:
         self.lines: list[Line] = []
         self.store_error: RelayError | None = None
         #: What the key file shows, by API.
-        self.key_file: dict[Api, str] = {}
+        self.key_file: dict[KeyedApi, str] = {}
         #: Peers that don't beat, though they are here.
         self.silent: set[bytes] = set()
         self._gateways: set[bytes] = set()

@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any
 
-from torchrelay.gateway import auth
 from torchrelay.shared.wire import messages
+from torchrelay.shared.wire.fields import KeyedApi
 
 WORKER = messages.WorkerFacts(9000, "ready", "node-a", "cpu", 17, 1_769_860_800_007, 1024, 0, "")
 GPU_WORKER = messages.WorkerFacts(9001, "loading", "node-b", "cuda:0", -1, 0, 0, 0, "fetching 3 of 9 MB")
@@ -48,7 +48,7 @@ def described(*versions: messages.VersionFacts) -> Any:
     return lambda ask: messages.ModelDescribed(ask.ask, versions)
 
 
-def key(api: auth.Api, secret: str, expires_in_ms: int | None = None, name: str = "a") -> messages.AccessKey:
+def key(api: KeyedApi, secret: str, expires_in_ms: int | None = None, name: str = "a") -> messages.AccessKey:
     return messages.AccessKey(api, name, told(secret), expires_in_ms)
 
 

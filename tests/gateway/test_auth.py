@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.gateway.facts import key
 from torchrelay.gateway import auth
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:
@@ -70,7 +71,7 @@ def test_no_header_breaks_the_check(header: str) -> None:
 
 @pytest.mark.parametrize("api", ["inference", "management", "token"])
 @pytest.mark.parametrize("other", ["inference", "management", "token"])
-def test_a_key_opens_its_own_api_alone(api: auth.Api, other: auth.Api) -> None:
+def test_a_key_opens_its_own_api_alone(api: KeyedApi, other: KeyedApi) -> None:
     assert ring(key(api, "k")).opens(other, "k", now=0.0) == (api == other)
 
 

@@ -17,8 +17,9 @@ from torchrelay.gateway.link import HELD_BACK_LIMIT, Reading
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
+from torchrelay.shared.wire.fields import KeyedApi
 
-KEYS: dict[auth.Api, str] = {"inference": "i-key", "management": "m-key", "token": "t-key"}
+KEYS: dict[KeyedApi, str] = {"inference": "i-key", "management": "m-key", "token": "t-key"}
 CONFIG = GatewaySettings(
     enable_model_api=True, token_authorization=True, open_inference_protocol=True, insecure=True
 )
@@ -66,7 +67,7 @@ def guarded(config: GatewaySettings = CONFIG, keys: messages.KeysChanged | None 
     return gateway
 
 
-def bearer(api: auth.Api) -> dict[str, str]:
+def bearer(api: KeyedApi) -> dict[str, str]:
     return {"Authorization": f"Bearer {KEYS[api]}"}
 
 

@@ -11,13 +11,14 @@ import pytest
 from tests.broker.rig import GATEWAY, Rig, settings
 from torchrelay.broker.core.keyring import Made, MadeKey, sha256, told
 from torchrelay.broker.core.machine import KEYS_INTERVAL_S
-from torchrelay.broker.models.records import Api, KeyRecord
+from torchrelay.broker.models.records import KeyRecord
 from torchrelay.broker.storage import key_file
 from torchrelay.broker.storage.registry import SqlRegistry
 from torchrelay.shared import ids
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings, StaticKey
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 def rig(**changes: Any) -> Rig:  # Any: BrokerSettings' own fields, by name
@@ -29,11 +30,11 @@ def joined(bench: Rig, peer: bytes = GATEWAY) -> m.KeysChanged:
     return bench.only(peer, m.KeysChanged)
 
 
-def opens(keys: m.KeysChanged, api: Api) -> set[str]:
+def opens(keys: m.KeysChanged, api: KeyedApi) -> set[str]:
     return {key.sha256 for key in keys.keys if key.api == api}
 
 
-def proof(bench: Rig, key: Api = "token") -> str:
+def proof(bench: Rig, key: KeyedApi = "token") -> str:
     """Return what shows that somebody has a key of the file."""
     return sha256(bench.key_file.get(key, ""))
 
@@ -325,7 +326,7 @@ def with_proof(ask: m.Change, shown: str) -> m.Change:
 def test_a_change_without_the_key_for_it_is_refused_whatever_gateway_asks(ask: m.Change) -> None:
     bench = rig(static_keys=(StaticKey("inference", "team-a", "a-long-secret"),))
     told_keys = {key.sha256 for key in joined(bench).keys}
-    wrong_api: Api = "management" if isinstance(ask, m.RenewKey) else "token"
+    wrong_api: KeyedApi = "management" if isinstance(ask, m.RenewKey) else "token"
     shown = ["", proof(bench, "inference"), proof(bench, wrong_api), sha256("a-long-secret"), *told_keys]
     for number, one in enumerate(shown):
         bench.say(GATEWAY, with_proof(msgspec.structs.replace(ask, ask=100 + number), one))
