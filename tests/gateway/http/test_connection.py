@@ -13,12 +13,14 @@ from uvicorn.server import ServerState
 from tests.gateway.fakes import INFERENCE, FakeLink
 from tests.gateway.loops import let_pass, on_a_loop, run_for, turns
 from torchrelay.gateway.app import create_app
+from torchrelay.gateway.http import framing
 from torchrelay.gateway.http.client_pace import Unsent
 from torchrelay.gateway.http.clients import Clients
 from torchrelay.gateway.http.connection import (
     LINGER_LIMIT_BYTES,
     LINGER_LIMIT_S,
     LINGER_STEP_S,
+    MORE_HEAD_LIMIT_BYTES,
     STEP_BYTES,
     GatewayProtocol,
 )
@@ -491,6 +493,22 @@ async def test_what_stands_behind_a_body_is_no_header_of_this_request_nor_of_the
             [b"Host", b"x", b"Transfer-Encoding", b"chunked"],
             [b"Host", b"y", b"Content-Length", b"2"],
         ]
+    assert not framing.TRAILERS
+
+
+@pytest.mark.parametrize("endless", [b"GET /", b"GET /p HTTP/1.1\r\nX: ", b"GET /p HTTP/1.1\r\n"])
+@on_a_loop
+async def test_a_head_has_a_bound_though_it_never_ends(endless: bytes) -> None:
+    piece = b"X: y\r\n" * 200 if endless.endswith(b"\n") else b"x" * 1000
+    protocol, transport = connected(Echo())
+    protocol.data_received(endless)
+    sent = 0
+    while not transport.written and sent < 10 * MORE_HEAD_LIMIT_BYTES:
+        protocol.data_received(piece)
+        sent += len(piece)
+        await turns()
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert sent <= MORE_HEAD_LIMIT_BYTES + 2 * len(piece)
 
 
 @pytest.mark.parametrize("endless", [b"0\r\nX: ", b"1;x="])
