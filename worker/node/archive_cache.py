@@ -1,9 +1,9 @@
-"""Archives on this host: checked by their hash, fetched where they aren't here, and unpacked.
+"""Fetches archives from the broker, checks their hash, and has them unpacked.
 
-`archives/<sha256>.mar` is whole and checked, `<sha256>.part` on its way; every node of the host shares them,
-and whoever writes holds the lock on `archives/<sha256>.lock`. An archive that the broker has on this host is
-taken from there. `unpacked_copies` has what is unpacked; `eviction` drops what is too much.
-Disk work that takes long runs in a small thread pool; everything else belongs to the node's event loop.
+`archives/<sha256>.mar` is complete and checked, `<sha256>.part` is being fetched; all nodes of the host share
+them, and the node that writes holds the lock on `archives/<sha256>.lock`. An archive that the broker has on
+this host is used in its place. `unpacked_copies` unpacks; `eviction` drops what is too much. Disk work that
+takes long runs in a small thread pool; everything else runs on the node's event loop.
 """
 
 import asyncio
@@ -19,22 +19,22 @@ from torchrelay.shared.archives import model_archive
 from torchrelay.shared.errors import RelayError, StoreFailed
 from torchrelay.shared.locks import try_lock
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.node.eviction import Shelf, is_disk_full
-from torchrelay.worker.node.unpacked_copies import Copies, Copy
+from torchrelay.worker.node.eviction import Eviction, is_disk_full
+from torchrelay.worker.node.unpacked_copies import UnpackedCopies, UnpackedCopy
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 #: Chunks asked for and not yet here: enough to fill a fast link, little to lose with a connection.
 CREDIT_CHUNKS = 8
-#: Without a chunk for this long, what was asked for is asked for again.
+#: After so long without a chunk, the missing chunks are asked for again.
 STALL_S = 10.0
-#: How often another node's download of the same archive is looked after.
+#: How often it is looked whether another node has fetched the same archive.
 LOCK_POLL_S = 0.5
 DISK_THREADS = 2
 
 Phase = Literal["fetching", "unpacking"]
-#: Told of an archive's progress: phase, bytes that are here, bytes in all.
+#: Called with an archive's progress: name, phase, bytes received, bytes in all.
 Report = Callable[[str, Phase, int, int], None]
 
 ResultT = TypeVar("ResultT")
@@ -42,11 +42,11 @@ PartsP = ParamSpec("PartsP")
 
 
 class NoSuchArchive(StoreFailed):
-    """The broker has it not, or not any more."""
+    """The broker doesn't have the archive, or no longer."""
 
 
 class Download:
-    """One archive on its way: what came, and what is to be asked for; chunks may come in any order."""
+    """The state of one download: which bytes came, and which to ask for; chunks may come in any order."""
 
     def __init__(self, name: str, here_bytes: int, total_bytes: int) -> None:
         self.name = name
@@ -54,21 +54,21 @@ class Download:
         self.total_bytes = total_bytes
         self.failure: RelayError | OSError | None = None
         self.changed = asyncio.Event()
-        #: Offsets asked for; a chunk that is not among them is a repetition, and dropped.
+        #: Offsets asked for; a chunk with another offset is a repetition, and dropped.
         self._asked: set[int] = set()
         self._next_offset = here_bytes
-        #: Chunks that came before their turn, at most CREDIT_CHUNKS.
+        #: Chunks by offset that can't be written before an earlier one came, at most CREDIT_CHUNKS.
         self._early: dict[int, bytes] = {}
-        #: An empty archive, too, must be asked for once.
+        #: Whether a chunk has told the size; an empty archive, too, must be asked for once.
         self._is_confirmed = 0 < total_bytes == here_bytes
 
     @property
     def is_complete(self) -> bool:
-        """Whether every byte is here."""
+        """Whether every byte came."""
         return self._is_confirmed and self.here_bytes >= self.total_bytes
 
     def requests(self) -> Iterator[m.FetchArchive]:
-        """Yield what to ask for now."""
+        """Yield the requests that are to be sent now."""
         end = self.total_bytes if self._is_confirmed else max(1, self.total_bytes)
         while len(self._asked) + len(self._early) < CREDIT_CHUNKS and self._next_offset < end:
             yield m.FetchArchive(self.name, self._next_offset, CHUNK_BYTES)
@@ -76,7 +76,7 @@ class Download:
             self._next_offset += CHUNK_BYTES
 
     def arrived(self, offset: int, data: bytes, total_bytes: int) -> Iterator[bytes]:
-        """Take a chunk; yield what may be written next, in order."""
+        """Take a chunk; yield the data that can be written next, in order."""
         if offset not in self._asked:
             return
         self._asked.discard(offset)
@@ -89,7 +89,7 @@ class Download:
         self.changed.set()
 
     def ask_again(self) -> None:
-        """Forget what was asked for: the answers were lost."""
+        """Forget the requests, whose answers were lost."""
         self._asked.clear()
         self._early.clear()
         self._next_offset = self.here_bytes
@@ -102,32 +102,37 @@ class Download:
 
 
 class ArchiveCache:
-    """Provides copies of archives; `ask` sends a FetchArchive, `report` hears of progress."""
+    """Provides copies of archives; `ask` sends a FetchArchive, `report` is called with progress."""
 
     def __init__(
-        self, root: Path, shelf: Shelf, copies: Copies, ask: Callable[[m.FetchArchive], None], report: Report
+        self,
+        root: Path,
+        eviction: Eviction,
+        copies: UnpackedCopies,
+        ask: Callable[[m.FetchArchive], None],
+        report: Report,
     ) -> None:
         self._root = root
         self._archives = root / "archives"
-        self._shelf = shelf
+        self._eviction = eviction
         self._copies = copies
         self._ask = ask
         self._report = report
         self._pool = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="disk")
-        #: Archive -> what fetches it, however many wait.
+        #: Archive -> the one task that fetches it, for all that wait for it.
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._downloads: dict[str, tuple[Download, IO[bytes]]] = {}
         private_files.make_folder(self._archives)
 
-    async def provide(self, name: str, total_bytes: int, called: str = "", path: str = "") -> Copy:
-        """Return a copy of an archive as it was made, which nobody else uses; errors say `called`.
+    async def provide(self, name: str, total_bytes: int, called: str = "", path: str = "") -> UnpackedCopy:
+        """Return an unused copy of an archive, as it was made; errors name it `called`.
 
         `path` is where the broker has the archive, if that is on this host. Raises RelayError for an archive
         that is missing, broken or unsafe, OSError where the disk fails.
         """
         if found := await self.in_thread(self._copies.claim, name):
             return found
-        lock = self._shelf.use_archive(name)
+        lock = self._eviction.use_archive(name)
         try:
             source = await self._source(name, total_bytes, called, path)
             self._report(name, "unpacking", 0, 0)
@@ -136,7 +141,7 @@ class ArchiveCache:
                 await self.in_thread(self._copies.bytes_of, source.path),
                 called,
             )
-            self._shelf.note_copy()
+            self._eviction.note_copy()
             if await self.in_thread(_facts, source.path) != source.facts:
                 await self.in_thread(copy.drop)
                 raise StoreFailed(f"Failed to save model: {called}", f"{source.path} was changed meanwhile")
@@ -147,11 +152,11 @@ class ArchiveCache:
     async def in_thread(
         self, work: Callable[PartsP, ResultT], *arguments: PartsP.args, **_: PartsP.kwargs
     ) -> ResultT:
-        """Have a thread for disk work do something."""
+        """Run `work` in a thread for disk work."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     def arrived(self, chunk: m.ArchiveChunk, data: bytes | memoryview) -> None:
-        """Write a chunk that came."""
+        """Write a chunk that the broker has sent."""
         if chunk.archive not in self._downloads:
             return
         download, part = self._downloads[chunk.archive]
@@ -167,29 +172,29 @@ class ArchiveCache:
             self._downloads[name][0].fail(NoSuchArchive("The broker has no such archive.", name))
 
     def reconnected(self) -> None:
-        """Ask again for what an old connection may have swallowed."""
+        """Ask again for chunks that the old connection may have lost."""
         for download, _ in self._downloads.values():
             download.ask_again()
 
     async def stop_fetching(self) -> None:
-        """Stop downloads; what came of them is kept, and taken up next time."""
+        """Stop downloads; the bytes that came are kept, and the next download goes on behind them."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """Stop downloads, and let go of the threads."""
+        """Stop downloads and the threads."""
         await self.stop_fetching()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetched(self, name: str, task: asyncio.Task[None]) -> None:
         del self._tasks[name]
         if not task.cancelled():
-            task.exception()  # those who wait for it tell; if nobody does any more, it matters no more
+            task.exception()  # those that wait for it report it
 
     async def _source(self, name: str, total_bytes: int, called: str, path: str) -> "_Source":
-        """Return a whole and checked archive: where the broker has it, or fetched from there."""
+        """Return a complete and checked archive: the broker's file on this host, or a fetched one."""
         if path:
             facts = await self.in_thread(_facts_of_archive, Path(path), name, total_bytes)
             if facts is not None:
@@ -200,7 +205,7 @@ class ArchiveCache:
                 self._tasks[name] = asyncio.create_task(self._fetch(name, total_bytes, called))
                 self._tasks[name].add_done_callback(lambda task: self._fetched(name, task))
             try:
-                # Shielded: a worker that is no longer wanted leaves the others their archive.
+                # Shielded: a worker that is stopped leaves the download to the others.
                 await asyncio.shield(self._tasks[name])
             except NoSuchArchive as error:
                 if not path:
@@ -211,7 +216,7 @@ class ArchiveCache:
 
     async def _fetch(self, name: str, total_bytes: int, called: str) -> None:
         target = self._archives / f"{name}.mar"
-        lock = self._shelf.use_archive(name)
+        lock = self._eviction.use_archive(name)
         try:
             while not target.exists():
                 with try_lock(self._archives / f"{name}.lock") as is_mine:
@@ -228,17 +233,17 @@ class ArchiveCache:
     async def _with_room(
         self, work: Callable[[], Awaitable[ResultT]], coming_bytes: int, called: str
     ) -> ResultT:
-        """Do what writes so many bytes; where they don't fit, drop what nobody uses. Raises StoreFailed."""
+        """Do `work`, which writes `coming_bytes`; drop unused entries to make room. Raises StoreFailed."""
         try:
-            if await self.in_thread(self._shelf.make_room, coming_bytes):
+            if await self.in_thread(self._eviction.make_room, coming_bytes):
                 return await work()
             reason: Exception | None = None
         except (OSError, RelayError) as error:
             if not is_disk_full(error):
                 raise
             reason = error
-            # What the disk says that it has free may be another's: root's, or over this user's quota.
-            if await self.in_thread(self._shelf.empty):
+            # Bytes that the disk counts as free may be reserved for root, or above this user's quota.
+            if await self.in_thread(self._eviction.empty):
                 return await work()
         raise StoreFailed(
             f"Failed to save model: {called}",
@@ -270,7 +275,7 @@ class ArchiveCache:
         logger.info("archive.fetched", extra={"archive": name, "bytes": download.here_bytes})
 
     async def _complete(self, download: Download) -> None:
-        """Ask until everything is here."""
+        """Send requests until every byte came."""
         while not download.is_complete:
             for request in download.requests():
                 self._ask(request)
@@ -285,7 +290,7 @@ class ArchiveCache:
 
 
 class _Source(NamedTuple):
-    """A checked archive, and what tells that it is still the same file."""
+    """A checked archive, and the facts by which a change of the file shows."""
 
     path: Path
     facts: tuple[int, ...]
@@ -297,7 +302,7 @@ def _facts(path: Path) -> tuple[int, ...]:
 
 
 def _facts_of_archive(path: Path, name: str, size: int) -> tuple[int, ...] | None:
-    """Tell what file of this host an archive is, by its hash; None if it isn't."""
+    """Return the facts of a file of this host that is the archive, by its hash; None if it isn't."""
     try:
         facts = _facts(path)
         is_it = path.is_file() and path.stat().st_size == size and model_archive.sha256_of(path) == name

@@ -1,14 +1,14 @@
-"""What archives require from elsewhere: installed once per host and set of requirements, then kept.
+"""Installs the Python packages that archives require, once per host and set of requirements.
 
 `environments/<key>/` holds the packages, or the virtual environment, of one set of requirements; the file
-`whole` in it is written last, and a folder without it is thrown away and built anew. Whoever builds holds
+`whole` in it is written last, and a folder without it is removed and built again. The node that builds holds
 the lock on `<key>.lock`. Paths inside a virtual environment are absolute, so it is built in its place.
 
-Requirements are an archive's: what they name, and what is built on the way, is code of whoever registered
-it. So an installer has few variables of the environment, limited time, and a process group that ends with it.
+The packages that an archive names, and what is built for them, run code of the person who registered it. So
+an installer gets few variables of the environment, limited time, and a process group that ends with it.
 
-Without a venv packages are put beside the server's and found first, as TorchServe does it. With one, the
-server's packages are seen below the venv's own.
+Without a venv the packages come before the server's on the path, as in TorchServe. With one, the server's
+packages come after the venv's own.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ from torchrelay.shared.locks import try_lock
 from torchrelay.shared.processes.parent_death import __file__ as parent_death_file
 from torchrelay.shared.quoting import quoted
 from torchrelay.worker.common.handler_errors import LINE_LIMIT
-from torchrelay.worker.node.worker_output import Ear, Output, OutputReader, Stream
+from torchrelay.worker.node.worker_output import LineReceiver, Output, OutputReader, Stream
 
 logger = logging.getLogger(__name__)
 
-#: How often another node's installation of the same requirements is looked after.
+#: How often it is looked whether another node has installed the same requirements.
 LOCK_POLL_S = 0.5
-#: How often whoever waits hears that it goes on.
+#: How often `on_progress` is called.
 REPORT_S = 1.0
-#: A lock of everything that there is, with hashes, has some hundred KB.
+#: A lock file of several hundred packages, with hashes, has some hundred KB.
 REQUIREMENTS_LIMIT_BYTES = 1 << 20
 _WHOLE = "whole"
 #: Raised when environments are built in another way.
@@ -47,7 +47,7 @@ _FORMAT = "1"
 
 
 class Requirements(msgspec.Struct, frozen=True):
-    """What one archive requires; `key` names the environment that has it."""
+    """The requirements of one archive; `key` names the environment that has them."""
 
     file: Path
     wants_venv: bool
@@ -55,7 +55,7 @@ class Requirements(msgspec.Struct, frozen=True):
 
 
 class Environment(msgspec.Struct, frozen=True):
-    """Where it is: an interpreter, and a folder that its packages are in unless it finds them itself."""
+    """An installed environment: its interpreter, and the folder of its packages or "" for a venv."""
 
     folder: Path
     interpreter: str
@@ -63,7 +63,7 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 class InstallFailed(Exception):
-    """What the installer said, last."""
+    """Installing failed; `last_lines` are the installer's."""
 
     def __init__(self, reason: str, last_lines: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
@@ -71,7 +71,7 @@ class InstallFailed(Exception):
 
 
 def requirements(model_dir: Path, archive_hash: str, reader: ArchiveReader) -> Requirements | None:
-    """Read what an unpacked archive requires; None if nothing. Raises InstallFailed for a file not there.
+    """Read what an unpacked archive requires; None if nothing. Raises InstallFailed for a missing file.
 
     Blocks; raises as `ArchiveReader.inspect_folder` does, too.
     """
@@ -103,10 +103,10 @@ def _names_a_file(text: str, model_dir: Path) -> bool:
 
 
 class _Build(msgspec.Struct, eq=False):
-    """An environment in the making, and who listens to its installer."""
+    """An environment that is being built, and those that get its installer's output."""
 
     task: asyncio.Task[None]
-    ears: list[Ear]
+    receivers: list[LineReceiver]
 
 
 class Installer:
@@ -127,12 +127,12 @@ class Installer:
         wanted: Requirements,
         model_dir: Path,
         *,
-        on_lines: Ear,
+        on_lines: LineReceiver,
         on_progress: Callable[[], None],
     ) -> Environment:
         """Return an environment, built if need be; its installer's output goes to `on_lines`.
 
-        Raises InstallFailed. `on_progress` is called all the time while it is built.
+        Raises InstallFailed. `on_progress` is called every REPORT_S while it is built.
         """
         folder = self._root / wanted.key
         if not (folder / _WHOLE).exists():
@@ -142,7 +142,7 @@ class Installer:
         return Environment(folder, sys.executable, str(folder / "packages"))
 
     async def close(self) -> None:
-        """End every installer; what it has done so far is thrown away next time."""
+        """End every installer; unfinished environments are removed and built again next time."""
         tasks = [build.task for build in self._builds.values()]
         for task in tasks:
             task.cancel()
@@ -152,46 +152,48 @@ class Installer:
         self,
         wanted: Requirements,
         model_dir: Path,
-        on_lines: Ear,
+        on_lines: LineReceiver,
         on_progress: Callable[[], None],
     ) -> None:
-        """Wait for an environment that others may wait for, too; the last to leave ends its making."""
+        """Wait for a build that others may wait for, too; it ends when nobody waits for it any more."""
         key = wanted.key
         if key not in self._builds:
-            ears: list[Ear] = []
-            task = asyncio.create_task(self._build(wanted, model_dir, ears))
-            self._builds[key] = _Build(task, ears)
+            receivers: list[LineReceiver] = []
+            task = asyncio.create_task(self._build(wanted, model_dir, receivers))
+            self._builds[key] = _Build(task, receivers)
         build = self._builds[key]
-        build.ears.append(on_lines)
+        build.receivers.append(on_lines)
         try:
             while not build.task.done():
                 on_progress()
                 await asyncio.wait({build.task}, timeout=REPORT_S)
             build.task.result()
         finally:
-            build.ears.remove(on_lines)
-            if self._builds.get(key) is build and (build.task.done() or not build.ears):
+            build.receivers.remove(on_lines)
+            if self._builds.get(key) is build and (build.task.done() or not build.receivers):
                 del self._builds[key]
                 build.task.cancel()
 
-    async def _build(self, wanted: Requirements, model_dir: Path, ears: list[Ear]) -> None:
+    async def _build(self, wanted: Requirements, model_dir: Path, receivers: list[LineReceiver]) -> None:
         folder = self._root / wanted.key
         is_mine = False
         while not is_mine and not (folder / _WHOLE).exists():
             with try_lock(self._root / f"{wanted.key}.lock") as is_mine:
                 if is_mine and not (folder / _WHOLE).exists():
-                    await self._install(wanted, model_dir, folder, ears)
+                    await self._install(wanted, model_dir, folder, receivers)
             if not is_mine:
                 await asyncio.sleep(LOCK_POLL_S)
 
-    async def _install(self, wanted: Requirements, model_dir: Path, folder: Path, ears: list[Ear]) -> None:
+    async def _install(
+        self, wanted: Requirements, model_dir: Path, folder: Path, receivers: list[LineReceiver]
+    ) -> None:
         logger.info("requirements.installing", extra={"environment": wanted.key, "folder": str(model_dir)})
         if folder.exists():
             await asyncio.to_thread(shutil.rmtree, folder)
         try:
             async with asyncio.timeout(self._timeout_s):
                 for command in _commands(wanted, folder):
-                    await self._run(command, model_dir, ears)
+                    await self._run(command, model_dir, receivers)
             (folder / _WHOLE).touch()
         except TimeoutError as error:
             raise InstallFailed(f"it takes longer than install_timeout_s of {self._timeout_s:g} s") from error
@@ -200,17 +202,17 @@ class Installer:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         logger.info("requirements.installed", extra={"environment": wanted.key})
 
-    async def _run(self, command: list[str], cwd: Path, ears: list[Ear]) -> None:
+    async def _run(self, command: list[str], cwd: Path, receivers: list[LineReceiver]) -> None:
         """Run one step. Raises InstallFailed."""
 
-        def heard(stream: Stream, lines: list[str]) -> None:
-            for ear in list(ears):
-                ear(stream, lines)
+        def pass_on(stream: Stream, lines: list[str]) -> None:
+            for receiver in list(receivers):
+                receiver(stream, lines)
 
-        output = Output(self._output, heard)
-        tied = [sys.executable, "-P", parent_death_file, str(os.getpid())]
+        output = Output(self._output, pass_on)
+        ends_with_us = [sys.executable, "-P", parent_death_file, str(os.getpid())]
         process = await asyncio.create_subprocess_exec(
-            *tied, *command, cwd=cwd, env=self._variables, start_new_session=True,
+            *ends_with_us, *command, cwd=cwd, env=self._variables, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=output.stdout.writer, stderr=output.stderr.writer,
             umask=0o077,
         )  # fmt: skip
@@ -218,7 +220,7 @@ class Installer:
         try:
             exit_code = await process.wait()
         finally:
-            # Told to stop, or killed: what the installer itself has started goes with it.
+            # However it ended: the processes that the installer has started end with it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
@@ -228,7 +230,7 @@ class Installer:
 
 
 def _commands(wanted: Requirements, folder: Path) -> list[list[str]]:
-    """Return what builds an environment, step by step."""
+    """Return the commands that build an environment, in order."""
     # -P: a module of the archive may be called like one that the installer imports.
     pip = [
         "-P",
@@ -257,7 +259,7 @@ def _commands(wanted: Requirements, folder: Path) -> list[list[str]]:
 
 
 def _reason(exit_code: int, last_lines: tuple[str, ...]) -> str:
-    """Return the first thing that the installer calls an error."""
+    """Return the first line that the installer calls an error."""
     errors = [line for line in last_lines if line.startswith("ERROR:") or ": No module named" in line]
     said = errors[0].removeprefix("ERROR:").strip() if errors else f"the installer exited with {exit_code}"
     return said[:LINE_LIMIT]

@@ -17,7 +17,7 @@ def offered(
 ) -> tuple[m.Device, ...]:
     """List the devices to offer; `auto` is every GPU that torch would see, or the cpu where there is none.
 
-    Raises SettingsError for a device that isn't here.
+    Raises SettingsError for a device that this host doesn't have.
     """
     gpus = [
         m.Device(f"cuda:{number}", "gpu", gpu.name, gpu.memory_bytes)

@@ -1,9 +1,9 @@
-"""What this host keeps of archives, models and environments: within a limit, and within what the disk has.
+"""Drops archives, models and environments of the cache that are too much for its limit or for the disk.
 
-What was used least recently goes first. What belongs to one archive or environment begins with its name. Two
-files beside it are locks: `NAME.use` is held by every node that uses it, for as long as it does, and its time
-is that of the latest such moment; `NAME.lock` by whoever makes it. They go with what they lock. A copy of a
-model (see `unpacked_copies`) has its lock inside, and the time on its folder.
+The least recently used goes first. All files of one archive or environment begin with its name. Two of them
+are locks: every node that uses the entry holds `NAME.use`, whose time is that of the latest use; the node
+that makes the entry holds `NAME.lock`. They are removed with the entry. A copy of a model (see
+`unpacked_copies`) has its lock inside, and its folder has the time of the latest use.
 """
 
 import errno
@@ -25,31 +25,31 @@ from torchrelay.worker.node import unpacked_copies
 logger = logging.getLogger(__name__)
 
 _LOCKS = (".use", ".lock")
-#: Of the disk, left free as far as that needs only what nobody uses: others fill disks, too.
+#: How much of the disk is left free, as long as dropping unused entries is enough for that.
 FREE_SHARE, FREE_LIMIT_BYTES = 0.1, 10 << 30
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """A disk's bytes."""
+    """The size of a disk, in bytes."""
 
     total: int
     free: int
 
 
-def look_at(folder: Path) -> Disk:
-    """Measure the disk that a folder lies on."""
+def disk_of(folder: Path) -> Disk:
+    """Measure the disk of a folder."""
     usage = shutil.disk_usage(folder)
     return Disk(usage.total, usage.free)
 
 
 def excess_bytes(kept_bytes: int, limit_bytes: int, disk: Disk, coming_bytes: int = 0) -> int:
-    """Return how much has to go before `coming_bytes` come: above the limit, or of what the disk has free."""
+    """Return how many bytes must be dropped before `coming_bytes` fit into the limit and onto the disk."""
     spare = min(int(disk.total * FREE_SHARE), FREE_LIMIT_BYTES)
     return max(kept_bytes + coming_bytes - limit_bytes, coming_bytes + spare - disk.free)
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Tell whether an error, or what caused it, is that the disk, or the user's share of it, is full."""
+    """Tell whether an error, or its cause, says that the disk or the user's quota is full."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -57,54 +57,54 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-class Thing(msgspec.Struct, frozen=True):
-    """An archive, a copy or an environment: all that it has on the disk, and what holds it there."""
+class Entry(msgspec.Struct, frozen=True):
+    """An archive, a copy of a model or an environment: its files, and the locks that keep it."""
 
     name: str
     paths: tuple[Path, ...]
     locks: tuple[Path, ...]
-    #: When it was last begun or ceased to be used; the beginning of time if it never was.
+    #: When its latest use began or ended, in seconds since 1970; 0 for one that was never used.
     last_used: float
-    #: Nobody will ever use it: locks of nothing, what is half unpacked, what an older version unpacked.
+    #: No node will ever use it: it is locks alone, half unpacked, or unpacked by an older version.
     is_useless: bool = False
 
 
-class Shelf:
-    """What lies under one folder, which several nodes may share."""
+class Eviction:
+    """Keeps one cache folder, which several nodes may share, within its limit."""
 
-    def __init__(self, root: Path, limit_bytes: int, disk: Callable[[Path], Disk] = look_at) -> None:
+    def __init__(self, root: Path, limit_bytes: int, disk: Callable[[Path], Disk] = disk_of) -> None:
         self._root = root
         self._limit_bytes = limit_bytes
         self._disk = disk
         self._archives, self._models = root / "archives", root / "models"
         self._environments = root / "environments"
-        #: Held by the thread that tidies; one is enough.
+        #: Held by the thread that drops entries, so that there is one at a time.
         self._tidying = threading.Lock()
-        #: Names that the latest tidying found; only others can have brought the rest above the limit.
+        #: Names of the entries that `tidy` counted last; only other entries can exceed the limit since.
         self._counted: set[str] = set()
         self._is_tidy = False
 
     def use_archive(self, name: str) -> SharedLock:
-        """Keep an archive, which need not be here yet, until the lock is released."""
+        """Keep an archive, which need not be in the cache yet, until the lock is released."""
         return self._use(self._archives, name)
 
     def use_environment(self, key: str) -> SharedLock:
-        """Keep an environment likewise."""
+        """Keep an environment, which need not be in the cache yet, until the lock is released."""
         return self._use(self._environments, key)
 
     def note_copy(self) -> None:
-        """Count what is here anew next time: there is one more copy."""
+        """Have the next `tidy` count again: there is one more copy."""
         self._is_tidy = False
 
     def _use(self, home: Path, name: str) -> SharedLock:
         self._is_tidy = self._is_tidy and name in self._counted
-        private_files.make_folder(home)  # who tidies a host's /tmp may have removed it
+        private_files.make_folder(home)  # the host may have cleared its /tmp
         return SharedLock(home / f"{name}.use")
 
     def tidy(self) -> None:
-        """Drop what nobody uses until the rest is within the limits, if something has come since last time.
+        """Drop unused entries until the rest is within the limits, if entries came since the last call.
 
-        Blocks for as long as the disk likes.
+        Blocks while it reads and removes files.
         """
         if not self._tidying.acquire(blocking=False):
             return
@@ -120,7 +120,7 @@ class Shelf:
             self._tidying.release()
 
     def make_room(self, coming_bytes: int) -> bool:
-        """Drop what nobody uses as far as it takes for so much to come; tell whether it can. Blocks."""
+        """Drop unused entries until `coming_bytes` fit; return whether the disk has room for them. Blocks."""
         with self._tidying:
             if excess_bytes(0, self._limit_bytes, self._disk(self._root), coming_bytes) > 0:
                 unpacked_copies.remove_dropped(self._root)
@@ -128,9 +128,9 @@ class Shelf:
         return self._disk(self._root).free >= coming_bytes
 
     def empty(self) -> bool:
-        """Drop all that nobody uses; tell whether there was anything. Blocks."""
+        """Drop all unused entries; return whether there were any. Blocks."""
         with self._tidying:
-            dropped = [thing.name for thing in self._things() if self._drop(thing)]
+            dropped = [entry.name for entry in self._entries() if self._drop(entry)]
         if dropped:
             logger.info("cache.emptied", extra={"entries": len(dropped)})
         return bool(dropped)
@@ -139,38 +139,38 @@ class Shelf:
         return excess_bytes(0, self._limit_bytes, self._disk(self._root)) > 0
 
     def _shrink(self, coming_bytes: int) -> None:
-        things = self._things()
-        sizes = {thing: _size(thing) for thing in things}
+        entries = self._entries()
+        sizes = {entry: _size(entry) for entry in entries}
         kept = sum(sizes.values())
         excess = excess_bytes(kept, self._limit_bytes, self._disk(self._root), coming_bytes)
-        self._counted = {thing.name for thing in things}
-        for thing in sorted(things, key=lambda thing: thing.last_used):
-            if (excess > 0 or thing.is_useless) and self._drop(thing):
-                self._counted.discard(thing.name)
-                excess -= sizes[thing]
-                logger.info("cache.dropped", extra={"entry": thing.name, "bytes": sizes[thing]})
+        self._counted = {entry.name for entry in entries}
+        for entry in sorted(entries, key=lambda entry: entry.last_used):
+            if (excess > 0 or entry.is_useless) and self._drop(entry):
+                self._counted.discard(entry.name)
+                excess -= sizes[entry]
+                logger.info("cache.dropped", extra={"entry": entry.name, "bytes": sizes[entry]})
 
-    def _things(self) -> list[Thing]:
+    def _entries(self) -> list[Entry]:
         copied = _copies(self._archives, self._models)
-        return [*_things(self._archives), *_things(self._environments), *copied]
+        return [*_entries(self._archives), *_entries(self._environments), *copied]
 
-    def _drop(self, thing: Thing) -> bool:
-        """Drop a thing, unless it is used or being made."""
-        doomed = []
+    def _drop(self, entry: Entry) -> bool:
+        """Drop an entry unless it is used or being made; return whether it was dropped."""
+        moved = []
         with ExitStack() as held, suppress(FileNotFoundError):  # another node has dropped it
-            if not all(held.enter_context(try_lock(lock)) for lock in thing.locks):
+            if not all(held.enter_context(try_lock(lock)) for lock in entry.locks):
                 return False
-            # Who wants it now waits for the lock, so it is only moved while that is held.
-            doomed = [unpacked_copies.set_aside(path) for path in thing.paths]
-            for lock in thing.locks:
+            # Nodes that want it wait for the lock, so it is only renamed while that is held.
+            moved = [unpacked_copies.set_aside(path) for path in entry.paths]
+            for lock in entry.locks:
                 lock.unlink(missing_ok=True)
-        for path in doomed:
+        for path in moved:
             unpacked_copies.remove(path)
-        return bool(doomed)
+        return bool(moved)
 
 
-def _things(home: Path) -> Iterator[Thing]:
-    """Yield what is in a folder that has its locks, too."""
+def _entries(home: Path) -> Iterator[Entry]:
+    """Yield the entries of a folder that has their locks, too."""
     paths = defaultdict[str, list[Path]](list)
     for entry in home.iterdir() if home.exists() else ():
         found = paths[entry.name.partition(".")[0]]
@@ -179,22 +179,22 @@ def _things(home: Path) -> Iterator[Thing]:
     for name, found in paths.items():
         use, lock = (home / f"{name}{ending}" for ending in _LOCKS)
         last_used = use.stat().st_mtime if use.exists() else 0.0
-        yield Thing(name, tuple(found), (use, lock), last_used, is_useless=not found)
+        yield Entry(name, tuple(found), (use, lock), last_used, is_useless=not found)
 
 
-def _copies(archives: Path, models: Path) -> Iterator[Thing]:
+def _copies(archives: Path, models: Path) -> Iterator[Entry]:
     for entry in models.iterdir() if models.exists() else ():
         locks: tuple[Path, ...] = (entry / unpacked_copies.LOCK,)
         if "." not in entry.name:  # unpacked by a node of an older version, which may live
             locks = (*locks, archives / f"{entry.name}.use")
         with suppress(FileNotFoundError):
             is_useless = not (entry / unpacked_copies.LISTING).exists()
-            yield Thing(entry.name, (entry,), locks, entry.stat().st_mtime, is_useless)
+            yield Entry(entry.name, (entry,), locks, entry.stat().st_mtime, is_useless)
 
 
-def _size(thing: Thing) -> int:
-    """Return the bytes of a thing's files."""
-    return sum(map(_size_of, thing.paths))
+def _size(entry: Entry) -> int:
+    """Return the bytes of an entry's files."""
+    return sum(map(_size_of, entry.paths))
 
 
 def _size_of(path: Path) -> int:

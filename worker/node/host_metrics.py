@@ -1,4 +1,4 @@
-"""What a host measures of itself: cpu, memory, disk and GPUs, by TorchServe's names and units."""
+"""Measures the host: cpu, memory, disk and GPUs, by TorchServe's names and units."""
 
 import logging
 import socket
@@ -49,7 +49,7 @@ def read_gpus() -> list[Gpu]:
         pynvml.nvmlShutdown()
 
 
-class HostFigures:
+class HostMetricsReader:
     """Reads the figures of this host; each read's cpu use is that since the read before.
 
     Blocks for as long as the GPUs' driver likes: not for a loop to call.

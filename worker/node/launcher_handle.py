@@ -1,4 +1,4 @@
-"""The node's end of its launcher: starts it, gives it orders, takes its reports."""
+"""The node's end of the launcher: starts the fork server, sends it orders, reads its reports."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ from torchrelay.worker.launcher.launcher_protocol import (
 class Launcher:
     """A fork server process, `python -m torchrelay.worker.launcher`, that ends when this object is closed.
 
-    It takes a moment to import torch; orders given meanwhile wait for it.
+    It imports torch first, which takes seconds; orders that are sent meanwhile wait in the socket.
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -40,7 +40,7 @@ class Launcher:
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables, process_group=0
             )
-        #: Of the workers that it has forked and not reported as gone.
+        #: Worker id -> pid of the workers that it has forked and not reported as exited.
         self._pids: dict[int, int] = {}
 
     @property
@@ -49,7 +49,7 @@ class Launcher:
         return self._socket.fileno()
 
     def fork(self, spec: WorkerSpec, stdout_fd: int, stderr_fd: int, status_fd: int) -> None:
-        """Order a worker; the launcher gets its own copies of the fds. Raises OSError where it can't be."""
+        """Order a worker; the launcher gets its own copies of the fds. Raises OSError if that fails."""
         spec_fd = write_spec(spec)
         order = _packed(Fork(spec.start.worker_id))
         try:
@@ -60,7 +60,7 @@ class Launcher:
             os.close(spec_fd)
 
     def signal(self, worker_id: int, number: int) -> None:
-        """Order a signal; one for a worker that is gone goes nowhere."""
+        """Order a signal; for a worker that has ended nothing happens."""
         with contextlib.suppress(BrokenPipeError):
             self._socket.send(_packed(Signal(worker_id, number)))
 
@@ -92,7 +92,7 @@ class Launcher:
         return exit_code
 
     def _end_groups(self) -> None:
-        """End what workers have started, who went with a launcher that could not see to it."""
+        """End the processes of workers whose launcher failed, and so could not end them."""
         for pid in self._pids.values():
             # As long as a group has members, its number is given to no one else.
             with contextlib.suppress(ProcessLookupError):

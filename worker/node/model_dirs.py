@@ -1,8 +1,9 @@
-"""What handlers know as model_dir: a folder that the workers of a registration share on their node.
+"""The handlers' model_dir: a folder that the workers of a registration share on their node.
 
-As in TorchServe it begins as the archive was made, and goes with the registration. A worker that dies leaves
-its successor what it has changed; when all were told to stop, the next finds the archive as it was made, if
-it can still be had. A model that is a folder of this host is used where it is. Runs on the node's event loop.
+As in TorchServe the folder begins as the archive was made, and is removed with the registration. A worker
+that replaces one that died finds the changed folder; after all workers were told to stop, the next one finds
+the archive as it was made, if it can still be fetched. A model that is a folder of this host is used in its
+place. Runs on the node's event loop.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import msgspec
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.node.archive_cache import ArchiveCache
-from torchrelay.worker.node.unpacked_copies import Copies, Copy
+from torchrelay.worker.node.unpacked_copies import UnpackedCopies, UnpackedCopy
 
 logger = logging.getLogger(__name__)
 
@@ -23,57 +24,57 @@ Key = tuple[str, str, str, str]
 
 
 class _Shared(msgspec.Struct, eq=False):
-    """What the workers of one registration share."""
+    """A folder, and the workers of one registration that share it."""
 
     users: int = 0
-    #: Provides the copy; it fails for all that wait.
+    #: Provides the copy; if it fails, it fails for all workers that wait for it.
     opening: asyncio.Task[None] | None = None
-    copy: Copy | None = None
-    #: Another node may take the copy, or drop it.
+    copy: UnpackedCopy | None = None
+    #: Whether another node may take the copy, or drop it.
     is_free: bool = False
-    #: Its workers were told to stop: what they left is of no use.
+    #: Whether its workers were told to stop, so that their changes are undone.
     is_spent: bool = False
-    #: Where the copy is, or the model itself.
+    #: The folder of the copy, or the model itself.
     folder: Path | None = None
 
 
 class ModelDirs:
     """The folders of a node, by registration."""
 
-    def __init__(self, cache: ArchiveCache, copies: Copies, *, is_kept: bool) -> None:
+    def __init__(self, cache: ArchiveCache, copies: UnpackedCopies, *, is_kept: bool) -> None:
         self._cache = cache
         self._copies = copies
         self._is_kept = is_kept
         self._shared: dict[Key, _Shared] = {}
-        #: What is on its way, to be waited for at the end.
+        #: Tasks that provide or drop copies; `close` waits for them.
         self._openings: set[asyncio.Task[None]] = set()
         self._drops: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Remove what nodes that kept nothing, either, left behind when they were killed."""
+        """Remove the copies of killed nodes that kept none."""
         if not self._is_kept:
             await self._cache.in_thread(self._copies.drop_left)
 
-    def enter(self, start: m.StartWorker) -> "Use":
-        """Count a worker among those that share a folder."""
+    def share(self, start: m.StartWorker) -> "ModelDirUse":
+        """Count a worker among those that share the folder of its registration."""
         key = (start.model, start.version, start.registration, start.archive)
         if key not in self._shared:
             self._forget_older(key)
             self._shared[key] = _Shared()
         self._shared[key].users += 1
-        return Use(self, start, self._shared[key], key)
+        return ModelDirUse(self, start, self._shared[key], key)
 
     async def close(self) -> None:
-        """Let go of all that has no users any more, and finish what is being removed."""
+        """Release all folders without users, and wait until dropped ones are removed."""
         for key, shared in list(self._shared.items()):
             if shared.users == 0:
                 self._end(key, shared)
-        # What is still being unpacked goes, or is let go of, as soon as it is there.
+        # A copy that is still being unpacked is dropped or released as soon as it is complete.
         await asyncio.gather(*self._openings, return_exceptions=True)
         await asyncio.gather(*self._drops, return_exceptions=True)
 
     async def folder_of(self, key: Key, shared: _Shared, start: m.StartWorker) -> Path:
-        """Return the folder of one of those that share it; raises as ArchiveCache.provide does."""
+        """Return the folder, provided if need be; raises as ArchiveCache.provide does."""
         if shared.opening is None or (shared.opening.done() and (shared.folder is None or shared.is_free)):
             shared.opening = asyncio.create_task(self._open(key, shared, start))
             self._openings.add(shared.opening)
@@ -84,7 +85,7 @@ class ModelDirs:
         return shared.folder
 
     def leave(self, key: Key, shared: _Shared, *, was_stopped: bool, is_unregistered: bool) -> None:
-        """Count a worker out; see above for what becomes of the folder after the last."""
+        """Count a worker out; after the last one the folder is released or dropped."""
         shared.users -= 1
         if shared.users > 0:
             return
@@ -112,8 +113,8 @@ class ModelDirs:
         if shared.users == 0:  # all have gone meanwhile
             self._end(key, shared)
 
-    async def _as_made(self, copy: Copy, start: m.StartWorker) -> Copy:
-        """Return a copy as it was made; one that was changed, if another can't be had any more."""
+    async def _as_made(self, copy: UnpackedCopy, start: m.StartWorker) -> UnpackedCopy:
+        """Return a copy as the archive was made; the changed one if the archive can't be fetched any more."""
         is_restored = await self._cache.in_thread(copy.restore)
         if is_restored:
             return copy
@@ -125,7 +126,7 @@ class ModelDirs:
         await self._cache.in_thread(copy.drop)
         return made
 
-    async def _provide(self, start: m.StartWorker) -> Copy:
+    async def _provide(self, start: m.StartWorker) -> UnpackedCopy:
         return await self._cache.provide(start.archive, start.archive_bytes, start.url, start.archive_path)
 
     def _opened(self, task: asyncio.Task[None], archive: str) -> None:
@@ -134,7 +135,7 @@ class ModelDirs:
             logger.warning("archive.failed", extra={"archive": archive, "reason": str(failure)})
 
     def _forget_older(self, key: Key) -> None:
-        """Let go of what earlier registrations of the same version left when their workers died."""
+        """Release the folders that earlier registrations of the same version left when their workers died."""
         for other, shared in list(self._shared.items()):
             if other[:2] == key[:2] and shared.users == 0:
                 self._end(other, shared)
@@ -159,8 +160,8 @@ class ModelDirs:
             await self._cache.in_thread(shared.copy.drop)
 
 
-class Use:
-    """A worker's share in a folder, from the order to start it until its process is gone."""
+class ModelDirUse:
+    """A worker's use of its folder, from the order to start it until its process has ended."""
 
     def __init__(self, dirs: ModelDirs, start: m.StartWorker, shared: _Shared, key: Key) -> None:
         self._dirs = dirs
@@ -169,9 +170,9 @@ class Use:
         self._key = key
 
     async def folder(self) -> Path:
-        """Provide the folder, as it was made for the first."""
+        """Provide the folder, as the archive was made for the first worker."""
         return await self._dirs.folder_of(self._key, self._shared, self._start)
 
     def leave(self, *, was_stopped: bool, is_unregistered: bool) -> None:
-        """Have no share in it any more."""
+        """End the use of the folder."""
         self._dirs.leave(self._key, self._shared, was_stopped=was_stopped, is_unregistered=is_unregistered)

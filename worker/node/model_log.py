@@ -14,7 +14,7 @@ from torchrelay.shared.torchserve.torchserve_log import TorchServeFormatter
 class ModelLog:
     """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time.
 
-    What comes from stderr says so, and is a warning.
+    A line of stderr has `stderr` in its place, and is a warning.
     """
 
     def __init__(self, path: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
@@ -23,11 +23,11 @@ class ModelLog:
         self._file.setFormatter(TorchServeFormatter("worker"))
 
     def write(self, facts: Mapping[str, object]) -> None:
-        """Write what a record `worker.node.worker_output` says."""
+        """Write the lines of a record `worker.output`."""
         self._file.emit(logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO}))
 
     def wait_for_room(self) -> None:
-        """Wait until there is room for more lines, as long as the file takes any."""
+        """Wait until there is room for more lines, unless writing is stuck."""
         self._file.wait_for_room()
 
     def close(self) -> None:

@@ -20,30 +20,30 @@ from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.broker_socket import Link, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
-from torchrelay.worker.node.host_metrics import HostFigures
-from torchrelay.worker.node.worker_processes import Nursery
+from torchrelay.worker.node.host_metrics import HostMetricsReader
+from torchrelay.worker.node.worker_processes import WorkerProcesses
 
 logger = logging.getLogger(__name__)
 
-#: Resident sets are for people to read, and cost a system call each.
+#: The resident memory of workers is for people to read, and costs a system call each.
 MEMORY_INTERVAL_S = 2.0
-#: How often it is looked whether others have filled the disk that has what this node keeps unused.
+#: How often it is checked whether the disk of the cache has been filled by others.
 TIDY_INTERVAL_S = 60.0
-#: Ends of workers kept for a broker that is away; it learns what is still there from the next hello.
+#: Ends of workers kept while the broker is away; which workers live it learns from the next hello.
 UNSENT_LIMIT = 256
-#: A broker that hasn't answered after so long is worth a word, and again every so often.
-COMPLAINT_AFTER_S, COMPLAINT_INTERVAL_S = 5.0, 60.0
-FAREWELL_S = 0.5
+#: After how long without a welcome a warning is logged, and how often it is repeated.
+WARN_AFTER_S, WARN_INTERVAL_S = 5.0, 60.0
+CLOSE_LINGER_S = 0.5
 _ROOT = 0
 _AS_ROOT = "handlers are root, too: they can read and change every file and process of this host or container"
-#: How far the node's goodbye is ahead of its workers'.
-GOODBYE_LEAD_S = 0.1
+#: How long the node waits after its Bye before it stops its workers, which send their own.
+BYE_LEAD_S = 0.1
 #: The longest the loop waits while it stops, to see that all workers are gone.
 CLOSING_POLL_S = 0.02
 
 
-class Figures(Protocol):
-    """What measures a host."""
+class MetricsReader(Protocol):
+    """Measures a host; see `host_metrics`."""
 
     def read(self) -> m.NodeMeasured:
         """Measure now; may block."""
@@ -52,44 +52,46 @@ class Figures(Protocol):
 class Node:
     """A host's agent."""
 
-    def __init__(self, settings: NodeSettings, figures: Figures | None = None) -> None:
-        """Be a node that measures its host by `host_metrics`, unless the settings say that it doesn't."""
+    def __init__(self, settings: NodeSettings, metrics_reader: MetricsReader | None = None) -> None:
+        """Make a node; without a `metrics_reader` it measures by `host_metrics`, if the settings say so."""
         self._settings = settings
         variables = environment()
         self._devices = devices.offered(settings.devices, variables)
         self._loop = asyncio.get_running_loop()
         self._link = Link(settings.broker_address, "node")
         self._session = PeerSession(clock.monotonic())
-        self._nursery = Nursery(settings, variables, self._tell)
+        self._workers = WorkerProcesses(settings, variables, self._send_or_keep)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
         self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
-        self._figures = (figures or HostFigures(variables)) if settings.system_metrics else None
-        self._figures_at = 0.0
+        self._metrics_reader = (
+            (metrics_reader or HostMetricsReader(variables)) if settings.system_metrics else None
+        )
+        self._measure_at = 0.0
         self._is_measuring = False
-        #: When to say next that no broker has welcomed this node.
-        self._complain_at = clock.monotonic() + COMPLAINT_AFTER_S
+        #: When to warn next that no broker has welcomed this node.
+        self._warn_at = clock.monotonic() + WARN_AFTER_S
         #: Set when a signal or the broker ends this node; wakes the loop.
         self._stopping = asyncio.Event()
         self._exit_code = 0
 
     async def open(self) -> None:
-        """Clear up and start the launcher, before `run`. Raises OSError."""
-        await self._nursery.clear()
-        self._nursery.open()
+        """Remove leftovers and start the launcher, before `run`. Raises OSError."""
+        await self._workers.remove_leftovers()
+        self._workers.open()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
-        self._loop.add_reader(self._link.fd, self._take_in)
+        self._loop.add_reader(self._link.fd, self._receive_all)
         if os.geteuid() == _ROOT:
             logger.warning("node.runs_as_root", extra={"consequence": _AS_ROOT})
         logger.info(
             "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
         )
         while not self._stopping.is_set():
-            self._keep_in_touch()
+            self._send_what_is_due()
             await self._sleep(self._session.next_wake() - clock.monotonic())
         await self._close()
         return self._exit_code
@@ -105,28 +107,28 @@ class Node:
         """Stop in order; each step leaves less for the next one to lose."""
         # First, so that the broker sends our workers no more batches and starts none here.
         self._link.send(m.Bye("the node was told to stop"), self._session.epoch)
-        logger.info("node.stopping", extra={"workers": len(self._nursery.held())})
-        # A worker's own goodbye that overtook it would look like a worker that fails.
-        await asyncio.sleep(GOODBYE_LEAD_S)
-        # Workers finish their batch and say goodbye; a node that fell silent would be taken for lost.
-        self._nursery.stop_all("its node stops")
+        logger.info("node.stopping", extra={"workers": len(self._workers.held())})
+        # A worker's Bye that came before the node's would look like a worker that fails.
+        await asyncio.sleep(BYE_LEAD_S)
+        # Workers finish their batch and send Bye; a node without beats would be taken for lost.
+        self._workers.stop_all("its node stops")
         deadline = clock.monotonic() + self._settings.stop_grace_s
-        while not self._nursery.is_empty and clock.monotonic() < deadline:
-            self._keep_in_touch()
+        while not self._workers.is_empty and clock.monotonic() < deadline:
+            self._send_what_is_due()
             await asyncio.sleep(CLOSING_POLL_S)
-        await self._nursery.close()
-        # Last, since every step before had something to tell.
+        await self._workers.close()
+        # Last, since every step before sends messages.
         self._loop.remove_reader(self._link.fd)
-        self._link.close(FAREWELL_S)
+        self._link.close(CLOSE_LINGER_S)
 
-    def _keep_in_touch(self) -> None:
-        """Say hello or beat, if that is due."""
-        self._take_in()
+    def _send_what_is_due(self) -> None:
+        """Receive all messages; then send a hello or a beat, if one is due."""
+        self._receive_all()
         now = clock.monotonic()
         state = self._session.state
         due = self._session.due(now)
-        if state == "greeting" and now >= self._complain_at:
-            self._complain_at = now + COMPLAINT_INTERVAL_S
+        if state == "greeting" and now >= self._warn_at:
+            self._warn_at = now + WARN_INTERVAL_S
             logger.warning("broker.awaited", extra={"broker": self._settings.broker_address})
         if self._session.state == "away" != state:
             logger.warning("broker.away", extra={"broker": self._settings.broker_address})
@@ -136,33 +138,33 @@ class Node:
         elif due == "beat":
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_INTERVAL_S
-                self._nursery.measure_memory()
+                self._workers.measure_memory()
             if now >= self._tidy_at:
                 self._tidy_at = now + TIDY_INTERVAL_S
-                self._nursery.tidy()
-            self._send(m.NodeBeat(self._nursery.memory()), self._session.epoch)
+                self._workers.tidy()
+            self._send(m.NodeBeat(self._workers.memory()), self._session.epoch)
             self._measure_host(now)
 
     def _measure_host(self, now: float) -> None:
-        """Have the host measured, if that is due, by a thread: a GPU's driver may hang, the node must not."""
-        if self._figures is None or self._is_measuring or now < self._figures_at:
+        """Have the host measured, if that is due, by a thread: a GPU's driver may hang."""
+        if self._metrics_reader is None or self._is_measuring or now < self._measure_at:
             return
-        self._figures_at = now + self._settings.metric_time_interval_s
+        self._measure_at = now + self._settings.metric_time_interval_s
         self._is_measuring = True
-        threading.Thread(target=self._read_figures, args=(self._figures,), daemon=True).start()
+        threading.Thread(target=self._read_metrics, args=(self._metrics_reader,), daemon=True).start()
 
-    def _read_figures(self, figures: Figures) -> None:
+    def _read_metrics(self, metrics_reader: MetricsReader) -> None:
         measured: m.NodeMeasured | None = None
         try:
-            measured = figures.read()
+            measured = metrics_reader.read()
         finally:  # what can't be read now may be next time
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                self._loop.call_soon_threadsafe(self._tell_figures, measured)
+                self._loop.call_soon_threadsafe(self._send_metrics, measured)
 
-    def _tell_figures(self, measured: m.NodeMeasured | None) -> None:
+    def _send_metrics(self, measured: m.NodeMeasured | None) -> None:
         self._is_measuring = False
         if measured is not None:
-            self._tell(measured)
+            self._send_or_keep(measured)
 
     def _hello(self) -> m.HelloNode:
         return m.HelloNode(
@@ -170,28 +172,28 @@ class Node:
             name=self._settings.name,
             devices=self._devices,
             slots=self._settings.slots,
-            workers=self._nursery.held(),
+            workers=self._workers.held(),
             pid=os.getpid(),
         )
 
     def _send(self, message: m.Message, epoch: int) -> bool:
         # A send may take the fd's wake-up with it; what came meanwhile would lie there.
-        self._loop.call_soon(self._take_in)
+        self._loop.call_soon(self._receive_all)
         return self._link.send(message, epoch)
 
-    def _tell(self, message: m.Message) -> None:
-        """Tell the broker; while it is away, keep only what no later message would tell."""
+    def _send_or_keep(self, message: m.Message) -> None:
+        """Send a message; while the broker is away, keep ends of workers, which no later message repeats."""
         is_sent = self._session.state == "welcomed" and self._send(message, self._session.epoch)
         if not is_sent and isinstance(message, m.WorkerExited):
             self._unsent.append(message)
 
-    def _take_in(self) -> None:
+    def _receive_all(self) -> None:
         coming = iter(self._link.receive, None)
-        while fault := first_fault(coming, self._hear):
+        while fault := first_fault(coming, self._receive):
             (message, _, _), error = fault
             logger.error("message.fault", exc_info=error, extra={"content": quoted(message)})
 
-    def _hear(self, received: Received) -> None:
+    def _receive(self, received: Received) -> None:
         message, epoch, frames = received
         wanted = self._session.heard(message, epoch, clock.monotonic())
         if wanted is not None:
@@ -200,14 +202,14 @@ class Node:
     def _act(self, message: m.Message, frames: list[memoryview]) -> None:
         match message:
             case m.StartWorker():
-                self._nursery.start(message)
+                self._workers.start(message)
             case m.StopWorker(first, kill, reason, is_unregistered, also):
                 for worker_id in (first, *also):
-                    self._nursery.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
+                    self._workers.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
             case m.ArchiveChunk() if len(frames) == 1:
-                self._nursery.cache.arrived(message, frames[0])
+                self._workers.cache.arrived(message, frames[0])
             case m.ArchiveMissing(archive):
-                self._nursery.cache.missing(archive)
+                self._workers.cache.missing(archive)
             case m.Welcome():
                 self._welcomed(message)
             case m.Leave(reason):
@@ -220,11 +222,11 @@ class Node:
     def _welcomed(self, welcome: m.Welcome) -> None:
         if welcome.is_new:
             logger.info("broker.joined", extra={"epoch": self._session.epoch})
-            self._figures_at = 0.0  # a broker that doesn't know the host yet shall soon
+            self._measure_at = 0.0  # a broker that doesn't know the host yet shall soon
         self._measure_host(clock.monotonic())
-        self._nursery.cache.reconnected()
+        self._workers.cache.reconnected()
         for _ in range(len(self._unsent)):
-            self._tell(self._unsent.popleft())
+            self._send_or_keep(self._unsent.popleft())
 
 
 def run(settings: NodeSettings) -> int:

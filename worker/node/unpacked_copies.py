@@ -1,10 +1,10 @@
 """Unpacked copies of archives: each is one registration's on one node, and begins as the archive was made.
 
-`models/<sha256>.<random>/` is a copy: `model` in it is what handlers know as model_dir, `made.json` lists all
-that was unpacked, and whoever uses the copy holds `lock`. One that nobody uses any more may serve again if
-nothing in it was changed; what was added goes before. A change shows in a file's size, mode and times: its
-ctime can't be set, not even by root. Links between copies would save space, and let a handler that writes
-into a file change it for others.
+`models/<sha256>.<random>/` is a copy: `model` in it is the handlers' model_dir, `made.json` lists all that
+was unpacked, and the node that uses the copy holds a lock on `lock`. A copy that no node uses is used again
+if no file of it was changed; added files are removed before. A changed file has another size, mode or time:
+nobody can set its ctime, not even root. Copies share no files by links, with which a handler that writes into
+a file would change it for others.
 """
 
 import json
@@ -34,7 +34,7 @@ DROPPED = "dropped."
 Facts = tuple[int, int, int, int]
 
 
-class Copy:
+class UnpackedCopy:
     """A copy that this process uses."""
 
     def __init__(self, holder: Path, lock: IO[bytes]) -> None:
@@ -47,38 +47,38 @@ class Copy:
         return self._holder / FOLDER
 
     def release(self) -> None:
-        """Let others take it, or drop it; its time tells when."""
+        """Let other nodes use or drop the copy; the time of its folder becomes now."""
         with suppress(OSError):  # whatever has become of the disk meanwhile
             os.utime(self._holder)
         self._lock.close()
 
     def take_again(self) -> bool:
-        """Use it again as it was left; tell whether nobody took it meanwhile."""
+        """Lock the copy again as it was left; return whether no other node took it meanwhile."""
         if lock := _hold(self._holder):
             self._lock = lock
         return lock is not None
 
     def restore(self) -> bool:
-        """Make it what it was when it was made; tell whether that is so."""
+        """Undo what was added to the copy; return whether it is again as the archive was made."""
         return _restore(self._holder)
 
     def drop(self) -> None:
-        """Remove it for good."""
+        """Remove the copy from the disk."""
         drop(self._holder)
         self._lock.close()
 
 
-class Copies:
+class UnpackedCopies:
     """The copies below a cache's folder; all of it blocks."""
 
     def __init__(self, root: Path, reader: ArchiveReader, *, is_kept: bool) -> None:
-        """See to the copies below `root`; unless they are kept, each is made anew and goes with its use."""
+        """Use the copies below `root`; unless `is_kept`, each is made anew and removed after its use."""
         self._reader = reader
         self._models = root / "models"
         self._is_kept = is_kept
         private_files.make_folder(self._models)
 
-    def claim(self, name: str) -> Copy | None:
+    def claim(self, name: str) -> UnpackedCopy | None:
         """Take a copy of an archive that nobody uses, as it was made; None if there is none."""
         if not self._is_kept:
             return None
@@ -93,7 +93,7 @@ class Copies:
             lock.close()
         return None
 
-    def make(self, name: str, source: Path, called: str) -> Copy:
+    def make(self, name: str, source: Path, called: str) -> UnpackedCopy:
         """Unpack an archive. Raises as `ArchiveReader.extract` does; then nothing is left."""
         holder, lock = self._new_holder()
         is_whole = False
@@ -109,11 +109,11 @@ class Copies:
         return self._name(holder, lock, name)
 
     def bytes_of(self, source: Path) -> int:
-        """Tell how large a copy will be, as far as that can be told."""
+        """Return how many bytes a copy will have, as far as the archive tells."""
         return self._reader.unpacked_bytes(source)
 
     def drop_left(self) -> None:
-        """Remove what nodes that didn't keep their copies have left here when they were killed."""
+        """Remove the copies of killed nodes that kept none."""
         for holder in self._models.glob(f"*.{_OF_A_RUN}*"):
             if lock := _hold(holder):
                 drop(holder)
@@ -126,9 +126,9 @@ class Copies:
             if lock := _hold(holder):  # who tidies may have seen it without a lock
                 return holder, lock
 
-    def _name(self, holder: Path, lock: IO[bytes], name: str) -> Copy:
+    def _name(self, holder: Path, lock: IO[bytes], name: str) -> UnpackedCopy:
         run = "" if self._is_kept else _OF_A_RUN
-        return Copy(holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}"), lock)
+        return UnpackedCopy(holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}"), lock)
 
 
 def drop(path: Path) -> None:
@@ -138,18 +138,18 @@ def drop(path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Take what is below a folder of the cache out of sight at once; return what is left to be removed.
+    """Rename an entry of a folder of the cache at once, and return the new path, which is to be removed.
 
-    Nothing is made for it, since the disk may be full. Raises FileNotFoundError.
+    No folder is made for it, since the disk may be full. Raises FileNotFoundError.
     """
-    doomed = path.parent.parent / f"{DROPPED}{path.name}"
-    if doomed.exists():
-        remove(doomed)
-    return path.rename(doomed)
+    aside = path.parent.parent / f"{DROPPED}{path.name}"
+    if aside.exists():
+        remove(aside)
+    return path.rename(aside)
 
 
 def remove_dropped(root: Path) -> None:
-    """Remove what was dropped by somebody who died over it."""
+    """Remove what nodes have set aside that ended before they removed it."""
     for leftover in root.glob(f"{DROPPED}*"):
         remove(leftover)
 
@@ -191,7 +191,7 @@ def _modified_at(path: Path) -> float:
 
 
 def _restore(holder: Path) -> bool:
-    """Make a copy what it was when it was made; tell whether it is."""
+    """Undo what was added to a copy; return whether it is again as the archive was made."""
     folder = holder / FOLDER
     try:
         made = {name: tuple(facts) for name, facts in json.loads((holder / LISTING).read_text()).items()}

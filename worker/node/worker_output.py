@@ -1,4 +1,4 @@
-"""What a worker process writes: its output line by line, and its last words; reads pipes, never waits."""
+"""Reads what a worker process prints, line by line, and why it could not start; never waits for a pipe."""
 
 import contextlib
 import io
@@ -15,17 +15,17 @@ import msgspec
 
 from torchrelay.worker.launcher.launcher_protocol import LastWords
 
-#: How much of a worker's output goes with the report of its end.
+#: Last lines of a worker's output that go with the report of its end.
 LINES_KEPT = 50
 LINE_LIMIT_BYTES = 4096
-#: Read of one stream before the others have their turn: as many lines at most.
+#: Read from one stream before the next one is read; so many lines are passed on at once at most.
 READ_BYTES = 4096
 #: What a pipe holds at most.
 PIPE_BYTES = 64 * 1024
 
 Stream = Literal["stdout", "stderr"]
-#: What hears every line, as many together as were read together.
-Ear = Callable[[Stream, list[str]], None]
+#: Gets every line, as many in a call as were read together.
+LineReceiver = Callable[[Stream, list[str]], None]
 
 
 class _Pipe:
@@ -85,29 +85,29 @@ class Output:
     reader's thread; everything else here is for the event loop, and doesn't wait.
     """
 
-    def __init__(self, reader: "OutputReader", on_lines: Ear) -> None:
+    def __init__(self, reader: "OutputReader", on_lines: LineReceiver) -> None:
         self._reader = reader
         self._on_lines = on_lines
         self._last_lines: deque[bytes] = deque(maxlen=LINES_KEPT)
         self.stdout, self.stderr = _LinePipe(), _LinePipe()
         self._pipes: tuple[tuple[Stream, _LinePipe], ...] = ("stdout", self.stdout), ("stderr", self.stderr)
-        #: Held for as long as reading takes, never while lines are heard.
+        #: Held while a pipe is read, never while lines are passed on.
         self._lock = threading.Lock()
         self._is_closed = False
 
     def follow(self) -> None:
-        """Leave the pipes' other ends to the worker, and have read what comes from now on."""
+        """Close our copies of the worker's ends, and have the reader read the pipes from now on."""
         for stream, pipe in self._pipes:
             pipe.close_writer()
             self._reader.call(partial(self._reader.add, pipe.fd, partial(self._read, stream, pipe)))
 
     def close(self) -> tuple[str, ...]:
-        """Read what is left, and return the last lines; the reader hears of what was left, and closes."""
+        """Read what is left, and return the last lines; the reader passes those on and closes the pipes."""
         left: list[tuple[Stream, list[bytes]]] = []
         with self._lock:
             self._is_closed = True
             for stream, pipe in self._pipes:
-                # Once takes all that a pipe holds: a process that the worker left may print without end.
+                # One read takes all that a pipe holds; a process that the worker left may print without end.
                 lines = [*pipe.lines(pipe.read(PIPE_BYTES) or b""), *pipe.rest()]
                 self._last_lines.extend(lines)
                 left.append((stream, lines))
@@ -115,7 +115,7 @@ class Output:
         for stream, lines in left:
             for first in range(0, len(lines), READ_BYTES):
                 some = lines[first : first + READ_BYTES]
-                self._reader.call(partial(self._hear, stream, some))
+                self._reader.call(partial(self._pass_on, stream, some))
         return tuple(map(_text, self._last_lines))
 
     def _close_pipes(self) -> None:
@@ -130,22 +130,22 @@ class Output:
             self._last_lines.extend(lines)
         if data == b"":
             self._reader.remove(pipe.fd)
-        self._hear(stream, lines)
+        self._pass_on(stream, lines)
 
-    def _hear(self, stream: Stream, lines: list[bytes]) -> None:
+    def _pass_on(self, stream: Stream, lines: list[bytes]) -> None:
         if lines:
             self._reader.wait_for_room()
             self._on_lines(stream, list(map(_text, lines)))
 
 
 class OutputReader:
-    """Reads what all workers of a node print, in a thread: how much that is, is theirs to say.
+    """Reads what all workers of a node print, in a thread, since workers may print any amount.
 
-    Each has its turn, with a little at a time. What isn't read in time fills a pipe, and who prints waits.
+    The streams are read in turn, a little at a time. A worker whose pipe is full waits until it is read.
     """
 
     def __init__(self, wait_for_room: Callable[[], None] = lambda: None) -> None:
-        """Call `wait_for_room` before lines are heard: it may wait for whoever writes them down."""
+        """Call `wait_for_room` before lines are passed on: it may wait for the logs."""
         self.wait_for_room = wait_for_room
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -166,18 +166,18 @@ class OutputReader:
             self._wake_writer.send(b"x")
 
     def close(self, timeout_s: float) -> None:
-        """Have everything heard that was left, for so long, and end the thread."""
+        """Pass on all lines that were left, for `timeout_s` at most, and end the thread."""
         self.call(self._end)
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
             self._wake_writer.close()
 
     def add(self, fd: int, read: Callable[[], None]) -> None:
-        """Call `read` whenever there is something: for the thread to call."""
+        """Call `read` whenever the file can be read; only the thread may call this."""
         self._selector.register(fd, selectors.EVENT_READ, read)
 
     def remove(self, fd: int) -> bool:
-        """Watch a file no longer; return whether it was watched: for the thread to call."""
+        """Watch a file no longer; return whether it was watched. Only the thread may call this."""
         is_watched = fd in self._selector.get_map()
         if is_watched:
             self._selector.unregister(fd)
@@ -192,20 +192,20 @@ class OutputReader:
 
     def _answer_calls(self) -> None:
         self._wake_reader.recv(4096)
-        if self._calls:  # which wake once when they come, and once more where they have to wait
+        if self._calls:  # one wake per call, and one more for each that has to wait
             self._calls.popleft()()
         if self._calls:
-            self._wake()  # one a turn, so that the streams have theirs
+            self._wake()  # one call a turn, so that the streams are read in between
 
     def _end(self) -> None:
         self._is_closing = True
 
 
 class StatusPipe(_Pipe):
-    """Where a worker says why it could not load its model."""
+    """The pipe into which a worker writes why it could not load its model."""
 
     def last_words(self) -> LastWords | None:
-        """Read what the worker, which is gone, has said; close."""
+        """Read what the ended worker has written, and close."""
         # Where a worker has several processes, the first words are nearest to the cause.
         first, _, _ = (self.read(PIPE_BYTES) or b"").partition(b"\n")
         self.close()

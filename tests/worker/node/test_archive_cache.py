@@ -15,8 +15,8 @@ from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.node import archive_cache
 from torchrelay.worker.node.archive_cache import CHUNK_BYTES, CREDIT_CHUNKS, ArchiveCache, Download
-from torchrelay.worker.node.eviction import Disk, Shelf
-from torchrelay.worker.node.unpacked_copies import Copies
+from torchrelay.worker.node.eviction import Disk, Eviction
+from torchrelay.worker.node.unpacked_copies import UnpackedCopies
 
 
 def content_of(chunks: int) -> bytes:
@@ -79,9 +79,9 @@ class Broker:
     def __init__(self, folder: Path) -> None:
         self.asked: list[m.FetchArchive] = []
         self.disk = Disk(total=1 << 40, free=1 << 40)
-        shelf = Shelf(folder, 1 << 40, lambda _: self.disk)
-        copies = Copies(folder, READER, is_kept=True)
-        self.cache = ArchiveCache(folder, shelf, copies, self.asked.append, lambda *_: None)
+        eviction = Eviction(folder, 1 << 40, lambda _: self.disk)
+        copies = UnpackedCopies(folder, READER, is_kept=True)
+        self.cache = ArchiveCache(folder, eviction, copies, self.asked.append, lambda *_: None)
 
     def answer(self, content: bytes) -> None:
         for ask in self.asked:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchrelay.shared.locks import SharedLock, hold, try_lock
-from torchrelay.worker.node.eviction import Disk, Shelf, excess_bytes
+from torchrelay.worker.node.eviction import Disk, Eviction, excess_bytes
 from torchrelay.worker.node.unpacked_copies import LISTING, LOCK
 
 #: Uses a model until it is told to go on; prints a line once it does.
@@ -61,8 +61,8 @@ def kept(root: Path) -> set[str]:
 ROOMY = Disk(total=1 << 40, free=1 << 40)
 
 
-def shelf(root: Path, limit_bytes: int, disk: Disk = ROOMY) -> Shelf:
-    return Shelf(root, limit_bytes, lambda _: disk)
+def eviction(root: Path, limit_bytes: int, disk: Disk = ROOMY) -> Eviction:
+    return Eviction(root, limit_bytes, lambda _: disk)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_within_the_limit_everything_is_kept(tmp_path: Path) -> None:
     put_copy(tmp_path, "a", 100)
     put_archive(tmp_path, "b", 100)
     put_environment(tmp_path, "c", 100)
-    shelf(tmp_path, 300).tidy()
+    eviction(tmp_path, 300).tidy()
     assert kept(tmp_path) == {"a", "b", "c"}
 
 
@@ -101,14 +101,14 @@ def test_above_it_the_least_recently_used_goes_first_whatever_it_is(tmp_path: Pa
     put_copy(tmp_path, "old", 50, used_at=2000)
     put_archive(tmp_path, "older", 50, used_at=1500)
     put_environment(tmp_path, "newer", 100, used_at=3000)
-    shelf(tmp_path, 250).tidy()
+    eviction(tmp_path, 250).tidy()
     assert kept(tmp_path) == {"new", "newer", "old"}
 
 
 def test_an_archive_goes_before_the_copy_that_was_made_of_it(tmp_path: Path) -> None:
     put_archive(tmp_path, "a", 100, used_at=1)
     put_copy(tmp_path, "a", 100, used_at=2)
-    shelf(tmp_path, 150).tidy()
+    eviction(tmp_path, 150).tidy()
     assert not (tmp_path / "archives" / "a.mar").exists()
     assert (tmp_path / "models" / "a.copy").exists()
 
@@ -116,7 +116,7 @@ def test_an_archive_goes_before_the_copy_that_was_made_of_it(tmp_path: Path) -> 
 def test_what_nobody_has_ever_used_goes_before_all_else(tmp_path: Path) -> None:
     put_copy(tmp_path, "used", 100, used_at=1)
     put_archive(tmp_path, "never", 100)
-    shelf(tmp_path, 100).tidy()
+    eviction(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"used"}
 
 
@@ -127,25 +127,25 @@ def test_what_another_process_uses_is_kept_until_that_has_ended(tmp_path: Path) 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
         assert user.stdout is not None
         assert user.stdout.readline() == b"holds\n"
-        shelf(tmp_path, 1).tidy()
+        eviction(tmp_path, 1).tidy()
         assert kept(tmp_path) == {"a"}
-        assert not shelf(tmp_path, 1).empty()
+        assert not eviction(tmp_path, 1).empty()
         user.kill()
         user.wait(5)
-    shelf(tmp_path, 1).tidy()
+    eviction(tmp_path, 1).tidy()
     assert kept(tmp_path) == set()
 
 
 def test_what_several_use_is_kept_until_the_last_lets_go(tmp_path: Path) -> None:
     put_environment(tmp_path, "a", 50, used_at=1)
     put_copy(tmp_path, "b", 50)
-    used = shelf(tmp_path, 1)
+    used = eviction(tmp_path, 1)
     first, second = used.use_environment("a"), used.use_environment("a")
     first.release()
     used.tidy()
     assert kept(tmp_path) == {"a"}
     second.release()
-    shelf(tmp_path, 1).tidy()
+    eviction(tmp_path, 1).tidy()
     assert kept(tmp_path) == set()
 
 
@@ -155,9 +155,9 @@ def test_what_is_being_made_is_kept_and_a_copy_while_it_is_used(tmp_path: Path) 
     with try_lock(tmp_path / "archives" / "a.lock") as is_mine, try_lock(copy / LOCK) as is_used:
         assert is_mine
         assert is_used
-        shelf(tmp_path, 1).tidy()
+        eviction(tmp_path, 1).tidy()
         assert kept(tmp_path) == {"a", "b"}
-    shelf(tmp_path, 1).tidy()
+    eviction(tmp_path, 1).tidy()
     assert kept(tmp_path) == set()
 
 
@@ -169,7 +169,7 @@ def test_beginning_and_ceasing_to_use_something_make_it_recent(tmp_path: Path) -
     assert file.stat().st_mtime > 1000
     _used(file, 1)
     lock.release()
-    shelf(tmp_path, 100).tidy()
+    eviction(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"a"}
 
 
@@ -182,7 +182,7 @@ def test_what_is_on_its_way_and_what_a_death_left_behind_count_and_go(tmp_path: 
     os.utime(tmp_path / "models" / "making.c", (1, 1))
     (tmp_path / "dropped.x").mkdir()
     (tmp_path / "dropped.x" / "0").write_bytes(bytes(60))
-    shelf(tmp_path, 100).tidy()
+    eviction(tmp_path, 100).tidy()
     assert kept(tmp_path) == {"a"}
 
 
@@ -194,17 +194,17 @@ def test_what_an_earlier_version_unpacked_or_nobody_finished_goes_even_if_there_
         (tmp_path / "models" / name / "MAR-INF").mkdir(parents=True)
     put_archive(tmp_path, "b", 10)
     used_by_an_old_node = SharedLock(tmp_path / "archives" / "b.use")
-    shelf(tmp_path, 1000).tidy()
+    eviction(tmp_path, 1000).tidy()
     assert {entry.name for entry in (tmp_path / "models").iterdir()} == {"a.copy", "b"}
     used_by_an_old_node.release()
-    shelf(tmp_path, 1000).tidy()
+    eviction(tmp_path, 1000).tidy()
     assert {entry.name for entry in (tmp_path / "models").iterdir()} == {"a.copy"}
 
 
 def test_locks_of_what_is_gone_do_not_pile_up(tmp_path: Path) -> None:
     """Each build of a model has a name of its own."""
     put_archive(tmp_path, "kept", 100, used_at=1)
-    tidied = shelf(tmp_path, 1000)
+    tidied = eviction(tmp_path, 1000)
     for number in range(3):
         tidied.use_archive(f"build{number}").release()
     held = tidied.use_archive("being fetched")
@@ -239,7 +239,7 @@ def test_who_waits_for_a_lock_that_is_removed_holds_the_next(
 
 def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> None:
     put_archive(tmp_path, "a", 100, used_at=1)
-    tidied = shelf(tmp_path, 150)
+    tidied = eviction(tmp_path, 150)
     tidied.tidy()
     put_archive(tmp_path, "b", 100)
     tidied.use_archive("a").release()
@@ -254,7 +254,7 @@ def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> N
 def test_it_is_tidied_again_when_others_have_filled_the_disk(tmp_path: Path) -> None:
     put_archive(tmp_path, "a", 100, used_at=1)
     disk = ROOMY
-    tidied = Shelf(tmp_path, 150, lambda _: disk)
+    tidied = Eviction(tmp_path, 150, lambda _: disk)
     tidied.tidy()
     assert kept(tmp_path) == {"a"}
     disk = Disk(total=1000, free=99)
@@ -265,11 +265,11 @@ def test_it_is_tidied_again_when_others_have_filled_the_disk(tmp_path: Path) -> 
 def test_as_much_goes_as_what_comes_needs_and_no_more(tmp_path: Path) -> None:
     for number, name in enumerate("abc"):
         put_copy(tmp_path, name, 100, used_at=number)
-    assert shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(150)
+    assert eviction(tmp_path, 1000, Disk(total=1000, free=250)).make_room(150)
     assert kept(tmp_path) == {"a", "b", "c"}
-    assert shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(200)
+    assert eviction(tmp_path, 1000, Disk(total=1000, free=250)).make_room(200)
     assert kept(tmp_path) == {"b", "c"}
-    assert not shelf(tmp_path, 1000, Disk(total=1000, free=250)).make_room(251)
+    assert not eviction(tmp_path, 1000, Disk(total=1000, free=250)).make_room(251)
     assert kept(tmp_path) == set()
 
 
@@ -280,7 +280,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "cache"
     copy = put_copy(root, "a", 50, used_at=1)
     (copy / "model" / "link").symlink_to(outside)
-    shelf(root, 1).tidy()
+    eviction(root, 1).tidy()
     assert kept(root) == set()
     assert (outside / "precious").exists()
 
@@ -288,7 +288,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_folder_that_somebody_has_removed_ends_nothing_and_is_made_again(tmp_path: Path) -> None:
     root = tmp_path / "cache"
     put_archive(root, "a", 100)
-    tidied = Shelf(root, 1000)
+    tidied = Eviction(root, 1000)
     tidied.tidy()
     shutil.rmtree(root)
     tidied.tidy()

@@ -5,13 +5,13 @@ import math
 import pytest
 
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.node.host_metrics import Gpu, HostFigures, read_gpus
+from torchrelay.worker.node.host_metrics import Gpu, HostMetricsReader, read_gpus
 
 GPUS = [Gpu("GPU-aa", 3 << 20, 12 << 20, 50, 7), Gpu("GPU-bb", 6 << 20, 12 << 20, None)]
 
 
 def test_a_hosts_figures_have_torchserves_names_and_units_and_no_gpu_where_there_is_none() -> None:
-    points = HostFigures({}, list).read().points
+    points = HostMetricsReader({}, list).read().points
     assert {point.name: point.unit for point in points} == {
         "CPUUtilization": "Percent",
         "DiskAvailable": "Gigabytes",
@@ -38,15 +38,15 @@ def test_a_hosts_figures_have_torchserves_names_and_units_and_no_gpu_where_there
 def test_gpus_are_measured_by_torchs_numbers_and_one_that_cannot_tell_its_load_tells_its_memory(
     visible: dict[str, str], expected: dict[tuple[str, str], float]
 ) -> None:
-    points = HostFigures(visible, lambda: GPUS).read().points
+    points = HostMetricsReader(visible, lambda: GPUS).read().points
     found = {(point.name, dict(point.dimensions).get("DeviceId")): point.value for point in points}
     assert {key: value for key, value in found.items() if key[1] is not None} == expected
 
 
 def test_what_each_gpu_has_to_do_is_told_by_torchs_numbers() -> None:
-    figures = HostFigures({"CUDA_VISIBLE_DEVICES": "1,0"}, lambda: GPUS)
-    assert figures.read().gpus == (m.GpuUse(0, 6 << 20, None, None), m.GpuUse(1, 3 << 20, 50, 7))
-    assert HostFigures({}, list).read().gpus == ()
+    reader = HostMetricsReader({"CUDA_VISIBLE_DEVICES": "1,0"}, lambda: GPUS)
+    assert reader.read().gpus == (m.GpuUse(0, 6 << 20, None, None), m.GpuUse(1, 3 << 20, 50, 7))
+    assert HostMetricsReader({}, list).read().gpus == ()
 
 
 @pytest.mark.gpu

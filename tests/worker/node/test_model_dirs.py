@@ -14,9 +14,9 @@ from tests.worker.nodes import Fleet, Loaded, answers, copies, load, order, subm
 from torchrelay.shared.archives.model_archive import sha256_of
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.node.archive_cache import ArchiveCache
-from torchrelay.worker.node.eviction import Shelf
+from torchrelay.worker.node.eviction import Eviction
 from torchrelay.worker.node.model_dirs import ModelDirs
-from torchrelay.worker.node.unpacked_copies import Copies
+from torchrelay.worker.node.unpacked_copies import UnpackedCopies
 
 pytestmark = pytest.mark.integration
 
@@ -204,17 +204,17 @@ async def test_where_the_disk_fails_workers_that_come_back_find_what_the_last_on
     archive = write_archive(tmp_path / "made", {"h.py": ECHO})
     start = start_worker(archive=sha256_of(archive), archive_bytes=archive.stat().st_size)
     cached = tmp_path / "archives" / f"{start.archive}.mar"
-    made = Copies(tmp_path, READER, is_kept=True)
-    cache = ArchiveCache(tmp_path, Shelf(tmp_path, 1 << 40), made, lambda _: None, lambda *_: None)
+    made = UnpackedCopies(tmp_path, READER, is_kept=True)
+    cache = ArchiveCache(tmp_path, Eviction(tmp_path, 1 << 40), made, lambda _: None, lambda *_: None)
     archive.rename(cached)
     dirs = ModelDirs(cache, made, is_kept=True)
-    use = dirs.enter(start)
+    use = dirs.share(start)
     folder = await use.folder()
     (folder / "h.py").write_text("changed")
     use.leave(was_stopped=True, is_unregistered=False)
     cached.unlink()
     cached.mkdir()  # can't be read
-    use = dirs.enter(start)
+    use = dirs.share(start)
     assert await use.folder() == folder
     use.leave(was_stopped=True, is_unregistered=True)
     assert made.claim(start.archive) is None, "it was changed"

@@ -403,7 +403,7 @@ def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Flee
 
 
 class FailsAtFirst:
-    """Figures whose first reading raises."""
+    """MetricsReader whose first reading raises."""
 
     def __init__(self) -> None:
         self.readings = 0
@@ -417,21 +417,21 @@ class FailsAtFirst:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_node_that_once_could_not_measure_its_host_measures_again(fleet: Fleet) -> None:
-    broker, figures = fleet.broker, FailsAtFirst()
+    broker, metrics_reader = fleet.broker, FailsAtFirst()
     settings = NodeSettings(
         broker_address=broker.address,
         name="n",
         cache_dir=str(fleet.folder / "cache"),
         metric_time_interval_s=0.1,
     )
-    running = asyncio.create_task(Node(settings, figures).run())
+    running = asyncio.create_task(Node(settings, metrics_reader).run())
 
     def has_measured() -> bool:
         broker.pump()
         return bool(broker.all(m.NodeMeasured))
 
     await eventually_async(has_measured)
-    assert figures.readings >= 2
+    assert metrics_reader.readings >= 2
     [hello, *_] = [item.peer for item in broker.heard if isinstance(item.message, m.HelloNode)]
     broker.send(hello, m.Leave("the test is over"))
     assert await running == 1

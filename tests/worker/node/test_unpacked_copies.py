@@ -17,7 +17,7 @@ from tests.worker.models import ECHO, write_archive
 from torchrelay.shared import ids
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.worker.node import unpacked_copies
-from torchrelay.worker.node.unpacked_copies import Copies
+from torchrelay.worker.node.unpacked_copies import UnpackedCopies
 
 FILES = {"h.py": ECHO, "weights.bin": "w" * 5000, "lib/inner.py": "VALUE = 41"}
 
@@ -92,7 +92,7 @@ ADDITIONS: dict[str, Callable[[Path], object]] = {
 def test_what_is_done_to_a_copy_does_not_stay(
     tmp_path: Path, source: Path, change: Callable[[Path], object]
 ) -> None:
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     copy = made.make("a", source, "")
     before = content(copy.folder)
     change(copy.folder)
@@ -108,7 +108,7 @@ def test_what_is_done_to_a_copy_does_not_stay(
 def test_a_copy_that_was_only_added_to_need_not_be_unpacked_again(
     tmp_path: Path, source: Path, change: Callable[[Path], object]
 ) -> None:
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     copy = made.make("a", source, "")
     weights = (copy.folder / "weights.bin").stat()
     change(copy.folder)
@@ -119,16 +119,15 @@ def test_a_copy_that_was_only_added_to_need_not_be_unpacked_again(
 
 
 def test_a_copy_in_use_is_nobody_elses(tmp_path: Path, source: Path) -> None:
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     copy = made.make("a", source, "")
     assert made.claim("a") is None
     assert made.claim("b") is None
     copy.release()
-    claim = (
-        "import sys; from pathlib import Path; from torchrelay.worker.node.unpacked_copies import Copies; "
-    )
+    claim = "import sys; from pathlib import Path; "
+    claim += "from torchrelay.worker.node.unpacked_copies import UnpackedCopies; "
     claim += "from torchrelay.shared.archives.reader import ArchiveReader; "
-    claim += "print(Copies(Path(sys.argv[1]), ArchiveReader(), is_kept=True).claim('a').folder)"
+    claim += "print(UnpackedCopies(Path(sys.argv[1]), ArchiveReader(), is_kept=True).claim('a').folder)"
     command = [sys.executable, "-c", claim, str(tmp_path / "cache")]
     subprocess.run(command, check=True)
     assert made.claim("a") is not None  # a process that ends lets go
@@ -137,7 +136,7 @@ def test_a_copy_in_use_is_nobody_elses(tmp_path: Path, source: Path) -> None:
 def test_what_was_left_is_found_again_as_it_was_left_unless_somebody_took_it(
     tmp_path: Path, source: Path
 ) -> None:
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     copy = made.make("a", source, "")
     (copy.folder / "state").write_text("1")
     copy.release()
@@ -154,14 +153,14 @@ def test_what_can_not_be_unpacked_leaves_nothing(tmp_path: Path) -> None:
     broken = tmp_path / "broken.tar.gz"
     broken.write_bytes(b"PK and no more")
     with pytest.raises(StoreFailed):
-        Copies(tmp_path / "cache", READER, is_kept=True).make("a", broken, "")
+        UnpackedCopies(tmp_path / "cache", READER, is_kept=True).make("a", broken, "")
     assert not list((tmp_path / "cache" / "models").iterdir())
 
 
 def test_copies_that_are_not_kept_are_new_and_what_a_killed_node_left_of_them_goes(
     tmp_path: Path, source: Path
 ) -> None:
-    kept, passing = (Copies(tmp_path / "cache", READER, is_kept=is_kept) for is_kept in (True, False))
+    kept, passing = (UnpackedCopies(tmp_path / "cache", READER, is_kept=is_kept) for is_kept in (True, False))
     kept.make("a", source, "").release()
     assert passing.claim("a") is None
     left, used = passing.make("a", source, ""), passing.make("a", source, "")
@@ -173,7 +172,7 @@ def test_copies_that_are_not_kept_are_new_and_what_a_killed_node_left_of_them_go
 
 
 def test_names_that_are_no_text_are_listed_too(tmp_path: Path, source: Path) -> None:
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     copy = made.make("a", source, "")
     listed = json.loads((copy.folder.parent / unpacked_copies.LISTING).read_text())
     assert set(listed) == set(content(copy.folder))
@@ -187,7 +186,7 @@ def test_a_copy_whose_place_is_gone_is_let_go_of_all_the_same(
     tmp_path: Path, source: Path, *, is_file_there: bool
 ) -> None:
     models = tmp_path / "cache" / "models"
-    made = Copies(tmp_path / "cache", READER, is_kept=True)
+    made = UnpackedCopies(tmp_path / "cache", READER, is_kept=True)
     released, dropped = made.make("a", source, ""), made.make("b", source, "")
     shutil.rmtree(models)
     if is_file_there:
@@ -200,7 +199,7 @@ def test_a_copy_whose_place_is_gone_is_let_go_of_all_the_same(
 
 
 def test_a_copy_is_made_whatever_ids_other_threads_draw(tmp_path: Path, source: Path) -> None:
-    made, is_over = Copies(tmp_path / "cache", READER, is_kept=False), threading.Event()
+    made, is_over = UnpackedCopies(tmp_path / "cache", READER, is_kept=False), threading.Event()
 
     def draw() -> None:
         while not is_over.is_set():
@@ -246,7 +245,7 @@ def nest(folder: Path, depth: int) -> None:
 def test_folders_that_a_handler_has_nested_without_end_are_removed_and_hold_up_nobody(
     cache: Path, source: Path
 ) -> None:
-    made = Copies(cache, READER, is_kept=True)
+    made = UnpackedCopies(cache, READER, is_kept=True)
     copy = made.make("a", source, "")
     nest(copy.folder, ENDLESS)
     copy.release()
