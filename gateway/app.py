@@ -7,8 +7,8 @@ import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway.api import inference, management, metadata, metrics
-from torchrelay.gateway.api.bodies import GatewayRequest
-from torchrelay.gateway.api.every_api import App, Guard, bare_app
+from torchrelay.gateway.api.base_app import App, KeyCheck, bare_app
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http import addresses
 from torchrelay.gateway.http.browsers import BrowserCheck
 from torchrelay.gateway.http.exchange import AsgiApp
@@ -63,63 +63,63 @@ def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]
     return made
 
 
-def _guard(link: Link, config: GatewaySettings, elsewhere: KeyedApi) -> Guard | None:
-    return Guard(link, elsewhere) if config.token_authorization else None
+def _key_check(link: Link, config: GatewaySettings, default_api: KeyedApi) -> KeyCheck | None:
+    return KeyCheck(link, default_api) if config.token_authorization else None
 
 
 def inference_app(link: Link, config: GatewaySettings) -> App:
     """Make the inference API."""
-    app = bare_app(documents.inference(config), _guard(link, config, "inference"))
+    app = bare_app(documents.inference(config), _key_check(link, config, "inference"))
     add_inference(app, link, config)
     return app
 
 
 def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     """Add the routes of inference."""
-    predictions = inference.Predictions(link, config)
-    explanations = inference.Predictions(link, config, explain=True)
+    predictions = inference.PredictionsResource(link, config)
+    explanations = inference.PredictionsResource(link, config, explain=True)
     for prefix, resource in (("/predictions", predictions), ("/explanations", explanations)):
         app.add_route(prefix + "/{model}", resource)
         app.add_route(prefix + "/{model}/{version}", resource)
         app.add_route(prefix + "/{model}/{version}/{rest:path}", resource)
-    app.add_route("/ping", inference.Ping(link))
-    app.add_route("/ping/{rest:path}", inference.Ping(link))
-    app.add_route("/invocations", inference.Invocations(link, config))
-    app.add_route("/models/{model}/invoke", inference.QueriedPredictions(link, config))
-    app.add_route("/{model}/predict", inference.OldPredictions(link, config))
-    app.add_route("/{model}/{version}/predict", inference.OldPredictions(link, config))
-    app.add_route("/v1/models/{target}", inference.KserveV1(link, config))
-    app.add_route("/v2/models/{model}/infer", inference.KserveV2(link, config))
-    app.add_route("/v2/models/{model}/explain", inference.KserveV2(link, config, explain=True))
+    app.add_route("/ping", inference.PingResource(link))
+    app.add_route("/ping/{rest:path}", inference.PingResource(link))
+    app.add_route("/invocations", inference.InvocationsResource(link, config))
+    app.add_route("/models/{model}/invoke", inference.InvokeResource(link, config))
+    app.add_route("/{model}/predict", inference.OldPredictionsResource(link, config))
+    app.add_route("/{model}/{version}/predict", inference.OldPredictionsResource(link, config))
+    app.add_route("/v1/models/{target}", inference.KserveV1Resource(link, config))
+    app.add_route("/v2/models/{model}/infer", inference.KserveV2Resource(link, config))
+    app.add_route("/v2/models/{model}/explain", inference.KserveV2Resource(link, config, explain=True))
     app.add_sink(inference.refuse_workflow, _WORKFLOW)
     if config.open_inference_protocol:
-        app.add_route("/v2", metadata.Server())
-        app.add_route("/v2/health/live", metadata.Health(link), suffix="live")
-        app.add_route("/v2/health/ready", metadata.Health(link), suffix="ready")
-        app.add_route("/v2/models/{model}/versions/{rest:path}", metadata.Versions())
+        app.add_route("/v2", metadata.ServerMetadataResource())
+        app.add_route("/v2/health/live", metadata.HealthResource(link), suffix="live")
+        app.add_route("/v2/health/ready", metadata.HealthResource(link), suffix="ready")
+        app.add_route("/v2/models/{model}/versions/{rest:path}", metadata.ModelVersionsResource())
 
 
 def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
-    app = bare_app(documents.management(config), _guard(link, config, "management"))
+    app = bare_app(documents.management(config), _key_check(link, config, "management"))
     add_management(app, link, config)
-    app.add_route("/v1/models/{target}", management.Readiness(link))
+    app.add_route("/v1/models/{target}", management.ReadinessResource(link))
     return app
 
 
 def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     """Add the routes of management."""
-    app.add_route("/models", management.Models(link, config))
-    app.add_route("/models/{model}", management.Model(link, config))
-    app.add_route("/models/{model}/{version}", management.Model(link, config))
-    app.add_route("/models/{model}/{version}/set-default", management.DefaultVersion(link))
-    app.add_route("/workflows", management.Workflows(link))
-    app.add_route("/workflows/{workflow}", management.Workflow(link))
-    app.add_route("/fleet", management.Fleet(link, config.server_id))
-    app.add_route("/livez", management.Probes(link), suffix="live")
-    app.add_route("/readyz", management.Probes(link), suffix="ready")
+    app.add_route("/models", management.ModelsResource(link, config))
+    app.add_route("/models/{model}", management.ModelResource(link, config))
+    app.add_route("/models/{model}/{version}", management.ModelResource(link, config))
+    app.add_route("/models/{model}/{version}/set-default", management.DefaultVersionResource(link))
+    app.add_route("/workflows", management.WorkflowsResource(link))
+    app.add_route("/workflows/{workflow}", management.WorkflowResource(link))
+    app.add_route("/fleet", management.FleetResource(link, config.server_id))
+    app.add_route("/livez", management.ProbesResource(link), suffix="live")
+    app.add_route("/readyz", management.ProbesResource(link), suffix="ready")
     if config.token_authorization:
-        app.add_route("/token", management.Token(link))
+        app.add_route("/token", management.TokenResource(link))
 
 
 def metrics_app(link: Link, config: GatewaySettings) -> App:
@@ -131,27 +131,27 @@ def metrics_app(link: Link, config: GatewaySettings) -> App:
 
 def add_metrics(app: App, link: Link) -> None:
     """Add the route of metrics."""
-    app.add_route("/metrics", metrics.Metrics(link))
-    app.add_route("/metrics/{rest:path}", metrics.Metrics(link))
+    app.add_route("/metrics", metrics.MetricsResource(link))
+    app.add_route("/metrics/{rest:path}", metrics.MetricsResource(link))
 
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
     """Make one API of all: a path that both families have is told apart by its longest match."""
-    app = bare_app(documents.shared(config), _guard(link, config, "inference"))
+    app = bare_app(documents.shared(config), _key_check(link, config, "inference"))
     add_inference(app, link, config)
     add_management(app, link, config)
-    app.add_route("/v1/models/{target}", SharedKserveV1(link, config))
+    app.add_route("/v1/models/{target}", SharedKserveV1Resource(link, config))
     if config.enable_metrics_api:
         add_metrics(app, link)
     return app
 
 
-class SharedKserveV1(inference.KserveV1):
+class SharedKserveV1Resource(inference.KserveV1Resource):
     """`/v1/models/{target}` where both families are: without a verb it asks for readiness."""
 
     async def on_get(self, req: GatewayRequest, resp: Response, target: str) -> None:
         """Predict, explain, or tell whether the model is ready."""
         if inference.kserve_verb(target) is None:
-            await management.Readiness(self._link).on_get(req, resp, target)
+            await management.ReadinessResource(self._link).on_get(req, resp, target)
         else:
             await self.on_request(req, resp, target)

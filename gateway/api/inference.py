@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import bodies, presenting, streams
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api import request_inputs, responses, streams
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
@@ -29,7 +29,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-class Ping:
+class PingResource:
     """`/ping`: whether the fleet has what it should have, for load balancers."""
 
     opened_by: KeyedApi = "inference"
@@ -44,12 +44,12 @@ class Ping:
         except errors.BrokerUnreachable:
             healthy = False
         body = HealthBody(status="Healthy" if healthy else "Unhealthy")
-        presenting.answer(resp, body, 200 if healthy else 500)
+        responses.answer(resp, body, 200 if healthy else 500)
 
     on_options = on_request
 
 
-class _Model:
+class _ModelResource:
     """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
 
     opened_by: KeyedApi = "inference"
@@ -64,11 +64,11 @@ class _Model:
     ) -> None:
         """Answer with the model's own API description, if there is such a model."""
         await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
-        presenting.answer(resp, documents.of_model(model, self._config))
+        responses.answer(resp, documents.of_model(model, self._config))
 
-    async def _read(self, req: GatewayRequest) -> list[bodies.Input]:
+    async def _read(self, req: GatewayRequest) -> list[request_inputs.Input]:
         body = await req.read_body(self._config.max_request_size, self._link.reading)
-        return bodies.read_inputs(body, req.content_type or "")
+        return request_inputs.read_inputs(body, req.content_type or "")
 
     async def _predict(
         self,
@@ -76,7 +76,7 @@ class _Model:
         resp: Response,
         model: str,
         version: str | None,
-        inputs: Sequence[bodies.Input],
+        inputs: Sequence[request_inputs.Input],
         added: Headers = (),
     ) -> None:
         """Have a job done with the client's headers, `added` ones behind them so that they win."""
@@ -105,7 +105,7 @@ class _Model:
             streams.begin(req, resp, self._link, job, bytes(body))
 
 
-class Predictions(_Model):
+class PredictionsResource(_ModelResource):
     """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
 
     def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
@@ -121,18 +121,18 @@ class Predictions(_Model):
         await self._predict(req, resp, model, version, inputs, added)
 
 
-class QueriedPredictions(_Model):
+class InvokeResource(_ModelResource):
     """`/models/{model}/invoke`: query parameters are inputs too."""
 
     async def on_request(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
     ) -> None:
         """Predict; an input of the body replaces one of the query."""
-        inputs = bodies.merged(bodies.query_inputs(req.query_string), await self._read(req))
+        inputs = request_inputs.merged(request_inputs.query_inputs(req.query_string), await self._read(req))
         await self._predict(req, resp, model, version, inputs)
 
 
-class OldPredictions(QueriedPredictions):
+class OldPredictionsResource(InvokeResource):
     """`/{model}[/{version}]/predict`, unless it looks like a route with a name of its own."""
 
     _OTHERS = frozenset(("models", "invocations", "api-description"))
@@ -146,23 +146,23 @@ class OldPredictions(QueriedPredictions):
         await super().on_request(req, resp, model, version)
 
 
-class Invocations(_Model):
+class InvocationsResource(_ModelResource):
     """`/invocations`: the model is named by the input `model_name`."""
 
     async def on_request(self, req: GatewayRequest, resp: Response) -> None:
         """Predict; who names no model means the one of the start, if it was one."""
-        query = bodies.query_inputs(req.query_string)
+        query = request_inputs.query_inputs(req.query_string)
         # Asked for before the body is read: what waits in between would count as nobody's.
         named = await self._named(query)
-        inputs = bodies.merged(query, await self._read(req))
+        inputs = request_inputs.merged(query, await self._read(req))
         await self._predict(req, resp, named or _required(inputs), None, inputs)
 
     async def on_options(self, req: GatewayRequest, resp: Response) -> None:  # type: ignore[override]
         """Answer with the model's own API description. The model isn't in the path."""
-        query = bodies.query_inputs(req.query_string)
+        query = request_inputs.query_inputs(req.query_string)
         await super().on_options(req, resp, await self._named(query) or _required(query))
 
-    async def _named(self, query: list[bodies.Input]) -> str | None:
+    async def _named(self, query: list[request_inputs.Input]) -> str | None:
         """Return the model that the query names, or else the one of the start; None where it wasn't one."""
         asked = _value(query, "model_name")
         if asked:
@@ -177,7 +177,7 @@ class Invocations(_Model):
         return started.pop() if len(started) == 1 else None
 
 
-def _required(inputs: list[bodies.Input]) -> str:
+def _required(inputs: list[request_inputs.Input]) -> str:
     """Return the model that an input names. Raises BadRequest where there is none."""
     model = _value(inputs, "model_name")
     if model is None:
@@ -185,14 +185,16 @@ def _required(inputs: list[bodies.Input]) -> str:
     return model
 
 
-def _value(inputs: list[bodies.Input], wanted: str) -> str | None:
+def _value(inputs: list[request_inputs.Input], wanted: str) -> str | None:
     value = next((value for name, _, value in inputs if name == wanted), None)
-    if value is not None and len(value) > bodies.NAME_LIMIT_CHARACTERS:
-        raise errors.BadRequest(f"Parameter {wanted} has more than {bodies.NAME_LIMIT_CHARACTERS} bytes.")
+    if value is not None and len(value) > request_inputs.NAME_LIMIT_CHARACTERS:
+        raise errors.BadRequest(
+            f"Parameter {wanted} has more than {request_inputs.NAME_LIMIT_CHARACTERS} bytes."
+        )
     return None if value is None else str(value, "utf-8", "replace")
 
 
-class KserveV1(_Model):
+class KserveV1Resource(_ModelResource):
     """`/v1/models/{model}:predict` and `:explain`; the payload is the handler's to read."""
 
     async def on_request(self, req: GatewayRequest, resp: Response, target: str) -> None:
@@ -215,7 +217,7 @@ def kserve_verb(target: str) -> bool | None:
     return True if ":explain" in target else None
 
 
-class KserveV2(_Model):
+class KserveV2Resource(_ModelResource):
     """`/v2/models/{model}/infer` and `/explain`."""
 
     def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
@@ -247,7 +249,7 @@ def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
 
 def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
     """Answer with what a worker says went wrong, with the handler's status if that is one."""
-    presenting.answer_error(resp, error, status if status in _STATUSES else error.status)
+    responses.answer_error(resp, error, status if status in _STATUSES else error.status)
 
 
 def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> None:

@@ -6,8 +6,8 @@ import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway import auth
-from torchrelay.gateway.api import presenting
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.api.inference import client_head, pass_head
 from torchrelay.gateway.api.parameters import Parameters
 from torchrelay.gateway.http.standard_responses import JSON
@@ -25,7 +25,7 @@ _PROCESSING = "Processing worker updates..."
 REGISTRATION_LIMIT_BYTES = 64 * 1024
 
 
-class Managing:
+class ManagementResource:
     """Base of what is for those who manage: they have a key of their own."""
 
     opened_by: KeyedApi | None = "management"
@@ -34,7 +34,7 @@ class Managing:
         self._link = link
 
 
-class Undescribed(Managing):
+class UndescribedResource(ManagementResource):
     """Base of what has no description of its own."""
 
     async def on_options(self, _req: GatewayRequest, _resp: Response, **_: str) -> None:
@@ -42,7 +42,7 @@ class Undescribed(Managing):
         raise errors.MethodNotAllowed
 
 
-class Models(Undescribed):
+class ModelsResource(UndescribedResource):
     """`/models`: the list, and registration."""
 
     def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
@@ -54,7 +54,7 @@ class Models(Undescribed):
         query = Parameters.of_query(req.query_string)
         limit = query.number("limit", 100)
         ask = m.ListModels(0, limit if 0 <= limit <= 100 else 100, max(0, query.number("next_page_token", 0)))
-        presenting.answer(resp, presenting.model_list(await self._link.ask(ask, m.ModelsListed)))
+        responses.answer(resp, responses.model_list(await self._link.ask(ask, m.ModelsListed)))
 
     async def on_post(self, req: GatewayRequest, resp: Response) -> None:
         """Register an archive; parameters are the query's, or with a JSON body that body's alone."""
@@ -67,7 +67,7 @@ class Models(Undescribed):
         said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
         registered = await self._link.ask(_registration(said, auth.proof_of(req.auth)), m.ModelRegistered)
         if not registered.done:
-            presenting.answer_status(resp, _PROCESSING, 202)
+            responses.answer_status(resp, _PROCESSING, 202)
             return
         text = (
             f'Model "{registered.model}" Version: {registered.version} registered'
@@ -75,10 +75,10 @@ class Models(Undescribed):
         )
         if registered.workers == 0:
             text += ". Use scale workers API to add workers for the model."
-        presenting.answer_status(resp, text)
+        responses.answer_status(resp, text)
 
 
-class Model(Managing):
+class ModelResource(ManagementResource):
     """`/models/{model}[/{version}]`: describe, scale, unregister."""
 
     def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
@@ -93,12 +93,12 @@ class Model(Managing):
         described = await self._describe(model, None if every else version, every=every)
         if not every and Parameters.of_query(req.query_string).flag("customized", default=False):
             metadata = await self._ask_handler(req, resp, model, version)
-            entries = [presenting.description(described.versions[0], metadata)]
+            entries = [responses.description(described.versions[0], metadata)]
         else:
-            entries = [presenting.description(facts) for facts in described.versions]
+            entries = [responses.description(facts) for facts in described.versions]
         status = resp.status_code
         content_type = resp.content_type
-        presenting.answer(resp, entries, status)
+        responses.answer(resp, entries, status)
         resp.content_type = content_type or JSON
 
     async def on_put(
@@ -120,10 +120,10 @@ class Model(Managing):
         ask = m.ScaleWorkers(0, model, version, least, most, synchronous, drain_timeout_s, proof)
         scaled = await self._link.ask(ask, m.WorkersScaled)
         if not (synchronous and scaled.done):
-            presenting.answer_status(resp, _PROCESSING, 202)
+            responses.answer_status(resp, _PROCESSING, 202)
             return
         of_version = f", version: {version}" if version else ""
-        presenting.answer_status(resp, f"Workers scaled to {least} for model: {model}{of_version}")
+        responses.answer_status(resp, f"Workers scaled to {least} for model: {model}{of_version}")
 
     async def on_delete(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -133,14 +133,14 @@ class Model(Managing):
             raise errors.MethodNotAllowed
         ask = m.UnregisterModel(0, model, version, auth.proof_of(req.auth))
         gone = await self._link.ask(ask, m.ModelUnregistered)
-        presenting.answer_status(resp, f'Model "{gone.model}" unregistered')
+        responses.answer_status(resp, f'Model "{gone.model}" unregistered')
 
     async def on_options(
         self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
     ) -> None:
         """Answer with the model's own API description, if there is such a model."""
         await self._describe(model, version)
-        presenting.answer(resp, documents.management_of_model(model, self._config))
+        responses.answer(resp, documents.management_of_model(model, self._config))
 
     async def _describe(self, model: str, version: str | None, *, every: bool = False) -> m.ModelDescribed:
         return await self._link.ask(m.DescribeModel(0, model, version, every), m.ModelDescribed)
@@ -170,14 +170,14 @@ class Model(Managing):
         return msgspec.Raw(text.encode("utf-8", "replace"))
 
 
-class DefaultVersion(Undescribed):
+class DefaultVersionResource(UndescribedResource):
     """`/models/{model}/{version}/set-default`."""
 
     async def on_put(self, req: GatewayRequest, resp: Response, model: str, version: str) -> None:
         """Make the version the default one."""
         await self._link.ask(m.SetDefault(0, model, version, auth.proof_of(req.auth)), m.DefaultSet)
         text = f'Default version successfully updated for model "{model}" to "{version}"'
-        presenting.answer_status(resp, text)
+        responses.answer_status(resp, text)
 
     async def on_delete(self, _req: GatewayRequest, _resp: Response, model: str, version: str) -> None:
         """Refuse; an unknown model is told first, as TorchServe does, which would delete here."""
@@ -185,18 +185,18 @@ class DefaultVersion(Undescribed):
         raise errors.MethodNotAllowed
 
 
-class Readiness(Undescribed):
+class ReadinessResource(UndescribedResource):
     """`/v1/models/{model}`: KServe's question whether a model is ready."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
         """Answer; a model is ready once a worker can take a batch, not while it still loads."""
         model = target.partition(":")[0]
         described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
-        ready = any(presenting.is_ready(facts) for facts in described.versions)
-        presenting.answer(resp, api_bodies.ReadinessBody(name=model, ready=ready))
+        ready = any(responses.is_ready(facts) for facts in described.versions)
+        responses.answer(resp, api_bodies.ReadinessBody(name=model, ready=ready))
 
 
-class Token(Managing):
+class TokenResource(ManagementResource):
     """`/token`: any method makes a new key, which goes where keys are kept and not into the answer."""
 
     opened_by = "token"
@@ -214,19 +214,19 @@ class Token(Managing):
     on_options = on_request
 
 
-class Workflows(Undescribed):
+class WorkflowsResource(UndescribedResource):
     """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """List none."""
-        presenting.answer(resp, api_bodies.WorkflowsBody(workflows=()))
+        responses.answer(resp, api_bodies.WorkflowsBody(workflows=()))
 
     async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
         """Refuse, in TorchServe's words."""
         raise errors.BadRequest("Registering new workflows is disabled.")
 
 
-class Workflow(Undescribed):
+class WorkflowResource(UndescribedResource):
     """`/workflows/{workflow}`."""
 
     async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
@@ -236,7 +236,7 @@ class Workflow(Undescribed):
     on_delete = on_get
 
 
-class Fleet(Managing):
+class FleetResource(ManagementResource):
     """`/fleet`: all that `torchrelay status` shows."""
 
     def __init__(self, link: Link, server_id: str) -> None:
@@ -246,10 +246,10 @@ class Fleet(Managing):
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with nodes, models, workers, and why they are as they are."""
         read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
-        presenting.answer(resp, presenting.fleet(read, self._server_id))
+        responses.answer(resp, responses.fleet(read, self._server_id))
 
 
-class Probes(Managing):
+class ProbesResource(ManagementResource):
     """`/livez` and `/readyz`, of this process; probes carry no keys and are in nobody's figures."""
 
     opened_by = None
@@ -257,15 +257,15 @@ class Probes(Managing):
     async def on_get_live(self, req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""
         req.scope["is_uncounted"] = True
-        presenting.answer(resp, api_bodies.ProbeBody(status="live"))
+        responses.answer(resp, api_bodies.ProbeBody(status="live"))
 
     async def on_get_ready(self, req: GatewayRequest, resp: Response) -> None:
         """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         req.scope["is_uncounted"] = True
         if reason := await self._link.why_not_ready():
-            presenting.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
+            responses.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
         else:
-            presenting.answer(resp, api_bodies.ProbeBody(status="ready"))
+            responses.answer(resp, api_bodies.ProbeBody(status="ready"))
 
 
 def _registration(said: Parameters, proof: str) -> m.RegisterModel:

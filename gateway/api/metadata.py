@@ -7,14 +7,14 @@ from importlib.metadata import version
 
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import presenting
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.link import Link
 from torchrelay.shared import api_bodies
 from torchrelay.shared.wire.fields import KeyedApi
 
 
-class Server:
+class ServerMetadataResource:
     """`/v2`: what serves here."""
 
     opened_by: KeyedApi = "inference"
@@ -24,12 +24,12 @@ class Server:
         told = api_bodies.ProtocolServerBody(
             name="Torchserve", version=version("torchrelay"), extenstion=("kserve", "kubeflow")
         )
-        presenting.answer(resp, told)
+        responses.answer(resp, told)
 
     on_options = on_request
 
 
-class Health:
+class HealthResource:
     """`/v2/health/live` and `/v2/health/ready`."""
 
     opened_by: KeyedApi = "inference"
@@ -39,18 +39,18 @@ class Health:
 
     async def on_request_live(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer, which is all there is to tell."""
-        presenting.answer(resp, api_bodies.ProtocolLiveBody(live=True))
+        responses.answer(resp, api_bodies.ProtocolLiveBody(live=True))
 
     async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:
         """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         is_ready = not await self._link.why_not_ready()
-        presenting.answer(resp, api_bodies.ProtocolReadyBody(ready=is_ready), 200 if is_ready else 503)
+        responses.answer(resp, api_bodies.ProtocolReadyBody(ready=is_ready), 200 if is_ready else 503)
 
     on_options_live = on_request_live
     on_options_ready = on_request_ready
 
 
-class Versions:
+class ModelVersionsResource:
     """`/v2/models/{model}/versions/...`: the protocol has versions, TorchServe's side of it hasn't."""
 
     opened_by: KeyedApi = "inference"
@@ -58,6 +58,6 @@ class Versions:
     async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
         """Refuse, in TorchServe's words."""
         refusal = api_bodies.ProtocolRefusalBody(error="Model versioning is not yet supported.")
-        presenting.answer(resp, refusal, 501)
+        responses.answer(resp, refusal, 501)
 
     on_options = on_request

@@ -2,14 +2,14 @@
 
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import presenting
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api import prometheus_text
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.api.parameters import query_pairs
 from torchrelay.gateway.link import Link
 from torchrelay.shared.wire import messages as m
 
 
-class Metrics:
+class MetricsResource:
     """`/metrics`: the whole fleet's figures, which the broker keeps; TorchServe asks for no key here."""
 
     opened_by = None
@@ -22,6 +22,6 @@ class Metrics:
         names = frozenset(value for name, value in query_pairs(req.query_string) if name == "name[]")
         read = await self._link.ask(m.ReadMetrics(0), m.MetricsRead)
         resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
-        resp.data = presenting.exposition(read.families, names)
+        resp.data = prometheus_text.render(read.families, names)
 
     on_options = on_request

@@ -8,7 +8,7 @@ import logging
 
 from falcon.asgi import Response
 
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.exchange import CutShort
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.session import Answer
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def begin(req: GatewayRequest, resp: Response, link: Link, job: Waiter[Answer], first: bytes) -> None:
     """Answer with parts, the first of which has come; its status and headers are set."""
-    parts = Parts(link, job, first, req.scope["request_id"])
+    parts = StreamedResponse(link, job, first, req.scope["request_id"])
     resp.data = None
     resp.stream = parts
     # TorchServe's own mark, which it lets out.
@@ -29,7 +29,7 @@ def begin(req: GatewayRequest, resp: Response, link: Link, job: Waiter[Answer], 
         link.forget(job)
 
 
-class Parts:
+class StreamedResponse:
     """The parts of one answer, as falcon streams them: one by one, and closed at the end."""
 
     def __init__(self, link: Link, job: Waiter[Answer], first: bytes, request_id: str) -> None:
@@ -39,7 +39,7 @@ class Parts:
         self._is_over = False
         self._request_id = request_id
 
-    def __aiter__(self) -> "Parts":
+    def __aiter__(self) -> "StreamedResponse":
         return self
 
     async def __anext__(self) -> bytes:

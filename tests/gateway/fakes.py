@@ -7,7 +7,7 @@ from typing import Any
 import falcon.inspect
 import falcon.testing
 
-from torchrelay.gateway.api.every_api import App
+from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.app import create_app
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.listener_app import Edge

@@ -12,7 +12,7 @@ import pytest
 from tests.gateway.facts import facts, key
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, FakeLink, Gateway, templates
 from torchrelay.gateway import auth
-from torchrelay.gateway.api.every_api import App
+from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.link import HELD_BACK_LIMIT, Reading
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings

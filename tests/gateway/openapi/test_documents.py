@@ -11,8 +11,8 @@ from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from tests.gateway.facts import GPU_WORKER, WORKER, facts
 from tests.gateway.fakes import templates
-from torchrelay.gateway.api import presenting
-from torchrelay.gateway.api.every_api import App
+from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.app import inference_app, management_app, metrics_app, shared_app
 from torchrelay.gateway.http.standard_responses import pretty
 from torchrelay.gateway.link import Link
@@ -183,8 +183,8 @@ def test_what_is_shown_of_fleet_and_models_is_what_the_schemas_say(name: str) ->
     node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100)
     version = facts(WORKER, GPU_WORKER)
     shown = {
-        "Fleet": presenting.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",))),
-        "Version": presenting.description(version),
+        "Fleet": responses.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",))),
+        "Version": responses.description(version),
     }
     schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas.COMPONENTS}}
     OAS30Validator(schema).validate(json.loads(pretty(shown[name])))

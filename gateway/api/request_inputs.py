@@ -1,4 +1,4 @@
-"""Request bodies into the named inputs of a handler; pure but for `GatewayRequest`, which reads them.
+"""Request bodies and queries into the named inputs of a handler. Pure.
 
 Shapes are TorchServe's: form fields and multipart parts by name, anything else as `body`; of a name
 that comes twice the last survives. A body comes from outside: what is broken is refused in words.
@@ -6,24 +6,15 @@ that comes twice the last survives. A body comes from outside: what is broken is
 
 import re
 from binascii import a2b_qp
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
 
-import falcon
-import falcon.asgi
-
+from torchrelay.gateway.api.gateway_request import COPIED_LIMIT_BYTES, Body
 from torchrelay.gateway.api.parameters import query_pairs
-from torchrelay.gateway.http.exchange import ClientLeft
 from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 
-Body = bytes | bytearray
 #: (name, content type or "", value), as `codec.pack_request` takes them.
 Input = tuple[str, str, codec.Payload]
 
-#: A part of a body up to this is copied out of it; above it, it is a view of it.
-COPIED_LIMIT_BYTES = 64 * 1024
 #: What stands before the value in a part of a multipart body, as much as in a request's head; and in all of
 #: its parts together, each of which needs a hundred bytes or two.
 PART_HEAD_LIMIT_BYTES = 8 * 1024
@@ -40,106 +31,6 @@ _PRINTABLE = bytes.maketrans(b"+%", b" =")
 #: A parameter of a header: its name, and what it is, in quotes or without. Possessive, since what stands
 #: here is anybody's: each character is looked at once.
 _PARAMETER = re.compile(r';\s*+([^=;\s"]*+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^;]*+))', re.DOTALL)
-
-
-class Reading(Protocol):
-    """What counts the pieces of a body; see `link.Reading`."""
-
-    def take(self, size: int) -> bool:
-        """Count a piece, or return False where it has to wait."""
-
-    async def wait_and_take(self, size: int) -> None:
-        """Count a piece once there is room for it."""
-
-
-#: Takes the limit of a body, and its length where that is known.
-OpenReading = Callable[[int, int | None], AbstractContextManager[Reading]]
-
-
-class GatewayRequest(falcon.asgi.Request):
-    """A request that bounds its body."""
-
-    #: Whether its body had to find room before it was whole.
-    was_read_in_pieces = False
-
-    def __init__(
-        self,
-        scope: dict[str, Any],  # falcon's signature
-        receive: Any,
-        first_event: Any = None,
-        options: falcon.RequestOptions | None = None,
-    ) -> None:
-        """Take a request in.
-
-        PERF: from our own protocol, without a query and with no header twice, as most are, not by way of
-        the base: that takes 10,600 instructions, mostly for what nobody here asks for.
-        """
-        headers = scope.get("headers_by_name")
-        if headers is None or scope["query_string"] or len(headers) < len(scope["headers"]):
-            super().__init__(scope, receive, first_event, options)
-            return
-        self.scope = scope
-        self.is_websocket = False
-        self.options = options or falcon.RequestOptions()
-        self.method = scope["method"]
-        self.path = scope["path"] or "/"
-        self.query_string = ""
-        self.uri_template = None
-        self._params = {}
-        self._asgi_headers = headers
-        self._receive = receive
-        self._first_event = first_event
-        content_type = headers.get(b"content-type")
-        self.content_type = None if content_type is None else content_type.decode("latin-1")
-
-    def text_of(self, header: bytes) -> str:
-        """Return a header by its name in small letters; "" where there is none."""
-        value = self._asgi_headers.get(header)
-        return "" if value is None else value.decode("latin-1")
-
-    def has(self, header: bytes) -> bool:
-        """Tell whether a header is there, by its name in small letters."""
-        return header in self._asgi_headers
-
-    async def read_body(self, limit: int, reading: OpenReading) -> Body:
-        """Read the body, at most `limit` bytes of it.
-
-        `reading` is entered where more than a first piece comes. Raises RequestTooLarge, at once where a
-        Content-Length says so, and ServiceUnavailable where there is no room for it.
-        """
-        event = self._first_event or {}
-        body: Body = event.get("body", b"")
-        if not event.get("more_body"):
-            if len(body) > limit:
-                raise _too_large(limit)
-            return body
-        length = self.content_length
-        if length is not None and length > limit:
-            raise _too_large(limit)
-        self.was_read_in_pieces = True
-        with reading(limit, length) as counted:
-            return await self._read_on(body, limit, counted)
-
-    async def _read_on(self, piece: Body, limit: int, counted: Reading) -> Body:
-        # Grows where it is, so that hardly more is held than what has come.
-        body, more = bytearray(), True
-        while True:
-            if len(body) + len(piece) > limit:
-                raise _too_large(limit)
-            if not counted.take(len(piece)):
-                await counted.wait_and_take(len(piece))
-            body += piece
-            if not more:
-                return body if len(body) > COPIED_LIMIT_BYTES else bytes(body)
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise ClientLeft
-            piece = event.get("body", b"")
-            more = event.get("more_body", False)
-
-
-def _too_large(limit: int) -> errors.RequestTooLarge:
-    return errors.RequestTooLarge(f"The body is larger than max_request_size allows ({limit} bytes).")
 
 
 def read_inputs(body: Body, content_type: str) -> list[Input]:

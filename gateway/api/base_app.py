@@ -10,8 +10,8 @@ from falcon.asgi import Response
 from falcon.routing import CompiledRouter
 
 from torchrelay.gateway import auth
-from torchrelay.gateway.api import presenting
-from torchrelay.gateway.api.bodies import GatewayRequest
+from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.exchange import ClientLeft
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
@@ -27,33 +27,33 @@ PATHS_REMEMBERED = 1024
 App = falcon.asgi.App[GatewayRequest, Response]
 
 
-def bare_app(description: documents.Document, guard: "Guard | None" = None) -> App:
-    """Make an API without routes of its own: its description, its errors, and who guards it."""
-    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(guard))
+def bare_app(description: documents.Document, key_check: "KeyCheck | None" = None) -> App:
+    """Make an API without routes of its own: its description, its errors, and the check of keys."""
+    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(key_check))
     # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(errors.RelayError, answer_relay_error)
     app.add_error_handler(ClientLeft, end_quietly)
-    if guard is not None:
-        app.add_error_handler(errors.TooManyWrongKeys, guard.answer_guess)
+    if key_check is not None:
+        app.add_error_handler(errors.TooManyWrongKeys, key_check.answer_guess)
     app.add_error_handler(Exception, answer_bug)
-    app.add_route("/", Root(description))
-    app.add_route("/api-description", Description(description))
+    app.add_route("/", RootResource(description))
+    app.add_route("/api-description", DescriptionResource(description))
     return app
 
 
-class Guard:
+class KeyCheck:
     """Lets pass who has the key. Every resource says by `opened_by` whose key that is, None for anybody."""
 
-    def __init__(self, link: Link, elsewhere: KeyedApi) -> None:
+    def __init__(self, link: Link, default_api: KeyedApi) -> None:
         """Guard an API; `elsewhere` is the key for paths that nothing is at."""
         self._link = link
-        self._elsewhere = elsewhere
+        self._default_api = default_api
 
     def check(self, req: GatewayRequest, resource: Any) -> None:  # Any: as falcon hands it
         """Raise what `Link.authorise` raises, for a path whose resource is this (None: no resource)."""
-        api: KeyedApi | None = self._elsewhere if resource is None else resource.opened_by
+        api: KeyedApi | None = self._default_api if resource is None else resource.opened_by
         if api is not None:
             client = req.scope.get("client")
             self._link.authorise(api, req.auth, client[0] if client else "")
@@ -63,7 +63,7 @@ class Guard:
     ) -> None:
         """Answer who guesses keys, not at once."""
         await self._link.hold_back()
-        presenting.answer_error(resp, error, error.status)
+        responses.answer_error(resp, error, error.status)
         resp.set_header("retry-after", str(int(auth.WRONG_KEYS_WINDOW_S)))
 
 
@@ -76,21 +76,21 @@ class Router(CompiledRouter):
 
     _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
-    def __init__(self, guard: Guard | None) -> None:
+    def __init__(self, key_check: KeyCheck | None) -> None:
         super().__init__()
         self.options.default_to_on_request = True
-        self._guard = guard
+        self._key_check = key_check
         #: What falcon found at paths, by path.
         self._found: dict[str, Any] = {}  # Any: falcon's own
 
     def find(self, uri: str, req: Any = None) -> Any:  # as in falcon's own signature
-        """Find the route of a decoded path. Raises what the guard raises, and BadRequest."""
+        """Find the route of a decoded path. Raises what the check of keys raises, and BadRequest."""
         found = self._found.get(uri)
         is_broken = found is None and "%" in uri and self._BAD_ESCAPE.search(req.scope.get("raw_path", b""))
         if found is None and not is_broken:
             found = self._look_up(uri, req)
-        if self._guard is not None:
-            self._guard.check(req, None if found is None else found[0])
+        if self._key_check is not None:
+            self._key_check.check(req, None if found is None else found[0])
         if is_broken:
             raise errors.BadRequest("The path has a percent sign that is no escape.")
         return found
@@ -108,7 +108,7 @@ class Router(CompiledRouter):
         return found
 
 
-class Description:
+class DescriptionResource:
     """`/api-description`: any method gets the port's OpenAPI document."""
 
     opened_by = None
@@ -118,12 +118,12 @@ class Description:
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with the document."""
-        presenting.answer(resp, self._description)
+        responses.answer(resp, self._description)
 
     on_options = on_request
 
 
-class Root:
+class RootResource:
     """`/`: OPTIONS gets the port's OpenAPI document."""
 
     opened_by = None
@@ -133,7 +133,7 @@ class Root:
 
     async def on_options(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with the document."""
-        presenting.answer(resp, self._description)
+        responses.answer(resp, self._description)
 
 
 async def answer_relay_error(
@@ -148,7 +148,7 @@ async def answer_relay_error(
             # connection can't be used again.
             resp.set_header("connection", "close")
         return
-    presenting.answer_error(resp, error, error.status)
+    responses.answer_error(resp, error, error.status)
 
 
 async def answer_http_error(
@@ -164,7 +164,7 @@ async def answer_http_error(
             ours = errors.MethodNotAllowed()
         case _:
             ours = errors.BadRequest(error.description or error.title)
-    presenting.answer_error(resp, ours, ours.status)
+    responses.answer_error(resp, ours, ours.status)
 
 
 async def end_quietly(_req: GatewayRequest, resp: Response, _error: ClientLeft, _params: object) -> None:
@@ -179,4 +179,4 @@ async def answer_bug(req: GatewayRequest, resp: Response, error: Exception, _par
     ours = errors.InternalError(
         "Internal server error.", f"{type(error).__name__}; the gateway's log has more"
     )
-    presenting.answer_error(resp, ours, ours.status)
+    responses.answer_error(resp, ours, ours.status)

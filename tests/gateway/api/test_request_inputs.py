@@ -1,21 +1,16 @@
 """Bodies into inputs: every shape that clients send, and those that attackers send."""
 
-import asyncio
 import time
-from collections.abc import Iterable
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.gateway.fakes import FakeLink
-from tests.gateway.loops import on_a_loop, turns
-from torchrelay.gateway.api import bodies
-from torchrelay.gateway.in_flight_room import WAIT_LIMIT_S
-from torchrelay.shared import clock, errors
-from torchrelay.shared.settings import GatewaySettings
+from torchrelay.gateway.api import request_inputs
+from torchrelay.gateway.api.gateway_request import COPIED_LIMIT_BYTES
+from torchrelay.gateway.api.request_inputs import Input
+from torchrelay.shared import errors
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=edge"
@@ -44,17 +39,15 @@ def part(disposition: str, value: bytes, content_type: str = "") -> bytes:
         (b"\x89PNG\r\n%zz\xff", [("body", "", b"\x89PNG\r\n%zz\xff")]),
     ],
 )
-def test_form_fields_by_name_and_a_body_without_any_as_it_is(
-    body: bytes, expected: list[bodies.Input]
-) -> None:
-    assert bodies.read_inputs(body, FORM) == expected
-    assert bodies.read_inputs(body, FORM + "; charset=utf-8") == expected
+def test_form_fields_by_name_and_a_body_without_any_as_it_is(body: bytes, expected: list[Input]) -> None:
+    assert request_inputs.read_inputs(body, FORM) == expected
+    assert request_inputs.read_inputs(body, FORM + "; charset=utf-8") == expected
 
 
 @pytest.mark.parametrize("body", [b"a=%zz", b"a=%2", b"a=%", b"%z=1&b=2"])
 def test_a_form_with_a_broken_escape_is_refused(body: bytes) -> None:
     with pytest.raises(errors.BadRequest):
-        bodies.read_inputs(body, FORM)
+        request_inputs.read_inputs(body, FORM)
 
 
 def test_multipart_files_keep_their_type_and_fields_have_none() -> None:
@@ -65,7 +58,7 @@ def test_multipart_files_keep_their_type_and_fields_have_none() -> None:
         part('name="untyped"; filename="x"', b"\x00\xff"),
         part('name="empty"; filename="e"', b"", "text/plain"),
     )
-    assert bodies.read_inputs(body, MULTIPART) == [
+    assert request_inputs.read_inputs(body, MULTIPART) == [
         ("first", "", b"one"),
         ("typed", "", b"{}"),
         ("file", "application/json", b"{}"),
@@ -76,17 +69,17 @@ def test_multipart_files_keep_their_type_and_fields_have_none() -> None:
 
 def test_of_parts_with_the_same_name_the_last_survives() -> None:
     body = parts(part('name="data"; filename="1"', b"first", "text/plain"), part('name="data"', b"second"))
-    assert bodies.read_inputs(body, MULTIPART) == [("data", "", b"second")]
+    assert request_inputs.read_inputs(body, MULTIPART) == [("data", "", b"second")]
 
 
 def test_a_value_may_hold_line_ends_and_dashes() -> None:
     value = b"\r\n--edg\r\n\r\n--"
-    assert bodies.read_inputs(parts(part('name="a"', value)), MULTIPART) == [("a", "", value)]
+    assert request_inputs.read_inputs(parts(part('name="a"', value)), MULTIPART) == [("a", "", value)]
 
 
 def test_names_are_utf_8_and_may_be_quoted_with_escapes() -> None:
     body = parts(part('name="écho \\"x\\""', b"1"))
-    assert bodies.read_inputs(body, MULTIPART) == [('écho "x"', "", b"1")]
+    assert request_inputs.read_inputs(body, MULTIPART) == [('écho "x"', "", b"1")]
 
 
 @pytest.mark.parametrize(
@@ -102,8 +95,8 @@ def test_names_are_utf_8_and_may_be_quoted_with_escapes() -> None:
         (b"x", "", [("body", "", b"x")]),
     ],
 )
-def test_multipart_without_parts(body: bytes, content_type: str, expected: list[bodies.Input]) -> None:
-    assert bodies.read_inputs(body, content_type) == expected
+def test_multipart_without_parts(body: bytes, content_type: str, expected: list[Input]) -> None:
+    assert request_inputs.read_inputs(body, content_type) == expected
 
 
 @pytest.mark.parametrize(
@@ -114,14 +107,14 @@ def test_multipart_without_parts(body: bytes, content_type: str, expected: list[
         parts(b"Content-Disposition: form-data"),
         parts(part('filename="nameless"', b"1")),
         parts(part('name=""', b"1")),
-        parts(*[part(f'name="{number}"', b"") for number in range(bodies.INPUTS_LIMIT + 1)]),
+        parts(*[part(f'name="{number}"', b"") for number in range(request_inputs.INPUTS_LIMIT + 1)]),
         b"--edgeling\r\n" + part('name="a"', b"1") + b"\r\n--edge--",
     ],
     ids=["no end", "no headers", "no blank line", "no name", "empty name", "too many", "longer boundary"],
 )
 def test_broken_multipart_is_refused_in_words(body: bytes) -> None:
     with pytest.raises(errors.BadRequest):
-        bodies.read_inputs(body, MULTIPART)
+        request_inputs.read_inputs(body, MULTIPART)
 
 
 @given(
@@ -130,14 +123,14 @@ def test_broken_multipart_is_refused_in_words(body: bytes) -> None:
 def test_escapes_are_those_of_forms_whatever_stands_beside_them(pieces: list[bytes]) -> None:
     escaped = b"".join(pieces)
     for body in (b"a=" + escaped, bytearray(b"a=" + escaped)):
-        assert bodies.read_inputs(body, FORM) == [("a", "", unquote_to_bytes(escaped))]
+        assert request_inputs.read_inputs(body, FORM) == [("a", "", unquote_to_bytes(escaped))]
 
 
 def test_a_form_that_came_in_pieces_may_have_escapes() -> None:
-    body = bytearray(b"a=%41&%42=" + b"+%43" * bodies.COPIED_LIMIT_BYTES)
-    assert bodies.read_inputs(body, FORM) == [
+    body = bytearray(b"a=%41&%42=" + b"+%43" * COPIED_LIMIT_BYTES)
+    assert request_inputs.read_inputs(body, FORM) == [
         ("a", "", b"A"),
-        ("B", "", b" C" * bodies.COPIED_LIMIT_BYTES),
+        ("B", "", b" C" * COPIED_LIMIT_BYTES),
     ]
 
 
@@ -153,7 +146,7 @@ def test_a_form_that_came_in_pieces_may_have_escapes() -> None:
     ],
 )
 def test_a_disposition_is_read_as_browsers_and_clients_write_it(header: str, name: str) -> None:
-    assert [one[0] for one in bodies.read_inputs(parts(part(header, b"1")), MULTIPART)] == [name]
+    assert [one[0] for one in request_inputs.read_inputs(parts(part(header, b"1")), MULTIPART)] == [name]
 
 
 @pytest.mark.parametrize(
@@ -163,38 +156,38 @@ def test_the_parameters_of_a_part_take_time_by_their_length_and_not_its_square(j
     body = parts(*[part(f'name="{n}"' + junk.decode(), b"") for n in range(60)])
     before = time.process_time()
     for _ in range(3):
-        assert len(bodies.read_inputs(body, MULTIPART)) == 60
+        assert len(request_inputs.read_inputs(body, MULTIPART)) == 60
         for _ in range(20):
-            bodies.read_inputs(b"", MULTIPART + junk.decode())
+            request_inputs.read_inputs(b"", MULTIPART + junk.decode())
     assert time.process_time() - before < 1
 
 
 def test_a_large_form_of_escapes_holds_nobody_up() -> None:
     body = bytearray(b"a=" + b"%41" * 2_000_000)
     before = time.process_time()
-    assert bodies.read_inputs(body, FORM) == [("a", "", b"A" * 2_000_000)]
+    assert request_inputs.read_inputs(body, FORM) == [("a", "", b"A" * 2_000_000)]
     assert time.process_time() - before < 0.5
 
 
 def test_the_heads_of_all_parts_together_have_a_bound() -> None:
-    head = b"X: " + b"x" * (bodies.PART_HEAD_LIMIT_BYTES - 200) + b"\r\n"
-    fitting = bodies.PART_HEADS_LIMIT_BYTES // bodies.PART_HEAD_LIMIT_BYTES
+    head = b"X: " + b"x" * (request_inputs.PART_HEAD_LIMIT_BYTES - 200) + b"\r\n"
+    fitting = request_inputs.PART_HEADS_LIMIT_BYTES // request_inputs.PART_HEAD_LIMIT_BYTES
     pieces = [head + part(f'name="{number}"', b"") for number in range(fitting + 10)]
-    assert len(bodies.read_inputs(parts(*pieces[:fitting]), MULTIPART)) == fitting
+    assert len(request_inputs.read_inputs(parts(*pieces[:fitting]), MULTIPART)) == fitting
     with pytest.raises(errors.BadRequest, match="headers"):
-        bodies.read_inputs(parts(*pieces), MULTIPART)
+        request_inputs.read_inputs(parts(*pieces), MULTIPART)
 
 
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
-        (b"x" * (bodies.NAME_LIMIT_CHARACTERS + 1) + b"=1", FORM),
-        (parts(part(f'name="{"x" * (bodies.NAME_LIMIT_CHARACTERS + 1)}"', b"1")), MULTIPART),
+        (b"x" * (request_inputs.NAME_LIMIT_CHARACTERS + 1) + b"=1", FORM),
+        (parts(part(f'name="{"x" * (request_inputs.NAME_LIMIT_CHARACTERS + 1)}"', b"1")), MULTIPART),
     ],
 )
 def test_a_name_too_long_for_the_head_of_a_message_is_refused(body: bytes, content_type: str) -> None:
     with pytest.raises(errors.BadRequest, match="name"):
-        bodies.read_inputs(body, content_type)
+        request_inputs.read_inputs(body, content_type)
 
 
 @given(
@@ -205,16 +198,16 @@ def test_a_name_too_long_for_the_head_of_a_message_is_refused(body: bytes, conte
 )
 def test_no_body_makes_it_crash(body: bytes, content_type: str) -> None:
     try:
-        inputs = bodies.read_inputs(body, content_type)
+        inputs = request_inputs.read_inputs(body, content_type)
     except errors.BadRequest:
         return
-    assert len({name for name, _, _ in inputs}) == len(inputs) <= bodies.INPUTS_LIMIT
+    assert len({name for name, _, _ in inputs}) == len(inputs) <= request_inputs.INPUTS_LIMIT
 
 
 def test_a_large_part_is_not_copied_out_of_its_body() -> None:
-    large, small = b"x" * (bodies.COPIED_LIMIT_BYTES + 1), b"y" * bodies.COPIED_LIMIT_BYTES
+    large, small = b"x" * (COPIED_LIMIT_BYTES + 1), b"y" * COPIED_LIMIT_BYTES
     body = bytearray(parts(part('name="a"', large), part('name="b"', small)))
-    (_, _, first), (_, _, second) = bodies.read_inputs(body, MULTIPART)
+    (_, _, first), (_, _, second) = request_inputs.read_inputs(body, MULTIPART)
     assert isinstance(first, memoryview)
     assert (first.obj is body, bytes(first), bytes(second)) == (True, large, small)
 
@@ -226,7 +219,7 @@ def test_a_large_part_is_not_copied_out_of_its_body() -> None:
         (parts(*[part('name="a"', b"")] * 1001), MULTIPART),
         (
             b"--edge\r\nContent-Disposition: "
-            + b"x" * bodies.PART_HEAD_LIMIT_BYTES
+            + b"x" * request_inputs.PART_HEAD_LIMIT_BYTES
             + b"\r\n\r\n\r\n--edge--",
             MULTIPART,
         ),
@@ -238,106 +231,4 @@ def test_a_body_of_countless_inputs_is_refused_before_they_are_taken_apart(
     body: bytes, content_type: str
 ) -> None:
     with pytest.raises(errors.BadRequest):
-        bodies.read_inputs(body, content_type)
-
-
-class Client:
-    """A client that sends a body in pieces, and what reads it."""
-
-    def __init__(self, link: FakeLink, pieces: Iterable[bytes], length: int | None = None) -> None:
-        self._link = link
-        self._pieces = list(pieces)
-        self._length = length
-        self.taken = 0
-
-    async def _receive(self) -> dict[str, Any]:
-        piece = self._pieces.pop(0)
-        self.taken += 1
-        return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
-
-    async def read(self, limit: int = 1000) -> bodies.Body:
-        headers = [] if self._length is None else [(b"content-length", b"%d" % self._length)]
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": "POST",
-            "path": "/",
-            "query_string": b"",
-            "headers": headers,
-        }
-        scope["headers_by_name"] = dict(headers)
-        request = bodies.GatewayRequest(scope, self._receive, await self._receive())
-        return await request.read_body(limit, self._link.reading)
-
-
-async def link_with_room(limit_bytes: int) -> FakeLink:
-    link = FakeLink(GatewaySettings(in_flight_limit_bytes=limit_bytes))
-    await link.start()
-    return link
-
-
-@on_a_loop
-async def test_a_body_waits_for_room_and_is_then_read_on() -> None:
-    link = await link_with_room(800)
-    room = link._session.room
-    room.take(300)
-    client = Client(link, [b"x" * 100] * 5, length=500)
-    reading = asyncio.create_task(client.read())
-    await turns()
-    assert (client.taken, room.waiting, reading.done()) == (1, 1, False)
-    room.held_bytes -= 300
-    link._let_in(clock.monotonic())
-    assert await reading == b"x" * 500
-    assert room.held_bytes == 0
-
-
-@on_a_loop
-async def test_a_body_that_waits_in_vain_is_refused_and_forgotten() -> None:
-    link = await link_with_room(800)
-    link._session.room.take(300)
-    reading = asyncio.create_task(Client(link, [b"x" * 100] * 5, length=500).read())
-    await turns()
-    link._let_in(clock.monotonic() + WAIT_LIMIT_S + 1)
-    with pytest.raises(errors.ServiceUnavailable, match="busy"):
-        await reading
-    assert (link._session.room.held_bytes, link._session.room.waiting) == (300, 0)
-
-
-@on_a_loop
-async def test_a_client_that_leaves_while_its_body_waits_gives_its_place_back() -> None:
-    link = await link_with_room(800)
-    link._session.room.take(300)
-    reading = asyncio.create_task(Client(link, [b"x" * 100] * 5, length=500).read())
-    await turns()
-    reading.cancel()
-    await turns()
-    assert reading.cancelled()
-    assert link._session.room.waiting == 0
-    link._let_in(clock.monotonic())
-
-
-@on_a_loop
-async def test_bodies_without_a_length_take_no_more_room_than_they_have() -> None:
-    link = await link_with_room(1200)
-    clients = [Client(link, [b"x" * 10] * 5) for _ in range(10)]
-    assert await asyncio.gather(*(client.read() for client in clients)) == [b"x" * 50] * 10
-
-
-@pytest.mark.parametrize("length", [None, 900])
-@on_a_loop
-async def test_a_body_that_could_never_have_room_is_refused_at_once(length: int | None) -> None:
-    link = await link_with_room(800)
-    client = Client(link, [b"x" * 90] * 10, length=length)
-    with pytest.raises(errors.ServiceUnavailable) as refused:
-        await client.read()
-    assert "in_flight_limit_bytes" in refused.value.details
-    assert (link._session.room.held_bytes, client.taken) == (0, 8 if length is None else 1)
-
-
-@pytest.mark.parametrize("length", [None, 1001])
-@on_a_loop
-async def test_a_body_above_the_limit_is_refused_by_its_length_or_once_it_is(length: int | None) -> None:
-    link = await link_with_room(10_000)
-    client = Client(link, [b"x" * 100] * 20, length=length)
-    with pytest.raises(errors.RequestTooLarge):
-        await client.read()
-    assert (link._session.room.held_bytes, client.taken) == (0, 11 if length is None else 1)
+        request_inputs.read_inputs(body, content_type)

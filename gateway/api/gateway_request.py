@@ -1,0 +1,115 @@
+"""The request as falcon hands it to the resources: it reads its body, within limits."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import falcon
+import falcon.asgi
+
+from torchrelay.gateway.http.exchange import ClientLeft
+from torchrelay.shared import errors
+
+Body = bytes | bytearray
+#: A body, or a part of one, up to this is copied; above it, it is used where it was received.
+COPIED_LIMIT_BYTES = 64 * 1024
+
+
+class Reading(Protocol):
+    """What counts the pieces of a body; see `link.Reading`."""
+
+    def take(self, size: int) -> bool:
+        """Count a piece, or return False where it has to wait."""
+
+    async def wait_and_take(self, size: int) -> None:
+        """Count a piece once there is room for it."""
+
+
+#: Takes the limit of a body, and its length where that is known.
+OpenReading = Callable[[int, int | None], AbstractContextManager[Reading]]
+
+
+class GatewayRequest(falcon.asgi.Request):
+    """A request that bounds its body."""
+
+    #: Whether its body had to find room before it was whole.
+    was_read_in_pieces = False
+
+    def __init__(
+        self,
+        scope: dict[str, Any],  # falcon's signature
+        receive: Any,
+        first_event: Any = None,
+        options: falcon.RequestOptions | None = None,
+    ) -> None:
+        """Take a request in.
+
+        PERF: from our own protocol, without a query and with no header twice, as most are, not by way of
+        the base: that takes 10,600 instructions, mostly for what nobody here asks for.
+        """
+        headers = scope.get("headers_by_name")
+        if headers is None or scope["query_string"] or len(headers) < len(scope["headers"]):
+            super().__init__(scope, receive, first_event, options)
+            return
+        self.scope = scope
+        self.is_websocket = False
+        self.options = options or falcon.RequestOptions()
+        self.method = scope["method"]
+        self.path = scope["path"] or "/"
+        self.query_string = ""
+        self.uri_template = None
+        self._params = {}
+        self._asgi_headers = headers
+        self._receive = receive
+        self._first_event = first_event
+        content_type = headers.get(b"content-type")
+        self.content_type = None if content_type is None else content_type.decode("latin-1")
+
+    def text_of(self, header: bytes) -> str:
+        """Return a header by its name in small letters; "" where there is none."""
+        value = self._asgi_headers.get(header)
+        return "" if value is None else value.decode("latin-1")
+
+    def has(self, header: bytes) -> bool:
+        """Tell whether a header is there, by its name in small letters."""
+        return header in self._asgi_headers
+
+    async def read_body(self, limit: int, reading: OpenReading) -> Body:
+        """Read the body, at most `limit` bytes of it.
+
+        `reading` is entered where more than a first piece comes. Raises RequestTooLarge, at once where a
+        Content-Length says so, and ServiceUnavailable where there is no room for it.
+        """
+        event = self._first_event or {}
+        body: Body = event.get("body", b"")
+        if not event.get("more_body"):
+            if len(body) > limit:
+                raise _too_large(limit)
+            return body
+        length = self.content_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
+        self.was_read_in_pieces = True
+        with reading(limit, length) as counted:
+            return await self._read_on(body, limit, counted)
+
+    async def _read_on(self, piece: Body, limit: int, counted: Reading) -> Body:
+        # Grows where it is, so that hardly more is held than what has come.
+        body, more = bytearray(), True
+        while True:
+            if len(body) + len(piece) > limit:
+                raise _too_large(limit)
+            if not counted.take(len(piece)):
+                await counted.wait_and_take(len(piece))
+            body += piece
+            if not more:
+                return body if len(body) > COPIED_LIMIT_BYTES else bytes(body)
+            event = await self._receive()
+            if event["type"] == "http.disconnect":
+                raise ClientLeft
+            piece = event.get("body", b"")
+            more = event.get("more_body", False)
+
+
+def _too_large(limit: int) -> errors.RequestTooLarge:
+    return errors.RequestTooLarge(f"The body is larger than max_request_size allows ({limit} bytes).")
