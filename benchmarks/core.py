@@ -51,7 +51,7 @@ class Bench:
             new_sequence_id=lambda: "", claims=Claims(b"secret"),
         )  # fmt: skip
         self._say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1), 0)
-        hello = m.HelloNode(m.PROTOCOL_VERSION, "node", (m.Device("cpu", "cpu"),), 1, (), 1)
+        hello = m.HelloNode(m.PROTOCOL_VERSION, "node", (m.Device("cpu", "cpu"),), 1, ())
         orders = self._say(NODE, hello, 0)
         start = next(order for order in orders if isinstance(order, m.StartWorker))
         self._say(WORKER, m.HelloWorker(m.PROTOCOL_VERSION, start.worker_id, "node", "echo", "1.0", ARCHIVE,

@@ -252,7 +252,7 @@ class Link:
         self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
         self._flush()  # cancels of what has just been given up
         if self._session.state == "welcomed":
-            self._send(m.Bye("the gateway stops"), ())
+            self._send(m.Bye(), ())
         self._socket.close(linger=LINGER_MS)
         self._context.term()
 

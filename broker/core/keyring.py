@@ -111,9 +111,9 @@ class Keyring:
 
     def message(self, now: float) -> m.KeysChanged:
         """Return what gateways must know: every key that opens something now."""
-        static = (m.AccessKey(key.api, key.name, told(key.key), None) for key in self._settings.static_keys)
+        static = (m.AccessKey(key.api, told(key.key), None) for key in self._settings.static_keys)
         made = (
-            m.AccessKey(record.api, "", sha256(record.sha256), self._left_ms(record, now))
+            m.AccessKey(record.api, sha256(record.sha256), self._left_ms(record, now))
             for record in self._made.change().keys
             if self._is_alive(record, now)
         )

@@ -40,7 +40,7 @@ def answer(core: BrokerCore, ask: m.Question, now: float) -> m.Reply:
                 return m.MetricsRead(number, (*core.metrics.families(core.stats, core.wall_ms(now)), *own))
             case m.ReadHealth(number):
                 reasons = health_reasons(core, now)
-                return m.HealthRead(number, not reasons, reasons, core.management.is_starting)
+                return m.HealthRead(number, not reasons, core.management.is_starting)
     except errors.RelayError as error:
         return m.AskRefused(ask.ask, error.name, error.message, error.details)
 
@@ -57,8 +57,6 @@ def version_facts(core: BrokerCore, record: VersionRecord, now: float) -> m.Vers
         version=record.version,
         is_default=core.catalog.is_default(record),
         url=record.url,
-        archive=record.archive,
-        handler=record.handler,
         runtime=record.runtime,
         min_workers=record.min_workers,
         max_workers=record.max_workers,

@@ -65,9 +65,7 @@ class Leases:
             job.attempt += 1
             job.lease = number
             self._waiting.queued_bytes -= job.size
-            items.append(
-                m.AssignItem(job.attempt, job.meta, len(job.frames), job.sequence, job.starts_sequence)
-            )
+            items.append(m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence))
             frames.extend(job.frames)
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))

@@ -375,7 +375,7 @@ class Management:
             self._catalog.apply(change)
             self._fleet.forgive(key)
             self._patience_s[key] = ask.drain_timeout_s
-            reply = m.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, ask.synchronous)
+            reply = m.WorkersScaled(ask.ask, ask.synchronous)
             if not ask.synchronous:
                 self._succeed(caller, reply)
                 return
@@ -401,7 +401,7 @@ class Management:
             elif self._catalog.get((ask.model, ask.version)) is None:  # it was removed meanwhile
                 self._refuse(caller, unknown)
             else:
-                self._succeed(caller, m.DefaultSet(ask.ask, ask.model, ask.version))
+                self._succeed(caller, m.DefaultSet(ask.ask))
 
         self._store_default((ask.model, ask.version), stored)
 

@@ -63,12 +63,11 @@ class SubmitItem(Item, frozen=True):
 
 
 class AssignItem(Item, frozen=True):
-    """One job of a batch; `attempt` counts from 1.
+    """One job of a batch.
 
     `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
     """
 
-    attempt: f.Number
     meta: bytes
     frames: f.Number = 0
     sequence: f.Said = ""
@@ -151,8 +150,6 @@ class VersionFacts(Item, frozen=True):
     version: f.Prose
     is_default: bool
     url: f.Prose
-    archive: f.ArchiveName
-    handler: f.Prose
     runtime: f.Prose
     min_workers: f.Whole
     max_workers: f.Whole
@@ -226,7 +223,6 @@ class AccessKey(Item, frozen=True):
     """
 
     api: f.KeyedApi
-    name: f.Prose
     sha256: f.Name
     expires_in_ms: f.Whole | None
 

@@ -32,7 +32,7 @@ from torchrelay.shared.wire.items import VersionFacts as VersionFacts
 from torchrelay.shared.wire.items import WorkerFacts as WorkerFacts
 
 #: Raised when a peer of the version before could not understand us.
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -44,8 +44,6 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 class Bye(Message, frozen=True):
     """The peer leaves on purpose; what it held is handed back at once."""
-
-    reason: f.Prose
 
 
 # Any peer or the broker, to the other
@@ -206,7 +204,6 @@ class HelloNode(Message, frozen=True):
     devices: f.Devices[Device]
     slots: f.Slots
     workers: f.Held[HeldWorker]
-    pid: f.Pid
 
 
 class NodeBeat(Message, frozen=True):
@@ -285,11 +282,10 @@ class WorkerBeat(Message, frozen=True):
     """A worker lives; `leases` are those it has been given and has not answered.
 
     One that runs its batches in order beats between them, one with many leases at the same time
-    whenever it can. `completed` counts the batches it has answered, `heard` is the number of the latest
-    Beat: what it was given before that and doesn't hold was lost.
+    whenever it can. `heard` is the number of the latest Beat: what it was given before that and doesn't
+    hold was lost.
     """
 
-    completed: f.Number
     leases: f.Numbers = ()
     heard: f.Number = 0
 
@@ -424,9 +420,6 @@ class WorkersScaled(Message, frozen=True):
     """Targets are stored; `done` as in ModelRegistered."""
 
     ask: f.Number
-    model: f.Said
-    version: f.Said | None
-    min_workers: f.Whole32
     done: bool
 
 
@@ -434,8 +427,6 @@ class DefaultSet(Message, frozen=True):
     """The default version is stored."""
 
     ask: f.Number
-    model: f.Said
-    version: f.Said
 
 
 class KeyRenewed(Message, frozen=True):
@@ -480,14 +471,13 @@ class MetricsRead(Message, frozen=True):
 
 
 class HealthRead(Message, frozen=True):
-    """`reasons` has one line per model that lacks workers for good.
+    """`healthy`: no model lacks workers for good.
 
     `is_starting`: models named at start are still being registered.
     """
 
     ask: f.Number
     healthy: bool
-    reasons: tuple[f.Prose, ...]
     is_starting: bool = False
 
 

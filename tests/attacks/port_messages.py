@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import random
 from pathlib import Path
 
@@ -25,7 +24,7 @@ CPU = m.Device("cpu", "cpu")
 def node(
     name: str, *workers: m.HeldWorker, slots: int = 0, devices: tuple[m.Device, ...] = (CPU,)
 ) -> m.HelloNode:
-    return m.HelloNode(zmtp.PROTOCOL, name, devices, slots, workers, os.getpid())
+    return m.HelloNode(zmtp.PROTOCOL, name, devices, slots, workers)
 
 
 def worker(
@@ -96,8 +95,8 @@ def _bad_hellos(attacker: Attacker) -> list[_Try]:
         node("far", slots=1, devices=tuple(gpu(str(number)) for number in range(20_000))),
         node("n" * 100_000, slots=1),
         node("\x1b[2J\n\0\ud7ff", slots=1),
-        m.HelloNode(LARGEST, "far", (CPU,), 1, (), LARGEST),
-        m.HelloNode(zmtp.PROTOCOL, "far", (CPU,), 1, (), SMALLEST),
+        m.HelloNode(LARGEST, "far", (CPU,), 1, ()),
+        m.HelloNode(zmtp.PROTOCOL, "far", (CPU,), SMALLEST, ()),
         m.HelloGateway(zmtp.PROTOCOL, "g" * 100_000, LARGEST),
         worker(LARGEST, attacker),
         worker(SMALLEST, attacker, f"cuda:{digits}"),

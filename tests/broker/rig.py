@@ -197,7 +197,7 @@ class Rig:
         for worker, leases in self.leases.items():
             # One that runs a batch hears and says nothing meanwhile.
             if worker not in self.silent and (not leases or self._runs_side_by_side(worker)):
-                beats.append(self.event(worker, m.WorkerBeat(0, tuple(leases))))
+                beats.append(self.event(worker, m.WorkerBeat(tuple(leases))))
         return beats
 
     def _runs_side_by_side(self, worker: bytes) -> bool:
@@ -253,6 +253,10 @@ class Rig:
         self.inbox[peer] = [item for item in self.inbox[peer] if not isinstance(item[0], kind)]
         return found
 
+    def attempt(self, batch: m.Assign) -> int:
+        """Return which try of its first job a batch under way is."""
+        return self.core.jobs.leases[batch.lease].jobs[0].attempt
+
     def only(self, peer: bytes, kind: type[MessageT]) -> MessageT:
         """Take the one message of a kind that a peer has."""
         found = self.take(peer, kind)
@@ -276,7 +280,7 @@ class Rig:
         devices: tuple[m.Device, ...] = (CPU,),
     ) -> bytes:
         self._held[peer] = {worker.worker_id for worker in workers}
-        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), devices, slots, workers, 1)
+        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), devices, slots, workers)
         self.say(peer, hello)
         self.only(peer, m.Welcome)
         return peer

@@ -79,5 +79,5 @@ def _worker_hears(
     assert one.next_wake() >= 0
     if len(leases.held) > 20:
         leases.forget()
-    beat = m.WorkerBeat(0, leases.held, one.heard_beat)
+    beat = m.WorkerBeat(leases.held, one.heard_beat)
     assert codec.decode(codec.encode(beat, one.epoch)) == (beat, one.epoch)

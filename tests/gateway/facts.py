@@ -16,8 +16,6 @@ def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1
         version=version,
         is_default=True,
         url="echo.mar",
-        archive="ab",
-        handler="echo.py",
         runtime="python",
         min_workers=1,
         max_workers=2,
@@ -41,15 +39,15 @@ def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1
 
 
 def scaled(*, done: bool = True) -> Any:
-    return lambda ask: messages.WorkersScaled(ask.ask, ask.model, ask.version, ask.min_workers, done)
+    return lambda ask: messages.WorkersScaled(ask.ask, done)
 
 
 def described(*versions: messages.VersionFacts) -> Any:
     return lambda ask: messages.ModelDescribed(ask.ask, versions)
 
 
-def key(api: KeyedApi, secret: str, expires_in_ms: int | None = None, name: str = "a") -> messages.AccessKey:
-    return messages.AccessKey(api, name, told(secret), expires_in_ms)
+def key(api: KeyedApi, secret: str, expires_in_ms: int | None = None) -> messages.AccessKey:
+    return messages.AccessKey(api, told(secret), expires_in_ms)
 
 
 def told(secret: str) -> str:

@@ -76,7 +76,7 @@ def test_a_key_opens_its_own_api_alone(api: KeyedApi, other: KeyedApi) -> None:
 
 
 def test_each_of_several_named_keys_opens() -> None:
-    made = ring(key("inference", "one", name="team-a"), key("inference", "two", name="team-b"))
+    made = ring(key("inference", "one"), key("inference", "two"))
     assert made.opens("inference", "one", now=0.0)
     assert made.opens("inference", "two", now=0.0)
     assert not made.opens("inference", "three", now=0.0)

@@ -289,7 +289,7 @@ def test_refusals_are_rebuilt_as_errors() -> None:
 def test_a_reply_settles_its_ask() -> None:
     session = welcomed()
     session.ask(Named("a"), messages.ReadHealth(0), now=0.0)
-    reply = messages.HealthRead(1, True, ())
+    reply = messages.HealthRead(1, True)
     assert session.hear(reply, EPOCH, (), now=0.0) == [(Named("a"), reply)]
 
 

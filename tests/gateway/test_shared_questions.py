@@ -43,7 +43,7 @@ class Question:
 
 
 def health(number: int) -> messages.HealthRead:
-    return messages.HealthRead(number, True, ())
+    return messages.HealthRead(number, True)
 
 
 def test_who_asks_while_a_question_is_under_way_gets_the_answer_to_the_next() -> None:

@@ -45,7 +45,7 @@ def length(message: str) -> str:
 def replies(ask: Any) -> messages.Message | errors.RelayError:
     match ask:
         case messages.ReadHealth():
-            return messages.HealthRead(ask.ask, True, ())
+            return messages.HealthRead(ask.ask, True)
         case messages.RenewKey():
             return messages.KeyRenewed(ask.ask)
         case messages.ListModels():

@@ -24,7 +24,7 @@ MEGABYTE = 1 << 20
 
 
 def node(name: str) -> m.HelloNode:
-    return m.HelloNode(m.PROTOCOL_VERSION, name, (m.Device("cpu", "cpu"),), 1, (), 1)
+    return m.HelloNode(m.PROTOCOL_VERSION, name, (m.Device("cpu", "cpu"),), 1, ())
 
 
 def test_chunks_that_a_node_asks_for_and_does_not_read_stay_on_the_disk(tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ class Node:
             case "hello":
                 held = tuple(worker.held for worker in self.workers.values())
                 devices = (m.Device("cpu", "cpu"),)
-                hello = m.HelloNode(m.PROTOCOL_VERSION, self.name, devices, self._slots, held, self.number)
+                hello = m.HelloNode(m.PROTOCOL_VERSION, self.name, devices, self._slots, held)
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self.report(m.NodeBeat(tuple((worker_id, 1) for worker_id in self.workers)))
@@ -536,7 +536,7 @@ class Worker:
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self._world.to_broker(
-                    self._peer, m.WorkerBeat(0, self._leases.held, session.heard_beat), session.epoch
+                    self._peer, m.WorkerBeat(self._leases.held, session.heard_beat), session.epoch
                 )
         while batch := self._leases.next_batch():
             self._begin(batch)

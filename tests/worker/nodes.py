@@ -156,7 +156,7 @@ def submit(fleet: Fleet, worker: bytes, *bodies: bytes, lease: int = 1, is_descr
     items, frames = [], list[bytes]()
     for number, body in enumerate(bodies):
         meta, own = codec.pack_request(f"r{lease}-{number}", [], [("body", "", body)])
-        items.append(m.AssignItem(1, meta, len(own)))
+        items.append(m.AssignItem(meta, len(own)))
         frames += [bytes(one) for one in own]
     fleet.broker.send(worker, m.Assign(lease, is_describe, tuple(items)), frames)
 

@@ -88,7 +88,6 @@ class Worker:
         self.leases = Leases()
         self._measuring: Measuring = runner.measuring
         self._end_header = runner.sequence_headers.end
-        self._batches_done = 0
         #: False once the broker has said that it has no use for this worker.
         self._is_wanted = True
         #: Set on an event loop alone: what came, or was sent, must be looked after.
@@ -156,7 +155,6 @@ class Worker:
             items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
             frames += own_frames
         self.leases.completed(lease, handler_us, tuple(items), frames)
-        self._batches_done += 1
         # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
         if not self._measuring.has_points():
             self._flush()
@@ -244,7 +242,7 @@ class Worker:
                 if not self._link.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
-                beat = m.WorkerBeat(self._batches_done, self.leases.held, self._session.heard_beat)
+                beat = m.WorkerBeat(self.leases.held, self._session.heard_beat)
                 self._link.send(beat, self._session.epoch)
 
     def _next_wake(self) -> float:
@@ -255,7 +253,7 @@ class Worker:
             return
         self._send_measured(clock.monotonic(), is_idle=True)
         self._flush()
-        self._link.send(m.Bye("told to stop"), self._session.epoch)
+        self._link.send(m.Bye(), self._session.epoch)
 
     def _hello(self) -> m.HelloWorker:
         start = self._spec.start

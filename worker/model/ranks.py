@@ -51,8 +51,7 @@ class Leader:
     def share(self, batch: Batch, leases: Sequence[int]) -> None:
         """Have the others run the same; see `engines.Share`. One that is gone is noticed by the watch."""
         items = tuple(
-            m.AssignItem(1, job.meta, len(job.frames), job.sequence, job.starts_sequence)
-            for job in batch.jobs
+            m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence) for job in batch.jobs
         )
         head = codec.encode(m.Assign(batch.lease, batch.is_describe, items), 0)
         packed = b"".join(map(_LEASE.pack, leases))

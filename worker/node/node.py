@@ -106,7 +106,7 @@ class Node:
     async def _close(self) -> None:
         """Stop in order; each step leaves less for the next one to lose."""
         # First, so that the broker sends our workers no more batches and starts none here.
-        self._link.send(m.Bye("the node was told to stop"), self._session.epoch)
+        self._link.send(m.Bye(), self._session.epoch)
         logger.info("node.stopping", extra={"workers": len(self._workers.held())})
         # A worker's Bye that came before the node's would look like a worker that fails.
         await asyncio.sleep(BYE_LEAD_S)
@@ -173,7 +173,6 @@ class Node:
             devices=self._devices,
             slots=self._settings.slots,
             workers=self._workers.held(),
-            pid=os.getpid(),
         )
 
     def _send(self, message: m.Message, epoch: int) -> bool:

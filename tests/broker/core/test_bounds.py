@@ -18,7 +18,7 @@ from torchrelay.shared.wire import messages as m
 
 
 def _node(name: str, slots: int = 8) -> m.HelloNode:
-    return m.HelloNode(m.PROTOCOL_VERSION, name, (CPU,), slots, (), 1)
+    return m.HelloNode(m.PROTOCOL_VERSION, name, (CPU,), slots, ())
 
 
 def _held_jobs(count: int, first: int = 0, sequence: str = "") -> m.Submit:
@@ -171,7 +171,7 @@ def test_questions_beyond_their_bound_are_refused_and_those_of_who_left_are_not_
     asks = [rig.event(GATEWAY, m.ReadFleet(number)) for number in range(machine.QUESTIONS_LIMIT + 1)]
     rig.feed(*asks)
     assert rig.only(GATEWAY, m.AskRefused).ask == machine.QUESTIONS_LIMIT
-    rig.say(GATEWAY, m.Bye(""))
+    rig.say(GATEWAY, m.Bye())
     while rig.core.next_wake() < rig.now:
         rig.feed()
     assert len(rig.take(GATEWAY, m.FleetRead)) <= 2

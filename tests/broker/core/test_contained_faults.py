@@ -140,7 +140,7 @@ def test_a_batch_that_cannot_be_written_is_answered() -> None:
 def test_of_a_flood_of_nonsense_some_is_logged_and_the_rest_counted() -> None:
     rig = Rig()
     for _ in range(100):
-        rig.say(b"x", m.HelloNode(m.PROTOCOL_VERSION, "n", (), 10**9, (), 1))
+        rig.say(b"x", m.HelloNode(m.PROTOCOL_VERSION, "n", (), 10**9, ()))
     rig.pass_time(1)
     logged = [report.facts for report in rig.reports if report.event == "message.misunderstood"]
     assert len(logged) == 21

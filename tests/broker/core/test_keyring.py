@@ -59,7 +59,7 @@ def test_a_gateway_is_told_to_ask_for_keys_before_anything_else_and_others_are_n
         first, _ = bench.inbox[GATEWAY][0]
         assert isinstance(first, m.Welcome)
         assert first.asks_for_keys == asks
-        bench.say(b"n", m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, (), 1))
+        bench.say(b"n", m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, ()))
         assert not bench.only(b"n", m.Welcome).asks_for_keys
 
 
@@ -182,7 +182,7 @@ def test_keys_of_the_settings_stand_beside_those_made_here_by_their_names() -> N
     static = StaticKey("inference", "team-a", "a-long-secret"), StaticKey("token", "ops", "another-one")
     bench = rig(static_keys=static)
     keys = joined(bench)
-    assert m.AccessKey("inference", "team-a", told("a-long-secret"), None) in keys.keys
+    assert m.AccessKey("inference", told("a-long-secret"), None) in keys.keys
     assert len(opens(keys, "inference")) == len(opens(keys, "token")) == 2
     bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     assert told("a-long-secret") in opens(bench.only(GATEWAY, m.KeysChanged), "inference")
@@ -191,7 +191,7 @@ def test_keys_of_the_settings_stand_beside_those_made_here_by_their_names() -> N
 def test_without_a_key_file_only_the_keys_of_the_settings_open_and_none_can_be_renewed() -> None:
     mine = StaticKey("inference", "team-a", "a-long-secret"), StaticKey("token", "ops", "another-secret")
     bench = rig(key_file=None, static_keys=mine)
-    assert [key.name for key in joined(bench).keys] == ["team-a", "ops"]
+    assert [key.api for key in joined(bench).keys] == ["inference", "token"]
     bench.say(GATEWAY, m.RenewKey(7, "inference", sha256("another-secret")))
     assert "key_file" in bench.only(GATEWAY, m.AskRefused).message
 

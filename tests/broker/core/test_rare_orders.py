@@ -272,8 +272,8 @@ def test_ids_of_adopted_workers_are_not_given_out_again() -> None:
 def test_a_leaving_node_that_says_hello_again_gets_no_workers() -> None:
     rig = Rig()
     rig.ready_rig()
-    rig.say(NODE, m.Bye("stops"))
-    rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n-1", (CPU,), 8, (), 1))
+    rig.say(NODE, m.Bye())
+    rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n-1", (CPU,), 8, ()))
     rig.pass_time(2)
     assert not rig.take(NODE, m.StartWorker)
 
@@ -338,7 +338,7 @@ def test_a_device_of_an_odd_name_harms_nobody(device: str) -> None:
     rig = Rig()
     rig.join_gateway()
     rig.join_node()
-    rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n", (m.Device(device, "gpu"),), 4, (), 1))
+    rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n", (m.Device(device, "gpu"),), 4, ()))
     assert len(rig.only(NODE, m.Misunderstood).reason) < 250
     rig.register()
     assert rig.only(NODE, m.StartWorker).device == "cpu"
@@ -349,8 +349,8 @@ def test_a_worker_that_is_here_cannot_be_impersonated() -> None:
     (worker,) = rig.ready_rig()
     rig.say(b"thief", worker_hello(rig))
     rig.only(b"thief", m.Leave)
-    rig.say(worker, m.Bye(""))
-    rig.say(b"thief", m.Bye(""))
+    rig.say(worker, m.Bye())
+    rig.say(b"thief", m.Bye())
     assert not [w for w in rig.core.fleet.workers.values() if w.state is WorkerState.READY]
 
 

@@ -178,7 +178,7 @@ def test_a_workers_beat_of_before_the_batch_does_not_take_the_batch_back() -> No
     rig.submit(1)
     batch = rig.only(worker, m.Assign)
     rig.now += 8
-    rig.say(worker, m.WorkerBeat(0, ()))
+    rig.say(worker, m.WorkerBeat(()))
     assert rig.core.stats.retries == 0
     rig.complete(worker, batch)
     assert rig.only(GATEWAY, m.Answered).items[0].job == 1
@@ -351,9 +351,9 @@ def test_a_beat_echoed_tells_at_once_that_a_batch_was_lost() -> None:
     (worker,) = rig.ready_rig()
     rig.submit(1)
     lost = rig.only(worker, m.Assign)
-    rig.say(worker, m.WorkerBeat(0, (), rig.core.fleet.beat))
+    rig.say(worker, m.WorkerBeat((), rig.core.fleet.beat))
     assert rig.core.stats.retries == 0, "it may still be under way"
     rig.pass_time(0.6)
-    rig.say(worker, m.WorkerBeat(0, (), rig.core.fleet.beat))
+    rig.say(worker, m.WorkerBeat((), rig.core.fleet.beat))
     assert rig.core.stats.retries == 1
     assert rig.only(worker, m.Assign).lease != lost.lease

@@ -276,7 +276,7 @@ class Machine(RuleBasedStateMachine):
             for item in batch.items:  # they may be given again
                 self.latest.pop((player.order.model, player.order.version, item.sequence), None)
             self.rig.feed(Unreachable(worker, batch))
-            self.rig.say(worker, m.WorkerBeat(0, tuple(lease.lease for lease in player.held)))
+            self.rig.say(worker, m.WorkerBeat(tuple(lease.lease for lease in player.held)))
 
     @precondition(lambda self: self.workers)
     @rule(

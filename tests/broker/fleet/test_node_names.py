@@ -60,7 +60,7 @@ def test_a_name_that_looks_like_ours_is_not_given_twice() -> None:
 def test_a_node_that_is_started_again_after_its_goodbye_has_its_name_at_once() -> None:
     rig = with_gateway()
     rig.join_node(FIRST, "n")
-    rig.say(FIRST, m.Bye("told to stop"))
+    rig.say(FIRST, m.Bye())
     rig.join_node(SECOND, "n")
     assert names(rig)[SECOND] == "n"
     assert warned_of(rig) == []

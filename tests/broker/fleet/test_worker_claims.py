@@ -56,7 +56,7 @@ def test_a_node_cannot_take_another_nodes_worker_by_naming_it(scene: Scene, has_
     assert rig.only(THIEF, m.StopWorker).worker_id == order.worker_id  # the one that it holds
     rig.say(THIEF, m.WorkerExited(order.worker_id, 1, None, "gone", False, ()))
     rig.say(THIEF, m.WorkerProgressed(order.worker_id, "loading"))
-    rig.say(THIEF, m.Bye(""))
+    rig.say(THIEF, m.Bye())
     rig.silent.add(THIEF)
     rig.pass_time(8)
     assert not rig.take(NODE, m.StopWorker)
@@ -141,7 +141,7 @@ def test_a_gateway_neither_ends_nor_reads_what_another_waits_for(scene: Scene) -
     rig.say(b"g-2", m.Cancel((1, 2)))
     rig.say(b"g-2", m.GatewayBeat({}, (1, 2), ()))
     assert rig.only(b"g-2", m.Forgotten).jobs == (1, 2)
-    rig.say(b"g-2", m.Bye(""))
+    rig.say(b"g-2", m.Bye())
     rig.complete(scene.worker, batch)
     assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
     assert not rig.take(b"g-2", m.Answered)

@@ -203,7 +203,7 @@ def test_ends_that_are_no_requests_doing_put_nobody_under_suspicion(how: str) ->
         case "stuck":
             rig.pass_time(6)
         case "said goodbye":
-            rig.say(worker, m.Bye("SIGTERM"))
+            rig.say(worker, m.Bye())
     queue = rig.core.jobs.queues["m", "1.0"]
     assert not queue.suspicions.known
     assert not queue.suspects

@@ -161,7 +161,7 @@ def test_a_gateway_that_goes_has_its_running_jobs_cancelled_on_their_workers() -
     (worker,) = rig.ready_rig()
     rig.submit(1)
     batch = rig.only(worker, m.Assign)
-    rig.say(GATEWAY, m.Bye("stops"))
+    rig.say(GATEWAY, m.Bye())
     assert rig.only(worker, m.CancelJobs) == m.CancelJobs(batch.lease, (0,))
 
 
@@ -204,7 +204,7 @@ def test_a_beat_tells_which_of_several_leases_were_lost() -> None:
     assert not rig.take(worker, m.Assign)  # it might still be on its way
     rig.pass_time(3)
     (again,) = rig.take(worker, m.Assign)
-    assert (again.items[0].meta, again.items[0].attempt) == (b"meta-2", 2)
+    assert (again.items[0].meta, rig.attempt(again)) == (b"meta-2", 2)
     assert len(rig.core.jobs.leases) == 3
 
 

@@ -23,11 +23,11 @@ NOT_FOUND = {
 
 
 def healthy(ask: messages.ReadHealth) -> messages.HealthRead:
-    return messages.HealthRead(ask.ask, True, ())
+    return messages.HealthRead(ask.ask, True)
 
 
 def unhealthy(ask: messages.ReadHealth) -> messages.HealthRead:
-    return messages.HealthRead(ask.ask, False, ("model a has no worker",))
+    return messages.HealthRead(ask.ask, False)
 
 
 def answering(response: codec.Response) -> Gateway:
@@ -323,7 +323,7 @@ def test_the_server_names_itself_as_clients_expect() -> None:
 
 
 def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
-    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, (), is_starting=True), config=OIP)
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, is_starting=True), config=OIP)
     answer = gateway.predict("/v2/health/ready", method="GET")
     assert (answer.status_code, answer.json) == (503, {"ready": False})
 

@@ -503,7 +503,7 @@ def test_unregister(path: str, version: str | None) -> None:
 
 @pytest.mark.parametrize("path", ["/models/echo/2.0/set-default", "/models/echo/2.0/set-default/"])
 def test_set_default(path: str) -> None:
-    gateway = Gateway(lambda ask: messages.DefaultSet(ask.ask, ask.model, ask.version))
+    gateway = Gateway(lambda ask: messages.DefaultSet(ask.ask))
     answer = gateway.manage("PUT", path)
     text = 'Default version successfully updated for model "echo" to "2.0"'
     assert (answer.status_code, answer.content) == (200, status(text))

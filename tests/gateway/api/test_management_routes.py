@@ -85,7 +85,7 @@ def test_scale_describe_list_and_default_work_with_the_model_api_switched_off() 
         messages.ScaleWorkers: scaled(),
         messages.DescribeModel: described(facts()),
         messages.ListModels: lambda ask: messages.ModelsListed(ask.ask, (), None),
-        messages.SetDefault: lambda ask: messages.DefaultSet(ask.ask, ask.model, ask.version),
+        messages.SetDefault: lambda ask: messages.DefaultSet(ask.ask),
     }
     gateway = Gateway(lambda ask: replies[type(ask)](ask), config=GatewaySettings())
     calls = [
@@ -128,7 +128,7 @@ def test_fleet_tells_why_things_are_as_they_are() -> None:
 
 @pytest.mark.parametrize(("is_away", "code"), [(False, 200), (True, 503)])
 def test_a_process_is_ready_once_the_broker_has_welcomed_it(is_away: bool, code: int) -> None:
-    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, ("m lacks workers",)), is_away=is_away)
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False), is_away=is_away)
     answer = gateway.manage("GET", "/readyz")
     assert answer.status_code == code
     assert ("reason" in answer.json) is is_away
@@ -137,7 +137,7 @@ def test_a_process_is_ready_once_the_broker_has_welcomed_it(is_away: bool, code:
 
 
 def test_a_process_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
-    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, (), is_starting=True))
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, is_starting=True))
     answer = gateway.manage("GET", "/readyz")
     assert answer.status_code == 503
     assert answer.json == {"status": "not ready", "reason": "models named at start are being registered"}

@@ -61,7 +61,7 @@ def replies(ask: Any) -> messages.Message:
         return messages.ModelsListed(ask.ask, (), None)
     if isinstance(ask, messages.ReadMetrics):
         return messages.MetricsRead(ask.ask, ())
-    return messages.HealthRead(ask.ask, True, ())
+    return messages.HealthRead(ask.ask, True)
 
 
 def scope(host: str | None, method: str = "GET", **headers: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Broker:
             elif isinstance(message, messages.Submit):
                 self._echo(router, peer, message, frames)
             elif isinstance(message, messages.ReadHealth):
-                self._say(router, peer, messages.HealthRead(message.ask, True, ()))
+                self._say(router, peer, messages.HealthRead(message.ask, True))
         router.close()
 
     def welcome(self) -> messages.Message:
