@@ -1,7 +1,8 @@
-"""What this host offers to this process: cpus and GPUs, counted once for whoever asks.
+"""What this host has for this process: cpus under affinity and quota, GPUs under CUDA_VISIBLE_DEVICES.
 
-Reads a few files of the kernel's and asks the GPUs' driver; never loads CUDA, which would cost seconds and
-memory. GPUs have torch's numbers, which count only what CUDA_VISIBLE_DEVICES leaves visible.
+The one place that counts them: for the start-up's defaults, for the devices that a node offers, and for what
+it measures. Reads a few files of the kernel and asks the GPUs' driver; never loads CUDA, which would cost
+seconds and memory. GPUs have torch's numbers, which count only what CUDA_VISIBLE_DEVICES leaves visible.
 """
 
 import logging
@@ -22,16 +23,21 @@ _NUMBER = re.compile(r"\s*\+?(\d+)")
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """A GPU as its driver knows it; `parts` are those that MIG has divided it into."""
+    """A GPU as its driver describes it just now."""
 
     uuid: str
     name: str
     memory_bytes: int
+    #: The devices that MIG has divided it into.
     parts: "tuple[Gpu, ...]" = ()
+    used_bytes: int = 0
+    #: How much of the time it computed, or used its memory; None where the driver can't tell, as with MIG.
+    busy_percent: int | None = None
+    memory_busy_percent: int | None = None
 
 
 class Host(msgspec.Struct, frozen=True):
-    """Facts that defaults are made of."""
+    """The facts of a host on which defaults depend."""
 
     name: str
     cpus: int
@@ -39,7 +45,7 @@ class Host(msgspec.Struct, frozen=True):
 
 
 def look(environment: Mapping[str, str], probe: Callable[[], Sequence[Gpu]] | None = None) -> Host:
-    """Read this host's facts; `probe` lists the GPUs that the driver has."""
+    """Read this host's facts; `probe` lists the GPUs of the driver."""
     gpus = visible_gpus(environment, probe)
     return Host(name=socket.gethostname(), cpus=cpu_count(), gpus=len(gpus))
 
@@ -60,8 +66,8 @@ def count_cpus(allowed: int, quota: float | None) -> int:
 def cpu_quota(root: Path, own_groups: str = "") -> float | None:
     """Return how many cpus' worth of time this process has, or None where that isn't bounded.
 
-    `own_groups` is the text of /proc/self/cgroup. A group's bound holds for all below it. In a container the
-    path may be the host's, and then nothing is there: its own group is what lies at the root.
+    `own_groups` is the text of /proc/self/cgroup. The bound of a group holds for all groups below it. In a
+    container the path may be the host's, which isn't there; its own group is then at the root.
     """
     quotas = []
     for folder in _groups(root, own_groups):
@@ -145,8 +151,13 @@ def read_gpus() -> list[Gpu]:
         return []
 
     def read(handle: object, parts: tuple[Gpu, ...] = ()) -> Gpu:
-        name, memory = pynvml.nvmlDeviceGetName(handle), pynvml.nvmlDeviceGetMemoryInfo(handle)
-        return Gpu(str(pynvml.nvmlDeviceGetUUID(handle)), str(name), int(memory.total), parts)
+        uuid, name = str(pynvml.nvmlDeviceGetUUID(handle)), str(pynvml.nvmlDeviceGetName(handle))
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        try:
+            busy = pynvml.nvmlDeviceGetUtilizationRates(handle)
+        except pynvml.NVMLError:
+            return Gpu(uuid, name, int(memory.total), parts, int(memory.used))
+        return Gpu(uuid, name, int(memory.total), parts, int(memory.used), int(busy.gpu), int(busy.memory))
 
     def parts_of(handle: object) -> Iterator[Gpu]:
         try:
@@ -169,7 +180,7 @@ def read_gpus() -> list[Gpu]:
 
 
 def oom_kills() -> int:
-    """Count what the kernel has killed for lack of memory, in this cgroup if that is known."""
+    """Count the processes that the kernel has killed for lack of memory, in this cgroup if that is known."""
     for file in (_CGROUPS / "memory.events", _CGROUPS / "memory/memory.oom_control", Path("/proc/vmstat")):
         for line in _read(file).splitlines():
             name, _, count = line.partition(" ")

@@ -172,12 +172,12 @@ def _exposed(gateway: GatewaySettings) -> list[str]:
 
 def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir: Path | None) -> str:
     """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
-    broker, gateway = plan.broker, plan.gateway
+    broker, gateway, devices = plan.broker, plan.gateway, plan.node.devices
     facts = {
         "Torchserve version": command.TORCHSERVE_VERSION,
         "Current directory": Path.cwd(),
         "Temp directory": Path(broker.state_dir).parent.parent,
-        "Number of GPUs": sum(device.startswith("cuda") for device in plan.node.devices) or "auto",
+        "Number of GPUs": "auto" if "auto" in devices else sum(name.startswith("cuda") for name in devices),
         "Python executable": sys.executable,
         "Config file": config or "N/A",
         "Inference address": gateway.inference_address,

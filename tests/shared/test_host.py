@@ -1,4 +1,8 @@
+"""What a host has, on hosts that are made up."""
+
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -56,6 +60,68 @@ GPUS = [
 def test_gpus_are_those_that_torch_sees(environment: dict[str, str], expected: list[str]) -> None:
     assert [gpu.uuid for gpu in host.visible_gpus(environment, lambda: GPUS)] == expected
     assert host.look(environment, lambda: GPUS).gpus == len(expected)
+
+
+class FakeDriver(ModuleType):
+    """NVML of a host with one whole GPU and one that MIG has divided; a handle is a GPU's uuid."""
+
+    class NVMLError(Exception):
+        """What the real one raises."""
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.calls = 0
+
+    def nvmlInit(self) -> None:  # noqa: N802  # NVML's names, here and below
+        self.calls += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.calls -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> str:  # noqa: N802
+        return ("GPU-a", "GPU-b")[number]
+
+    def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
+        return f"name of {handle}"
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
+        return handle
+
+    def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        return (
+            SimpleNamespace(total=80, used=8)
+            if handle.startswith("GPU")
+            else SimpleNamespace(total=40, used=4)
+        )
+
+    def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        if handle != "GPU-a":
+            raise self.NVMLError
+        return SimpleNamespace(gpu=50, memory=7)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle: str) -> int:  # noqa: N802
+        return 7 if handle == "GPU-b" else 0
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle: str, number: int) -> str:  # noqa: N802
+        if number:
+            raise self.NVMLError
+        return "MIG-1"
+
+
+def test_gpus_are_read_from_their_driver_with_their_use_and_their_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver = FakeDriver()
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    part = Gpu("MIG-1", "name of MIG-1", 40, (), 4)
+    assert host.read_gpus() == [
+        Gpu("GPU-a", "name of GPU-a", 80, (), 8, 50, 7),
+        Gpu("GPU-b", "name of GPU-b", 80, (part,), 8),
+    ]
+    assert driver.calls == 0
 
 
 def write(root: Path, files: dict[str, str]) -> None:

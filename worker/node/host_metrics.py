@@ -3,13 +3,11 @@
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import psutil
-import pynvml
 
-from torchrelay.shared import clock
-from torchrelay.shared.host import visible_order
+from torchrelay.shared import clock, host
 from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
@@ -24,43 +22,19 @@ FIRST_CPU_SAMPLE_S = 0.1
 DISK = "/"
 
 
-class Gpu(NamedTuple):
-    """What a GPU says of itself; percents None where it can't tell (one that is shared by MIG)."""
-
-    uuid: str
-    used_bytes: int
-    total_bytes: int
-    busy_percent: int | None
-    memory_busy_percent: int | None = None
-
-
-def read_gpus() -> list[Gpu]:
-    """Ask the driver about all GPUs in its own order; without a driver there are none."""
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return [_read_gpu(pynvml.nvmlDeviceGetHandleByIndex(n)) for n in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError as error:
-        logger.warning("gpus.not_measured", extra={"reason": str(error)})
-        return []
-    finally:
-        pynvml.nvmlShutdown()
-
-
 class HostMetricsReader:
-    """Reads the figures of this host; each read's cpu use is that since the read before.
+    """Measures this host; the cpu use of each reading is that since the reading before.
 
-    Blocks for as long as the GPUs' driver likes: not for a loop to call.
+    Blocks as long as the GPUs' driver does: not for an event loop to call.
     """
 
     def __init__(
-        self, environment: Mapping[str, str], read_gpus: Callable[[], Sequence[Gpu]] = read_gpus
+        self, environment: Mapping[str, str], probe: Callable[[], Sequence[host.Gpu]] | None = None
     ) -> None:
-        self._visible = environment.get("CUDA_VISIBLE_DEVICES")
-        self._read_gpus = read_gpus
-        #: How long to look at the cpu; None compares with the reading before.
+        """Measure the GPUs of `environment`; `probe` lists those of the driver."""
+        self._environment = environment
+        self._probe = probe
+        #: How long to measure the cpu use, in seconds; None takes it since the reading before.
         self._cpu_sample_s: float | None = FIRST_CPU_SAMPLE_S
 
     def read(self) -> m.NodeMeasured:
@@ -71,28 +45,13 @@ class HostMetricsReader:
             self._cpu_sample_s = None
         except (psutil.Error, OSError) as error:
             logger.warning("host.not_measured", extra={"reason": str(error)})
-        gpus = self._visible_gpus()
+        gpus = host.visible_gpus(self._environment, self._probe)
         points += (point for number, gpu in enumerate(gpus) for point in _gpu_points(number, gpu))
         uses = (
             m.GpuUse(number, gpu.used_bytes, gpu.busy_percent, gpu.memory_busy_percent)
             for number, gpu in enumerate(gpus)
         )
         return m.NodeMeasured(socket.gethostname(), tuple(points), tuple(uses))
-
-    def _visible_gpus(self) -> list[Gpu]:
-        """Measure GPUs, in the order of torch's numbers, by which handlers know them."""
-        gpus = self._read_gpus()
-        return [gpus[index] for index in visible_order(self._visible, [gpu.uuid for gpu in gpus])]
-
-
-def _read_gpu(handle: object) -> Gpu:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    uuid = str(pynvml.nvmlDeviceGetUUID(handle))
-    try:
-        busy = pynvml.nvmlDeviceGetUtilizationRates(handle)
-    except pynvml.NVMLError:
-        return Gpu(uuid, int(memory.used), int(memory.total), None)
-    return Gpu(uuid, int(memory.used), int(memory.total), int(busy.gpu), int(busy.memory))
 
 
 def _host_points(cpu_sample_s: float | None) -> Iterator[m.MetricPoint]:
@@ -106,9 +65,9 @@ def _host_points(cpu_sample_s: float | None) -> Iterator[m.MetricPoint]:
     yield _point("MemoryUtilization", "Percent", memory.percent)
 
 
-def _gpu_points(number: int, gpu: Gpu) -> Iterator[m.MetricPoint]:
+def _gpu_points(number: int, gpu: host.Gpu) -> Iterator[m.MetricPoint]:
     device = ("DeviceId", str(number))
-    share = 100 * gpu.used_bytes / max(1, gpu.total_bytes)
+    share = 100 * gpu.used_bytes / max(1, gpu.memory_bytes)
     yield _point("GPUMemoryUtilization", "Percent", share, device)
     yield _point("GPUMemoryUsed", "Megabytes", gpu.used_bytes / MEGABYTE, device)
     if gpu.busy_percent is not None:

@@ -17,6 +17,7 @@ from torchrelay.shared.torchserve import config_keys, config_properties
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.worker.node import devices
+from torchrelay.worker.node.host_metrics import HostMetricsReader
 
 PC = Host(name="pc", cpus=4, gpus=0)
 GPU_BOX = Host(name="box", cpus=64, gpus=4)
@@ -138,12 +139,13 @@ def test_a_model_starts_with_a_worker_per_gpu_or_else_per_cpu(
     assert (made.node.devices, made.broker.startup_workers_per_model) == (wanted, workers)
 
 
-@pytest.mark.parametrize("visible", [None, "6", "6,7", "", "-1", "NoDevFiles", "GPU-3,GPU-5", "9"])
+@pytest.mark.parametrize("visible", [None, "6", "6,7", "", "-1", "NoDevFiles", "GPU-3,GPU-5", "9", "MIG-7b"])
 @pytest.mark.parametrize("limit", [None, 0, 1, 5])
 def test_no_worker_of_the_start_and_no_device_is_counted_that_the_node_has_not(
     visible: str | None, limit: int | None
 ) -> None:
-    gpus = [Gpu(f"GPU-{number}", "H100", 80 << 30) for number in range(8)]
+    parts = (Gpu("MIG-7a", "H100 1g", 10 << 30), Gpu("MIG-7b", "H100 3g", 40 << 30))
+    gpus = [Gpu(f"GPU-{number}", "H100", 80 << 30, parts if number == 7 else ()) for number in range(8)]
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     here = msgspec.structs.replace(look(environment, lambda: gpus), cpus=16)
     made = plan(ConfigValues(number_of_gpu=limit), host=here)
@@ -151,6 +153,9 @@ def test_no_worker_of_the_start_and_no_device_is_counted_that_the_node_has_not(
     on_gpus = [device for device in offered if device.kind == "gpu"]
     assert len(on_gpus) == min(here.gpus, here.gpus if limit is None else limit)
     assert made.broker.startup_workers_per_model == (len(on_gpus) or 16)
+    measured = HostMetricsReader(environment, lambda: gpus).read().gpus or ()
+    assert {device.name for device in on_gpus} <= {f"cuda:{gpu.number}" for gpu in measured}
+    assert len(measured) == here.gpus
 
 
 def test_the_cache_has_the_limit_that_was_said_or_the_settings_own() -> None:

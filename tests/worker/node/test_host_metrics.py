@@ -4,10 +4,14 @@ import math
 
 import pytest
 
+from torchrelay.shared.host import Gpu, read_gpus
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.node.host_metrics import Gpu, HostMetricsReader, read_gpus
+from torchrelay.worker.node.host_metrics import HostMetricsReader
 
-GPUS = [Gpu("GPU-aa", 3 << 20, 12 << 20, 50, 7), Gpu("GPU-bb", 6 << 20, 12 << 20, None)]
+GPUS = [
+    Gpu("GPU-aa", "H100", 12 << 20, (), 3 << 20, 50, 7),
+    Gpu("GPU-bb", "A100", 12 << 20, (Gpu("MIG-1", "A100 1g", 4 << 20, (), 1 << 20),), 6 << 20),
+]
 
 
 def test_a_hosts_figures_have_torchserves_names_and_units_and_no_gpu_where_there_is_none() -> None:
@@ -33,6 +37,10 @@ def test_a_hosts_figures_have_torchserves_names_and_units_and_no_gpu_where_there
               ("GPUMemoryUtilization", "1"): 50.0, ("GPUUtilization", "0"): 50.0}),
         ({"CUDA_VISIBLE_DEVICES": "1"}, {("GPUMemoryUsed", "0"): 6.0, ("GPUMemoryUtilization", "0"): 50.0}),
         ({"CUDA_VISIBLE_DEVICES": ""}, {}),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-bb"}, {("GPUMemoryUsed", "0"): 6.0,
+                                              ("GPUMemoryUtilization", "0"): 50.0}),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-1"}, {("GPUMemoryUsed", "0"): 1.0,
+                                             ("GPUMemoryUtilization", "0"): 25.0}),
     ],
 )  # fmt: skip
 def test_gpus_are_measured_by_torchs_numbers_and_one_that_cannot_tell_its_load_tells_its_memory(
@@ -54,4 +62,4 @@ def test_what_each_gpu_has_to_do_is_told_by_torchs_numbers() -> None:
 def test_a_real_gpu_tells_of_its_memory() -> None:
     gpus = read_gpus()
     assert gpus
-    assert all(0 <= gpu.used_bytes <= gpu.total_bytes for gpu in gpus)
+    assert all(0 <= gpu.used_bytes <= gpu.memory_bytes for gpu in gpus)
