@@ -21,7 +21,7 @@ from torchrelay.cli.start import checks, console, folders, part_settings, standa
 from torchrelay.cli.torchserve import pid_file
 from torchrelay.shared import private_files
 from torchrelay.shared.settings import environment
-from torchrelay.shared.torchserve import config_properties
+from torchrelay.shared.torchserve import command_line, config_properties
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 
 #: The version whose place we take: clients and scripts compare it.
@@ -39,48 +39,12 @@ WRITE_LIMIT_S = 5.0
 ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
 
 
-def parser() -> argparse.ArgumentParser:
-    """Make TorchServe's parser."""
-    made = argparse.ArgumentParser(prog="torchserve", description="Torchserve")
-    what = made.add_mutually_exclusive_group()
-    what.add_argument("-v", "--version", action="store_true", help="Return TorchServe Version")
-    what.add_argument("--start", action="store_true", help="Start the model-server")
-    what.add_argument("--stop", action="store_true", help="Stop the model-server")
-    made.add_argument("--ts-config", help="Configuration file for model server")
-    made.add_argument("--model-store", help="Folder of archives")
-    made.add_argument("--workflow-store", help="Taken, and without effect: workflows are not offered")
-    made.add_argument(
-        "--models",
-        nargs="+",
-        metavar="M",
-        help="Models to load: `all`, or archives and NAME=ARCHIVE, each a file of the model store or a url",
-    )
-    made.add_argument("--log-config", help="Taken, and without effect: there is no Log4j here")
-    made.add_argument("--cpp-log-config", help="Taken, and without effect: there is no C++ backend here")
-    made.add_argument("--foreground", action="store_true", help="Run in the foreground, until Ctrl-C")
-    made.add_argument(
-        "--no-config-snapshots", "--ncs", action="store_true", help="Neither write nor look for snapshots"
-    )
-    made.add_argument("--plugins-path", "--ppath", help="Taken, and without effect: plugins are Java")
-    made.add_argument(
-        "--disable-token-auth",
-        "--dt",
-        dest="token_auth",
-        action="store_true",
-        help="Let callers in without keys",
-    )
-    made.add_argument(
-        "--enable-model-api", dest="model_mode", action="store_true", help="Allow register and unregister"
-    )
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     standard_streams.open_missing()
     private_files.keep_own_rights()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    given = parser().parse_args(words)
+    given = command_line.parser().parse_args(words)
     try:
         if given.version:
             typer.echo(f"TorchServe Version is {TORCHSERVE_VERSION}")

@@ -23,7 +23,7 @@ from torchrelay.shared import clock, private_files
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
-from torchrelay.shared.torchserve import config_parsers
+from torchrelay.shared.torchserve import command_line, config_parsers
 from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.shared.torchserve.torchserve_log import SERVER
 
@@ -40,7 +40,7 @@ UNHEEDED_OPTIONS = {
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    given = command.parser().parse_args([word for word in sys.argv[1:] if word != command.SERVER_NAME])
+    given = command_line.parser().parse_args([word for word in sys.argv[1:] if word != command.SERVER_NAME])
     try:
         with folders(None, None, environment(), large_in_temp=True) as made:
             _serve(given, made)

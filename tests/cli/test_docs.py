@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.deploy.test_compose_file import accept
-from torchrelay.cli.torchserve.command import parser
 from torchrelay.shared import settings
+from torchrelay.shared.torchserve.command_line import parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
+from torchrelay.shared.torchserve import command_line
+
 
 class ArgParser:
     """The flags of the `torchserve` command."""
@@ -10,11 +12,7 @@ class ArgParser:
     @staticmethod
     def ts_parser() -> argparse.ArgumentParser:
         """Make the parser."""
-        from torchrelay.cli.torchserve.command import (
-            parser,  # an archive's `cli` is nobody's concern before this is asked for
-        )
-
-        return parser()
+        return command_line.parser()
 
     @staticmethod
     def extract_args(args: Sequence[str] | None = None) -> argparse.Namespace:
