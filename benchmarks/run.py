@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import bare, core, machine, processes, report, servers, wrk
+from benchmarks import bare, core, hardware, processes, report, servers, wrk
 from benchmarks.results import Check, Plan, Point, ProcessFacts, Results, StartUp
 from torchrelay.shared import clock
 from torchrelay.shared.archives import model_archive
@@ -95,8 +95,8 @@ def measure(options: argparse.Namespace) -> Results:
     results = Results(
         taken_at=clock.iso(clock.wall_ms()),
         command=shlex.join(["python", "-m", "benchmarks.run", *sys.argv[1:]]),
-        revision=machine.revision(),
-        machine=machine.look(python),
+        revision=hardware.revision(),
+        machine=hardware.look(python),
         plan=plan,
         servers={contestant.key: contestant.label for contestant in contestants},
     )
