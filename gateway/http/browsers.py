@@ -4,7 +4,7 @@ A page that is open in a browser has it send requests to whatever that browser r
 loopback, the network behind a firewall. Where keys are asked for, it has none. Where they aren't, what
 browsers say by themselves, and no page can change, tells such requests from those of people and programs:
 `Sec-Fetch-Site` and `Origin` name the page's site, and `Host` has the name that the page was loaded by,
-which is a stranger's where its DNS entry was made to lead here (DNS rebinding). Who sends none of these
+which is somebody else's where its DNS entry was made to lead here (DNS rebinding). Who sends none of these
 headers is no browser.
 """
 

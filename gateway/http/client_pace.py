@@ -66,7 +66,7 @@ class Pace:
         self._due_at += for_s
 
     def is_late(self, now: float) -> bool:
-        """Tell whether the client has fallen behind for too long."""
+        """Tell whether the client has been behind for too long."""
         return now > self._due_at
 
     def slowness(self, now: float) -> float | None:

@@ -1,6 +1,6 @@
 """An archive's entries, checked before anything is made of them.
 
-Archives come from strangers: an entry has a path below the model's folder that any disk can have, is a file
+Archives are not trusted: an entry has a path below the model's folder that any disk can have, is a file
 or a folder, and no more is read than the limits below allow. Servers read archives in processes of their own,
 see `reader`, which bounds whatever is missed here; what is found here is said in words.
 """

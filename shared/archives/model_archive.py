@@ -1,8 +1,8 @@
 """Model archives: read what they say of themselves, unpack them safely, make them.
 
 An archive is TorchServe's: a zip (`.mar`) or a gzipped tar whose first path component is dropped; its
-content tells which, not its name. A folder becomes a zip before anything else. Archives come from
-strangers: no entry is written before it was checked, and no more is read than the limits below allow.
+content tells which, not its name. A folder becomes a zip before anything else. Archives are
+not trusted: no entry is written before it was checked, and no more is read than the limits below allow.
 """
 
 import errno

@@ -1,6 +1,6 @@
 """What an archive's model-config.yaml asks of the server; the handler's own keys are left alone.
 
-Pure. The file comes from a stranger: it is bounded before it is built, and a value that can't be meant
+Pure. The file is not trusted: it is bounded before it is built, and a value that can't be meant
 is left out with a warning, as in TorchServe. Keys, defaults and clamps are TorchServe's.
 """
 

@@ -1,4 +1,4 @@
-"""Attacks on the broker's port by what messages say: values out of range, workers of others, crowds."""
+"""Attacks on the broker's port by what messages say: values out of range, others' workers, too many peers."""
 
 import itertools
 import json
@@ -13,7 +13,7 @@ from torchrelay.shared.archives import model_archive
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
-CROWD_WORKERS, CROWD_NODES, UNKNOWN_WORKERS = 2000, 1000, 1000
+MANY_WORKERS, MANY_NODES, UNKNOWN_WORKERS = 2000, 1000, 1000
 HEAD_BYTES = 8 * 1024 * 1024 - 1024
 VALUE_BYTES = 7_000_000
 LARGEST = 2**64 - 1
@@ -64,7 +64,9 @@ def out_of_range(attacker: Attacker) -> None:
         if peer is None:
             continue
         is_welcome = peer.hello(hello, within_s=0.5)
-        attacker.counts[f"{type(message or hello).__name__}{'' if is_welcome else ' of a stranger'}"] += 1
+        attacker.counts[
+            f"{type(message or hello).__name__}{'' if is_welcome else ' of an unknown peer'}"
+        ] += 1
         if is_welcome and message:
             peer.say(message)
         if number % 3 == 0:
@@ -141,37 +143,35 @@ def _bad_messages() -> list[_Try]:
     return [*tries, *((wide, one) for one in told)]
 
 
-def worker_crowd(attacker: Attacker) -> None:
+def many_workers(attacker: Attacker) -> None:
     """Be thousands of workers on one connection, and thousands that a node holds."""
     ids = itertools.count(50_000)
     for _ in attacker.rounds(0.1):
         peer = zmtp.dial(attacker)
         if peer is None:
             continue
-        workers = [held(next(ids), attacker) for _ in range(CROWD_WORKERS)]
-        attacker.counts["a node with 2,000 workers"] += peer.hello(
-            node("crowd", *workers, slots=CROWD_WORKERS)
-        )
-        for _ in range(CROWD_WORKERS):
-            if attacker.is_over or not peer.say(worker(next(ids), attacker, name="crowd")):
+        workers = [held(next(ids), attacker) for _ in range(MANY_WORKERS)]
+        attacker.counts["a node with 2,000 workers"] += peer.hello(node("many", *workers, slots=MANY_WORKERS))
+        for _ in range(MANY_WORKERS):
+            if attacker.is_over or not peer.say(worker(next(ids), attacker, name="many")):
                 break
             attacker.counts["workers"] += 1
         peer.close()
 
 
-def name_crowd(attacker: Attacker) -> None:
+def many_nodes_of_one_name(attacker: Attacker) -> None:
     """Be a thousand nodes of one name."""
-    crowd: list[zmtp.Peer] = []
+    nodes: list[zmtp.Peer] = []
     for _ in attacker.rounds():
         peer = zmtp.dial(attacker)
         if peer is None:
             continue
-        peer.say(node("crowd", slots=1))
+        peer.say(node("many", slots=1))
         attacker.counts["nodes"] += 1
-        crowd.append(peer)
-        if len(crowd) > CROWD_NODES:
-            crowd.pop(0).close()
-    for peer in crowd:
+        nodes.append(peer)
+        if len(nodes) > MANY_NODES:
+            nodes.pop(0).close()
+    for peer in nodes:
         peer.close()
 
 

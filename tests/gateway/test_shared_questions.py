@@ -115,14 +115,14 @@ def test_who_asks_again_at_once_waits_for_an_answer_of_its_own() -> None:
         (messages.ReadFleet(0), messages.FleetRead),
     ],
 )
-def test_a_crowd_that_asks_how_it_is_now_keeps_nobody_from_asking(ask: messages.Ask, reply: Any) -> None:
+def test_many_that_ask_how_it_is_now_keep_nobody_from_asking(ask: messages.Ask, reply: Any) -> None:
     held: list[Any] = []
 
     class Holding(FakeLink):
         def _reply(self, ask: Any) -> None:
             held.append(ask)
 
-    async def crowd() -> None:
+    async def ask_often() -> None:
         link = Holding(GatewaySettings())
         await link.start()
         waiters = [link.ask(ask, reply) for _ in range(2 * ASK_LIMIT)]
@@ -137,4 +137,4 @@ def test_a_crowd_that_asks_how_it_is_now_keeps_nobody_from_asking(ask: messages.
             with pytest.raises(errors.InternalError):
                 await waiter
 
-    asyncio.run(crowd())
+    asyncio.run(ask_often())
