@@ -14,7 +14,10 @@ from torchrelay.shared import settings
 from torchrelay.shared.torchserve.command_line import parser
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "tests/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 
 def generator() -> Any:  # a script without types
@@ -51,7 +54,7 @@ def test_every_setting_says_what_it_means(cls: type[settings.Settings]) -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_command_in_the_documentation_is_accepted(page: Path) -> None:
     for command in commands(page):
         name, *words = shlex.split(command, comments=True)
@@ -66,7 +69,7 @@ def test_the_commands_are_found_at_all() -> None:
     assert len([line for line in commands(ROOT / "README.md") if line.startswith("torchserve")]) >= 2
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_to_a_file_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
