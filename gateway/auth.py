@@ -1,6 +1,6 @@
 """Which keys open which API; pure: no clock, no I/O.
 
-The broker makes and keeps the keys and tells only their hashes. Rules and texts are TorchServe's
+The broker makes and keeps the keys and sends only hashes of them. Rules and texts are TorchServe's
 (its token authorization): the header is `Authorization: Bearer KEY`, and what is wrong with it is 400.
 """
 
@@ -48,22 +48,22 @@ class _Key:
     expires_at: float
 
 
-class Keyring:
-    """The keys of all APIs, as the broker told them last; `now` is always the same monotonic clock."""
+class KnownKeys:
+    """The keys of all APIs, as the broker sent them last; `now` is always the same monotonic clock."""
 
     def __init__(self) -> None:
-        #: By API; None until the broker has told them.
+        #: By API; None until the broker has sent them.
         self._keys: dict[str, list[_Key]] | None = None
 
     @property
     def is_known(self) -> bool:
-        """Whether the broker has told the keys."""
+        """Whether the broker has sent the keys."""
         return self._keys is not None
 
-    def learn(self, keys: Iterable[m.AccessKey], *, now: float) -> None:
-        """Take these keys instead of all before them; what they still last counts from `now`.
+    def replace(self, keys: Iterable[m.AccessKey], *, now: float) -> None:
+        """Replace all known keys; those that expire do so `expires_in_ms` after `now`.
 
-        None lasts longer than was known before: a message that took its time gives no key more of it.
+        A key that was known already expires no later than before, however long the message was on its way.
         """
         ends = {
             (api, key.digest): key.expires_at
@@ -89,9 +89,9 @@ class Keyring:
 
 
 class WrongKeys:
-    """Tells who guesses from who has an old key: by how many different ones come from an address.
+    """Counts the different wrong keys from each address, to tell guessing from the use of an old key.
 
-    Good keys are none of its business: callers behind a proxy share an address, with who guesses as well.
+    It is not asked about good keys: behind a proxy, callers share an address with whoever guesses.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class WrongKeys:
         self._guesses: dict[str, _Guesses] = {}
 
     def is_guess(self, address: str, key: str, now: float) -> bool:
-        """Take note of a wrong key; tell whether its address has sent too many others."""
+        """Count a wrong key; tell whether its address has sent too many others."""
         network = _network(address)
         found = self._guesses.pop(network, None)
         if found is None or now - found.since >= WRONG_KEYS_WINDOW_S:
@@ -123,7 +123,7 @@ class _Guesses:
 
 
 def _network(address: str) -> str:
-    """Return what one host can choose its addresses from: for IPv6 the first 64 bits, as everybody has."""
+    """Return the network from which one host can choose its addresses: for IPv6 the first 64 bits."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -134,7 +134,7 @@ def _network(address: str) -> str:
 
 
 def refusal(api: KeyedApi) -> errors.InvalidKey:
-    """Say that there was no good key; the route that renews keys says it in a word of its own."""
+    """Make TorchServe's error for a missing or wrong key; its text for the token API differs in a word."""
     failed = "Authentication" if api == "token" else "Authorization"
     return errors.InvalidKey(
         f"Token {failed} failed. Token either incorrect, expired, or not provided correctly"

@@ -100,7 +100,7 @@ class GatewaySession(Presence, Generic[P]):
         #: Metrics are being asked for, which shall count every answer that has gone out from here.
         self._is_count_due = False
         #: Keys outlive the broker that told them: who may call doesn't change while it is away.
-        self.keys = auth.Keyring()
+        self.keys = auth.KnownKeys()
         #: Whether callers need keys: because this gateway was told so, or the broker has some.
         self.asks_for_keys = config.token_authorization
         #: Whether the broker that last welcomed us has some.
@@ -220,7 +220,7 @@ class GatewaySession(Presence, Generic[P]):
             return self._settled([(message.ask, message)])
         if isinstance(message, m.KeysChanged):
             # They were told after the hello; how long the message was on its way, nobody knows.
-            self.keys.learn(message.keys, now=now if self._told_since is None else self._told_since)
+            self.keys.replace(message.keys, now=now if self._told_since is None else self._told_since)
             self._told_since = None
         return []
 

@@ -1,4 +1,4 @@
-"""What every API has whatever its routes: TorchServe's rules of paths, a description, errors as JSON."""
+"""What all APIs have: TorchServe's rules of paths, a check of keys, a description, errors as JSON."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ App = falcon.asgi.App[GatewayRequest, Response]
 
 
 def bare_app(description: documents.Document, key_check: "KeyCheck | None" = None) -> App:
-    """Make an API without routes of its own: its description, its errors, and the check of keys."""
+    """Make an app without routes of its own: its description, its errors, its check of keys."""
     app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(key_check))
     # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
@@ -36,7 +36,7 @@ def bare_app(description: documents.Document, key_check: "KeyCheck | None" = Non
     app.add_error_handler(errors.RelayError, answer_relay_error)
     app.add_error_handler(ClientLeft, end_quietly)
     if key_check is not None:
-        app.add_error_handler(errors.TooManyWrongKeys, key_check.answer_guess)
+        app.add_error_handler(errors.TooManyWrongKeys, key_check.answer_wrong_keys)
     app.add_error_handler(Exception, answer_bug)
     app.add_route("/", RootResource(description))
     app.add_route("/api-description", DescriptionResource(description))
@@ -44,10 +44,10 @@ def bare_app(description: documents.Document, key_check: "KeyCheck | None" = Non
 
 
 class KeyCheck:
-    """Lets pass who has the key. Every resource says by `opened_by` whose key that is, None for anybody."""
+    """Refuses requests without a key of their API, which the resource names as `opened_by` (None: no key)."""
 
     def __init__(self, link: Link, default_api: KeyedApi) -> None:
-        """Guard an API; `elsewhere` is the key for paths that nothing is at."""
+        """Check a port's requests; those for a path without a route need a key of `default_api`."""
         self._link = link
         self._default_api = default_api
 
@@ -58,10 +58,10 @@ class KeyCheck:
             client = req.scope.get("client")
             self._link.authorise(api, req.auth, client[0] if client else "")
 
-    async def answer_guess(
+    async def answer_wrong_keys(
         self, _req: GatewayRequest, resp: Response, error: errors.TooManyWrongKeys, _params: object
     ) -> None:
-        """Answer who guesses keys, not at once."""
+        """Answer a client that has sent too many wrong keys, after a delay."""
         await self._link.hold_back()
         responses.answer_error(resp, error, error.status)
         resp.set_header("retry-after", str(int(auth.WRONG_KEYS_WINDOW_S)))
@@ -96,7 +96,7 @@ class Router(CompiledRouter):
         return found
 
     def _look_up(self, uri: str, req: Any) -> Any:  # as in falcon's own signature
-        """Find a route, and remember it: clients ask for the same few paths again and again.
+        """Find a route, and remember it, since clients ask for the same few paths again and again.
 
         PERF: 8,500 instructions, a remembered one 400.
         """
@@ -168,7 +168,7 @@ async def answer_http_error(
 
 
 async def end_quietly(_req: GatewayRequest, resp: Response, _error: ClientLeft, _params: object) -> None:
-    """Note 499, which nobody reads."""
+    """Set status 499 for metrics and the access log: the client has left."""
     resp.status = 499
 
 

@@ -79,7 +79,7 @@ class _ModelResource:
         inputs: Sequence[request_inputs.Input],
         added: Headers = (),
     ) -> None:
-        """Have a job done with the client's headers, `added` ones behind them so that they win."""
+        """Run a job with the client's headers and, behind them so that they win, those `added`."""
         if req.content_length is None:
             added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
         meta, frames = codec.pack_request(
@@ -115,7 +115,7 @@ class PredictionsResource(_ModelResource):
     async def on_request(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
     ) -> None:
-        """Predict; the query is not the handler's."""
+        """Predict; the query does not reach the handler."""
         inputs = await self._read(req)
         added = (("explain", self._explain), ("url_path", rest))
         await self._predict(req, resp, model, version, inputs, added)
@@ -150,9 +150,9 @@ class InvocationsResource(_ModelResource):
     """`/invocations`: the model is named by the input `model_name`."""
 
     async def on_request(self, req: GatewayRequest, resp: Response) -> None:
-        """Predict; who names no model means the one of the start, if it was one."""
+        """Predict; without a model's name, with the one that was loaded at the start, if it was only one."""
         query = request_inputs.query_inputs(req.query_string)
-        # Asked for before the body is read: what waits in between would count as nobody's.
+        # Before the body is read: a body that is in memory while this waits would not be counted.
         named = await self._named(query)
         inputs = request_inputs.merged(query, await self._read(req))
         await self._predict(req, resp, named or _required(inputs), None, inputs)
@@ -163,7 +163,7 @@ class InvocationsResource(_ModelResource):
         await super().on_options(req, resp, await self._named(query) or _required(query))
 
     async def _named(self, query: list[request_inputs.Input]) -> str | None:
-        """Return the model that the query names, or else the one of the start; None where it wasn't one."""
+        """Return the model that the query names, or else the only one of the start; None without either."""
         asked = _value(query, "model_name")
         if asked:
             return asked
@@ -230,15 +230,15 @@ class KserveV2Resource(_ModelResource):
 
 
 async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
-    """Answer for a workflow: there are none."""
+    """Refuse a prediction by a workflow: there are none."""
     raise errors.WorkflowNotFound(f"Workflow not found: {quoted(fields['workflow'])}")
 
 
 def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
     """Return the client's headers for the handler, names spelled as the client did; see `codec.head`.
 
-    Where keys are asked for, `Authorization` holds one of ours, which is none of the handler's business.
-    Else it is the application's own.
+    Where keys are asked for, `Authorization` holds an access key, which handlers must not see.
+    Elsewhere it is the application's own.
     """
     headers: list[bytes] = req.scope["raw_headers"]
     if config.token_authorization and req.has(b"authorization"):
@@ -255,18 +255,18 @@ def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
 def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> None:
     """Pass on the status, the phrase and the headers that a handler has set.
 
-    Raises PredictionFailed for what can't be told in HTTP.
+    Raises PredictionFailed for what HTTP can't carry.
     """
     if response.status not in _STATUSES:
-        raise _untellable(f"status {response.status}")
+        raise _not_sendable(f"status {response.status}")
     resp.status = response.status
     if response.reason and not _HEADER_VALUE.fullmatch(response.reason):
-        raise _untellable(f"the reason phrase {quoted(repr(response.reason))}")
+        raise _not_sendable(f"the reason phrase {quoted(repr(response.reason))}")
     for name, value in response.headers:
         if name.lower() in SERVER_OWNED_HEADERS:
             continue
         if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-            raise _untellable(f"the header {quoted(repr(name))}: {quoted(repr(value))}")
+            raise _not_sendable(f"the header {quoted(repr(name))}: {quoted(repr(value))}")
         if name.lower() == "set-cookie":
             resp.append_header(name, value)  # the one that falcon won't have set
         else:
@@ -276,5 +276,5 @@ def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> 
         req.scope["reason"] = response.reason
 
 
-def _untellable(what: str) -> errors.PredictionFailed:
+def _not_sendable(what: str) -> errors.PredictionFailed:
     return errors.PredictionFailed("Prediction failed", f"the handler set {what}, which HTTP can't carry")

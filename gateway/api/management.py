@@ -1,4 +1,4 @@
-"""The management API: what TorchServe's clients say, in words of the broker, and its replies in theirs."""
+"""The management API: requests become messages to the broker, its replies TorchServe's answers."""
 
 import json
 
@@ -26,7 +26,7 @@ REGISTRATION_LIMIT_BYTES = 64 * 1024
 
 
 class ManagementResource:
-    """Base of what is for those who manage: they have a key of their own."""
+    """Base of the resources that the management key opens."""
 
     opened_by: KeyedApi | None = "management"
 
@@ -35,7 +35,7 @@ class ManagementResource:
 
 
 class UndescribedResource(ManagementResource):
-    """Base of what has no description of its own."""
+    """Base of the resources without an OpenAPI document of their own."""
 
     async def on_options(self, _req: GatewayRequest, _resp: Response, **_: str) -> None:
         """Refuse, as TorchServe does."""
@@ -64,8 +64,8 @@ class ModelsResource(UndescribedResource):
         is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == JSON
         if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
             raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
-        said = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
-        registered = await self._link.ask(_registration(said, auth.proof_of(req.auth)), m.ModelRegistered)
+        given = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
+        registered = await self._link.ask(_registration(given, auth.proof_of(req.auth)), m.ModelRegistered)
         if not registered.done:
             responses.answer_status(resp, _PROCESSING, 202)
             return
@@ -107,23 +107,23 @@ class ModelResource(ManagementResource):
         """Set the worker targets of a version."""
         query = Parameters.of_query(req.query_string)
         version = version or query.text("model_version")
-        least = query.number("min_worker", 1)
-        most = query.number("max_worker", least)
-        if most < least:
+        min_worker = query.number("min_worker", 1)
+        max_worker = query.number("max_worker", min_worker)
+        if max_worker < min_worker:
             raise errors.BadRequest("max_worker cannot be less than min_worker.")
-        if least < 0:
+        if min_worker < 0:
             # TorchServe's clients are tested to get a 500 here, though it is the caller's fault.
             raise errors.InternalError("min_worker cannot be negative.")
         synchronous = query.flag("synchronous", default=False)
         drain_timeout_s = max(-1, query.number("timeout", -1))
         proof = auth.proof_of(req.auth)
-        ask = m.ScaleWorkers(0, model, version, least, most, synchronous, drain_timeout_s, proof)
+        ask = m.ScaleWorkers(0, model, version, min_worker, max_worker, synchronous, drain_timeout_s, proof)
         scaled = await self._link.ask(ask, m.WorkersScaled)
         if not (synchronous and scaled.done):
             responses.answer_status(resp, _PROCESSING, 202)
             return
         of_version = f", version: {version}" if version else ""
-        responses.answer_status(resp, f"Workers scaled to {least} for model: {model}{of_version}")
+        responses.answer_status(resp, f"Workers scaled to {min_worker} for model: {model}{of_version}")
 
     async def on_delete(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -132,8 +132,8 @@ class ModelResource(ManagementResource):
         if not self._config.enable_model_api:
             raise errors.MethodNotAllowed
         ask = m.UnregisterModel(0, model, version, auth.proof_of(req.auth))
-        gone = await self._link.ask(ask, m.ModelUnregistered)
-        responses.answer_status(resp, f'Model "{gone.model}" unregistered')
+        unregistered = await self._link.ask(ask, m.ModelUnregistered)
+        responses.answer_status(resp, f'Model "{unregistered.model}" unregistered')
 
     async def on_options(
         self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -180,7 +180,7 @@ class DefaultVersionResource(UndescribedResource):
         responses.answer_status(resp, text)
 
     async def on_delete(self, _req: GatewayRequest, _resp: Response, model: str, version: str) -> None:
-        """Refuse; an unknown model is told first, as TorchServe does, which would delete here."""
+        """Refuse with 405, or with 404 for an unknown model. TorchServe deletes the version here."""
         await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
         raise errors.MethodNotAllowed
 
@@ -197,7 +197,7 @@ class ReadinessResource(UndescribedResource):
 
 
 class TokenResource(ManagementResource):
-    """`/token`: any method makes a new key, which goes where keys are kept and not into the answer."""
+    """`/token`: any method makes a new key, which is written to the key file and not into the answer."""
 
     opened_by = "token"
 
@@ -218,7 +218,7 @@ class WorkflowsResource(UndescribedResource):
     """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
-        """List none."""
+        """List the workflows, of which there are none."""
         responses.answer(resp, api_bodies.WorkflowsBody(workflows=()))
 
     async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
@@ -230,7 +230,7 @@ class WorkflowResource(UndescribedResource):
     """`/workflows/{workflow}`."""
 
     async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
-        """Describe or unregister what isn't there."""
+        """Refuse: there is no workflow that could be described or unregistered."""
         raise errors.WorkflowNotFound(f"Workflow not found: {quoted(workflow)}")
 
     on_delete = on_get
@@ -244,18 +244,18 @@ class FleetResource(ManagementResource):
         self._server_id = server_id
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
-        """Answer with nodes, models, workers, and why they are as they are."""
+        """Answer with nodes, models and workers, and with the reasons why workers are missing."""
         read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
         responses.answer(resp, responses.fleet(read, self._server_id))
 
 
 class ProbesResource(ManagementResource):
-    """`/livez` and `/readyz`, of this process; probes carry no keys and are in nobody's figures."""
+    """`/livez` and `/readyz`, of this process; probes carry no keys, and no metric counts them."""
 
     opened_by = None
 
     async def on_get_live(self, req: GatewayRequest, resp: Response) -> None:
-        """Answer, which is all there is to tell."""
+        """Answer: a process that answers lives."""
         req.scope["is_uncounted"] = True
         responses.answer(resp, api_bodies.ProbeBody(status="live"))
 
@@ -268,31 +268,31 @@ class ProbesResource(ManagementResource):
             responses.answer(resp, api_bodies.ProbeBody(status="ready"))
 
 
-def _registration(said: Parameters, proof: str) -> m.RegisterModel:
-    """Read a registration. What can't be meant (no batch, no time) counts as not said."""
-    url = said.text("url")
+def _registration(given: Parameters, proof: str) -> m.RegisterModel:
+    """Read a registration. As in TorchServe, a number that makes no sense (a batch of 0) counts as absent."""
+    url = given.text("url")
     if url is None:
         raise errors.BadRequest("Parameter url is required.")
-    runtime = said.text("runtime")
+    runtime = given.text("runtime")
     if runtime is not None and runtime not in model_archive.RUNTIMES:
         raise errors.BadRequest(f"Invalid RuntimeType value: {quoted(runtime)}")
 
     def at_least(least: int, name: str) -> int | None:
-        value = said.number(name, least - 1)
+        value = given.number(name, least - 1)
         return value if value >= least else None
 
     return m.RegisterModel(
         0,
         url,
-        model_name=said.text("model_name") or None,
-        handler=said.text("handler") or None,
+        model_name=given.text("model_name") or None,
+        handler=given.text("handler") or None,
         runtime=runtime,
         batch_size=at_least(1, "batch_size"),
         max_batch_delay_ms=at_least(0, "max_batch_delay"),
         response_timeout_s=at_least(1, "response_timeout"),
         startup_timeout_s=at_least(0, "startup_timeout"),  # TorchServe's clients are tested to get a 500
         initial_workers=at_least(0, "initial_workers"),
-        synchronous=said.flag("synchronous", default=True),
-        s3_sse_kms=said.flag("s3_sse_kms", default=False),
+        synchronous=given.flag("synchronous", default=True),
+        s3_sse_kms=given.flag("s3_sse_kms", default=False),
         proof=proof,
     )

@@ -20,11 +20,11 @@ class ServerMetadataResource:
     opened_by: KeyedApi = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
-        """Answer with TorchServe's name, which is what clients look for."""
-        told = api_bodies.ProtocolServerBody(
+        """Answer with TorchServe's name, since clients look for it."""
+        body = api_bodies.ProtocolServerBody(
             name="Torchserve", version=version("torchrelay"), extenstion=("kserve", "kubeflow")
         )
-        responses.answer(resp, told)
+        responses.answer(resp, body)
 
     on_options = on_request
 
@@ -38,7 +38,7 @@ class HealthResource:
         self._link = link
 
     async def on_request_live(self, _req: GatewayRequest, resp: Response) -> None:
-        """Answer, which is all there is to tell."""
+        """Answer: a process that answers lives."""
         responses.answer(resp, api_bodies.ProtocolLiveBody(live=True))
 
     async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:

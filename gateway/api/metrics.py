@@ -10,7 +10,7 @@ from torchrelay.shared.wire import messages as m
 
 
 class MetricsResource:
-    """`/metrics`: the whole fleet's figures, which the broker keeps; TorchServe asks for no key here."""
+    """`/metrics`: metrics of the whole fleet, which the broker keeps. As in TorchServe, no key is needed."""
 
     opened_by = None
 

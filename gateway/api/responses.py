@@ -20,7 +20,7 @@ def answer(resp: Response, value: object, status: int = 200) -> None:
 
 
 def answer_status(resp: Response, text: str, status: int = 200) -> None:
-    """Say what became of a change."""
+    """Answer with a text that says what became of a change."""
     answer(resp, api_bodies.StatusBody(status=text), status)
 
 

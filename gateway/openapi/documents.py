@@ -2,7 +2,7 @@
 
 Titles, paths and operation ids are TorchServe's where its documents are right, so that generated clients
 keep their names. Where they aren't (ids that come twice, defaults of the wrong type, paths, parameters
-and fields that don't exist) ours say what happens. Tests hold them against a running server.
+and fields that don't exist) ours say what happens. Tests compare them with a running server.
 """
 
 from collections.abc import Iterable, Mapping
@@ -108,19 +108,19 @@ def _operation(path: str, operation: Operation, *, has_keys: bool) -> Document:
 
 
 def _responses(operation: Operation, *, has_keys: bool) -> Document:
-    told: dict[int | str, object] = dict(_answers(operation.answers))
+    described: dict[int | str, object] = dict(_answers(operation.answers))
     # A path with a bad escape is 400 everywhere, as is a call without its key.
     failures = {400: _FAILURES[400]} | {status: _FAILURES[status] for status in operation.failures}
     if has_keys and operation.key:
         failures[503] = _FAILURES[503]
     for status, words in failures.items():
         if status == 413:
-            told[status] = {"description": words}
-        elif status not in told:
-            told[status] = _answer(words, "application/json", schemas.ref("Error"))
+            described[status] = {"description": words}
+        elif status not in described:
+            described[status] = _answer(words, "application/json", schemas.ref("Error"))
     if operation.is_handlers:
-        told["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
-    return {str(status): told[status] for status in sorted(told, key=str)}
+        described["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
+    return {str(status): described[status] for status in sorted(described, key=str)}
 
 
 def _answers(answers: Mapping[int, operations.Answer]) -> Iterable[tuple[int, Document]]:
@@ -129,13 +129,13 @@ def _answers(answers: Mapping[int, operations.Answer]) -> Iterable[tuple[int, Do
 
 
 def _answer(words: str, media_type: str, schema: schemas.Schema | None) -> Document:
-    told: Document = {
+    described: Document = {
         "description": words,
         "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
     }
     if schema is not None:
-        told["content"] = {media_type: {"schema": schema}}
-    return told
+        described["content"] = {media_type: {"schema": schema}}
+    return described
 
 
 def _in_path(name: str) -> Document:
@@ -153,11 +153,11 @@ _IN_PATH = {
     "sub_path": "For the handler, as its header `url_path`; it may have slashes.",
 }
 _FAILURES = {
-    400: "The request can't be read as it stands, or where keys are asked for has no good one.",
-    403: "The default version can't go while there are others.",
+    400: "The request is malformed, or its key is missing or wrong where keys are asked for.",
+    403: "The default version can't be unregistered while there are others.",
     404: "There is no such model, version, or archive.",
     405: "The model API is off (enable_model_api).",
-    408: "It was not finished in its time.",
+    408: "The change was not finished in time.",
     409: "The version is registered already.",
     413: "The body is larger than max_request_size. This answer has neither body nor x-request-id.",
     500: "A worker died, did not answer in time, or could not be started.",

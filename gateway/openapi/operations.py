@@ -1,4 +1,4 @@
-"""What can be called on each port, for `documents`; the routes themselves are `gateway.app`'s."""
+"""The operations that OpenAPI documents describe; `gateway.app` routes them, and a test compares the two."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success; without a schema the body is whatever it is."""
+    """A successful response; without a schema, its body is not described."""
 
     words: str
     schema: Schema | None
@@ -38,13 +38,13 @@ class Operation:
     answers: Mapping[int, Answer]
     #: Statuses of errors, beside 400.
     failures: tuple[int, ...] = ()
-    #: Whose key opens it; None for anybody.
+    #: The API whose key opens it; None: no key is needed.
     key: KeyedApi | None
     description: str = ""
     query: tuple[Schema, ...] = ()
     body: Schema | None = None
     is_deprecated: bool = False
-    #: Whether a handler answers, with any status it likes.
+    #: Whether a handler answers, with any status.
     is_handlers: bool = False
 
 
@@ -117,7 +117,9 @@ PING: Paths = {
     ),
 }
 
-_HANDLERS_ANSWER = {200: Answer("What the handler made; only it sets a content type.", None)}
+_HANDLERS_ANSWER = {
+    200: Answer("What the handler returned. It has a content type only if the handler sets one.", None)
+}
 _PREDICTION_FAILURES = (404, 413, 500, 503, 507)
 _INPUT: Schema = {
     "description": (
@@ -177,17 +179,20 @@ OPEN_INFERENCE_PROTOCOL: Paths = {
     "/v2": _get(
         "serverMetadata",
         "Tell what serves here.",
-        {200: Answer("Told.", ref("ProtocolServer"))},
+        {200: Answer("The name and version of the server.", ref("ProtocolServer"))},
         key="inference",
     ),
     "/v2/health/live": _get(
-        "serverLive", "Live?", {200: Answer("Live.", ref("ProtocolLive"))}, key="inference"
+        "serverLive",
+        "Tell that this process lives.",
+        {200: Answer("The process lives.", ref("ProtocolLive"))},
+        key="inference",
     ),
     "/v2/health/ready": _get(
         "serverReady",
-        "Ready?",
+        "Tell whether this process can take requests on to the broker.",
         {
-            200: Answer("Ready.", ref("ProtocolReady")),
+            200: Answer("The process is ready.", ref("ProtocolReady")),
             503: Answer("There is no broker to ask.", ref("ProtocolReady")),
         },
         key="inference",
@@ -195,7 +200,7 @@ OPEN_INFERENCE_PROTOCOL: Paths = {
     "/v2/models/{model_name}/versions/{model_version}": _get(
         "modelVersion",
         "Refuse: models have no versions in this protocol.",
-        {501: Answer("Always.", ref("ProtocolRefusal"))},
+        {501: Answer("The refusal, which is the only answer.", ref("ProtocolRefusal"))},
         key="inference",
     ),
 }
@@ -219,7 +224,7 @@ MODELS: Paths = {
         *_get(
             "listModels",
             "List registered models by name.",
-            {200: Answer("A page of them.", ref("Models"))},
+            {200: Answer("A page of the list.", ref("Models"))},
             failures=(503,),
             key="management",
             query=_LIST,
@@ -228,10 +233,10 @@ MODELS: Paths = {
             method="post",
             id="registerModel",
             summary="Register a model archive.",
-            description="With a JSON body the query is not looked at, nor needed.",
+            description="With a JSON body, its fields count and the query is ignored.",
             answers={
                 200: Answer("Registered; the text says with how many workers.", ref("Status")),
-                202: Answer("Registered; its workers are on their way.", ref("Status")),
+                202: Answer("Registered; its workers are being started.", ref("Status")),
             },
             failures=(404, 405, 408, 409, 413, 500, 503, 507),
             key="management",
@@ -241,8 +246,8 @@ MODELS: Paths = {
     ),
     "/workflows": _get(
         "listWorkflows",
-        "List no workflows: there are none.",
-        {200: Answer("Listed.", ref("Workflows"))},
+        "List workflows, of which there are none.",
+        {200: Answer("An empty list.", ref("Workflows"))},
         key="management",
     ),
 }
@@ -266,8 +271,8 @@ def _one_model(prefix: str, of: str, query: tuple[Schema, ...]) -> tuple[Operati
             id=f"{prefix}setAutoScale",
             summary=f"Set how many workers {of} has.",
             answers={
-                200: Answer("The workers are there.", ref("Status")),
-                202: Answer("The workers are on their way.", ref("Status")),
+                200: Answer("All workers are ready.", ref("Status")),
+                202: Answer("Workers are being started or stopped.", ref("Status")),
             },
             failures=(404, 408, 500, 503, 507),
             key="management",
@@ -277,7 +282,7 @@ def _one_model(prefix: str, of: str, query: tuple[Schema, ...]) -> tuple[Operati
             method="delete",
             id=f"{prefix}unregisterModel",
             summary=f"Unregister {of}.",
-            answers={200: Answer("It is gone.", ref("Status"))},
+            answers={200: Answer("It is unregistered.", ref("Status"))},
             failures=(403, 404, 405, 408, 503),
             key="management",
         ),
@@ -294,7 +299,7 @@ MODEL: Paths = {
             method="put",
             id="setDefault",
             summary="Make a version the default one.",
-            answers={200: Answer("It is.", ref("Status"))},
+            answers={200: Answer("It is the default one.", ref("Status"))},
             failures=(404, 503),
             key="management",
         ),
@@ -308,7 +313,7 @@ def readiness(key: KeyedApi) -> Paths:
         "/v1/models/{model_name}": _get(
             "modelReady",
             "Tell whether a worker of the model is ready (KServe v1).",
-            {200: Answer("Told.", ref("Readiness"))},
+            {200: Answer("Whether a worker is ready.", ref("Readiness"))},
             failures=(404, 503),
             key=key,
         ),
@@ -318,20 +323,20 @@ def readiness(key: KeyedApi) -> Paths:
 FLEET: Paths = {
     "/fleet": _get(
         "fleet",
-        "Show nodes, models and workers, and why they are as they are.",
-        {200: Answer("Shown.", ref("Fleet"))},
+        "Show nodes, models and workers, and why workers are missing.",
+        {200: Answer("The whole fleet at one moment.", ref("Fleet"))},
         failures=(503,),
         key="management",
     ),
     "/livez": _get(
-        "livez", "Tell that this process lives.", {200: Answer("It does.", ref("Probe"))}, key=None
+        "livez", "Tell that this process lives.", {200: Answer("The process lives.", ref("Probe"))}, key=None
     ),
     "/readyz": _get(
         "readyz",
         "Tell whether this process can take requests on to the broker.",
         {
-            200: Answer("It can.", ref("Probe")),
-            503: Answer("It can't; the reason is told.", ref("Probe")),
+            200: Answer("The process is ready.", ref("Probe")),
+            503: Answer("The process is not ready; the body has the reason.", ref("Probe")),
         },
         key=None,
     ),
@@ -340,12 +345,15 @@ FLEET: Paths = {
 TOKEN: Paths = {
     "/token": _get(
         "renewKey",
-        "Make a new key, which goes where keys are kept.",
-        {200: Answer("Made. The body is an empty line.", None)},
+        "Make a new key, which is written to the key file of the server.",
+        {200: Answer("The key is made. The body is an empty line.", None)},
         failures=(500, 503),
         key="token",
         description="Any method does the same.",
-        query=(_query("type", one_of("inference", "management"), "Whose key.") | {"required": True},),
+        query=(
+            _query("type", one_of("inference", "management"), "The API whose key is renewed.")
+            | {"required": True},
+        ),
     ),
 }
 
@@ -353,7 +361,7 @@ METRICS: Paths = {
     "/metrics": _get(
         "metrics",
         "Read the whole fleet's metrics in Prometheus' text format.",
-        {200: Answer("Read.", TEXT, "text/plain")},
+        {200: Answer("The metrics.", TEXT, "text/plain")},
         failures=(503,),
         key=None,
         description="Any method does the same, and any path below.",

@@ -18,12 +18,12 @@ def whole(at_least: int | None = 0, at_most: int | None = None, default: int | N
 
 
 def number(at_least: int, default: int | None = None) -> Schema:
-    """Describe a parameter that is a number, all of which have 32 bits."""
+    """Describe a number that callers give, which has 32 bits as in TorchServe."""
     return whole(at_least, 2**31 - 1, default)
 
 
 def one_of(*values: str) -> Schema:
-    """Describe a text that is one of these."""
+    """Describe a string that is one of these."""
     return {"type": "string", "enum": list(values)}
 
 
@@ -39,7 +39,7 @@ def ref(name: str) -> Schema:
 
 RUNTIME = one_of(*model_archive.RUNTIMES)
 
-#: What a registration says, in the query or in a JSON body; only the url must be there.
+#: The parameters of a registration, in the query or in a JSON body; only the url is required.
 REGISTRATION: dict[str, tuple[Schema, str]] = {
     "url": (TEXT, "The archive: a file of the model store, or a URL."),
     "model_name": (TEXT, "Instead of the archive's own name."),

@@ -12,14 +12,14 @@ from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.fields import KeyedApi
 
 
-def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.Keyring:
-    made = auth.Keyring()
-    made.learn(keys, now=now)
+def ring(*keys: m.AccessKey, now: float = 0.0) -> auth.KnownKeys:
+    made = auth.KnownKeys()
+    made.replace(keys, now=now)
     return made
 
 
 def test_a_ring_that_was_told_nothing_opens_nothing_and_says_so() -> None:
-    made = auth.Keyring()
+    made = auth.KnownKeys()
     assert not made.is_known
     assert not made.opens("inference", "x", now=0.0)
 
@@ -94,7 +94,7 @@ def test_a_key_that_never_expires_opens_for_ever() -> None:
 
 def test_new_keys_replace_all_before_them() -> None:
     made = ring(key("inference", "old"), key("management", "m"))
-    made.learn([key("inference", "new")], now=1.0)
+    made.replace([key("inference", "new")], now=1.0)
     assert made.opens("inference", "new", now=1.0)
     assert not made.opens("inference", "old", now=1.0)
     assert not made.opens("management", "m", now=1.0)
@@ -102,7 +102,7 @@ def test_new_keys_replace_all_before_them() -> None:
 
 def test_a_message_that_took_its_time_gives_no_key_more_of_it() -> None:
     made = ring(key("inference", "k", 3000), key("management", "m"), now=100.0)
-    made.learn([key("inference", "k", 2000), key("management", "m", 1000)], now=104.0)
+    made.replace([key("inference", "k", 2000), key("management", "m", 1000)], now=104.0)
     assert not made.opens("inference", "k", now=103.0)
     assert made.opens("management", "m", now=104.5)
     assert not made.opens("management", "m", now=105.0)
