@@ -6,12 +6,16 @@ and fields that don't exist) ours say what happens. Tests compare them with a ru
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
+from typing import get_args
 from urllib.parse import quote
 
+from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.openapi import operations, schemas
-from torchrelay.gateway.openapi.operations import Operation, Paths
+from torchrelay.gateway.openapi.operations import Operation, Operations
 from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire.fields import KeyedApi
 
 Document = dict[str, object]
 
@@ -20,36 +24,36 @@ _DESCRIPTION = "The REST API of torchrelay, which is TorchServe's."
 
 def inference(config: GatewaySettings) -> Document:
     """Describe the inference port."""
-    return _document(operations.DESCRIPTION | _inference(config), config)
+    return _document(operations.DESCRIPTION + _inference(config), config)
 
 
 def management(config: GatewaySettings) -> Document:
     """Describe the management port."""
-    paths = operations.DESCRIPTION | _management(config) | operations.readiness("management")
-    return _document(paths, config)
+    found = operations.DESCRIPTION + _management(config) + operations.readiness("management")
+    return _document(found, config)
 
 
 def metrics(config: GatewaySettings) -> Document:
     """Describe the metrics port."""
-    return _document(operations.DESCRIPTION | operations.METRICS, config)
+    return _document(operations.DESCRIPTION + operations.METRICS, config)
 
 
 def shared(config: GatewaySettings) -> Document:
     """Describe a port that serves both inference and management."""
-    paths = operations.DESCRIPTION | _inference(config) | _management(config)
-    paths |= operations.readiness("inference")  # the path is inference's, too
-    return _document(paths | operations.METRICS if config.enable_metrics_api else paths, config)
+    found = operations.DESCRIPTION + _inference(config) + _management(config)
+    found += operations.readiness("inference")  # the path is inference's, too
+    return _document(found + operations.METRICS if config.enable_metrics_api else found, config)
 
 
 def of_model(model: str, config: GatewaySettings) -> Document:
     """Describe the inference routes of one model."""
     name = quote(model, safe="")
-    paths = {
-        path.replace("{model_name}", name): of
-        for path, of in operations.PREDICTIONS.items()
-        if "{model_name}" in path and "{model_version}" not in path
-    }
-    return _document(paths, config, title=f"RESTful API for: {model}", number="1.0.0")
+    found = tuple(
+        replace(operation, path=operation.path.replace("{model_name}", name))
+        for operation in operations.PREDICTIONS
+        if "{model_name}" in operation.path and "{model_version}" not in operation.path
+    )
+    return _document(found, config, title=f"RESTful API for: {model}", number="1.0.0")
 
 
 def management_of_model(model: str, config: GatewaySettings) -> Document:
@@ -57,25 +61,28 @@ def management_of_model(model: str, config: GatewaySettings) -> Document:
     return _document(operations.MODEL, config, title=f"RESTful Management API for: {model}")
 
 
-def _inference(config: GatewaySettings) -> Paths:
-    found = operations.PING | operations.PREDICTIONS
-    return found | operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
+def _inference(config: GatewaySettings) -> Operations:
+    found = operations.PING + operations.PREDICTIONS
+    return found + operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
 
 
-def _management(config: GatewaySettings) -> Paths:
-    found = operations.MODELS | operations.MODEL | operations.FLEET
-    return found | operations.TOKEN if config.token_authorization else found
+def _management(config: GatewaySettings) -> Operations:
+    found = operations.MODELS + operations.MODEL + operations.FLEET
+    return found + operations.TOKEN if config.token_authorization else found
 
 
 def _document(
-    paths: Paths, config: GatewaySettings, *, title: str = "TorchServe APIs", number: str = ""
+    found: Operations, config: GatewaySettings, *, title: str = "TorchServe APIs", number: str = ""
 ) -> Document:
     has_keys = config.token_authorization
     components: Document = {"schemas": schemas.COMPONENTS, "headers": {"RequestId": _REQUEST_ID}}
     if has_keys:
         components["securitySchemes"] = {
-            f"{api}Key": {"type": "http", "scheme": "bearer"} for api in ("inference", "management", "token")
+            f"{api}Key": {"type": "http", "scheme": "bearer"} for api in get_args(KeyedApi)
         }
+    paths: dict[str, Document] = {}
+    for operation in found:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, has_keys=has_keys)
     return {
         "openapi": "3.0.1",
         "info": {
@@ -83,21 +90,18 @@ def _document(
             "description": _DESCRIPTION,
             "version": number or version("torchrelay"),
         },
-        "paths": {
-            path: {operation.method: _operation(path, operation, has_keys=has_keys) for operation in of}
-            for path, of in paths.items()
-        },
+        "paths": paths,
         "components": components,
     }
 
 
-def _operation(path: str, operation: Operation, *, has_keys: bool) -> Document:
+def _operation(operation: Operation, *, has_keys: bool) -> Document:
     described: Document = {"summary": operation.summary, "operationId": operation.id}
     if operation.description:
         described["description"] = operation.description
     if operation.is_deprecated:
         described["deprecated"] = True
-    in_path = [name for name in _IN_PATH if f"{{{name}}}" in path]
+    in_path = [name for name in _IN_PATH if f"{{{name}}}" in operation.path]
     described["parameters"] = [_in_path(name) for name in in_path] + list(operation.query)
     if operation.body is not None:
         described["requestBody"] = operation.body
@@ -117,7 +121,7 @@ def _responses(operation: Operation, *, has_keys: bool) -> Document:
         if status == 413:
             described[status] = {"description": words}
         elif status not in described:
-            described[status] = _answer(words, "application/json", schemas.ref("Error"))
+            described[status] = _answer(words, JSON, schemas.ref("Error"))
     if operation.is_handlers:
         described["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
     return {str(status): described[status] for status in sorted(described, key=str)}

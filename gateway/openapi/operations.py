@@ -1,8 +1,9 @@
 """The operations that OpenAPI documents describe; `gateway.app` routes them, and a test compares the two."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
+from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.openapi.schemas import (
     FLAG,
     REGISTRATION,
@@ -16,8 +17,6 @@ from torchrelay.gateway.openapi.schemas import (
 )
 from torchrelay.shared.wire.fields import KeyedApi
 
-JSON = "application/json"
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -28,18 +27,21 @@ class Answer:
     media_type: str = JSON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path."""
 
     method: str
+    path: str
     id: str
     summary: str
+    #: By status.
     answers: Mapping[int, Answer]
-    #: Statuses of errors, beside 400.
-    failures: tuple[int, ...] = ()
+    _: KW_ONLY
     #: The API whose key opens it; None: no key is needed.
     key: KeyedApi | None
+    #: Statuses of errors, beside 400.
+    failures: tuple[int, ...] = ()
     description: str = ""
     query: tuple[Schema, ...] = ()
     body: Schema | None = None
@@ -48,64 +50,31 @@ class Operation:
     is_handlers: bool = False
 
 
-#: path -> its operations.
-Paths = dict[str, tuple[Operation, ...]]
+Operations = tuple[Operation, ...]
 
 
 def _query(name: str, schema: Schema, description: str) -> Schema:
     return {"in": "query", "name": name, "required": False, "description": description, "schema": schema}
 
 
-def _get(
-    name: str,
-    summary: str,
-    answers: Mapping[int, Answer],
-    *,
-    key: KeyedApi | None,
-    failures: tuple[int, ...] = (),
-    description: str = "",
-    query: tuple[Schema, ...] = (),
-) -> tuple[Operation, ...]:
-    """Describe a path that can only be read."""
-    return (
-        Operation(
-            method="get",
-            id=name,
-            summary=summary,
-            answers=answers,
-            failures=failures,
-            key=key,
-            description=description,
-            query=query,
-        ),
-    )
-
-
 _DOCUMENT = {200: Answer("This document.", ref("Document"))}
-DESCRIPTION: Paths = {
-    "/": (
-        Operation(
-            method="options",
-            id="apiDescription",
-            summary="Describe this port.",
-            answers=_DOCUMENT,
-            key=None,
-        ),
+DESCRIPTION: Operations = (
+    Operation("options", "/", "apiDescription", "Describe this port.", _DOCUMENT, key=None),
+    Operation(
+        "get",
+        "/api-description",
+        "api-description",
+        "Describe this port; OPTIONS / does the same.",
+        _DOCUMENT,
+        key=None,
+        is_deprecated=True,
     ),
-    "/api-description": (
-        Operation(
-            method="get",
-            id="api-description",
-            summary="Describe this port; OPTIONS / does the same.",
-            answers=_DOCUMENT,
-            key=None,
-            is_deprecated=True,
-        ),
-    ),
-}
+)
 
-PING: Paths = {
-    "/ping": _get(
+PING: Operations = (
+    Operation(
+        "get",
+        "/ping",
         "ping",
         "Tell whether the fleet is healthy.",
         {
@@ -115,256 +84,272 @@ PING: Paths = {
         key="inference",
         description="Any method does the same, and any path below.",
     ),
-}
-
-_HANDLERS_ANSWER = {
-    200: Answer("What the handler returned. It has a content type only if the handler sets one.", None)
-}
-_PREDICTION_FAILURES = (404, 413, 500, 503, 507)
-_INPUT: Schema = {
-    "description": (
-        "What the handler expects. Form fields and multipart parts are inputs by their names, anything"
-        " else is one called `body`."
-    ),
-    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
-}
+)
 
 
-def _prediction(name: str, summary: str, *, query: tuple[Schema, ...] = ()) -> tuple[Operation, ...]:
-    return (
-        Operation(
-            method="post",
-            id=name,
-            summary=summary,
-            description="Any method but OPTIONS predicts; OPTIONS describes the model's routes.",
-            answers=_HANDLERS_ANSWER,
-            failures=_PREDICTION_FAILURES,
-            key="inference",
-            query=query,
-            body=_INPUT,
-            is_handlers=True,
-        ),
+def _prediction(path: str, name: str, summary: str, query: tuple[Schema, ...] = ()) -> Operation:
+    return Operation(
+        "post",
+        path,
+        name,
+        summary,
+        {200: Answer("What the handler returned. It has a content type only if the handler sets one.", None)},
+        key="inference",
+        failures=(404, 413, 500, 503, 507),
+        description="Any method but OPTIONS predicts; OPTIONS describes the model's routes.",
+        query=query,
+        body={
+            "description": (
+                "What the handler expects. Form fields and multipart parts are inputs by their names,"
+                " anything else is one called `body`."
+            ),
+            "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        is_handlers=True,
     )
 
 
-PREDICTIONS: Paths = {
-    "/predictions/{model_name}": _prediction("predictions", "Predict with the default version."),
-    "/predictions/{model_name}/{model_version}": _prediction(
-        "version_predictions", "Predict with a version."
+_WITH_PATH = "with a version, whose handler gets the rest of the path."
+_NAMED = _query("model_name", TEXT, "The model; may be left out if one was loaded at the start.")
+PREDICTIONS: Operations = (
+    _prediction("/predictions/{model_name}", "predictions", "Predict with the default version."),
+    _prediction(
+        "/predictions/{model_name}/{model_version}", "version_predictions", "Predict with a version."
     ),
-    "/predictions/{model_name}/{model_version}/{sub_path}": _prediction(
-        "path_predictions", "Predict with a version, whose handler gets the rest of the path."
+    _prediction(
+        "/predictions/{model_name}/{model_version}/{sub_path}", "path_predictions", f"Predict {_WITH_PATH}"
     ),
-    "/explanations/{model_name}": _prediction("explanations", "Explain with the default version."),
-    "/explanations/{model_name}/{model_version}": _prediction(
-        "version_explanations", "Explain with a version."
+    _prediction("/explanations/{model_name}", "explanations", "Explain with the default version."),
+    _prediction(
+        "/explanations/{model_name}/{model_version}", "version_explanations", "Explain with a version."
     ),
-    "/explanations/{model_name}/{model_version}/{sub_path}": _prediction(
-        "path_explanations", "Explain with a version, whose handler gets the rest of the path."
+    _prediction(
+        "/explanations/{model_name}/{model_version}/{sub_path}", "path_explanations", f"Explain {_WITH_PATH}"
     ),
-    "/invocations": _prediction(
-        "invocations",
-        "Predict with a model that is named by a parameter.",
-        query=(_query("model_name", TEXT, "The model; may be left out if one was loaded at the start."),),
+    _prediction(
+        "/invocations", "invocations", "Predict with a model that is named by a parameter.", (_NAMED,)
     ),
-    "/models/{model_name}/invoke": _prediction("invoke", "Predict; query parameters are inputs too."),
-    "/v1/models/{model_name}:predict": _prediction("kserve_predictions", "Predict (KServe v1)."),
-    "/v1/models/{model_name}:explain": _prediction("kserve_explanations", "Explain (KServe v1)."),
-    "/v2/models/{model_name}/infer": _prediction("kserve_v2_predictions", "Predict (KServe v2)."),
-    "/v2/models/{model_name}/explain": _prediction("kserve_v2_explanations", "Explain (KServe v2)."),
-}
+    _prediction("/models/{model_name}/invoke", "invoke", "Predict; query parameters are inputs too."),
+    _prediction("/v1/models/{model_name}:predict", "kserve_predictions", "Predict (KServe v1)."),
+    _prediction("/v1/models/{model_name}:explain", "kserve_explanations", "Explain (KServe v1)."),
+    _prediction("/v2/models/{model_name}/infer", "kserve_v2_predictions", "Predict (KServe v2)."),
+    _prediction("/v2/models/{model_name}/explain", "kserve_v2_explanations", "Explain (KServe v2)."),
+)
 
-
-OPEN_INFERENCE_PROTOCOL: Paths = {
-    "/v2": _get(
+_LIVES = "Tell that this process lives."
+_IS_READY = "Tell whether this process can take requests on to the broker."
+OPEN_INFERENCE_PROTOCOL: Operations = (
+    Operation(
+        "get",
+        "/v2",
         "serverMetadata",
         "Tell what serves here.",
         {200: Answer("The name and version of the server.", ref("ProtocolServer"))},
         key="inference",
     ),
-    "/v2/health/live": _get(
+    Operation(
+        "get",
+        "/v2/health/live",
         "serverLive",
-        "Tell that this process lives.",
+        _LIVES,
         {200: Answer("The process lives.", ref("ProtocolLive"))},
         key="inference",
     ),
-    "/v2/health/ready": _get(
+    Operation(
+        "get",
+        "/v2/health/ready",
         "serverReady",
-        "Tell whether this process can take requests on to the broker.",
+        _IS_READY,
         {
             200: Answer("The process is ready.", ref("ProtocolReady")),
             503: Answer("There is no broker to ask.", ref("ProtocolReady")),
         },
         key="inference",
     ),
-    "/v2/models/{model_name}/versions/{model_version}": _get(
+    Operation(
+        "get",
+        "/v2/models/{model_name}/versions/{model_version}",
         "modelVersion",
         "Refuse: models have no versions in this protocol.",
         {501: Answer("The refusal, which is the only answer.", ref("ProtocolRefusal"))},
         key="inference",
     ),
-}
+)
 
-_LIST = (
-    _query("limit", whole(None, None, 100), "How many to list; what is not from 0 to 100 counts as 100."),
-    _query("next_page_token", TEXT, "The token of the page before."),
-)
-_REGISTER = tuple(
-    _query(name, schema, words) | {"required": name == "url"}
-    for name, (schema, words) in REGISTRATION.items()
-)
-_SCALE = (
-    _query("min_worker", number(0, 1), "Workers to keep."),
-    _query("max_worker", number(0), "As many at most; min_worker unless given, and not less."),
-    _query("synchronous", FLAG | {"default": False}, "Whether to wait for the workers."),
-    _query("timeout", number(-1, -1), "Seconds that running batches may take; -1: as long as they do."),
-)
-MODELS: Paths = {
-    "/models": (
-        *_get(
-            "listModels",
-            "List registered models by name.",
-            {200: Answer("A page of the list.", ref("Models"))},
-            failures=(503,),
-            key="management",
-            query=_LIST,
-        ),
-        Operation(
-            method="post",
-            id="registerModel",
-            summary="Register a model archive.",
-            description="With a JSON body, its fields count and the query is ignored.",
-            answers={
-                200: Answer("Registered; the text says with how many workers.", ref("Status")),
-                202: Answer("Registered; its workers are being started.", ref("Status")),
-            },
-            failures=(404, 405, 408, 409, 413, 500, 503, 507),
-            key="management",
-            query=_REGISTER,
-            body={"content": {JSON: {"schema": ref("Registration")}}},
+MODELS: Operations = (
+    Operation(
+        "get",
+        "/models",
+        "listModels",
+        "List registered models by name.",
+        {200: Answer("A page of the list.", ref("Models"))},
+        key="management",
+        failures=(503,),
+        query=(
+            _query("limit", whole(None, None, 100), "How many to list; all but 0 to 100 count as 100."),
+            _query("next_page_token", TEXT, "The token of the page before."),
         ),
     ),
-    "/workflows": _get(
+    Operation(
+        "post",
+        "/models",
+        "registerModel",
+        "Register a model archive.",
+        {
+            200: Answer("Registered; the text says with how many workers.", ref("Status")),
+            202: Answer("Registered; its workers are being started.", ref("Status")),
+        },
+        key="management",
+        failures=(404, 405, 408, 409, 413, 500, 503, 507),
+        description="With a JSON body, its fields count and the query is ignored.",
+        query=tuple(
+            _query(name, schema, words) | {"required": name == "url"}
+            for name, (schema, words) in REGISTRATION.items()
+        ),
+        body={"content": {JSON: {"schema": ref("Registration")}}},
+    ),
+    Operation(
+        "get",
+        "/workflows",
         "listWorkflows",
         "List workflows, of which there are none.",
         {200: Answer("An empty list.", ref("Workflows"))},
         key="management",
     ),
-}
+)
 
 
-def _one_model(prefix: str, of: str, query: tuple[Schema, ...]) -> tuple[Operation, ...]:
+def _one_model(path: str, prefix: str, of: str, query: tuple[Schema, ...]) -> Operations:
     return (
         Operation(
-            method="get",
-            id=f"{prefix}describeModel",
-            summary=f"Describe {of} and its workers.",
-            description="The version `all` stands for all of them.",
-            answers={200: Answer("One entry for each version asked for.", array(ref("Version")))},
-            failures=(404, 500, 503, 507),
+            "get",
+            path,
+            f"{prefix}describeModel",
+            f"Describe {of} and its workers.",
+            {200: Answer("One entry for each version asked for.", array(ref("Version")))},
             key="management",
+            failures=(404, 500, 503, 507),
+            description="The version `all` stands for all of them.",
             query=(_query("customized", FLAG, "Whether to ask its handler too, which may set the status."),),
             is_handlers=True,
         ),
         Operation(
-            method="put",
-            id=f"{prefix}setAutoScale",
-            summary=f"Set how many workers {of} has.",
-            answers={
+            "put",
+            path,
+            f"{prefix}setAutoScale",
+            f"Set how many workers {of} has.",
+            {
                 200: Answer("All workers are ready.", ref("Status")),
                 202: Answer("Workers are being started or stopped.", ref("Status")),
             },
-            failures=(404, 408, 500, 503, 507),
             key="management",
-            query=(*_SCALE, *query),
+            failures=(404, 408, 500, 503, 507),
+            query=(
+                _query("min_worker", number(0, 1), "Workers to keep."),
+                _query("max_worker", number(0), "As many at most; min_worker unless given, and not less."),
+                _query("synchronous", FLAG | {"default": False}, "Whether to wait for the workers."),
+                _query(
+                    "timeout",
+                    number(-1, -1),
+                    "Seconds that running batches may take; -1: as long as they do.",
+                ),
+                *query,
+            ),
         ),
         Operation(
-            method="delete",
-            id=f"{prefix}unregisterModel",
-            summary=f"Unregister {of}.",
-            answers={200: Answer("It is unregistered.", ref("Status"))},
-            failures=(403, 404, 405, 408, 503),
+            "delete",
+            path,
+            f"{prefix}unregisterModel",
+            f"Unregister {of}.",
+            {200: Answer("It is unregistered.", ref("Status"))},
             key="management",
+            failures=(403, 404, 405, 408, 503),
         ),
     )
 
 
-MODEL: Paths = {
-    "/models/{model_name}": _one_model(
-        "", "the default version", (_query("model_version", TEXT, "Another version than the default one."),)
+_VERSION = _query("model_version", TEXT, "Another version than the default one.")
+MODEL: Operations = (
+    *_one_model("/models/{model_name}", "", "the default version", (_VERSION,)),
+    *_one_model("/models/{model_name}/{model_version}", "version_", "a version", ()),
+    Operation(
+        "put",
+        "/models/{model_name}/{model_version}/set-default",
+        "setDefault",
+        "Make a version the default one.",
+        {200: Answer("It is the default one.", ref("Status"))},
+        key="management",
+        failures=(404, 503),
     ),
-    "/models/{model_name}/{model_version}": _one_model("version_", "a version", ()),
-    "/models/{model_name}/{model_version}/set-default": (
-        Operation(
-            method="put",
-            id="setDefault",
-            summary="Make a version the default one.",
-            answers={200: Answer("It is the default one.", ref("Status"))},
-            failures=(404, 503),
-            key="management",
-        ),
-    ),
-}
+)
 
 
-def readiness(key: KeyedApi) -> Paths:
+def readiness(key: KeyedApi) -> Operations:
     """Describe the question for a model's readiness, which the path's own API opens."""
-    return {
-        "/v1/models/{model_name}": _get(
+    return (
+        Operation(
+            "get",
+            "/v1/models/{model_name}",
             "modelReady",
             "Tell whether a worker of the model is ready (KServe v1).",
             {200: Answer("Whether a worker is ready.", ref("Readiness"))},
-            failures=(404, 503),
             key=key,
+            failures=(404, 503),
         ),
-    }
+    )
 
 
-FLEET: Paths = {
-    "/fleet": _get(
+FLEET: Operations = (
+    Operation(
+        "get",
+        "/fleet",
         "fleet",
         "Show nodes, models and workers, and why workers are missing.",
         {200: Answer("The whole fleet at one moment.", ref("Fleet"))},
-        failures=(503,),
         key="management",
+        failures=(503,),
     ),
-    "/livez": _get(
-        "livez", "Tell that this process lives.", {200: Answer("The process lives.", ref("Probe"))}, key=None
-    ),
-    "/readyz": _get(
+    Operation("get", "/livez", "livez", _LIVES, {200: Answer("The process lives.", ref("Probe"))}, key=None),
+    Operation(
+        "get",
+        "/readyz",
         "readyz",
-        "Tell whether this process can take requests on to the broker.",
+        _IS_READY,
         {
             200: Answer("The process is ready.", ref("Probe")),
             503: Answer("The process is not ready; the body has the reason.", ref("Probe")),
         },
         key=None,
     ),
-}
+)
 
-TOKEN: Paths = {
-    "/token": _get(
+TOKEN: Operations = (
+    Operation(
+        "get",
+        "/token",
         "renewKey",
         "Make a new key, which is written to the key file of the server.",
         {200: Answer("The key is made. The body is an empty line.", None)},
-        failures=(500, 503),
         key="token",
+        failures=(500, 503),
         description="Any method does the same.",
         query=(
             _query("type", one_of("inference", "management"), "The API whose key is renewed.")
             | {"required": True},
         ),
     ),
-}
+)
 
-METRICS: Paths = {
-    "/metrics": _get(
+METRICS: Operations = (
+    Operation(
+        "get",
+        "/metrics",
         "metrics",
         "Read the whole fleet's metrics in Prometheus' text format.",
         {200: Answer("The metrics.", TEXT, "text/plain")},
-        failures=(503,),
         key=None,
+        failures=(503,),
         description="Any method does the same, and any path below.",
         query=(_query("name[]", array(TEXT), "Samples to read, by their full names; all if none is given."),),
     ),
-}
+)
