@@ -291,6 +291,13 @@ def test_connections_leave_fds_to_the_rest_of_the_process() -> None:
     assert system.cuts == [50, 51, 52, 53, 54]
 
 
+def test_a_connection_on_the_fd_of_one_whose_end_was_missed_has_to_join_itself(system: System) -> None:
+    system.join(1)
+    system.connect(1, identity=77)
+    system.pass_time(PATIENT_JOIN_SAMPLES * SAMPLE_S + 1)
+    assert system.cuts == [1]
+
+
 def test_an_fd_that_has_become_another_socket_is_let_alone(system: System) -> None:
     system.join(1)
     system.identities[1] = 77  # closed, and opened by something else
