@@ -13,7 +13,7 @@ from torchrelay.gateway.http import addresses
 from torchrelay.gateway.http.browsers import BrowserCheck
 from torchrelay.gateway.http.exchange import AsgiApp
 from torchrelay.gateway.link import Link
-from torchrelay.gateway.listener_app import Edge
+from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
 from torchrelay.shared.wire.fields import KeyedApi
@@ -22,12 +22,12 @@ from torchrelay.shared.wire.fields import KeyedApi
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
 
 
-def create_app(link: Link, config: GatewaySettings) -> Edge:
+def create_app(link: Link, config: GatewaySettings) -> ListenerApp:
     """Put the APIs together, with keys and without: what the broker has may change from one to the other."""
     apps = guarded = _apps(link, config)
     if not config.token_authorization:
         guarded = _apps(link, msgspec.structs.replace(config, token_authorization=True))
-    return Edge(link, apps, guarded, browser_checks(config), config)
+    return ListenerApp(link, apps, guarded, browser_checks(config), config)
 
 
 def _apps(link: Link, config: GatewaySettings) -> dict[addresses.Key, AsgiApp]:

@@ -22,7 +22,7 @@ from torchrelay.shared.settings import GatewaySettings
 logger = logging.getLogger(__name__)
 
 
-class Edge:
+class ListenerApp:
     """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path.
 
     `guarded` are those that ask for keys, `checks` tell other sites' pages where the rest doesn't.

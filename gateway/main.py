@@ -29,7 +29,7 @@ from torchrelay.gateway.http import addresses, certificates
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.http.uvicorn_server import Server
 from torchrelay.gateway.link import Link
-from torchrelay.gateway.listener_app import Edge
+from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.shared import clock
 from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
@@ -120,14 +120,14 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "proc_name": "torchrelay gateway",
             "post_fork": _tie,
             "post_worker_init": _freeze,
-            # A door for gunicorn's own tools, which nobody guards.
+            # A socket for gunicorn's own tools, which asks nobody for a key.
             "control_socket_disable": True,
         }
         for name, value in chosen.items():
             if name in self.cfg.settings:  # the last one came with gunicorn 25
                 self.cfg.set(name, value)
 
-    def load(self) -> Edge:
+    def load(self) -> ListenerApp:
         """Make the application, after the fork."""
         made = create_app(Link(self._config), self._config)
         made.add_own_name(socket.gethostname())
@@ -219,9 +219,9 @@ class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.access_log.propagate = False
 
 
-def _learn_full_name(edge: Edge) -> None:
+def _learn_full_name(app: ListenerApp) -> None:
     """Find this host's full name in a thread: its DNS may take its time, or never answer."""
-    threading.Thread(target=lambda: edge.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
+    threading.Thread(target=lambda: app.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
 
 
 def _tie(_arbiter: object, worker: Worker) -> None:

@@ -10,7 +10,7 @@ import falcon.testing
 from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.app import create_app
 from torchrelay.gateway.link import Link, Waiter
-from torchrelay.gateway.listener_app import Edge
+from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.session import GatewaySession
 from torchrelay.gateway.shared_questions import Shared
 from torchrelay.shared import clock, errors
@@ -138,7 +138,7 @@ class Gateway:
     ) -> None:
         config = config or GatewaySettings(enable_model_api=True)
         self.link = FakeLink(config, replies, worker, is_away=is_away)
-        self.app: Edge = create_app(self.link, config)
+        self.app: ListenerApp = create_app(self.link, config)
 
     def ask(
         self,

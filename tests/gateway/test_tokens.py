@@ -86,10 +86,12 @@ def paths(app: App) -> list[str]:
 
 
 def walk(config: GatewaySettings) -> list[tuple[int, str]]:
-    edge = Gateway(replies, config=config).app
-    routes = [(int(port), path) for port, app in edge._apps.items() for path in paths(app)]  # type: ignore[arg-type]
+    gateway_app = Gateway(replies, config=config).app
+    routes = [(int(port), path) for port, app in gateway_app._apps.items() for path in paths(app)]  # type: ignore[arg-type]
     elsewhere = [
-        (int(port), path) for port in edge._apps for path in ("/no/such/route", "//models", "/wfpredict/x")
+        (int(port), path)
+        for port in gateway_app._apps
+        for path in ("/no/such/route", "//models", "/wfpredict/x")
     ]
     return routes + elsewhere
 

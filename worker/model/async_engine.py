@@ -91,22 +91,22 @@ class AsyncEngine:
         if isinstance(context, BaseException):
             return outputs.raised(context)
         assert isinstance(context, type(self._runner.model.context))
-        door = self._runner.new_door(context, self._sender(call))
+        part_sender = self._runner.new_part_sender(context, self._sender(call))
         data = self._runner.begin(context, [opened], is_describe=call.batch.is_describe)
-        door.open([(call.batch.lease, idx)])
+        part_sender.open([(call.batch.lease, idx)])
         started = clock.monotonic()
         output = guarded(self._runner.model.entry_point, data, context)
         if inspect.isawaitable(output):
             call.awaited[idx] = asyncio.ensure_future(_outcome(output))
             [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
         output = guarded(outputs.plain_output, output)
-        door.close()
+        part_sender.close()
         self._runner.ended(output, [opened], round((clock.monotonic() - started) * 1_000_000))
         failure = outputs.batch_failure(output, 1)
         if failure is not None:
             return failure
         assert isinstance(output, list)
-        return outputs.guarded_answer(door.last, 0, output[0])
+        return outputs.guarded_answer(part_sender.last, 0, output[0])
 
     def _sender(self, call: _Call) -> SendParts:
         """Return what sends parts from whatever thread: the link belongs to the loop's."""

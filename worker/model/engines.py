@@ -18,7 +18,7 @@ from torchrelay.worker.model import outputs
 from torchrelay.worker.model.held_leases import Batch, Job, Leases
 from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.runner import Runner
-from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartDoor
+from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartSender
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class BatchEngine:
         self._leases = leases
         self._outlet = outlet
         self._share = share
-        self._door = runner.new_door(runner.model.context, self._send)
+        self._part_sender = runner.new_part_sender(runner.model.context, self._send)
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
         """Drop the parts that are still to come; a handler that runs is left alone."""
@@ -80,7 +80,7 @@ class BatchEngine:
         else:
             if self._share is not None:
                 self._share(batch, ())
-            replies, handler_us = self._runner.run(self._door, batch)
+            replies, handler_us = self._runner.run(self._part_sender, batch)
         self._outlet.done(batch.lease, handler_us, replies)
         return True
 
@@ -119,7 +119,7 @@ class GenerationEngine:
         self._outlet = outlet
         self._share = share
         self._context = runner.model.context
-        self._door = runner.new_door(self._context, self._send)
+        self._part_sender = runner.new_part_sender(self._context, self._send)
         #: By lease; those that the handler knows come first, since a request joins at the end.
         self._running: dict[int, _Running] = {}
 
@@ -142,7 +142,7 @@ class GenerationEngine:
             new = [request.came for request in requests if not request.is_known]
             self._share(Batch(0, False, new), [request.lease for request in requests])
         output, handler_us = self._runner.call(
-            self._door,
+            self._part_sender,
             [request.job for request in requests],
             [(request.lease, 0) for request in requests],
             known=sum(request.is_known for request in requests),
@@ -165,7 +165,7 @@ class GenerationEngine:
             if batch.is_describe or not isinstance(job, Opened):
                 if self._share is not None:
                     self._share(batch, ())
-                replies, handler_us = self._runner.run(self._door, batch)
+                replies, handler_us = self._runner.run(self._part_sender, batch)
                 self._outlet.done(batch.lease, handler_us, replies)
                 has_run = True
             else:
@@ -205,7 +205,7 @@ class GenerationEngine:
                 return
             self._end(request, part)
         else:
-            self._end(request, outputs.guarded_answer(self._door.last, idx, value))
+            self._end(request, outputs.guarded_answer(self._part_sender.last, idx, value))
 
     def _part(self, idx: int, value: object) -> codec.Response:
         self._context.set_response_header(idx, STREAM_HEADER, "true")
@@ -228,7 +228,7 @@ class Echo:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self._context = runner.model.context
-        self._door: PartDoor = runner.new_door(self._context, lambda parts: None)
+        self._part_sender: PartSender = runner.new_part_sender(self._context, lambda parts: None)
         #: The requests of the latest call, by lease.
         self._running: dict[int, Opened] = {}
 
@@ -237,7 +237,7 @@ class Echo:
         if leases:
             self._call(batch.jobs, leases)
         else:
-            self._runner.run(self._door, batch)
+            self._runner.run(self._part_sender, batch)
 
     def _call(self, new: Sequence[Job], leases: Sequence[int]) -> None:
         known = len(leases) - len(new)
@@ -248,7 +248,7 @@ class Echo:
             requests.append(opened)
         self._running = dict(zip(leases, requests, strict=True))
         places = [(lease, 0) for lease in leases]
-        output, _ = self._runner.call(self._door, requests, places, known=known)
+        output, _ = self._runner.call(self._part_sender, requests, places, known=known)
         if outputs.batch_failure(output, len(requests)) is None:
             assert isinstance(output, list)
             for idx, value in enumerate(output):

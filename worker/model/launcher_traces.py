@@ -20,7 +20,7 @@ def hide_program() -> ModuleType:
     return was
 
 
-def be_nobodys_twin() -> None:
+def draw_own_randomness() -> None:
     """Draw other random numbers than the processes that were forked from the same one, and other keys."""
     torch.default_generator.seed()
     # Imported by torch, where it is installed; Python itself sees to its own.

@@ -37,8 +37,8 @@ from torchrelay.worker.model.streaming import Part
 
 logger = logging.getLogger(__name__)
 
-#: How long the last answer and the goodbye, or the last part of a stream, have to leave.
-FAREWELL_S = 1.0
+#: How long the last answer and the Bye, or the last part of a stream, have to leave.
+LAST_SENDS_S = 1.0
 #: Parts of answers in one message: with all that may be inline they are far below the limit of a head.
 PARTS_PER_MESSAGE = 64
 
@@ -306,15 +306,15 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         start = spec.start
         if start.gpu_ids:
             ranks.see_only(start.gpu_ids)
-        seat = ranks.gather(config) if config.has_ranks else None
+        rank_role = ranks.gather(config) if config.has_ranks else None
         if start.gpu_ids:
-            start = msgspec.structs.replace(start, gpu_id=seat.rank if seat else 0)
-        if number := ranks.threads(config) if seat else spec.threads:
+            start = msgspec.structs.replace(start, gpu_id=rank_role.rank if rank_role else 0)
+        if number := ranks.threads(config) if rank_role else spec.threads:
             torch.set_num_threads(number)
-        launcher_traces.be_nobodys_twin()
+        launcher_traces.draw_own_randomness()
         ours = [*make_room(model_dir).values(), launcher_traces.hide_program()]
         model = load(start, model_dir)
-    _serve(spec, model, seat)
+    _serve(spec, model, rank_role)
     del ours  # our modules, kept alive until here
     return 0
 
@@ -323,7 +323,7 @@ def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: Tra
     traceback.print_exception(kind, error, trace, file=sys.stdout)
 
 
-def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower | None) -> None:
+def _serve(spec: WorkerSpec, model: Model, rank_role: ranks.Leader | ranks.Follower | None) -> None:
     start = spec.start
     runner = Runner(
         model,
@@ -331,13 +331,13 @@ def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower |
         response_limit_bytes=start.max_response_bytes,
         sequence_headers=spec.sequence_headers,
     )
-    if isinstance(seat, ranks.Follower):
-        seat.follow(runner)
+    if isinstance(rank_role, ranks.Follower):
+        rank_role.follow(runner)
         return
     share = None
-    if seat is not None and model.config.parallel_type != "pp":
+    if rank_role is not None and model.config.parallel_type != "pp":
         # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
-        share = seat.share
+        share = rank_role.share
     stop = StopSignal()
     link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
     worker = Worker(spec, runner, link, stop)
@@ -351,4 +351,4 @@ def _serve(spec: WorkerSpec, model: Model, seat: ranks.Leader | ranks.Follower |
             worker.serve(BatchEngine(runner, worker.leases, worker, share))
     finally:
         # Also where a handler ends the process: what it has sent before arrives.
-        link.close(FAREWELL_S)
+        link.close(LAST_SENDS_S)

@@ -19,7 +19,7 @@ from torchrelay.worker.model import inputs, outputs
 from torchrelay.worker.model.held_leases import Batch, Job
 from torchrelay.worker.model.inputs import Opened, Row
 from torchrelay.worker.model.loading import Model
-from torchrelay.worker.model.streaming import PartDoor, Place, SendParts
+from torchrelay.worker.model.streaming import PartSender, Place, SendParts
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ class Runner:
         self.sequence_headers = sequence_headers or SequenceHeaders()
         self._decode_input = decode_input
 
-    def new_door(self, context: Context, send: SendParts) -> PartDoor:
-        """Give a context its door for parts; they go to `send`."""
-        door = PartDoor(context, send, self.response_limit_bytes)
-        context.cl_socket = door
-        return door
+    def new_part_sender(self, context: Context, send: SendParts) -> PartSender:
+        """Give a context the sender of parts that its handlers use; they go to `send`."""
+        part_sender = PartSender(context, send, self.response_limit_bytes)
+        context.cl_socket = part_sender
+        return part_sender
 
-    def run(self, door: PartDoor, batch: Batch) -> tuple[list[codec.Response], int]:
+    def run(self, part_sender: PartSender, batch: Batch) -> tuple[list[codec.Response], int]:
         """Answer each job of a batch, in order; also return the handler's time in us."""
         jobs: list[Opened] = []
         places: list[Place] = []
@@ -62,8 +62,8 @@ class Runner:
         replies: list[codec.Response] = []
         handler_us = 0
         if jobs:
-            output, handler_us = self.call(door, jobs, places, is_describe=batch.is_describe)
-            replies = self._replies(door, output, len(jobs))
+            output, handler_us = self.call(part_sender, jobs, places, is_describe=batch.is_describe)
+            replies = self._replies(part_sender, output, len(jobs))
         for idx, reply in unreadable.items():
             replies.insert(idx, reply)
         return replies, handler_us
@@ -79,7 +79,7 @@ class Runner:
 
     def call(
         self,
-        door: PartDoor,
+        part_sender: PartSender,
         jobs: Sequence[Opened],
         places: Sequence[Place],
         *,
@@ -90,12 +90,12 @@ class Runner:
 
         The first `known` of the jobs are ones that the handler has seen before.
         """
-        data = self.begin(door.context, jobs, is_describe=is_describe, known=known)
-        door.open(places)
+        data = self.begin(part_sender.context, jobs, is_describe=is_describe, known=known)
+        part_sender.open(places)
         started = clock.monotonic()
-        output = guarded(self._output, data, door.context)
+        output = guarded(self._output, data, part_sender.context)
         handler_us = round((clock.monotonic() - started) * 1_000_000)
-        door.close()
+        part_sender.close()
         self.ended(output, jobs, handler_us)
         return output, handler_us
 
@@ -126,9 +126,9 @@ class Runner:
         if type(output) is list and len(output) == len(jobs):
             self.measuring.predicted(handler_us, [job.request.request_id for job in jobs])
 
-    def _replies(self, door: PartDoor, output: object, row_count: int) -> list[codec.Response]:
+    def _replies(self, part_sender: PartSender, output: object, row_count: int) -> list[codec.Response]:
         failure = outputs.batch_failure(output, row_count)
         if failure is not None:
             return [failure] * row_count
         assert isinstance(output, list)
-        return [outputs.guarded_answer(door.last, idx, value) for idx, value in enumerate(output)]
+        return [outputs.guarded_answer(part_sender.last, idx, value) for idx, value in enumerate(output)]

@@ -24,15 +24,15 @@ SendParts = Callable[[list[Part]], None]
 STREAM_HEADER = "ts_stream_next"
 
 
-class PartDoor:
-    """Takes parts for the requests of the call that runs, and remembers whose stream has failed."""
+class PartSender:
+    """Sends parts of answers for the requests of the call that runs; remembers whose stream has failed."""
 
     def __init__(self, context: Context, send: SendParts, limit_bytes: int) -> None:
         self.context = context
         self._send = send
         self._limit_bytes = limit_bytes
         #: Held while a part is sent: the worker's socket is one thread's at a time. Between calls it is
-        #: the main thread's, which needs no lock, for then this door is closed.
+        #: the main thread's, which needs no lock, for then no call runs.
         self._lock = threading.Lock()
         #: Where each request of the running call came from; None between calls.
         self._places: Sequence[Place] | None = None
@@ -40,8 +40,8 @@ class PartDoor:
         #: Index in the call -> what the request is answered instead of all that its handler still says.
         self._failures: dict[int, codec.Response] = {}
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "PartDoor":
-        """Return this door: a handler may copy its context, and both lead to the same requests."""
+    def __deepcopy__(self, memo: dict[int, object]) -> "PartSender":
+        """Return this sender: a handler may copy its context, and both lead to the same requests."""
         return self
 
     def open(self, places: Sequence[Place]) -> None:

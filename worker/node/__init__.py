@@ -1,1 +1,1 @@
-"""The agent of a host: offers its devices, starts, watches and stops workers. Never imports torch."""
+"""The node of a host: offers its devices, starts, watches and stops workers. Never imports torch."""

@@ -50,7 +50,7 @@ class MetricsReader(Protocol):
 
 
 class Node:
-    """A host's agent."""
+    """Offers a host to the broker, and has its workers started, watched and stopped."""
 
     def __init__(self, settings: NodeSettings, metrics_reader: MetricsReader | None = None) -> None:
         """Make a node; without a `metrics_reader` it measures by `host_metrics`, if the settings say so."""

@@ -235,9 +235,9 @@ def test_each_listener_has_its_own_names() -> None:
         metrics_address="http://[::1]:8082",
     )
     assert checked(config) == {8080: True, "/tmp/m": True, 8082: False}
-    edge = Gateway(config=config).app
-    edge.add_own_name("gpu-box")
-    assert {check.refusal(scope("gpu-box:8080")) for check in edge._checks.values()} == {None}
+    app = Gateway(config=config).app
+    app.add_own_name("gpu-box")
+    assert {check.refusal(scope("gpu-box:8080")) for check in app._checks.values()} == {None}
 
 
 def test_only_torchserve_is_asked_by_any_name_and_only_where_others_reach_it() -> None:

@@ -72,7 +72,7 @@ Server(arguments[arguments.index("--uds") + 1], Handler).serve_forever()
 
 
 class Parts:
-    """A context's door for parts."""
+    """A context's sender of parts."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []

@@ -191,8 +191,8 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     ours = loading.make_room(model_dir)
     runner = Runner(loading.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
     meta, frames = codec.pack_request("r", [], [("body", "text/plain", b"hi")])
-    door = runner.new_door(runner.model.context, print)
-    [response], _ = runner.run(door, Batch(1, False, [Job(meta, frames)]))
+    part_sender = runner.new_part_sender(runner.model.context, print)
+    [response], _ = runner.run(part_sender, Batch(1, False, [Job(meta, frames)]))
     body = codec.unpack_response(*codec.pack_response(response))[1]
     for cls in codec.KINDS.values():
         try:  # each message's field types are looked up at its first use

@@ -37,8 +37,8 @@ def run(
     jobs = [
         Job(*codec.pack_request(f"id-{idx}", headers, inputs)) for idx, inputs in enumerate(requests or [[]])
     ]
-    door = runner.new_door(context, lambda parts: None)
-    responses, handler_us = runner.run(door, Batch(1, is_describe, jobs))
+    part_sender = runner.new_part_sender(context, lambda parts: None)
+    responses, handler_us = runner.run(part_sender, Batch(1, is_describe, jobs))
     assert handler_us >= 0
     return responses
 
@@ -336,8 +336,8 @@ def test_a_job_that_cannot_be_read_fails_alone() -> None:
     runner = Runner(model, decode_input=True, response_limit_bytes=100)
     good = Job(*codec.pack_request("r", [], body()))
     without_frame, _ = codec.pack_request("r", [], body(b"x" * 10_000))
-    door = runner.new_door(context, lambda parts: None)
-    responses, _ = runner.run(door, Batch(1, False, [Job(without_frame), good, Job(b"\xc1")]))
+    part_sender = runner.new_part_sender(context, lambda parts: None)
+    responses, _ = runner.run(part_sender, Batch(1, False, [Job(without_frame), good, Job(b"\xc1")]))
     assert [item.error and item.error[0] for item in responses] == ["InternalError", None, "InternalError"]
     assert responses[1].body == b"ok"
 

@@ -1,7 +1,7 @@
 """Answers that handlers send before they return; the old home of what `ts.handler_utils.utils` offers.
 
 In TorchServe `context.cl_socket` is the worker's socket and an answer is bytes for it. Here it is the
-worker's own door for parts, which takes the answer as an object.
+worker's own sender of parts, which takes the answer as an object.
 """
 
 import os
