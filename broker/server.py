@@ -1,7 +1,7 @@
 """The broker's shell: sockets, threads, clock and signals around `machine`; the only zmq module here.
 
-One loop: receive all there is (up to a budget), decode, ask the core, do what it says, sleep until the
-next message or the core's next wake. Nothing in it blocks: disk and network work is done by threads,
+One loop: receive all there is (up to a budget), decode, have the core handle it, do what it says, sleep until
+the next message or the core's next wake. Nothing in it blocks: disk and network work is done by threads,
 which put their result into a queue and wake the loop.
 """
 
@@ -48,7 +48,10 @@ from torchrelay.broker.core.events import (
     ChunkRead,
     Event,
     Garbled,
+    MetricsNotWritten,
     Received,
+    Started,
+    Stopping,
     Stored,
     Unreachable,
     Unsendable,
@@ -179,8 +182,11 @@ class Server:
         keys = Keyring(settings, now=now, wall_ms=wall_ms)
         self._open_keys(keys, snapshot, now)
         self._metrics_log = _open_metrics_log(settings)
+        #: Archives of the versions that are registered when it starts; others are left-overs.
+        self._archives = {record.archive for record in snapshot.versions}
+        self._epoch = registry.begin_epoch()
         self._core = BrokerCore(
-            settings, snapshot, keys, _metrics(settings), epoch=registry.begin_epoch(), now=now,
+            settings, snapshot, keys, _metrics(settings), epoch=self._epoch, now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
             claims=Claims(_secret(Path(settings.state_dir) / "worker_claims")),
         )  # fmt: skip
@@ -210,7 +216,7 @@ class Server:
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
-        #: What was not sent in a turn, for the core to take in with the next.
+        #: What the core takes in with the next turn: what was not sent, and that the broker has started.
         self._unsent: list[Event] = []
         #: How long the loop waits after a turn that failed, which may well fail again.
         self._pause_s = 0.0
@@ -243,12 +249,11 @@ class Server:
 
     def serve(self) -> None:
         """Run the loop until `stop`."""
-        logger.info("broker.started", extra={"epoch": self._core.epoch,
+        logger.info("broker.started", extra={"epoch": self._epoch,
                                              "addresses": ",".join(self._settings.addresses)})  # fmt: skip
-        self._store.keep_only({record.archive for record in self._core.catalog})
+        self._store.keep_only(self._archives)
         remove_leftovers(self._settings)
-        for load in self._loads_at_start():
-            self._core.management.load_at_start(load)
+        self._unsent.append(Started(tuple(self._loads_at_start())))
         gc.collect()
         gc.freeze()  # what lives from the start on need not be looked at by the collector again
         turns = self._turns()
@@ -256,7 +261,9 @@ class Server:
             # Not a message's: the core contains those. What it wanted done comes with the next turn.
             self._log_fault("broker.turn_failed", fault[1], events=len(fault[0]))
             self._pause_s = FAULT_PAUSE_S
-        snapshots.write(self._settings, "shutdown", self._core.catalog.as_startup_models())
+        last: list[Event] = [Stopping()]
+        if fault := first_fault(iter([last]), self._have_handled):
+            self._log_fault("broker.turn_failed", fault[1], events=len(last))
 
     def _turns(self) -> Iterator[list[Event]]:
         """Wait for the next turn and yield what it begins with, what the one before it could not send."""
@@ -322,14 +329,19 @@ class Server:
         keys.use(made)
 
     def _turn(self, came: list[Event]) -> None:
-        """Have the core take in what came, and do what it says."""
+        """Have the core take in what came and what has arrived, and look at the connections."""
         self._receive(came)
-        now = clock.monotonic()
-        effects = iter(self._core.handle(came, now=now))
-        while fault := first_fault(effects, self._perform):
-            self._not_performed(*fault)
+        now = self._have_handled(came)
         self._chunks.go_on()
         self._connections.look(now)
+
+    def _have_handled(self, events: list[Event]) -> float:
+        """Have the core take events in, and do what it says; return the time that it was told."""
+        now = clock.monotonic()
+        effects = iter(self._core.handle(events, now=now))
+        while fault := first_fault(effects, self._perform):
+            self._not_performed(*fault)
+        return now
 
     def _not_performed(self, effect: Effect, error: Exception) -> None:
         """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
@@ -484,10 +496,10 @@ class Server:
 
     def _write_metrics(self, lines: tuple[Line, ...]) -> None:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
-            self._core.metrics.dropped["log behind"] += len(lines)
+            self._results.put(MetricsNotWritten(len(lines)))
 
     def _send(self, effect: Send) -> None:
-        epoch = self._core.epoch
+        epoch = self._epoch
         head = codec.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
         if isinstance(effect.message, m.ArchiveChunk):

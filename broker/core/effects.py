@@ -67,8 +67,9 @@ class DropArchive:
 
 @dataclass(frozen=True, slots=True)
 class WriteSnapshot:
-    """Write a snapshot of these models for TorchServe, or for a start of ours elsewhere."""
+    """Write a snapshot of these models for TorchServe, or for a start of ours elsewhere; then Stored."""
 
+    #: 0 if nobody waits for it.
     token: int
     kind: Kind
     models: tuple[StartupModel, ...]

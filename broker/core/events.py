@@ -1,9 +1,10 @@
-"""What can happen to the broker: messages from peers, and results of the work it gave to threads."""
+"""What can happen to the broker: messages from peers, results of the work it gave to threads, start, stop."""
 
 from dataclasses import dataclass
 
 from torchrelay.broker.models.records import Prepared
 from torchrelay.shared.errors import RelayError
+from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
 
@@ -70,4 +71,26 @@ class ChunkRead:
     data: bytes | None
 
 
-Event = Received | Garbled | Unreachable | Unsendable | ArchivePrepared | Stored | ChunkRead
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The broker has started; these models of its settings or of a snapshot are to be loaded."""
+
+    loads: tuple[LoadAtStart | StartupModel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsNotWritten:
+    """So many lines of effect WriteMetrics were dropped, since the log is behind."""
+
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The broker stops: this is its last turn."""
+
+
+Event = (
+    Received | Garbled | Unreachable | Unsendable | ArchivePrepared | Stored | ChunkRead | Started
+    | MetricsNotWritten | Stopping
+)  # fmt: skip

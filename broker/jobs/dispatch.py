@@ -12,7 +12,8 @@ When a batch goes, `batching` says. What may have ended a worker goes its own wa
 from collections.abc import Sequence
 from math import inf
 
-from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.worker import Worker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Assign, Isolation
 from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue

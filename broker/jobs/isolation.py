@@ -19,7 +19,8 @@ from math import inf
 
 from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
-from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.worker import Worker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.quarantine import Suspicion, refusal
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue

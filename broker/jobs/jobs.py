@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from torchrelay.broker.core.answers import Answers, Send, late
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
-from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.worker import Worker
 from torchrelay.broker.jobs.admission import Admission
 from torchrelay.broker.jobs.deadlines import Deadlines
 from torchrelay.broker.jobs.dispatch import Dispatch

@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from torchrelay.broker.core.answers import Answers, Send, part_lost
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
-from torchrelay.broker.fleet.fleet import Fleet, Worker
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.worker import Worker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue

@@ -18,7 +18,15 @@ from torchrelay.broker.core.effects import (
     WriteMetrics,
     WriteSnapshot,
 )
-from torchrelay.broker.core.events import ArchivePrepared, ChunkRead, Event, Garbled, Received, Stored
+from torchrelay.broker.core.events import (
+    ArchivePrepared,
+    ChunkRead,
+    Event,
+    Garbled,
+    Received,
+    Started,
+    Stored,
+)
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
@@ -97,6 +105,8 @@ class Rig:
         self.snapshots: list[WriteSnapshot] = []
         #: What each start of the broker is told to load.
         self.at_start: list[LoadAtStart | StartupModel] = []
+        #: For the core to take in with its next turn.
+        self._started: list[Started] = []
         #: What went into the metrics logs.
         self.lines: list[Line] = []
         self.store_error: RelayError | None = None
@@ -104,7 +114,7 @@ class Rig:
         self.key_file: dict[KeyedApi, str] = {}
         #: Peers that don't beat, though they are here.
         self.silent: set[bytes] = set()
-        self._gateways: set[bytes] = set()
+        self._gateways: dict[bytes, None] = {}
         #: Node -> the workers it was told to start.
         self._held: dict[bytes, set[int]] = {}
         #: Worker -> leases it has not answered; one that is told to forget them is one that lost them.
@@ -140,15 +150,19 @@ class Rig:
             self.settings, snapshot, keys, metrics, epoch=self.epoch, now=self.now, wall_ms=0,
             claims=CLAIMS, new_sequence_id=self._sequence_id or (lambda: f"made-{self.epoch}-{next(names)}"),
         )  # fmt: skip
-        for load in self.at_start:
-            self.core.management.load_at_start(load)
+        self.load_at_start(*self.at_start)
         self.feed()
 
     # Driving
 
+    def load_at_start(self, *loads: LoadAtStart | StartupModel) -> None:
+        """Have the broker start with these models, in its next turn."""
+        self._started.append(Started(loads))
+
     def feed(self, *events: Event) -> None:
         """One turn of the server's loop, and the turns that its threads' results cause."""
-        pending: list[Event] = list(events)
+        pending: list[Event] = [*self._started, *events]
+        self._started.clear()
         while True:
             results: list[Event] = []
             for effect in self.core.handle(pending, now=self.now):
@@ -190,7 +204,9 @@ class Rig:
         self.feed()
 
     def _beats(self) -> list[Event]:
-        beats: list[Event] = [self.event(peer, m.GatewayBeat({})) for peer in self._gateways - self.silent]
+        beats: list[Event] = [
+            self.event(peer, m.GatewayBeat({})) for peer in self._gateways if peer not in self.silent
+        ]
         for node, workers in self._held.items():
             if node not in self.silent:
                 beats.append(self.event(node, m.NodeBeat(tuple((worker, 1) for worker in workers))))
@@ -267,7 +283,7 @@ class Rig:
 
     def join_gateway(self, peer: bytes = GATEWAY) -> bytes:
         self.say(peer, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
-        self._gateways.add(peer)
+        self._gateways[peer] = None
         self.only(peer, m.Welcome)
         return peer
 

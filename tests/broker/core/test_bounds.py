@@ -4,8 +4,8 @@ from collections import Counter, deque
 
 import pytest
 
-from tests.broker.rig import CPU, GATEWAY, NODE, Rig, settings
-from torchrelay.broker.core import machine
+from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
+from torchrelay.broker.core import machine, peers, questions
 from torchrelay.broker.core.effects import Send
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
@@ -31,7 +31,7 @@ def test_one_peer_is_one_worker() -> None:
     one, two = rig.ready_rig(workers=2)
     worker = rig.core.fleet.workers[int(two[2:])]
     record = rig.core.catalog.resolve("m", None)
-    claim = rig.core._claims.make(worker.worker_id, worker.key, record.archive)
+    claim = CLAIMS.make(worker.worker_id, worker.key, record.archive)
     hello = m.HelloWorker(
         m.PROTOCOL_VERSION, worker.worker_id, "n-1", "m", "1.0", record.archive, "cpu", 1, claim
     )
@@ -42,15 +42,15 @@ def test_one_peer_is_one_worker() -> None:
 
 def test_there_is_room_for_so_many_nodes_and_gateways() -> None:
     rig = Rig()
-    for number in range(machine.NODES_LIMIT + 1):
+    for number in range(peers.NODES_LIMIT + 1):
         rig.core.handle([rig.event(b"n%d" % number, _node("same"), epoch=0)], now=rig.now)
         hello = m.HelloGateway(m.PROTOCOL_VERSION, "g", 1)
         rig.core.handle([rig.event(b"g%d" % number, hello, epoch=0)], now=rig.now)
-    assert len(rig.core.fleet.nodes) == machine.NODES_LIMIT
-    assert len(rig.core.gateways) == machine.GATEWAYS_LIMIT
-    assert len({node.name for node in rig.core.fleet.nodes.values()}) == machine.NODES_LIMIT
+    assert len(rig.core.fleet.nodes) == peers.NODES_LIMIT
+    assert len(rig.core.gateways) == peers.GATEWAYS_LIMIT
+    assert len({node.name for node in rig.core.fleet.nodes.values()}) == peers.NODES_LIMIT
     rig.say(b"one more", _node("same"))
-    assert str(machine.NODES_LIMIT) in rig.only(b"one more", m.Leave).reason
+    assert str(peers.NODES_LIMIT) in rig.only(b"one more", m.Leave).reason
     rig.say(b"n1", _node("same"))
     rig.only(b"n1", m.Welcome)
 
@@ -162,15 +162,15 @@ def test_questions_of_the_whole_fleet_are_answered_one_a_turn_and_others_meanwhi
         rig.feed()
     assert [read.ask for read in rig.take(GATEWAY, m.MetricsRead)] == [*range(11, 40)]
     assert rig.core.next_wake() >= rig.now
-    assert worker in rig.core._workers
+    assert worker in rig.core.workers.by_peer
 
 
 def test_questions_beyond_their_bound_are_refused_and_those_of_who_left_are_not_answered() -> None:
     rig = Rig()
     rig.join_gateway()
-    asks = [rig.event(GATEWAY, m.ReadFleet(number)) for number in range(machine.QUESTIONS_LIMIT + 1)]
+    asks = [rig.event(GATEWAY, m.ReadFleet(number)) for number in range(questions.QUESTIONS_LIMIT + 1)]
     rig.feed(*asks)
-    assert rig.only(GATEWAY, m.AskRefused).ask == machine.QUESTIONS_LIMIT
+    assert rig.only(GATEWAY, m.AskRefused).ask == questions.QUESTIONS_LIMIT
     rig.say(GATEWAY, m.Bye())
     while rig.core.next_wake() < rig.now:
         rig.feed()

@@ -8,7 +8,7 @@ from tests.broker.core.test_rare_orders import SlowRig
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.early_requests import default_versions_first
 from torchrelay.broker.core.effects import Prepare
-from torchrelay.broker.core.events import ArchivePrepared, Event, Stored
+from torchrelay.broker.core.events import ArchivePrepared, Event, Started, Stored
 from torchrelay.broker.models.records import Prepared
 from torchrelay.shared import errors
 from torchrelay.shared.settings import LoadAtStart, StartupModel
@@ -25,9 +25,7 @@ def snapshot_rig() -> Rig:
 def test_the_first_version_named_at_start_is_the_default_whichever_archive_is_read_first() -> None:
     rig = Rig()
     one, two = rig.archive("1.mar", version="1.0"), rig.archive("2.mar", version="2.0")
-    rig.core.management.load_at_start(LoadAtStart(one))
-    rig.core.management.load_at_start(LoadAtStart(two))
-    effects = rig.core.handle([], now=rig.now)
+    effects = rig.core.handle([Started((LoadAtStart(one), LoadAtStart(two)))], now=rig.now)
     tokens = {effect.url: effect.token for effect in effects if isinstance(effect, Prepare)}
 
     def prepared(url: str) -> Event:
@@ -46,9 +44,8 @@ def test_what_is_still_on_its_way_at_start_is_shown() -> None:
     rig = Rig()
     rig.join_gateway()
     rig.archive("m.mar")
-    rig.core.management.load_at_start(LoadAtStart("m.mar"))
-    rig.core.management.load_at_start(LoadAtStart("nosuch.mar"))
-    (first, second) = [e for e in rig.core.handle([], now=rig.now) if isinstance(e, Prepare)]
+    started = Started((LoadAtStart("m.mar"), LoadAtStart("nosuch.mar")))
+    (first, second) = [e for e in rig.core.handle([started], now=rig.now) if isinstance(e, Prepare)]
 
     def loading() -> tuple[str, ...]:
         rig.say(GATEWAY, m.ReadFleet(1))
@@ -64,7 +61,7 @@ def test_what_is_still_on_its_way_at_start_is_shown() -> None:
 
 def test_a_named_model_of_the_start_has_that_name() -> None:
     rig = Rig()
-    rig.core.management.load_at_start(LoadAtStart(rig.archive(), "other"))
+    rig.load_at_start(LoadAtStart(rig.archive(), "other"))
     rig.feed()
     assert rig.core.catalog.resolve("other", None).loaded_at_startup
 
@@ -75,7 +72,7 @@ def test_a_snapshot_restores_versions_defaults_workers_and_batches() -> None:
     rig.archive("1.mar", version="1.0")
     rig.archive("2.mar", version="2.0")
     for version, is_default, workers in (("1.0", False, 0), ("2.0", True, 2)):
-        rig.core.management.load_at_start(
+        rig.load_at_start(
             StartupModel(
                 name="m",
                 version=version,
@@ -107,7 +104,7 @@ def test_a_snapshot_restores_what_was_changed_since_though_the_registry_knows_th
     restored = StartupModel(
         name="m", version="1.0", archive_name="m-1.0.mar", is_default=True, min_workers=1, max_workers=1
     )
-    rig.core.management.load_at_start(restored)
+    rig.load_at_start(restored)
     rig.feed()
     assert rig.core.catalog.resolve("m", None).min_workers == 1
 
@@ -189,7 +186,7 @@ def test_a_snapshot_names_an_archive_by_its_file(url: str, name: str) -> None:
 def test_a_model_of_the_start_that_cannot_be_stored_ends_the_wait_for_it() -> None:
     rig = Rig()
     rig.store_error = errors.StoreFailed("The registry could not be written", "disk full")
-    rig.core.management.load_at_start(LoadAtStart(rig.archive()))
+    rig.load_at_start(LoadAtStart(rig.archive()))
     rig.feed()
     assert rig.core.management.loading == []
     assert isinstance(Stored(1, rig.store_error).error, errors.StoreFailed)
@@ -199,7 +196,7 @@ def test_a_restored_default_that_cannot_be_stored_is_reported() -> None:
     rig = SlowRig()
     rig.held = []
     rig.archive("m.mar")
-    rig.core.management.load_at_start(StartupModel("m", "1.0", "m.mar", is_default=True))
+    rig.load_at_start(StartupModel("m", "1.0", "m.mar", is_default=True))
     rig.feed()
     (prepared,), rig.held = rig.held, []
     rig.feed(prepared)

@@ -319,7 +319,7 @@ def test_a_second_hello_is_welcomed_again_but_not_as_another_kind_of_peer() -> N
     assert not rig.only(GATEWAY, m.Welcome).is_new
     rig.say(GATEWAY, m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, ()))
     assert "second hello" in rig.only(GATEWAY, m.Misunderstood).reason
-    assert not rig.core.nodes
+    assert not rig.core.fleet.staying_nodes
 
 
 def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
@@ -337,7 +337,7 @@ def test_peers_without_marks_and_proofs_are_sent_away() -> None:
     for peer in (b"gateway", b"node"):
         assert "same torchrelay version" in rig.only(peer, m.Leave).reason
     assert not rig.core.gateways
-    assert not rig.core.nodes
+    assert not rig.core.fleet.staying_nodes
 
 
 def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:

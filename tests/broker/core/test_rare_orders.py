@@ -287,7 +287,7 @@ def test_a_broker_that_stood_still_loses_no_peer_whose_beats_wait_for_it() -> No
     rig.now += 3.5
     rig.feed(*beats[:256])
     rig.feed(*beats[256:])
-    assert len(rig.core.nodes) == 300
+    assert len(rig.core.fleet.staying_nodes) == 300
 
 
 def test_an_answer_of_this_turn_comes_before_the_word_that_its_job_is_unknown() -> None:

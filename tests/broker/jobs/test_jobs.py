@@ -360,7 +360,7 @@ def test_a_client_with_less_patience_than_those_before_it_does_not_wait_for_them
         prepared = rig.archives[rig.archive(config=config)]
         assert isinstance(prepared, Prepared)
         rig.archives["m.mar"] = replace(prepared, archive=f"sha-{config}")  # the second replaces the first
-        rig.core.management.load_at_start(LoadAtStart("m.mar"))
+        rig.load_at_start(LoadAtStart("m.mar"))
         rig.feed()
         rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 1, synchronous=False))
         rig.submit(2 if config else 1)

@@ -391,14 +391,14 @@ def test_models_of_the_command_line_are_loaded_once_and_replaced_when_their_arch
     rig.join_gateway()
     rig.join_node()
     url = rig.archive()
-    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.load_at_start(LoadAtStart(url))
     rig.feed()
     assert len(rig.take(NODE, m.StartWorker)) == 2
-    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.load_at_start(LoadAtStart(url))
     rig.feed()
     assert not rig.take(NODE, m.StartWorker)
     rig.archives[url] = Prepared("other", 1, "m", "1.0", "h", "python", "f")
-    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.load_at_start(LoadAtStart(url))
     rig.feed()
     assert len(rig.take(NODE, m.StopWorker)) == 2
     assert {order.archive for order in rig.take(NODE, m.StartWorker)} == {"other"}
@@ -406,7 +406,7 @@ def test_models_of_the_command_line_are_loaded_once_and_replaced_when_their_arch
 
 def test_a_model_of_the_command_line_that_cannot_be_loaded_is_reported() -> None:
     rig = Rig()
-    rig.core.management.load_at_start(LoadAtStart("nosuch.mar"))
+    rig.load_at_start(LoadAtStart("nosuch.mar"))
     rig.feed()
     assert [report.event for report in rig.reports] == ["model.not_loaded"]
 
@@ -415,7 +415,7 @@ def test_a_secret_in_the_url_of_a_model_that_cannot_be_loaded_stays_out_of_the_l
     rig = Rig()
     url = "https://x/m.mar?X-Signature=secret"
     rig.archives[url] = errors.DownloadFailed(f"Failed to download archive from: {url}", "no route")
-    rig.core.management.load_at_start(LoadAtStart(url))
+    rig.load_at_start(LoadAtStart(url))
     rig.feed()
     assert [report.facts for report in rig.reports] == [
         {

@@ -9,7 +9,7 @@ FIRST, SECOND, THIRD = b"peer-1", b"peer-2", b"peer-3"
 
 
 def names(rig: Rig) -> dict[bytes, str]:
-    return {node.peer: node.name for node in rig.core.nodes}
+    return {node.peer: node.name for node in rig.core.fleet.staying_nodes}
 
 
 def warned_of(rig: Rig) -> list[object]:

@@ -1,0 +1,72 @@
+"""A worker as the broker knows it. Pure; what becomes of one, `worker_lifecycle` decides."""
+
+from dataclasses import dataclass, field
+
+from torchrelay.broker.core.states import WorkerState, check_move
+from torchrelay.broker.fleet.placement import gpu_id
+from torchrelay.broker.jobs.queues import Lease
+from torchrelay.broker.models.catalog import Key
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One replica, from the order to start it until its process is gone."""
+
+    worker_id: int
+    key: Key
+    archive: str
+    device: str
+    node_name: str
+    #: The node's peer id; None while a worker is here before its node is (after a broker's restart).
+    node: bytes | None
+    state: WorkerState
+    #: When it came into `state`.
+    since: float
+    last_heard: float
+    #: When the broker first knew of it.
+    started_at: float = field(init=False)
+    #: Its own peer id, once it has said hello.
+    peer: bytes | None = None
+    pid: int = -1
+    memory_bytes: int = 0
+    note: str = ""
+    #: Its connection was found broken, and it has not been heard since: it gets no batch.
+    is_cut: bool = False
+    #: In the order they were given; which of them run, each says.
+    leases: list[Lease] = field(default_factory=list)
+    last_assigned_at: float = 0.0
+    #: While draining: when patience ends. None waits for the batch however long it takes.
+    drain_until: float | None = None
+    #: All devices of one that was started here; `device` is the first.
+    devices: tuple[str, ...] = ()
+    #: The order to stop it went out at, for repeating it should it get lost.
+    stop_sent_at: float = 0.0
+    #: It has answered a batch, whatever it said.
+    has_answered: bool = False
+    #: It ends once what its archive requires is installed, and counts towards no target.
+    installs_only: bool = False
+
+    def __post_init__(self) -> None:
+        self.started_at = self.since
+
+    def move(self, new: WorkerState, now: float) -> None:
+        """Change the state by the table of legal moves."""
+        check_move(self.state, new, self)
+        self.state = new
+        self.since = now
+
+    @property
+    def metrics_label(self) -> str:
+        """What TorchServe calls it in its metrics."""
+        model, version = self.key
+        return f"W-{self.worker_id}-{model}_{version}"
+
+    @property
+    def gpu_id(self) -> int | None:
+        """The number of its GPU, None on a cpu."""
+        return gpu_id(self.device)
+
+    @property
+    def gpu_ids(self) -> tuple[int, ...]:
+        """The numbers of all its GPUs."""
+        return tuple(number for device in self.devices if (number := gpu_id(device)) is not None)

@@ -1,0 +1,354 @@
+"""The whole life of workers, from the order to start one until its process is gone. Pure.
+
+This is the only place that moves a worker to another state, counts its failure, takes its jobs back, orders
+it to stop, and reports any of that. Each method is one thing that happens to a worker: callers say what
+happened, and need to do nothing else about it.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from torchrelay.broker.core.states import LIVE, WorkerState
+from torchrelay.broker.core.stats import Stats
+from torchrelay.broker.core.torchserve_metrics import Metrics
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.nodes import Node
+from torchrelay.broker.fleet.restarts import Condition
+from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker_claims import Claims
+from torchrelay.broker.jobs.jobs import Jobs
+from torchrelay.broker.jobs.queues import Lease
+from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import messages as m
+
+Send = Callable[[bytes, m.Message], None]
+
+
+class WorkerLifecycle:
+    """What happens to workers; times are the core's, in seconds."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        jobs: Jobs,
+        catalog: Catalog,
+        stats: Stats,
+        metrics: Metrics,
+        settings: BrokerSettings,
+        claims: Claims,
+        *,
+        send: Send,
+        report: Callable[..., None],
+        real_time: Callable[[float], float],
+        wall_ms: Callable[[float], int],
+    ) -> None:
+        self._fleet = fleet
+        self._jobs = jobs
+        self._catalog = catalog
+        self._stats = stats
+        self._metrics = metrics
+        self._settings = settings
+        self._claims = claims
+        self._send = send
+        self._report = report
+        self._real_time = real_time
+        self._wall_ms = wall_ms
+        #: Workers that have said hello, by peer id.
+        self.by_peer: dict[bytes, Worker] = {}
+
+    # Start
+
+    def start(self, worker: Worker, record: VersionRecord, *, installs_packages: bool) -> None:
+        """Order the node of a worker that was placed there to start it."""
+        assert worker.node is not None, worker
+        settings = self._settings
+        self._send(worker.node, m.StartWorker(
+            worker.worker_id, record.model, record.version, record.archive, record.archive_bytes,
+            record.handler or settings.default_service_handler, worker.device, worker.gpu_id,
+            record.batch_size, settings.service_envelope, settings.decode_input_request,
+            settings.limit_max_image_pixels, settings.max_response_size, record.url, installs_packages,
+            metrics_config=self._metrics.file_content,
+            gpu_ids=worker.gpu_ids if record.config.parallel_level else (),
+            installs_only=worker.installs_only,
+            registration=record.registration,
+            archive_path=record.archive_path,
+            claim=self._claims.make(worker.worker_id, worker.key, worker.archive),
+        ))  # fmt: skip
+
+    def not_started(self, worker_id: int, reason: str, now: float, *, is_failure: bool) -> None:
+        """Forget a worker whose order to start was not sent; one that can't be written is a failure."""
+        if worker := self._fleet.workers.get(worker_id):
+            if is_failure:
+                self._fail(worker, reason, now)
+            self._remove(worker, reason, now)
+
+    def progressed(self, node: Node, progress: m.WorkerProgressed, now: float) -> None:
+        """Note how far a worker that starts has come."""
+        worker = self._fleet.workers.get(progress.worker_id)
+        if worker is None or worker.node != node.peer or worker.state is not WorkerState.STARTING:
+            return
+        worker.last_heard = now
+        if progress.phase != "loading" or worker.note != "loading":
+            worker.since = now  # startup_timeout is for loading; fetching has its own pace
+        if worker.note == "installing" != progress.phase:
+            self._fleet.must_reconcile = True  # a caller may wait for that
+        if progress.pid:
+            worker.pid = progress.pid
+        worker.note = progress.phase
+        if progress.total_bytes:
+            worker.note += f" {100 * progress.done_bytes // progress.total_bytes} %"
+
+    def ready(self, peer: bytes, hello: m.HelloWorker, now: float) -> str:
+        """Take in a worker that has loaded its model; return why it must leave, or "" if it may stay."""
+        record = self._catalog.get((hello.model, hello.version))
+        if record is None or record.archive != hello.archive:
+            return f"{hello.model} {hello.version} of this archive isn't registered"
+        if not self._claims.is_genuine(hello):
+            return "this broker had no such worker started"
+        known = self._fleet.workers.get(hello.worker_id)
+        if known is not None and known.state is WorkerState.STARTING:
+            self._end_if_late(known, now)  # it may be ready, and yet too late
+        # One that a node brought along when it joined had been loaded before.
+        loading_s = self._real_s(known.started_at, now) if known and known.note else None
+        worker = self._make_ready(peer, hello, now)
+        if worker is None:
+            return "it was told to stop"
+        if peer not in self.by_peer:
+            self._jobs.take_back(worker, worker.leases, now, reason="it joined anew")
+            self.by_peer[peer] = worker
+            if loading_s is not None:
+                self._metrics.worker_loaded(worker.metrics_label, loading_s, self._wall_ms(now))
+            failures = self._fleet.condition(worker.key).failures
+            self._report(logging.INFO, "worker.ready", **_facts(worker), node=hello.node,
+                         device=hello.device, failures=failures)  # fmt: skip
+        self._jobs.touch(worker.key)
+        return ""
+
+    def _make_ready(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
+        """Return the worker of a hello; None if it was told to stop, or another process has its id."""
+        key = (hello.model, hello.version)
+        worker = self._fleet.workers.get(hello.worker_id)
+        if worker is None:
+            # Which node holds it, that node will say.
+            worker = self._fleet.enter(Worker(
+                hello.worker_id, key, hello.archive, hello.device, hello.node,
+                None, WorkerState.STARTING, since=now, last_heard=now,
+            ))  # fmt: skip
+        elif (worker.key, worker.archive) != (key, hello.archive) or worker.peer not in (None, peer):
+            return None
+        if worker.state not in LIVE and worker.state is not WorkerState.DRAINING:
+            return None
+        if worker.state is WorkerState.STARTING:
+            worker.move(WorkerState.READY, now)
+        worker.peer, worker.pid, worker.note, worker.last_heard = peer, hello.pid, "", now
+        self._fleet.must_reconcile = True
+        return worker
+
+    def completed_batch(self, worker: Worker, now: float) -> None:
+        """Forgive failures before it; stop it if that was the last batch of one that drains."""
+        worker.has_answered = True
+        if condition := self._fleet.conditions.get(worker.key):
+            condition.count_success(worker)
+        if worker.state is WorkerState.DRAINING and not worker.leases:
+            self._stop(worker, "it has finished its batches", now, kill=False)
+
+    # Its process is gone
+
+    def said_goodbye(self, worker: Worker, now: float) -> None:
+        """Remove a worker whose process says that it ends."""
+        if worker.state is WorkerState.READY and not self._fleet.is_node_leaving(worker):
+            self._fail(worker, "it was told to stop, but not by the broker", now)
+        self._remove(worker, "it said goodbye", now)
+
+    def exited(self, node: Node, gone: m.WorkerExited, now: float) -> None:
+        """Remove a worker whose node saw its process end; unless it was told to, that is a failure."""
+        worker = self._fleet.workers.get(gone.worker_id)
+        if worker is None or worker.node != node.peer:
+            return
+        is_excused = (
+            gone.of_itself
+            and worker.state in (WorkerState.READY, WorkerState.DRAINING)
+            and not node.is_leaving
+            and self._jobs.blame(worker, gone, now)
+        )
+        has_failed = not (worker.installs_only and gone.exit_code == 0)
+        if has_failed and worker.state in LIVE and not node.is_leaving:
+            was_ready = worker.state is WorkerState.READY
+            self._fail(worker, gone.reason, now, out_of_memory=gone.out_of_memory, is_excused=is_excused)
+            self._report(logging.WARNING, "worker.failed", **_facts(worker), node=node.name,
+                         reason=gone.reason, exit_code=gone.exit_code, signal=gone.signal,
+                         was_ready=was_ready, **self._next_start(worker, now),
+                         output="\n".join(gone.last_lines))  # fmt: skip
+        self._remove(worker, gone.reason, now)
+
+    def reported(self, node: Node, memory: Mapping[int, int], now: float) -> None:
+        """Take in what a node says it holds: bytes of memory by worker id. What it lacks is lost."""
+        for worker in self._fleet.of_node(node.peer):
+            worker.memory_bytes = memory.get(worker.worker_id, worker.memory_bytes)
+            if worker.worker_id not in memory and now - worker.since > self._settings.peer_timeout_s:
+                self._fail(worker, "its node holds no such process", now)
+                self._remove(worker, "its node holds no such process", now)
+
+    def node_lost(self, node: Node, now: float) -> None:
+        """Remove a node and the workers that are lost with it."""
+        for worker in self._fleet.remove_node(node.peer):
+            if not node.is_leaving:
+                self._stats.worker_failures[worker.key] += 1
+            self._remove(worker, f"its node {node.name} was lost", now)
+
+    # It is taken out of service
+
+    def node_leaves(self, node: Node, now: float) -> None:
+        """Let the workers of a node that said goodbye finish what they have."""
+        self._fleet.node_leaves(node)
+        for worker in self._fleet.of_node(node.peer):
+            if worker.state is WorkerState.READY:
+                self._drain(worker, now)
+
+    def retire(self, worker: Worker, patience_s: float, now: float) -> None:
+        """Take a worker out of service: what it runs may end within `patience_s`; negative is for ever."""
+        if worker.state is WorkerState.STARTING or patience_s == 0:
+            self._jobs.take_back(worker, worker.leases, now, reason="it was scaled away")
+            self._stop(worker, "it is not needed any more", now, kill=True)
+            return
+        self._drain(worker, now)
+        worker.drain_until = None if patience_s < 0 else now + patience_s
+        if not worker.leases:
+            self._stop(worker, "it is not needed any more", now, kill=False)
+
+    def drop(self, worker: Worker, reason: str, now: float) -> None:
+        """Forget the peer that a worker is, and end its process."""
+        self.by_peer.pop(worker.peer or b"", None)
+        self._give_up(worker, reason, now)
+
+    def sweep(self, now: float, listened_since: float) -> None:
+        """End what is late, stuck or silent; silence from before `listened_since` counts for nothing."""
+        settings = self._settings
+        silent_s = 2 * settings.peer_timeout_s
+        for worker in list(self._fleet.workers.values()):
+            match worker.state:
+                case WorkerState.STARTING:
+                    self._end_if_late(worker, now)
+                case WorkerState.READY | WorkerState.DRAINING:
+                    record = self._catalog.get(worker.key)
+                    limit_s = record.response_timeout_s if record else settings.default_response_timeout_s
+                    if overdue := self._jobs.overdue(worker, limit_s, now):
+                        self._end_stuck(worker, overdue, limit_s, now)
+                    elif worker.state is WorkerState.DRAINING:
+                        self._end_drained(worker, now)
+                    elif not worker.leases and now - max(worker.last_heard, listened_since) > silent_s:
+                        self._give_up(worker, "it is idle but silent", now)
+                case WorkerState.STOPPING if now - worker.stop_sent_at > 2 * settings.stop_grace_s:
+                    self._end_again(worker, now)
+
+    def _end_if_late(self, worker: Worker, now: float) -> None:
+        record = self._catalog.get(worker.key)
+        limit_s = record.startup_timeout_s if record else self._settings.default_startup_timeout_s
+        if now - worker.since <= limit_s:
+            return
+        reason = f"not ready within startup_timeout of {limit_s} s"
+        self._give_up(worker, reason, now)
+        self._report(logging.WARNING, "worker.late", **_facts(worker), reason=reason, was_ready=False,
+                     **self._next_start(worker, now))  # fmt: skip
+
+    def _end_stuck(self, worker: Worker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:
+        reason = f"no answer within response_timeout of {limit_s} s"
+        self._jobs.give_up(worker, overdue, reason, now)
+        self._give_up(worker, reason, now, is_lost=False)
+        self._report(logging.WARNING, "worker.stuck", **_facts(worker), reason=reason, was_ready=True,
+                     **self._next_start(worker, now))  # fmt: skip
+
+    def _end_drained(self, worker: Worker, now: float) -> None:
+        if worker.drain_until is not None and now >= worker.drain_until:
+            self._give_up(worker, "its time to finish was over", now)
+        elif not worker.leases and not self._fleet.is_node_leaving(worker):
+            self._stop(worker, "it has nothing left to do", now, kill=False)
+
+    def _end_again(self, worker: Worker, now: float) -> None:
+        """Repeat an order to stop that had no effect."""
+        self._jobs.take_back(worker, worker.leases, now, reason="it could not be stopped", is_lost=True)
+        if worker.node is None:
+            self._remove(worker, "its node never came back", now)
+        else:
+            self._order_stop(worker, "it has not stopped yet", now, kill=True)
+
+    # What the above have in common
+
+    def _fail(
+        self,
+        worker: Worker,
+        reason: str,
+        now: float,
+        *,
+        out_of_memory: bool = False,
+        is_excused: bool = False,
+    ) -> None:
+        """Count an end that nobody asked for, and give the worker's jobs another chance."""
+        if worker.state not in LIVE:
+            return
+        self._stats.worker_failures[worker.key] += 1
+        record = self._catalog.get(worker.key)
+        window_s = record.config.restart_window_s if record else None
+        self._fleet.must_reconcile = True
+        self._fleet.conditions.setdefault(worker.key, Condition()).count_failure(
+            worker, reason, now, out_of_memory=out_of_memory, is_excused=is_excused,
+            window_s=self._settings.restart_window_s if window_s is None else window_s,
+        )  # fmt: skip
+        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,
+                             out_of_memory=out_of_memory)  # fmt: skip
+
+    def _give_up(self, worker: Worker, reason: str, now: float, *, is_lost: bool = True) -> None:
+        """Count a failure, take all jobs back, and have the process killed."""
+        self._fail(worker, reason, now)
+        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=is_lost)
+        if worker.state is not WorkerState.STOPPING:
+            self._stop(worker, reason, now, kill=True)
+
+    def _drain(self, worker: Worker, now: float) -> None:
+        worker.move(WorkerState.DRAINING, now)
+        self._jobs.leave_service(worker)
+
+    def _stop(self, worker: Worker, reason: str, now: float, *, kill: bool) -> None:
+        worker.move(WorkerState.STOPPING, now)
+        self._jobs.leave_service(worker)
+        self._order_stop(worker, reason, now, kill=kill)
+
+    def _order_stop(self, worker: Worker, reason: str, now: float, *, kill: bool) -> None:
+        worker.stop_sent_at = now
+        if worker.node is not None:
+            record = self._catalog.get(worker.key)
+            is_unregistered = record is None or record.archive != worker.archive
+            self._send(worker.node, m.StopWorker(worker.worker_id, kill, reason, is_unregistered))
+        elif worker.peer is not None:
+            self._send(worker.peer, m.Leave(reason))
+
+    def _remove(self, worker: Worker, reason: str, now: float) -> None:
+        """Forget a worker whose process is gone."""
+        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
+        self._jobs.leave_service(worker)
+        self.by_peer.pop(worker.peer or b"", None)
+        self._metrics.worker_gone(worker.metrics_label)
+        worker.move(WorkerState.GONE, now)
+        worker.memory_bytes = 0
+        self._fleet.remove_worker(worker)
+        self._report(logging.INFO, "worker.gone", **_facts(worker), reason=reason)
+
+    def _next_start(self, worker: Worker, now: float) -> dict[str, object]:
+        """Say for the log how often workers failed in a row, and when the next one starts."""
+        condition = self._fleet.condition(worker.key)
+        if condition.has_given_up:
+            return {"failures": condition.failures}
+        wait_s = max(0, math.ceil(condition.next_start_at - now))
+        return {"failures": condition.failures, "retry_in_s": wait_s}
+
+    def _real_s(self, since: float, until: float) -> float:
+        return self._real_time(until) - self._real_time(since)
+
+
+def _facts(worker: Worker) -> dict[str, object]:
+    """Return what each line of the log about a worker says."""
+    model, version = worker.key
+    return {"worker": worker.worker_id, "model": model, "version": version}
