@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import gc
 import logging
-import os
 import queue
 import signal
 import socket
@@ -67,7 +66,7 @@ from torchrelay.broker.network.chunk_credit import ChunkCredit
 from torchrelay.broker.network.connections import Connections
 from torchrelay.broker.network.kernel import kernel, raise_fd_limit
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
-from torchrelay.broker.storage import key_file, snapshots
+from torchrelay.broker.storage import key_file, secret_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
 from torchrelay.broker.storage.registry import Registry, SqlRegistry
 from torchrelay.shared import clock, host, ids, private_files
@@ -104,9 +103,6 @@ DOWNLOADS_LIMIT = 16
 DOWNLOADS_PER_ORIGIN_LIMIT = 4
 #: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
 CLOSE_S = 0.4
-#: As `ids.secret` draws it.
-SECRET_BYTES_MIN = 32
-
 
 #: TorchServe's metrics, where no other file is named.
 BUILT_IN_METRICS = Path(__file__).with_name("metrics.yaml")
@@ -188,7 +184,7 @@ class Server:
         self._core = BrokerCore(
             settings, snapshot, keys, _metrics(settings), epoch=self._epoch, now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
-            claims=Claims(_secret(Path(settings.state_dir) / "worker_claims")),
+            claims=Claims(secret_file.read(Path(settings.state_dir) / "worker_claims")),
         )  # fmt: skip
         self._context = zmq.Context()
         self._socket = sockets.listener(self._context)
@@ -543,20 +539,6 @@ class Server:
             self._wake()
 
         return job
-
-
-def _secret(path: Path) -> bytes:
-    """Return what is kept in a file that only this user reads, drawing it at the first start.
-
-    One that is shorter, as a host that lost its power may leave it, is no secret and drawn anew.
-    """
-    if not path.exists() or path.stat().st_size < SECRET_BYTES_MIN:
-        draft = path.with_suffix(".new")
-        draft.unlink(missing_ok=True)
-        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(ids.secret().encode())
-        draft.rename(path)
-    return path.read_bytes()
 
 
 def memory_limit_bytes(settings: BrokerSettings, available: int) -> int:
