@@ -31,7 +31,7 @@ from typing import assert_never
 
 from torchrelay.broker.core.answers import Answers, Gateway
 from torchrelay.broker.core.early_requests import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
-from torchrelay.broker.core.effects import Effect, ReadChunk, WriteMetrics, WriteSnapshot
+from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
 from torchrelay.broker.core.events import (
     ArchivePrepared,
     ChunkRead,
@@ -46,7 +46,6 @@ from torchrelay.broker.core.events import (
     Unsendable,
 )
 from torchrelay.broker.core.keyring import Keyring
-from torchrelay.broker.core.outbox import Outbox
 from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.core.questions import Questions, State
 from torchrelay.broker.core.states import JobState

@@ -6,8 +6,8 @@ from typing import assert_never
 
 from torchrelay.broker.core.answers import Answers, Gateway
 from torchrelay.broker.core.early_requests import EarlyRequests
+from torchrelay.broker.core.effects import Outbox
 from torchrelay.broker.core.keyring import Keyring
-from torchrelay.broker.core.outbox import Outbox
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import Node

@@ -409,3 +409,9 @@ def held(order: m.StartWorker) -> m.HeldWorker:
     return m.HeldWorker(
         order.worker_id, order.model, order.version, order.archive, order.device, 77, order.claim
     )
+
+
+def worker_hello(rig: Rig, model: str = "m", worker_id: int = 9000) -> m.HelloWorker:
+    record = rig.core.catalog.resolve(model, None)
+    claim = CLAIMS.make(worker_id, (model, "1.0"), record.archive)
+    return m.HelloWorker(m.PROTOCOL_VERSION, worker_id, "n-1", model, "1.0", record.archive, "cpu", 5, claim)

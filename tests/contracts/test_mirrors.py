@@ -92,7 +92,6 @@ OF_SEVERAL_MODULES = {
     "tests/broker/core/test_rare_orders.py": "orders of events that are rare",
     "tests/broker/core/test_standing_still.py": "a broker that was stopped for a while",
     "tests/broker/core/test_stateful_machine.py": "the core under any order of events",
-    "tests/broker/fleet/test_node_names.py": "nodes of the same name",
     "tests/broker/fleet/test_requirements.py": "archives that require packages",
     "tests/cli/commands/test_client_commands.py": "the commands that call a server",
     "tests/cli/test_docs.py": "the documentation",

@@ -1,10 +1,8 @@
 """The broker's core, one promise at a time."""
 
-import itertools
-
 import pytest
 
-from tests.broker.rig import GATEWAY, NODE, Rig, held, settings
+from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.events import Unreachable
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire import presence
@@ -155,38 +153,6 @@ def test_a_second_batch_is_sent_ahead_once_the_worker_is_known_to_be_quick() -> 
     assert len(rig.take(worker, m.Assign)) == 2
 
 
-def test_a_killed_workers_jobs_return_to_the_head_and_are_answered_by_another() -> None:
-    rig = Rig()
-    one, two = rig.ready_rig(workers=2)
-    rig.submit(1)
-    batch = {peer: found[0] for peer in (one, two) if (found := rig.take(peer, m.Assign))}
-    (peer,) = batch
-    rig.submit(2)
-    other = two if peer == one else one
-    rig.complete(other, rig.only(other, m.Assign))
-    rig.exit_worker(int(peer[2:]))
-    assert not rig.take(other, m.Assign)  # it might be the end of that worker, too, with none left to serve
-    (new,) = rig.start_workers()
-    (again,) = [found[0] for peer in (other, new) if (found := rig.take(peer, m.Assign))]
-    assert again.items[0].meta == b"meta-1"
-    assert rig.attempt(again) == 2
-    rig.complete(other if again.lease in rig.leases[other] else new, again)
-    assert [item.job for answer in rig.take(GATEWAY, m.Answered) for item in answer.items] == [2, 1]
-
-
-def test_a_job_that_loses_two_workers_is_answered_and_not_tried_again() -> None:
-    rig = Rig()
-    workers = rig.ready_rig(workers=3)
-    rig.submit(1)
-    for _ in range(2):
-        (holder,) = [peer for peer in workers if rig.take(peer, m.Assign)]
-        rig.exit_worker(int(holder[2:]), reason="killed by signal 9")
-    (refused,) = rig.only(GATEWAY, m.Refused).items
-    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
-    assert "signal 9" in refused.details
-    assert not any(rig.take(peer, m.Assign) for peer in workers)
-
-
 def test_a_batch_sent_ahead_to_a_worker_that_dies_has_not_used_up_a_try() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
@@ -203,18 +169,6 @@ def test_a_batch_sent_ahead_to_a_worker_that_dies_has_not_used_up_a_try() -> Non
     rig.pass_time(1)
     again = rig.only(worker, m.Assign)
     assert (again.items[0].meta, rig.attempt(again)) == (b"meta-2", 2)
-
-
-def test_a_worker_that_gives_no_answer_in_time_is_killed_and_its_batch_answered() -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig(response_timeout_s=5)
-    rig.submit(1)
-    rig.take(worker, m.Assign)
-    rig.pass_time(6)
-    (refused,) = rig.only(GATEWAY, m.Refused).items
-    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
-    assert "response_timeout of 5 s" in refused.details
-    assert rig.only(NODE, m.StopWorker).kill
 
 
 def test_a_job_that_no_worker_takes_is_answered_when_its_time_is_over() -> None:
@@ -238,50 +192,6 @@ def test_a_client_that_leaves_frees_its_place_in_the_queue_and_silences_a_runnin
     assert not rig.take(GATEWAY, m.Answered)
     assert not rig.take(worker, m.Assign)
     assert rig.core.stats.versions["m", "1.0"].outcomes["cancelled"] == 2
-
-
-def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.submit(1, 2)
-    rig.silent.add(GATEWAY)
-    rig.pass_time(4)
-    assert not rig.core.gateways
-
-
-def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.say(GATEWAY, m.Announced(10 * presence.SLOWEST_BYTES_PER_S))
-    rig.silent.add(GATEWAY)
-    rig.pass_time(12)
-    assert rig.core.gateways
-    rig.pass_time(2)
-    assert not rig.core.gateways
-
-
-def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.say(GATEWAY, m.Announced(100 * presence.SLOWEST_BYTES_PER_S))
-    rig.submit(1)
-    rig.silent.add(GATEWAY)
-    rig.pass_time(4)
-    assert not rig.core.gateways
-
-
-@pytest.mark.parametrize("size_bytes", [-(10**17), 10**17])
-def test_a_gateway_that_announces_nonsense_is_neither_dropped_for_it_nor_kept_for_ever(
-    size_bytes: int,
-) -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.say(GATEWAY, m.Announced(size_bytes))
-    rig.silent.add(GATEWAY)
-    rig.pass_time(2)
-    assert rig.core.gateways
-    rig.pass_time(4 + presence.ANNOUNCED_LIMIT_BYTES / presence.SLOWEST_BYTES_PER_S)
-    assert not rig.core.gateways
 
 
 @pytest.mark.parametrize("twist", ["another lease", "another worker", "twice"])
@@ -309,44 +219,6 @@ def test_a_gateway_cannot_speak_as_a_worker() -> None:
     rig.ready_rig()
     rig.say(GATEWAY, m.Completed(1, 1, ()))
     assert "not for a gateway" in rig.only(GATEWAY, m.Misunderstood).reason
-
-
-def test_a_second_hello_is_welcomed_again_but_not_as_another_kind_of_peer() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    rig.submit(1, model="nosuch")
-    rig.say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
-    assert not rig.only(GATEWAY, m.Welcome).is_new
-    rig.say(GATEWAY, m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, ()))
-    assert "second hello" in rig.only(GATEWAY, m.Misunderstood).reason
-    assert not rig.core.fleet.staying_nodes
-
-
-def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
-    rig = Rig()
-    rig.say(b"new", m.HelloGateway(m.PROTOCOL_VERSION + 1, "gateway", 1))
-    assert "same torchrelay version" in rig.only(b"new", m.Leave).reason
-    assert not rig.core.gateways
-
-
-def test_peers_without_marks_and_proofs_are_sent_away() -> None:
-    """They would join, and then have every worker sent away and every key refused."""
-    rig = Rig()
-    rig.say(b"gateway", m.HelloGateway(1, "gateway", 1))
-    rig.say(b"node", m.HelloNode(1, "n", (), 1, ()))
-    for peer in (b"gateway", b"node"):
-        assert "same torchrelay version" in rig.only(peer, m.Leave).reason
-    assert not rig.core.gateways
-    assert not rig.core.fleet.staying_nodes
-
-
-def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:
-    rig = Rig()
-    rig.say(b"unknown", m.GatewayBeat({}))
-    rig.only(b"unknown", m.IntroduceYourself)
-    rig.join_gateway()
-    rig.say(GATEWAY, m.GatewayBeat({}), epoch=rig.epoch - 1)
-    rig.only(GATEWAY, m.IntroduceYourself)
 
 
 def test_a_submission_that_comes_twice_is_one_job() -> None:
@@ -391,52 +263,6 @@ def test_a_batch_that_an_idle_worker_never_got_is_given_again() -> None:
     assert rig.only(worker, m.Assign).items[0].meta == b"meta-1"
 
 
-def test_a_silent_nodes_workers_are_replaced_on_another_node() -> None:
-    rig = Rig()
-    rig.ready_rig(workers=2)
-    rig.submit(1)
-    other = rig.join_node(b"n-2")
-    rig.silent.add(NODE)
-    rig.pass_time(4)
-    workers = rig.start_workers(other)
-    assert len(workers) == 2
-    assert [rig.take(peer, m.Assign) for peer in workers].count([]) == 1
-
-
-def test_a_node_that_says_goodbye_gets_no_new_workers_and_may_finish_what_it_has() -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig()
-    rig.submit(1)
-    batch = rig.only(worker, m.Assign)
-    other = rig.join_node(b"n-2")
-    rig.say(NODE, m.Bye())
-    assert len(rig.take(other, m.StartWorker)) == 1
-    rig.complete(worker, batch)
-    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
-
-
-def test_after_a_restart_workers_are_adopted_without_a_reload_and_jobs_flow_again() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    rig.join_node()
-    rig.register(initial_workers=2)
-    orders = rig.take(NODE, m.StartWorker)
-    for order in orders:
-        rig.worker_ready(order)
-    rig.pass_time(1)
-    rig.restart()
-    rig.join_gateway()
-    # The worker may be back before its node is.
-    first = rig.worker_ready_again(orders[0], "n-1")
-    rig.join_node(workers=tuple(held(order) for order in orders))
-    rig.worker_ready(orders[1])
-    rig.pass_time(1)
-    assert not rig.take(NODE, m.StartWorker)
-    assert not rig.take(NODE, m.StopWorker)
-    rig.submit(1)
-    assert sum(len(rig.take(peer, m.Assign)) for peer in (first, b"w-%d" % orders[1].worker_id)) == 1
-
-
 def test_a_restarted_broker_waits_for_the_nodes_it_knew_before_it_replaces_their_workers() -> None:
     rig = Rig(settings(settle_s=5.0))
     rig.ready_rig()
@@ -461,49 +287,6 @@ def test_worker_ids_of_two_epochs_never_meet() -> None:
     rig.join_gateway()
     rig.join_node()
     assert rig.only(NODE, m.StartWorker).worker_id - before >= 10_000
-
-
-def test_a_failing_model_is_started_again_ever_more_rarely_and_then_not_at_all() -> None:
-    rig = Rig(settings(restart_window_s=60))
-    rig.join_gateway()
-    rig.join_node()
-    rig.register()
-    starts = []
-    for _ in range(120):
-        for order in rig.take(NODE, m.StartWorker):
-            starts.append(rig.now)
-            rig.exit_worker(order.worker_id, reason="ValueError: no weights")
-        rig.pass_time(1)
-    gaps = [b - a for a, b in itertools.pairwise(starts)]
-    assert gaps == sorted(gaps)
-    assert starts[-1] - starts[0] <= 90
-    rig.submit(1)
-    assert "ValueError: no weights" in rig.only(GATEWAY, m.Refused).items[0].details
-    rig.say(GATEWAY, m.ReadHealth(5))
-    assert not rig.only(GATEWAY, m.HealthRead).healthy
-    # Scaling tries again.
-    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 1, 1, synchronous=False))
-    assert len(rig.take(NODE, m.StartWorker)) == 1
-
-
-def test_a_worker_its_node_does_not_have_is_replaced_and_one_nobody_knows_is_stopped() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.silent.add(NODE)  # it beats by hand
-    for _ in range(5):
-        rig.say(NODE, m.NodeBeat(((4711, 1),)))
-        rig.pass_time(1)
-    assert 4711 in {order.worker_id for order in rig.take(NODE, m.StopWorker)}
-    assert len(rig.take(NODE, m.StartWorker)) >= 1
-
-
-def test_a_beat_has_one_answer_however_many_unknown_workers_it_names() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    known = list(rig.core.fleet.workers)
-    rig.say(NODE, m.NodeBeat((*((worker, 1) for worker in known), *((5000 + n, 1) for n in range(1000)))))
-    order = rig.only(NODE, m.StopWorker)
-    assert {order.worker_id, *order.also} == set(range(5000, 6000))
 
 
 def test_archives_are_handed_out_in_chunks_only_if_a_model_uses_them() -> None:

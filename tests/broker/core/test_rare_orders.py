@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, held, settings
+from tests.broker.rig import CPU, GATEWAY, NODE, Rig, held, settings, worker_hello
 from torchrelay.broker.core.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
 from torchrelay.broker.core.events import ArchivePrepared, Event, Stored, Unreachable
 from torchrelay.broker.core.states import WorkerState
@@ -40,15 +40,6 @@ def two_versions(rig: Rig) -> None:
     rig.join_gateway()
     rig.register(version="1.0", initial_workers=0)
     rig.register(version="2.0", initial_workers=0)
-
-
-def worker_hello(rig: Rig, model: str = "m", worker_id: int = 9000) -> m.HelloWorker:
-    record = rig.core.catalog.resolve(model, None)
-    claim = CLAIMS.make(worker_id, (model, "1.0"), record.archive)
-    return m.HelloWorker(m.PROTOCOL_VERSION, worker_id, "n-1", model, "1.0", record.archive, "cpu", 5, claim)
-
-
-# Versions
 
 
 def test_a_registration_taken_back_leaves_no_default_without_a_version() -> None:
@@ -137,18 +128,6 @@ def test_a_registration_waits_for_an_archive_that_is_still_being_fetched() -> No
     assert rig.only(GATEWAY, m.ModelRegistered).done
 
 
-def test_scaling_down_waits_as_long_as_the_batch_takes() -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig(startup_timeout_s=5)
-    rig.submit(1)
-    batch = rig.only(worker, m.Assign)
-    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=True))
-    rig.pass_time(30)
-    rig.complete(worker, batch)
-    rig.exit_worker(9000)
-    assert rig.only(GATEWAY, m.WorkersScaled).done
-
-
 def test_the_figures_of_a_model_go_with_it() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
@@ -173,51 +152,6 @@ def test_failures_of_a_model_that_never_had_a_request_go_with_it() -> None:
 # Workers
 
 
-def test_an_old_failure_does_not_keep_a_model_from_being_started_again() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.exit_worker(9000)
-    rig.pass_time(1)
-    rig.start_workers()
-    rig.pass_time(400)
-    rig.silent |= {NODE, b"w-9001"}
-    other = rig.join_node(b"n-2")
-    rig.pass_time(10)
-    assert len(rig.take(other, m.StartWorker)) == 1
-
-
-def test_a_crash_loop_beside_a_good_worker_becomes_rare_too() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    rig.join_node()
-    rig.register(initial_workers=2)
-    first, second = rig.take(NODE, m.StartWorker)
-    good = rig.worker_ready(first)
-    rig.exit_worker(second.worker_id)
-    starts = 0
-    for job in range(200):
-        rig.submit(job)
-        rig.complete(good, rig.only(good, m.Assign))
-        rig.pass_time(1)
-        for order in rig.take(NODE, m.StartWorker):
-            starts += 1
-            rig.exit_worker(order.worker_id)
-    assert starts < 15
-
-
-@pytest.mark.parametrize(
-    "ask", [m.UnregisterModel(2, "m", None), m.ScaleWorkers(2, "m", None, 0, 0, False, 2)]
-)
-def test_a_worker_that_cannot_be_killed_does_not_keep_its_jobs(ask: m.Message) -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig()
-    rig.submit(1)
-    rig.take(worker, m.Assign)
-    rig.say(GATEWAY, ask)
-    rig.pass_time(20)  # its node goes on saying that it is there
-    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [1]
-
-
 def test_the_second_of_two_batches_has_a_deadline_when_the_first_did_not_leave() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
@@ -227,27 +161,6 @@ def test_the_second_of_two_batches_has_a_deadline_when_the_first_did_not_leave()
     rig.submit(2, 3)
     first, _ = rig.take(worker, m.Assign)
     rig.feed(Unreachable(worker, first))  # the rig checks the invariant
-
-
-def test_a_draining_worker_that_says_hello_again_keeps_its_batch() -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig()
-    rig.submit(1)
-    batch = rig.only(worker, m.Assign)
-    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False))
-    rig.say(worker, worker_hello(rig))
-    rig.complete(worker, batch)
-    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
-
-
-def test_a_start_that_found_no_node_is_nobodys_failure() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    rig.join_node()
-    rig.register()
-    rig.feed(Unreachable(NODE, rig.only(NODE, m.StartWorker)))
-    assert not rig.core.stats.worker_failures
-    assert len(rig.take(NODE, m.StartWorker)) == 1
 
 
 def test_ids_of_adopted_workers_are_not_given_out_again() -> None:
@@ -276,18 +189,6 @@ def test_a_leaving_node_that_says_hello_again_gets_no_workers() -> None:
     rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n-1", (CPU,), 8, ()))
     rig.pass_time(2)
     assert not rig.take(NODE, m.StartWorker)
-
-
-def test_a_broker_that_stood_still_loses_no_peer_whose_beats_wait_for_it() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    nodes = [rig.join_node(b"node-%d" % number) for number in range(300)]
-    rig.pass_time(1)
-    beats = [rig.event(node, m.NodeBeat(())) for node in nodes]
-    rig.now += 3.5
-    rig.feed(*beats[:256])
-    rig.feed(*beats[256:])
-    assert len(rig.core.fleet.staying_nodes) == 300
 
 
 def test_an_answer_of_this_turn_comes_before_the_word_that_its_job_is_unknown() -> None:

@@ -1,0 +1,113 @@
+"""Peers: who is taken in, who is given up, and what ends with them."""
+
+import pytest
+
+from tests.broker.rig import GATEWAY, NODE, Rig
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire import presence
+
+
+def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.submit(1, 2)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert not rig.core.gateways
+
+
+def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(10 * presence.SLOWEST_BYTES_PER_S))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(12)
+    assert rig.core.gateways
+    rig.pass_time(2)
+    assert not rig.core.gateways
+
+
+def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(100 * presence.SLOWEST_BYTES_PER_S))
+    rig.submit(1)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert not rig.core.gateways
+
+
+@pytest.mark.parametrize("size_bytes", [-(10**17), 10**17])
+def test_a_gateway_that_announces_nonsense_is_neither_dropped_for_it_nor_kept_for_ever(
+    size_bytes: int,
+) -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.say(GATEWAY, m.Announced(size_bytes))
+    rig.silent.add(GATEWAY)
+    rig.pass_time(2)
+    assert rig.core.gateways
+    rig.pass_time(4 + presence.ANNOUNCED_LIMIT_BYTES / presence.SLOWEST_BYTES_PER_S)
+    assert not rig.core.gateways
+
+
+def test_a_second_hello_is_welcomed_again_but_not_as_another_kind_of_peer() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.submit(1, model="nosuch")
+    rig.say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
+    assert not rig.only(GATEWAY, m.Welcome).is_new
+    rig.say(GATEWAY, m.HelloNode(m.PROTOCOL_VERSION, "n", (), 1, ()))
+    assert "second hello" in rig.only(GATEWAY, m.Misunderstood).reason
+    assert not rig.core.fleet.staying_nodes
+
+
+def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
+    rig = Rig()
+    rig.say(b"new", m.HelloGateway(m.PROTOCOL_VERSION + 1, "gateway", 1))
+    assert "same torchrelay version" in rig.only(b"new", m.Leave).reason
+    assert not rig.core.gateways
+
+
+def test_peers_without_marks_and_proofs_are_sent_away() -> None:
+    """They would join, and then have every worker sent away and every key refused."""
+    rig = Rig()
+    rig.say(b"gateway", m.HelloGateway(1, "gateway", 1))
+    rig.say(b"node", m.HelloNode(1, "n", (), 1, ()))
+    for peer in (b"gateway", b"node"):
+        assert "same torchrelay version" in rig.only(peer, m.Leave).reason
+    assert not rig.core.gateways
+    assert not rig.core.fleet.staying_nodes
+
+
+def test_an_unknown_peer_or_one_of_an_old_epoch_is_asked_to_introduce_itself() -> None:
+    rig = Rig()
+    rig.say(b"unknown", m.GatewayBeat({}))
+    rig.only(b"unknown", m.IntroduceYourself)
+    rig.join_gateway()
+    rig.say(GATEWAY, m.GatewayBeat({}), epoch=rig.epoch - 1)
+    rig.only(GATEWAY, m.IntroduceYourself)
+
+
+def test_a_silent_nodes_workers_are_replaced_on_another_node() -> None:
+    rig = Rig()
+    rig.ready_rig(workers=2)
+    rig.submit(1)
+    other = rig.join_node(b"n-2")
+    rig.silent.add(NODE)
+    rig.pass_time(4)
+    workers = rig.start_workers(other)
+    assert len(workers) == 2
+    assert [rig.take(peer, m.Assign) for peer in workers].count([]) == 1
+
+
+def test_a_broker_that_stood_still_loses_no_peer_whose_beats_wait_for_it() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    nodes = [rig.join_node(b"node-%d" % number) for number in range(300)]
+    rig.pass_time(1)
+    beats = [rig.event(node, m.NodeBeat(())) for node in nodes]
+    rig.now += 3.5
+    rig.feed(*beats[:256])
+    rig.feed(*beats[256:])
+    assert len(rig.core.fleet.staying_nodes) == 300

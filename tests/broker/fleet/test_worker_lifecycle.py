@@ -1,0 +1,151 @@
+"""A worker's life, and each way in which it ends."""
+
+import pytest
+
+from tests.broker.rig import GATEWAY, NODE, Rig, held, worker_hello
+from torchrelay.broker.core.events import Unreachable
+from torchrelay.shared.wire import messages as m
+
+
+def test_a_killed_workers_jobs_return_to_the_head_and_are_answered_by_another() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    batch = {peer: found[0] for peer in (one, two) if (found := rig.take(peer, m.Assign))}
+    (peer,) = batch
+    rig.submit(2)
+    other = two if peer == one else one
+    rig.complete(other, rig.only(other, m.Assign))
+    rig.exit_worker(int(peer[2:]))
+    assert not rig.take(other, m.Assign)  # it might be the end of that worker, too, with none left to serve
+    (new,) = rig.start_workers()
+    (again,) = [found[0] for peer in (other, new) if (found := rig.take(peer, m.Assign))]
+    assert again.items[0].meta == b"meta-1"
+    assert rig.attempt(again) == 2
+    rig.complete(other if again.lease in rig.leases[other] else new, again)
+    assert [item.job for answer in rig.take(GATEWAY, m.Answered) for item in answer.items] == [2, 1]
+
+
+def test_a_job_that_loses_two_workers_is_answered_and_not_tried_again() -> None:
+    rig = Rig()
+    workers = rig.ready_rig(workers=3)
+    rig.submit(1)
+    for _ in range(2):
+        (holder,) = [peer for peer in workers if rig.take(peer, m.Assign)]
+        rig.exit_worker(int(holder[2:]), reason="killed by signal 9")
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
+    assert "signal 9" in refused.details
+    assert not any(rig.take(peer, m.Assign) for peer in workers)
+
+
+def test_a_worker_that_gives_no_answer_in_time_is_killed_and_its_batch_answered() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(response_timeout_s=5)
+    rig.submit(1)
+    rig.take(worker, m.Assign)
+    rig.pass_time(6)
+    (refused,) = rig.only(GATEWAY, m.Refused).items
+    assert (refused.error, refused.message) == ("WorkerDied", "Worker died.")
+    assert "response_timeout of 5 s" in refused.details
+    assert rig.only(NODE, m.StopWorker).kill
+
+
+def test_a_node_that_says_goodbye_gets_no_new_workers_and_may_finish_what_it_has() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    other = rig.join_node(b"n-2")
+    rig.say(NODE, m.Bye())
+    assert len(rig.take(other, m.StartWorker)) == 1
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+
+
+def test_after_a_restart_workers_are_adopted_without_a_reload_and_jobs_flow_again() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register(initial_workers=2)
+    orders = rig.take(NODE, m.StartWorker)
+    for order in orders:
+        rig.worker_ready(order)
+    rig.pass_time(1)
+    rig.restart()
+    rig.join_gateway()
+    # The worker may be back before its node is.
+    first = rig.worker_ready_again(orders[0], "n-1")
+    rig.join_node(workers=tuple(held(order) for order in orders))
+    rig.worker_ready(orders[1])
+    rig.pass_time(1)
+    assert not rig.take(NODE, m.StartWorker)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.submit(1)
+    assert sum(len(rig.take(peer, m.Assign)) for peer in (first, b"w-%d" % orders[1].worker_id)) == 1
+
+
+def test_a_worker_its_node_does_not_have_is_replaced_and_one_nobody_knows_is_stopped() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    rig.silent.add(NODE)  # it beats by hand
+    for _ in range(5):
+        rig.say(NODE, m.NodeBeat(((4711, 1),)))
+        rig.pass_time(1)
+    assert 4711 in {order.worker_id for order in rig.take(NODE, m.StopWorker)}
+    assert len(rig.take(NODE, m.StartWorker)) >= 1
+
+
+def test_a_beat_has_one_answer_however_many_unknown_workers_it_names() -> None:
+    rig = Rig()
+    rig.ready_rig()
+    known = list(rig.core.fleet.workers)
+    rig.say(NODE, m.NodeBeat((*((worker, 1) for worker in known), *((5000 + n, 1) for n in range(1000)))))
+    order = rig.only(NODE, m.StopWorker)
+    assert {order.worker_id, *order.also} == set(range(5000, 6000))
+
+
+def test_scaling_down_waits_as_long_as_the_batch_takes() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(startup_timeout_s=5)
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=True))
+    rig.pass_time(30)
+    rig.complete(worker, batch)
+    rig.exit_worker(9000)
+    assert rig.only(GATEWAY, m.WorkersScaled).done
+
+
+@pytest.mark.parametrize(
+    "ask", [m.UnregisterModel(2, "m", None), m.ScaleWorkers(2, "m", None, 0, 0, False, 2)]
+)
+def test_a_worker_that_cannot_be_killed_does_not_keep_its_jobs(ask: m.Message) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.take(worker, m.Assign)
+    rig.say(GATEWAY, ask)
+    rig.pass_time(20)  # its node goes on saying that it is there
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [1]
+
+
+def test_a_draining_worker_that_says_hello_again_keeps_its_batch() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False))
+    rig.say(worker, worker_hello(rig))
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+
+
+def test_a_start_that_found_no_node_is_nobodys_failure() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    rig.feed(Unreachable(NODE, rig.only(NODE, m.StartWorker)))
+    assert not rig.core.stats.worker_failures
+    assert len(rig.take(NODE, m.StartWorker)) == 1
