@@ -11,12 +11,14 @@ from openapi_spec_validator import OpenAPIV30SpecValidator
 
 from tests.gateway.facts import GPU_WORKER, WORKER, facts
 from tests.gateway.fakes import templates
-from torchrelay.gateway.api import responses
+from torchrelay.gateway.api import management, responses
 from torchrelay.gateway.api.base_app import App
+from torchrelay.gateway.api.parameters import Parameters
 from torchrelay.gateway.app import inference_app, management_app, metrics_app, shared_app
 from torchrelay.gateway.http.standard_responses import pretty
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents, schemas
+from torchrelay.gateway.openapi.schemas import REGISTRATION
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
 
@@ -203,3 +205,24 @@ def test_a_registration_says_the_same_in_the_query_and_in_a_body() -> None:
         for one in document["paths"]["/models"]["post"]["parameters"]
     }
     assert in_query == document["components"]["schemas"]["Registration"]["properties"]
+
+
+def test_a_registration_is_described_with_all_parameters_that_are_read() -> None:
+    read = set()
+
+    class Noting(Parameters):
+        def text(self, name: str) -> str | None:
+            read.add(name)
+            return "python" if name == "runtime" else "x"
+
+        def number(self, name: str, default: int) -> int:
+            read.add(name)
+            return default
+
+        def flag(self, name: str, *, default: bool) -> bool:
+            read.add(name)
+            assert REGISTRATION[name][0]["default"] == default
+            return default
+
+    management._registration(Noting({}, strict=False), "")
+    assert read == set(REGISTRATION)
