@@ -294,7 +294,7 @@ def test_connections_leave_fds_to_the_rest_of_the_process() -> None:
 def test_a_connection_on_the_fd_of_one_whose_end_was_missed_has_to_join_itself(system: System) -> None:
     system.join(1)
     system.connect(1, identity=77)
-    system.pass_time(PATIENT_JOIN_SAMPLES * SAMPLE_S + 1)
+    system.pass_time(1.5 * PATIENT_JOIN_SAMPLES * SAMPLE_S)
     assert system.cuts == [1]
 
 
