@@ -2,15 +2,13 @@
 
 `python -m torchrelay.shared.archives.reader_process FD`, where FD is one end of a socket pair that an
 ArchiveReader holds. Nothing of an archive is read in this process; when the reader goes, its end closes, and
-this one ends
-with all that it has forked. PERF: a fork took 4 ms, a new interpreter with these modules 120.
+this one ends with all that it has forked. PERF: a fork took 4 ms, a new interpreter with these modules 120.
 """
 
 import errno
 import gc
 import os
 import resource
-import selectors
 import signal
 import socket
 import sys
@@ -39,63 +37,41 @@ from torchrelay.shared.archives.reader_protocol import (
     Work,
 )
 from torchrelay.shared.errors import RelayError
-from torchrelay.shared.processes.parent_death import die_with_parent
+from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
 
 
-class ForkServer:
-    """Forks a process for each order, and writes below its answer how it ended."""
+class ArchiveForkServer(ForkServer[tuple[Order, int]]):
+    """Forks a process for each order, whose work is the order and an fd for the answer.
 
-    def __init__(self, reader: socket.socket) -> None:
-        self._reader = reader
+    It writes below that answer how the process ended.
+    """
+
+    packet_limit_bytes = PACKET_LIMIT_BYTES
+    fds_per_packet = 1
+
+    def __init__(self, orders: socket.socket) -> None:
+        super().__init__(orders)
         #: Processes, and where their answers go.
         self._answers: dict[int, int] = {}
-        #: SIGCHLD writes into the one end, which wakes the loop that reads the other.
-        self._wake_reader, self._wake_writer = socket.socketpair()
 
-    def serve(self) -> tuple[Order, int] | None:
-        """Serve until the reader is gone, and return None; in a forked process, its order and an fd."""
-        self._wake_writer.setblocking(False)
-        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        selector = selectors.DefaultSelector()
-        selector.register(self._reader, selectors.EVENT_READ)
-        selector.register(self._wake_reader, selectors.EVENT_READ)
-        while True:
-            ready = {key.fileobj for key, _ in selector.select()}
-            if self._wake_reader in ready:
-                self._wake_reader.recv(4096)
-                self._reap()
-            if self._reader in ready:
-                packet, fds, _, _ = socket.recv_fds(self._reader, PACKET_LIMIT_BYTES, 1)
-                if not packet:
-                    return None
-                order = msgspec.json.decode(packet, type=Order)
-                if self._fork(fds[0]):
-                    selector.close()
-                    return order, fds[0]
-
-    def _fork(self, answer_fd: int) -> bool:
-        """Fork; tell whether this is the new process."""
+    def _obey(self, packet: bytes, fds: list[int]) -> tuple[Order, int] | None:
+        order = msgspec.json.decode(packet, type=Order)
+        [answer_fd] = fds
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            _write(
-                answer_fd, _line(SystemRefused(error.errno or 0, str(error.strerror), "")) + _line(Ended(0))
-            )
+            refused = SystemRefused(error.errno or 0, str(error.strerror), "")
+            _write(answer_fd, _line(refused) + _line(Ended(0)))
             os.close(answer_fd)
-            return False
+            return None
         if pid:
             self._answers[pid] = answer_fd
-            return False
-        die_with_parent(parent)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for end in (self._reader, self._wake_reader, self._wake_writer):
-            end.close()
+            return None
+        self._be_forked(parent)
         for other in self._answers.values():
             os.close(other)
-        return True
+        return order, answer_fd
 
     def _reap(self) -> None:
         for pid, answer_fd in list(self._answers.items()):
@@ -164,16 +140,12 @@ def _write(fd: int, data: bytes) -> None:
 
 def main() -> int:
     """Serve forks; in each forked process, do its work."""
-    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the reader that acts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    reader = socket.socket(fileno=int(sys.argv[1]))
-    reader.set_inheritable(False)
+    orders = inherited_socket(int(sys.argv[1]))
     gc.freeze()  # what is here is looked at by no fork's collector, and so stays shared
-    child = ForkServer(reader).serve()
-    if child is None:
+    work = ArchiveForkServer(orders).serve()
+    if work is None:
         os._exit(0)  # what it has forked is ended by the kernel
-    order, answer_fd = child
+    order, answer_fd = work
 
     def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
         _write(answer_fd, _line(Unforeseen(model_archive.one_line(error))))

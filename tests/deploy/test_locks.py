@@ -101,7 +101,7 @@ OF_COMMANDS = (
 OF_ROLES = {
     "broker": ("broker.server",),
     "gateway": ("gateway.main",),
-    "worker": ("worker.node.node", "worker.launcher.fork_server", "worker.model.process"),
+    "worker": ("worker.node.node", "worker.launcher.launcher_process", "worker.model.process"),
 }
 
 

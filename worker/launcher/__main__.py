@@ -2,7 +2,7 @@
 
 import sys
 
-from torchrelay.worker.launcher import fork_server
+from torchrelay.worker.launcher import launcher_process
 
 if __name__ == "__main__":
-    sys.exit(fork_server.main())
+    sys.exit(launcher_process.main())

@@ -8,7 +8,6 @@ its end of the pair closes, and the launcher kills all workers, with all that th
 import contextlib
 import errno
 import os
-import selectors
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ import sys
 import msgspec
 import psutil
 
+from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
 from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
 from torchrelay.worker.launcher import own_interpreter
 from torchrelay.worker.launcher.launcher_protocol import (
@@ -43,40 +43,18 @@ class Child(msgspec.Struct, frozen=True):
     status_fd: int
 
 
-class ForkServer:
+class WorkerForkServer(ForkServer[Child]):
     """Forks workers, signals them, and reports their ends."""
 
+    packet_limit_bytes = PACKET_LIMIT_BYTES
+    fds_per_packet = _FDS_PER_FORK
+
     def __init__(self, node: socket.socket) -> None:
-        self._node = node
+        super().__init__(node)
         self._pids: dict[int, int] = {}
-        #: SIGCHLD writes into the one end, which wakes the loop that reads the other.
-        self._wake_reader, self._wake_writer = socket.socketpair()
 
-    def serve(self) -> Child | None:
-        """Serve until the node is gone, and return None; in a forked process, return its work."""
-        self._wake_writer.setblocking(False)
-        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        selector = selectors.DefaultSelector()
-        selector.register(self._node, selectors.EVENT_READ)
-        selector.register(self._wake_reader, selectors.EVENT_READ)
-        while True:
-            ready = {key.fileobj for key, _ in selector.select()}
-            if self._wake_reader in ready:
-                self._wake_reader.recv(4096)
-                self._reap()
-            if self._node in ready:
-                packet, fds, _, _ = socket.recv_fds(self._node, PACKET_LIMIT_BYTES, _FDS_PER_FORK)
-                if not packet:
-                    break
-                child = self._obey(msgspec.json.decode(packet, type=Order), fds)
-                if child is not None:
-                    selector.close()
-                    return child
-        self._end_all()
-        return None
-
-    def _obey(self, order: Order, fds: list[int]) -> Child | None:
+    def _obey(self, packet: bytes, fds: list[int]) -> Child | None:
+        order = msgspec.json.decode(packet, type=Order)
         if isinstance(order, Fork):
             return self._fork(order.worker_id, fds)
         pid = self._pids.get(order.worker_id)
@@ -93,10 +71,9 @@ class ForkServer:
         except OSError as error:
             pid, failure = -1, error
         if pid == 0:
-            self._node.close()
-            self._wake_reader.close()
-            self._wake_writer.close()
-            _become_worker(parent, stdout_fd, stderr_fd)
+            os.setpgid(0, 0)
+            self._be_forked(parent)
+            _be_a_worker(stdout_fd, stderr_fd)
             spec = read_spec(spec_fd)
             if spec.interpreter:
                 own_interpreter.become(spec, status_fd)
@@ -126,7 +103,6 @@ class ForkServer:
             del self._pids[worker_id]
             code = os.waitstatus_to_exitcode(status)
             self._report(Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
-
         self._reap_adopted()
 
     def _reap_adopted(self) -> None:
@@ -140,7 +116,7 @@ class ForkServer:
                 return
             os.waitpid(ended.si_pid, 0)
 
-    def _end_all(self) -> None:
+    def end_all(self) -> None:
         """End the workers and all that they have started, in whatever session it is by now."""
         # All are killed before one is waited for: a driver may keep that one for a while.
         for pid in self._pids.values():
@@ -158,17 +134,13 @@ class ForkServer:
 
     def _report(self, report: Report) -> None:
         try:
-            self._node.send(msgspec.json.encode(report))
+            self._orders.send(msgspec.json.encode(report))
         except (BrokenPipeError, ConnectionResetError):
             return  # the node is gone, and the loop sees it next
 
 
-def _become_worker(parent: int, stdout_fd: int, stderr_fd: int) -> None:
-    """Make a forked process a worker's: a group of its own, its own output, no handler of the launcher's."""
-    os.setpgid(0, 0)
-    die_with_parent(parent)
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def _be_a_worker(stdout_fd: int, stderr_fd: int) -> None:
+    """Give a forked process a worker's own output, and its handling of signals."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A terminal's Ctrl-C is for its own group of processes, and this one has left it. Ignored, it would be
     # so in all that a handler starts.
@@ -182,11 +154,7 @@ def _become_worker(parent: int, stdout_fd: int, stderr_fd: int) -> None:
 
 def main() -> int:
     """Serve forks; in each forked process, be a worker."""
-    # A terminal's Ctrl-C and a service manager's SIGTERM reach every process: it is the node that acts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    node = socket.socket(fileno=int(sys.argv[1]))
-    node.set_inheritable(False)
+    node = inherited_socket(int(sys.argv[1]))
     # While it imports it doesn't hear that its node is gone; later it has workers to see to first.
     die_with_parent(int(sys.argv[2]))
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
@@ -197,7 +165,9 @@ def main() -> int:
     outlive_parent()
     # A handler's child in a session of its own is not of its worker's group, and would outlive us.
     adopt_orphans()
-    child = ForkServer(node).serve()
+    server = WorkerForkServer(node)
+    child = server.serve()
     if child is None:
+        server.end_all()
         os._exit(0)  # PERF: nothing is left to clean up, and tearing torch down took 0.7 s
     return process.run(child.spec, child.status_fd)

@@ -48,11 +48,11 @@ def test_a_closed_launcher_ends_by_itself() -> None:
 #: A launcher on a host that has no room for one more process.
 CANNOT_FORK = """
 import errno, os, socket, sys
-from torchrelay.worker.launcher.fork_server import ForkServer
+from torchrelay.worker.launcher.launcher_process import WorkerForkServer
 def fork():
     raise OSError(errno.ENOMEM, "Cannot allocate memory")
 os.fork = fork
-ForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
+WorkerForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
 """
 
 
