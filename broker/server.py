@@ -6,7 +6,6 @@ which put their result into a queue and wake the loop.
 """
 
 import contextlib
-import fcntl
 import gc
 import logging
 import queue
@@ -69,7 +68,7 @@ from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
 from torchrelay.broker.storage import key_file, secret_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
 from torchrelay.broker.storage.registry import Registry, SqlRegistry
-from torchrelay.shared import clock, host, ids, private_files
+from torchrelay.shared import clock, host, ids, locks, private_files
 from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
@@ -148,11 +147,9 @@ def lock_state(folder: Path) -> IO[bytes]:
             f"The state folder {folder} can't be used: {error.strerror}: {error.filename}",
             "let the broker's user write there, or choose another --state-dir",
         ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not locks.try_flock(lock):
         lock.close()
-        raise BindFailed(f"Another broker uses {folder}", "stop it, or choose another --state-dir") from error
+        raise BindFailed(f"Another broker uses {folder}", "stop it, or choose another --state-dir")
     return lock
 
 

@@ -1,4 +1,8 @@
-"""Locks between the processes of a host, as flocks on files: they end with their holder."""
+"""Locks between the processes of a host, as flocks on files: they end with their holder.
+
+The only module that calls flock. A lock is held by an open file: it ends when that is closed, also in the
+processes that inherited it.
+"""
 
 import fcntl
 import os
@@ -10,34 +14,62 @@ from typing import IO
 from torchrelay.shared import private_files
 
 
-def hold(file: Path) -> IO[bytes] | None:
-    """Hold a lock alone until the file returned is closed; None if somebody else holds it.
+def try_flock(file: IO[bytes] | int, *, is_shared: bool = False) -> bool:
+    """Lock an open file without waiting; return False if another open file holds the lock.
 
-    None, too, if the file was removed meanwhile: then it locks nothing. Raises FileNotFoundError where its
-    folder is gone.
+    Many can hold a shared lock at the same time, and none of them beside one that is not shared.
     """
-    opened = private_files.append_to(file)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(opened, file):
-            return opened
+        fcntl.flock(file, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        pass
-    opened.close()
-    return None
+        return False
+    return True
 
 
-def _is_at(opened: IO[bytes], file: Path) -> bool:
+def wait_for_flock(file: IO[bytes] | int, *, is_shared: bool = False) -> None:
+    """Lock an open file as soon as no other holds the lock."""
+    fcntl.flock(file, fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX)
+
+
+@contextmanager
+def flocked(file: IO[bytes] | int) -> Iterator[None]:
+    """Wait for the lock of an open file, and hold it in the block."""
+    wait_for_flock(file)
     try:
-        return os.path.samestat(os.fstat(opened.fileno()), file.stat())
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_at(path: Path, file: IO[bytes] | int, *, follow_symlinks: bool = True) -> bool:
+    """Return whether an open file is still the one at this path: it may have been removed or replaced."""
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=follow_symlinks), os.stat(_fd(file)))
     except FileNotFoundError:
         return False
 
 
+def _fd(file: IO[bytes] | int) -> int:
+    return file if isinstance(file, int) else file.fileno()
+
+
+def hold(path: Path) -> IO[bytes] | None:
+    """Lock the file at this path, made if need be, until the file returned is closed; None if it is locked.
+
+    None, too, if the file was removed meanwhile, since it then locks nothing. Raises FileNotFoundError where
+    its folder doesn't exist.
+    """
+    opened = private_files.append_to(path)
+    if try_flock(opened) and is_at(path, opened):
+        return opened
+    opened.close()
+    return None
+
+
 @contextmanager
-def try_lock(file: Path) -> Iterator[bool]:
-    """Hold a lock alone, or tell that another process, or another part of this one, holds it."""
-    held = hold(file)
+def try_lock(path: Path) -> Iterator[bool]:
+    """Lock the file at this path in the block, which gets False if this or another process holds the lock."""
+    held = hold(path)
     if held is None:
         yield False
         return
@@ -46,19 +78,19 @@ def try_lock(file: Path) -> Iterator[bool]:
 
 
 class SharedLock:
-    """A lock that many hold at the same time, each of which keeps others from holding it alone."""
+    """A shared lock of the file at a path, whose time is that of the latest use."""
 
-    def __init__(self, file: Path) -> None:
-        """Wait for whoever holds it alone, which is never for long, and hold it."""
+    def __init__(self, path: Path) -> None:
+        """Lock the file, made if need be; waits for a lock that is not shared, which is held for moments."""
         while True:
-            self._file = private_files.append_to(file)
-            fcntl.flock(self._file, fcntl.LOCK_SH)
-            if _is_at(self._file, file):
+            self._file = private_files.append_to(path)
+            wait_for_flock(self._file, is_shared=True)
+            if is_at(path, self._file):
                 break
             self._file.close()  # it was removed meanwhile, and locks nothing
         os.utime(self._file.fileno())
 
     def release(self) -> None:
-        """Let go; the file's time tells when."""
+        """Unlock the file, whose time becomes now."""
         os.utime(self._file.fileno())
         self._file.close()

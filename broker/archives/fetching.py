@@ -1,6 +1,5 @@
 """Brings an archive from elsewhere into the model store, under the name that its url gives it. Blocking."""
 
-import fcntl
 import logging
 import os
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 from torchrelay.broker.archives import download, local_file, object_stores
 from torchrelay.broker.archives.writing import failed, write_bounded
 from torchrelay.broker.models import origins
-from torchrelay.shared import errors
+from torchrelay.shared import errors, locks
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 
@@ -35,7 +34,7 @@ def fetch(
     number, part_name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=folder)
     part = Path(part_name)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)  # see `store.remove_leftovers`
+        locks.wait_for_flock(number)  # see `store.remove_leftovers`
         target = folder / name
         if target == folder or origins.has_control_characters(name):
             raise failed(url, "it names no file")

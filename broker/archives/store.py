@@ -24,7 +24,7 @@ from torchrelay.broker.archives.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.archives.local_file import open_regular
 from torchrelay.broker.models.origins import file_of, without_query
 from torchrelay.broker.models.records import Prepared
-from torchrelay.shared import errors, private_files
+from torchrelay.shared import errors, locks, private_files
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.quoting import quoted
@@ -170,8 +170,8 @@ def remove_leftovers(settings: BrokerSettings) -> None:
     for part in Path(settings.model_store).glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
         # Another broker may use the same store: it holds what it is still writing.
         with contextlib.suppress(OSError), part.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            part.unlink()
+            if locks.try_flock(file):
+                part.unlink()
 
 
 def startup_urls(settings: BrokerSettings) -> list[str]:

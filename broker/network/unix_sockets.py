@@ -5,7 +5,6 @@ where it is to listen, another broker's socket or a file that only has that name
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from torchrelay.shared import locks
 from torchrelay.shared.errors import RelayError
 
 SCHEME = "ipc://"
@@ -38,13 +38,9 @@ def claim(address: str) -> IO[bytes] | None:
     except OSError as error:
         raise BindFailed(f"The broker can't listen on {address}", f"{error.strerror}: {path}.lock") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not locks.try_flock(lock):
+            raise BindFailed(f"Another broker listens on {address}", "stop it, or choose another --address")
         _require_free(path, address)
-    except BlockingIOError as error:
-        lock.close()
-        raise BindFailed(
-            f"Another broker listens on {address}", "stop it, or choose another --address"
-        ) from error
     except BindFailed:
         lock.close()
         raise

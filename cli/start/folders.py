@@ -11,7 +11,6 @@ a warning. A run holds a lock in its private folders: what a killed one left beh
 removed by the next run of the same user.
 """
 
-import fcntl
 import os
 import pwd
 import re
@@ -27,7 +26,7 @@ import msgspec
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import part_settings
-from torchrelay.shared import private_files
+from torchrelay.shared import locks, private_files
 
 PREFIX = "torchrelay-"
 LOCK_NAME = "run.lock"
@@ -274,9 +273,9 @@ def remove_leftovers(parent: Path, user_id: int) -> None:
             if not _belongs_to(folder, user_id):
                 continue
             with (folder / LOCK_NAME).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # it lives, or has only just been made
+                if locks.try_flock(lock):  # else the run goes on
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # it has only just been made
             continue
 
 
@@ -303,6 +302,6 @@ def _belongs_to(folder: Path, user_id: int) -> bool:
 def _lock(folder: Path) -> IO[bytes]:
     """Lock a folder for as long as the file is open, so that it is never seen with a lock that is free."""
     lock = private_files.append_to(folder / f"{LOCK_NAME}.new")
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    locks.wait_for_flock(lock)
     (folder / f"{LOCK_NAME}.new").rename(folder / LOCK_NAME)
     return lock

@@ -9,14 +9,13 @@ may read a file may lock it, so the process that it names is looked at, too, see
 """
 
 import contextlib
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
-from torchrelay.shared import clock, ids
+from torchrelay.shared import clock, ids, locks
 
 NAME = ".model_server.pid"
 _ROOT = 0
@@ -82,13 +81,12 @@ def running_pid(path: Path) -> int | None:
         return None
     try:
         _require_ours(fd, path)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if locks.try_flock(fd, is_shared=True):
+            return None
         text = os.read(fd, PID_LIMIT_BYTES).decode("ascii", "replace").strip()
         return int(text) if text.isdecimal() else 0
     finally:
         os.close(fd)
-    return None
 
 
 def written_pid(path: Path, within_s: float) -> int | None:
@@ -111,12 +109,10 @@ def take(path: Path) -> int:
             fd = _open(path)
         except FileExistsError:
             continue  # it was made between our two tries
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locks.try_flock(fd):
             os.close(fd)
-            raise AlreadyRunning from error
-        if _is_at(path, fd):
+            raise AlreadyRunning
+        if locks.is_at(path, fd, follow_symlinks=False):
             os.ftruncate(fd, 0)  # nobody shall take the pid of who held it before for ours
             os.set_inheritable(fd, True)
             return fd
@@ -149,8 +145,7 @@ def remove_others(path: Path) -> bool:
     with contextlib.suppress(OSError):  # theirs runs, or it is no file at all
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            if stat.S_ISREG(os.fstat(fd).st_mode):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(os.fstat(fd).st_mode) and locks.try_flock(fd):
                 path.unlink()
                 return True
         finally:
@@ -223,10 +218,3 @@ def _open(path: Path) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(fd))
-    except FileNotFoundError:
-        return False

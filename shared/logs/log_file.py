@@ -6,13 +6,12 @@ or truncate it as well. A file that can't be moved becomes longer: no line is lo
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import stat
 from pathlib import Path
 
-from torchrelay.shared import private_files
+from torchrelay.shared import locks, private_files
 from torchrelay.shared.settings import LogLimits
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class LogFile:
             self._fd = None
 
     def _current(self) -> int:
-        if self._fd is not None and (self._pid != os.getpid() or not self._is_at_path(self._fd)):
+        if self._fd is not None and (self._pid != os.getpid() or not locks.is_at(self.path, self._fd)):
             self.close()
         if self._fd is None:
             self._pid = os.getpid()
@@ -70,12 +69,6 @@ class LogFile:
             self._fd = open_to_append(self.path)
         return self._fd
 
-    def _is_at_path(self, fd: int) -> bool:
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(fd))
-        except FileNotFoundError:
-            return False
-
     def _is_full(self, fd: int, more_bytes: int) -> bool:
         facts = os.fstat(fd)
         # A pipe or a terminal has no size to speak of.
@@ -83,16 +76,14 @@ class LogFile:
 
     def _rotate(self, fd: int) -> None:
         """Move the file away, unless another process has just done so."""
-        fcntl.flock(fd, fcntl.LOCK_EX)
         try:
-            if self._is_at_path(fd):
-                self._move()
+            with locks.flocked(fd):
+                if locks.is_at(self.path, fd):
+                    self._move()
         except OSError as error:  # it is mounted by itself, or its folder is another user's
             self._is_movable = False
             facts = {"log": str(self.path), "reason": error.strerror}
             logger.warning("log.not_moved_away", extra=facts)
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _move(self) -> None:
         """Move all files by one number; until the last step nobody can open a new one."""

@@ -40,6 +40,16 @@ def makers_of_folders(root: Path) -> set[str]:
     }
 
 
+def lockers_of_files(root: Path) -> set[str]:
+    """Return the modules that call flock or lockf."""
+    return {
+        module.name
+        for module in own_modules(root)
+        for called, _ in calls(module.tree)
+        if called.rpartition(".")[2] in ("flock", "lockf")
+    }
+
+
 def printing(root: Path) -> list[str]:
     """Return where anything but the command line prints."""
     return [
@@ -111,6 +121,12 @@ def test_folders_are_made_for_their_owner_alone(tmp_path: Path) -> None:
     assert makers_of_folders(ROOT) == MAKERS_OF_FOLDERS
     files = {"broker/x.py": "path.mkdir()", "worker/y.py": "os.makedirs(path)", "cli/z.py": "make(path)"}
     assert makers_of_folders(plant(tmp_path, files)) == {"broker/x.py", "worker/y.py"}
+
+
+def test_files_are_locked_in_one_place(tmp_path: Path) -> None:
+    assert lockers_of_files(ROOT) == {"shared/locks.py"}
+    files = {"broker/x.py": "fcntl.flock(file, 2)", "cli/z.py": "locks.try_flock(file)"}
+    assert lockers_of_files(plant(tmp_path, files)) == {"broker/x.py"}
 
 
 def test_only_the_command_line_prints(tmp_path: Path) -> None:

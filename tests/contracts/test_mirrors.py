@@ -67,7 +67,6 @@ TESTED_ELSEWHERE = {
     "shared/archives/reader_process.py": "shared/archives/test_reader.py",
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",
     "shared/ids.py": "gateway/http/test_connection.py",
-    "shared/locks.py": "worker/node/test_eviction.py",
     "shared/settings.py": "shared/torchserve/test_config_properties.py",
     "shared/wire/fields.py": "shared/wire/test_codec.py",
     "shared/wire/items.py": "shared/wire/test_codec.py",

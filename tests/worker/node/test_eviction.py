@@ -1,4 +1,3 @@
-import fcntl
 import os
 import shutil
 import subprocess
@@ -7,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrelay.shared.locks import SharedLock, hold, try_lock
+from torchrelay.shared.locks import SharedLock, try_lock
 from torchrelay.worker.node.eviction import Disk, Eviction, excess_bytes
 from torchrelay.worker.node.unpacked_copies import LISTING, LOCK
 
@@ -213,28 +212,6 @@ def test_locks_of_what_is_gone_do_not_pile_up(tmp_path: Path) -> None:
         "kept.mar", "kept.use", "being fetched.use"
     }  # fmt: skip
     held.release()
-
-
-def test_who_waits_for_a_lock_that_is_removed_holds_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "a.use"
-    really_lock = fcntl.flock
-
-    def flock(descriptor: int, operation: int) -> None:
-        if not removals:
-            removals.append(file)
-            file.unlink()
-        really_lock(descriptor, operation)
-
-    removals: list[Path] = []
-    monkeypatch.setattr(fcntl, "flock", flock)
-    lock = SharedLock(file)
-    assert hold(file) is None
-    lock.release()
-    again = hold(file)
-    assert again is not None
-    again.close()
 
 
 def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> None:
