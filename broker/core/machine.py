@@ -572,7 +572,7 @@ class BrokerCore:
         wanted = {(record.model, record.version): record for record in self.catalog}
         orders = self.fleet.reconcile(wanted, now)
         for worker in orders.stop:
-            self.workers.retire(worker, self.management.patience_s(worker.key), now)
+            self.workers.retire(worker, self.management.patience_for(worker.key), now)
         for worker, record in orders.start:
             installs_packages = self.management.installs_packages(record)
             self.workers.start(worker, record, installs_packages=installs_packages)

@@ -1,0 +1,169 @@
+"""How a version is registered: its archive prepared, its record stored, its caller answered. Pure.
+
+At start nobody asks: then the first version of a name is its default, whichever archive is prepared first.
+"""
+
+import logging
+from dataclasses import replace
+
+from torchrelay.broker.core.effects import Prepare, Report
+from torchrelay.broker.models import awaiting_workers, unused_archives
+from torchrelay.broker.models.origins import without_query
+from torchrelay.broker.models.precedence import settle, starts_workers
+from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
+from torchrelay.broker.models.running_changes import RunningChanges
+from torchrelay.broker.models.scaling import check_target
+from torchrelay.broker.models.steps import Caller, Preparing, Registering, RestoringDefault
+from torchrelay.shared import errors
+from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
+from torchrelay.shared.wire import messages as m
+
+
+def begin(running: RunningChanges, caller: Caller, ask: m.RegisterModel) -> None:
+    """Have the archive prepared that a caller names."""
+    _prepare(running, Preparing(caller, ask))
+
+
+def load_at_start(running: RunningChanges, load: LoadAtStart | StartupModel) -> None:
+    """Register a model of the command line or config.properties, or of a snapshot, in the background."""
+    url = load.url if isinstance(load, LoadAtStart) else load.archive_name or ""
+    ask = m.RegisterModel(0, url, model_name=load.name, synchronous=False)
+    running.loading.append(url)
+    _prepare(running, Preparing(None, ask, load if isinstance(load, StartupModel) else None))
+
+
+def _prepare(running: RunningChanges, step: Preparing) -> None:
+    ask = step.ask
+    is_wanted_now = starts_workers(ask, step.restored, running.settings, step.caller is None)
+    running.emit(Prepare(running.enter(step), ask.url, ask.s3_sse_kms, is_wanted_now))
+
+
+def prepared(running: RunningChanges, token: int, outcome: Prepared | errors.RelayError) -> None:
+    """Go on with an archive; one of the start, once those named before it are prepared, too."""
+    step = running.steps[token]
+    assert isinstance(step, Preparing), step
+    if step.caller is not None:
+        del running.steps[token]
+        _take_prepared(running, step, outcome)
+        return
+    running.steps[token] = replace(step, outcome=outcome)
+    for first, at_start in running.of_kind(Preparing):
+        if at_start.caller is not None:
+            continue
+        if at_start.outcome is None:
+            break
+        del running.steps[first]
+        _take_prepared(running, at_start, at_start.outcome)
+
+
+def _take_prepared(running: RunningChanges, begun: Preparing, outcome: Prepared | errors.RelayError) -> None:
+    try:
+        if isinstance(outcome, errors.RelayError):
+            raise outcome
+        _store(running, begun, outcome)
+    except errors.RelayError as error:
+        if isinstance(outcome, Prepared):
+            unused_archives.add(running, outcome.archive, begun.ask.url)
+        _refuse(running, begun, error)
+    unused_archives.drop(running)
+
+
+def _store(running: RunningChanges, begun: Preparing, prepared: Prepared) -> None:
+    at_start, restored = begun.caller is None, begun.restored
+    record = settle(begun.ask, prepared, running.settings, at_start=at_start, restored=restored)
+    check_target(record.min_workers, running.settings)
+    record = replace(record, registration=running.new_registration())
+    key = (record.model, record.version)
+    known = running.catalog.get(key)
+    is_reserved = any(step.key == key for _, step in running.of_kind(Registering))
+    if not at_start and (known or is_reserved):
+        raise errors.Conflict(
+            f"Model version {record.version} is already registered for model {record.model}"
+        )
+    if known and known.archive == record.archive and not restored:
+        _end_loading(running, begun)
+        return  # a restart: what was scaled or set since holds
+    running.store(Registering(begun, record, prepared, known), PutVersion(record))
+
+
+def stored(running: RunningChanges, step: Registering, error: errors.RelayError | None, now: float) -> None:
+    """Show a version that is durable, and answer its caller or let it wait for workers."""
+    begun, record = step.begun, step.record
+    if error:
+        unused_archives.add(running, record.archive, record.url)
+        unused_archives.drop(running)
+        _refuse(running, begun, error)
+        return
+    running.catalog.apply(PutVersion(record))
+    running.fleet.forgive(step.key)
+    if step.replaced:
+        unused_archives.add(running, step.replaced.archive, step.replaced.url)
+    unused_archives.drop(running)
+    _report(running, record, step.prepared)
+    if begun.restored and begun.restored.is_default:
+        running.store(RestoringDefault(begun, step.key), SetDefaultVersion(*step.key))
+    elif begun.caller is None:
+        _end_loading(running, begun)
+    else:
+        _answer(running, begun.caller, begun.ask, record, now)
+
+
+def default_restored(
+    running: RunningChanges, step: RestoringDefault, error: errors.RelayError | None
+) -> None:
+    """End the registration of a version that a snapshot has as the default."""
+    model, version = step.key
+    if error:
+        facts: dict[str, object] = {"model": model, "version": version, "reason": str(error)}
+        running.emit(Report(logging.ERROR, "model.default_not_set", facts))
+    else:
+        running.catalog.apply(SetDefaultVersion(model, version))
+    _end_loading(running, step.begun)
+
+
+def _report(running: RunningChanges, record: VersionRecord, prepared: Prepared) -> None:
+    emit, model = running.emit, {"model": record.model, "version": record.version}
+    emit(Report(logging.INFO, "model.registered", {**model, "workers": record.min_workers}))
+    if prepared.is_packed:
+        reason = "its workers see the folder as it is now; after an edit, register it again"
+        emit(Report(logging.INFO, "model.folder_packed", {**model, "reason": reason}))
+    for warning in prepared.config_warnings:
+        emit(Report(logging.WARNING, "model.config_ignored", {**model, "reason": warning}))
+
+
+def _answer(
+    running: RunningChanges, caller: Caller, ask: m.RegisterModel, record: VersionRecord, now: float
+) -> None:
+    is_done = ask.synchronous or record.min_workers == 0
+    reply = m.ModelRegistered(ask.ask, record.model, record.version, record.min_workers, is_done)
+    waits_for_workers = ask.synchronous and record.min_workers > 0
+    if not waits_for_workers and not installs_packages(record, running.settings):
+        running.succeed(caller, reply)
+        return
+    if record.min_workers == 0:
+        running.fleet.install((record.model, record.version))
+    text = f"Failed to start workers for model {record.model} version: {record.version}"
+    awaiting_workers.begin(
+        running, caller, record, reply, text, now, rolls_back=True, for_install=not waits_for_workers
+    )
+
+
+def installs_packages(record: VersionRecord, settings: BrokerSettings) -> bool:
+    """Tell whether a version's workers have what its archive requires installed before they load."""
+    return settings.install_py_dep_per_model and record.has_requirements
+
+
+def _refuse(running: RunningChanges, begun: Preparing, error: errors.RelayError) -> None:
+    if begun.caller is not None:
+        running.refuse(begun.caller, error)
+        return
+    # The reason repeats the url, too.
+    url, shown = begun.ask.url, without_query(begun.ask.url)
+    reason = str(error).replace(url, shown) if url else str(error)
+    running.emit(Report(logging.ERROR, "model.not_loaded", {"url": shown, "reason": reason}))
+    _end_loading(running, begun)
+
+
+def _end_loading(running: RunningChanges, begun: Preparing) -> None:
+    running.loading.remove(begun.ask.url)
+    running.fleet.must_reconcile = True
