@@ -11,7 +11,6 @@ from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.jobs.queues import Job, PlainQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
-from torchrelay.broker.models import running_changes
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import fields
 from torchrelay.shared.wire import messages as m
@@ -175,19 +174,6 @@ def test_questions_beyond_their_bound_are_refused_and_those_of_who_left_are_not_
     while rig.core.next_wake() < rig.now:
         rig.feed()
     assert len(rig.take(GATEWAY, m.FleetRead)) <= 2
-
-
-def test_changes_beyond_their_bound_are_refused() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    rig.register(initial_workers=0)
-    scalings = [
-        rig.event(GATEWAY, m.ScaleWorkers(number, "m", None, 0, 0, synchronous=False))
-        for number in range(2, running_changes.CHANGES_LIMIT + 3)
-    ]
-    rig.feed(*scalings)
-    assert rig.only(GATEWAY, m.AskRefused).error == "ServiceUnavailable"
-    assert len(rig.take(GATEWAY, m.WorkersScaled)) == running_changes.CHANGES_LIMIT
 
 
 def test_a_node_that_names_thousands_of_strange_workers_is_answered_once() -> None:

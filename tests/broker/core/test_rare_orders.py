@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from tests.broker.rig import CPU, GATEWAY, NODE, Rig, held, settings, worker_hello
-from torchrelay.broker.core.effects import DropArchive, Effect, Prepare, Store, WriteSnapshot
-from torchrelay.broker.core.events import ArchivePrepared, Event, Stored, Unreachable
+from torchrelay.broker.core.effects import Effect, Prepare, Store, WriteSnapshot
+from torchrelay.broker.core.events import Event, Stored, Unreachable
 from torchrelay.broker.core.states import WorkerState
-from torchrelay.broker.models.records import Prepared
 from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
@@ -73,46 +72,6 @@ def test_a_version_that_goes_first_cannot_be_made_default() -> None:
     rig.say(GATEWAY, m.SetDefault(3, "m", "2.0"))
     rig.release()
     assert rig.only(GATEWAY, m.AskRefused).error == "ModelVersionNotFound"
-
-
-def test_what_a_refused_registration_downloaded_is_deleted() -> None:
-    rig = SlowRig()
-    rig.join_gateway()
-    rig.register(initial_workers=0)
-    rig.archives["http://x/other.mar"] = Prepared("sha-other", 10, "m", "1.0", "h", "python", "f")
-    rig.say(GATEWAY, m.RegisterModel(5, "http://x/other.mar"))
-    assert rig.only(GATEWAY, m.AskRefused).error == "Conflict"
-    assert DropArchive("sha-other", "http://x/other.mar") in rig.effects
-
-
-def test_an_archive_is_deleted_once_no_registration_may_need_it() -> None:
-    rig = SlowRig()
-    rig.join_gateway()
-    rig.archives["http://x/m.mar"] = Prepared("sha-m", 10, "m", "1.0", "h", "python", "f")
-    rig.say(GATEWAY, m.RegisterModel(5, "http://x/m.mar", initial_workers=0))
-    rig.held = []
-    rig.say(GATEWAY, m.RegisterModel(6, "http://slow/other.mar", initial_workers=0))
-    (prepare,) = [e for e in rig.effects if isinstance(e, Prepare) and "slow" in e.url]
-    rig.held = None
-    rig.say(GATEWAY, m.UnregisterModel(7, "m", None))
-    assert not any(isinstance(effect, DropArchive) for effect in rig.effects)
-    rig.feed(ArchivePrepared(prepare.token, errors.DownloadFailed("x")))
-    assert DropArchive("sha-m", "http://x/m.mar") in rig.effects
-
-
-def test_an_archive_is_deleted_also_if_another_content_has_come_in_under_its_url() -> None:
-    rig = SlowRig()
-    rig.join_gateway()
-    for version in ("1.0", "2.0"):
-        rig.archives["m.mar"] = Prepared(f"sha-{version}", 10, "m", version, "h", "python", "f")
-        rig.say(GATEWAY, m.RegisterModel(5, "m.mar"))
-    rig.say(GATEWAY, m.SetDefault(6, "m", "2.0"))
-    rig.say(GATEWAY, m.UnregisterModel(7, "m", "1.0"))
-    assert [effect for effect in rig.effects if isinstance(effect, DropArchive)] == [
-        DropArchive("sha-1.0", "")
-    ]
-    rig.say(GATEWAY, m.UnregisterModel(8, "m", "2.0"))
-    assert rig.effects.count(DropArchive("sha-2.0", "m.mar")) == 1
 
 
 def test_a_registration_waits_for_an_archive_that_is_still_being_fetched() -> None:

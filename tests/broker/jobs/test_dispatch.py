@@ -1,0 +1,63 @@
+"""Which worker gets a job, by mode of batching; for sequences see test_sequences."""
+
+from tests.broker.jobs.test_jobs import ASYNC, CONTINUOUS, answers, refusals
+from tests.broker.rig import GATEWAY, Rig
+from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.wire import messages as m
+
+
+def test_a_continuous_model_gets_a_lease_for_each_job_up_to_its_batch_size() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(config=CONTINUOUS, batch_size=3, max_batch_delay_ms=60_000)
+    rig.submit(*range(5))
+    leases = rig.take(worker, m.Assign)
+    metas = [[item.meta for item in lease.items] for lease in leases]
+    assert metas == [[b"meta-0"], [b"meta-1"], [b"meta-2"]]
+    rig.complete(worker, leases[1])
+    assert [item.job for item in answers(rig)] == [1]
+    assert [item.meta for item in rig.only(worker, m.Assign).items] == [b"meta-3"]
+
+
+def test_an_asynchronous_model_is_given_many_jobs_whatever_its_batch_size() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(config=ASYNC)
+    rig.submit(*range(50))
+    assert len(rig.take(worker, m.Assign)) == 50
+
+
+def test_jobs_side_by_side_are_spread_over_the_workers() -> None:
+    rig = Rig()
+    workers = rig.ready_rig(config=ASYNC, workers=3)
+    rig.submit(*range(9))
+    assert [len(rig.take(worker, m.Assign)) for worker in workers] == [3, 3, 3]
+
+
+def test_a_version_registered_anew_in_another_mode_keeps_what_waits_and_drops_what_is_late() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.say(GATEWAY, m.UnregisterModel(2, "m", None))
+    config = ModelConfig(sequence_batching=True, sequence_max_idle_ms=1000)
+    rig.register(config=config, initial_workers=1)
+    rig.submit(2, sequence="s")
+    rig.complete(worker, batch)
+    assert [item.job for item in answers(rig)] == [1]
+    rig.exit_worker(int(worker[2:]))
+    (worker,) = rig.start_workers()
+    (assign,) = rig.take(worker, m.Assign)
+    assert assign.items[0].sequence == "s"
+
+
+def test_a_job_waits_for_a_worker_no_longer_than_one_may_take_to_answer() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.register(response_timeout_s=30)
+    rig.submit(1)
+    rig.pass_time(20)
+    rig.submit(2)
+    assert not refusals(rig)
+    rig.pass_time(11)
+    assert [item.job for item in refusals(rig)] == [1]
+    rig.pass_time(20)
+    assert [item.job for item in refusals(rig)] == [2]
