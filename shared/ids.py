@@ -33,9 +33,12 @@ def folder_suffix() -> str:
 def secret() -> str:
     """Draw an access key: 24 random bytes in URL-safe base64, which is 32 characters.
 
-    TorchServe's 6 bytes can be tried out over a fast network; nothing asks how long a key is.
+    TorchServe's 6 bytes can be tried out over a fast network; nothing asks how long a key is. No key begins
+    with a dash: commands would take it for an option.
     """
-    return secrets.token_urlsafe(24)
+    while (drawn := secrets.token_urlsafe(24)).startswith("-"):
+        pass
+    return drawn
 
 
 #: What makes of any byte the one that tells a UUID's version 4, and its variant.

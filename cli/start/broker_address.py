@@ -1,9 +1,9 @@
-"""Where a broker listens, and is looked for, when no address is said: a socket in a folder of its user's.
+"""The broker's address when none is given: a socket in a folder that belongs to the user.
 
-The folder is the first that can be used of the user's runtime folder, their folder for states, and one in
-/tmp; whoever looks for a broker takes the first where one listens, since a broker that was killed leaves its
-socket. Nobody else's folder is ever taken: who listens there would be sent requests, and could have nodes run
-code.
+A broker takes the first usable one of the user's runtime folder, their state folder, and a folder in /tmp.
+Gateways, nodes and `ping` take the first one in which a broker listens, since a broker that was killed leaves
+its socket; before there is a broker, the one that it would take. A folder of another user is never used:
+their process would get the requests, and could have nodes run code.
 """
 
 import os
@@ -23,17 +23,17 @@ ADVICE = "name an address with --address ipc://PATH"
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where to listen, and what to say of it."""
+    """An address to listen on, and warnings about it."""
 
     address: str
     warnings: tuple[str, ...] = ()
 
 
 def folders(environ: Mapping[str, str], user_id: int, temporary: str = "/tmp") -> list[Path]:
-    """List the folders of a user's brokers; a relative one counts as none, see XDG."""
+    """List the folders of a user's brokers, best first; relative ones are left out, as XDG demands."""
     runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
     states = Path(environ.get("XDG_STATE_HOME") or Path(environ.get("HOME", ""), ".local", "state"))
-    # The login makes the runtime folder, and takes it away; nobody else does.
+    # Only the login makes and removes the runtime folder.
     parents = [*([runtime] if runtime.is_dir() else []), states]
     absolute = [parent / "torchrelay" for parent in parents if parent.is_absolute()]
     return [*absolute, Path(temporary, f"torchrelay-broker-{user_id}")]
@@ -50,19 +50,28 @@ def to_listen(places: Sequence[Path], user_id: int) -> Place:
         why = _why_not(folder, user_id)
         if why is None:
             address = f"ipc://{folder}/{SOCKET_NAME}"
-            said = f"The broker listens on {address}, since another can't be used ({'; '.join(reasons)})"
-            return Place(address, (said,) if reasons else ())
+            warning = f"The broker listens on {address}, since another can't be used ({'; '.join(reasons)})"
+            return Place(address, (warning,) if reasons else ())
         reasons.append(f"{folder}: {why}")
     raise Fault(f"There is no folder for the broker's socket ({'; '.join(reasons)}): {ADVICE}")
 
 
 def to_dial(places: Sequence[Path], user_id: int) -> str:
-    """Return where this user's broker listens, or would listen first."""
+    """Return the address on which this user's broker listens, or would listen if it started now."""
     fitting = [folder for folder in places if part_settings.fits_socket(str(folder))]
-    for folder in fitting:
-        if _is_own(folder, user_id) and _is_listened_on(folder / SOCKET_NAME):
-            return f"ipc://{folder}/{SOCKET_NAME}"
-    return f"ipc://{fitting[0]}/{SOCKET_NAME}"
+    listening = (
+        folder for folder in fitting if _is_own(folder, user_id) and _is_listened_on(folder / SOCKET_NAME)
+    )
+    usable = (folder for folder in fitting if _is_usable(folder, user_id))
+    return f"ipc://{next(listening, None) or next(usable, fitting[0])}/{SOCKET_NAME}"
+
+
+def _is_usable(folder: Path, user_id: int) -> bool:
+    """Return whether a broker could listen in a folder, which is not made for that."""
+    if os.path.lexists(folder):
+        return _is_own(folder, user_id) and os.access(folder, os.W_OK | os.X_OK)
+    parent = next(parent for parent in folder.parents if os.path.exists(parent))
+    return os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)
 
 
 def _why_not(folder: Path, user_id: int) -> str | None:
@@ -84,7 +93,7 @@ def _why_not(folder: Path, user_id: int) -> str | None:
 
 
 def _is_own(folder: Path, user_id: int) -> bool:
-    """Tell whether it is a folder of this user's, and no link to one."""
+    """Return whether this is a folder that belongs to the user, and no link to one."""
     try:
         facts = folder.lstat()
     except OSError:
@@ -105,10 +114,10 @@ def _is_listened_on(path: Path) -> bool:
 
 
 def own_place(environ: Mapping[str, str]) -> Place:
-    """Make the folder where this user's broker listens. Raises Fault where none can be used."""
+    """Make the folder in which this user's broker listens. Raises Fault if none can be used."""
     return to_listen(folders(environ, os.getuid()), os.getuid())
 
 
 def of_this_user(environ: Mapping[str, str]) -> str:
-    """Return where this user's broker is looked for."""
+    """Return the address of this user's broker for those that dial it."""
     return to_dial(folders(environ, os.getuid()), os.getuid())

@@ -62,7 +62,6 @@ TESTED_ELSEWHERE = {
     "shared/archives/archive_entries.py": "shared/archives/test_model_archive.py",
     "shared/archives/reader_process.py": "shared/archives/test_reader.py",
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",
-    "shared/ids.py": "gateway/http/test_connection.py",
     "shared/settings.py": "shared/torchserve/test_config_properties.py",
     "shared/wire/fields.py": "shared/wire/test_codec.py",
     "shared/wire/items.py": "shared/wire/test_codec.py",

@@ -58,6 +58,18 @@ def test_a_folder_that_can_not_be_used_gives_way_and_that_is_said(tmp_path: Path
         broker_address.to_listen([long], ME)
 
 
+def test_who_dials_before_there_is_a_broker_looks_where_it_will_listen(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    theirs = tmp_path / "theirs"
+    theirs.symlink_to(tmp_path)
+    found = [tmp_path / "file" / "in", tmp_path / ("x" * 100), theirs, tmp_path / "new" / "good"]
+    dialled = broker_address.to_dial(found, ME)
+    assert not (tmp_path / "new").exists()
+    assert dialled == broker_address.to_listen(found, ME).address == f"ipc://{tmp_path}/new/good/broker.sock"
+    assert broker_address.to_dial(found, ME) == dialled
+    assert broker_address.to_dial(found[:1], ME) == f"ipc://{found[0]}/broker.sock"
+
+
 @pytest.mark.parametrize("how", ["owner", "link"])
 def test_a_folder_of_another_user_is_neither_listened_in_nor_dialled(tmp_path: Path, how: str) -> None:
     planted = tmp_path / "planted"
