@@ -5,11 +5,15 @@ and that one its own. Liveness at the end: once nothing breaks any more, every r
 SETTLED_WITHIN_S and new requests are answered.
 """
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
-from tests.simulation.world import Faults, Gateway, Node, World
+from tests.simulation.world import MODEL, Faults, Gateway, Node, World
 from torchrelay.gateway.session import Answer
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
@@ -58,6 +62,7 @@ def fleet(
     workers: int = 3,
     *,
     job_queue_size: int = 1000,
+    models: Sequence[str] = (MODEL,),
 ) -> World:
     settings = BrokerSettings(
         state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0
@@ -67,19 +72,20 @@ def fleet(
     world.nodes = [Node(world, number, slots=4) for number in range(2)]
     world.is_faulty = False
     world.run_until(1.0)
-    world.gateways[0].register(workers=workers, batch_size=4)
+    for model in models:
+        world.gateways[0].register(workers=workers, batch_size=4, model=model)
     world.run_until(4.0)
     return world
 
 
-def ask_now_and_then(world: World, until: float) -> None:
+def ask_now_and_then(world: World, until: float, models: Sequence[str] = (MODEL,)) -> None:
     """Let clients come at random, some of whom hang up."""
 
     def come() -> None:
         if world.now >= until:
             return
         gateway = world.rng.choice(world.gateways)
-        gateway.request()
+        gateway.request(*models)
         if world.rng.random() < 0.1:
             request = gateway.requests[-1]
             world.after(world.rng.uniform(0, 0.3), lambda: gateway.leave(request))
@@ -196,6 +202,33 @@ def test_a_seed_repeats_itself_to_the_last_outcome() -> None:
         return [repr(request.outcomes) for gateway in world.gateways for request in gateway.requests]
 
     assert outcomes() == outcomes()
+
+
+def effects_of_a_run(seed: int) -> list[str]:
+    """Return all that the broker of a fleet with several models wanted done, in order."""
+    models = [f"model-{number}" for number in range(4)]
+    world = fleet(seed, SCENARIOS["everything"], workers=2, models=models)
+    world.effects = []
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + 10, models)
+    world.run_until(world.now + 20)
+    return world.effects
+
+
+@pytest.mark.integration
+def test_a_seed_is_the_same_run_in_every_process() -> None:
+    """Python gives each process its own hashes of texts, and thereby its own order of sets."""
+    script = "from tests.simulation.test_fleet import effects_of_a_run as run; print(*run(7), sep='\\n')"
+    one, other = (
+        subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True, capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    )  # fmt: skip
+    assert one.count(b"Assign(") > 50, "too little happens to show anything"
+    assert one == other
 
 
 POISONED_S = 20.0

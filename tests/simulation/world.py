@@ -99,6 +99,8 @@ class World:
         #: Until when the network is cut, and whether what is under way then comes in the end.
         self._cut_until = 0.0
         self._loses_what_is_cut = False
+        #: What the broker wanted done, if that is to be kept.
+        self.effects: list[str] | None = None
         #: From when to when the broker stood still or was cut off.
         self.outages: list[tuple[float, float]] = []
 
@@ -270,6 +272,8 @@ class Broker:
         if self._events:
             self._turn_soon(0.0001)
         for effect in core.handle(events, now=self._world.now):
+            if self._world.effects is not None:
+                self._world.effects.append(repr(effect))
             self._perform(effect)
         invariants.check(core)
         wake_s = core.next_wake() - self._world.now
@@ -314,8 +318,13 @@ class Gateway:
         self.requests: list[Request] = []
         self._tick()
 
-    def request(self) -> None:
-        """Let a client ask for something of its own."""
+    def request(self, *models: str) -> None:
+        """Let a client of each of these models ask for something of its own, all at once."""
+        for model in models or (MODEL,):
+            self._submit(model)
+        self._flush()
+
+    def _submit(self, model: str) -> None:
         number = len(self.requests)
         payload = b"%s-%d" % (self._peer.identity, number)
         # A sequence is one gateway's here: only then is its order known.
@@ -324,12 +333,11 @@ class Gateway:
         self.requests.append(request)
         try:
             self.session.submit(
-                request, MODEL, None, payload, [payload * 2], is_describe=False, sequence=sequence,
+                request, model, None, payload, [payload * 2], is_describe=False, sequence=sequence,
                 now=self._world.now,
             )  # fmt: skip
         except errors.RelayError as error:
             request.settle(error)
-        self._flush()
 
     def poison(self, content: bytes) -> None:
         """Let a client ask for something that ends the worker which runs it."""
@@ -348,8 +356,8 @@ class Gateway:
             request.settle(None)
         self._flush()
 
-    def register(self, workers: int, batch_size: int) -> None:
-        ask = m.RegisterModel(0, MODEL, initial_workers=workers, batch_size=batch_size,
+    def register(self, workers: int, batch_size: int, model: str = MODEL) -> None:
+        ask = m.RegisterModel(0, model, initial_workers=workers, batch_size=batch_size,
                               max_batch_delay_ms=20, response_timeout_s=8, synchronous=False)  # fmt: skip
         self.session.ask(Request(b"", self._world.now), ask, now=self._world.now)
         self._flush()

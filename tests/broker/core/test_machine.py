@@ -3,7 +3,8 @@
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
-from torchrelay.broker.core.events import Unreachable
+from torchrelay.broker.core.effects import WriteSnapshot
+from torchrelay.broker.core.events import MetricsNotWritten, Stopping, Unreachable
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire import presence
 
@@ -333,3 +334,27 @@ def test_a_beat_that_found_no_connection_takes_nothing_from_a_worker() -> None:
     rig.complete(worker, batch)
     assert rig.only(GATEWAY, m.Answered).items[0].job == 1
     assert rig.core.stats.retries == 0
+
+
+@pytest.mark.parametrize(("folder", "snapshots"), [(None, 0), ("/nowhere", 1)])
+def test_a_broker_that_stops_has_a_snapshot_written_where_there_is_a_place_for_it(
+    folder: str | None, snapshots: int
+) -> None:
+    rig = Rig(settings(snapshot_dir=folder))
+    rig.join_gateway()
+    rig.register(initial_workers=0)
+    effects = rig.core.handle([Stopping()], now=rig.now)
+    written = [effect for effect in effects if isinstance(effect, WriteSnapshot)]
+    assert [(one.kind, [model.name for model in one.models]) for one in written] == [
+        ("shutdown", ["m"])
+    ] * snapshots
+
+
+def test_lines_that_the_metrics_log_did_not_take_are_counted() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.feed(MetricsNotWritten(3), MetricsNotWritten(2))
+    rig.say(GATEWAY, m.ReadMetrics(7))
+    families = {family.name: family for family in rig.only(GATEWAY, m.MetricsRead).families}
+    (sample,) = families["torchrelay_metric_points_dropped_total"].samples
+    assert (sample.labels, sample.value) == ((("reason", "log behind"),), 5.0)

@@ -41,6 +41,9 @@ def two_versions(rig: Rig) -> None:
     rig.register(version="2.0", initial_workers=0)
 
 
+# Versions
+
+
 def test_a_registration_taken_back_leaves_no_default_without_a_version() -> None:
     rig = Rig()
     rig.join_gateway()
