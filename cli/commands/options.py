@@ -6,6 +6,10 @@ import typer
 
 #: TorchServe's name: where keys lie that a server has made, in the folder where it was started.
 KEY_FILE_NAME = "key_file.json"
+#: As in `shared.settings`, which takes too long to load for `--help`.
+DEFAULT_INFERENCE = "http://127.0.0.1:8080"
+DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
+DEFAULT_METRICS = "http://127.0.0.1:8082"
 
 ModelStore = Annotated[
     str | None,
@@ -31,11 +35,11 @@ StateDir = Annotated[
         help="Registry, stored archives and logs; kept between runs.",
     ),
 ]
-InferenceAddress = Annotated[str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8080]")]
+InferenceAddress = Annotated[str | None, typer.Option(metavar="URL", help=f"[default: {DEFAULT_INFERENCE}]")]
 ManagementAddress = Annotated[
-    str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8081]")
+    str | None, typer.Option(metavar="URL", help=f"[default: {DEFAULT_MANAGEMENT}]")
 ]
-MetricsAddress = Annotated[str | None, typer.Option(metavar="URL", help="[default: http://127.0.0.1:8082]")]
+MetricsAddress = Annotated[str | None, typer.Option(metavar="URL", help=f"[default: {DEFAULT_METRICS}]")]
 Processes = Annotated[int, typer.Option("--gateway-processes", "--processes", min=1, help="HTTP processes.")]
 Slots = Annotated[int | None, typer.Option(min=1, help="Workers that may run at once on this node.")]
 Devices = Annotated[
@@ -134,8 +138,6 @@ TorchServeFlag = Annotated[
     typer.Option("--start", "--foreground", hidden=True, help="Always so."),
 ]
 
-DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
-DEFAULT_INFERENCE = "http://127.0.0.1:8080"
 DEFAULT_CACHE_LIMIT_GB = 200
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000

@@ -57,3 +57,56 @@ def version(**changes: Any) -> VersionBody:
 
 def worker(**changes: Any) -> WorkerBody:
     return replace(_WORKER, **changes)
+
+
+#: As JSON, with a field that no command knows.
+FLEET = {
+    "epoch": 4,
+    "uptimeS": 185.2,
+    "gateways": 1,
+    "loading": [],
+    "serverId": "",
+    "nodes": [
+        {
+            "name": "a-host-with-a-rather-long-name.rack-17.example.internal",
+            "devices": [{"name": "cpu", "kind": "cpu", "description": "64 cores", "memoryBytes": 1}],
+            "slots": 32,
+            "slotsUsed": 3,
+            "lastSeenMs": 20,
+        }
+    ],
+    "models": [
+        {
+            "modelName": "digits",
+            "modelVersion": "1.0",
+            "isDefault": True,
+            "modelUrl": "digits.mar",
+            "workersWanted": 2,
+            "workersReady": 2,
+            "queueDepth": 3,
+            "queueLimit": 100,
+            "oldestWaitMs": 12,
+            "explanation": "",
+            "lastError": "",
+            "quarantined": [],
+            "workers": [],
+            "aFieldOfNextYear": {},
+        },
+        {
+            "modelName": "a-model-whose-name-nobody-would-want-to-type-twice-in-one-day",
+            "modelVersion": "2024.01.31-rc1",
+            "isDefault": False,
+            "modelUrl": "x.mar",
+            "workersWanted": 1,
+            "workersReady": 0,
+            "queueDepth": 0,
+            "queueLimit": 100,
+            "oldestWaitMs": 0,
+            "explanation": "wants 1, has 0: restarting in 4 s",
+            "lastError": "ModuleNotFoundError: No module named 'torchvision'",
+            "quarantined": [{"requestId": "id-1", "reason": "killed by signal 11", "workersLost": 2,
+                             "refused": 5, "leftMs": 250_000}],
+            "workers": [],
+        },
+    ],
+}  # fmt: skip

@@ -1,8 +1,6 @@
 """Nothing that a server or an archive says reaches the terminal as more than text."""
 
 import json
-import os
-import pty
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,7 @@ import pytest
 from rich.console import RenderableType
 
 from tests.cli import bodies
-from tests.cli.fake_server import serving
 from torchrelay.cli import faults
-from torchrelay.cli.commands import predict
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import rendering
 from torchrelay.shared.api_bodies import DeviceBody, ModelsEntryBody, QuarantinedBody
@@ -78,16 +74,3 @@ def test_texts_reach_the_terminal_by_one_way() -> None:
 @pytest.mark.parametrize("fault", [Fault(ATTACK), OSError(2, ATTACK, ATTACK), Fault(f"a\n{ATTACK}")])
 def test_a_fault_is_shown_as_text(fault: faults.Reported) -> None:
     assert is_harmless(faults.written(faults.text_of(fault)))
-
-
-@pytest.mark.parametrize("answer", [ATTACK.encode(), b"\xff\x1b[2J", {"class": ATTACK}])
-def test_an_answer_on_a_terminal_is_text_too(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, terminal = pty.openpty()
-    with serving({"POST /predictions/m": (200, answer)}) as server, os.fdopen(terminal, "w") as stdout:
-        monkeypatch.setattr("sys.stdout", stdout)
-        predict.predict("m", None, None, "a/b", server.url)
-        stdout.flush()
-    shown = os.read(ours, 4096).decode()
-    os.close(ours)
-    assert is_harmless(shown.replace("\r\n", "\n"))
-    assert "1b[2J" in shown

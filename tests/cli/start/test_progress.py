@@ -5,18 +5,12 @@ import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
-
 from tests.cli import bodies
-from tests.cli.commands.test_client_commands import FLEET
+from tests.cli.bodies import FLEET
 from tests.cli.fake_server import FakeServer, serving
-from tests.cli.start.test_part_settings import plan
 from tests.support import eventually_async
-from torchrelay.cli.commands.serve import Terminal, example_call
 from torchrelay.cli.start.progress import LineView, Startup
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
-from torchrelay.shared.settings import StaticKey
-from torchrelay.shared.torchserve.config_keys import ConfigValues
 
 
 def version(name: str = "m", wanted: int = 1, ready: int = 0, **more: object) -> FleetModelBody:
@@ -139,26 +133,3 @@ def test_a_model_that_crashes_again_and_again_is_one_line() -> None:
     view.show((version(ready=1),), 300.0)
     view.show((version(last_error=crash),), 310.0)
     assert [line for line in lines if crash in line] == 2 * [f"  m 1.0: 0/1 workers ready: {crash}"]
-
-
-def test_the_example_works_against_what_is_loaded() -> None:
-    url = "http://127.0.0.1:8080"
-    assert example_call(bodies.fleet(), url) == f"curl {url}/ping"
-    loaded = bodies.fleet(version("a"), version("b c", ready=1))
-    assert example_call(loaded, url) == f"curl -T FILE {url}/predictions/b%20c"
-    assert example_call(loaded, "unix:/x.sock").startswith(
-        "curl -T FILE --unix-socket /x.sock http://localhost/"
-    )
-    secured = example_call(bodies.fleet(), "https://h:1", needs_key=True)
-    assert secured == "curl -k -H 'Authorization: Bearer KEY' https://h:1/ping"
-
-
-@pytest.mark.parametrize(("asks_for_keys", "header"), [(True, 1), (False, 0)])
-def test_the_example_has_a_key_where_keys_are_asked_for(asks_for_keys: bool, header: int) -> None:
-    """Keys from a secrets file or the environment leave no key file behind."""
-    said = ConfigValues(disable_token_authorization=not asks_for_keys)
-    keys = (StaticKey("inference", "alice", "a-long-enough-key"),)
-    made = plan(said, static_keys=keys if asks_for_keys else ())
-    said_lines: list[str] = []
-    Terminal(made, said_lines.append).settled(bodies.fleet())
-    assert "\n".join(said_lines).count(" -H 'Authorization: Bearer KEY' ") == header
