@@ -10,6 +10,19 @@ WORKER = messages.WorkerFacts(9000, "ready", "node-a", "cpu", 17, 1_769_860_800_
 GPU_WORKER = messages.WorkerFacts(9001, "loading", "node-b", "cuda:0", -1, 0, 0, 0, "fetching 3 of 9 MB")
 
 
+# Error bodies, as TorchServe writes them.
+
+NOT_FOUND = {
+    "code": 404,
+    "type": "ResourceNotFoundException",
+    "message": "Requested resource is not found, please refer to API document.",
+}
+NOT_ALLOWED = (
+    b'{\n  "code": 405,\n  "type": "MethodNotAllowedException",\n'
+    b'  "message": "Requested method is not allowed, please refer to API document."\n}\n'
+)
+
+
 def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1.0") -> messages.VersionFacts:
     return messages.VersionFacts(
         model=model,
@@ -40,6 +53,10 @@ def facts(*workers: messages.WorkerFacts, model: str = "echo", version: str = "1
 
 def scaled(*, done: bool = True) -> Any:
     return lambda ask: messages.WorkersScaled(ask.ask, done)
+
+
+def healthy(ask: messages.ReadHealth) -> messages.HealthRead:
+    return messages.HealthRead(ask.ask, True)
 
 
 def described(*versions: messages.VersionFacts) -> Any:

@@ -1,6 +1,5 @@
 """The inference API as its clients see it."""
 
-import json
 from collections.abc import Coroutine
 from typing import Any, cast
 
@@ -8,22 +7,12 @@ import falcon.testing
 import msgspec
 import pytest
 
-from tests.gateway.facts import facts
+from tests.gateway.facts import NOT_FOUND, facts, healthy
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway, Replies
 from torchrelay.gateway.http.exchange import Event, Receive, Scope, Send
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, messages
-
-NOT_FOUND = {
-    "code": 404,
-    "type": "ResourceNotFoundException",
-    "message": "Requested resource is not found, please refer to API document.",
-}
-
-
-def healthy(ask: messages.ReadHealth) -> messages.HealthRead:
-    return messages.HealthRead(ask.ask, True)
 
 
 def unhealthy(ask: messages.ReadHealth) -> messages.HealthRead:
@@ -32,10 +21,6 @@ def unhealthy(ask: messages.ReadHealth) -> messages.HealthRead:
 
 def answering(response: codec.Response) -> Gateway:
     return Gateway(worker=lambda request, values: response)
-
-
-def refusing(error: errors.RelayError) -> Gateway:
-    return Gateway(worker=lambda request, values: error)
 
 
 @pytest.mark.parametrize("path", ["/ping", "/ping/", "/ping/more/than/that", "/ping?x=1"])
@@ -129,17 +114,6 @@ def test_a_path_names_model_version_and_what_the_handler_is_told(
 def test_what_is_no_route_of_inference_is_404(path: str) -> None:
     answer = Gateway().predict(path, b"x")
     assert (answer.status_code, answer.json) == (404, NOT_FOUND)
-
-
-def test_a_bad_percent_escape_is_400_not_a_model_of_that_name() -> None:
-    answer = Gateway().ask(INFERENCE, "GET", "/predictions/a%zz", extras={"raw_path": b"/predictions/a%zz"})
-    assert (answer.status_code, answer.json["type"]) == (400, "BadRequestException")
-
-
-def test_a_percent_sign_that_was_escaped_is_part_of_the_name() -> None:
-    gateway = Gateway()
-    gateway.ask(INFERENCE, "GET", "/predictions/a%25", extras={"raw_path": b"/predictions/a%25"})
-    assert gateway.link.submitted[-1].model == "a%"
 
 
 # Inputs
@@ -298,55 +272,6 @@ def test_a_model_called_as_the_workflows_route_still_predicts() -> None:
     assert gateway.link.submitted[-1].model == "wfpredict"
 
 
-OIP = GatewaySettings(open_inference_protocol=True)
-
-
-@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PATCH"])
-@pytest.mark.parametrize(
-    ("path", "status", "told"),
-    [
-        ("/v2/health/live", 200, {"live": True}),
-        ("/v2/health/ready", 200, {"ready": True}),
-        ("/v2/models/m/versions/1.0/infer", 501, {"error": "Model versioning is not yet supported."}),
-    ],
-)
-def test_the_open_inference_protocol_has_its_metadata(
-    method: str, path: str, status: int, told: object
-) -> None:
-    answer = Gateway(healthy, config=OIP).predict(path, method=method)
-    assert (answer.status_code, answer.json) == (status, told)
-
-
-def test_the_server_names_itself_as_clients_expect() -> None:
-    told = Gateway(config=OIP).predict("/v2", method="GET").json
-    assert (told["name"], told["extenstion"]) == ("Torchserve", ["kserve", "kubeflow"])
-
-
-def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
-    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, is_starting=True), config=OIP)
-    answer = gateway.predict("/v2/health/ready", method="GET")
-    assert (answer.status_code, answer.json) == (503, {"ready": False})
-
-
-def test_a_gateway_without_a_broker_is_not_ready() -> None:
-    answer = Gateway(config=OIP, is_away=True).predict("/v2/health/ready", method="GET")
-    assert (answer.status_code, answer.json) == (503, {"ready": False})
-
-
-@pytest.mark.parametrize(
-    "path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/versions/1.0/infer"]
-)
-def test_its_routes_are_there_only_if_asked_for(path: str) -> None:
-    answer = Gateway().predict(path)
-    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
-
-
-@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/ready", "/v2/health", "/v2/models"])
-def test_of_the_protocol_models_have_no_metadata(path: str) -> None:
-    answer = Gateway(config=OIP).predict(path)
-    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
-
-
 CORS = GatewaySettings(
     cors_allowed_origin="https://app.example.com",
     cors_allowed_methods="GET, POST",
@@ -411,12 +336,6 @@ def test_a_body_may_have_max_request_size_bytes_and_no_more(size: int, status: i
     gateway = Gateway(config=GatewaySettings(max_request_size=1000))
     answer = gateway.predict("/predictions/m", b"x" * size)
     assert answer.status_code == status
-
-
-def test_413_is_bare() -> None:
-    answer = Gateway(config=GatewaySettings(max_request_size=10)).predict("/predictions/m", b"x" * 11)
-    assert answer.content == b""
-    assert dict(answer.headers) == {"content-length": "0"}
 
 
 # Answers
@@ -503,22 +422,6 @@ def test_a_handler_fault_keeps_the_status_that_it_asked_for() -> None:
     )
 
 
-def test_an_error_body_is_byte_for_byte_what_clients_compare() -> None:
-    answer = refusing(errors.ModelNotFound("Model not found: nobody", "a reason")).predict(
-        "/predictions/nobody"
-    )
-    assert answer.content == (
-        b'{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: nobody"\n}\n'
-    )
-    assert (answer.headers["content-type"], answer.headers["connection"]) == ("application/json", "close")
-
-
-def test_503_says_when_to_come_back_and_why_it_is() -> None:
-    answer = refusing(errors.ServiceUnavailable("busy", "the queue is full")).predict("/predictions/m")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert answer.json["details"] == "the queue is full"
-
-
 def test_in_flight_is_bounded_in_bytes_and_says_which_setting() -> None:
     answer = Gateway(config=GatewaySettings(in_flight_limit_bytes=100)).predict("/predictions/m", b"x" * 101)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -531,16 +434,6 @@ def test_a_large_body_that_finds_no_room_is_refused_before_it_is_read() -> None:
     assert not gateway.link.submitted
 
 
-def test_a_fault_of_ours_is_500_and_tells_nothing_of_its_inside(caplog: pytest.LogCaptureFixture) -> None:
-    def broken(request: codec.Request, values: list[bytes]) -> codec.Response:
-        raise RuntimeError("secret")
-
-    answer = Gateway(worker=broken).predict("/predictions/m")
-    assert (answer.status_code, answer.json["type"]) == (500, "InternalServerException")
-    assert "secret" not in answer.text
-    assert "gateway.bug" in caplog.text
-
-
 def test_responses_are_counted_for_the_fleet() -> None:
     gateway = Gateway()
     gateway.predict("/predictions/m")
@@ -549,22 +442,6 @@ def test_responses_are_counted_for_the_fleet() -> None:
 
 
 # Descriptions
-
-
-@pytest.mark.parametrize("port", [INFERENCE, MANAGEMENT, METRICS])
-@pytest.mark.parametrize(
-    ("method", "path"), [("OPTIONS", "/"), ("GET", "/api-description"), ("POST", "/api-description/")]
-)
-def test_each_port_describes_itself(port: int, method: str, path: str) -> None:
-    document = json.loads(Gateway().ask(port, method, path).content)
-    assert document["openapi"] == "3.0.1"
-    wanted = {INFERENCE: "/predictions/{model_name}", MANAGEMENT: "/models/{model_name}", METRICS: "/metrics"}
-    assert wanted[port] in document["paths"]
-
-
-@pytest.mark.parametrize("port", [INFERENCE, MANAGEMENT, METRICS])
-def test_the_root_allows_only_options(port: int) -> None:
-    assert Gateway().ask(port, "GET", "/").status_code == 405
 
 
 def test_a_models_own_description_needs_the_model() -> None:

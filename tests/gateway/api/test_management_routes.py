@@ -4,15 +4,10 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.facts import GPU_WORKER, WORKER, described, facts, scaled
+from tests.gateway.facts import GPU_WORKER, NOT_ALLOWED, WORKER, described, facts, scaled
 from tests.gateway.fakes import EPOCH, Gateway
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
-
-NOT_ALLOWED = (
-    b'{\n  "code": 405,\n  "type": "MethodNotAllowedException",\n'
-    b'  "message": "Requested method is not allowed, please refer to API document."\n}\n'
-)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +145,6 @@ def test_a_probe_that_is_called_wrongly_is_counted_as_any_fault(path: str) -> No
     assert gateway.link.counted == [405]
 
 
-def test_equal_addresses_share_one_listener_for_all() -> None:
-    config = GatewaySettings(management_address="http://127.0.0.1:8080", enable_model_api=True)
-    gateway = Gateway(described(facts(WORKER)), config=config)
-    assert gateway.ask(8080, "GET", "/models/echo/1.0").status_code == 200
-    assert gateway.ask(8080, "POST", "/predictions/echo", body=b"x").content == b"x"
-    assert gateway.ask(8080, "POST", "/models/echo/invoke", body=b"x").content == b"x"
-    assert gateway.ask(8080, "GET", "/v1/models/echo").json == {"name": "echo", "ready": True}
-    assert gateway.ask(8080, "POST", "/v1/models/echo:predict", body=b"x").content == b"x"
-    paths = gateway.ask(8080, "OPTIONS", "/").json["paths"]
-    assert {"/models", "/predictions/{model_name}"} <= set(paths)
-
-
 def test_a_model_describes_its_management_by_name() -> None:
     document = Gateway(described(facts())).manage("OPTIONS", "/models/echo").json
     assert document["info"]["title"] == "RESTful Management API for: echo"
@@ -203,8 +186,3 @@ def test_no_workflow_is_known(method: str) -> None:
 )
 def test_other_methods_on_workflows_are_405(method: str, path: str) -> None:
     assert Gateway().manage(method, path).content == NOT_ALLOWED
-
-
-@pytest.mark.parametrize("path", ["/models", "/models/m", "/workflows"])
-def test_a_method_that_is_none_of_falcons_is_405_as_well(path: str) -> None:
-    assert Gateway().manage("PURGE", path).content == NOT_ALLOWED

@@ -1,24 +1,8 @@
-"""The metrics API: Prometheus' text format, as TorchServe's scrapers know it."""
+"""The metrics port: one route, which any method reads, below any path."""
 
+from tests.gateway.api.test_prometheus_text import FAMILIES, text
 from tests.gateway.fakes import METRICS, Gateway
 from torchrelay.shared.wire import messages
-
-FAMILIES = (
-    messages.MetricFamily(
-        "Requests2XX", "counter", 'Answers, "good"\nones', (messages.Sample("", (("Level", "Host"),), 3.0),)
-    ),
-    messages.MetricFamily(
-        "wait_seconds",
-        "histogram",
-        "Time in a queue",
-        (
-            messages.Sample("_bucket", (("model", 'a"\\\n'), ("le", "+Inf")), 2.0),
-            messages.Sample("_sum", (), 0.25),
-            messages.Sample("_count", (), float("inf")),
-        ),
-    ),
-    messages.MetricFamily("idle", "gauge", "Nothing yet", ()),
-)
 
 
 def scrape(path: str, method: str = "GET") -> tuple[int, str, str]:
@@ -27,33 +11,17 @@ def scrape(path: str, method: str = "GET") -> tuple[int, str, str]:
     return answer.status_code, answer.headers["content-type"], answer.text
 
 
-def test_all_metrics_with_their_help_types_and_escapes() -> None:
-    assert scrape("/metrics") == (
-        200,
-        "text/plain; version=0.0.4; charset=utf-8",
-        '# HELP Requests2XX Answers, "good"\\nones\n'
-        "# TYPE Requests2XX counter\n"
-        'Requests2XX{Level="Host",} 3.0\n'
-        "# HELP wait_seconds Time in a queue\n"
-        "# TYPE wait_seconds histogram\n"
-        'wait_seconds_bucket{model="a\\"\\\\\\n",le="+Inf",} 2.0\n'
-        "wait_seconds_sum 0.25\n"
-        "wait_seconds_count +Inf\n"
-        "# HELP idle Nothing yet\n"
-        "# TYPE idle gauge\n",
-    )
+def test_all_metrics_are_text_for_prometheus() -> None:
+    assert scrape("/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", text())
 
 
 def test_any_method_below_any_path() -> None:
     assert scrape("/metrics/more", "POST") == scrape("/metrics")
 
 
-def test_names_pick_samples_and_an_unknown_one_picks_none() -> None:
-    text = scrape("/metrics?name[]=wait_seconds_sum&name%5B%5D=Requests2XX")[2]
-    assert [line for line in text.splitlines() if line[0] != "#"] == [
-        'Requests2XX{Level="Host",} 3.0',
-        "wait_seconds_sum 0.25",
-    ]
+def test_the_query_picks_samples_by_their_names() -> None:
+    picked = scrape("/metrics?name[]=wait_seconds_sum&name%5B%5D=Requests2XX")[2]
+    assert picked == text("wait_seconds_sum", "Requests2XX")
     assert scrape("/metrics?name[]=nope")[::2] == (200, "")
 
 

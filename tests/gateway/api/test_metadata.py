@@ -1,0 +1,56 @@
+"""The metadata routes of the open inference protocol, where they are wanted."""
+
+import pytest
+
+from tests.gateway.facts import NOT_FOUND, healthy
+from tests.gateway.fakes import Gateway
+from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.wire import messages
+
+OIP = GatewaySettings(open_inference_protocol=True)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/v2/health/live", 200, {"live": True}),
+        ("/v2/health/ready", 200, {"ready": True}),
+        ("/v2/models/m/versions/1.0/infer", 501, {"error": "Model versioning is not yet supported."}),
+    ],
+)
+def test_the_open_inference_protocol_has_its_metadata(
+    method: str, path: str, status: int, told: object
+) -> None:
+    answer = Gateway(healthy, config=OIP).predict(path, method=method)
+    assert (answer.status_code, answer.json) == (status, told)
+
+
+def test_the_server_names_itself_as_clients_expect() -> None:
+    told = Gateway(config=OIP).predict("/v2", method="GET").json
+    assert (told["name"], told["extenstion"]) == ("Torchserve", ["kserve", "kubeflow"])
+
+
+def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
+    gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, is_starting=True), config=OIP)
+    answer = gateway.predict("/v2/health/ready", method="GET")
+    assert (answer.status_code, answer.json) == (503, {"ready": False})
+
+
+def test_a_gateway_without_a_broker_is_not_ready() -> None:
+    answer = Gateway(config=OIP, is_away=True).predict("/v2/health/ready", method="GET")
+    assert (answer.status_code, answer.json) == (503, {"ready": False})
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/versions/1.0/infer"]
+)
+def test_its_routes_are_there_only_if_asked_for(path: str) -> None:
+    answer = Gateway().predict(path)
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/ready", "/v2/health", "/v2/models"])
+def test_of_the_protocol_models_have_no_metadata(path: str) -> None:
+    answer = Gateway(config=OIP).predict(path)
+    assert (answer.status_code, answer.json) == (404, NOT_FOUND)
