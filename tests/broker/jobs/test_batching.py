@@ -1,0 +1,90 @@
+"""When a batch goes, and how much a worker gets."""
+
+from typing import Any  # ModelConfig's own fields, by name
+
+import pytest
+
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.archives.model_config import ModelConfig
+
+
+def wait_s(depth: int = 1, batch_size: int = 4, age_s: float = 0.0, futile_waits: int = 0) -> float:
+    return batching.batch_wait(
+        depth=depth, batch_size=batch_size, max_batch_delay_s=0.1, head_age_s=age_s, futile_waits=futile_waits
+    )
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    assert wait_s(depth=4) == 0
+    assert wait_s(depth=3) == pytest.approx(0.1)
+
+
+def test_the_oldest_job_waits_for_no_longer_than_max_batch_delay() -> None:
+    assert wait_s(age_s=0.04) == pytest.approx(0.06)
+    assert wait_s(age_s=0.1) == 0
+    assert wait_s(age_s=0.1 - batching.SHORTEST_WAIT_S / 2) == 0, "a wait too short to be measured is none"
+
+
+def test_a_lone_client_waits_a_few_times_and_then_no_more_until_others_come() -> None:
+    futile = 0
+    for _ in range(batching.FUTILE_WAITS_LIMIT):
+        assert wait_s(futile_waits=futile) > 0
+        futile = batching.learn_from_batch(futile, count=1, batch_size=4)
+    assert wait_s(futile_waits=futile) == 0
+    assert batching.learn_from_batch(futile, count=1, batch_size=4) == futile, "it is bounded"
+    assert batching.learn_from_arrival(futile, is_running=False) == futile
+    assert batching.learn_from_arrival(futile, is_running=True) == 0
+    assert batching.learn_from_batch(futile, count=2, batch_size=4) == 0
+
+
+def record(**config: Any) -> VersionRecord:
+    return VersionRecord(
+        "m", "1.0", "m.mar", "sha", 1, "handler", "python", 1, 1, 8, 100, 120, 120,
+        loaded_at_startup=False, config=ModelConfig(**config),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "leases"),
+    [
+        ({}, 0),
+        ({"sequence_batching": True}, 0),
+        ({"continuous_batching": True}, 8),
+        ({"continuous_batching": True, "sequence_batching": True}, 16),
+        ({"async_communication": True}, batching.ASYNC_LEASES_LIMIT),
+    ],
+)
+def test_each_mode_has_its_number_of_concurrent_leases(config: dict[str, bool], leases: int) -> None:
+    assert batching.concurrent_leases(record(**config)) == leases
+
+
+def test_a_worker_in_order_has_room_for_one_batch_and_others_for_what_they_lack() -> None:
+    assert [batching.room(record(), leases=leases) for leases in (0, 1, 2)] == [8, 0, 0]
+    continuous = record(continuous_batching=True)
+    assert [batching.room(continuous, leases=leases) for leases in (0, 3, 8)] == [8, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("leases", "depth", "service_s", "may"),
+    [(1, 4, 0.01, True), (0, 4, 0.01, False), (2, 4, 0.01, False), (1, 3, 0.01, False), (1, 4, 0.0, False),
+     (1, 4, batching.SEND_AHEAD_LIMIT_S, False)],
+)  # fmt: skip
+def test_only_a_full_batch_of_a_fast_model_is_sent_ahead(
+    leases: int, depth: int, service_s: float, may: bool
+) -> None:
+    assert batching.may_send_ahead(leases=leases, depth=depth, batch_size=4, service_s=service_s) is may
+
+
+def test_the_service_time_follows_the_latest_batches() -> None:
+    assert batching.smooth_service(0, 2.0) == 2.0
+    average = 2.0
+    for _ in range(30):
+        average = batching.smooth_service(average, 1.0)
+    assert average == pytest.approx(1.0, abs=0.01)
+
+
+def test_suspects_run_alone_until_they_have_waited_long() -> None:
+    assert batching.isolated_count(suspects=9, waited_share=0.0) == 1
+    assert batching.isolated_count(suspects=9, waited_share=batching.ALONE_SHARE) == 5
+    assert batching.isolated_count(suspects=1, waited_share=1.0) == 1
