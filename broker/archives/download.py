@@ -15,7 +15,7 @@ from pathlib import Path
 import httpcore
 
 from torchrelay.broker.archives import allowed_urls
-from torchrelay.broker.archives.download_pace import Pace, TooSlow, pace_of
+from torchrelay.broker.archives.download_pace import DownloadPace, TooSlow, pace_of
 from torchrelay.broker.archives.object_stores import is_in_object_store
 from torchrelay.broker.archives.public_addresses import is_public
 from torchrelay.broker.archives.writing import failed, write_bounded
@@ -144,7 +144,7 @@ def _download(
     raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 
-def _earning(response: httpcore.Response, pace: Pace) -> Iterator[bytes]:
+def _earning(response: httpcore.Response, pace: DownloadPace) -> Iterator[bytes]:
     """Let the archive's own bytes earn time; heads, interim answers and framing earn none."""
     for chunk in response.iter_stream():
         pace.count(0, len(chunk))
@@ -156,7 +156,7 @@ class _Backend(httpcore.SyncBackend):
 
     def __init__(
         self,
-        pace: Pace,
+        pace: DownloadPace,
         is_cancelled: Callable[[], bool],
         *,
         may_be_private: bool,
@@ -210,7 +210,9 @@ def _leads_back(stream: httpcore.NetworkStream) -> bool:
 class _Stream(httpcore.NetworkStream):
     """A connection whose silences are counted, and end when the broker stops."""
 
-    def __init__(self, stream: httpcore.NetworkStream, pace: Pace, is_cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, stream: httpcore.NetworkStream, pace: DownloadPace, is_cancelled: Callable[[], bool]
+    ) -> None:
         self._stream, self._pace, self._is_cancelled = stream, pace, is_cancelled
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:

@@ -10,7 +10,7 @@ class TooSlow(Exception):
     """An origin that sends less than the least rate."""
 
 
-class Pace:
+class DownloadPace:
     """Time that is left to an origin: waiting spends it, bytes of the archive earn it.
 
     Never more is left than `grace_s`, so that what came fast at first pays for no trickle later; the whole
@@ -32,12 +32,12 @@ class Pace:
             )
 
 
-def pace_of(settings: BrokerSettings) -> Pace:
+def pace_of(settings: BrokerSettings) -> DownloadPace:
     """Begin a download's time."""
-    return Pace(settings.download_min_bytes_per_s, settings.download_grace_s)
+    return DownloadPace(settings.download_min_bytes_per_s, settings.download_grace_s)
 
 
-def paced(chunks: Iterable[bytes], pace: Pace) -> Iterator[bytes]:
+def paced(chunks: Iterable[bytes], pace: DownloadPace) -> Iterator[bytes]:
     """Pass chunks on, and count how long each one was waited for. Raises TooSlow."""
     waiting = iter(chunks)
     while True:

@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 
 from torchrelay.gateway.http.exchange import Scope
 from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
 
 #: `Host` headers that were found good, so that they need not be understood again.
 HOSTS_REMEMBERED = 256
-#: Of what came from outside, how much a message repeats.
-_QUOTED_CHARACTERS = 100
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?", re.ASCII)
 _PORTS = {"http": 80, "https": 443}
@@ -131,19 +130,15 @@ def _is_followed_link(method: str, headers: Mapping[bytes, bytes]) -> bool:
 
 def _foreign_host(host: bytes) -> errors.ForeignPage:
     return errors.ForeignPage(
-        f"This server is not known as {_quoted(host)}. If that is a name of its own, add it to allowed_hosts,"
+        f"This server is not known as {quoted(host.decode('latin-1'))!r}. If that is a name of its own, add it to allowed_hosts,"
         " or have the server ask for keys."
     )
 
 
 def _foreign_site(headers: Mapping[bytes, bytes]) -> errors.ForeignPage:
     said = headers.get(b"origin")
-    whose = "Another site's page" if said is None else f"The page of {_quoted(said)}"
+    whose = "Another site's page" if said is None else f"The page of {quoted(said.decode('latin-1'))!r}"
     return errors.ForeignPage(
         f"{whose} may not use this server. If it is yours, set cors_allowed_origin to its origin, or have the"
         " server ask for keys."
     )
-
-
-def _quoted(text: bytes) -> str:
-    return repr(text.decode("latin-1")[:_QUOTED_CHARACTERS])

@@ -41,7 +41,7 @@ class Flow:
         return now - self._since
 
 
-class Pace:
+class ClientPace:
     """The time that a client has for what it sends, or takes.
 
     Each byte buys a little of it, at the least rate, and never more than `stall_s` ahead: who was fast can't

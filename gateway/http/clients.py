@@ -13,7 +13,7 @@ import termios
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from torchrelay.gateway.http.client_pace import Held, Pace, Unsent
+from torchrelay.gateway.http.client_pace import Held, ClientPace, Unsent
 from torchrelay.shared.processes.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
@@ -91,9 +91,9 @@ class Clients:
         self._most_kept_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def pace(self, now: float) -> Pace:
+    def pace(self, now: float) -> ClientPace:
         """Begin to measure what a client sends, or takes."""
-        return Pace(self._config.client_least_rate, self._config.client_stall_s, now=now)
+        return ClientPace(self._config.client_least_rate, self._config.client_stall_s, now=now)
 
     def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         """Look after a client until it isn't slow any more."""

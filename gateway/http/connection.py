@@ -22,7 +22,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from torchrelay.gateway.http import framing, standard_responses
-from torchrelay.gateway.http.client_pace import Pace
+from torchrelay.gateway.http.client_pace import ClientPace
 from torchrelay.gateway.http.clients import Clients, Kept, not_taken_bytes, reset
 from torchrelay.gateway.http.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
 from torchrelay.gateway.http.framing import Discarding
@@ -93,13 +93,13 @@ class GatewayProtocol(asyncio.Protocol):
         self._idle_since = self.loop.time()
         self._idle_timer: asyncio.TimerHandle | None = None
         #: How fast a body comes, and its bytes since that was last looked at; since when a head comes.
-        self._coming: Pace | None = None
+        self._coming: ClientPace | None = None
         self._came_bytes = 0
         self._head_since = 0.0
         #: What is left of a response that is written in pieces.
         self.unwritten_bytes = 0
         #: How fast a response is taken, and what was left of it when that was last looked at.
-        self._taking: Pace | None = None
+        self._taking: ClientPace | None = None
         self._unsent_bytes = 0
         self._is_in_head = False
         #: Whether the last read found a head begun, how much it brought, and how much those brought that
@@ -496,7 +496,7 @@ class GatewayProtocol(asyncio.Protocol):
             self.time_out()
         return True
 
-    def _judge_taking(self, taking: Pace, now: float) -> bool:
+    def _judge_taking(self, taking: ClientPace, now: float) -> bool:
         before, self._unsent_bytes = self._unsent_bytes, not_taken_bytes(self.transport)
         taking.move(max(0, before - self._unsent_bytes), now=now)
         if taking.is_late(now):

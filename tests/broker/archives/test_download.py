@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from torchrelay.broker.archives import download
-from torchrelay.broker.archives.download_pace import Pace
+from torchrelay.broker.archives.download_pace import DownloadPace
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
 
@@ -274,7 +274,7 @@ def test_proxies_of_the_environment_are_not_asked(
 def backend(*answers: list[str], may_be_private: bool) -> download._Backend:
     left = list(answers)
     return download._Backend(
-        Pace(1, 10), lambda: False, may_be_private=may_be_private, resolve=lambda host: left.pop(0)
+        DownloadPace(1, 10), lambda: False, may_be_private=may_be_private, resolve=lambda host: left.pop(0)
     )
 
 

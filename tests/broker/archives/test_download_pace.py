@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.broker.archives.download_pace import Pace, TooSlow, paced
+from torchrelay.broker.archives.download_pace import DownloadPace, TooSlow, paced
 
 
 def test_silence_ends_a_download_after_the_grace() -> None:
-    pace = Pace(1000, 10)
+    pace = DownloadPace(1000, 10)
     for _ in range(9):
         pace.count(1)
     with pytest.raises(TooSlow, match="download_min_bytes_per_s of 1000"):
@@ -16,7 +16,7 @@ def test_silence_ends_a_download_after_the_grace() -> None:
 
 
 def test_what_came_fast_pays_for_no_trickle_later() -> None:
-    pace = Pace(1000, 10)
+    pace = DownloadPace(1000, 10)
     pace.count(1, 10_000_000)
     for _ in range(9):
         pace.count(1, 1)
@@ -25,7 +25,7 @@ def test_what_came_fast_pays_for_no_trickle_later() -> None:
 
 
 def test_a_slow_line_may_take_as_long_as_it_needs() -> None:
-    pace = Pace(1000, 10)
+    pace = DownloadPace(1000, 10)
     for _ in range(100_000):
         pace.count(5, 5001)
     assert pace.left_s == 10
@@ -33,7 +33,7 @@ def test_a_slow_line_may_take_as_long_as_it_needs() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 50_000)), max_size=50))
 def test_the_whole_takes_no_longer_than_grace_and_size_by_rate(steps: list[tuple[float, int]]) -> None:
-    pace, waited, size = Pace(1000, 10), 0.0, 0
+    pace, waited, size = DownloadPace(1000, 10), 0.0, 0
     for waited_s, count in steps:
         try:
             pace.count(waited_s, count)
@@ -44,4 +44,4 @@ def test_the_whole_takes_no_longer_than_grace_and_size_by_rate(steps: list[tuple
 
 
 def test_chunks_come_through_unchanged() -> None:
-    assert b"".join(paced(iter([b"a", b"bc"]), Pace(1, 10))) == b"abc"
+    assert b"".join(paced(iter([b"a", b"bc"]), DownloadPace(1, 10))) == b"abc"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.gateway.http.client_pace import SLOW_AFTER_S, SLOW_BYTES_PER_S, Held, Pace, Unsent
+from torchrelay.gateway.http.client_pace import SLOW_AFTER_S, SLOW_BYTES_PER_S, Held, ClientPace, Unsent
 
 MODEM_BYTES_PER_S = 4000
 
@@ -21,27 +21,27 @@ class Kept(Held):
 
 
 def test_who_stops_is_late_after_the_time_for_that_and_not_before() -> None:
-    pace = Pace(500, 60, now=100.0)
+    pace = ClientPace(500, 60, now=100.0)
     assert not pace.is_late(159.9)
     assert pace.is_late(160.1)
 
 
 def test_a_byte_now_and_then_does_not_renew_the_time() -> None:
-    pace = Pace(500, 60, now=0.0)
+    pace = ClientPace(500, 60, now=0.0)
     for second in range(1, 62):
         pace.move(1, now=float(second))
     assert pace.is_late(61.0)
 
 
 def test_what_was_fast_may_stop_no_longer_than_others() -> None:
-    pace = Pace(500, 60, now=0.0)
+    pace = ClientPace(500, 60, now=0.0)
     pace.move(100_000_000, now=1.0)
     assert not pace.is_late(60.9)
     assert pace.is_late(61.1)
 
 
 def test_a_modem_may_send_100_mb_with_pauses() -> None:
-    pace, now, left = Pace(500, 60, now=0.0), 0.0, 100_000_000
+    pace, now, left = ClientPace(500, 60, now=0.0), 0.0, 100_000_000
     while left > 0:
         now += 40.0  # the line is down
         assert not pace.is_late(now)
@@ -53,7 +53,7 @@ def test_a_modem_may_send_100_mb_with_pauses() -> None:
 
 
 def test_somebody_is_slow_by_what_moved_of_late() -> None:
-    pace = Pace(500, 60, now=0.0)
+    pace = ClientPace(500, 60, now=0.0)
     assert pace.slowness(SLOW_AFTER_S - 0.1) is None
     assert pace.slowness(10.0) == 0
     pace.move(100_000_000, now=1.0)
@@ -64,7 +64,7 @@ def test_somebody_is_slow_by_what_moved_of_late() -> None:
     assert pace.slowness(80.0) is None
 
 
-def _is_slow(pace: Pace, now: float) -> bool:
+def _is_slow(pace: ClientPace, now: float) -> bool:
     pace.move(0, now=now)
     return pace.slowness(now) is not None
 
