@@ -130,8 +130,8 @@ def _is_followed_link(method: str, headers: Mapping[bytes, bytes]) -> bool:
 
 def _foreign_host(host: bytes) -> errors.ForeignPage:
     return errors.ForeignPage(
-        f"This server is not known as {quoted(host.decode('latin-1'))!r}. If that is a name of its own, add it to allowed_hosts,"
-        " or have the server ask for keys."
+        f"This server is not known as {quoted(host.decode('latin-1'))!r}. If that is a name of its own, add"
+        " it to allowed_hosts, or have the server ask for keys."
     )
 
 

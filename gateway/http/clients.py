@@ -13,7 +13,7 @@ import termios
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from torchrelay.gateway.http.client_pace import Held, ClientPace, Unsent
+from torchrelay.gateway.http.client_pace import ClientPace, Held, Unsent
 from torchrelay.shared.processes.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 

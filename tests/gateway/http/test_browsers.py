@@ -10,6 +10,7 @@ from tests.gateway.facts import key
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, Gateway
 from torchrelay.gateway.app import browser_checks
 from torchrelay.gateway.http.browsers import HOSTS_REMEMBERED, BrowserCheck
+from torchrelay.shared.quoting import QUOTED_LIMIT_CHARS
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
 
@@ -165,7 +166,7 @@ def test_a_name_that_is_not_ours_is_refused_again_and_again(host: str) -> None:
         refused = check.refusal(scope(host))
         assert refused is not None
         assert "add it to allowed_hosts" in refused.message
-        assert len(refused.message) < 300
+        assert len(refused.message) < 2 * QUOTED_LIMIT_CHARS
 
 
 def test_who_names_no_host_is_no_browser() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.gateway.http.client_pace import SLOW_AFTER_S, SLOW_BYTES_PER_S, Held, ClientPace, Unsent
+from torchrelay.gateway.http.client_pace import SLOW_AFTER_S, SLOW_BYTES_PER_S, ClientPace, Held, Unsent
 
 MODEM_BYTES_PER_S = 4000
 
