@@ -39,26 +39,26 @@ def broker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the broker: it knows the models and shares out the work."""
-    from torchrelay.cli.start import broker_address, checks, part_settings, secrets_file
+    from torchrelay.cli.start import broker_address, checks, config_sources, part_settings, secrets_file
     from torchrelay.cli.start.folders import require_usable_state
     from torchrelay.shared.settings import environment
 
     static_keys = secrets_file.static_keys(keys, environment())
-    command_line = checks.said(
+    command_line = config_sources.command_line_values(
         model_store=model_store,
         models=models,
         more_models=more_models,
         enable_model_api=enable_model_api,
         tokens=True if static_keys and tokens is None else tokens,
-        metrics_mode=checks.metrics_mode(metrics_mode),
+        metrics_mode=config_sources.checked_metrics_mode(metrics_mode),
     )
     if not address:
         place = broker_address.own_place(environment())
         address = [place.address]
         for line in place.warnings:
             typer.echo(line, err=True)
-    said = checks.with_file(command_line, ts_config)
-    checks.require_private(part_settings.vain_keys(static_keys, said, command_line))
+    said = config_sources.merged_with_file(command_line, ts_config)
+    checks.raise_faults(part_settings.unused_key_faults(static_keys, said, command_line))
     settings = part_settings.broker_settings(
         said,
         addresses=tuple(address),
@@ -67,13 +67,13 @@ def broker(
         allow_private_urls=allow_private_urls,
         link_targets=tuple(link_targets or ()),
         metrics_log_dir=str(Path(state_dir, "logs").absolute()),
-        log_limits=checks.log_limits(environment()),
+        log_limits=config_sources.log_limits(environment()),
         memory_limit_bytes=memory_limit_mb * options.MEGABYTE,
         key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=static_keys,
     )
     checks.require_broker_addresses(*settings.addresses)
-    checks.require_private(part_settings.exposure(settings.addresses, insecure))
+    checks.raise_faults(part_settings.broker_exposure_faults(settings.addresses, insecure))
     checks.require_store(settings.model_store)
     for line in require_usable_state(Path(state_dir).absolute()):
         typer.echo(line, err=True)
@@ -95,11 +95,11 @@ def gateway(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the gateway: it speaks HTTP and hands requests to the broker."""
-    from torchrelay.cli.start import broker_address, checks, part_settings
+    from torchrelay.cli.start import broker_address, checks, config_sources, part_settings
     from torchrelay.shared.settings import environment
 
     broker = broker or broker_address.of_this_user(environment())
-    said = checks.said(
+    said = config_sources.command_line_values(
         enable_model_api=enable_model_api,
         tokens=tokens,
         inference_address=inference_address,
@@ -108,12 +108,15 @@ def gateway(
         allowed_hosts=allowed_hosts,
     )
     settings = part_settings.gateway_settings(
-        checks.with_file(said, ts_config), broker_address=broker, processes=processes, insecure=insecure
+        config_sources.merged_with_file(said, ts_config),
+        broker_address=broker,
+        processes=processes,
+        insecure=insecure,
     )
     checks.require_broker_addresses(dialled=broker)
-    checks.require_private(part_settings.gateway_faults(settings))
+    checks.raise_faults(part_settings.gateway_faults(settings))
     checks.require_free_listeners(settings)
-    for line in part_settings.readable_keys(settings):
+    for line in part_settings.plain_http_warnings(settings):
         typer.echo(line, err=True)
     _run("gateway", settings, verbose, json_logs)
 
@@ -131,7 +134,7 @@ def worker(
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
-    from torchrelay.cli.start import broker_address, checks, part_settings
+    from torchrelay.cli.start import broker_address, checks, config_sources, part_settings
     from torchrelay.cli.start.folders import cache_of_node
     from torchrelay.shared import host
     from torchrelay.shared.settings import environment
@@ -143,8 +146,8 @@ def worker(
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:
             typer.echo(line, err=True)
-        config = checks.config(ts_config, environment())
-        said = checks.with_file(ConfigValues(), ts_config)
+        config = config_sources.read_config(ts_config, environment())
+        said = config_sources.merged_with_file(ConfigValues(), ts_config)
         settings = part_settings.node_settings(
             said,
             broker_address=broker,

@@ -52,27 +52,27 @@ def serve(
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from torchrelay.cli.faults import Fault
-    from torchrelay.cli.start import checks, console, foreground, part_settings, secrets_file
+    from torchrelay.cli.start import checks, config_sources, console, foreground, part_settings, secrets_file
     from torchrelay.cli.start.folders import folders
     from torchrelay.shared.settings import environment
 
     environ = environment()
     static_keys = secrets_file.static_keys(keys, environ)
-    command_line = checks.said(
+    command_line = config_sources.command_line_values(
         model_store=model_store,
         models=models,
         more_models=more_models,
         enable_model_api=enable_model_api,
         tokens=True if static_keys and tokens is None else tokens,
-        metrics_mode=checks.metrics_mode(metrics_mode),
+        metrics_mode=config_sources.checked_metrics_mode(metrics_mode),
         inference_address=inference_address,
         management_address=management_address,
         metrics_address=metrics_address,
         allowed_hosts=allowed_hosts,
     )
     checks.require_broker_addresses(*([broker] if broker else ()))
-    config = checks.config(ts_config, environ)
-    limits = checks.log_limits(environ)
+    config = config_sources.read_config(ts_config, environ)
+    limits = config_sources.log_limits(environ)
     with folders(None if ncs else state_dir, cache_dir, environ) as made:
         own = part_settings.Options(
             state_dir=str(made.state),
@@ -93,9 +93,13 @@ def serve(
             log_limits=limits,
         )
         plan = checks.plan(command_line, config, own)
-        if misses := checks.near_misses(plan.broker):
+        if misses := checks.misspelt_models(plan.broker):
             raise Fault("\n".join(misses))
-        for line in [*made.warnings, *checks.unheeded(config), *part_settings.readable_keys(plan.gateway)]:
+        for line in [
+            *made.warnings,
+            *config_sources.ignored_keys(config),
+            *part_settings.plain_http_warnings(plan.gateway),
+        ]:
             typer.echo(line, err=True)
         log_dir = made.state / "logs"
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")

@@ -10,32 +10,32 @@ import msgspec
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.child import Launch, LogTarget, Role
 from torchrelay.cli.start.part_settings import Plan
-from torchrelay.cli.start.progress import Startup, Watcher
+from torchrelay.cli.start.progress import Startup, StartupWatcher
 from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.shared import ids
 from torchrelay.shared.processes import private_memory
 from torchrelay.shared.settings import Settings, StaticKey
 
-#: Who the key belongs to by which we ask our own server.
+#: The name of the key by which this command asks its own server.
 OWN_KEY_NAME = "torchrelay serve"
 
 
-class Onlooker(Watcher, Protocol):
-    """A watcher who is told of the processes as well."""
+class ServerWatcher(StartupWatcher, Protocol):
+    """What is told of a server's start, of its models and of its processes."""
 
     def process_ended(self, line: str) -> None:
-        """Take note that a process ended by itself and is started again."""
+        """A process has ended by itself and is started again; `line` says so."""
 
     def stopping(self) -> None:
-        """Take note that somebody asked for the end."""
+        """Somebody has asked for the end."""
 
 
 class _StopAsked(Exception):
-    """Somebody pressed Ctrl-C or sent SIGTERM."""
+    """Ctrl-C was pressed, or SIGTERM came."""
 
 
-def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> None:
-    """Run everything until it is told to stop; `log` says where each process writes what.
+def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) -> None:
+    """Run the three processes until a signal stops them; `log` says where each one logs what.
 
     Raises:
         Fault: a process can't be started.
@@ -54,20 +54,20 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], onlooker: Onlooker) -> Non
         return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
 
     launches = [launch("broker", plan.broker), launch("gateway", plan.gateway), launch("worker", plan.node)]
-    supervisor = Supervisor(launches, onlooker.process_ended)
+    supervisor = Supervisor(launches, watcher.process_ended)
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
     later = launch("broker", msgspec.structs.replace(plan.broker, load_models=(), snapshot=None))
-    watcher = _Registered(onlooker, supervisor, later)
+    startup_watcher = _StartupRelay(watcher, supervisor, later)
     startup = Startup(
         client_url(plan.gateway.management_address, "management"),
-        watcher,
+        startup_watcher,
         key.key if key else None,
         server_id,
     )
-    asyncio.run(_run(supervisor, startup, onlooker))
+    asyncio.run(_run(supervisor, startup, watcher))
 
 
-async def _run(supervisor: Supervisor, startup: Startup, onlooker: Onlooker) -> None:
+async def _run(supervisor: Supervisor, startup: Startup, watcher: ServerWatcher) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 
@@ -84,7 +84,7 @@ async def _run(supervisor: Supervisor, startup: Startup, onlooker: Onlooker) -> 
     try:
         await asyncio.gather(*tasks)
     except _StopAsked:
-        onlooker.stopping()
+        watcher.stopping()
     finally:
         tasks[1].cancel()
         await supervisor.stop()
@@ -95,20 +95,20 @@ async def _until(asked: asyncio.Event) -> None:
     raise _StopAsked
 
 
-class _Registered:
-    """Between startup and onlooker: lets the supervisor know how far the start is."""
+class _StartupRelay:
+    """Passes the steps of the start on to the watcher, and tells the supervisor of two of them."""
 
-    def __init__(self, onlooker: Onlooker, supervisor: Supervisor, later_broker: Launch) -> None:
+    def __init__(self, watcher: ServerWatcher, supervisor: Supervisor, later_broker: Launch) -> None:
         self._supervisor = supervisor
         self._later_broker = later_broker
-        self.show = onlooker.show
-        self.settled = onlooker.settled
-        self._onlooker = onlooker
+        self.show = watcher.show
+        self.settled = watcher.settled
+        self._watcher = watcher
 
     def answers(self) -> None:
         self._supervisor.came_up()
-        self._onlooker.answers()
+        self._watcher.answers()
 
     def registered(self) -> None:
         self._supervisor.change(self._later_broker)
-        self._onlooker.registered()
+        self._watcher.registered()

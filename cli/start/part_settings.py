@@ -1,7 +1,8 @@
-"""Makes the settings of the three processes out of environment, command line, file and defaults.
+"""Makes the settings of the three processes from environment, command line, config.properties and defaults.
 
-Pure: everything comes in as arguments. The order is TorchServe's: the environment (where the file admits
-it) beats the command line, which beats the file, which beats the defaults of `shared.settings`.
+Pure. The order is TorchServe's: the environment (where the file admits it) beats the command line, which
+beats the file, which beats the defaults of `shared.settings`. Which key sets which setting is in
+`shared.torchserve.config_keys`.
 """
 
 import os
@@ -35,23 +36,23 @@ SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
 #: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
 LARGEST_ANSWERS = 4
-#: What each command takes where nobody says anything: TorchServe's own defaults, and ours.
+#: The defaults of each command: TorchServe's own, and ours.
 TORCHSERVE_DEFAULTS = ConfigValues(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
 SERVE_DEFAULTS = ConfigValues(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What config.properties has no key for."""
+    """Settings that config.properties has no key for."""
 
     state_dir: str
     cache_dir: str
     socket_dir: str
     cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
-    #: Whether unpacked models are there for the next run, too.
+    #: Whether unpacked models are kept for the next run.
     keep_models: bool = True
-    #: Whether state_dir goes when the run ends.
+    #: Whether state_dir is removed when the run ends.
     is_state_temporary: bool = False
-    #: The weakest source; see above.
+    #: The weakest source.
     defaults: ConfigValues = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
     broker_address: str | None = None
@@ -59,10 +60,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     devices: tuple[str, ...] = ("auto",)
     insecure: bool = False
-    #: Whether callers from elsewhere may ask by any name, where allowed_hosts says nothing.
+    #: Whether requests from other hosts may name any host, where allowed_hosts isn't set.
     any_host_outside: bool = False
     allow_private_urls: bool = False
-    #: Where made keys are written, if there are any.
+    #: Where the server's own keys are written, if it makes any.
     key_file: str | None = None
     static_keys: tuple[StaticKey, ...] = ()
     access_log: str | None = None
@@ -71,7 +72,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     log_limits: LogLimits = LogLimits()
     #: Variables with credentials for clouds that handlers get.
     credential_env_vars: tuple[str, ...] = ()
-    #: Where snapshots are written, if they are.
+    #: Where snapshots are written; None writes none.
     snapshot_dir: str | None = None
 
 
@@ -99,29 +100,29 @@ def merge(
 
 
 def compose(command_line: ConfigValues, config: Configuration, options: Options, host: Host) -> Plan:
-    """Settle everything for `torchrelay serve` and `torchserve`.
+    """Make all settings for `torchrelay serve` and `torchserve`.
 
     Raises:
-        SettingsError: what was said can't work; one line for each fault.
+        SettingsError: values that can't work; one line for each fault.
     """
-    said = merge(config.environment, command_line, config.file, options.defaults)
+    values = merge(config.environment, command_line, config.file, options.defaults)
     socket = f"ipc://{options.socket_dir}/broker.sock"
     faults = (
         [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
     )
-    with_tokens = has_tokens(said)
+    with_tokens = has_tokens(values)
     gateway = gateway_settings(
-        said,
+        values,
         broker_address=socket,
         processes=options.gateway_processes,
         insecure=options.insecure,
-        any_host_outside=options.any_host_outside and said.allowed_hosts is None,
+        any_host_outside=options.any_host_outside and values.allowed_hosts is None,
         graceful_timeout_s=2,  # all of serve stops within 5 s
         access_log=options.access_log,
         log_limits=options.log_limits,
     )
     broker = broker_settings(
-        said,
+        values,
         queue_limit_bytes=_queue_limit_bytes(gateway),
         addresses=(socket, options.broker_address) if options.broker_address else (socket,),
         state_dir=options.state_dir,
@@ -130,7 +131,7 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         private_folders=(options.cache_dir,),
         insecure=options.insecure,
         allow_private_urls=options.allow_private_urls,
-        startup_workers_per_model=_startup_workers(said, options.devices, host),
+        startup_workers_per_model=_startup_workers(values, options.devices, host),
         metrics_log_dir=options.metrics_log_dir,
         log_limits=options.log_limits,
         snapshot_dir=options.snapshot_dir,
@@ -139,10 +140,10 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         static_keys=options.static_keys if with_tokens else (),
     )
     node = node_settings(
-        said,
+        values,
         broker_address=socket,
         name=host.name,
-        devices=devices(said, options.devices, host),
+        devices=devices(values, options.devices, host),
         slots=options.slots or default_slots(host),
         cache_dir=options.cache_dir,
         cache_limit_bytes=options.cache_limit_bytes,
@@ -153,8 +154,8 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         model_log=options.model_log,
         log_limits=options.log_limits,
     )
-    faults += vain_keys(options.static_keys, said, command_line)
-    faults += exposure(broker.addresses, options.insecure)
+    faults += unused_key_faults(options.static_keys, values, command_line)
+    faults += broker_exposure_faults(broker.addresses, options.insecure)
     faults += gateway_faults(gateway)
     if faults:
         raise SettingsError("\n".join(faults))
@@ -162,14 +163,14 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
 
 
 def snapshot_config(command_line: ConfigValues, config: Configuration) -> tuple[tuple[str, str], ...]:
-    """Return what a snapshot repeats of the configuration: every key that was said, as its text.
+    """Return what a snapshot repeats of the configuration: every key that was given, with its text.
 
-    But for secrets, which whoever restores it takes from the file that it names.
+    Secrets are left out: whoever restores the snapshot takes them from the file that it names.
     """
-    said = msgspec.structs.asdict(command_line)
-    texts = {key: config_parsers.text_of(value) for key, value in said.items() if value is not None}
+    values = msgspec.structs.asdict(command_line)
+    texts = {key: config_parsers.text_of(value) for key, value in values.items() if value is not None}
     strongest = {**config.properties, **texts, **config.overrides}
-    if "load_models" in strongest:  # a url may be signed, and who restores a snapshot doesn't need it
+    if "load_models" in strongest:  # a url may be signed, and restoring doesn't need that
         loads = config_parsers.parse_load_models(strongest["load_models"])
         strongest["load_models"] = config_parsers.text_of(tuple(map(_unsigned, loads)))
     return tuple(
@@ -185,42 +186,42 @@ def _unsigned(load: LoadAtStart) -> LoadAtStart:
 
 
 def default_slots(host: Host) -> int:
-    """Bound the workers of a node where nobody does: enough for several models, not for a typo."""
+    """Return the default bound of a node's workers: enough for several models, not for a typo."""
     return max(32, SLOTS_PER_CPU * host.cpus)
 
 
-def has_tokens(said: ConfigValues) -> bool:
-    """Tell whether requests need keys; a part that runs alone needs none unless somebody said so."""
-    return said.disable_token_authorization is False
+def has_tokens(values: ConfigValues) -> bool:
+    """Return whether requests need keys; without a value they need none."""
+    return values.disable_token_authorization is False
 
 
-def broker_settings(said: ConfigValues, **more: object) -> BrokerSettings:
-    """Make the broker's settings of what was said; `more` are fields that only one command knows."""
+def broker_settings(values: ConfigValues, **more: object) -> BrokerSettings:
+    """Make the broker's settings of values; `more` are fields that only one command sets."""
     ours = {
-        "token_authorization": has_tokens(said),
-        "queue_limit_bytes": _queue_limit_bytes(gateway_settings(said)),
+        "token_authorization": has_tokens(values),
+        "queue_limit_bytes": _queue_limit_bytes(gateway_settings(values)),
     }
-    return msgspec.convert(settings_from(said, "broker") | ours | more, BrokerSettings)
+    return msgspec.convert(settings_from(values, "broker") | ours | more, BrokerSettings)
 
 
 def _queue_limit_bytes(gateway: GatewaySettings) -> int:
-    """Return what the queues must hold so that nothing that the gateway has let in is refused behind it."""
+    """Return what the queues must hold so that no request is refused that the gateway has let in."""
     return max(QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
 
 
-def gateway_settings(said: ConfigValues, **more: object) -> GatewaySettings:
-    """Make the gateway's settings of what was said; `more` are fields that only one command knows."""
+def gateway_settings(values: ConfigValues, **more: object) -> GatewaySettings:
+    """Make the gateway's settings of values; `more` are fields that only one command sets."""
     ours = {
-        "token_authorization": has_tokens(said),
-        "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (said.max_response_size or 0)),
+        "token_authorization": has_tokens(values),
+        "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (values.max_response_size or 0)),
     }
-    return msgspec.convert(ours | settings_from(said, "gateway") | more, GatewaySettings)
+    return msgspec.convert(ours | settings_from(values, "gateway") | more, GatewaySettings)
 
 
-def node_settings(said: ConfigValues, **more: object) -> NodeSettings:
-    """Make a node's settings of what was said; `more` are fields that only one command knows."""
-    metrics = {"system_metrics": not said.disable_system_metrics}
-    return msgspec.convert(settings_from(said, "node") | metrics | more, NodeSettings)
+def node_settings(values: ConfigValues, **more: object) -> NodeSettings:
+    """Make a node's settings of values; `more` are fields that only one command sets."""
+    metrics = {"system_metrics": not values.disable_system_metrics}
+    return msgspec.convert(settings_from(values, "node") | metrics | more, NodeSettings)
 
 
 def secret_variables(config: Configuration) -> tuple[str, ...]:
@@ -229,8 +230,8 @@ def secret_variables(config: Configuration) -> tuple[str, ...]:
     return tuple(sorted(config.secret_variables | overriding))
 
 
-def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
-    """Name each of a broker's addresses that others could reach although nobody said it is meant."""
+def broker_exposure_faults(addresses: Sequence[str], insecure: bool) -> list[str]:
+    """Return a fault for each of a broker's addresses that others could reach, unless `insecure`."""
     if insecure:
         return []
     return [
@@ -241,12 +242,14 @@ def exposure(addresses: Sequence[str], insecure: bool) -> list[str]:
     ]
 
 
-def vain_keys(keys: Sequence[StaticKey], said: ConfigValues, command_line: ConfigValues) -> list[str]:
-    """Name the fault of keys that are given in one place and switched off in another.
+def unused_key_faults(
+    keys: Sequence[StaticKey], values: ConfigValues, command_line: ConfigValues
+) -> list[str]:
+    """Return a fault if keys are given in one place and switched off in another.
 
-    Who types --disable-token-auth knows what the command then does.
+    Not if --disable-token-auth is on the command line, which is typed on purpose.
     """
-    if not keys or has_tokens(said) or command_line.disable_token_authorization:
+    if not keys or has_tokens(values) or command_line.disable_token_authorization:
         return []
     return [
         "keys are given (--keys, TORCHRELAY_KEYS_FILE or a TORCHRELAY_..._KEY), and"
@@ -255,7 +258,7 @@ def vain_keys(keys: Sequence[StaticKey], said: ConfigValues, command_line: Confi
 
 
 def gateway_faults(gateway: GatewaySettings) -> list[str]:
-    """Name what can't work: listeners that others reach without keys, and TLS without a certificate."""
+    """Return a fault for each listener that others reach without keys, and for TLS without a certificate."""
     addresses = listeners(gateway)
     faults = []
     if not gateway.insecure and not gateway.token_authorization:
@@ -273,8 +276,8 @@ def gateway_faults(gateway: GatewaySettings) -> list[str]:
     return faults
 
 
-def readable_keys(gateway: GatewaySettings) -> list[str]:
-    """Warn of keys that others can read on their way; the metrics port asks for none."""
+def plain_http_warnings(gateway: GatewaySettings) -> list[str]:
+    """Warn of addresses to which keys are sent unencrypted; the metrics port asks for none."""
     open_ones = [
         address
         for address in dict.fromkeys((gateway.inference_address, gateway.management_address))
@@ -289,7 +292,7 @@ def readable_keys(gateway: GatewaySettings) -> list[str]:
 
 
 def fits_socket(folder: str) -> bool:
-    """Tell whether a socket in this folder has a path that the kernel takes."""
+    """Return whether a socket in this folder has a path that is short enough for the kernel."""
     return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES
 
 
@@ -299,21 +302,21 @@ def listeners(gateway: GatewaySettings) -> tuple[str, ...]:
     return (*always, gateway.metrics_address) if gateway.enable_metrics_api else always
 
 
-def devices(said: ConfigValues, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
-    """Apply number_of_gpu, which is an upper bound of what `auto` stands for."""
-    if _gpus(said, host) == host.gpus:
+def devices(values: ConfigValues, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:
+    """Return the devices that a node offers; number_of_gpu bounds the GPUs for which `auto` stands."""
+    if _gpus(values, host) == host.gpus:
         return wanted
-    auto = tuple(f"cuda:{number}" for number in range(_gpus(said, host))) or ("cpu",)
+    auto = tuple(f"cuda:{number}" for number in range(_gpus(values, host))) or ("cpu",)
     return tuple(name for asked in wanted for name in (auto if asked == "auto" else (asked,)))
 
 
-def _gpus(said: ConfigValues, host: Host) -> int:
-    return host.gpus if said.number_of_gpu is None else min(host.gpus, said.number_of_gpu)
+def _gpus(values: ConfigValues, host: Host) -> int:
+    return host.gpus if values.number_of_gpu is None else min(host.gpus, values.number_of_gpu)
 
 
-def _startup_workers(said: ConfigValues, wanted: tuple[str, ...], host: Host) -> int:
+def _startup_workers(values: ConfigValues, wanted: tuple[str, ...], host: Host) -> int:
     """Count workers per model at start as TorchServe does: one for each GPU, else for each cpu."""
     named = {name for name in wanted if name.startswith("cuda")}
     if "auto" in wanted:
-        named |= {f"cuda:{number}" for number in range(_gpus(said, host))}
+        named |= {f"cuda:{number}" for number in range(_gpus(values, host))}
     return len(named) or host.cpus

@@ -1,4 +1,4 @@
-"""Follows a server from its start on, and says what becomes of its models."""
+"""Follows a server from its start on, and reports the state of its models."""
 
 import asyncio
 import math
@@ -13,30 +13,30 @@ from torchrelay.cli.remote.fleet_summaries import model_summary
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
-#: Once all models are settled, only news are looked for.
+#: After all models are ready or have failed.
 WATCH_INTERVAL_S = 1.0
-#: A download says its percentage often.
+#: The least time between two lines of a model that is still being fetched or loaded.
 LINE_INTERVAL_S = 1.0
 
 
-class Watcher(Protocol):
-    """Whoever is told of a start; `now` is a clock that only grows."""
+class StartupWatcher(Protocol):
+    """What is told of a server's start, step by step; `now` is in seconds of a monotonic clock."""
 
     def answers(self) -> None:
-        """Take note that the listeners answer, and that the broker is behind them."""
+        """The listeners answer, and the broker is behind them."""
 
     def registered(self) -> None:
-        """Take note that every start-up model is registered or refused, and that workers can be placed."""
+        """Every start-up model is registered or refused, and there is a node for workers."""
 
     def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
-        """See the models as they are now."""
+        """The models are now like this."""
 
     def settled(self, seen: FleetBody) -> None:
-        """Take note that every model is ready, or has failed to become so."""
+        """Every model is ready, or has failed."""
 
 
 def is_settled(model: FleetModelBody) -> bool:
-    """Tell whether waiting for a model has an end: it is ready, or has failed to become so."""
+    """Return whether a model is ready or has failed, so that nothing is waited for."""
     return model.is_ready or model.has_failed
 
 
@@ -53,7 +53,7 @@ class LineView:
         self._failures: dict[str, str] = {}
 
     def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
-        """Write what is new and due."""
+        """Write a line for each model that has changed, if one is due."""
         for model in models:
             if model.is_ready:
                 self._failures.pop(model.label, None)
@@ -72,20 +72,22 @@ class LineView:
 
 
 class Startup:
-    """Polls `GET /fleet` of our own server and tells a watcher what it sees, until it is cancelled.
+    """Polls `GET /fleet` of the server that this process started, and tells a watcher, until it is cancelled.
 
-    Another that was started at the same time may have the address, and ours is about to say that it can't
-    start: what has another `server_id` is no answer.
+    Answers with another `server_id` are ignored: another server may have got the address first, so that ours
+    is about to report that it can't start.
     """
 
-    def __init__(self, url: str, watcher: Watcher, key: str | None = None, server_id: str = "") -> None:
+    def __init__(
+        self, url: str, watcher: StartupWatcher, key: str | None = None, server_id: str = ""
+    ) -> None:
         self._url = url
         self._watcher = watcher
         self._server_id = server_id
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     async def follow(self) -> None:
-        """Tell the watcher of each step of the start, then of the models' ups and downs."""
+        """Tell the watcher of each step of the start, then of each change of the models."""
         uds = self._url.removeprefix("unix:") if self._url.startswith("unix:") else None
         # The listener is our own, on this machine, whatever name its certificate has.
         transport = httpx.AsyncHTTPTransport(uds=uds, verify=_unverified())
@@ -100,7 +102,7 @@ class Startup:
     async def _follow(self, http: httpx.AsyncClient) -> None:
         seen = await self._next(http)
         self._watcher.answers()
-        # Without a node no worker can be placed: who registers a model would find none in its description.
+        # Without a node no worker can be placed, so that a model registered now would have none.
         while seen.loading or not seen.nodes:
             self._show(seen)
             seen = await self._next(http)

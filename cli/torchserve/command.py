@@ -17,7 +17,7 @@ import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, Fault, text_of
-from torchrelay.cli.start import checks, console, folders, part_settings, standard_streams
+from torchrelay.cli.start import checks, config_sources, console, folders, part_settings, standard_streams
 from torchrelay.cli.torchserve import pid_file
 from torchrelay.shared import private_files
 from torchrelay.shared.settings import environment
@@ -115,7 +115,7 @@ def find_config(given: argparse.Namespace, environ: Mapping[str, str]) -> Path |
 
 def said(given: argparse.Namespace) -> ConfigValues:
     """Read the command line's share of the settings; its two switches can only switch on."""
-    return checks.said(
+    return config_sources.command_line_values(
         model_store=given.model_store,
         models=given.models,
         enable_model_api=given.model_mode,
@@ -133,7 +133,7 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     named = config_properties.named(given.ts_config, environ)
     if named and not Path(named).is_file():
         raise Fault(f"--ts-config file not found: {named}")
-    found = checks.config_of(find_config(given, environ), environ)
+    found = config_sources.read_config_file(find_config(given, environ), environ)
     store = part_settings.merge(found.environment, said(given), found.file, ConfigValues()).model_store
     if not store:
         raise Fault("Missing mandatory parameter --model-store")

@@ -13,7 +13,7 @@ import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, text_of
-from torchrelay.cli.start import checks, foreground, part_settings, secrets_file
+from torchrelay.cli.start import checks, config_sources, foreground, part_settings, secrets_file
 from torchrelay.cli.start.child import LogTarget, Role
 from torchrelay.cli.start.console import say
 from torchrelay.cli.start.folders import Folders, folders
@@ -30,7 +30,7 @@ from torchrelay.shared.torchserve.torchserve_log import SERVER
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
 METRICS_FILES = ("ts_metrics.log", "model_metrics.log")
 #: Options that TorchServe needs and we don't, and why.
-UNHEEDED_OPTIONS = {
+IGNORED_OPTIONS = {
     "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
     "cpp_log_config": "there is no C++ backend here",
     "workflow_store": "workflows are not offered",
@@ -52,7 +52,7 @@ def main() -> None:
 def _serve(given: argparse.Namespace, made: Folders) -> None:
     environ = environment()
     config_file = command.find_config(given, environ)
-    config = checks.config_of(config_file, environ)
+    config = config_sources.read_config_file(config_file, environ)
     log_folder, metrics_folder = command.log_folders(environ)
     if metrics_folder == log_folder:
         log_dir = metrics_dir = _usable(log_folder, LOG_FILES + METRICS_FILES)
@@ -72,13 +72,13 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         static_keys=secrets_file.static_keys(None, environ),
         access_log=_file(log_dir, "access_log.log"),
         model_log=_file(log_dir, "model_log.log"),
-        log_limits=checks.log_limits(environ),
+        log_limits=config_sources.log_limits(environ),
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
     plan = checks.plan(command.said(given), config, own)
-    warnings = [*made.warnings, *_unheeded(given, config), *_exposed(plan.gateway)]
-    for line in [*warnings, *checks.near_misses(plan.broker)]:
+    warnings = [*made.warnings, *_ignored_settings(given, config), *_exposed(plan.gateway)]
+    for line in [*warnings, *checks.misspelt_models(plan.broker)]:
         log_line("WARN", line)
     log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
 
@@ -149,19 +149,19 @@ def _file(folder: Path | None, name: str) -> str | None:
     return None if folder is None else str(folder.absolute() / name)
 
 
-def _unheeded(given: argparse.Namespace, config: Configuration) -> list[str]:
+def _ignored_settings(given: argparse.Namespace, config: Configuration) -> list[str]:
     options = [
         f"--{option.replace('_', '-')} has no effect: {why}"
-        for option, why in UNHEEDED_OPTIONS.items()
+        for option, why in IGNORED_OPTIONS.items()
         if getattr(given, option)
     ]
-    return options + checks.unheeded(config)
+    return options + config_sources.ignored_keys(config)
 
 
 def _exposed(gateway: GatewaySettings) -> list[str]:
     """Warn of what `torchrelay serve` would refuse."""
     if gateway.token_authorization:
-        return part_settings.readable_keys(gateway)
+        return part_settings.plain_http_warnings(gateway)
     return [
         f"{address} can be reached from other hosts, and token authorization is disabled:"
         " anybody who can reach it can use it"

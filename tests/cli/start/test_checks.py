@@ -4,13 +4,11 @@ import socket
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.main import app
 from torchrelay.cli.start import checks
-from torchrelay.shared.settings import LoadAtStart, LogLimits
 
 
 def serve(*arguments: str, **env: str) -> Result:
@@ -59,13 +57,6 @@ def test_a_state_folder_that_can_not_be_written_is_one_line(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     result = CliRunner().invoke(app, ["serve", "--state-dir", str(tmp_path / "file" / "state")])
     assert_one_line(result, "can't be used", "--state-dir")
-
-
-def test_models_may_follow_one_option_or_several() -> None:
-    said = checks.said(models=["a.mar", "x=b.mar"], more_models=["c.mar"])
-    assert said.load_models == (LoadAtStart("a.mar"), LoadAtStart("b.mar", "x"), LoadAtStart("c.mar"))
-    with pytest.raises(typer.BadParameter):
-        checks.said(more_models=["stray"])
 
 
 def test_an_archive_that_was_named_without_its_ending_is_guessed(tmp_path: Path) -> None:
@@ -123,11 +114,6 @@ def test_a_broker_may_listen_on_all_addresses_and_on_any_port() -> None:
         checks.require_broker_addresses("ipc:///" + "x" * 107)
 
 
-def test_an_address_without_scheme_is_a_fault() -> None:
-    with pytest.raises(Fault, match="Invalid binding address"):
-        checks.said(inference_address="127.0.0.1:8080")
-
-
 @pytest.mark.parametrize(
     ("address", "url"),
     [
@@ -173,33 +159,7 @@ def test_keys_that_can_not_be_written_are_one_line(tmp_path: Path, monkeypatch: 
     assert_one_line(serve("--tokens"), "key_file.json", "it is a folder", "--disable-token-auth")
 
 
-def test_how_long_logs_become_is_read_from_the_environment() -> None:
-    assert checks.log_limits({}) == LogLimits(100 << 20, 5)
-    variables = {"TORCHRELAY_LOG_FILE_MB": "7", "TORCHRELAY_LOG_FILES": "0"}
-    assert checks.log_limits(variables) == LogLimits(7 << 20, 0)
-    for name in variables:
-        with pytest.raises(Fault, match=f"{name}=7.5 is no whole number"):
-            checks.log_limits({name: "7.5"})
-
-
 def test_a_free_port_is_no_fault() -> None:
     checks.require_free(f"http://127.0.0.1:{free_port()}", "--x", "inference")
     with pytest.raises(Fault):
         checks.require_free("http://no.such.host.invalid:1", "--x", "inference")
-
-
-def test_a_snapshot_has_its_secrets_from_the_file_that_it_was_made_with(tmp_path: Path) -> None:
-    origin, snapshot = tmp_path / "config.properties", tmp_path / "snapshot.cfg"
-    origin.write_text("keystore_pass=$$THE_PASSWORD$$\njob_queue_size=7")
-    environ = {"THE_PASSWORD": "p"}
-    first = checks.config_of(origin, environ)
-    assert first.properties["tsConfigFile"] == str(origin)
-    snapshot.write_text(f"model_snapshot={{}}\ntsConfigFile={origin}\njob_queue_size=8")
-    restored = checks.config_of(snapshot, environ)
-    assert (restored.file.keystore_pass, restored.file.job_queue_size) == ("p", 8)
-    assert restored.secret_variables == {"THE_PASSWORD"}
-    assert restored.properties["tsConfigFile"] == str(origin), "so that its own snapshots name it, too"
-    snapshot.write_text(f"model_snapshot={{}}\ntsConfigFile={origin}\nkeystore_pass=torchserves")
-    assert checks.config_of(snapshot, environ).file.keystore_pass == "torchserves"
-    origin.unlink()
-    assert checks.config_of(snapshot, environ).file.keystore_pass == "torchserves"

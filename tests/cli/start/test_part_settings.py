@@ -181,19 +181,19 @@ def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure(
 
 def test_keys_that_others_can_read_on_their_way_are_warned_of() -> None:
     outside = ConfigValues(inference_address="http://0.0.0.0:8080", disable_token_authorization=False)
-    [line] = part_settings.readable_keys(plan(outside).gateway)
+    [line] = part_settings.plain_http_warnings(plan(outside).gateway)
     assert "http://0.0.0.0:8080 can be read" in line
     both = msgspec.structs.replace(outside, management_address="http://192.0.2.1:8081")
-    [line] = part_settings.readable_keys(plan(both).gateway)
+    [line] = part_settings.plain_http_warnings(plan(both).gateway)
     assert "http://0.0.0.0:8080 and http://192.0.2.1:8081" in line
     for quiet in (
         ConfigValues(disable_token_authorization=False),
         ConfigValues(inference_address="unix:/x.sock", disable_token_authorization=False),
         ConfigValues(metrics_address="http://0.0.0.0:8082", disable_token_authorization=False),
     ):
-        assert not part_settings.readable_keys(plan(quiet).gateway)
+        assert not part_settings.plain_http_warnings(plan(quiet).gateway)
     insecure = plan(ConfigValues(inference_address="http://0.0.0.0:8080"), insecure=True)
-    assert not part_settings.readable_keys(insecure.gateway)
+    assert not part_settings.plain_http_warnings(insecure.gateway)
 
 
 def test_a_broker_on_tcp_is_open_to_others_also_on_loopback() -> None:

@@ -1,0 +1,124 @@
+"""Reads the sources of settings: command line, config.properties, environment."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import typer
+
+from torchrelay.cli.faults import Fault
+from torchrelay.cli.start import part_settings
+from torchrelay.shared.settings import LogLimits, SettingsError, environment
+from torchrelay.shared.torchserve import config_keys, config_parsers, config_properties
+from torchrelay.shared.torchserve.config_keys import ConfigValues
+from torchrelay.shared.torchserve.config_properties import Configuration
+
+MetricsMode = Literal["prometheus", "log", "legacy"]
+
+
+def command_line_values(
+    *,
+    model_store: str | None = None,
+    models: Sequence[str] | None = None,
+    more_models: Sequence[str] | None = None,
+    enable_model_api: bool = False,
+    tokens: bool | None = None,
+    metrics_mode: MetricsMode | None = None,
+    inference_address: str | None = None,
+    management_address: str | None = None,
+    metrics_address: str | None = None,
+    allowed_hosts: str | None = None,
+) -> ConfigValues:
+    """Make values of options; the command line can switch the model API on and never off.
+
+    `more_models` are the words that TorchServe allows after `--models A`, and that typer takes for arguments.
+    Raises Fault for a value that can't work.
+    """
+    if more_models and not models:
+        raise typer.BadParameter(f"{more_models[0]!r} is no option; models are named after --models")
+    named = [*(models or []), *(more_models or [])]
+    try:
+        return ConfigValues(
+            model_store=model_store,
+            load_models=config_parsers.parse_load_models(",".join(named)) if named else None,
+            enable_model_api=enable_model_api or None,
+            disable_token_authorization=None if tokens is None else not tokens,
+            metrics_mode=metrics_mode,
+            inference_address=_address(inference_address),
+            management_address=_address(management_address),
+            metrics_address=_address(metrics_address),
+            allowed_hosts=None if allowed_hosts is None else config_parsers.parse_hosts(allowed_hosts),
+        )
+    except ValueError as error:
+        raise Fault(str(error)) from error
+
+
+def _address(text: str | None) -> str | None:
+    return None if text is None else config_parsers.parse_address(text)
+
+
+def checked_metrics_mode(text: str | None) -> MetricsMode | None:
+    """Check --metrics-mode; other than in the file an unknown mode is refused."""
+    match text:
+        case None | "prometheus" | "log" | "legacy":
+            return text
+        case _:
+            raise typer.BadParameter(f"{text!r} is none of prometheus, log and legacy")
+
+
+def read_config(option: str | None, environ: Mapping[str, str]) -> Configuration:
+    """Read the config.properties that counts, if there is one; `option` is --ts-config. Raises Fault."""
+    return read_config_file(config_properties.find_file(option, environ, Path.cwd()), environ)
+
+
+def read_config_file(path: Path | None, environ: Mapping[str, str]) -> Configuration:
+    """Read this config.properties or snapshot; for None, the environment alone. Raises Fault.
+
+    A snapshot has no secrets: they are taken from the file with which its server was started.
+    """
+    if path is None:
+        return Configuration(environment=config_properties.with_oip(ConfigValues(), environ))
+    found = _read_config(path, environ)
+    if found.file.model_snapshot is None:
+        mark = {config_keys.CONFIG_FILE_MARK: str(path.absolute())}
+        return msgspec.structs.replace(found, properties={**found.properties, **mark})
+    named = found.properties.get(config_keys.CONFIG_FILE_MARK, "")
+    if not Path(named).is_file():
+        return found
+    return config_properties.with_secrets(found, _read_config(Path(named), environ))
+
+
+def _read_config(path: Path, environ: Mapping[str, str]) -> Configuration:
+    try:
+        return config_properties.read(path.read_bytes(), environ)
+    except OSError as error:
+        raise Fault(f"--ts-config file {path} can't be read: {error.strerror}") from error
+    except SettingsError as error:
+        raise Fault(f"Invalid configuration: {path}:\n{error}") from error
+
+
+def merged_with_file(command_line: ConfigValues, option: str | None) -> ConfigValues:
+    """Merge the values of the command line with config.properties and the environment. Raises Fault."""
+    found = read_config(option, environment())
+    return part_settings.merge(found.environment, command_line, found.file, part_settings.SERVE_DEFAULTS)
+
+
+def ignored_keys(config: Configuration) -> list[str]:
+    """Say for each key without an effect why it has none."""
+    return [f"{key} in config.properties has no effect: {why}" for key, why in config.without_effect.items()]
+
+
+def log_limits(environ: Mapping[str, str]) -> LogLimits:
+    """Read TORCHRELAY_LOG_FILE_MB and TORCHRELAY_LOG_FILES. Raises Fault for what is no number."""
+    default = LogLimits()
+    megabytes = _whole_number("TORCHRELAY_LOG_FILE_MB", default.file_bytes >> 20, environ)
+    return LogLimits(megabytes << 20, _whole_number("TORCHRELAY_LOG_FILES", default.files, environ))
+
+
+def _whole_number(name: str, default: int, environ: Mapping[str, str]) -> int:
+    text = environ.get(name, "").strip() or str(default)
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise Fault(f"{name}={text} is no whole number from 0 on")
+    return int(text)
