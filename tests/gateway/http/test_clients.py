@@ -30,13 +30,33 @@ async def seconds(count: int) -> None:
         await let_pass(1.0)
 
 
+def busy(*, reads: bool = True) -> Application:
+    """Make an application that answers once it may."""
+    application = Application(reads=reads)
+    application.may_answer.clear()
+    return application
+
+
+async def drip(protocol: GatewayProtocol, count: int, piece: bytes = b"x") -> None:
+    """Send a piece a second."""
+    for _ in range(count):
+        await let_pass(1.0)
+        protocol.data_received(piece)
+
+
+def not_reading(unsent_bytes: int) -> tuple[GatewayProtocol, Transport]:
+    """Connect a client that has left so much of its answers unread."""
+    protocol, transport = connected(Application(), clients(STRICT))
+    transport.unsent_bytes = unsent_bytes
+    protocol.pause_writing()
+    return protocol, transport
+
+
 @on_a_loop
 async def test_a_head_that_drips_is_answered_408_and_closed() -> None:
     protocol, transport = connected(Echo(), clients(STRICT))
     protocol.data_received(b"GET /p HTTP/1.1\r\nX: ")
-    for _ in range(29):
-        await let_pass(1.0)
-        protocol.data_received(b"x")
+    await drip(protocol, 29)
     assert not transport.written
     await seconds(3)
     assert transport.written.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -93,9 +113,7 @@ async def test_a_time_in_which_the_gateway_stood_still_is_held_against_no_client
 
 @on_a_loop
 async def test_a_client_that_reads_is_not_cut_for_a_time_in_which_the_gateway_stood_still() -> None:
-    protocol, transport = connected(Application(), clients(STRICT))
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
+    _, transport = not_reading(1000)
     await seconds(20)
     await let_pass(90)
     await seconds(30)
@@ -109,17 +127,14 @@ async def test_a_slow_but_steady_body_is_taken_however_long_it_takes() -> None:
     application = Echo()
     protocol, _ = connected(application, clients(STRICT))
     protocol.data_received(HEAD % 600_000)
-    for _ in range(1000):
-        await let_pass(1.0)
-        protocol.data_received(b"x" * 600)
+    await drip(protocol, 1000, b"x" * 600)
     await turns()
     assert len(application.seen[0][3]) == 600_000
 
 
 @on_a_loop
 async def test_a_body_that_nobody_reads_is_not_held_against_its_client() -> None:
-    application = Application(reads=False)
-    application.may_answer.clear()
+    application = busy(reads=False)
     protocol, transport = connected(application, clients(STRICT))
     protocol.data_received(HEAD % 1_000_000 + b"x")
     await seconds(70)
@@ -133,9 +148,7 @@ async def test_a_body_that_nobody_reads_is_not_held_against_its_client() -> None
 async def test_a_body_that_drips_behind_its_answer_ends_its_connection_without_another_word() -> None:
     protocol, transport = connected(Refusing(closes=False), clients(STRICT))
     protocol.data_received(HEAD % 1_000_000 + b"x")
-    for _ in range(63):
-        await let_pass(1.0)
-        protocol.data_received(b"x")
+    await drip(protocol, 63)
     assert transport.is_closing()
     assert transport.written.count(b"HTTP/1.1 ") == 1
 
@@ -161,9 +174,7 @@ async def test_while_bodies_wait_for_room_the_slowest_gives_up_its_own() -> None
 
 @on_a_loop
 async def test_a_client_that_stops_reading_is_cut() -> None:
-    protocol, transport = connected(Application(), clients(STRICT))
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
+    _, transport = not_reading(1000)
     await seconds(59)
     assert not transport.is_aborted
     await seconds(3)
@@ -172,9 +183,7 @@ async def test_a_client_that_stops_reading_is_cut() -> None:
 
 @on_a_loop
 async def test_a_byte_read_now_and_then_renews_no_time() -> None:
-    protocol, transport = connected(Application(), clients(STRICT))
-    transport.unsent_bytes = 1_000_000
-    protocol.pause_writing()
+    _, transport = not_reading(1_000_000)
     for _ in range(7):
         assert not transport.is_aborted
         transport.unsent_bytes -= 1
@@ -184,9 +193,7 @@ async def test_a_byte_read_now_and_then_renews_no_time() -> None:
 
 @on_a_loop
 async def test_a_client_that_reads_slowly_is_waited_for_until_it_stops() -> None:
-    protocol, transport = connected(Application(), clients(STRICT))
-    transport.unsent_bytes = 1_000_000
-    protocol.pause_writing()
+    _, transport = not_reading(1_000_000)
     for _ in range(5):
         transport.unsent_bytes -= 50_000
         await seconds(50)
@@ -197,9 +204,7 @@ async def test_a_client_that_reads_slowly_is_waited_for_until_it_stops() -> None
 
 @on_a_loop
 async def test_a_client_that_has_taken_all_is_watched_no_longer() -> None:
-    protocol, transport = connected(Application(), clients(STRICT))
-    transport.unsent_bytes = 1000
-    protocol.pause_writing()
+    protocol, transport = not_reading(1000)
     transport.unsent_bytes = 0
     protocol.resume_writing()
     await seconds(70)
@@ -246,8 +251,7 @@ async def test_of_answers_that_are_not_taken_the_slowest_go_first() -> None:
 @on_a_loop
 async def test_requests_that_wait_behind_each_other_count_as_well() -> None:
     among = clients(GatewaySettings(unsent_limit_bytes=1_000_000))
-    application = Application()
-    application.may_answer.clear()
+    application = busy()
     lines = [connected(application, among) for _ in range(20)]
     for protocol, _ in lines:
         protocol.data_received(b"GET /p HTTP/1.1\r\n\r\n" * 5000)
@@ -264,16 +268,15 @@ def line(among: object, state: ServerState, application: object = None) -> tuple
 @on_a_loop
 async def test_for_one_connection_too_many_those_go_that_asked_for_nothing_and_then_the_idle() -> None:
     among, state = clients(GatewaySettings(connection_limit=4)), ServerState()
-    busy_application = Application()
-    busy_application.may_answer.clear()
-    busy = line(among, state, busy_application)
-    busy[0].data_received(HEAD % 1 + b"x")
+    busy_application = busy()
+    answering = line(among, state, busy_application)
+    answering[0].data_received(HEAD % 1 + b"x")
     idle = line(among, state)
     idle[0].data_received(HEAD % 1 + b"x")
     silent = line(among, state)
     dripping = line(among, state)
     dripping[0].data_received(b"GET ")
-    everybody = [busy, idle, silent, dripping]
+    everybody = [answering, idle, silent, dripping]
 
     def gone() -> list[bool]:
         return [transport.is_aborted for _, transport in everybody]
@@ -288,14 +291,13 @@ async def test_for_one_connection_too_many_those_go_that_asked_for_nothing_and_t
     assert len(state.connections) == 4
     busy_application.may_answer.set()
     await turns()
-    assert busy[1].written.endswith(b"ok")
+    assert answering[1].written.endswith(b"ok")
 
 
 @on_a_loop
 async def test_where_all_are_being_answered_one_more_is_told_so() -> None:
     among, state = clients(GatewaySettings(connection_limit=2)), ServerState()
-    application = Application()
-    application.may_answer.clear()
+    application = busy()
     for _ in range(2):
         protocol, _ = line(among, state, application)
         protocol.data_received(HEAD % 1 + b"x")
