@@ -18,12 +18,12 @@ from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
 from torchrelay.shared.wire.fields import KeyedApi
 
-#: The one path whose case doesn't count; what else it could be, such as `/{model}/predict`, goes first.
+#: The only path whose case doesn't count; routes that fit as well, such as `/{model}/predict`, go first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
 
 
 def create_app(link: Link, config: GatewaySettings) -> ListenerApp:
-    """Put the APIs together, with keys and without: what the broker has may change from one to the other."""
+    """Make all APIs twice, with a check of keys and without: the broker may ask for keys later."""
     apps = guarded = _apps(link, config)
     if not config.token_authorization:
         guarded = _apps(link, msgspec.structs.replace(config, token_authorization=True))
@@ -46,18 +46,18 @@ def _apps(link: Link, config: GatewaySettings) -> dict[addresses.Key, AsgiApp]:
 
 
 def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]:
-    """Make what tells requests of other sites' pages, for each listener."""
+    """Make the check for requests of other sites' pages, for each listener."""
     made: dict[addresses.Key, BrowserCheck] = {}
     for setting, address in addresses.all_of(config).items():
         is_outside = is_reachable_from_outside(address)
-        # No name leads to a unix socket; who has put a proxy before one gives it what names they like.
+        # Names don't lead to a unix socket; a proxy in front of one may use any.
         takes_any = address.startswith("unix:") or (is_outside and config.any_host_outside)
         key = addresses.key(address, setting)
         made[key] = BrowserCheck(
             (urlsplit(address).hostname or "",),
             ("*",) if takes_any else config.allowed_hosts,
             config.cors_allowed_origin,
-            # Any method predicts, and a port that others share with inference is inference's.
+            # Any method predicts; a shared port counts as that of inference.
             is_read_only=key != addresses.key(config.inference_address, "inference_address"),
         )
     return made
@@ -136,7 +136,7 @@ def add_metrics(app: App, link: Link) -> None:
 
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
-    """Make one API of all: a path that both families have is told apart by its longest match."""
+    """Make one app of all APIs, for a port that they share."""
     app = bare_app(documents.shared(config), _key_check(link, config, "inference"))
     add_inference(app, link, config)
     add_management(app, link, config)
@@ -147,7 +147,7 @@ def shared_app(link: Link, config: GatewaySettings) -> App:
 
 
 class SharedKserveV1Resource(inference.KserveV1Resource):
-    """`/v1/models/{target}` where both families are: without a verb it asks for readiness."""
+    """`/v1/models/{target}` on a shared port: without a verb it asks whether the model is ready."""
 
     async def on_get(self, req: GatewayRequest, resp: Response, target: str) -> None:
         """Predict, explain, or tell whether the model is ready."""

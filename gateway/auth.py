@@ -32,7 +32,7 @@ def key_of(authorization: str | None) -> str | None:
 
 
 def proof_of(authorization: str | None) -> str:
-    """Return what shows the broker that a client has the key in a header; "" where there is none."""
+    """Return the sha256 of the key in a header, by which the broker sees that a client has it; "" if none."""
     key = key_of(authorization)
     return "" if key is None else _sha256(key.encode("latin-1", "replace")).decode()
 

@@ -20,11 +20,11 @@ Runtime = Annotated[str, Meta(extra_json_schema={"enum": list(RUNTIMES)})]
 ParallelType = Annotated[str, Meta(extra_json_schema={"enum": ["", "pp", "tp", "pptp", "custom"]})]
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class JsonBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Base of all objects of these bodies."""
 
 
-class ErrorBody(Body, frozen=True, kw_only=True):
+class ErrorBody(JsonBody, frozen=True, kw_only=True):
     """What failed; `details` say why, and come with a 5xx alone."""
 
     code: Annotated[int, Meta(ge=100, le=999)]
@@ -33,53 +33,53 @@ class ErrorBody(Body, frozen=True, kw_only=True):
     details: str = ""
 
 
-class StatusBody(Body, frozen=True, kw_only=True):
+class StatusBody(JsonBody, frozen=True, kw_only=True):
     """What became of a change, in words."""
 
     status: str
 
 
-class HealthBody(Body, frozen=True, kw_only=True):
+class HealthBody(JsonBody, frozen=True, kw_only=True):
     """Whether the fleet is healthy."""
 
     status: Literal["Healthy", "Unhealthy"]
 
 
-class ProbeBody(Body, frozen=True, kw_only=True):
+class ProbeBody(JsonBody, frozen=True, kw_only=True):
     """How a gateway process is; the reason tells why it isn't ready."""
 
     status: str
     reason: str = ""
 
 
-class ReadinessBody(Body, frozen=True, kw_only=True):
+class ReadinessBody(JsonBody, frozen=True, kw_only=True):
     """Whether a worker of a model is ready."""
 
     name: str
     ready: bool
 
 
-class ModelsEntryBody(Body, frozen=True, kw_only=True):
+class ModelsEntryBody(JsonBody, frozen=True, kw_only=True):
     """A registered model, with the archive of its default version."""
 
     model_name: str
     model_url: str
 
 
-class ModelsBody(Body, frozen=True, kw_only=True):
+class ModelsBody(JsonBody, frozen=True, kw_only=True):
     """A page of the registered models; the last page has no token of a next one."""
 
     next_page_token: Annotated[str, Meta(pattern="^[0-9]+$")] | UnsetType = UNSET
     models: tuple[ModelsEntryBody, ...]
 
 
-class WorkflowsBody(Body, frozen=True, kw_only=True):
+class WorkflowsBody(JsonBody, frozen=True, kw_only=True):
     """The registered workflows, of which there are none."""
 
     workflows: Annotated[tuple[dict[str, Any], ...], Meta(max_length=0)]  # Any: there is no such object
 
 
-class WorkerBody(Body, frozen=True, kw_only=True):
+class WorkerBody(JsonBody, frozen=True, kw_only=True):
     """A worker as `describe` shows it; `memory_usage` is in bytes."""
 
     id: str
@@ -91,14 +91,14 @@ class WorkerBody(Body, frozen=True, kw_only=True):
     gpu_usage: str
 
 
-class JobQueueBody(Body, frozen=True, kw_only=True):
+class JobQueueBody(JsonBody, frozen=True, kw_only=True):
     """The queue of a version, in requests."""
 
     remaining_capacity: Count
     pending_requests: Count
 
 
-class VersionBody(Body, frozen=True, kw_only=True):
+class VersionBody(JsonBody, frozen=True, kw_only=True):
     """A version as `describe` shows it.
 
     `max_batch_delay` is in milliseconds; `response_timeout` and `startup_timeout` are in seconds.
@@ -137,7 +137,7 @@ class VersionBody(Body, frozen=True, kw_only=True):
     )
 
 
-class DeviceBody(Body, frozen=True, kw_only=True):
+class DeviceBody(JsonBody, frozen=True, kw_only=True):
     """A device of a node."""
 
     name: str
@@ -146,7 +146,7 @@ class DeviceBody(Body, frozen=True, kw_only=True):
     memory_bytes: Count
 
 
-class NodeBody(Body, frozen=True, kw_only=True):
+class NodeBody(JsonBody, frozen=True, kw_only=True):
     """A node and how full it is."""
 
     name: str
@@ -156,7 +156,7 @@ class NodeBody(Body, frozen=True, kw_only=True):
     last_seen_ms: Count
 
 
-class FleetWorkerBody(Body, frozen=True, kw_only=True):
+class FleetWorkerBody(JsonBody, frozen=True, kw_only=True):
     """A worker as `fleet` shows it."""
 
     id: Count
@@ -170,7 +170,7 @@ class FleetWorkerBody(Body, frozen=True, kw_only=True):
     note: str
 
 
-class QuarantinedBody(Body, frozen=True, kw_only=True):
+class QuarantinedBody(JsonBody, frozen=True, kw_only=True):
     """Requests that are refused for `left_ms` more, since one with their content ended workers."""
 
     request_id: str
@@ -180,7 +180,7 @@ class QuarantinedBody(Body, frozen=True, kw_only=True):
     left_ms: Count
 
 
-class FleetModelBody(Body, frozen=True, kw_only=True):
+class FleetModelBody(JsonBody, frozen=True, kw_only=True):
     """A version of a model: what is wanted, what is there, and why they differ."""
 
     model_name: str
@@ -213,7 +213,7 @@ class FleetModelBody(Body, frozen=True, kw_only=True):
         return not self.is_ready and bool(self.last_error)
 
 
-class FleetBody(Body, frozen=True, kw_only=True):
+class FleetBody(JsonBody, frozen=True, kw_only=True):
     """The fleet at one moment.
 
     `loading` names start-up archives that are neither registered nor refused yet; `server_id` tells whose
@@ -229,7 +229,7 @@ class FleetBody(Body, frozen=True, kw_only=True):
     models: tuple[FleetModelBody, ...]
 
 
-class ProtocolServerBody(Body, frozen=True, kw_only=True):
+class ProtocolServerBody(JsonBody, frozen=True, kw_only=True):
     """What serves, in KServe's open inference protocol; the misspelt field is TorchServe's."""
 
     name: str
@@ -237,19 +237,19 @@ class ProtocolServerBody(Body, frozen=True, kw_only=True):
     extenstion: tuple[str, ...]
 
 
-class ProtocolLiveBody(Body, frozen=True, kw_only=True):
+class ProtocolLiveBody(JsonBody, frozen=True, kw_only=True):
     """Whether the server lives, in KServe's open inference protocol."""
 
     live: bool
 
 
-class ProtocolReadyBody(Body, frozen=True, kw_only=True):
+class ProtocolReadyBody(JsonBody, frozen=True, kw_only=True):
     """Whether the server is ready, in KServe's open inference protocol."""
 
     ready: bool
 
 
-class ProtocolRefusalBody(Body, frozen=True, kw_only=True):
+class ProtocolRefusalBody(JsonBody, frozen=True, kw_only=True):
     """What is not supported, in KServe's open inference protocol."""
 
     error: str

@@ -30,9 +30,9 @@ def renew(
     key_file: KeyFile = Path(options.KEY_FILE_NAME),
     management: options.Management = options.DEFAULT_MANAGEMENT,
 ) -> None:
-    """Have the server make a new key, which it writes into its key file; the old one dies."""
+    """Have the server make a new key and write it into its key file; the old one ends."""
     from torchrelay.cli.remote import credentials
-    from torchrelay.cli.remote.client import Client
+    from torchrelay.cli.remote.client import RestClient
     from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
 
     if api not in ("inference", "management"):
@@ -40,7 +40,7 @@ def renew(
     entry = credentials.read_key_file(key_file).get(ENTRY_NAMES["token"])
     if entry is None:
         raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
-    Client("management", management, key=entry.key).call("GET", "/token", {"type": api})
+    RestClient("management", management, key=entry.key).call("GET", "/token", {"type": api})
     typer.echo(f"The new {api} key is in the server's key file.")
 
 

@@ -1,4 +1,4 @@
-"""`torchrelay models ...`: what is registered, and changing it."""
+"""`torchrelay models ...`: list, describe and change what is registered."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -30,9 +30,9 @@ def list_models(
 ) -> None:
     """List the registered models."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client
+    from torchrelay.cli.remote.client import RestClient
 
-    rendering.show(Client("management", management).models(), as_json, rendering.model_list)
+    rendering.show(RestClient("management", management).models(), as_json, rendering.model_list)
 
 
 @app.command()
@@ -45,10 +45,10 @@ def describe(
 ) -> None:
     """Show a model's settings and workers."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client, model_path
+    from torchrelay.cli.remote.client import RestClient, model_path
 
     path = model_path(model, "all" if every else version)
-    rendering.show(Client("management", management).versions(path), as_json, rendering.description)
+    rendering.show(RestClient("management", management).versions(path), as_json, rendering.description)
 
 
 @app.command()
@@ -146,16 +146,16 @@ def _change(
     as_json: bool,
     advice: dict[str, str] | None = None,
 ) -> None:
-    """Ask for a change and print the server's word; with `wait`, show the workers come meanwhile."""
+    """Ask for a change and print what the server says; with `wait`, show meanwhile how workers start."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client, decode
+    from torchrelay.cli.remote.client import RestClient, decode
     from torchrelay.shared.api_bodies import StatusBody
 
-    # A model may take minutes to load: the server's own limits end a wait, not ours.
-    client = Client("management", management, timeout_s=None if wait else 30.0, advice=advice)
+    # A model may take minutes to load: the limits of the server end a wait, not those of this command.
+    client = RestClient("management", management, timeout_s=None if wait else 30.0, advice=advice)
 
     def change() -> StatusBody:
         return decode(client.call(method, path, parameters), StatusBody)
 
-    answer = rendering.while_watching(change, Client("management", management)) if wait else change()
+    answer = rendering.while_watching(change, RestClient("management", management)) if wait else change()
     rendering.show(answer, as_json, lambda status: status.status)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-#: TorchServe's name: where keys lie that a server has made, in the folder where it was started.
+#: The file with the keys that a server has made, in the folder where it was started; TorchServe's name.
 KEY_FILE_NAME = "key_file.json"
 #: As in `shared.settings`, which takes too long to load for `--help`.
 DEFAULT_INFERENCE = "http://127.0.0.1:8080"

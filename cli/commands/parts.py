@@ -170,7 +170,7 @@ def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> 
     from torchrelay.shared.logs import logs
     from torchrelay.shared.settings import SettingsError
 
-    # Alone, a part's log is its output: from INFO on unless a terminal's owner asked for less.
+    # A part that runs alone has no other output than its log.
     logs.configure(role, level="DEBUG" if verbose else "INFO", log_format="json" if json_logs else "text")
     try:
         code = child.run(role, msgspec.Raw(settings.to_json()))

@@ -25,23 +25,23 @@ def predict(
 ) -> None:
     """Send a request to a model and print its answer: JSON for reading, anything else as it is.
 
-    On a terminal what that would obey is escaped.
+    On a terminal, control characters are escaped.
     """
     import msgspec
 
-    from torchrelay.cli.remote.client import Client, segment
+    from torchrelay.cli.remote.client import RestClient, segment
     from torchrelay.shared.terminal import printable_json
 
     path = f"/predictions/{segment(model)}" + (f"/{segment(version)}" if version else "")
     body = _read(file)
-    client = Client("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
+    client = RestClient("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
     with client.stream("POST", path, content=body, content_type=content_type or _guess_type(file)) as answer:
         if answer.headers.get("content-type", "").startswith("application/json"):
             text = answer.read()
             try:
                 typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
                 return
-            except msgspec.DecodeError:  # a handler may say JSON and mean something else
+            except msgspec.DecodeError:  # a handler may announce JSON and send something else
                 _write([text])
         else:
             _write(answer.iter_bytes())

@@ -110,7 +110,7 @@ def serve(
 def _logs_in(
     folder: Path, limits: "LogLimits", *, verbose: bool, json_logs: bool
 ) -> Callable[["Role"], "LogTarget"]:
-    """Say where each process logs: what becomes of models is told in a line each, the terminal is no log."""
+    """Return where each process logs: into files, since the terminal shows only what becomes of models."""
     from torchrelay.cli.start.child import LogTarget
 
     def log(role: "Role") -> LogTarget:
@@ -125,7 +125,7 @@ def _logs_in(
 
 
 class Terminal:
-    """Tells a person in front of a terminal how far the start is, what runs where, and how to try it."""
+    """Prints to a terminal how far the start is, where the server listens, and a call to try."""
 
     def __init__(self, plan: "Plan", say: Callable[[str], None]) -> None:
         from torchrelay.cli.start.progress import LineView
@@ -136,7 +136,7 @@ class Terminal:
         self.show = LineView(say).show
 
     def answers(self) -> None:
-        """Say where the server listens."""
+        """Print where the server listens."""
         from torchrelay.cli.start.checks import client_url
 
         gateway = self._plan.gateway
@@ -149,10 +149,10 @@ class Terminal:
             self._say(f"  keys        {self._plan.broker.key_file}")
 
     def registered(self) -> None:
-        """Say nothing: each model has its line."""
+        """Do nothing: each model has a line of its own."""
 
     def settled(self, seen: "FleetBody") -> None:
-        """Say how to try it."""
+        """Print a call that works."""
         from torchrelay.cli.start.checks import client_url
 
         inference = client_url(self._plan.gateway.inference_address, "inference")
@@ -162,11 +162,11 @@ class Terminal:
         )
 
     def process_ended(self, line: str) -> None:
-        """Pass on what the supervisor saw."""
+        """Print what the supervisor says of a process that ended."""
         self._say(line)
 
     def stopping(self) -> None:
-        """Say that it was understood."""
+        """Confirm that the server is stopping."""
         self._say("Stopping.")
 
 

@@ -42,9 +42,9 @@ def snapshot(
 
 
 def _models(management: str) -> "list[StartupModel]":
-    from torchrelay.cli.remote.client import Client, model_path
+    from torchrelay.cli.remote.client import RestClient, model_path
 
-    client = Client("management", management)
+    client = RestClient("management", management)
     defaults = {model.label for model in client.fleet().models if model.is_default}
     return [
         _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)

@@ -14,9 +14,9 @@ def status(
 ) -> None:
     """Show models, workers, queues and nodes."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import Client
+    from torchrelay.cli.remote.client import RestClient
 
-    client = Client("management", management)
+    client = RestClient("management", management)
     if watch and not as_json:
         rendering.keep_showing(lambda: rendering.fleet(client.fleet(), management))
     else:

@@ -1,4 +1,4 @@
-"""A client of the management and inference APIs: a good answer comes back, all else is a Fault."""
+"""A client of the management and inference APIs: successful answers are returned, others raise Fault."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from torchrelay.shared.api_bodies import ErrorBody, FleetBody, ModelsBody, Model
 from torchrelay.shared.settings import environment
 
 T = TypeVar("T")
-#: What a person can do about an error, by TorchServe's name for it.
+#: What a person can do about an error, by its `type`.
 _ADVICE = {
     "MethodNotAllowedException": "the server must run with --enable-model-api for this",
     "ModelNotFoundException": "`torchrelay models list` shows what is registered",
@@ -29,7 +29,7 @@ _ADVICE = {
 }
 
 
-class Client:
+class RestClient:
     """One port of a server at a base url, `http://HOST:PORT` or `unix:/PATH`."""
 
     def __init__(
@@ -48,8 +48,7 @@ class Client:
         key = key or credentials.find_key(port, environ, Path.cwd())
         self._http = httpx.Client(
             base_url="http://localhost" if is_socket else url,
-            # A proxy between this command and its server is never meant, so the environment isn't trusted;
-            # what it says of certificates is.
+            # No proxy of the environment, since it is never meant for this server; but its certificates.
             transport=httpx.HTTPTransport(
                 uds=url.removeprefix("unix:") if is_socket else None, verify=credentials.trust(environ)
             ),
@@ -59,7 +58,7 @@ class Client:
         )
 
     def call(self, method: str, path: str, parameters: Mapping[str, object] | None = None) -> bytes:
-        """Ask and return the body of the answer; parameters that are None are left out."""
+        """Send a request and return the body of the answer; parameters that are None are left out."""
         with self.stream(method, path, parameters) as answer:
             return answer.read()
 
@@ -73,7 +72,7 @@ class Client:
         content: bytes | None = None,
         content_type: str | None = None,
     ) -> Iterator[httpx.Response]:
-        """Ask and give out a good answer whose body is still to be read.
+        """Send a request and yield a successful answer, whose body is still to be read.
 
         Raises:
             Fault: nobody answered, or the answer is an error.
@@ -122,7 +121,7 @@ class Client:
 
 
 def decode(content: bytes, what: type[T]) -> T:
-    """Decode an answer; one of another shape means that something else listens there."""
+    """Decode an answer. Raises Fault where it has another form, since then another server listens there."""
     try:
         return msgspec.json.decode(content, type=what)
     except msgspec.MsgspecError as error:

@@ -1,4 +1,4 @@
-"""How a command gets in: its key, and which certificates it trusts."""
+"""The access key that a command sends, and the certificates that it trusts."""
 
 import ssl
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def read_key_file(path: Path) -> dict[str, KeyEntry]:
 
 
 def trust(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """Trust the system's authorities, and those of the PEM file that TORCHRELAY_CA names."""
+    """Make a TLS context that trusts the system's authorities, and those in the PEM file TORCHRELAY_CA."""
     context = ssl.create_default_context()
     if file := environ.get("TORCHRELAY_CA"):
         try:
@@ -50,7 +50,7 @@ def trust(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
-    """Find out whether a connection failed for the server's certificate."""
+    """Return the error of the server's certificate if that is why a connection failed."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return error

@@ -1,4 +1,4 @@
-"""How answers look: JSON as it came, or tables that fit 80 columns."""
+"""How answers are printed: as JSON, or as tables that fit 80 columns."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.remote.client import Client
+from torchrelay.cli.remote.client import RestClient
 from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summary
 from torchrelay.shared import api_bodies
 from torchrelay.shared.archives.model_archive import ArchiveInfo
@@ -25,7 +25,7 @@ from torchrelay.shared.terminal import printable, printable_json
 T = TypeVar("T")
 POLL_INTERVAL_S = 0.3
 WATCH_INTERVAL_S = 1.0
-#: Facts of a version that say something even where they are 0.
+#: Fields of a version that are shown even where they are 0.
 ALWAYS_SHOWN = frozenset({"minWorkers", "maxWorkers", "maxBatchDelay", "jobQueueStatus"})
 
 
@@ -59,7 +59,7 @@ def model_list(models: Sequence[api_bodies.ModelsEntryBody]) -> RenderableType:
 
 
 def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
-    """Lay out which keys there are."""
+    """Lay out the keys of a key file."""
     table = _table("API", "EXPIRES")
     for entry in entries:
         table.add_row(_text(entry["api"]), _text(entry["expires"]))
@@ -83,7 +83,7 @@ def description(versions: Sequence[api_bodies.VersionBody]) -> RenderableType:
 
 
 def archive_info(info: ArchiveInfo) -> RenderableType:
-    """Lay out what an archive says of itself, and what will be wrong with it."""
+    """Lay out the manifest of an archive, and the notes of its check."""
     facts = _facts()
     for key, value in msgspec.structs.asdict(info.manifest).items():
         if key != "raw" and value is not None:
@@ -99,7 +99,7 @@ def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:
     head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
     parts: list[RenderableType] = [_text(head), _text("")]
     parts += (
-        [_models(seen.models), *_troubles(seen.models)] if seen.models else [_text("No model is registered.")]
+        [_models(seen.models), *_problems(seen.models)] if seen.models else [_text("No model is registered.")]
     )
     parts += [
         _text(""),
@@ -120,8 +120,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def while_watching(change: Callable[[], T], client: Client) -> T:
-    """Run a change that takes its time, and show on a terminal how the fleet moves meanwhile."""
+def while_watching(change: Callable[[], T], client: RestClient) -> T:
+    """Run a change that may take long; meanwhile show on a terminal which models are not ready."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return change()
@@ -134,23 +134,23 @@ def while_watching(change: Callable[[], T], client: Client) -> T:
                 status.update(_in_motion(client))
 
 
-def _in_motion(client: Client) -> Text:
+def _in_motion(client: RestClient) -> Text:
     try:
         moving = [
             f"{model.label}: {model_summary(model)}" for model in client.fleet().models if not model.is_ready
         ]
-    except Fault:  # the change itself will say it
+    except Fault:  # the change itself fails for the same reason
         moving = []
     return _text("; ".join(moving) or "Waiting for workers")
 
 
 def _text(shown: str, style: str = "", *, overflow: OverflowMethod | None = None) -> Text:
-    """Make a text: the only way from what a server or an archive says to the terminal."""
+    """Make a text with control characters escaped; no text of a server or an archive is printed otherwise."""
     return Text(printable(shown), style, overflow=overflow)
 
 
 def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
-    """Make a table; `widths` bounds the columns whose text may be long, so that the rest keeps its room."""
+    """Make a table; `widths` bounds the columns (in characters) whose text may be long."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=(widths or {}).get(column))
@@ -158,7 +158,7 @@ def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
 
 
 def _facts() -> Table:
-    """Make a list of facts: each name whole, each value over as many lines as it takes."""
+    """Make a table of names and values; long values are wrapped."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -182,8 +182,8 @@ def _models(models: Sequence[api_bodies.FleetModelBody]) -> Table:
     return table
 
 
-def _troubles(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableType]:
-    """Explain each model that is not as it should be: why workers are missing, and the last error."""
+def _problems(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableType]:
+    """List for each model what is refused, why workers are missing, and the last error."""
     lines: list[RenderableType] = []
     for model in models:
         lines += [
@@ -225,7 +225,7 @@ def _workers(workers: Sequence[api_bodies.WorkerBody]) -> Table:
 
 
 def _as_words(value: object) -> str:
-    """Write a fact; an object's fields one after the other, without JSON's marks."""
+    """Write a value; of an object, the fields one after the other."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_as_text(part)}" for key, part in value.items())
     return _as_text(value)

@@ -34,7 +34,7 @@ def bare_app(description: documents.Document, key_check: "KeyCheck | None" = Non
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.add_error_handler(falcon.HTTPError, answer_http_error)
     app.add_error_handler(errors.RelayError, answer_relay_error)
-    app.add_error_handler(ClientLeft, end_quietly)
+    app.add_error_handler(ClientLeft, record_client_left)
     if key_check is not None:
         app.add_error_handler(errors.TooManyWrongKeys, key_check.answer_wrong_keys)
     app.add_error_handler(Exception, answer_bug)
@@ -154,7 +154,7 @@ async def answer_relay_error(
 async def answer_http_error(
     req: GatewayRequest, resp: Response, error: falcon.HTTPError, _params: object
 ) -> None:
-    """Say what falcon found wrong in TorchServe's words."""
+    """Answer with TorchServe's error for what falcon refuses."""
     match error.status_code:
         case 404:
             ours: errors.RelayError = errors.ResourceNotFound()
@@ -167,13 +167,15 @@ async def answer_http_error(
     responses.answer_error(resp, ours, ours.status)
 
 
-async def end_quietly(_req: GatewayRequest, resp: Response, _error: ClientLeft, _params: object) -> None:
+async def record_client_left(
+    _req: GatewayRequest, resp: Response, _error: ClientLeft, _params: object
+) -> None:
     """Set status 499 for metrics and the access log: the client has left."""
     resp.status = 499
 
 
 async def answer_bug(req: GatewayRequest, resp: Response, error: Exception, _params: object) -> None:
-    """Answer 500 and keep what happened for the log: a fault of ours."""
+    """Answer 500 for an exception that is a bug of ours, and log it."""
     facts = {"path": quoted(req.path), "request": req.scope["request_id"]}
     logger.error("gateway.bug", exc_info=error, extra=facts)
     ours = errors.InternalError(

@@ -15,8 +15,8 @@ Body = bytes | bytearray
 COPIED_LIMIT_BYTES = 64 * 1024
 
 
-class Reading(Protocol):
-    """What counts the pieces of a body; see `link.Reading`."""
+class CountedReading(Protocol):
+    """Counts the pieces of a body against the room that bodies have together; see `link.Reading`."""
 
     def take(self, size: int) -> bool:
         """Count a piece, or return False where it has to wait."""
@@ -26,13 +26,13 @@ class Reading(Protocol):
 
 
 #: Takes the limit of a body, and its length where that is known.
-OpenReading = Callable[[int, int | None], AbstractContextManager[Reading]]
+OpenReading = Callable[[int, int | None], AbstractContextManager[CountedReading]]
 
 
 class GatewayRequest(falcon.asgi.Request):
-    """A request that bounds its body."""
+    """A request whose body has a limit."""
 
-    #: Whether its body had to find room before it was whole.
+    #: Whether its body came in more than one piece, and was counted.
     was_read_in_pieces = False
 
     def __init__(
@@ -42,7 +42,7 @@ class GatewayRequest(falcon.asgi.Request):
         first_event: Any = None,
         options: falcon.RequestOptions | None = None,
     ) -> None:
-        """Take a request in.
+        """Take a request from falcon.
 
         PERF: from our own protocol, without a query and with no header twice, as most are, not by way of
         the base: that takes 10,600 instructions, mostly for what nobody here asks for.
@@ -93,7 +93,7 @@ class GatewayRequest(falcon.asgi.Request):
         with reading(limit, length) as counted:
             return await self._read_on(body, limit, counted)
 
-    async def _read_on(self, piece: Body, limit: int, counted: Reading) -> Body:
+    async def _read_on(self, piece: Body, limit: int, counted: CountedReading) -> Body:
         # Grows where it is, so that hardly more is held than what has come.
         body, more = bytearray(), True
         while True:

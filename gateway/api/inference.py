@@ -30,7 +30,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class PingResource:
-    """`/ping`: whether the fleet has what it should have, for load balancers."""
+    """`/ping`: whether every model has the workers that it should have, for load balancers."""
 
     opened_by: KeyedApi = "inference"
 
@@ -133,7 +133,7 @@ class InvokeResource(_ModelResource):
 
 
 class OldPredictionsResource(InvokeResource):
-    """`/{model}[/{version}]/predict`, unless it looks like a route with a name of its own."""
+    """`/{model}[/{version}]/predict`, TorchServe's oldest route; names of other routes are no models."""
 
     _OTHERS = frozenset(("models", "invocations", "api-description"))
 
@@ -195,10 +195,10 @@ def _value(inputs: list[request_inputs.Input], wanted: str) -> str | None:
 
 
 class KserveV1Resource(_ModelResource):
-    """`/v1/models/{model}:predict` and `:explain`; the payload is the handler's to read."""
+    """`/v1/models/{model}:predict` and `:explain`; the handler reads the payload."""
 
     async def on_request(self, req: GatewayRequest, resp: Response, target: str) -> None:
-        """Predict or explain; what follows the verb is passed over."""
+        """Predict or explain; what follows the verb is ignored, as in TorchServe."""
         model = target.partition(":")[0]
         explain = kserve_verb(target)
         if explain is None:
@@ -248,7 +248,7 @@ def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
 
 
 def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
-    """Answer with what a worker says went wrong, with the handler's status if that is one."""
+    """Answer with the error of a worker, with the status that its handler set if HTTP has it."""
     responses.answer_error(resp, error, status if status in _STATUSES else error.status)
 
 

@@ -57,7 +57,7 @@ class ModelsResource(UndescribedResource):
         responses.answer(resp, responses.model_list(await self._link.ask(ask, m.ModelsListed)))
 
     async def on_post(self, req: GatewayRequest, resp: Response) -> None:
-        """Register an archive; parameters are the query's, or with a JSON body that body's alone."""
+        """Register an archive; with a JSON body its fields are the parameters, else those of the query."""
         if not self._config.enable_model_api:
             raise errors.MethodNotAllowed
         body = await req.read_body(self._config.max_request_size, self._link.reading)
@@ -88,7 +88,7 @@ class ModelResource(ManagementResource):
     async def on_get(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
     ) -> None:
-        """Describe one version, or `all`; with `customized=true` in the handler's own words as well."""
+        """Describe one version, or `all`; with `customized=true` add what the handler says of itself."""
         every = version == "all"
         described = await self._describe(model, None if every else version, every=every)
         if not every and Parameters.of_query(req.query_string).flag("customized", default=False):
@@ -148,7 +148,7 @@ class ModelResource(ManagementResource):
     async def _ask_handler(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None
     ) -> msgspec.Raw:
-        """Return the JSON object by which the handler describes itself, `{}` where it answers no such.
+        """Return the JSON object by which the handler describes itself; `{}` for any other answer.
 
         It is asked by a job with the header `describe` and no inputs.
         """
@@ -189,7 +189,7 @@ class ReadinessResource(UndescribedResource):
     """`/v1/models/{model}`: KServe's question whether a model is ready."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
-        """Answer; a model is ready once a worker can take a batch, not while it still loads."""
+        """Tell whether a worker can take a batch; one that is still loading can't."""
         model = target.partition(":")[0]
         described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
         ready = any(responses.is_ready(facts) for facts in described.versions)
@@ -215,7 +215,7 @@ class TokenResource(ManagementResource):
 
 
 class WorkflowsResource(UndescribedResource):
-    """`/workflows`: there are none, and the last TorchServe takes no new ones either."""
+    """`/workflows`: there are none, and as in the last TorchServe none can be registered."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """List the workflows, of which there are none."""

@@ -51,7 +51,7 @@ class HealthResource:
 
 
 class ModelVersionsResource:
-    """`/v2/models/{model}/versions/...`: the protocol has versions, TorchServe's side of it hasn't."""
+    """`/v2/models/{model}/versions/...`: refused, since TorchServe has no versions in this protocol."""
 
     opened_by: KeyedApi = "inference"
 

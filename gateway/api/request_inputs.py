@@ -34,7 +34,7 @@ _PARAMETER = re.compile(r';\s*+([^=;\s"]*+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^;
 
 
 def read_inputs(body: Body, content_type: str) -> list[Input]:
-    """Take a body apart. Raises BadRequest for a form that is broken."""
+    """Split a body into inputs. Raises BadRequest for a malformed form."""
     if not content_type:
         return [("body", "", body)]
     media_type = content_type.split(";", 1)[0].strip()
@@ -49,7 +49,7 @@ def read_inputs(body: Body, content_type: str) -> list[Input]:
 
 
 def query_inputs(query: str) -> list[Input]:
-    """Take a query string apart, for the routes whose query reaches the handler."""
+    """Split a query string into inputs, for the routes whose query reaches the handler."""
     return _last_of_each([(name, "", value.encode()) for name, value in query_pairs(query)])
 
 
@@ -137,7 +137,7 @@ def _multipart(body: Body, boundary: bytes) -> list[Input]:
 
 
 def _split(body: Body, start: int, end: int) -> tuple[Body, memoryview]:
-    """Split what stands between two delimiters into the head of a part and its value."""
+    """Split the bytes between two delimiters into the headers of a part and its value."""
     blank = body.find(b"\r\n\r\n", start, min(end, start + PART_HEAD_LIMIT_BYTES))
     if blank == -1:
         raise errors.BadRequest(

@@ -1,7 +1,7 @@
 """Answers that come in parts, passed on to the client as they come.
 
-Once the first part has gone out there is no other way to tell of a failure than to cut the connection in
-mid-body, which is what TorchServe does too.
+Once the first part is sent, a failure can only be shown by closing the connection in mid-body, which is
+what TorchServe does too.
 """
 
 import logging
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def begin(req: GatewayRequest, resp: Response, link: Link, job: Waiter[Answer], first: bytes) -> None:
-    """Answer with parts, the first of which has come; its status and headers are set."""
+    """Stream the answer, whose first part has arrived; status and headers are set already."""
     parts = StreamedResponse(link, job, first, req.scope["request_id"])
     resp.data = None
     resp.stream = parts
-    # TorchServe's own mark, which it lets out.
+    # TorchServe sends this header, which is meant for its own use.
     resp.set_header("ts_stream_next", "true")
     if req.method == "HEAD":
         link.forget(job)
@@ -62,5 +62,5 @@ class StreamedResponse:
         return bytes(body)
 
     async def close(self) -> None:
-        """Cancel what has not come; nothing, where all has."""
+        """Cancel the job, unless all of its parts have arrived."""
         self._link.forget(self._job)

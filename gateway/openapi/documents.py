@@ -5,7 +5,6 @@ keep their names. Where they aren't (ids that come twice, defaults of the wrong 
 and fields that don't exist) ours say what happens. Tests compare them with a running server.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from typing import get_args
@@ -112,29 +111,24 @@ def _operation(operation: Operation, *, has_keys: bool) -> Document:
 
 
 def _responses(operation: Operation, *, has_keys: bool) -> Document:
-    described: dict[int | str, object] = dict(_answers(operation.answers))
+    described: dict[int, Document] = {
+        status: _response(success.description, success.media_type, success.schema)
+        for status, success in operation.successes.items()
+    }
     # A path with a bad escape is 400 everywhere, as is a call without its key.
-    failures = {400: _FAILURES[400]} | {status: _FAILURES[status] for status in operation.failures}
-    if has_keys and operation.key:
-        failures[503] = _FAILURES[503]
-    for status, words in failures.items():
-        if status == 413:
-            described[status] = {"description": words}
-        elif status not in described:
-            described[status] = _answer(words, JSON, schemas.ref("Error"))
+    failures = {400, *operation.failures, *((503,) if has_keys and operation.key else ())}
+    for status in failures - set(described):
+        error = _response(_FAILURES[status], JSON, schemas.ref("Error"))
+        described[status] = error if status != 413 else {"description": _FAILURES[413]}
+    responses: Document = {str(status): described[status] for status in sorted(described)}
     if operation.is_handlers:
-        described["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
-    return {str(status): described[status] for status in sorted(described, key=str)}
+        responses["default"] = {"description": "Whatever status, headers and body the model's handler chose."}
+    return responses
 
 
-def _answers(answers: Mapping[int, operations.Answer]) -> Iterable[tuple[int, Document]]:
-    for status, answer in answers.items():
-        yield status, _answer(answer.words, answer.media_type, answer.schema)
-
-
-def _answer(words: str, media_type: str, schema: schemas.Schema | None) -> Document:
+def _response(description: str, media_type: str, schema: schemas.Schema | None) -> Document:
     described: Document = {
-        "description": words,
+        "description": description,
         "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
     }
     if schema is not None:

@@ -19,10 +19,10 @@ from torchrelay.shared.wire.fields import KeyedApi
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Success:
     """A successful response; without a schema, its body is not described."""
 
-    words: str
+    description: str
     schema: Schema | None
     media_type: str = JSON
 
@@ -36,7 +36,7 @@ class Operation:
     id: str
     summary: str
     #: By status.
-    answers: Mapping[int, Answer]
+    successes: Mapping[int, Success]
     _: KW_ONLY
     #: The API whose key opens it; None: no key is needed.
     key: KeyedApi | None
@@ -57,7 +57,7 @@ def _query(name: str, schema: Schema, description: str) -> Schema:
     return {"in": "query", "name": name, "required": False, "description": description, "schema": schema}
 
 
-_DOCUMENT = {200: Answer("This document.", ref("Document"))}
+_DOCUMENT = {200: Success("This document.", ref("Document"))}
 DESCRIPTION: Operations = (
     Operation("options", "/", "apiDescription", "Describe this port.", _DOCUMENT, key=None),
     Operation("get", "/api-description", "api-description", "Describe this port; OPTIONS / does the same.",
@@ -66,8 +66,8 @@ DESCRIPTION: Operations = (
 
 PING: Operations = (
     Operation("get", "/ping", "ping", "Tell whether the fleet is healthy.",
-              {200: Answer("Every default version has its workers, or may still get them.", ref("Health")),
-               500: Answer("A model lacks workers for good, or there is no broker.", ref("Health"))},
+              {200: Success("Every default version has its workers, or may still get them.", ref("Health")),
+               500: Success("A model lacks workers for good, or there is no broker.", ref("Health"))},
               key="inference", description="Any method does the same, and any path below."),
 )  # fmt: skip
 
@@ -75,7 +75,7 @@ PING: Operations = (
 def _prediction(path: str, name: str, summary: str, query: tuple[Schema, ...] = ()) -> Operation:
     return Operation(
         "post", path, name, summary,
-        {200: Answer("What the handler returned. It has a content type only if the handler sets one.", None)},
+        {200: Success("What the handler returned, with a content type only if it sets one.", None)},
         key="inference", failures=(404, 413, 500, 503, 507), query=query, is_handlers=True,
         description="Any method but OPTIONS predicts; OPTIONS describes the model's routes.",
         body={
@@ -114,35 +114,35 @@ _LIVES = "Tell that this process lives."
 _IS_READY = "Tell whether this process can take requests on to the broker."
 OPEN_INFERENCE_PROTOCOL: Operations = (
     Operation("get", "/v2", "serverMetadata", "Tell what serves here.",
-              {200: Answer("The name and version of the server.", ref("ProtocolServer"))}, key="inference"),
+              {200: Success("The name and version of the server.", ref("ProtocolServer"))}, key="inference"),
     Operation("get", "/v2/health/live", "serverLive", _LIVES,
-              {200: Answer("The process lives.", ref("ProtocolLive"))}, key="inference"),
+              {200: Success("The process lives.", ref("ProtocolLive"))}, key="inference"),
     Operation("get", "/v2/health/ready", "serverReady", _IS_READY,
-              {200: Answer("The process is ready.", ref("ProtocolReady")),
-               503: Answer("There is no broker to ask.", ref("ProtocolReady"))},
+              {200: Success("The process is ready.", ref("ProtocolReady")),
+               503: Success("There is no broker to ask.", ref("ProtocolReady"))},
               key="inference"),
     Operation("get", "/v2/models/{model_name}/versions/{model_version}", "modelVersion",
               "Refuse: models have no versions in this protocol.",
-              {501: Answer("The refusal, which is the only answer.", ref("ProtocolRefusal"))},
+              {501: Success("The refusal, which is the only answer.", ref("ProtocolRefusal"))},
               key="inference"),
 )  # fmt: skip
 
 MODELS: Operations = (
     Operation("get", "/models", "listModels", "List registered models by name.",
-              {200: Answer("A page of the list.", ref("Models"))}, key="management", failures=(503,),
+              {200: Success("A page of the list.", ref("Models"))}, key="management", failures=(503,),
               query=(_query("limit", whole(None, None, 100),
                             "How many to list; a number that is not from 0 to 100 counts as 100."),
                      _query("next_page_token", TEXT, "The token of the page before."))),
     Operation("post", "/models", "registerModel", "Register a model archive.",
-              {200: Answer("Registered; the text says with how many workers.", ref("Status")),
-               202: Answer("Registered; its workers are being started.", ref("Status"))},
+              {200: Success("Registered; the text says with how many workers.", ref("Status")),
+               202: Success("Registered; its workers are being started.", ref("Status"))},
               key="management", failures=(404, 405, 408, 409, 413, 500, 503, 507),
               description="With a JSON body, its fields count and the query is ignored.",
               query=tuple(_query(name, schema, words) | {"required": name == "url"}
                           for name, (schema, words) in REGISTRATION.items()),
               body={"content": {JSON: {"schema": ref("Registration")}}}),
     Operation("get", "/workflows", "listWorkflows", "List workflows, of which there are none.",
-              {200: Answer("An empty list.", ref("Workflows"))}, key="management"),
+              {200: Success("An empty list.", ref("Workflows"))}, key="management"),
 )  # fmt: skip
 
 
@@ -157,19 +157,19 @@ _SCALE = (
 def _one_model(path: str, prefix: str, of: str, query: tuple[Schema, ...]) -> Operations:
     return (
         Operation("get", path, f"{prefix}describeModel", f"Describe {of} and its workers.",
-                  {200: Answer("One entry for each version asked for.", array(ref("Version")))},
+                  {200: Success("One entry for each version asked for.", array(ref("Version")))},
                   key="management", failures=(404, 500, 503, 507),
                   description="The version `all` stands for all of them.",
                   query=(_query("customized", FLAG,
                                 "Whether to ask its handler too, which may set the status."),),
                   is_handlers=True),
         Operation("put", path, f"{prefix}setAutoScale", f"Set how many workers {of} has.",
-                  {200: Answer("All workers are ready.", ref("Status")),
-                   202: Answer("Workers are being started or stopped.", ref("Status"))},
+                  {200: Success("All workers are ready.", ref("Status")),
+                   202: Success("Workers are being started or stopped.", ref("Status"))},
                   key="management", failures=(404, 408, 500, 503, 507),
                   query=(*_SCALE, *query)),
         Operation("delete", path, f"{prefix}unregisterModel", f"Unregister {of}.",
-                  {200: Answer("It is unregistered.", ref("Status"))}, key="management",
+                  {200: Success("It is unregistered.", ref("Status"))}, key="management",
                   failures=(403, 404, 405, 408, 503)),
     )  # fmt: skip
 
@@ -179,35 +179,35 @@ MODEL: Operations = (
     *_one_model("/models/{model_name}", "", "the default version", (_VERSION,)),
     *_one_model("/models/{model_name}/{model_version}", "version_", "a version", ()),
     Operation("put", "/models/{model_name}/{model_version}/set-default", "setDefault",
-              "Make a version the default one.", {200: Answer("It is the default one.", ref("Status"))},
+              "Make a version the default one.", {200: Success("It is the default one.", ref("Status"))},
               key="management", failures=(404, 503)),
 )  # fmt: skip
 
 
 def readiness(key: KeyedApi) -> Operations:
-    """Describe the question for a model's readiness, which the path's own API opens."""
+    """Describe the question whether a model is ready; on a shared port the inference key opens it."""
     return (
         Operation("get", "/v1/models/{model_name}", "modelReady",
                   "Tell whether a worker of the model is ready (KServe v1).",
-                  {200: Answer("Whether a worker is ready.", ref("Readiness"))}, key=key,
+                  {200: Success("Whether a worker is ready.", ref("Readiness"))}, key=key,
                   failures=(404, 503)),
     )  # fmt: skip
 
 
 FLEET: Operations = (
     Operation("get", "/fleet", "fleet", "Show nodes, models and workers, and why workers are missing.",
-              {200: Answer("The whole fleet at one moment.", ref("Fleet"))}, key="management",
+              {200: Success("The whole fleet at one moment.", ref("Fleet"))}, key="management",
               failures=(503,)),
-    Operation("get", "/livez", "livez", _LIVES, {200: Answer("The process lives.", ref("Probe"))}, key=None),
+    Operation("get", "/livez", "livez", _LIVES, {200: Success("The process lives.", ref("Probe"))}, key=None),
     Operation("get", "/readyz", "readyz", _IS_READY,
-              {200: Answer("The process is ready.", ref("Probe")),
-               503: Answer("The process is not ready; the body has the reason.", ref("Probe"))},
+              {200: Success("The process is ready.", ref("Probe")),
+               503: Success("The process is not ready; the body has the reason.", ref("Probe"))},
               key=None),
 )  # fmt: skip
 
 TOKEN: Operations = (
     Operation("get", "/token", "renewKey", "Make a new key, which is written to the key file of the server.",
-              {200: Answer("The key is made. The body is an empty line.", None)}, key="token",
+              {200: Success("The key is made. The body is an empty line.", None)}, key="token",
               failures=(500, 503), description="Any method does the same.",
               query=(_query("type", one_of("inference", "management"), "The API whose key is renewed.")
                      | {"required": True},)),
@@ -215,7 +215,7 @@ TOKEN: Operations = (
 
 METRICS: Operations = (
     Operation("get", "/metrics", "metrics", "Read the whole fleet's metrics in Prometheus' text format.",
-              {200: Answer("The metrics.", TEXT, "text/plain")}, key=None, failures=(503,),
+              {200: Success("The metrics.", TEXT, "text/plain")}, key=None, failures=(503,),
               description="Any method does the same, and any path below.",
               query=(_query("name[]", array(TEXT),
                             "Samples to read, by their full names; all if none is given."),)),

@@ -58,7 +58,7 @@ REGISTRATION: dict[str, tuple[Schema, str]] = {
 def _components() -> dict[str, Schema]:
     """Describe all bodies of answers, each under its class's name without `Body`."""
     _, found = msgspec.json.schema_components(
-        api_bodies.Body.__subclasses__(), ref_template="#/components/schemas/{name}"
+        api_bodies.JsonBody.__subclasses__(), ref_template="#/components/schemas/{name}"
     )
     named: dict[str, Schema] = msgspec.json.decode(msgspec.json.encode(found).replace(b'Body"', b'"'))
     return named
