@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Payload
 
@@ -24,6 +25,16 @@ class Batch(msgspec.Struct, frozen=True):
     lease: int
     is_describe: bool
     jobs: list[Job]
+
+
+def batch_of(assign: m.Assign, frames: Sequence[Payload]) -> Batch:
+    """Return the batch of a message that came with these frames. Raises WireError where they don't fit it."""
+    parts = codec.split_frames([item.frames for item in assign.items], frames)
+    jobs = [
+        Job(item.meta, part, item.sequence, item.starts_sequence)
+        for item, part in zip(assign.items, parts, strict=True)
+    ]
+    return Batch(assign.lease, assign.is_describe, jobs)
 
 
 class Leases:

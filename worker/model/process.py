@@ -30,7 +30,7 @@ from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
 from torchrelay.worker.model import launcher_traces, ranks
 from torchrelay.worker.model.async_engine import AsyncEngine
 from torchrelay.worker.model.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
-from torchrelay.worker.model.held_leases import Batch, Job, Leases
+from torchrelay.worker.model.held_leases import Leases, batch_of
 from torchrelay.worker.model.loading import Model, load, make_room, server_config
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part
@@ -199,20 +199,16 @@ class Worker:
             case m.Misunderstood(reason):
                 logger.error("worker.misunderstood: %s", reason)
 
-    def _accept(self, batch: m.Assign, frames: list[memoryview]) -> None:
+    def _accept(self, assign: m.Assign, frames: list[memoryview]) -> None:
         if self._stop.is_set:
-            return  # the goodbye hands it back
+            return  # Bye hands it back
         try:
-            parts = codec.split_frames([item.frames for item in batch.items], frames)
+            batch = batch_of(assign, frames)
         except codec.WireError as error:
             # Left unanswered: that this worker doesn't hold it tells the broker that it is lost.
             logger.error("batch.unreadable: %s", error)
             return
-        jobs = [
-            Job(item.meta, part, item.sequence, item.starts_sequence)
-            for item, part in zip(batch.items, parts, strict=True)
-        ]
-        self.leases.assigned(Batch(batch.lease, batch.is_describe, jobs))
+        self.leases.assigned(batch)
 
     def _flush(self) -> None:
         while first := self.leases.first():

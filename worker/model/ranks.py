@@ -5,15 +5,16 @@ environment, so that `torch.distributed.init_process_group` needs no arguments, 
 Answers, parts and metrics are those of rank 0.
 """
 
+import contextlib
 import logging
 import os
 import select
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
 from ts.utils.gpus import visible_to
 
@@ -23,13 +24,11 @@ from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.model.engines import Echo
-from torchrelay.worker.model.held_leases import Batch, Job
+from torchrelay.worker.model.held_leases import Batch, batch_of
 from torchrelay.worker.model.runner import Runner
 
 logger = logging.getLogger(__name__)
 
-_COUNT = struct.Struct("!I")
-_LENGTH = struct.Struct("!Q")
 _LEASE = struct.Struct("!Q")
 
 
@@ -39,11 +38,11 @@ def threads(config: ModelConfig) -> int:
 
 
 class Leader:
-    """Rank 0: passes on what it runs."""
+    """Rank 0: passes on what it runs, as plain bytes, which nobody unpickles: head, leases, each frame."""
 
     rank = 0
 
-    def __init__(self, followers: Sequence[socket.socket]) -> None:
+    def __init__(self, followers: Sequence[Connection]) -> None:
         self._followers = followers
         if followers:
             threading.Thread(target=self._watch, name="followers", daemon=True).start()
@@ -56,9 +55,9 @@ class Leader:
         head = codec.encode(m.Assign(batch.lease, batch.is_describe, items), 0)
         packed = b"".join(map(_LEASE.pack, leases))
         parts = [head, packed, *(frame for job in batch.jobs for frame in job.frames)]
-        message = b"".join([_COUNT.pack(len(parts)), *(_LENGTH.pack(len(p)) + bytes(p) for p in parts)])
         for follower in self._followers:
-            follower.sendall(message)
+            for part in parts:
+                follower.send_bytes(part)
 
     def _watch(self) -> None:
         """End with the first of the others: rank 0 may be waiting for it where no signal is heard."""
@@ -70,9 +69,9 @@ class Leader:
 class Follower:
     """Any other rank: runs what rank 0 passes on, until that is gone."""
 
-    def __init__(self, rank: int, leader: socket.socket) -> None:
+    def __init__(self, rank: int, leader: Connection) -> None:
         self.rank = rank
-        self._messages = leader.makefile("rb")
+        self._leader = leader
 
     def follow(self, runner: Runner) -> None:
         """Run whatever is shared."""
@@ -83,19 +82,13 @@ class Follower:
                 runner.measuring.sent(clock.monotonic())
 
     def _shared(self) -> Iterator[tuple[Batch, list[int]]]:
-        while packed := self._messages.read(_COUNT.size):
-            head, leases, *frames = [_read_part(self._messages) for _ in range(_COUNT.unpack(packed)[0])]
-            assign, _ = codec.decode(head)
-            assert isinstance(assign, m.Assign)
-            parts = codec.split_frames([item.frames for item in assign.items], frames)
-            jobs = [
-                Job(item.meta, part, item.sequence, item.starts_sequence)
-                for item, part in zip(assign.items, parts, strict=True)
-            ]
-            yield (
-                Batch(assign.lease, assign.is_describe, jobs),
-                [lease for (lease,) in _LEASE.iter_unpack(leases)],
-            )
+        with contextlib.suppress(EOFError):  # rank 0 has ended
+            while True:
+                assign, _ = codec.decode(self._leader.recv_bytes())
+                assert isinstance(assign, m.Assign)
+                packed = self._leader.recv_bytes()
+                frames = [self._leader.recv_bytes() for item in assign.items for _ in range(item.frames)]
+                yield batch_of(assign, frames), [lease for (lease,) in _LEASE.iter_unpack(packed)]
 
 
 def see_only(gpu_ids: Sequence[int]) -> None:
@@ -115,9 +108,9 @@ def gather(config: ModelConfig) -> Leader | Follower:
     size = config.processes
     variables = _variables(size, threads(config))
     leader_pid = os.getpid()
-    followers: list[socket.socket] = []
+    followers: list[Connection] = []
     for rank in range(1, size):
-        ours, theirs = socket.socketpair()
+        ours, theirs = Pipe()
         if os.fork() == 0:
             die_with_parent(leader_pid)
             for other in (ours, *followers):
@@ -150,11 +143,3 @@ def _variables(size: int, omp_threads: int) -> dict[str, str]:
 
 def _of_rank(rank: int) -> dict[str, str]:
     return {name: str(rank) for name in ("RANK", "LOCAL_RANK", "ROLE_RANK")}
-
-
-def _read_part(messages: BinaryIO) -> bytes:
-    (length,) = _LENGTH.unpack(messages.read(_LENGTH.size))
-    part = messages.read(length)
-    if len(part) < length:
-        sys.exit(1)  # rank 0 ended while it spoke
-    return part
