@@ -14,14 +14,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import servers, wrk
-from benchmarks.results import Check, Plan, Point
+from benchmarks.results import Check, Point, RunPlan
 from benchmarks.run import FAILURES, add_load_options, make_store, measure_load, plan_of
 
 ROOT = Path(__file__).parents[1]
 GIT_LIMIT_S = 60.0
 KEYS = ("old", "new")
 #: Many short pairs: what the machine does between two of them matters less.
-PLAN = Plan(seconds=2.0, warmup_seconds=2.0, rounds=11, connections=(1, 16, 64))
+PLAN = RunPlan(seconds=2.0, warmup_seconds=2.0, rounds=11, connections=(1, 16, 64))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

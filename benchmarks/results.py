@@ -18,7 +18,7 @@ class Machine(Record, frozen=True, kw_only=True):
     versions: dict[str, str]
 
 
-class Plan(Record, frozen=True, kw_only=True):
+class RunPlan(Record, frozen=True, kw_only=True):
     """How long and how often; the defaults are the ones to publish."""
 
     seconds: float = 5.0
@@ -109,7 +109,7 @@ class Results(Record, frozen=True, kw_only=True):
     command: str
     revision: str
     machine: Machine
-    plan: Plan
+    plan: RunPlan
     servers: dict[str, str]
     starts: tuple[StartUp, ...] = ()
     processes: tuple[ProcessFacts, ...] = ()

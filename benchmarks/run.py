@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import bare, core, hardware, processes, report, servers, wrk
-from benchmarks.results import Check, Plan, Point, ProcessFacts, Results, StartUp
+from benchmarks.results import Check, Point, ProcessFacts, Results, RunPlan, StartUp
 from torchrelay.shared import clock
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.errors import RelayError
@@ -34,7 +34,7 @@ FAILURES = (wrk.WrkFailed, servers.ServerFailed, RelayError, subprocess.Subproce
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    plan = Plan()
+    plan = RunPlan()
     made = f"environment that has TorchServe; made in {DEFAULT_VENV} unless given"
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--torchserve-venv", type=Path, metavar="DIR", help=made)
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def add_load_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
+def add_load_options(parser: argparse.ArgumentParser, plan: RunPlan) -> None:
     """Add the options of every run under load; `plan` has the defaults."""
     parser.add_argument("--seconds", type=float, default=plan.seconds, help="of each timed run")
     parser.add_argument("--warmup-seconds", type=float, default=plan.warmup_seconds, help="of each server")
@@ -55,9 +55,9 @@ def add_load_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
     parser.add_argument("--gateway-processes", type=int, default=plan.gateway_processes, help="of torchrelay")
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def plan_of(options: argparse.Namespace) -> RunPlan:
     """Make the plan that the options of `add_load_options` describe."""
-    return Plan(
+    return RunPlan(
         seconds=options.seconds,
         warmup_seconds=options.warmup_seconds,
         rounds=options.rounds,
@@ -131,7 +131,7 @@ def make_store(folder: Path) -> Path:
 
 
 def measure_starts(
-    contestants: Sequence[servers.Contestant], plan: Plan, folder: Path, store: Path
+    contestants: Sequence[servers.Contestant], plan: RunPlan, folder: Path, store: Path
 ) -> tuple[list[StartUp], list[ProcessFacts]]:
     """Start each server from an empty folder and again from what that left; read its memory once."""
     starts: list[StartUp] = []
@@ -153,13 +153,13 @@ def measure_starts(
 
 
 def measure_load(
-    contestants: Sequence[servers.Contestant], plan: Plan, folder: Path, store: Path
+    contestants: Sequence[servers.Contestant], plan: RunPlan, folder: Path, store: Path
 ) -> tuple[list[Check], list[Point]]:
     """Start all servers, check their answers, and time them in turns."""
     checks: list[Check] = []
     points: list[Point] = []
     with ExitStack() as stack:
-        up: dict[str, servers.Server] = {}
+        up: dict[str, servers.StartedServer] = {}
         for contestant in contestants:
             home = folder / f"load-{contestant.key}"
             server = stack.enter_context(servers.running(contestant, home, store, plan, loads_model=False))
@@ -176,14 +176,14 @@ def measure_load(
     return checks, points
 
 
-def _check(server: servers.Server, connections: int) -> Check:
+def _check(server: servers.StartedServer, connections: int) -> Check:
     verdict = wrk.check(server.prediction_url, connections, CHECK_S)
     return Check(
         server=server.contestant.key, connections=connections, answers=verdict.answers, wrong=verdict.wrong
     )
 
 
-def _time(server: servers.Server, connections: int, turn: int, plan: Plan) -> Point:
+def _time(server: servers.StartedServer, connections: int, turn: int, plan: RunPlan) -> Point:
     role_of = server.contestant.role_of
     before = processes.cpu_seconds(server.process.pid, role_of)
     load = wrk.measure(server.prediction_url, connections, plan.seconds)

@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from benchmarks.processes import RoleOf, torchrelay_role, torchserve_role
-from benchmarks.results import Plan
+from benchmarks.results import RunPlan
 from torchrelay.shared import clock
 from torchrelay.shared.settings import environment
 
@@ -99,7 +99,7 @@ def torchserve(venv: Path, *, is_quiet: bool = False) -> Contestant:
 
 
 @dataclass
-class Server:
+class StartedServer:
     """A server that runs, or is on its way to."""
 
     contestant: Contestant
@@ -128,7 +128,7 @@ class Server:
             self._until(lambda: self._predicts(http))
         return clock.monotonic() - self.launched_at
 
-    def register(self, plan: Plan) -> None:
+    def register(self, plan: RunPlan) -> None:
         """Register the model with one worker, by REST."""
         parameters: dict[str, str | int] = {
             "url": ARCHIVE,
@@ -165,8 +165,8 @@ class Server:
 
 @contextmanager
 def running(
-    contestant: Contestant, home: Path, store: Path, plan: Plan, *, loads_model: bool
-) -> Iterator[Server]:
+    contestant: Contestant, home: Path, store: Path, plan: RunPlan, *, loads_model: bool
+) -> Iterator[StartedServer]:
     """Start a server in `home`, which it may have used before, and stop it at the end."""
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     (home / QUIET_CONFIG).write_text(QUIET_LOG4J)
@@ -188,7 +188,7 @@ def running(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        server = Server(contestant, process, _url(ports[0]), _url(ports[1]), home, launched_at)
+        server = StartedServer(contestant, process, _url(ports[0]), _url(ports[1]), home, launched_at)
         watcher = threading.Thread(target=_note_start, args=(server,))
         watcher.start()
         stack.callback(watcher.join)
@@ -196,7 +196,7 @@ def running(
         yield server
 
 
-def config_properties(ports: list[int], plan: Plan) -> str:
+def config_properties(ports: list[int], plan: RunPlan) -> str:
     """Write the settings that both servers get.
 
     The queue is longer than TorchServe's 100, or 256 connections would measure refusals; TorchServe's
@@ -244,7 +244,7 @@ def _environment(contestant: Contestant, home: Path) -> dict[str, str]:
     return ours | made | ({"PYTHONPATH": contestant.python_path} if contestant.python_path else {})
 
 
-def _note_start(server: Server) -> None:
+def _note_start(server: StartedServer) -> None:
     """Note when the server says that it has started; by then it has said little else."""
     log = server.home / LOG
     while server.process.poll() is None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from benchmarks import report
-from benchmarks.results import Check, Load, Loop, Machine, Plan, Point, ProcessFacts, Results, StartUp
+from benchmarks.results import Check, Load, Loop, Machine, Point, ProcessFacts, Results, RunPlan, StartUp
 
 SERVERS = {"torchrelay": "torchrelay", "torchserve": "TorchServe"}
 CONNECTIONS = (1, 64)
@@ -35,7 +35,7 @@ def results() -> Results:
         revision="abc1234",
         machine=Machine(cpu="A CPU", cores=2, memory_bytes=2**34, kernel="Linux 6", python="3.11.7",
                         versions={"torch": "2.13.0"}),
-        plan=Plan(connections=CONNECTIONS, rounds=1),
+        plan=RunPlan(connections=CONNECTIONS, rounds=1),
         servers=SERVERS,
         starts=tuple(StartUp(server=key, is_cold=cold, started_s=1.5, predicted_s=2.25)
                      for key in SERVERS for cold in (True, False)),

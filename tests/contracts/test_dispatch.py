@@ -18,6 +18,8 @@ UNIONS = (
     ),
 )
 MESSAGES = "shared/wire/messages.py"
+LAUNCHER = "worker/launcher/launcher_protocol.py"
+READER = "shared/archives/reader_protocol.py"
 #: File of a union, the union, and the files or folders that have a branch for each member between them.
 DISPATCHERS = (
     ("broker/core/events.py", "Event", ("broker/core/", "broker/models/")),
@@ -29,6 +31,9 @@ DISPATCHERS = (
     (MESSAGES, "ToGateway", ("gateway/session.py", "shared/wire/")),
     (MESSAGES, "ToNode", ("worker/node/", "worker/common/", "shared/wire/")),
     (MESSAGES, "ToWorker", ("worker/model/", "worker/common/", "shared/wire/")),
+    (LAUNCHER, "Report", ("worker/node/worker_processes.py",)),
+    (READER, "Work", ("shared/archives/reader_process.py",)),
+    (READER, "Answer", ("shared/archives/reader.py",)),
     (MESSAGES, "Question", ("broker/core/",)),
     (MESSAGES, "Change", ("broker/models/",)),
 )

@@ -97,7 +97,6 @@ def ask_now_and_then(world: World, until: float, models: Sequence[str] = (MODEL,
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("seed", range(6))
 def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: int) -> None:
-    print(f"to repeat: pytest tests/simulation -k '{scenario}' and seed {seed}")  # noqa: T201  # shown on failure
     world = fleet(seed, SCENARIOS[scenario])
     world.is_faulty = True
     world.begin_misfortune()
