@@ -82,15 +82,15 @@ logger = logging.getLogger(__name__)
 
 #: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
 TURN_LIMIT_MESSAGES = 256
-#: And of their heads: what is in them takes 25 ns a byte to read, and some more to act on.
+#: Bytes of their heads taken in one turn: a byte takes 25 ns to decode, and some more to act on.
 TURN_LIMIT_BYTES = codec.HEAD_TO_BROKER_LIMIT_BYTES
 #: Frames of an overlong message that are dropped in one turn, during which nobody else is heard.
 TURN_LIMIT_DROPPED = 20_000
-#: What is waited after a turn that failed, so that one that fails for good leaves room for others.
+#: The pause after a turn that failed, so that a loop that fails again and again leaves the CPU to others.
 FAULT_PAUSE_S = 0.05
-#: What the broker may need beside what its queues may hold.
+#: Memory that the broker may need beside what its queues may hold.
 ROOM_BESIDE_QUEUES_BYTES = 1 << 30
-#: Reading chunks for nodes; more would only make the disk seek.
+#: Threads that read chunks for nodes; more would only make the disk seek.
 DISK_THREADS = 2
 #: Archives that are here already, hashed and checked so many at once, and so many of one name: one that takes
 #: all the time that it may have, again and again, leaves places to others.
@@ -204,7 +204,7 @@ class Server:
         self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._address_locks: list[IO[bytes]] = []
         self._chunks = ChunkCredit(self._read_chunk)
-        #: Whose message has more frames than one may have; the rest of it is being dropped.
+        #: The peer whose message has too many frames; the rest of it is being dropped.
         self._overlong: bytes | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -213,9 +213,9 @@ class Server:
         self._unsent: list[Event] = []
         #: How long the loop waits after a turn that failed, which may well fail again.
         self._pause_s = 0.0
-        #: Heads that were taken in this turn.
+        #: Bytes of heads that were taken in this turn.
         self._taken_bytes = 0
-        #: Lines of the log about what raised, by their event: what raises does so again, and soon.
+        #: Limits of lines about faults, by their log event: what raises does so again, and soon.
         self._fault_lines = {
             event: logs.Sparing() for event in ("broker.turn_failed", "broker.effect_failed")
         }
@@ -278,7 +278,7 @@ class Server:
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
 
     def close(self) -> None:
-        """Let go of everything; what is durable is so already, and peers find out by themselves."""
+        """Close sockets, threads and files; what is durable is so already, and peers notice by themselves."""
         self._is_stopping = True
         self._reader.close()  # what waits for it would keep us
         deadline = clock.monotonic() + CLOSE_S
@@ -313,7 +313,7 @@ class Server:
         return loads
 
     def _open_keys(self, keys: Keyring, snapshot: Snapshot, now: float) -> None:
-        """Have keys before anybody can ask for one. Raises StoreFailed where they can't be shown."""
+        """Read or make access keys before any request. Raises StoreFailed where they can't be shown."""
         if self._settings.key_file is None or not keys.makes_keys:
             return
         path = Path(self._settings.key_file)
@@ -352,7 +352,7 @@ class Server:
     # Receiving
 
     def _receive(self, events: list[Event]) -> None:
-        """Take in what has arrived, up to the turn's limit."""
+        """Receive what has arrived, up to the turn's limits, and add it to the events."""
         self._taken_bytes = 0
         for _ in range(TURN_LIMIT_MESSAGES):
             if self._taken_bytes >= TURN_LIMIT_BYTES:
@@ -539,13 +539,13 @@ class Server:
 
 
 def memory_limit_bytes(settings: BrokerSettings, available: int) -> int:
-    """Return above which memory connections are cut: half of what there is, or room for full queues."""
+    """Return the memory above which connections are cut: half of the host's, or room for full queues."""
     room = min(settings.queue_limit_bytes + ROOM_BESIDE_QUEUES_BYTES, 9 * available // 10)
     return settings.memory_limit_bytes or max(available // 2, room)
 
 
 def _metrics(settings: BrokerSettings) -> Metrics:
-    """Make the metrics that are configured; a file that can't be used leaves none, as in TorchServe."""
+    """Make the configured metrics; with a file that can't be used there are none, as in TorchServe."""
     path = Path(settings.metrics_config) if settings.metrics_config else BUILT_IN_METRICS
     config, content = metrics_config.MetricsConfig(), b""
     try:

@@ -18,12 +18,12 @@ Send = Callable[[bytes, m.Message, Sequence[Frame]], None]
 
 @dataclass(slots=True, eq=False)
 class Gateway:
-    """A gateway process: what it waits for, and what it is told at the end of the turn."""
+    """A gateway process: its jobs, and the answers that it gets at the end of the turn."""
 
     peer: bytes
     name: str
     last_heard: float
-    #: What its process took in before it heard this beat had waited for a broker that heard nothing.
+    #: What its process took in before it heard this beat had to wait for a broker that heard nothing.
     held_before: int = 0
     #: Its jobs that have not ended, by its own numbers.
     jobs: dict[int, Job] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Answers:
 
 
 def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
-    """Return TorchServe's one error for "no worker", "queue full" and more; the stray quote is its own."""
+    """Return TorchServe's one error for "no worker", "queue full" and more; so is the unpaired quote."""
     model, version = job.key
     named = f'Model "{model}" Version {version}"' if job.names_version else f'Model "{model}"'
     if job.is_describe:
@@ -99,7 +99,7 @@ def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
 
 
 def late(job: Job, limit_s: float) -> errors.PredictionTimeout:
-    """Return the error of a job whose client's patience has ended."""
+    """Return the error of a job that has not ended within its model's clientTimeoutInMills."""
     limit_ms = 1000 * limit_s
     is_queued = job.state is JobState.QUEUED
     return errors.PredictionTimeout(
@@ -109,5 +109,5 @@ def late(job: Job, limit_s: float) -> errors.PredictionTimeout:
 
 
 def part_lost() -> errors.WorkerDied:
-    """Return the error of what still ran of a lease when a part was lost: nobody knows whose it was."""
+    """Return the error of the running jobs of a lease of which a part was lost: it may be any job's part."""
     return errors.WorkerDied("Worker died.", "a part of its answer was lost on the way")

@@ -1,4 +1,4 @@
-"""Requests for models of the start that are not registered yet: they wait until it is known what is. Pure.
+"""Requests for models of the start that are not registered yet: they wait until those are. Pure.
 
 TorchServe opens its ports when the models of its start are registered; here gateways may be up long before,
 and a name that nobody knows yet is not "not found".
@@ -16,7 +16,7 @@ from torchrelay.shared.wire.codec import Frame
 
 #: As long as a gateway waits for a broker that is away, unless it is told otherwise.
 WAIT_LIMIT_S = 30.0
-#: Names shown to who waited too long.
+#: Urls named in the error of a request that waited too long.
 SHOWN_LIMIT = 5
 
 
@@ -42,7 +42,7 @@ class EarlyRequest:
 
 
 class EarlyRequests:
-    """What waits for the end of the start, in the order in which it came."""
+    """The requests that wait for the end of the start, in the order in which they came."""
 
     def __init__(self, answers: Answers, send: Send, *, limit: int, limit_bytes: int) -> None:
         self._answers = answers
@@ -68,18 +68,18 @@ class EarlyRequests:
         return (peer, number) in self.waiting
 
     def forget(self, peer: bytes, number: int) -> None:
-        """Let a job go whose client has gone."""
+        """Forget a request whose client has left."""
         early = self.waiting.pop((peer, number), None)
         if early is not None:
             self._bytes -= early.size
 
     def forget_gateway(self, peer: bytes) -> None:
-        """Let go whatever a gateway waits for."""
+        """Forget all requests of a gateway."""
         for key in [key for key in self.waiting if key[0] == peer]:
             self.forget(*key)
 
     def expire(self, loading: Iterable[str], now: float) -> None:
-        """Refuse what has waited for too long."""
+        """Refuse the requests that have waited for WAIT_LIMIT_S."""
         for (peer, number), early in list(self.waiting.items()):
             if early.given_up_at > now:
                 return  # those behind it came later
@@ -87,7 +87,7 @@ class EarlyRequests:
             self._refuse(early, loading)
 
     def take(self, must_wait: Callable[[m.SubmitItem | m.Ask], bool]) -> list[EarlyRequest]:
-        """Return what need not wait any more, and keep it no longer."""
+        """Remove and return the requests that need not wait any more."""
         taken = [early for early in self.waiting.values() if not must_wait(early.request)]
         for early in taken:
             self.forget(early.gateway.peer, early.number)
@@ -111,7 +111,7 @@ def default_versions_first(models: Sequence[StartupModel]) -> list[StartupModel]
 
 
 def still_registering(loading: Iterable[str]) -> errors.ServiceUnavailable:
-    """Say that it can't be told yet which models there are."""
+    """Return the error of a request that came too early: the models of the start are not all registered."""
     urls = [without_query(url) for url in loading]
     shown = ", ".join(urls[:SHOWN_LIMIT]) + (", ..." if len(urls) > SHOWN_LIMIT else "")
     return errors.ServiceUnavailable(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrelay.broker.core.keyring import Made
+from torchrelay.broker.core.keyring import IssuedKeys
 from torchrelay.broker.core.torchserve_metrics import Line
 from torchrelay.broker.models.records import Change
 from torchrelay.shared.settings import StartupModel
@@ -45,7 +45,7 @@ class KeepKeys:
     """Make access keys durable and write the key file; answered by Stored."""
 
     token: int
-    made: Made
+    made: IssuedKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class WriteMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Say something in the log: an event name of ours and its facts."""
+    """Write a line to the log: an event name of ours and its facts."""
 
     level: int
     event: str

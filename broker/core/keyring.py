@@ -20,7 +20,7 @@ from torchrelay.shared.wire.fields import KeyedApi
 
 
 @dataclass(frozen=True, slots=True)
-class MadeKey:
+class IssuedKey:
     """A key made here; the one for the token API never expires."""
 
     text: str = field(repr=False)
@@ -28,10 +28,10 @@ class MadeKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """All keys made here: the newest of each API, and those before them that still open it for a while."""
+class IssuedKeys:
+    """All keys made here: the newest of each API, and older ones that are valid for a while (the overlap)."""
 
-    newest: Mapping[KeyedApi, MadeKey]
+    newest: Mapping[KeyedApi, IssuedKey]
     retiring: tuple[KeyRecord, ...] = ()
 
     def change(self) -> PutKeys:
@@ -67,51 +67,51 @@ class Keyring:
         self._settings = settings
         self._make_text = make_text
         self._wall_ms = clock.wall_of(now, wall_ms)
-        self._made = Made({})
+        self._made = IssuedKeys({})
 
     def follow(self, listening: clock.ListeningClock) -> None:
-        """Be told the times of a clock that may stand still; keys go on expiring in real time."""
+        """Take times of the core's clock, which may stand still, from now on; keys expire in real time."""
         wall_ms = self._wall_ms
         self._wall_ms = lambda at: wall_ms(listening.real(at))
 
     @property
     def makes_keys(self) -> bool:
-        """Whether there is a place to show the keys that are made here; without one nobody could use them."""
+        """Whether keys are made here: only if a key file shows them, without which nobody could use them."""
         return self._settings.token_authorization and self._settings.key_file is not None
 
-    def open(self, known: tuple[KeyRecord, ...], texts: Mapping[KeyedApi, str], now: float) -> Made:
+    def open(self, known: tuple[KeyRecord, ...], texts: Mapping[KeyedApi, str], now: float) -> IssuedKeys:
         """Return the keys of a broker that starts: what it knows and the key file still shows, or new ones.
 
         A shorter token_expiration_min holds for keys from before, too. What the file doesn't show any more
         was taken out of use on purpose, or is in its overlap.
         """
         by_sha256 = {record.sha256: record for record in known if self._is_alive(record, now)}
-        newest: dict[KeyedApi, MadeKey] = {}
+        newest: dict[KeyedApi, IssuedKey] = {}
         for api in ENTRY_NAMES:
             record = by_sha256.get(sha256(texts.get(api, "")))
             newest[api] = self._new_key(api, now)
             if record is not None and record.api == api:
                 del by_sha256[record.sha256]
-                newest[api] = MadeKey(texts[api], _sooner(record.expires_at_ms, newest[api].expires_at_ms))
-        return Made(newest, self._retire(by_sha256.values(), now))
+                newest[api] = IssuedKey(texts[api], _sooner(record.expires_at_ms, newest[api].expires_at_ms))
+        return IssuedKeys(newest, self._retire(by_sha256.values(), now))
 
-    def renew(self, api: KeyedApi, now: float) -> Made:
-        """Return the keys with a new one for `api`. Raises where none can be made."""
+    def renew(self, api: KeyedApi, now: float) -> IssuedKeys:
+        """Return the keys with a new one for `api`. Raises where none is made."""
         if not self._settings.token_authorization:
             raise errors.ResourceNotFound
         if not self.makes_keys:
             raise errors.BadRequest("There is no key_file, so no key can be renewed here.")
         old = self._made.newest[api]
         retiring = (*self._made.retiring, KeyRecord(api, sha256(old.text), old.expires_at_ms))
-        return Made({**self._made.newest, api: self._new_key(api, now)}, self._retire(retiring, now))
+        return IssuedKeys({**self._made.newest, api: self._new_key(api, now)}, self._retire(retiring, now))
 
-    def use(self, made: Made) -> None:
-        """Let keys that are durable count from now on."""
+    def use(self, made: IssuedKeys) -> None:
+        """Make keys valid that have become durable."""
         self._made = made
 
     def message(self, now: float) -> m.KeysChanged:
-        """Return what gateways must know: every key that opens something now."""
-        static = (m.AccessKey(key.api, told(key.key), None) for key in self._settings.static_keys)
+        """Return the message that gives gateways every key that is valid now."""
+        static = (m.AccessKey(key.api, sent_hash(key.key), None) for key in self._settings.static_keys)
         made = (
             m.AccessKey(record.api, sha256(record.sha256), self._left_ms(record, now))
             for record in self._made.change().keys
@@ -120,7 +120,7 @@ class Keyring:
         return m.KeysChanged((*static, *made))
 
     def is_proven(self, api: KeyedApi, proof: str, now: float) -> bool:
-        """Tell whether a proof is one of a key that opens an API. Each is compared in constant time."""
+        """Tell whether a proof is that of a valid key for an API. Each is compared in constant time."""
         static = (sha256(key.key) for key in self._settings.static_keys if key.api == api)
         made = (
             record.sha256
@@ -130,9 +130,9 @@ class Keyring:
         fits = [hmac.compare_digest(known.encode(), proof.encode()) for known in (*static, *made)]
         return any(fits)
 
-    def _new_key(self, api: KeyedApi, now: float) -> MadeKey:
+    def _new_key(self, api: KeyedApi, now: float) -> IssuedKey:
         life_ms = int(self._settings.token_expiration_min * 60_000)
-        return MadeKey(self._make_text(), None if api == "token" else self._wall_ms(now) + life_ms)
+        return IssuedKey(self._make_text(), None if api == "token" else self._wall_ms(now) + life_ms)
 
     def _retire(self, records: Iterable[KeyRecord], now: float) -> tuple[KeyRecord, ...]:
         end_ms = self._wall_ms(now) + int(self._settings.token_overlap_s * 1000)
@@ -152,7 +152,7 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def told(text: str) -> str:
+def sent_hash(text: str) -> str:
     """Return what gateways are told of a key, see `AccessKey`."""
     return sha256(sha256(text))
 

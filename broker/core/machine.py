@@ -47,7 +47,7 @@ from torchrelay.broker.core.events import (
 )
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.peers import Peers
-from torchrelay.broker.core.questions import Questions, State
+from torchrelay.broker.core.questions import BrokerState, Questions
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
@@ -139,8 +139,10 @@ class BrokerCore:
             self.keys, self.stats, outbox, now=now,
         )  # fmt: skip
         self._questions = Questions(
-            State(settings, self.catalog, self.fleet, self.jobs, self.management, self.stats, self.metrics,
-                  self.gateways, epoch, now, self._wall_ms, self._clock.real),
+            BrokerState(
+                settings, self.catalog, self.fleet, self.jobs, self.management, self.stats, self.metrics,
+                self.gateways, epoch, now, self._wall_ms, self._clock.real,
+            ),
             outbox.send,
         )  # fmt: skip
         #: A gateway that has said nothing for so long has missed a beat, and half the time to the next.

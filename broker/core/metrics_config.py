@@ -31,7 +31,7 @@ LABEL_COUNTS = {
 
 
 class MetricsConfigError(ValueError):
-    """A metrics.yaml that can't be used; no metric of TorchServe's exists then."""
+    """A metrics.yaml that can't be used; then there are none of TorchServe's metrics."""
 
 
 @dataclass(frozen=True, slots=True)

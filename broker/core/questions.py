@@ -29,7 +29,7 @@ QUARANTINED_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BrokerState:
     """What is read for answers."""
 
     settings: BrokerSettings
@@ -50,7 +50,7 @@ class State:
 class Questions:
     """The questions that wait; some are answered each turn, so that many hold nobody else up for long."""
 
-    def __init__(self, state: State, send: Send) -> None:
+    def __init__(self, state: BrokerState, send: Send) -> None:
         self._state = state
         self._send = send
         #: By gateway and its own number, in the order in which they came.
@@ -80,7 +80,7 @@ class Questions:
                 self._send(peer, answer(self._state, question, now), ())
 
 
-def answer(state: State, question: m.Question, now: float) -> m.Reply:
+def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
     """Answer a question; an unknown model is refused."""
     try:
         match question:
@@ -103,13 +103,15 @@ def answer(state: State, question: m.Question, now: float) -> m.Reply:
         return m.AskRefused(question.ask, error.name, error.message, error.details)
 
 
-def _all_facts(state: State, records: Iterable[VersionRecord], now: float) -> tuple[m.VersionFacts, ...]:
+def _all_facts(
+    state: BrokerState, records: Iterable[VersionRecord], now: float
+) -> tuple[m.VersionFacts, ...]:
     explanations = Explanations(state.fleet, now)
     return tuple(version_facts(state, record, explanations, now) for record in records)
 
 
 def version_facts(
-    state: State, record: VersionRecord, explanations: Explanations, now: float
+    state: BrokerState, record: VersionRecord, explanations: Explanations, now: float
 ) -> m.VersionFacts:
     """Describe one version."""
     key = (record.model, record.version)
@@ -179,12 +181,12 @@ def _quarantined(queue: VersionQueue, now: float) -> tuple[m.QuarantinedItem, ..
     )
 
 
-def _gpu_use(state: State, worker: Worker) -> m.GpuUse | None:
+def _gpu_use(state: BrokerState, worker: Worker) -> m.GpuUse | None:
     node = state.fleet.nodes.get(worker.node) if worker.node is not None else None
     return node.gpus.get(worker.device) if node else None
 
 
-def _device_type(state: State, record: VersionRecord) -> Literal["cpu", "gpu"]:
+def _device_type(state: BrokerState, record: VersionRecord) -> Literal["cpu", "gpu"]:
     """Say what its workers run on; without a word of the archive, what the fleet has."""
     workers = state.fleet.of_version((record.model, record.version))
     if workers:
@@ -199,7 +201,7 @@ def _or(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def fleet_facts(state: State, ask: int, now: float) -> m.FleetRead:
+def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
     """Describe the whole fleet."""
     nodes = tuple(
         m.NodeFacts(
@@ -218,7 +220,7 @@ def fleet_facts(state: State, ask: int, now: float) -> m.FleetRead:
                        tuple(state.management.loading))  # fmt: skip
 
 
-def health_reasons(state: State, now: float) -> tuple[str, ...]:
+def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
     """Name the default versions that lack workers and won't get them by themselves, and a start that goes on.
 
     As TorchServe's /ping: workers that are starting, or have crashed for less than the model's recovery
@@ -236,13 +238,13 @@ def health_reasons(state: State, now: float) -> tuple[str, ...]:
     )
 
 
-def _is_past_recovery(state: State, record: VersionRecord, now: float) -> bool:
+def _is_past_recovery(state: BrokerState, record: VersionRecord, now: float) -> bool:
     condition = state.fleet.condition((record.model, record.version))
     window_s = _or(record.config.restart_window_s, state.settings.restart_window_s)
     return condition.failures > 0 and now - condition.first_failure_at >= window_s
 
 
-def metric_families(state: State, now: float) -> list[m.MetricFamily]:
+def metric_families(state: BrokerState, now: float) -> list[m.MetricFamily]:
     """Gather all metrics; names follow Prometheus' habits (base units, `_total`)."""
     counters = [
         _family("torchrelay_requests_total", "counter", "Requests that ended, by outcome.", [
@@ -271,7 +273,7 @@ def metric_families(state: State, now: float) -> list[m.MetricFamily]:
     return counters + _gauges(state, now) + _histograms(state)
 
 
-def _gauges(state: State, now: float) -> list[m.MetricFamily]:
+def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
     depths, waits, running, workers, quarantined = [], [], [], [], []
     records = list(state.catalog)
     for record, facts in zip(records, _all_facts(state, records, now), strict=True):
@@ -336,7 +338,7 @@ def _used_bytes(node: Node) -> Iterator[tuple[str, int]]:
         yield device, gpu.used_bytes
 
 
-def _histograms(state: State) -> list[m.MetricFamily]:
+def _histograms(state: BrokerState) -> list[m.MetricFamily]:
     queue, handler, total, batch = [], [], [], []
     for (model, version), stats in state.stats.versions.items():
         if not stats.submitted:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is; `ended` once somebody was answered or nobody waits any more."""
+    """The state of a job; it has ended once it is answered or nobody waits for it any more."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -16,15 +16,15 @@ class JobState(StrEnum):
 
 
 class WorkerState(StrEnum):
-    """Where a worker is on its way, seen from the broker."""
+    """The state of a worker, as the broker knows it."""
 
-    #: Its node was told to start it, or holds it without it having said hello.
+    #: Its node was ordered to start it, or holds it, and it has not said hello.
     STARTING = "starting"
     #: It has loaded its model and takes batches.
     READY = "ready"
     #: It finishes what it has and gets no more.
     DRAINING = "draining"
-    #: Its node was told to stop it.
+    #: Its node was ordered to stop it.
     STOPPING = "stopping"
     GONE = "gone"
 

@@ -1,4 +1,4 @@
-"""The fleet's figures: counters and histograms, kept by the core and read by `questions`. Pure."""
+"""The fleet's statistics: counters and histograms, kept by the core and read by `questions`. Pure."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -47,7 +47,7 @@ def samples_of(labels: tuple[tuple[str, str], ...], histogram: Histogram) -> lis
 
 
 class Tally:
-    """What inference requests of one model, by the version that they named, came to since it was read.
+    """Sums over the inference requests of one model and the version that they named, since they were read.
 
     PERF: plain sums, added to for a job or a batch; series and lines of log are made once for many.
     """
@@ -60,14 +60,14 @@ class Tally:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Set all sums to zero."""
         self.requests = self.answered = 0
         #: From arrival to answer, and the part of it on a worker, over the requests answered.
         self.latency_s = self.service_s = 0.0
 
 
 class VersionStats:
-    """The figures of one model version. Jobs end in exactly one of `outcomes`."""
+    """The statistics of one model version. Jobs end in exactly one of `outcomes`."""
 
     def __init__(self, key: Key) -> None:
         model, version = key
@@ -85,7 +85,7 @@ class VersionStats:
 
 
 class _Versions(dict[Key, VersionStats]):
-    """Makes a version's figures at first use."""
+    """Makes a version's statistics at first use."""
 
     def __missing__(self, key: Key) -> VersionStats:
         made = self[key] = VersionStats(key)
@@ -93,7 +93,7 @@ class _Versions(dict[Key, VersionStats]):
 
 
 class Stats:
-    """All figures that only grow; gauges are read off the core when asked for."""
+    """All statistics that only grow; gauges are computed from the core's state when they are asked for."""
 
     def __init__(self) -> None:
         self.versions: dict[Key, VersionStats] = _Versions()
@@ -103,7 +103,7 @@ class Stats:
         self.last_batch: tuple[float, float] | None = None
         #: HTTP answers by status class, as the gateways report them.
         self.responses: Counter[str] = Counter()
-        #: Keys that opened nothing, as the gateways report them.
+        #: Requests with a wrong key, as the gateways report them.
         self.wrong_keys = 0
         #: Results whose lease was no longer valid: late, or from a worker that had been given up.
         self.stale_results = 0
@@ -115,14 +115,14 @@ class Stats:
         self.misunderstood = 0
 
     def touch(self, version: VersionStats) -> None:
-        """Have a version's tallies read, which have changed for the first time since they were."""
+        """Mark a version's tallies as changed since they were read."""
         version.is_touched = True
         self.touched.append(version)
 
     def batch_done(
         self, lease: Lease, answered: Sequence[tuple[Job, int]], handler_s: float, began_at: float, now: float
     ) -> None:
-        """Note what a batch took, and its jobs that were answered: each with the status of its answer."""
+        """Count a batch that is done; `answered` has its jobs with the HTTP statuses of their answers."""
         version = self.versions[lease.queue.key]
         service_s = now - began_at
         latencies_s = []
@@ -142,5 +142,5 @@ class Stats:
                 self.touch(version)
 
     def forget(self, key: Key) -> None:
-        """Drop the figures of a version that is gone."""
+        """Drop the statistics of a version that was unregistered."""
         self.versions.pop(key, None)

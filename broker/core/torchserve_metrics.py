@@ -1,4 +1,4 @@
-"""TorchServe's metrics of the whole fleet: what there is, its values, and the lines that become log. Pure.
+"""TorchServe's metrics of the whole fleet: which exist, their values, and the lines for metrics logs. Pure.
 
 Which metrics exist, and whether a value goes to the metrics API or to a log file, is the operator's to say
 (metrics.yaml, metrics_mode). What handlers and hosts report is not trusted: names are checked, series
@@ -17,19 +17,19 @@ from torchrelay.shared.wire import messages as m
 
 Mode = Literal["prometheus", "log", "legacy"]
 
-#: What `legacy` leaves to the metrics API.
+#: The metrics that metrics_mode `legacy` shows in the metrics API; the others go to logs.
 LEGACY = frozenset(
     ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds")
 )
 #: TorchServe's buckets, the default of its Prometheus library.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-#: Metrics that are taken as they come, with model_metrics_auto_detect.
+#: Metrics that nobody declared and model_metrics_auto_detect lets in.
 DETECTED_LIMIT = 200
 #: Series of one metric; the oldest makes room for a new one, so that models of long ago go first.
 SERIES_LIMIT = 1000
 #: Samples of the metrics that handlers and hosts report, all together: they have to fit one message.
 SAMPLES_LIMIT = 20_000
-#: Names of ours begin so; nobody else's may.
+#: Names of torchrelay's own metrics begin so; those of handlers and hosts may not.
 OWN_PREFIX = "torchrelay_"
 #: Labels longer than this are an accident: a request's text, a traceback.
 LABEL_LIMIT_CHARS = 256
@@ -84,7 +84,7 @@ class Family:
         return labels in self.values or labels in self.histograms
 
     def drop_oldest(self) -> None:
-        """Forget the series that was first."""
+        """Forget the oldest series."""
         series: dict[tuple[str, ...], float] | dict[tuple[str, ...], Histogram] = (
             self.values or self.histograms
         )
@@ -104,7 +104,7 @@ class Family:
 
 
 class Metrics:
-    """All metrics that TorchServe has, and the lines of log that are still to be written."""
+    """All of TorchServe's metrics, and the lines that are still to be written to metrics logs."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Metrics:
         #: The operator's metrics.yaml, for workers to read as well; empty for the built-in one.
         self.file_content = file_content
         self._mode = mode
-        #: Whether anything becomes lines of log.
+        #: Whether any metric goes to a log.
         self.is_logging = mode != "prometheus"
         self._auto_detect = auto_detect
         self._hostname = hostname
@@ -128,7 +128,7 @@ class Metrics:
         #: Points that were not taken, by reason.
         self.dropped: Counter[str] = Counter()
         self._lines: list[Line] = []
-        #: Samples of what was reported to us.
+        #: Samples of the series that handlers and hosts reported.
         self._samples = 0
 
     # What the core tells
@@ -149,7 +149,7 @@ class Metrics:
             family.values.pop((worker, "Host", self._hostname), None)
 
     def measured(self, hostname: str, points: Iterable[m.MetricPoint], *, by_node: bool) -> None:
-        """Take what handlers measured, or a node: its host's figures, and what handlers printed."""
+        """Take in what handlers measured, or (`by_node`) a host's metrics and those that handlers printed."""
         hostname = hostname[:LABEL_LIMIT_CHARS]
         for point in points:
             family = self._model.get(point.name)
@@ -163,7 +163,7 @@ class Metrics:
     # What goes out
 
     def families(self, stats: Stats, at_ms: int) -> list[m.MetricFamily]:
-        """Return what the metrics API shows."""
+        """Return the families that the metrics API shows."""
         self._settle(stats, at_ms)
         return [family.read() for family in self._all() if not family.is_logged]
 
@@ -184,7 +184,7 @@ class Metrics:
         return Family(declared, is_model=is_model, is_logged=is_logged)
 
     def _settle(self, stats: Stats, at_ms: int) -> None:
-        """Take in what jobs have come to since the last time."""
+        """Take in the tallies of jobs since the last time."""
         touched, stats.touched = stats.touched, []
         for version in touched:
             version.is_touched = False
@@ -225,7 +225,7 @@ class Metrics:
         )
 
     def _take(self, family: Family | None, hostname: str, point: m.MetricPoint) -> str:
-        """Take one point, or say why it can't be taken."""
+        """Record one point; return "" or why it was dropped."""
         if family is None:
             return "not listed"
         labels = (*(value for _, value in point.dimensions), hostname)
@@ -243,7 +243,7 @@ class Metrics:
         return ""
 
     def _make_room(self, family: Family) -> bool:
-        """Count a new series in; the family's own oldest makes room for it where there is none."""
+        """Make room for a new series, if need be by dropping the family's oldest; tell whether it has."""
         if self._samples + family.samples_each > SAMPLES_LIMIT or len(family) >= SERIES_LIMIT:
             if not len(family):
                 return False
@@ -253,7 +253,7 @@ class Metrics:
         return True
 
     def _detected(self, point: m.MetricPoint) -> Family | None:
-        """Take a metric in that nobody declared, if that is wanted and it can be shown."""
+        """Add a metric that nobody declared, if model_metrics_auto_detect is on and its names are valid."""
         labels = (*(name for name, _ in point.dimensions), HOSTNAME)
         if (
             not self._auto_detect

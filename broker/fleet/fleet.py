@@ -87,12 +87,12 @@ class Fleet:
         return list(self._by_node.get(peer, {}).values())
 
     def may_hold(self, node: Node, worker_id: int) -> bool:
-        """Tell whether an id is that of a worker which is here, and no other node's."""
+        """Tell whether a node may hold a worker: the broker knows it, and no other node holds it."""
         worker = self.workers.get(worker_id)
         return worker is not None and worker.node in (None, node.peer)
 
     def condition(self, key: Key) -> Condition:
-        """Return how a version's workers fare."""
+        """Return the failures of a version's workers, and what restarts depend on."""
         return self.conditions.get(key) or Condition()
 
     def has_given_up(self, key: Key) -> bool:
@@ -115,9 +115,9 @@ class Fleet:
     # What is reported
 
     def add_node(self, peer: bytes, hello: m.HelloNode, now: float) -> None:
-        """Take in a node, and the workers it holds that it was told to start and are no other node's.
+        """Add a node, and the workers it holds that it was ordered to start and no other node holds.
 
-        Of others it is told by its first beat that it has to stop them.
+        It is ordered to stop the others after its first beat.
         """
         self.must_reconcile = True
         known = self.nodes.get(peer)
@@ -144,7 +144,7 @@ class Fleet:
                 worker.node_name = node.name
 
     def remove_node(self, peer: bytes) -> list[Worker]:
-        """Drop a node; return the workers that are lost with it."""
+        """Remove a node; return the workers that are lost with it."""
         self.must_reconcile = True
         self.nodes.pop(peer, None)
         self._name_nodes()
@@ -167,7 +167,7 @@ class Fleet:
                 worker.node_name = node.name
 
     def remove_worker(self, worker: Worker) -> None:
-        """Drop a worker whose process is gone."""
+        """Remove a worker whose process is gone."""
         self.must_reconcile = True
         del self.workers[worker.worker_id]
         if worker.node is not None:
@@ -179,7 +179,7 @@ class Fleet:
             del self._by_version[worker.key]
 
     def enter(self, worker: Worker) -> Worker:
-        """Take in a worker that is new here."""
+        """Add a worker."""
         self.workers[worker.worker_id] = worker
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
@@ -197,7 +197,7 @@ class Fleet:
         return Placement(self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values())
 
     def forgive(self, key: Key) -> None:
-        """Start afresh: somebody registered or scaled the version."""
+        """Forget a version's failures: somebody registered or scaled it."""
         self.conditions.pop(key, None)
         self.must_reconcile = True
 
@@ -238,7 +238,7 @@ class Fleet:
         return self.condition(key).next_start_at <= now and not self.has_given_up(key)
 
     def _newest_and_idlest(self, workers: list[Worker]) -> list[Worker]:
-        """Order by what is lost least: not ready yet, then idle, then newest."""
+        """Sort by what costs least to stop: not ready yet, then idle, then newest."""
         return sorted(
             workers,
             key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id),

@@ -14,7 +14,7 @@ from torchrelay.shared.wire import messages as m
 
 
 class Place(Protocol):
-    """What is asked of a node."""
+    """What placement reads of a node."""
 
     peer: bytes
     name: str
@@ -24,7 +24,7 @@ class Place(Protocol):
 
 
 class Occupant(Protocol):
-    """What is asked of a worker."""
+    """What placement reads of a worker."""
 
     device: str
     devices: tuple[str, ...]
@@ -86,7 +86,7 @@ class Placement:
         return places
 
     def _best_devices(self, node: Place, record: VersionRecord) -> tuple[str, ...]:
-        """The devices with the fewest workers among those that may be, in the node's own order."""
+        """Return the allowed devices with the fewest workers, in the node's own order."""
         used = self._used.get(node.peer)
         if used is None:
             workers = self._of_node(node.peer)

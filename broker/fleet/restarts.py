@@ -1,4 +1,4 @@
-"""How a version's workers fare: failures in a row, when the next worker may start, and giving up. Pure."""
+"""Failures of a version's workers: how many in a row, when the next may start, and when to give up. Pure."""
 
 from dataclasses import dataclass, field
 

@@ -7,7 +7,7 @@ are there, or gone. What is done at each step is in the module of its kind of ch
 
 from dataclasses import dataclass
 
-from torchrelay.broker.core.keyring import Made
+from torchrelay.broker.core.keyring import IssuedKeys
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import Prepared, VersionRecord
 from torchrelay.shared.errors import RelayError
@@ -96,7 +96,7 @@ class Renewing:
 
     caller: Caller
     ask: m.RenewKey
-    made: Made
+    made: IssuedKeys
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ ASKS_LIMIT = 1024
 
 
 class Tracker(Protocol):
-    """What tells whether a chunk has left."""
+    """Tells whether zmq has sent a chunk; `zmq.MessageTracker` is one."""
 
     @property
     def done(self) -> bool:
-        """Whether it needs no memory any more."""
+        """Whether it has left, and needs no memory any more."""
 
 
 class _Node:
@@ -35,7 +35,7 @@ class _Node:
 
 
 class ChunkCredit:
-    """Lets chunks be read; `read` starts to, and ends in `was_read`."""
+    """Starts reading chunks by calling `read`, within each node's credit; the shell then calls `was_read`."""
 
     def __init__(self, read: Callable[[ReadChunk], None]) -> None:
         self._read = read
@@ -62,7 +62,7 @@ class ChunkCredit:
             node.waiting.clear()
 
     def go_on(self) -> None:
-        """Read what there is room for by now; to be called in each turn."""
+        """Read the chunks that credit allows by now; to be called in each turn."""
         for peer, node in list(self._nodes.items()):
             node.sending = [tracker for tracker in node.sending if not tracker.done]
             self._go_on(node)

@@ -1,4 +1,4 @@
-"""The broker's connections, by what the kernel knows of each; who holds too much, or never joins, is cut.
+"""The broker's connections; those that hold too much memory, or never join, are cut.
 
 libzmq bounds neither the parts of a message that never ends nor what waits for a peer that doesn't read, and
 tells of neither. The kernel counts what a TCP connection has brought and what its other end has taken; what
@@ -22,26 +22,26 @@ logger = logging.getLogger(__name__)
 MEGABYTE = 1 << 20
 #: Between looks at the process's memory, and at each connection.
 LOOK_S, SAMPLE_S = 0.1, 0.5
-#: Samples that a connection has for saying who it is: 10 min, since a worker that is connected anew says
+#: Samples that a connection has for joining: 10 min, since a worker that is connected anew says
 #: nothing while its handler runs; 10 s where many of them wait.
 PATIENT_JOIN_SAMPLES, JOIN_SAMPLES, MANY_JOINING = 1200, 20, 256
-#: Connections that have not said it, at the same time: a fleet that comes back is no larger.
+#: Connections that have sent nothing yet, at the same time: a fleet that comes back is no larger.
 UNIDENTIFIED_LIMIT = 4096
 #: The part of the process's fds that connections may have. With none left on a unix socket libzmq aborts.
 FDS_SHARE = 0.5
-#: Memory beyond that of the start from which on connections are judged.
+#: Connections are judged once the process has so much more memory than at its start.
 SPARE_BYTES = 128 * MEGABYTE
-#: What comes of one message unannounced: our heads and frames, with room to spare; see `messages`.
+#: Bytes of one message that may come unannounced: our heads and frames, with room to spare; see `messages`.
 UNANNOUNCED_LIMIT_BYTES = 32 * MEGABYTE
-#: What may wait for a peer that takes less than SLOWEST_BYTES_PER_S of it.
+#: Bytes that may wait for a peer that takes less than SLOWEST_BYTES_PER_S of them.
 UNREAD_LIMIT_BYTES = 64 * MEGABYTE
-#: Memory that a message has taken beside its own bytes, and as a multiple of them: it consists of tiny parts.
+#: Memory of a message beside its own bytes, and as a multiple of them: above both it consists of tiny parts.
 PARTS_LIMIT_BYTES, PARTS_FACTOR = 64 * MEGABYTE, 4
 #: A message of so little that isn't whole after so long is on its way no more, at SLOWEST_BYTES_PER_S.
 LEAST_STUCK_BYTES, STUCK_S = 16 * 1024, 1.5
-#: Less than this is nobody's fault; it is also what counting may be off by.
+#: No connection is cut for less than this, by which counting may also be off.
 LEAST_BYTES = MEGABYTE
-#: For how long the pace is taken at which a peer reads.
+#: Seconds over which the pace is measured at which a peer reads.
 PACE_S = 10.0
 #: Between lines of the log about cuts for one reason.
 LOG_S = 1.0
@@ -61,23 +61,23 @@ class Traffic(NamedTuple):
 
 
 class Kernel(Protocol):
-    """What the system tells, and does."""
+    """What is asked of the operating system."""
 
     def identity(self, fd: int) -> int | None:
-        """Return what tells an fd's socket from the next one of that number; None where there is none."""
+        """Return a number that tells an fd's socket from the next one of that fd; None if it has none."""
 
     def traffic(self, fd: int) -> Traffic | None:
-        """Count; None where the fd is no socket any more."""
+        """Return the counts of a connection; None where the fd is no socket any more."""
 
     def cut(self, fd: int, identity: int) -> None:
         """Shut a connection down, if the fd is still its own."""
 
     def memory_bytes(self) -> int:
-        """Return what this process holds, once what it has freed is given back."""
+        """Return the resident memory of this process, after what it has freed is given back."""
 
 
 class Connection:
-    """One connection, and how much of it lies in libzmq."""
+    """One connection, and how many of its bytes lie in libzmq."""
 
     __slots__ = (
         "_pace_at", "_pace_from", "_received", "_sent_before", "_taken_before", "announced", "began_at", "fd",
@@ -95,7 +95,7 @@ class Connection:
         self.took = 0
         #: The size of the message that it has said comes next.
         self.announced = 0
-        #: Samples for which it has not been known.
+        #: Samples for which it has not joined.
         self.joining = 0
         #: Bytes that came of messages that are not whole, or wait to be read; and that wait to be sent.
         self.incoming = self.outgoing = 0
@@ -107,15 +107,15 @@ class Connection:
 
     @property
     def holds(self) -> int:
-        """Bytes that are held for it."""
+        """Bytes that libzmq and the kernel hold for it."""
         return self.incoming + self.outgoing
 
     def announce(self, size_bytes: int) -> None:
-        """Take note of how large the next message is said to be; nobody sends one without end."""
+        """Note how large the next message is said to be, up to a limit."""
         self.announced = min(size_bytes, ANNOUNCED_LIMIT_BYTES)
 
     def sample(self, traffic: Traffic, now: float) -> None:
-        """Take in what the kernel counts."""
+        """Take in a sample of the kernel's counts."""
         took = self.took = self.taken - self._taken_before
         self._taken_before = self.taken
         if traffic.received is not None:
@@ -133,7 +133,7 @@ class Connection:
         self._note_pace(self.sent - self.outgoing, now)
 
     def stood_still(self, for_s: float) -> None:
-        """Count a time in which the broker did nothing against nobody."""
+        """Leave out a time in which the broker stood still: it counts against no peer."""
         self.began_at += for_s
         self._pace_at += for_s
 
@@ -202,7 +202,7 @@ class Connections:
             del self.by_peer[gone.peer]
 
     def heard(self, peer: bytes, fd: int, now: float) -> Connection | None:
-        """Learn whose a connection is, by a message that came on it."""
+        """Note which peer a connection belongs to, by a message that came on it."""
         identity = self._kernel.identity(fd)
         known = self._by_fd.get(fd)
         if identity is None:
@@ -240,7 +240,7 @@ class Connections:
             self._spare = more
 
     def _allow_for_standing_still(self, now: float) -> None:
-        """Let what has come meanwhile be taken first; a broker that is always late judges all the same."""
+        """Judge nobody in the first look that comes too late, so that what has come is taken first."""
         still_s = 0.0 if self._looked_at is None else now - self._looked_at
         self._looked_at = now
         is_late, self._was_late = still_s > LATE_S and not self._was_late, still_s > LATE_S
@@ -273,7 +273,7 @@ class Connections:
                 self._cut(connection, "it has not joined", now)
 
     def _judge(self, memory: int, now: float) -> None:
-        """Cut the connection that is to blame most for the memory that is held, if there is one."""
+        """Cut the connection that holds most of the memory, if one holds too much."""
         assert self._base_bytes is not None
         held = self._held()
         all_held = sum(held.values()) + sum(connection.holds for connection in self._by_fd.values())

@@ -17,14 +17,14 @@ FDS_LIMIT = 65_536
 #: Of getsockopt(TCP_INFO): tcpi_bytes_acked and tcpi_bytes_received, each of 64 bits.
 _TCP_INFO, _ACKED_AT, _INFO_BYTES = 11, 120, 136
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-#: Memory from which on what was freed is given back before it is counted, and by how much it has to grow.
+#: Memory has to grow by so much before freed memory is given back again.
 _TRIM_BYTES = 64 << 20
 #: After a cut libzmq frees what it held in its own time.
 _TRIMS_AFTER_CUT = 30
 
 
 class Linux:
-    """See `connections.Kernel`. The fds are libzmq's, which closes them when it likes."""
+    """The `connections.Kernel` of Linux. The fds are libzmq's, which may close them at any time."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)
@@ -35,14 +35,14 @@ class Linux:
         self._trims_due = 0
 
     def identity(self, fd: int) -> int | None:
-        """Return the socket's inode, which is its own."""
+        """Return the socket's inode, which no other open socket has."""
         try:
             return os.fstat(fd).st_ino
         except OSError:
             return None
 
     def traffic(self, fd: int) -> Traffic | None:
-        """Ask the kernel what it has counted and queued."""
+        """Ask the kernel for its counts of bytes."""
         try:
             unread, untaken = _queued(fd, termios.FIONREAD), _queued(fd, termios.TIOCOUTQ)
         except OSError:
@@ -78,22 +78,22 @@ class Linux:
         return memory
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the file of the process's memory."""
         os.close(self._statm)
 
     def _resident_bytes(self) -> int:
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_BYTES
 
 
-class Elsewhere:
-    """Where none of this can be asked."""
+class OtherSystem:
+    """The `connections.Kernel` of other systems: it knows nothing, so that nothing is cut."""
 
     def identity(self, fd: int) -> int | None:
-        """Tell nothing."""
+        """Return None: no socket is known."""
         return None
 
     def traffic(self, fd: int) -> Traffic | None:
-        """Tell nothing."""
+        """Return None: no socket is known."""
         return None
 
     def cut(self, fd: int, identity: int) -> None:
@@ -101,16 +101,16 @@ class Elsewhere:
         return
 
     def memory_bytes(self) -> int:
-        """Tell nothing."""
+        """Return 0: no memory is counted."""
         return 0
 
     def close(self) -> None:
         """Do nothing."""
 
 
-def kernel() -> Linux | Elsewhere:
-    """Return what there is here."""
-    return Linux() if sys.platform == "linux" else Elsewhere()
+def kernel() -> Linux | OtherSystem:
+    """Return the kernel of this system."""
+    return Linux() if sys.platform == "linux" else OtherSystem()
 
 
 def _queued(fd: int, request: int) -> int:

@@ -59,7 +59,7 @@ def _require_free(path: Path, address: str) -> None:
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Have a socket that is bound meanwhile be one that its user alone can write to, whatever the umask."""
+    """Let only this user write to sockets that are bound meanwhile, whatever the umask."""
     umask = os.umask(UMASK)
     try:
         yield

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from torchrelay.broker.core.keyring import Made
+from torchrelay.broker.core.keyring import IssuedKeys
 from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
@@ -30,7 +30,7 @@ def read(path: Path) -> Mapping[KeyedApi, str]:
     return {api: text for api, text in texts.items() if text}
 
 
-def keep(path: Path, made: Made, registry: Registry) -> None:
+def keep(path: Path, made: IssuedKeys, registry: Registry) -> None:
     """Make keys durable and show them; raises StoreFailed, and then nothing of it happened.
 
     The new file lies ready before the registry is changed, so that a full or read-only disk is noticed

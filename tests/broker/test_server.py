@@ -109,7 +109,7 @@ class OddRegistry:
         record = VersionRecord(
             "m", "1.0", "m.mar", "ab", 1, "handler", "python", 0, 0, 1, 100, 120, 120, False
         )
-        odd = replace(record, model="odd", handler="half a character: \ud800", archive_bytes=2**70)
+        odd = replace(record, model="odd", url="half a character: \ud800", archive_bytes=2**70)
         return Snapshot((record, odd), (("m", "1.0"), ("odd", "1.0")))
 
     def apply(self, change: Change) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.simulation.world import MODEL, Faults, Gateway, Node, World
+from tests.simulation.world import MODEL, Faults, SimulatedGateway, SimulatedNode, World
 from torchrelay.gateway.session import Answer
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
@@ -68,8 +68,8 @@ def fleet(
         state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0
     )
     world = World(seed, faults, settings, config)
-    world.gateways = [Gateway(world, number) for number in range(2)]
-    world.nodes = [Node(world, number, slots=4) for number in range(2)]
+    world.gateways = [SimulatedGateway(world, number) for number in range(2)]
+    world.nodes = [SimulatedNode(world, number, slots=4) for number in range(2)]
     world.is_faulty = False
     world.run_until(1.0)
     for model in models:

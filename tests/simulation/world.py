@@ -56,7 +56,7 @@ class Faults:
 
 
 @dataclass
-class Peer:
+class SimulatedPeer:
     """Somebody with a connection to the broker."""
 
     identity: bytes
@@ -89,12 +89,12 @@ class World:
         self.settings = broker_settings
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self.peers: dict[bytes, Peer] = {}
+        self.peers: dict[bytes, SimulatedPeer] = {}
         #: When the last message of a connection and direction arrives: a connection keeps its order.
         self._arrival: dict[tuple[bytes, int, str], float] = {}
-        self.broker = Broker(self)
-        self.nodes: list[Node] = []
-        self.gateways: list[Gateway] = []
+        self.broker = SimulatedBroker(self)
+        self.nodes: list[SimulatedNode] = []
+        self.gateways: list[SimulatedGateway] = []
         self.is_faulty = True
         #: Until when the network is cut, and whether what is under way then comes in the end.
         self._cut_until = 0.0
@@ -117,10 +117,12 @@ class World:
 
     # Network
 
-    def join(self, peer: Peer) -> None:
+    def join(self, peer: SimulatedPeer) -> None:
         self.peers[peer.identity] = peer
 
-    def to_broker(self, peer: Peer, message: m.Message, epoch: int, frames: Sequence[bytes] = ()) -> None:
+    def to_broker(
+        self, peer: SimulatedPeer, message: m.Message, epoch: int, frames: Sequence[bytes] = ()
+    ) -> None:
         head = codec.encode(message, epoch)
         self._carry(peer, "up", lambda: self.broker.receive(peer.identity, head, frames))
 
@@ -133,7 +135,7 @@ class World:
         self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
         return True
 
-    def _carry(self, peer: Peer, direction: str, deliver: Callable[[], object]) -> None:
+    def _carry(self, peer: SimulatedPeer, direction: str, deliver: Callable[[], object]) -> None:
         if not peer.is_alive or self._happens(self.faults.drop):
             return
         if self.now < self._cut_until and self._loses_what_is_cut:
@@ -200,7 +202,7 @@ class World:
         self.rng.choice(self.nodes).die()
 
 
-class Broker:
+class SimulatedBroker:
     """The real core, with a shell whose disk takes a moment."""
 
     def __init__(self, world: World) -> None:
@@ -304,7 +306,7 @@ class Broker:
         self._world.after(seconds, act)
 
 
-class Gateway:
+class SimulatedGateway:
     """The real session; clients whose answers are checked against what they asked."""
 
     def __init__(self, world: World, number: int) -> None:
@@ -313,7 +315,7 @@ class Gateway:
         self.session: GatewaySession[Request] = GatewaySession(
             settings, name=f"g{number}", pid=number, now=world.now
         )
-        self._peer = Peer(b"g%d" % number, self._hear)
+        self._peer = SimulatedPeer(b"g%d" % number, self._hear)
         world.join(self._peer)
         self.requests: list[Request] = []
         self._tick()
@@ -403,7 +405,7 @@ class Request(Pending):
         self.outcomes.append(outcome)
 
 
-class Node:
+class SimulatedNode:
     """A host: starts workers as it is told; when it dies, so do they."""
 
     def __init__(self, world: World, number: int, slots: int) -> None:
@@ -411,7 +413,7 @@ class Node:
         self.number = number
         self._slots = slots
         self._lives = 0
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, SimulatedWorker] = {}
         self._start()
 
     @property
@@ -421,7 +423,7 @@ class Node:
     def _start(self) -> None:
         self._lives += 1
         self._session = PeerSession(self._world.now)
-        self._peer = Peer(b"n%d-%d" % (self.number, self._lives), self._hear)
+        self._peer = SimulatedPeer(b"n%d-%d" % (self.number, self._lives), self._hear)
         self._world.join(self._peer)
         self._tick(self._lives)
 
@@ -439,7 +441,7 @@ class Node:
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
         match self._session.heard(message, epoch, self._world.now):
             case m.StartWorker() as order if order.worker_id not in self.workers:
-                self.workers[order.worker_id] = Worker(self._world, self, order)
+                self.workers[order.worker_id] = SimulatedWorker(self._world, self, order)
             case m.StopWorker(worker_id, kill) if worker_id in self.workers:
                 self.workers[worker_id].stop(kill)
 
@@ -460,19 +462,19 @@ class Node:
         self._world.after(TICK_S, lambda: self._tick(life))
 
 
-class Worker:
+class SimulatedWorker:
     """A worker process: one thread, so that it hears nothing while it runs a batch.
 
     One of a model whose jobs run side by side begins each as it comes.
     """
 
-    def __init__(self, world: World, node: Node, order: m.StartWorker) -> None:
+    def __init__(self, world: World, node: SimulatedNode, order: m.StartWorker) -> None:
         self._world = world
         self._node = node
         self._order = order
         self.held = m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 1,
                                  order.claim)  # fmt: skip
-        self._peer = Peer(b"w%d-%d" % (node.number, order.worker_id), self._post)
+        self._peer = SimulatedPeer(b"w%d-%d" % (node.number, order.worker_id), self._post)
         self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
         self._leases = Leases()
         self._session: PeerSession | None = None

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.broker.rig import GATEWAY, Rig, settings
-from torchrelay.broker.core.keyring import Made, MadeKey, sha256, told
+from torchrelay.broker.core.keyring import IssuedKey, IssuedKeys, sent_hash, sha256
 from torchrelay.broker.core.machine import KEYS_INTERVAL_S
 from torchrelay.broker.models.records import KeyRecord
 from torchrelay.broker.storage import key_file
@@ -43,7 +43,7 @@ def test_a_gateway_that_joins_learns_a_hash_of_every_key_and_no_key() -> None:
     bench = rig(token_expiration_min=0.5)
     keys = joined(bench)
     assert {key.api: key.sha256 for key in keys.keys} == {
-        api: told(text) for api, text in bench.key_file.items()
+        api: sent_hash(text) for api, text in bench.key_file.items()
     }
     assert {key.api: key.expires_in_ms for key in keys.keys} == {
         "inference": 30_000,
@@ -80,18 +80,18 @@ def test_gateways_that_missed_a_renewal_learn_of_it_all_the_same() -> None:
     bench.take(b"g-2", m.KeysChanged)  # and is lost on its way
     bench.pass_time(KEYS_INTERVAL_S + 1)
     keys = bench.only(b"g-2", m.KeysChanged)
-    assert opens(keys, "inference") == {told(bench.key_file["inference"])}
+    assert opens(keys, "inference") == {sent_hash(bench.key_file["inference"])}
 
 
 def test_with_an_overlap_the_key_before_opens_for_so_long_and_no_longer() -> None:
     bench = rig(token_overlap_s=10.0)
-    old = told(bench.key_file["inference"])
+    old = sent_hash(bench.key_file["inference"])
     joined(bench)
     bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     keys = bench.only(GATEWAY, m.KeysChanged)
     assert {key.sha256: key.expires_in_ms for key in keys.keys if key.api == "inference"} == {
         old: 10_000,
-        told(bench.key_file["inference"]): 3_600_000,
+        sent_hash(bench.key_file["inference"]): 3_600_000,
     }
     bench.restart()
     assert old in opens(joined(bench), "inference")
@@ -110,7 +110,7 @@ def test_keys_outlive_the_broker_as_long_as_the_file_shows_them() -> None:
     bench.restart()
     assert bench.key_file["management"] == before["management"]
     assert bench.key_file["inference"] != before["inference"]
-    assert opens(joined(bench), "inference") == {told(bench.key_file["inference"])}
+    assert opens(joined(bench), "inference") == {sent_hash(bench.key_file["inference"])}
 
 
 def test_a_key_written_into_the_file_by_hand_opens_nothing() -> None:
@@ -119,7 +119,7 @@ def test_a_key_written_into_the_file_by_hand_opens_nothing() -> None:
     bench.key_file["management"] = bench.key_file["token"]
     bench.restart()
     keys = joined(bench)
-    assert told("chosen-by-somebody") not in opens(keys, "inference")
+    assert sent_hash("chosen-by-somebody") not in opens(keys, "inference")
     assert opens(keys, "management").isdisjoint(opens(keys, "token"))
 
 
@@ -144,10 +144,10 @@ def test_keys_of_the_settings_stand_beside_those_made_here_by_their_names() -> N
     static = StaticKey("inference", "team-a", "a-long-secret"), StaticKey("token", "ops", "another-one")
     bench = rig(static_keys=static)
     keys = joined(bench)
-    assert m.AccessKey("inference", told("a-long-secret"), None) in keys.keys
+    assert m.AccessKey("inference", sent_hash("a-long-secret"), None) in keys.keys
     assert len(opens(keys, "inference")) == len(opens(keys, "token")) == 2
     bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
-    assert told("a-long-secret") in opens(bench.only(GATEWAY, m.KeysChanged), "inference")
+    assert sent_hash("a-long-secret") in opens(bench.only(GATEWAY, m.KeysChanged), "inference")
 
 
 def test_without_a_key_file_only_the_keys_of_the_settings_open_and_none_can_be_renewed() -> None:
@@ -181,11 +181,11 @@ def registry(tmp_path: Path) -> SqlRegistry:
     return SqlRegistry(tmp_path / "state" / "registry.sqlite")
 
 
-MADE = Made(
+MADE = IssuedKeys(
     {
-        "management": MadeKey("m-1", 1_700_000_000_123),
-        "inference": MadeKey("i-1", 5),
-        "token": MadeKey("t-1", None),
+        "management": IssuedKey("m-1", 1_700_000_000_123),
+        "inference": IssuedKey("i-1", 5),
+        "token": IssuedKey("t-1", None),
     },
     (KeyRecord("inference", sha256("i-0"), 9),),
 )
@@ -243,7 +243,7 @@ def test_a_registry_that_cannot_be_written_leaves_the_file_alone(
     registry: SqlRegistry, tmp_path: Path
 ) -> None:
     file = tmp_path / "key_file.json"
-    twice = Made(MADE.newest, (KeyRecord("inference", "same", 1), KeyRecord("inference", "same", 1)))
+    twice = IssuedKeys(MADE.newest, (KeyRecord("inference", "same", 1), KeyRecord("inference", "same", 1)))
     with pytest.raises(StoreFailed, match="registry"):
         key_file.keep(file, twice, registry)
     assert list(tmp_path.glob("*key_file*")) == []

@@ -1,8 +1,8 @@
-"""Renewals of access keys: durable, one after the other, and told to all gateways."""
+"""Renewals of access keys: durable, one after the other, and sent to all gateways."""
 
 from tests.broker.core.test_keyring import joined, opens, proof, rig
 from tests.broker.rig import GATEWAY
-from torchrelay.broker.core.keyring import told
+from torchrelay.broker.core.keyring import sent_hash
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.wire import messages as m
 
@@ -15,7 +15,7 @@ def test_renewing_ends_the_key_before_at_once_and_tells_all_gateways_before_the_
     bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
     assert [type(message) for message, _ in bench.inbox[GATEWAY]] == [m.KeysChanged, m.KeyRenewed]
     keys = bench.only(b"g-2", m.KeysChanged)
-    assert opens(keys, "inference") == {told(bench.key_file["inference"])}
+    assert opens(keys, "inference") == {sent_hash(bench.key_file["inference"])}
     assert bench.key_file["inference"] != old["inference"]
     assert (bench.key_file["management"], bench.key_file["token"]) == (old["management"], old["token"])
 
@@ -28,7 +28,7 @@ def test_two_renewals_at_once_make_two_keys_of_which_only_the_last_opens() -> No
     assert [reply.ask for reply in bench.take(GATEWAY, m.KeyRenewed)] == [7, 8]
     keys = bench.take(GATEWAY, m.KeysChanged)
     assert len(set.union(*(opens(one, "inference") for one in keys))) == 2
-    assert opens(keys[-1], "inference") == {told(bench.key_file["inference"])}
+    assert opens(keys[-1], "inference") == {sent_hash(bench.key_file["inference"])}
 
 
 def test_a_key_that_could_not_be_kept_changes_nothing() -> None:
@@ -39,7 +39,7 @@ def test_a_key_that_could_not_be_kept_changes_nothing() -> None:
     bench.say(GATEWAY, m.RenewKey(7, "management", proof(bench)))
     assert bench.only(GATEWAY, m.AskRefused).error == "StoreFailed"
     assert bench.take(GATEWAY, m.KeysChanged) == []
-    assert opens(joined(bench, b"g-2"), "management") == {told(old["management"])}
+    assert opens(joined(bench, b"g-2"), "management") == {sent_hash(old["management"])}
     bench.store_error = None
     bench.say(GATEWAY, m.RenewKey(8, "management", proof(bench)))
     assert bench.only(GATEWAY, m.KeyRenewed).ask == 8
