@@ -217,7 +217,7 @@ class Server:
         self._taken_bytes = 0
         #: Limits of lines about faults, by their log event: what raises does so again, and soon.
         self._fault_lines = {
-            event: logs.Sparing() for event in ("broker.turn_failed", "broker.effect_failed")
+            event: logs.LogRateLimit() for event in ("broker.turn_failed", "broker.effect_failed")
         }
         self._is_stopping = False
 

@@ -225,7 +225,7 @@ class Link:
         self._config = config
         self._is_flush_due = False
         self._wrong_keys = auth.WrongKeys()
-        self._wrong_key_lines = logs.Sparing()
+        self._wrong_key_lines = logs.LogRateLimit()
         #: Guesses that wait for their answers.
         self._held_back = 0
         #: Questions that need not be asked for each client.

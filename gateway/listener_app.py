@@ -40,7 +40,7 @@ class ListenerApp:
         self._apps = apps
         self._guarded = guarded
         self._checks = checks
-        self._refusals = logs.Sparing()
+        self._refusals = logs.LogRateLimit()
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = standard_responses.cors_headers(config)
         self._clients = Clients(config, link.unsent, link.bodies_waiting_long)

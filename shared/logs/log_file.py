@@ -1,8 +1,11 @@
-"""A log's file that is moved away when it is long, however many processes write to it.
+"""Rotates a log file to which several processes write.
 
-Each appends whole lines. Who finds it full moves it to NAME.1, that to NAME.2 and so on, under a lock on the
-file itself; the others see that their file has gone elsewhere, and open the new one. So logrotate may move
-or truncate it as well. A file that can't be moved becomes longer: no line is lost for that.
+Each process appends whole lines. The process that finds the file full renames it to NAME.1, that to NAME.2
+and so on, under a lock on the file itself; the others see that their file is no longer at its path, and open
+the new one. So logrotate may rename or truncate it as well. A file that can't be renamed grows on: no line is
+lost.
+
+The standard library's RotatingFileHandler is for one process: two would rotate each other's files.
 """
 
 import contextlib
@@ -17,12 +20,12 @@ from torchrelay.shared.settings import LogLimits
 logger = logging.getLogger(__name__)
 
 
-#: Whom a log's folder lets in may read it, as with TorchServe's; nobody else writes.
+#: As TorchServe's: all users that the folder lets in may read, this user alone may write.
 _MODE = 0o644
 
 
 def open_to_append(path: Path) -> int:
-    """Open a log's file, made if need be, which only this user may write to. Raises OSError."""
+    """Open a log file, made if need be, to which only this user may write. Raises OSError."""
     private_files.refuse_others(path)
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
     private_files.keep_to_owner(fd)
@@ -30,18 +33,18 @@ def open_to_append(path: Path) -> int:
 
 
 class LogFile:
-    """One file to append to; opened when there is something to write."""
+    """A log file; opened when there is something to write."""
 
     def __init__(self, path: Path, limits: LogLimits) -> None:
-        # What a link points to is moved, not the link. A link to /dev/stdout may point to what has no path.
+        # The target of a link is renamed, not the link. That of /dev/stdout may have no path.
         target = Path(os.path.realpath(path))
         self.path = path if path.exists() and not target.exists() else target
         self._named = path
         self._limits = limits
         self._fd: int | None = None
-        #: Until it could not be moved, which is not tried again before it is opened anew.
+        #: False once renaming has failed, which is tried again after the file was opened again.
         self._is_movable = True
-        #: A fork would share the lock of the process that has opened the file.
+        #: The process that opened the file: a fork would share its lock.
         self._pid = os.getpid()
 
     def append(self, data: bytes) -> None:
@@ -54,7 +57,7 @@ class LogFile:
             data = data[os.write(fd, data) :]
 
     def close(self) -> None:
-        """Close it; it is opened again by what is written next."""
+        """Close the file; the next write opens it again."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -75,18 +78,18 @@ class LogFile:
         return stat.S_ISREG(facts.st_mode) and 0 < facts.st_size > self._limits.file_bytes - more_bytes
 
     def _rotate(self, fd: int) -> None:
-        """Move the file away, unless another process has just done so."""
+        """Rename the file, unless another process has just done so."""
         try:
             with locks.flocked(fd):
                 if locks.is_at(self.path, fd):
                     self._move()
-        except OSError as error:  # it is mounted by itself, or its folder is another user's
+        except OSError as error:  # the file is a mount of its own, or the folder is another user's
             self._is_movable = False
             facts = {"log": str(self.path), "reason": error.strerror}
             logger.warning("log.not_moved_away", extra=facts)
 
     def _move(self) -> None:
-        """Move all files by one number; until the last step nobody can open a new one."""
+        """Rename all files to the next number, the current one last: then other processes open a new one."""
         for number in range(self._limits.files - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 self._numbered(number).replace(self._numbered(number + 1))

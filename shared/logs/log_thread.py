@@ -1,6 +1,13 @@
-"""Log handlers that hold up nobody: a thread writes, and what it can't write in time is counted.
+"""Log handlers that never block the caller: a thread writes, and lines that it can't write are counted.
 
-A console whose reader has stopped, a disk that hangs or is full: processes that must beat log all the same.
+A process must go on beating while its console is stopped, or its disk hangs or is full. QueueHandler and
+QueueListener of the standard library can't replace this:
+
+- they bound a queue by records, while a record here may stand for thousands of printed lines, and print an
+  error for each record above the bound where the number of dropped lines is wanted;
+- QueueListener.stop waits for its thread without a limit, so that a stopped console would keep a process from
+  ending, and nothing there tells a slow writer from a stuck one;
+- their queue and thread don't survive a fork, where this handler starts anew.
 """
 
 import contextlib
@@ -15,17 +22,17 @@ from torchrelay.shared import clock
 
 logger = logging.getLogger(__name__)
 
-#: Lines that may wait to be written; who has many leaves half of that to others, see `wait_for_room`.
+#: Lines that may wait to be written; callers of `wait_for_room` use half of that at most.
 LINES_LIMIT = 4096
-#: A writer that has written nothing for so long is stuck: nobody waits for it until it goes on.
+#: A writer that has written nothing for so long is stuck: `wait_for_room` no longer waits for it.
 STUCK_S = 1.0
-#: How long it may write nothing when all is to be written: at the end there is no other time.
+#: The same for `flush`, which is longer since there is no later chance to write.
 FLUSH_STUCK_S = 2.5
 STDOUT, STDERR = 1, 2
 
 
 class BackgroundHandler(logging.Handler):
-    """Hands records to a thread that writes them with another handler, which is its alone."""
+    """Passes records to a thread, which writes them with `writer`; nothing else may use that handler."""
 
     def __init__(self, writer: logging.Handler, limit_lines: int = LINES_LIMIT) -> None:
         super().__init__(writer.level)
@@ -39,24 +46,24 @@ class BackgroundHandler(logging.Handler):
     def _begin(self) -> None:
         self._thread: threading.Thread | None = None
         self._waiting: deque[logging.LogRecord] = deque()
-        #: Lines that wait, and that the thread has taken and not written yet.
+        #: Lines that wait, and those that the thread is writing.
         self._unwritten_lines = 0
         self._dropped = 0
-        #: How many lines are lost should what is being written fail.
+        #: How many lines are lost if the current write fails.
         self._lost_lines = 0
         self._moved_at = 0.0
         self._changed = threading.Condition()
-        #: The process that has the thread: a fork of it has none.
+        #: The process that has the thread; a fork has none.
         self._pid = os.getpid()
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:  # noqa: N802  # logging's name
-        """Let records be written so."""
+        """Set the formatter of the writer."""
         self._writer.setFormatter(fmt)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take a record as the base does, but without its lock.
+        """Filter and emit a record as the base class does, but without its lock.
 
-        When logging shuts down it holds that during `flush`, which waits for the thread; and that logs, too.
+        logging holds that lock during `flush` at shutdown, which waits for the thread, which logs as well.
         """
         is_wanted = bool(self.filter(record))
         if is_wanted:
@@ -64,7 +71,7 @@ class BackgroundHandler(logging.Handler):
         return is_wanted
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written soon, or count it where too many wait."""
+        """Have a record written soon, or count its lines as dropped if too many wait."""
         if self._pid != os.getpid():
             self._begin_in_fork()
         with self._changed:
@@ -89,13 +96,13 @@ class BackgroundHandler(logging.Handler):
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        # There may be no more threads just now: the next record tries again.
+        # If no thread can be started now, the next record tries again.
         with contextlib.suppress(RuntimeError):
             thread.start()
             self._thread = thread
 
     def wait_for_room(self) -> None:
-        """Wait until less than half of what may wait does, or the writer is stuck: not for a loop to call."""
+        """Wait until the queue is less than half full, or the writer is stuck; not for event loops."""
         self._wait_until_below(self._limit_lines // 2, STUCK_S)
 
     def flush(self) -> None:
@@ -105,13 +112,13 @@ class BackgroundHandler(logging.Handler):
     def close(self) -> None:
         """Write what waits, and close."""
         self.flush()
-        if not self._unwritten_lines:  # else the thread is in the midst of it
+        if not self._unwritten_lines:  # else the thread is still writing
             self._writer.close()
         super().close()
 
     def _wait_until_below(self, limit_lines: int, stuck_s: float) -> None:
         if self._pid != os.getpid():
-            return  # what waits here is its parent's to write
+            return  # the parent process writes these lines
         with self._changed:
             while self._unwritten_lines >= limit_lines:
                 moved_at = max(self._moved_at, getattr(self._writer, "moved_at", 0.0))
@@ -143,14 +150,14 @@ class BackgroundHandler(logging.Handler):
         except Exception as error:  # noqa: BLE001  # boundary: what a record holds may have no text, others have
             self._count_failure(error)
         if self._failure is not None and not had_failed:
-            # For the other handlers; again only once this one has worked meanwhile.
+            # For the other handlers; not again before this one has worked.
             file = getattr(self._writer, "baseFilename", None)
-            level = logging.ERROR if file else logging.INFO  # a console that nobody reads is no fault
+            level = logging.ERROR if file else logging.INFO  # that nobody reads a console is no fault
             facts = {"log": file or "the console", "reason": str(self._failure)}
             logger.log(level, "log.not_written", extra=facts)
 
     def _failed(self, record: logging.LogRecord) -> None:
-        """Count a record that can't be written; logging calls it where the writer has raised."""
+        """Count a record that can't be written; the writer calls this in its except clause."""
         self._count_failure(sys.exception())
 
     def _count_failure(self, error: BaseException | None) -> None:
@@ -172,16 +179,16 @@ def _dropped_record(count: int) -> logging.LogRecord:
 
 
 class ConsoleHandler(logging.Handler):
-    """Writes to stdout or stderr itself: a stuck write may hold no lock of Python's, which its end needs."""
+    """Writes to stdout or stderr by its fd: a stuck write must not hold a lock that Python needs to exit."""
 
     def __init__(self, fd: int, level: str | int = logging.NOTSET) -> None:
         super().__init__(level)
         self._fd = fd
-        #: When it last got rid of something.
+        #: When it last wrote something, in seconds of the monotonic clock.
         self.moved_at = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; where nobody can read it any more it goes nowhere."""
+        """Write a record; a closed console is reported to `handleError`."""
         try:
             left = f"{self.format(record)}\n".encode(errors="backslashreplace")
             while left:
@@ -191,10 +198,10 @@ class ConsoleHandler(logging.Handler):
             self.handleError(record)
 
     def _write(self, data: bytes) -> int:
-        """Write whole lines, as many as other processes' lines on the same pipe can't come between."""
+        """Write whole lines, as many as a pipe takes at once, so that no process writes between them."""
         end = data.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
         try:
             return os.write(self._fd, data[:end])
-        except BlockingIOError:  # whoever shares it with us has made it non-blocking
+        except BlockingIOError:  # a process that shares the console has made it non-blocking
             select.select([], [self._fd], [])
             return 0

@@ -38,7 +38,7 @@ def configure(
 
 
 def install(formatter: logging.Formatter, *handlers: logging.Handler) -> None:
-    """Let these handlers, and no others, have all records, each in a thread of its own."""
+    """Replace the root logger's handlers by these, each of which writes in a thread of its own."""
     for handler in handlers:
         handler.setFormatter(formatter)
     root = logging.getLogger()
@@ -47,14 +47,14 @@ def install(formatter: logging.Formatter, *handlers: logging.Handler) -> None:
 
 
 def wait_for_room() -> None:
-    """Wait until there is room in all logs, as long as they go on: for threads that have much to log."""
+    """Wait until there is room in all logs that aren't stuck: for threads that log much."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, BackgroundHandler):
             handler.wait_for_room()
 
 
 def facts(record: logging.LogRecord) -> dict[str, object]:
-    """Return the fields that the caller gave as `extra`."""
+    """Return the fields that were given as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD_FIELDS}
 
 
@@ -72,7 +72,7 @@ def each(record: logging.LogRecord) -> list[dict[str, object]]:
 
 
 def text_of(event: str, facts: Mapping[str, object]) -> str:
-    """Write an event and its facts: `worker.lost worker=3 reason="no beat"`, and what has lines below."""
+    """Write an event and its facts: `worker.lost worker=3 reason="no beat"`; facts of several lines below."""
     line = one_line(event)
     below = ""
     for key, value in facts.items():
@@ -84,8 +84,8 @@ def text_of(event: str, facts: Mapping[str, object]) -> str:
     return line + below
 
 
-class Sparing:
-    """Bounds how often something that others bring about is logged: one line for all of an interval."""
+class LogRateLimit:
+    """Bounds how often an event that peers or clients cause is logged: one line for all in INTERVAL_S."""
 
     INTERVAL_S = 1.0
 
@@ -94,7 +94,7 @@ class Sparing:
         self._count = 0
 
     def count(self, now: float) -> int:
-        """Count one more; return how many there were since the last line if another is due, else 0."""
+        """Count one event; return how many there were since the last line if a line is due, else 0."""
         self._count += 1
         if now < self._due_at:
             return 0
@@ -114,7 +114,7 @@ class TextFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line, and below it what has several."""
+        """Write one line, and facts of several lines below it."""
         start = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process} "
         text = "\n".join(start + text_of(record.getMessage(), facts) for facts in each(record))
         return f"{text}\n{indented(self.formatException(record.exc_info))}" if record.exc_info else text
@@ -128,7 +128,7 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line; what JSON can't hold is written as text."""
+        """Write one line; values that JSON doesn't know are written as text."""
         head: dict[str, object] = {
             "time": clock.iso(int(record.created * 1000)),
             "level": record.levelname,

@@ -12,13 +12,13 @@ import pyjson5
 
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 
-#: TorchServe's numbers are 32-bit; a larger one is a slip.
+#: TorchServe's numbers have 32 bits; a larger one is a mistake.
 NUMBER_LIMIT = 2**31 - 1
-#: int() alone would also take 1_000 and other scripts' digits.
+#: int() alone would also take 1_000 and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
 
-#: TorchServe's fields of a model in `models` and in snapshots, and ours.
-_MODEL_NUMBERS = {
+#: The numbers of a model in `models` and in snapshots: TorchServe's name -> the field of `StartupModel`.
+MODEL_NUMBERS = {
     "minWorkers": "min_workers",
     "maxWorkers": "max_workers",
     "batchSize": "batch_size",
@@ -121,7 +121,7 @@ def _startup_models(models: dict[str, object]) -> tuple[StartupModel, ...]:
 
 def _startup_model(name: str, version: str, facts: dict[str, object]) -> StartupModel:
     numbers = {
-        field: _positive(facts.get(key), f"{name} {version} {key}") for key, field in _MODEL_NUMBERS.items()
+        field: _positive(facts.get(key), f"{name} {version} {key}") for key, field in MODEL_NUMBERS.items()
     }
     words = {key: facts.get(key) for key in ("marName", "runtimeType")}
     for key, word in words.items():

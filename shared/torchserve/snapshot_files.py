@@ -1,6 +1,6 @@
-"""TorchServe's snapshot files: a config.properties that also says which models were served, and how.
+"""Writes TorchServe's snapshot files: a config.properties that also lists the models served.
 
-Pure. They are read as any config.properties is, see `config_properties`; here they are written.
+Pure. `config_properties` reads them, as any config.properties.
 """
 
 import json
@@ -11,16 +11,17 @@ from typing import Literal
 import javaproperties
 
 from torchrelay.shared.settings import StartupModel
+from torchrelay.shared.torchserve.config_parsers import MODEL_NUMBERS
 
 Kind = Literal["startup", "snapshot", "shutdown"]
-#: The key that makes a snapshot of a config.properties.
+#: The key that only a snapshot has.
 KEY = "model_snapshot"
 
 
 def file_name(kind: Kind, at_ms: int) -> str:
-    """Name a snapshot of this moment, in local time.
+    """Return the name of a snapshot of this moment, in local time.
 
-    Names sort as the moments do, but in the hour that comes twice.
+    Names sort by time, except in the hour that comes twice when summer time ends.
     """
     at = datetime.fromtimestamp(at_ms / 1000)
     return f"{at:%Y%m%d%H%M%S}{at_ms % 1000:03d}-{kind}.cfg"
@@ -37,7 +38,7 @@ def render(models: Iterable[StartupModel], config: Mapping[str, str], *, name: s
         "created": created_ms,
         "models": by_name,
     }
-    # Java's readers want Latin-1; the escapes that json makes of the rest are theirs too.
+    # Java reads Latin-1; it knows the escapes that json writes for all other characters.
     return javaproperties.dumps({**config, KEY: json.dumps(content, indent=2)}, timestamp=None)
 
 
@@ -45,11 +46,6 @@ def _state(model: StartupModel) -> dict[str, object]:
     return {
         "defaultVersion": model.is_default,
         "marName": model.archive_name,
-        "minWorkers": model.min_workers,
-        "maxWorkers": model.max_workers,
-        "batchSize": model.batch_size,
-        "maxBatchDelay": model.max_batch_delay_ms,
-        "responseTimeout": model.response_timeout_s,
-        "startupTimeout": model.startup_timeout_s,
+        **{key: getattr(model, field) for key, field in MODEL_NUMBERS.items()},
         "runtimeType": model.runtime,
     }
