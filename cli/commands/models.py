@@ -17,12 +17,6 @@ Wait = Annotated[
     bool, typer.Option("--wait", help="Return when the workers are there, or say why they are not.")
 ]
 
-_ARCHIVE_ADVICE = {
-    "ModelNotFoundException": "the archive must lie in the server's model store, or be given as a url",
-    "DownloadArchiveException": "the server itself must be able to fetch that url, and private addresses"
-    " only with allow_private_urls; the broker's log has the reason",
-}
-
 
 @app.command("list")
 def list_models(
@@ -78,6 +72,8 @@ def register(
 
     A .mar is code, and runs with the rights of its worker: register only what you would run.
     """
+    from torchrelay.cli.remote.client import ARCHIVE_ADVICE
+
     parameters = {
         "url": url,
         "model_name": model_name,
@@ -90,7 +86,7 @@ def register(
         "startup_timeout": startup_timeout,
         "synchronous": wait,
     }
-    _change(management, "POST", "/models", parameters, wait=wait, as_json=as_json, advice=_ARCHIVE_ADVICE)
+    _change(management, "POST", "/models", parameters, wait=wait, as_json=as_json, advice=ARCHIVE_ADVICE)
 
 
 @app.command()
@@ -148,11 +144,11 @@ def _change(
 ) -> None:
     """Ask for a change and print what the server says; with `wait`, show meanwhile how workers start."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient, decode
+    from torchrelay.cli.remote.client import TIMEOUT_S, RestClient, decode
     from torchrelay.shared.api_bodies import StatusBody
 
     # A model may take minutes to load: the limits of the server end a wait, not those of this command.
-    client = RestClient("management", management, timeout_s=None if wait else 30.0, advice=advice)
+    client = RestClient("management", management, timeout_s=None if wait else TIMEOUT_S, advice=advice)
 
     def change() -> StatusBody:
         return decode(client.call(method, path, parameters), StatusBody)

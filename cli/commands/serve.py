@@ -172,15 +172,12 @@ class Terminal:
 
 def example_call(seen: "FleetBody", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
-    from torchrelay.cli.remote.client import segment
+    from torchrelay.cli.remote.client import endpoint, prediction_path
 
     ready = [model.model_name for model in seen.models if model.workers_ready]
-    target = (
-        f"--unix-socket {inference.removeprefix('unix:')} http://localhost"
-        if inference.startswith("unix:")
-        else inference
-    )
+    base_url, socket_path = endpoint(inference)
+    target = f"--unix-socket {socket_path} {base_url}" if socket_path else base_url
     key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     trust = " -k" if inference.startswith("https:") else ""
-    call = f"-T FILE {target}/predictions/{segment(ready[0])}" if ready else f"{target}/ping"
+    call = f"-T FILE {target}{prediction_path(ready[0], None)}" if ready else f"{target}/ping"
     return f"curl{trust}{key} {call}"

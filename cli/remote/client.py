@@ -10,23 +10,33 @@ import httpx
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from torchrelay.cli.commands.options import KEY_FILE_NAME
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import credentials
 from torchrelay.cli.remote.credentials import Port
+from torchrelay.shared import errors
 from torchrelay.shared.api_bodies import ErrorBody, FleetBody, ModelsBody, ModelsEntryBody, VersionBody
 from torchrelay.shared.settings import environment
 
 T = TypeVar("T")
 #: What a person can do about an error, by its `type`.
 _ADVICE = {
-    "MethodNotAllowedException": "the server must run with --enable-model-api for this",
-    "ModelNotFoundException": "`torchrelay models list` shows what is registered",
-    "ModelVersionNotFoundException": "`torchrelay models describe NAME --all` shows its versions",
-    "ConflictStatusException": "unregister that version first, or give the archive another one",
-    "ServiceUnavailableException": "`torchrelay status` shows why",
-    "InvalidModelException": "`torchrelay archive inspect FILE` checks an archive",
-    "InvalidKeyException": "the key comes from TORCHRELAY_KEY, or from a key_file.json in this folder",
+    errors.MethodNotAllowed.type: "the server must run with --enable-model-api for this",
+    errors.ModelNotFound.type: "`torchrelay models list` shows what is registered",
+    errors.ModelVersionNotFound.type: "`torchrelay models describe NAME --all` shows its versions",
+    errors.Conflict.type: "unregister that version first, or give the archive another one",
+    errors.ServiceUnavailable.type: "`torchrelay status` shows why",
+    errors.InvalidModel.type: "`torchrelay archive inspect FILE` checks an archive",
+    errors.InvalidKey.type: f"the key comes from TORCHRELAY_KEY, or from a {KEY_FILE_NAME} in this folder",
 }
+#: The same for a registration, where it differs.
+ARCHIVE_ADVICE = {
+    errors.ModelNotFound.type: "the archive must lie in the server's model store, or be given as a url",
+    errors.DownloadFailed.type: "the server itself must be able to fetch that url, and private addresses"
+    " only with allow_private_urls; the broker's log has the reason",
+}
+#: Seconds that a server has for an answer.
+TIMEOUT_S = 30.0
 
 
 class RestClient:
@@ -36,23 +46,20 @@ class RestClient:
         self,
         port: Port,
         url: str,
-        timeout_s: float | None = 30.0,
+        timeout_s: float | None = TIMEOUT_S,
         advice: Mapping[str, str] | None = None,
         key: str | None = None,
     ) -> None:
         self._port = port
         self._url = url
         self._advice = _ADVICE | dict(advice or {})
-        is_socket = url.startswith("unix:")
+        base_url, socket_path = endpoint(url)
         environ = environment()
-        key = key or credentials.find_key(port, environ, Path.cwd())
         self._http = httpx.Client(
-            base_url="http://localhost" if is_socket else url,
+            base_url=base_url,
             # No proxy of the environment, since it is never meant for this server; but its certificates.
-            transport=httpx.HTTPTransport(
-                uds=url.removeprefix("unix:") if is_socket else None, verify=credentials.trust(environ)
-            ),
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            transport=httpx.HTTPTransport(uds=socket_path, verify=credentials.trust(environ)),
+            headers=credentials.headers(key or credentials.find_key(port, environ, Path.cwd())),
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             trust_env=False,
         )
@@ -120,6 +127,11 @@ class RestClient:
         return decode(self.call("GET", "/fleet"), FleetBody)
 
 
+def endpoint(url: str) -> tuple[str, str | None]:
+    """Return the base url of an address, and the path of its unix socket if it is one."""
+    return ("http://localhost", url.removeprefix("unix:")) if url.startswith("unix:") else (url, None)
+
+
 def decode(content: bytes, what: type[T]) -> T:
     """Decode an answer. Raises Fault where it has another form, since then another server listens there."""
     try:
@@ -130,12 +142,16 @@ def decode(content: bytes, what: type[T]) -> T:
 
 def model_path(model: str, version: str | None) -> str:
     """Write the path of a model, or of one version."""
-    return f"/models/{segment(model)}" + (f"/{segment(version)}" if version else "")
+    return _path("models", model, version)
 
 
-def segment(text: str) -> str:
-    """Quote a name for use as one segment of a path."""
-    return quote(text, safe="")
+def prediction_path(model: str, version: str | None) -> str:
+    """Write the path of predictions with a model, or with one version."""
+    return _path("predictions", model, version)
+
+
+def _path(*segments: str | None) -> str:
+    return "".join("/" + quote(segment, safe="") for segment in segments if segment)
 
 
 def _as_text(value: object) -> str:

@@ -22,6 +22,11 @@ def find_key(port: Port, environ: Mapping[str, str], folder: Path) -> str | None
     return None if entry is None else entry.key
 
 
+def headers(key: str | None) -> dict[str, str]:
+    """Return the headers that carry a key."""
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def read_key_file(path: Path) -> dict[str, KeyEntry]:
     """Read a key file: its entries by their names, which `ENTRY_NAMES` has; {} where there is no file.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httpx
 
-from torchrelay.cli.remote import client
+from torchrelay.cli.remote import client, credentials
 from torchrelay.cli.remote.fleet_summaries import model_summary
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
@@ -84,18 +84,15 @@ class Startup:
         self._url = url
         self._watcher = watcher
         self._server_id = server_id
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._headers = credentials.headers(key)
 
     async def follow(self) -> None:
         """Tell the watcher of each step of the start, then of each change of the models."""
-        uds = self._url.removeprefix("unix:") if self._url.startswith("unix:") else None
+        base_url, socket_path = client.endpoint(self._url)
         # The listener is our own, on this machine, whatever name its certificate has.
-        transport = httpx.AsyncHTTPTransport(uds=uds, verify=_unverified())
+        transport = httpx.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
         async with httpx.AsyncClient(
-            base_url="http://localhost" if uds else self._url,
-            transport=transport,
-            headers=self._headers,
-            timeout=5.0,
+            base_url=base_url, transport=transport, headers=self._headers, timeout=5.0
         ) as http:
             await self._follow(http)
 
