@@ -17,7 +17,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="attacks; all of them if none is named")
     parser.add_argument("--seconds", type=float, help="how long each goes on, instead of its own time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to a file as well")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all that was measured to a file as well"
+    )
     parser.add_argument("--list", action="store_true", help="say which attacks there are, and end")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the servers' folders there")
     options = parser.parse_args(arguments)

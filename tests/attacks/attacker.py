@@ -1,4 +1,4 @@
-"""One attack, in a process of its own: `python -m tests.attacks.attacker` with a `plan.Task` on stdin.
+"""One attack, in a process of its own: `python -m tests.attacks.attacker` with a `plan.AttackRun` on stdin.
 
 Its sockets send no faster than it was told, it holds no more memory than it may, and it ends by itself.
 """
@@ -115,10 +115,10 @@ class Line:
 class Attacker:
     """What attacks have in common: where to, how fast, until when, and what was seen."""
 
-    def __init__(self, task: plan.Task) -> None:
-        self.target = task.target
-        self.throttle = Throttle(task.bytes_per_s, task.messages_per_s)
-        self.until = clock.monotonic() + task.seconds
+    def __init__(self, attack_run: plan.AttackRun) -> None:
+        self.target = attack_run.target
+        self.throttle = Throttle(attack_run.bytes_per_s, attack_run.messages_per_s)
+        self.until = clock.monotonic() + attack_run.seconds
         self.counts: Counter[str] = Counter()
         self.breaches: dict[str, None] = {}
         self.sent_bytes = 0
@@ -179,13 +179,13 @@ class Attacker:
         """Note something that nobody should get."""
         self.breaches[what] = None
 
-    def seen(self) -> plan.Seen:
+    def seen(self) -> plan.AttackReport:
         """Sum up."""
         counts = ", ".join(f"{what} x {count}" for what, count in self.counts.most_common(8))
         text = (
             f"sent {self.sent_bytes / 1e6:,.1f} MB; {counts}" if counts else f"sent {self.sent_bytes} bytes"
         )
-        return plan.Seen(text, tuple(self.breaches))
+        return plan.AttackReport(text, tuple(self.breaches))
 
 
 def head(line: str, *headers: str) -> bytes:
@@ -227,16 +227,16 @@ def pause(seconds: float) -> None:
 
 
 def main() -> None:
-    """Run the attack of a task and write what was seen."""
+    """Run the attack that stdin describes and write what was seen."""
     from tests.attacks.catalog import ATTACKS
 
-    task = msgspec.json.decode(sys.stdin.buffer.read(), type=plan.Task)
+    attack_run = msgspec.json.decode(sys.stdin.buffer.read(), type=plan.AttackRun)
     resource.setrlimit(resource.RLIMIT_AS, (plan.ATTACKER_MEMORY_BYTES,) * 2)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(OPEN_FILES, most), most))
-    attacker = Attacker(task)
+    attacker = Attacker(attack_run)
     with suppress(BrokenPipeError):
-        ATTACKS[task.attack].run(attacker)
+        ATTACKS[attack_run.attack].run(attacker)
         sys.stdout.buffer.write(msgspec.json.encode(attacker.seen()))
 
 

@@ -36,7 +36,7 @@ class Target(msgspec.Struct, frozen=True):
     worker: int = 0
 
 
-class Task(msgspec.Struct, frozen=True):
+class AttackRun(msgspec.Struct, frozen=True):
     """One attack on one server."""
 
     attack: str
@@ -46,7 +46,7 @@ class Task(msgspec.Struct, frozen=True):
     messages_per_s: float = MESSAGES_PER_S
 
 
-class Seen(msgspec.Struct, frozen=True):
+class AttackReport(msgspec.Struct, frozen=True):
     """What an attacker has seen; `breaches` are what it got that nobody should."""
 
     text: str

@@ -1,4 +1,4 @@
-"""Runs one attack: a server of its own, honest clients, attackers, and the figures of all of it."""
+"""Runs one attack: a server of its own, honest clients, attackers, and what is measured of all of it."""
 
 import asyncio
 import sys
@@ -45,28 +45,28 @@ def run(name: str, seconds: float | None, folder: Path, tell: Tell, times: Times
     kind = attacks[0]  # those that run side by side are all content with the same
     tell(f"{name}: starting a server")
     server = Server(folder)
-    figures, seen, trouble = verdicts.NOTHING, "", ""
+    measured, seen, trouble = verdicts.NOTHING, "", ""
     try:
         target = server.start(kind.config, kind.broker_options)
         share = len(attacks)
-        tasks = [
-            plan.Task(one.name, target, seconds, plan.BYTES_PER_S / share, plan.MESSAGES_PER_S / share)
+        attack_runs = [
+            plan.AttackRun(one.name, target, seconds, plan.BYTES_PER_S / share, plan.MESSAGES_PER_S / share)
             for one in attacks
         ]
-        figures, seen = asyncio.run(_attack(name, tasks, Watch(server.parts, folder), tell, times))
+        measured, seen = asyncio.run(_attack(name, attack_runs, Watch(server.parts, folder), tell, times))
     except AssertionError as error:
         trouble = f"the server did not start: {error}"[:WORDS_LIMIT]
     finally:
         tell(f"{name}: stopping the server")
         trouble = server.stop() or trouble
-    faults = (*verdicts.faults(figures), trouble)
-    return Row(name, figures, tuple(filter(None, faults)), seen)
+    faults = (*verdicts.faults(measured), trouble)
+    return Row(name, measured, tuple(filter(None, faults)), seen)
 
 
 async def _attack(
-    name: str, tasks: Sequence[plan.Task], watch: Watch, tell: Tell, times: Times
-) -> tuple[verdicts.Figures, str]:
-    clients = Clients(tasks[0].target.address, INFERENCE)
+    name: str, attack_runs: Sequence[plan.AttackRun], watch: Watch, tell: Tell, times: Times
+) -> tuple[verdicts.Measurements, str]:
+    clients = Clients(attack_runs[0].target.address, INFERENCE)
     load = asyncio.create_task(clients.run())
     await _pass(times.warm_up_s)
     alone_at = clock.monotonic()
@@ -75,7 +75,7 @@ async def _attack(
     await asyncio.to_thread(watch.begin)
     begun_at = clock.monotonic()
     telling = asyncio.create_task(_tell(name, clients, watch, tell))
-    all_seen = await asyncio.gather(*map(_run, tasks))
+    all_seen = await asyncio.gather(*map(_run, attack_runs))
     ended_at = clock.monotonic()
     telling.cancel()
     tell(f"{name}: is all back to normal?")
@@ -86,7 +86,7 @@ async def _attack(
     over_at = clock.monotonic()
     clients.stop()
     await load
-    figures = verdicts.Figures(
+    measured = verdicts.Measurements(
         before=verdicts.honest(clients.outcomes, alone_at, begun_at),
         during=verdicts.honest(clients.outcomes, begun_at, ended_at),
         after=verdicts.honest(clients.outcomes, after_at, over_at),
@@ -96,8 +96,8 @@ async def _attack(
         breaches=tuple(breach for seen in all_seen for breach in seen.breaches),
     )
     if len(all_seen) == 1:
-        return figures, all_seen[0].text
-    return figures, f"{len(tasks)} attacks side by side for {ended_at - begun_at:.0f} s"
+        return measured, all_seen[0].text
+    return measured, f"{len(attack_runs)} attacks side by side for {ended_at - begun_at:.0f} s"
 
 
 async def _pass(seconds: float) -> None:
@@ -114,7 +114,7 @@ async def _tell(name: str, clients: Clients, watch: Watch, tell: Tell) -> None:
         tell(f"{name}: {len(clients.outcomes)} honest requests, {failed} failed; {watch.largest()}")
 
 
-async def _run(task: plan.Task) -> plan.Seen:
+async def _run(attack_run: plan.AttackRun) -> plan.AttackReport:
     """Run an attacker, and stop one that doesn't end."""
     # Nice, so that on a machine of few processors it is the server that gets them: an attacker has its own.
     process = await asyncio.create_subprocess_exec(
@@ -123,15 +123,17 @@ async def _run(task: plan.Task) -> plan.Seen:
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(task.seconds + plan.OVERTIME_S):
-            out, err = await process.communicate(msgspec.json.encode(task))
+        async with asyncio.timeout(attack_run.seconds + plan.OVERTIME_S):
+            out, err = await process.communicate(msgspec.json.encode(attack_run))
     except TimeoutError:
-        return plan.Seen(f"{task.attack} had to be stopped")
+        return plan.AttackReport(f"{attack_run.attack} had to be stopped")
     finally:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
     if process.returncode:
         words = err.decode(errors="replace").strip().splitlines()[-1:]
-        return plan.Seen("", (f"the attacker itself failed ({task.attack}): {' '.join(words)[:200]}",))
-    return msgspec.json.decode(out, type=plan.Seen)
+        return plan.AttackReport(
+            "", (f"the attacker itself failed ({attack_run.attack}): {' '.join(words)[:200]}",)
+        )
+    return msgspec.json.decode(out, type=plan.AttackReport)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tests.attacks import plan, verdicts
-from tests.attacks.verdicts import Figures, duration, megabytes
+from tests.attacks.verdicts import Measurements, duration, megabytes
 
 WIDTH = 80
 #: name, verdict, honest requests that failed, p99 before and during, most memory
@@ -17,7 +17,7 @@ class Row(msgspec.Struct, frozen=True):
     """One attack and what came of it."""
 
     attack: str
-    figures: Figures
+    measured: Measurements
     faults: tuple[str, ...]
     seen: str
 
@@ -41,14 +41,14 @@ def heading(honest_per_s: float) -> str:
 
 
 def row(one: Row) -> str:
-    """Write one attack: a line of figures, and below it what didn't hold and what was seen."""
-    figures, largest = one.figures, one.figures.largest
+    """Write one attack: a line of numbers, and below it what didn't hold and what was seen."""
+    measured, largest = one.measured, one.measured.largest
     first = _ROW.format(
         one.attack,
         "held" if one.has_held else "NOT HELD",
-        f"{figures.during.failed}/{figures.during.sent}",
-        duration(figures.before.p99_s),
-        duration(figures.during.p99_s),
+        f"{measured.during.failed}/{measured.during.sent}",
+        duration(measured.before.p99_s),
+        duration(measured.during.p99_s),
         f"{largest.most_bytes / 1e6:.0f} MB {largest.role}",
     )
     lines = [first[:WIDTH].rstrip()]

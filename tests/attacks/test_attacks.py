@@ -29,10 +29,10 @@ def test_attacks_that_run_side_by_side_are_content_with_a_server_as_it_comes() -
 def test_an_attack_runs_beside_honest_requests_and_ends_by_itself(tmp_path: Path) -> None:
     told: list[str] = []
     row = run("unclear-lengths", 1.0, tmp_path / "server", told.append, Times(0.1, 0.5, 0.1))
-    assert not row.figures.breaches
-    assert not row.figures.ended
-    assert row.figures.during.sent > 50
-    roles = {one.role for one in row.figures.memory}
+    assert not row.measured.breaches
+    assert not row.measured.ended
+    assert row.measured.during.sent > 50
+    roles = {one.role for one in row.measured.memory}
     assert {"broker", "gateway process", "node", "launcher", "model worker"} <= roles
     assert "400 x" in row.seen
     assert told

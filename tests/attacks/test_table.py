@@ -1,12 +1,12 @@
 from tests.attacks import table
 from tests.attacks.catalog import ATTACKS, MIXED
 from tests.attacks.table import Row
-from tests.attacks.verdicts import Figures, Honest, Memory
+from tests.attacks.verdicts import HonestRequests, Measurements, Memory
 
-WORST = Figures(
-    Honest(600, {}, 0.01, 10.0),
-    Honest(60_000, {"503": 6_000}, 9.0, 10.0),
-    Honest(600, {}, 0.01, 0.02),
+WORST = Measurements(
+    HonestRequests(600, {}, 0.01, 10.0),
+    HonestRequests(60_000, {"503": 6_000}, 9.0, 10.0),
+    HonestRequests(600, {}, 0.01, 0.02),
     (Memory("broker", 1, 2, 3), Memory("gateway process", 1, 999_000_000, 3)),
 )
 

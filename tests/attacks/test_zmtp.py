@@ -13,7 +13,7 @@ TARGET = plan.Target(address="127.0.0.1", broker_port=0, store="", scratch="")
 
 
 def attacker() -> Attacker:
-    return Attacker(plan.Task("none", TARGET, 5.0))
+    return Attacker(plan.AttackRun("none", TARGET, 5.0))
 
 
 def test_a_peer_of_raw_bytes_is_understood_and_understands() -> None:
@@ -57,7 +57,7 @@ def test_an_attacker_says_how_it_was_answered(sent: bytes, status: str) -> None:
 
 def test_an_attacker_sends_no_faster_than_it_was_told() -> None:
     ours, server = socket.socketpair()
-    slow = Attacker(plan.Task("none", TARGET, 5.0, bytes_per_s=10_000_000))
+    slow = Attacker(plan.AttackRun("none", TARGET, 5.0, bytes_per_s=10_000_000))
     line = Line(slow, ours)
     began_at = time.monotonic()
     for _ in range(20):

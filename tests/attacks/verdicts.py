@@ -1,4 +1,4 @@
-"""From figures to a verdict; pure."""
+"""From what was measured to a verdict; pure."""
 
 import math
 from collections import Counter
@@ -28,7 +28,7 @@ class Outcome(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
-class Honest(msgspec.Struct, frozen=True):
+class HonestRequests(msgspec.Struct, frozen=True):
     """Honest requests of a stretch of time."""
 
     sent: int = 0
@@ -51,12 +51,12 @@ class Memory(msgspec.Struct, frozen=True):
     after_bytes: int
 
 
-class Figures(msgspec.Struct, frozen=True):
+class Measurements(msgspec.Struct, frozen=True):
     """What was measured around one attack."""
 
-    before: Honest
-    during: Honest
-    after: Honest
+    before: HonestRequests
+    during: HonestRequests
+    after: HonestRequests
     memory: tuple[Memory, ...] = ()
     #: Roles of processes that ended.
     ended: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 #: Of an attack that could not begin.
-NOTHING = Figures(Honest(), Honest(), Honest())
+NOTHING = Measurements(HonestRequests(), HonestRequests(), HonestRequests())
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -79,37 +79,37 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] if ordered else 0.0
 
 
-def honest(outcomes: Iterable[Outcome], since: float, until: float) -> Honest:
+def honest(outcomes: Iterable[Outcome], since: float, until: float) -> HonestRequests:
     """Sum up the requests that began in a stretch of time; failed ones count with the time they took."""
     ours = [one for one in outcomes if since <= one.started_at < until]
     took = [one.took_s for one in ours]
     faults = Counter(one.fault for one in ours if one.fault)
-    return Honest(len(ours), dict(faults.most_common()), percentile(took, 50), percentile(took, 99))
+    return HonestRequests(len(ours), dict(faults.most_common()), percentile(took, 50), percentile(took, 99))
 
 
-def faults(figures: Figures) -> list[str]:
+def faults(measured: Measurements) -> list[str]:
     """Say what did not hold, the gravest first; nothing where all did."""
-    found = list(figures.breaches)
-    found += [f"{role} ended" for role in figures.ended]
-    if not figures.during.sent:
+    found = list(measured.breaches)
+    found += [f"{role} ended" for role in measured.ended]
+    if not measured.during.sent:
         found.append("no honest request was sent")
-    if figures.during.failed:
-        found.append(f"{figures.during.failed} honest requests failed ({_causes(figures.during)})")
-    if figures.during.p99_s > P99_LIMIT_S:
+    if measured.during.failed:
+        found.append(f"{measured.during.failed} honest requests failed ({_causes(measured.during)})")
+    if measured.during.p99_s > P99_LIMIT_S:
         found.append(f"p99 above {P99_LIMIT_S:g} s")
-    found += [f"{one.role} held {megabytes(one.most_bytes)}" for one in figures.memory
+    found += [f"{one.role} held {megabytes(one.most_bytes)}" for one in measured.memory
               if one.most_bytes > MEMORY_LIMIT_BYTES]  # fmt: skip
-    if figures.after.failed:
-        found.append(f"{RECOVERY_S:g} s later {figures.after.failed} failed ({_causes(figures.after)})")
-    normal_s = max(NORMAL_S, NORMAL_FACTOR * figures.before.p99_s)
-    if figures.after.p99_s > normal_s:
-        found.append(f"{RECOVERY_S:g} s later p99 was {duration(figures.after.p99_s)}")
-    for one in figures.memory:
+    if measured.after.failed:
+        found.append(f"{RECOVERY_S:g} s later {measured.after.failed} failed ({_causes(measured.after)})")
+    normal_s = max(NORMAL_S, NORMAL_FACTOR * measured.before.p99_s)
+    if measured.after.p99_s > normal_s:
+        found.append(f"{RECOVERY_S:g} s later p99 was {duration(measured.after.p99_s)}")
+    for one in measured.memory:
         if one.after_bytes > one.before_bytes + NORMAL_GROWTH_BYTES:
             held = f"{megabytes(one.after_bytes)}, {megabytes(one.before_bytes)} before"
             found.append(f"{RECOVERY_S:g} s later {one.role} held {held}")
-    if figures.log_bytes > LOG_LIMIT_BYTES:
-        found.append(f"logs grew by {megabytes(figures.log_bytes)}")
+    if measured.log_bytes > LOG_LIMIT_BYTES:
+        found.append(f"logs grew by {megabytes(measured.log_bytes)}")
     return found
 
 
@@ -121,5 +121,5 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
-def _causes(requests: Honest) -> str:
+def _causes(requests: HonestRequests) -> str:
     return ", ".join(f"{fault} x {count}" for fault, count in requests.faults.items())
