@@ -41,6 +41,15 @@ def make_folder(folder: Path) -> None:
         folder.chmod(FOLDER_MODE)  # of which the umask may have taken something
 
 
+def is_folder_of(path: Path, user_id: int) -> bool:
+    """Return whether this is a folder that belongs to the user, and no link to one."""
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
+
+
 def refuse_others(path: Path) -> None:
     """Raise PermissionError for what another user may have laid there to be taken for ours.
 

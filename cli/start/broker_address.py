@@ -8,7 +8,6 @@ their process would get the requests, and could have nodes run code.
 
 import os
 import socket
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -60,7 +59,9 @@ def to_dial(places: Sequence[Path], user_id: int) -> str:
     """Return the address on which this user's broker listens, or would listen if it started now."""
     fitting = [folder for folder in places if part_settings.fits_socket(str(folder))]
     listening = (
-        folder for folder in fitting if _is_own(folder, user_id) and _is_listened_on(folder / SOCKET_NAME)
+        folder
+        for folder in fitting
+        if private_files.is_folder_of(folder, user_id) and _is_listened_on(folder / SOCKET_NAME)
     )
     usable = (folder for folder in fitting if _is_usable(folder, user_id))
     return f"ipc://{next(listening, None) or next(usable, fitting[0])}/{SOCKET_NAME}"
@@ -69,7 +70,7 @@ def to_dial(places: Sequence[Path], user_id: int) -> str:
 def _is_usable(folder: Path, user_id: int) -> bool:
     """Return whether a broker could listen in a folder, which is not made for that."""
     if os.path.lexists(folder):
-        return _is_own(folder, user_id) and os.access(folder, os.W_OK | os.X_OK)
+        return private_files.is_folder_of(folder, user_id) and os.access(folder, os.W_OK | os.X_OK)
     parent = next(parent for parent in folder.parents if os.path.exists(parent))
     return os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)
 
@@ -81,7 +82,7 @@ def _why_not(folder: Path, user_id: int) -> str | None:
         )
     try:
         private_files.make_folder(folder)
-        if not _is_own(folder, user_id):
+        if not private_files.is_folder_of(folder, user_id):
             return "it is another user's"
         if folder.stat().st_mode & 0o077:
             folder.chmod(0o700)
@@ -90,15 +91,6 @@ def _why_not(folder: Path, user_id: int) -> str | None:
     except OSError as error:
         return str(error.strerror)
     return None
-
-
-def _is_own(folder: Path, user_id: int) -> bool:
-    """Return whether this is a folder that belongs to the user, and no link to one."""
-    try:
-        facts = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
 
 
 def _is_listened_on(path: Path) -> bool:

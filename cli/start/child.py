@@ -1,7 +1,7 @@
 """One process of `torchrelay serve`: `python -m torchrelay.cli.start.child ROLE`.
 
-What it is to do comes as a Launch, one line on stdin, which stays open: its end means that the parent is
-gone, however it went, and this process must go too.
+It gets its settings as a Launch, one line on stdin. stdin then stays open: its end means that the parent
+process has ended, however that came, and this process ends too.
 """
 
 import os
@@ -21,12 +21,12 @@ from torchrelay.shared.torchserve import torchserve_log
 
 Role = Literal["broker", "gateway", "worker"]
 
-#: An orphan that has not stopped orderly after this long is killed, and its own children with it.
+#: A process whose parent has ended, and that has not stopped after so long, is killed with its children.
 ORPHAN_GRACE_S = 6.0
 
 
 class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a process writes its log, and how; what is for the terminal has a level of its own."""
+    """Where a process writes its log, and how; `level` is that of the terminal."""
 
     level: str
     log_format: Literal["text", "json", "torchserve"]
@@ -34,7 +34,7 @@ class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
     limits: LogLimits = LogLimits()
 
     def configure(self, process: str) -> None:
-        """Let this process's records go there."""
+        """Set up logging in this process."""
         file = Path(self.file) if self.file else None
         if self.log_format == "torchserve":
             torchserve_log.configure(process, level=self.level, log_file=file, limits=self.limits)
@@ -45,7 +45,7 @@ class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child must know; `settings` is the JSON of its role's settings."""
+    """What a child process gets; `settings` is the JSON of its role's settings."""
 
     role: Role
     settings: msgspec.Raw
@@ -53,7 +53,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> int:
-    """Run the process to its end."""
+    """Run the process; return its exit code."""
     launch = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=Launch)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     launch.log.configure(launch.role)
@@ -66,7 +66,7 @@ def main() -> int:
 
 def run(role: Role, settings: msgspec.Raw) -> int:
     """Run one role; only that role's package is imported."""
-    private_memory.keep_memory_private()  # first: it holds keys, and handlers run as the same user
+    private_memory.keep_memory_private()  # first: the settings have keys, and handlers run as the same user
     if role == "broker":
         from torchrelay.broker.server import run as run_broker
 

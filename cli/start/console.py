@@ -1,4 +1,4 @@
-"""What a running server says on its terminal: a thread writes it, for the terminal may take nothing."""
+"""Writes lines to the terminal of a running server, by a thread, since the terminal may be stopped."""
 
 import functools
 import logging
@@ -8,12 +8,12 @@ from torchrelay.shared.terminal import printable
 
 
 def say(text: str) -> None:
-    """Have a line written; a reader that is stuck, or has gone, ends no server."""
+    """Have a line written; a stopped or closed terminal doesn't block the server."""
     _handler().handle(logging.makeLogRecord({"msg": printable(text)}))
 
 
 def flush() -> None:
-    """Wait until all has been written, or the terminal takes nothing: for a process that becomes another."""
+    """Wait until all lines are written, or the terminal is stopped: for a process that calls exec."""
     _handler().flush()
 
 

@@ -1,21 +1,20 @@
-"""Where a run keeps what it has: the one rule for its folders, each tried before anything starts.
+"""Chooses the folders of a run for sockets, state and cache, and tests them before anything starts.
 
-- Temporary folders are looked for as Python does: TMPDIR, TEMP, TMP, then the system's. A run has a private
-  one in the first that can be used and, if its path is too long for a socket, its socket in a later one.
-- The state is where --state-dir says, or temporary.
-- The cache of unpacked models is where --cache-dir or TORCHRELAY_CACHE_DIR says, else in the user's cache
-  folder, else temporary. `torchserve` takes TEMP for all that is large, as TorchServe does.
+- Temporary folders are searched as Python does: TMPDIR, TEMP, TMP, then the system's. A run makes a private
+  folder in the first usable one and, if its path is too long for a socket, one for the socket in a later one.
+- The state is in --state-dir, or in the temporary folder.
+- The cache of unpacked models is in --cache-dir or TORCHRELAY_CACHE_DIR, else in the user's cache folder,
+  else in the temporary folder. As in TorchServe, `torchserve` puts both into TEMP, if that is set.
 
-What somebody has named must work, or is a Fault; what nobody has named gives way to a temporary folder, with
-a warning. A run holds a lock in its private folders: what a killed one left behind is found by that, and
-removed by the next run of the same user.
+A named folder that can't be used is a Fault; the user's cache folder is then replaced by a temporary one,
+with a warning. A run holds a lock in its private folders: by that the next run of the user finds the folders
+of killed runs, and removes them.
 """
 
 import os
 import pwd
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,24 +32,24 @@ LOCK_NAME = "run.lock"
 CACHE_VARIABLE = "TORCHRELAY_CACHE_DIR"
 STATE_VARIABLE = "TORCHRELAY_STATE_DIR"
 TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
-#: Python's, but for the working directory, which is whatever it happens to be.
+#: Python's, except the working directory, which may be any.
 SYSTEM_TEMPORARY = ("/tmp", "/var/tmp", "/usr/tmp")
 STATE_ADVICE = f"choose another with --state-dir or {STATE_VARIABLE}"
 CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
-#: What a broker and a node write into: what an earlier run, another user's, has left there may be in the way.
+#: Folders into which a broker and a node write: an earlier run of another user may have left them.
 PARTS_OF_STATE = ("archives", "logs")
 PARTS_OF_CACHE = ("archives", "models", "environments")
-#: All that lies in a broker's and a node's folder: one that holds nothing else is theirs alone.
+#: All names of entries of a state and a cache folder: one with no other entries is used for nothing else.
 STATE_ENTRIES = re.compile(
     r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?|worker_claims(\.new)?"
 )
 CACHE_ENTRIES = re.compile("|".join(PARTS_OF_CACHE))
-#: What SQLite needs beside a registry to open it.
+#: Free bytes that SQLite needs to open a registry.
 REGISTRY_BYTES = 64 << 10
 
 
 class Folders(msgspec.Struct, frozen=True):
-    """Where a run keeps its socket (mode 0700), its state and unpacked models, and what to say of it."""
+    """The folders of a run for its socket (mode 0700), its state and unpacked models, with warnings."""
 
     sockets: str
     state: Path
@@ -59,7 +58,7 @@ class Folders(msgspec.Struct, frozen=True):
 
 
 class Cache(msgspec.Struct, frozen=True):
-    """Where a node keeps unpacked models, and what to say of it."""
+    """The folder of a node's unpacked models, with warnings."""
 
     folder: Path
     warnings: tuple[str, ...] = ()
@@ -73,7 +72,7 @@ def folders(
     *,
     large_in_temp: bool = False,
 ) -> Iterator[Folders]:
-    """Make the folders of a run; what is temporary of them goes at the end.
+    """Make the folders of a run; temporary ones are removed at the end.
 
     `large_in_temp` is TorchServe's meaning of TEMP: state and unpacked models lie there if it is set.
 
@@ -98,7 +97,7 @@ def folders(
 
 @contextmanager
 def cache_of_node(cache_dir: str | None, environ: Mapping[str, str]) -> Iterator[Cache]:
-    """Find the folder of a node's unpacked models; a temporary one goes at the end.
+    """Make the folder of a node's unpacked models; a temporary one is removed at the end.
 
     Raises:
         Fault: it can't be made or used.
@@ -110,7 +109,7 @@ def cache_of_node(cache_dir: str | None, environ: Mapping[str, str]) -> Iterator
 
 
 def pid_folder() -> Path:
-    """Return where TorchServe's pid file lies: in what Python takes for the temporary folder."""
+    """Return the folder of TorchServe's pid file: the one that Python takes for temporary files."""
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -118,20 +117,21 @@ def pid_folder() -> Path:
 
 
 class Temporary:
-    """The private temporary folders of a run, made as they are needed; they go when `stack` ends."""
+    """The private temporary folders of a run, made when needed and removed when `stack` ends."""
 
     def __init__(self, environ: Mapping[str, str], stack: ExitStack) -> None:
         self._stack = stack
         self._parents = temporary_folders(environ)
         named = [(name, environ[name]) for name in TEMPORARY_VARIABLES if environ.get(name)]
-        #: Why each parent that somebody has named can't be used.
+        #: Folder -> the variable that names it.
         self._names = {Path(value).absolute(): name for name, value in named}
         self._made: dict[Path, Path] = {}
+        #: Folder -> why it can't be used.
         self._refusals: dict[Path, str] = {}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Say which variables name a folder that can't be used."""
+        """Name the variables whose folder can't be used."""
         return tuple(
             f"{name}={parent} can't be used ({self._refusals[parent]}): it is passed over"
             for parent, name in self._names.items()
@@ -143,7 +143,7 @@ class Temporary:
         return self.folder_in(self._parents, "name one with TMPDIR")
 
     def folder_for_sockets(self) -> Path:
-        """Return one whose path leaves room for a socket's name."""
+        """Return a private folder whose path leaves room for a socket's name."""
         fitting = [
             parent for parent in self._parents if part_settings.fits_socket(f"{parent}/{PREFIX}12345678")
         ]
@@ -175,13 +175,13 @@ class Temporary:
 
 
 def temporary_folders(environ: Mapping[str, str]) -> list[Path]:
-    """List where temporary folders may be made, in the order in which Python would take them."""
+    """List the parents of temporary folders, in the order in which Python takes them."""
     named = [environ[name] for name in TEMPORARY_VARIABLES if environ.get(name)]
     return [Path(name).absolute() for name in (*named, *SYSTEM_TEMPORARY)]
 
 
 def is_noexec(folder: Path) -> bool:
-    """Tell whether nothing that lies in a folder can be run, nor loaded as a library."""
+    """Return whether a folder is mounted noexec: nothing in it can be run, or loaded as a library."""
     return bool(os.statvfs(folder).f_flag & os.ST_NOEXEC)
 
 
@@ -191,7 +191,7 @@ def choose_cache(
     temporary: Temporary,
     is_noexec: Callable[[Path], bool] = is_noexec,
 ) -> Cache:
-    """Choose the folder of unpacked models: as told, else the user's, else a temporary one.
+    """Choose the folder of unpacked models: the named one, else the user's, else a temporary one.
 
     Raises:
         Fault: the one that was named can't be used.
@@ -219,7 +219,7 @@ def choose_cache(
 
 
 def user_cache(environ: Mapping[str, str], home_of_user: str | None) -> Path | None:
-    """Name the user's cache folder; None where there is no home. A relative one counts as none, see XDG."""
+    """Return the user's cache folder, or None without a home; relative ones are left out, as XDG demands."""
     cache, home = (environ.get(name, "") for name in ("XDG_CACHE_HOME", "HOME"))
     if os.path.isabs(cache):
         return Path(cache, "torchrelay")
@@ -230,7 +230,7 @@ def user_cache(environ: Mapping[str, str], home_of_user: str | None) -> Path | N
 
 
 def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> tuple[str, ...]:
-    """Make a broker's state folder, and say what keeps it open to others.
+    """Make a broker's state folder; return warnings if others can read it.
 
     Raises:
         Fault: it can't be written.
@@ -241,7 +241,7 @@ def require_usable_state(folder: Path, advice: str = STATE_ADVICE) -> tuple[str,
 
 
 def open_to_others(folder: Path, entries: re.Pattern[str]) -> tuple[str, ...]:
-    """Keep others out of a folder that has only entries of ours; warn where that isn't ours to do."""
+    """Keep other users out of a folder with nothing but these entries; else return a warning."""
     why = private_files.tighten(folder, lambda name: entries.fullmatch(name) is not None)
     if why is None:
         return ()
@@ -251,9 +251,9 @@ def open_to_others(folder: Path, entries: re.Pattern[str]) -> tuple[str, ...]:
 
 
 def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> str | None:
-    """Make a folder with its parts and say why one can't be written; None where all is well.
+    """Make a folder with its parts, and return why one can't be written; None if all can.
 
-    What is to be written there at once is tried with as many bytes.
+    The test writes `probe_bytes`, as many as are needed there at once.
     """
     for place in (folder, *(folder / part for part in parts)):
         try:
@@ -267,10 +267,10 @@ def why_unusable(folder: Path, parts: Sequence[str], probe_bytes: int = 0) -> st
 
 
 def remove_leftovers(parent: Path, user_id: int) -> None:
-    """Remove the private folders of a user's runs that are gone, however they went."""
+    """Remove the private folders of a user's runs that have ended, also by being killed."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
-            if not _belongs_to(folder, user_id):
+            if not private_files.is_folder_of(folder, user_id):
                 continue
             with (folder / LOCK_NAME).open("rb") as lock:
                 if locks.try_flock(lock):  # else the run goes on
@@ -293,14 +293,8 @@ def _home_of_user() -> str | None:
         return None
 
 
-def _belongs_to(folder: Path, user_id: int) -> bool:
-    """Tell whether it is a folder of this user's: what others put into theirs may hang whoever opens it."""
-    facts = folder.lstat()
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == user_id
-
-
 def _lock(folder: Path) -> IO[bytes]:
-    """Lock a folder for as long as the file is open, so that it is never seen with a lock that is free."""
+    """Lock a folder until the file is closed; the lock file gets its name only when it is locked."""
     lock = private_files.append_to(folder / f"{LOCK_NAME}.new")
     locks.wait_for_flock(lock)
     (folder / f"{LOCK_NAME}.new").rename(folder / LOCK_NAME)

@@ -1,4 +1,4 @@
-"""Keys that somebody else keeps: a secrets file, or a variable for each API.
+"""Reads keys that the operator gives: in a secrets file, or in a variable for each API.
 
 The file has a line for each key, `API NAME KEY`, where API is `inference`, `management` or `token`; empty
 lines and those that begin with # are skipped. Several keys of one API may hold at the same time.
@@ -22,7 +22,7 @@ FILE_VARIABLE = "TORCHRELAY_KEYS_FILE"
 def static_keys(file: str | None, environ: Mapping[str, str]) -> tuple[StaticKey, ...]:
     """Read all keys that were given; the file is named by an option, or by TORCHRELAY_KEYS_FILE.
 
-    Who says where keys are means that callers need some: that there are none is no reason to ask for none.
+    Whoever names a file or a variable wants callers to need keys: that it has none is a fault.
 
     Raises:
         Fault: the file can't be read, or holds a line that is no key, or all that is named is empty.

@@ -1,7 +1,8 @@
-"""Keeps the three processes of `torchrelay serve` alive, and ends them in order.
+"""Starts the three processes of `torchrelay serve`, restarts those that end, and stops them in order.
 
-Each child is the leader of a process group of its own: Ctrl-C in the terminal reaches only us, and what a
-dead child leaves behind can be ended with its group. A child notices our own death by its stdin's end.
+Each child leads a process group of its own: Ctrl-C in the terminal reaches only this process, and the
+processes that a dead child has left can be ended with its group. A child notices the end of this process by
+its stdin.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ from torchrelay.cli.start.child import Launch, Role
 
 #: -P: a folder called `shared` where serve was started must not shadow ours.
 CHILD_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.start.child")
-#: A child that is killed this often before serve is up will not come up. One that exits by itself with
-#: an error has said why, and would say it again.
+#: A child that was killed so often before the server was up is given up. One that exits by itself with an
+#: error is given up at once: it would fail again.
 START_LIMIT = 3
 #: The first restart is at once, then twice as long each time.
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LIMIT_S = 5.0
-#: A child that lived this long had no trouble starting: its next restart is at once again.
+#: After a child has lived so long, its next restart is at once again.
 STEADY_S = 10.0
 #: Each child's time to stop after SIGTERM, in the order in which they are stopped; under 5 s together.
 STOP_GRACE_S = {"gateway": 2.5, "worker": 1.5, "broker": 0.8}
@@ -47,11 +48,11 @@ class Supervisor:
         self._is_stopping = False
 
     def came_up(self) -> None:
-        """Note that everything has worked once: from now on a child is restarted as often as it takes."""
+        """Take note that the server is up: from now on a child is restarted without a limit."""
         self._is_up = True
 
     def change(self, launch: Launch) -> None:
-        """Start a role's next process so, should it come to that."""
+        """Use this launch if the process of its role is started again."""
         self._launches[launch.role] = launch
 
     async def run(self) -> None:
@@ -63,10 +64,10 @@ class Supervisor:
         await asyncio.gather(*(self._keep(role) for role in self._launches))
 
     async def stop(self) -> None:
-        """End every child, in an order that lets each finish what it has."""
+        """Stop every child, in an order in which each can finish its work."""
         self._is_stopping = True
         for role, grace_s in STOP_GRACE_S.items():
-            # The gateway first: no new work. The broker last: the workers' answers go through it.
+            # The gateway first, so that no new work comes. The broker last, since answers go through it.
             process = self._processes.get(role)
             if process is not None and process.returncode is None:
                 process.send_signal(signal.SIGTERM)
@@ -74,7 +75,7 @@ class Supervisor:
         self.kill()
 
     def kill(self) -> None:
-        """End whatever is left, at once."""
+        """Kill every child that is left, with its group."""
         self._is_stopping = True
         for process in self._processes.values():
             _kill_group(process.pid)

@@ -1,11 +1,11 @@
-"""TorchServe's pid file: one server for each user and temporary folder, and a way to stop it.
+"""TorchServe's pid file, by which a server is stopped: one for each user and temporary folder.
 
-Whoever serves holds a lock on the file, so that a pid which the system has given to somebody else in the
-meantime is never taken for a server's. The lock goes with its process, however that ends.
+The server holds a lock on the file, so that a pid which now belongs to another process is never taken for the
+server's. The lock ends with the server's process, however that ends.
 
-The folder is everybody's. What another user has laid there says nothing, and is in nobody's way: a user who
-finds it has a file of another name, which nobody can guess, and which is found again by its owner. Whoever
-may read a file may lock it, so the process that it names is looked at, too, see `is_server`.
+All users can write to the folder. A file of another user is ignored: a user who finds one there uses a file
+with a name that can't be guessed, which is found again by its owner. A user who can read a file can lock it,
+so the process that it names is checked as well, see `is_server`.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ class AlreadyRunning(Exception):
 
 
 class NotOurs(PermissionError):
-    """Another user has made the file, or may write to it by another name."""
+    """The file is another user's, or has a second name that may be."""
 
 
 def place(folder: Path) -> Path:
-    """Return where this user's pid file is, or is to be made: TorchServe's own, unless it is another user's.
+    """Return the path of this user's pid file: TorchServe's, unless the file there is another user's.
 
-    Raises OSError: one of ours can't be read.
+    Raises OSError if a file of this user can't be read.
     """
     usual = folder / NAME
     left = [path for path in _of_this_user(folder) if path != usual]
@@ -48,7 +48,7 @@ def place(folder: Path) -> Path:
 def _of_this_user(folder: Path) -> Iterator[Path]:
     try:
         names = os.listdir(folder)
-    except OSError:  # a folder that everybody may write to and nobody may read
+    except OSError:  # a folder to which all can write and which nobody can read
         return
     for name in names:
         if name.startswith(NAME.removesuffix(".pid")) and name.endswith(".pid"):
@@ -65,7 +65,7 @@ def _is_anothers(path: Path) -> bool:
 
 
 def _is_ours(facts: os.stat_result) -> bool:
-    # A second name may be another user's doing, of a file that means something else where the first is.
+    # Another user may have given a second name to a file of ours that is no pid file.
     is_shared = stat.S_ISREG(facts.st_mode) and facts.st_nlink > 1
     return facts.st_uid == os.geteuid() and not is_shared
 
@@ -73,7 +73,7 @@ def _is_ours(facts: os.stat_result) -> bool:
 def running_pid(path: Path) -> int | None:
     """Return the pid of the server that holds the file, or None; 0 if it has not written its pid yet.
 
-    Raises OSError: the file is there and can't be opened, or is another user's.
+    Raises OSError if the file can't be opened, or is another user's.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -90,7 +90,7 @@ def running_pid(path: Path) -> int | None:
 
 
 def written_pid(path: Path, within_s: float) -> int | None:
-    """Return what `running_pid` does, and wait for a server that is about to write its pid."""
+    """Return `running_pid`, but wait for a server that has not yet written its pid."""
     deadline = clock.monotonic() + within_s
     while (pid := running_pid(path)) == 0 and clock.monotonic() < deadline:
         Event().wait(POLL_INTERVAL_S)
@@ -98,7 +98,7 @@ def written_pid(path: Path, within_s: float) -> int | None:
 
 
 def take(path: Path) -> int:
-    """Lock the file, made if need be, and return its descriptor, for the server to inherit.
+    """Lock the file, made if need be, and return its fd, which the server inherits.
 
     Raises:
         AlreadyRunning: a server holds it.
@@ -108,25 +108,25 @@ def take(path: Path) -> int:
         try:
             fd = _open(path)
         except FileExistsError:
-            continue  # it was made between our two tries
+            continue  # another process made it between the two tries to open it
         if not locks.try_flock(fd):
             os.close(fd)
             raise AlreadyRunning
         if locks.is_at(path, fd, follow_symlinks=False):
-            os.ftruncate(fd, 0)  # nobody shall take the pid of who held it before for ours
+            os.ftruncate(fd, 0)  # the pid of an earlier server
             os.set_inheritable(fd, True)
             return fd
-        os.close(fd)  # it was removed between our opening and our locking it
+        os.close(fd)  # it was removed before it was locked
 
 
 def write(fd: int, pid: int) -> None:
-    """Say who serves."""
+    """Write the server's pid into the file."""
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(pid).encode(), 0)
 
 
 def remove(path: Path) -> bool:
-    """Remove the file unless a server holds it; tell whether there was one to remove."""
+    """Remove the file unless a server holds it; return whether it was removed."""
     if not path.exists():
         return False
     try:
@@ -139,10 +139,10 @@ def remove(path: Path) -> bool:
 
 
 def remove_others(path: Path) -> bool:
-    """As root, remove what the server of another user has left; tell whether there was anything."""
+    """As root, remove the file that another user's ended server has left; return whether it was removed."""
     if os.geteuid() != _ROOT or not _is_anothers(path):
         return False
-    with contextlib.suppress(OSError):  # theirs runs, or it is no file at all
+    with contextlib.suppress(OSError):  # it can't be opened
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode) and locks.try_flock(fd):
@@ -154,13 +154,13 @@ def remove_others(path: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Remove a file of ours that names no server, though somebody has locked it."""
+    """Remove a file of this user that another process has locked, and that names no server."""
     if not _is_anothers(path):
         path.unlink(missing_ok=True)
 
 
 def is_server(pid: int, name: str, within_s: float) -> bool:
-    """Tell whether a process is this user's and has `name` in its command line, or will soon."""
+    """Return whether a process is this user's and has `name` in its command line within `within_s`."""
     deadline = clock.monotonic() + within_s
     while not (is_one := _is_called(pid, name)) and _lives(pid) and clock.monotonic() < deadline:
         Event().wait(POLL_INTERVAL_S)
@@ -168,7 +168,7 @@ def is_server(pid: int, name: str, within_s: float) -> bool:
 
 
 def _is_called(pid: int, name: str) -> bool:
-    # What can't be looked at, as where /proc is hidden, is taken for ours: it holds a file of this user's.
+    # Where /proc is hidden the process is taken for this user's server: it holds a file of this user.
     facts = Path("/proc", str(pid))
     try:
         words = (facts / "cmdline").read_bytes().split(b"\0")
@@ -190,13 +190,13 @@ def _lives(pid: int) -> bool:
 
 
 def _require_ours(fd: int, path: Path) -> None:
-    """Look at what was opened, which no other can have replaced since."""
+    """Raise NotOurs for an opened file that is not this user's alone."""
     if not _is_ours(os.fstat(fd)):
         raise NotOurs(None, "another user has made it", str(path))
 
 
 def wait_until_free(path: Path, within_s: float) -> bool:
-    """Wait until no server holds the file; tell whether that came to pass."""
+    """Wait until no server holds the file; return whether that came within `within_s`."""
     deadline = clock.monotonic() + within_s
     while running_pid(path) is not None:
         if clock.monotonic() >= deadline:
@@ -206,8 +206,8 @@ def wait_until_free(path: Path, within_s: float) -> bool:
 
 
 def _open(path: Path) -> int:
-    # In a folder like /tmp the kernel refuses root itself another user's file if it may be made
-    # (fs.protected_regular), even where it is there: so only a file that isn't there is made.
+    # With O_CREAT the kernel refuses another user's existing file in a folder like /tmp, also to root
+    # (fs.protected_regular): so that flag is used only if there is no file.
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
