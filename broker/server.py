@@ -116,7 +116,7 @@ def run(settings: BrokerSettings) -> int:
         check_addresses(settings)
         snapshots.check(settings)
         lock = lock_state(Path(settings.state_dir))
-        server = Server(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
+        server = BrokerServer(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
         server.bind()
     except (RelayError, OSError) as error:
         logger.error("broker.not_started", extra={"reason": str(error)})
@@ -163,7 +163,7 @@ def check_addresses(settings: BrokerSettings) -> None:
         )
 
 
-class Server:
+class BrokerServer:
     """One broker: its sockets, threads and core."""
 
     def __init__(self, settings: BrokerSettings, registry: Registry) -> None:

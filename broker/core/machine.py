@@ -52,8 +52,8 @@ from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.nodes import Node
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.nodes import FleetNode
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.fleet.worker_lifecycle import WorkerLifecycle
 from torchrelay.broker.jobs.jobs import Jobs
@@ -83,6 +83,7 @@ CHUNK_LIMIT_BYTES = 4 << 20
 STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
 
 Frames = tuple[Frame, ...]
+FromPeer = m.FromGateway | m.FromNode | m.FromWorker
 
 
 class BrokerCore:
@@ -237,7 +238,7 @@ class BrokerCore:
 
     def _receive(self, event: Received, now: float) -> None:
         # Whatever else a peer may say ends in the last case of each of the three below.
-        message: m.FromGateway | m.FromNode | m.FromWorker = event.message  # type: ignore[assignment]
+        message: FromPeer = event.message  # type: ignore[assignment]
         peer = event.peer
         if event.epoch != self.epoch:
             self._receive_unknown(peer, message, now)
@@ -270,9 +271,7 @@ class BrokerCore:
     # By sender; what comes most often stands first. The last case is for what the sender may not say: mypy
     # checks that only that is left there, so that a message which joins a union needs a case.
 
-    def _from_gateway(
-        self, gateway: Gateway, message: m.FromGateway | m.FromNode | m.FromWorker, frames: Frames, now: float
-    ) -> None:
+    def _from_gateway(self, gateway: Gateway, message: FromPeer, frames: Frames, now: float) -> None:
         match message:
             case m.Submit():
                 self._on_submit(gateway, message, frames, now)
@@ -297,9 +296,8 @@ class BrokerCore:
                 self._refuse_direction(gateway.peer, misdirected, "gateway")
 
     def _from_worker(
-        self, worker: Worker, peer: bytes, message: m.FromGateway | m.FromNode | m.FromWorker, frames: Frames,
-        now: float,
-    ) -> None:  # fmt: skip
+        self, worker: FleetWorker, peer: bytes, message: FromPeer, frames: Frames, now: float
+    ) -> None:
         match message:
             case m.Completed():
                 parts = split_frames([item.frames for item in message.items], frames)
@@ -322,9 +320,7 @@ class BrokerCore:
                 misdirected: m.FromGateway | m.FromNode = message
                 self._refuse_direction(peer, misdirected, "worker")
 
-    def _from_node(
-        self, node: Node, message: m.FromGateway | m.FromNode | m.FromWorker, frames: Frames, now: float
-    ) -> None:
+    def _from_node(self, node: FleetNode, message: FromPeer, frames: Frames, now: float) -> None:
         match message:
             case _ if frames:
                 self._refuse_frames(node.peer, message)
@@ -471,7 +467,7 @@ class BrokerCore:
 
     # From nodes
 
-    def _on_node_beat(self, node: Node, beat: m.NodeBeat, now: float) -> None:
+    def _on_node_beat(self, node: FleetNode, beat: m.NodeBeat, now: float) -> None:
         """Correct the picture: workers that are not there, or that nobody knows of."""
         held = dict(beat.memory)
         self.workers.reported(node, held, now)
@@ -480,11 +476,11 @@ class BrokerCore:
             why = "the broker doesn't know it, or had another node start it"
             self._outbox.send(node.peer, m.StopWorker(unknown[0], True, why, also=tuple(unknown[1:])))
 
-    def _on_node_measured(self, node: Node, measured: m.NodeMeasured) -> None:
+    def _on_node_measured(self, node: FleetNode, measured: m.NodeMeasured) -> None:
         node.measured(measured.points, measured.gpus)
         self.metrics.measured(measured.hostname, measured.points, by_node=True)
 
-    def _on_fetch(self, node: Node, fetch: m.FetchArchive) -> None:
+    def _on_fetch(self, node: FleetNode, fetch: m.FetchArchive) -> None:
         if not self.catalog.is_archive_used(fetch.archive):
             self._outbox.send(node.peer, m.ArchiveMissing(fetch.archive))
         elif fetch.offset < 0 or not 0 < fetch.length <= CHUNK_LIMIT_BYTES:

@@ -10,7 +10,7 @@ from torchrelay.broker.core.effects import Outbox
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.nodes import Node
+from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.worker_lifecycle import WorkerLifecycle
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.models.changes import Management
@@ -118,7 +118,7 @@ class Peers:
                 assert_never(hello)
         return True
 
-    def _report_node(self, node: Node, held: int) -> None:
+    def _report_node(self, node: FleetNode, held: int) -> None:
         self._outbox.report(logging.INFO, "node.joined", node=node.name, held=held)
         if node.name != node.own_name:
             advice = "unless it has just been restarted, give it another --name"
@@ -171,7 +171,7 @@ class Peers:
         del self.gateways[gateway.peer]
         self._outbox.report(logging.INFO, "gateway.left", gateway=gateway.name, reason=reason)
 
-    def drop_node(self, node: Node, now: float) -> None:
+    def drop_node(self, node: FleetNode, now: float) -> None:
         """Forget a node and its workers."""
         self._lifecycle.node_lost(node, now)
         level = logging.INFO if node.is_leaving else logging.WARNING

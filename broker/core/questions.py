@@ -9,8 +9,8 @@ from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.core.stats import Stats, samples_of
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Explanations, Fleet
-from torchrelay.broker.fleet.nodes import Node
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.nodes import FleetNode
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import VersionQueue
 from torchrelay.broker.models.catalog import Catalog
@@ -181,7 +181,7 @@ def _quarantined(queue: VersionQueue, now: float) -> tuple[m.QuarantinedItem, ..
     )
 
 
-def _gpu_use(state: BrokerState, worker: Worker) -> m.GpuUse | None:
+def _gpu_use(state: BrokerState, worker: FleetWorker) -> m.GpuUse | None:
     node = state.fleet.nodes.get(worker.node) if worker.node is not None else None
     return node.gpus.get(worker.device) if node else None
 
@@ -331,7 +331,7 @@ def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
     ]
 
 
-def _used_bytes(node: Node) -> Iterator[tuple[str, int]]:
+def _used_bytes(node: FleetNode) -> Iterator[tuple[str, int]]:
     if node.used_bytes is not None:
         yield "cpu", node.used_bytes
     for device, gpu in node.gpus.items():

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torchrelay.broker.core.states import LIVE, WorkerState
-from torchrelay.broker.fleet.nodes import Node, free_name, name_nodes
+from torchrelay.broker.fleet.nodes import FleetNode, free_name, name_nodes
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
@@ -29,8 +29,8 @@ WORKER_IDS_PER_EPOCH = 10_000
 class Orders:
     """What one reconcile step wants: workers (already entered as starting) to start, others to stop."""
 
-    start: tuple[tuple[Worker, VersionRecord], ...]
-    stop: tuple[Worker, ...]
+    start: tuple[tuple[FleetWorker, VersionRecord], ...]
+    stop: tuple[FleetWorker, ...]
 
 
 class Fleet:
@@ -38,14 +38,14 @@ class Fleet:
 
     def __init__(self, *, epoch: int, claims: Claims, awaited: Iterable[str], settle_until: float) -> None:
         self._claims = claims
-        self.nodes: dict[bytes, Node] = {}
+        self.nodes: dict[bytes, FleetNode] = {}
         #: The number of the latest beat that they, and all other peers, were sent.
         self.beat = 0
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, FleetWorker] = {}
         #: The same workers by version; written by `enter` and `remove_worker` alone.
-        self._by_version: dict[Key, dict[int, Worker]] = {}
+        self._by_version: dict[Key, dict[int, FleetWorker]] = {}
         #: And by the node that holds them; written by `_put_on_node` and `remove_worker` alone.
-        self._by_node: dict[bytes, dict[int, Worker]] = {}
+        self._by_node: dict[bytes, dict[int, FleetWorker]] = {}
         self.conditions: dict[Key, Condition] = {}
         self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
         #: Nodes of before the broker's restart that haven't come back yet.
@@ -59,34 +59,34 @@ class Fleet:
     # Reading
 
     @property
-    def staying_nodes(self) -> list[Node]:
+    def staying_nodes(self) -> list[FleetNode]:
         """The nodes that are here to stay; one that has said goodbye is kept until it falls silent."""
         return [node for node in self.nodes.values() if not node.is_leaving]
 
-    def of_version(self, key: Key) -> list[Worker]:
+    def of_version(self, key: Key) -> list[FleetWorker]:
         """Return a version's workers that are not gone, oldest first."""
         return list(self._by_version.get(key, {}).values())
 
-    def of_record(self, record: VersionRecord) -> list[Worker]:
+    def of_record(self, record: VersionRecord) -> list[FleetWorker]:
         """Return a version's workers as TorchServe shows them, with failed ones that have no successor."""
         here = self.of_version((record.model, record.version))
         missing = max(0, record.min_workers - len(here))
         failed = [w for w in self.condition((record.model, record.version)).failed_workers if w not in here]
         return [*failed[:missing], *here]
 
-    def live(self, key: Key) -> list[Worker]:
+    def live(self, key: Key) -> list[FleetWorker]:
         """Return the workers that count towards the target."""
         return [w for w in self.of_version(key) if w.state in LIVE and not w.installs_only]
 
-    def ready(self, key: Key) -> list[Worker]:
+    def ready(self, key: Key) -> list[FleetWorker]:
         """Return the workers that take batches."""
         return [worker for worker in self.of_version(key) if worker.state is WorkerState.READY]
 
-    def of_node(self, peer: bytes) -> list[Worker]:
+    def of_node(self, peer: bytes) -> list[FleetWorker]:
         """Return the workers that a node holds."""
         return list(self._by_node.get(peer, {}).values())
 
-    def may_hold(self, node: Node, worker_id: int) -> bool:
+    def may_hold(self, node: FleetNode, worker_id: int) -> bool:
         """Tell whether a node may hold a worker: the broker knows it, and no other node holds it."""
         worker = self.workers.get(worker_id)
         return worker is not None and worker.node in (None, node.peer)
@@ -122,7 +122,7 @@ class Fleet:
         self.must_reconcile = True
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
-        node = Node(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
+        node = FleetNode(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
         is_simple = known is None and not any(other.is_leaving for other in self.nodes.values())
         if is_simple:  # as `name_nodes` would, but at once: a thousand that join take no second
             node.name = free_name(hello.name, self.nodes.values())
@@ -135,7 +135,7 @@ class Fleet:
             if not self._claims.is_genuine(held):
                 continue
             if worker is None:
-                self.enter(Worker(
+                self.enter(FleetWorker(
                     held.worker_id, (held.model, held.version), held.archive, held.device, node.name,
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
@@ -143,20 +143,20 @@ class Fleet:
                 self._put_on_node(worker, peer)
                 worker.node_name = node.name
 
-    def remove_node(self, peer: bytes) -> list[Worker]:
+    def remove_node(self, peer: bytes) -> list[FleetWorker]:
         """Remove a node; return the workers that are lost with it."""
         self.must_reconcile = True
         self.nodes.pop(peer, None)
         self._name_nodes()
         return self.of_node(peer)
 
-    def node_leaves(self, node: Node) -> None:
+    def node_leaves(self, node: FleetNode) -> None:
         """Take note that a node said goodbye: it gets no new workers, and another may have its name."""
         self.must_reconcile = True
         node.is_leaving = True
         self._name_nodes()
 
-    def is_node_leaving(self, worker: Worker) -> bool:
+    def is_node_leaving(self, worker: FleetWorker) -> bool:
         """Tell whether the node of a worker said goodbye."""
         node = self.nodes.get(worker.node or b"")
         return node is not None and node.is_leaving
@@ -166,7 +166,7 @@ class Fleet:
             for worker in self.of_node(node.peer):
                 worker.node_name = node.name
 
-    def remove_worker(self, worker: Worker) -> None:
+    def remove_worker(self, worker: FleetWorker) -> None:
         """Remove a worker whose process is gone."""
         self.must_reconcile = True
         del self.workers[worker.worker_id]
@@ -178,7 +178,7 @@ class Fleet:
         if not self._by_version[worker.key]:
             del self._by_version[worker.key]
 
-    def enter(self, worker: Worker) -> Worker:
+    def enter(self, worker: FleetWorker) -> FleetWorker:
         """Add a worker."""
         self.workers[worker.worker_id] = worker
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
@@ -187,7 +187,7 @@ class Fleet:
             self._put_on_node(worker, worker.node)
         return worker
 
-    def _put_on_node(self, worker: Worker, node: bytes) -> None:
+    def _put_on_node(self, worker: FleetWorker, node: bytes) -> None:
         """Note which node holds a worker that had none."""
         worker.node = node
         self._by_node.setdefault(node, {})[worker.worker_id] = worker
@@ -214,7 +214,7 @@ class Fleet:
         Between min and max workers nothing happens, as in TorchServe: there is no autoscaling.
         """
         self.must_reconcile = False
-        start: list[tuple[Worker, VersionRecord]] = []
+        start: list[tuple[FleetWorker, VersionRecord]] = []
         stop = [
             worker
             for worker in self.workers.values()
@@ -237,7 +237,7 @@ class Fleet:
     def _may_start(self, key: Key, now: float) -> bool:
         return self.condition(key).next_start_at <= now and not self.has_given_up(key)
 
-    def _newest_and_idlest(self, workers: list[Worker]) -> list[Worker]:
+    def _newest_and_idlest(self, workers: list[FleetWorker]) -> list[FleetWorker]:
         """Sort by what costs least to stop: not ready yet, then idle, then newest."""
         return sorted(
             workers,
@@ -252,13 +252,13 @@ class Fleet:
         now: float,
         *,
         installs_only: bool = False,
-    ) -> list[tuple[Worker, VersionRecord]]:
+    ) -> list[tuple[FleetWorker, VersionRecord]]:
         placed = []
         key = (record.model, record.version)
         condition = self.condition(key)
         here = Counter(worker.node for worker in self.of_version(key))
         for node, devices in placement.place(record, count, failed_on=condition.failed_on, here=here):
-            worker = self.enter(Worker(
+            worker = self.enter(FleetWorker(
                 self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
             ))  # fmt: skip

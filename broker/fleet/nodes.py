@@ -11,7 +11,7 @@ MEMORY_LIMIT_MB = 1e12
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class FleetNode:
     """A node that is here."""
 
     peer: bytes
@@ -39,13 +39,13 @@ class Node:
             self.gpus = {device.name: uses[device.name] for device in self.devices if device.name in uses}
 
 
-def free_name(own_name: str, nodes: Iterable[Node]) -> str:
+def free_name(own_name: str, nodes: Iterable[FleetNode]) -> str:
     """Return what a node is to be called beside others that keep their names."""
     taken = {node.name for node in nodes}
     return next(name for name in _names(own_name) if name not in taken)
 
 
-def name_nodes(nodes: Iterable[Node]) -> list[Node]:
+def name_nodes(nodes: Iterable[FleetNode]) -> list[FleetNode]:
     """Give each node a name of its own; return those whose name has changed.
 
     Who comes second is `name-2`, until the first one leaves: a node that restarts has its name again as soon
@@ -72,3 +72,9 @@ def _names(own_name: str) -> Iterator[str]:
     yield own_name
     for number in itertools.count(2):
         yield f"{own_name}-{number}"
+
+
+def gpu_id(device: str) -> int | None:
+    """Return the number in `cuda:N`, None on a cpu."""
+    kind, _, number = device.partition(":")
+    return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None

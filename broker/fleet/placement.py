@@ -7,33 +7,18 @@ takes time in proportion to both.
 import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
 
+from torchrelay.broker.fleet.nodes import FleetNode, gpu_id
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.models.records import VersionRecord
-from torchrelay.shared.wire import messages as m
-
-
-class Place(Protocol):
-    """What placement reads of a node."""
-
-    peer: bytes
-    name: str
-    devices: tuple[m.Device, ...]
-    slots: int
-    is_leaving: bool
-
-
-class Occupant(Protocol):
-    """What placement reads of a worker."""
-
-    device: str
-    devices: tuple[str, ...]
 
 
 class Placement:
     """The free places of a fleet at one moment; each worker that is placed takes one."""
 
-    def __init__(self, nodes: Iterable[Place], of_node: Callable[[bytes], Collection[Occupant]]) -> None:
+    def __init__(
+        self, nodes: Iterable[FleetNode], of_node: Callable[[bytes], Collection[FleetWorker]]
+    ) -> None:
         self._of_node = of_node
         nodes = list(nodes)
         #: As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
@@ -59,19 +44,19 @@ class Placement:
 
     def place(
         self, record: VersionRecord, count: int, *, failed_on: Mapping[str, int], here: Counter[bytes | None]
-    ) -> list[tuple[Place, tuple[str, ...]]]:
+    ) -> list[tuple[FleetNode, tuple[str, ...]]]:
         """Find places for up to `count` workers: spread them, avoid nodes where it failed, then full ones.
 
         `here` counts the version's workers by node.
         """
 
-        def rank(node: Place) -> tuple[int, int, float, str, bytes]:
+        def rank(node: FleetNode) -> tuple[int, int, float, str, bytes]:
             share = self._free[node.peer] / node.slots
             return failed_on.get(node.name, 0), here[node.peer], -share, node.name, node.peer
 
         ranks = [rank(node) for node in self._nodes.values() if self._devices(node, record)]
         heapq.heapify(ranks)
-        places: list[tuple[Place, tuple[str, ...]]] = []
+        places: list[tuple[FleetNode, tuple[str, ...]]] = []
         while ranks and len(places) < count:
             node = self._nodes[heapq.heappop(ranks)[-1]]
             devices = self._best_devices(node, record)
@@ -85,7 +70,7 @@ class Placement:
                 del self._free[node.peer], self._nodes[node.peer]
         return places
 
-    def _best_devices(self, node: Place, record: VersionRecord) -> tuple[str, ...]:
+    def _best_devices(self, node: FleetNode, record: VersionRecord) -> tuple[str, ...]:
         """Return the allowed devices with the fewest workers, in the node's own order."""
         used = self._used.get(node.peer)
         if used is None:
@@ -95,7 +80,7 @@ class Placement:
         names = sorted(self._devices(node, record), key=used.__getitem__)
         return tuple(names[: record.config.gpus if gpu_id(names[0]) is not None else 1])
 
-    def _devices(self, node: Place, record: VersionRecord) -> list[str]:
+    def _devices(self, node: FleetNode, record: VersionRecord) -> list[str]:
         """Name the devices of a node that a version's model config lets its workers run on.
 
         The GPUs of one worker are all on one node.
@@ -108,9 +93,3 @@ class Placement:
         gpus = [device.name for device in node.devices if device.kind == "gpu"]
         allowed = [name for name in gpus if not config.device_ids or gpu_id(name) in config.device_ids]
         return allowed if len(allowed) >= config.gpus else []
-
-
-def gpu_id(device: str) -> int | None:
-    """Return the number in `cuda:N`, None on a cpu."""
-    kind, _, number = device.partition(":")
-    return int(number or 0) if kind == "cuda" and (number or "0").isdecimal() else None

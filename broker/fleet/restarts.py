@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from torchrelay.broker.core.states import WorkerState
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 
 #: Seconds before the next start, by failures in a row; TorchServe's sequence behind a first try at once.
 BACKOFF_S = (0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987, 1597)
@@ -26,13 +26,13 @@ class Condition:
     #: It got no further than installing the packages that its archive names.
     failed_installing: bool = False
     #: Workers that have failed and not been replaced yet, oldest first.
-    failed_workers: list[Worker] = field(default_factory=list)
+    failed_workers: list[FleetWorker] = field(default_factory=list)
     #: Failures by node name; other nodes come first.
     failed_on: dict[str, int] = field(default_factory=dict)
 
     def count_failure(
         self,
-        worker: Worker,
+        worker: FleetWorker,
         reason: str,
         now: float,
         *,
@@ -65,7 +65,7 @@ class Condition:
         self.failed_installing = is_installing
         self.failed_on[worker.node_name] = self.failed_on.get(worker.node_name, 0) + 1
 
-    def count_success(self, worker: Worker) -> None:
+    def count_success(self, worker: FleetWorker) -> None:
         """Forgive failures if a worker started since has answered a batch; an older one proves nothing."""
         if self.failures and worker.started_at >= self.last_failure_at:
             self.failures = 0

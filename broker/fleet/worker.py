@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 
 from torchrelay.broker.core.states import WorkerState, check_move
-from torchrelay.broker.fleet.placement import gpu_id
+from torchrelay.broker.fleet.nodes import gpu_id
 from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Key
 
 
 @dataclass(slots=True, eq=False)
-class Worker:
+class FleetWorker:
     """One replica, from the order to start it until its process is gone."""
 
     worker_id: int

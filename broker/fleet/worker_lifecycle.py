@@ -13,9 +13,9 @@ from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.nodes import Node
+from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.restarts import Condition
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import Lease
@@ -57,11 +57,11 @@ class WorkerLifecycle:
         self._real_time = real_time
         self._wall_ms = wall_ms
         #: Workers that have said hello, by peer id.
-        self.by_peer: dict[bytes, Worker] = {}
+        self.by_peer: dict[bytes, FleetWorker] = {}
 
     # Start
 
-    def start(self, worker: Worker, record: VersionRecord, *, installs_packages: bool) -> None:
+    def start(self, worker: FleetWorker, record: VersionRecord, *, installs_packages: bool) -> None:
         """Order the node of a worker that was placed there to start it."""
         assert worker.node is not None, worker
         settings = self._settings
@@ -85,7 +85,7 @@ class WorkerLifecycle:
                 self._fail(worker, reason, now)
             self._remove(worker, reason, now)
 
-    def progressed(self, node: Node, progress: m.WorkerProgressed, now: float) -> None:
+    def progressed(self, node: FleetNode, progress: m.WorkerProgressed, now: float) -> None:
         """Note how far a worker that starts has come."""
         worker = self._fleet.workers.get(progress.worker_id)
         if worker is None or worker.node != node.peer or worker.state is not WorkerState.STARTING:
@@ -127,13 +127,13 @@ class WorkerLifecycle:
         self._jobs.touch(worker.key)
         return ""
 
-    def _make_ready(self, peer: bytes, hello: m.HelloWorker, now: float) -> Worker | None:
+    def _make_ready(self, peer: bytes, hello: m.HelloWorker, now: float) -> FleetWorker | None:
         """Return the worker of a hello; None if it was told to stop, or another process has its id."""
         key = (hello.model, hello.version)
         worker = self._fleet.workers.get(hello.worker_id)
         if worker is None:
             # Which node holds it, that node will say.
-            worker = self._fleet.enter(Worker(
+            worker = self._fleet.enter(FleetWorker(
                 hello.worker_id, key, hello.archive, hello.device, hello.node,
                 None, WorkerState.STARTING, since=now, last_heard=now,
             ))  # fmt: skip
@@ -147,7 +147,7 @@ class WorkerLifecycle:
         self._fleet.must_reconcile = True
         return worker
 
-    def completed_batch(self, worker: Worker, now: float) -> None:
+    def completed_batch(self, worker: FleetWorker, now: float) -> None:
         """Forgive failures before it; stop it if that was the last batch of one that drains."""
         worker.has_answered = True
         if condition := self._fleet.conditions.get(worker.key):
@@ -157,13 +157,13 @@ class WorkerLifecycle:
 
     # Its process is gone
 
-    def said_goodbye(self, worker: Worker, now: float) -> None:
+    def said_goodbye(self, worker: FleetWorker, now: float) -> None:
         """Remove a worker whose process says that it ends."""
         if worker.state is WorkerState.READY and not self._fleet.is_node_leaving(worker):
             self._fail(worker, "it was told to stop, but not by the broker", now)
         self._remove(worker, "it said goodbye", now)
 
-    def exited(self, node: Node, gone: m.WorkerExited, now: float) -> None:
+    def exited(self, node: FleetNode, gone: m.WorkerExited, now: float) -> None:
         """Remove a worker whose node saw its process end; unless it was told to, that is a failure."""
         worker = self._fleet.workers.get(gone.worker_id)
         if worker is None or worker.node != node.peer:
@@ -184,7 +184,7 @@ class WorkerLifecycle:
                          output="\n".join(gone.last_lines))  # fmt: skip
         self._remove(worker, gone.reason, now)
 
-    def reported(self, node: Node, memory: Mapping[int, int], now: float) -> None:
+    def reported(self, node: FleetNode, memory: Mapping[int, int], now: float) -> None:
         """Take in what a node says it holds: bytes of memory by worker id. What it lacks is lost."""
         for worker in self._fleet.of_node(node.peer):
             worker.memory_bytes = memory.get(worker.worker_id, worker.memory_bytes)
@@ -192,7 +192,7 @@ class WorkerLifecycle:
                 self._fail(worker, "its node holds no such process", now)
                 self._remove(worker, "its node holds no such process", now)
 
-    def node_lost(self, node: Node, now: float) -> None:
+    def node_lost(self, node: FleetNode, now: float) -> None:
         """Remove a node and the workers that are lost with it."""
         for worker in self._fleet.remove_node(node.peer):
             if not node.is_leaving:
@@ -201,14 +201,14 @@ class WorkerLifecycle:
 
     # It is taken out of service
 
-    def node_leaves(self, node: Node, now: float) -> None:
+    def node_leaves(self, node: FleetNode, now: float) -> None:
         """Let the workers of a node that said goodbye finish what they have."""
         self._fleet.node_leaves(node)
         for worker in self._fleet.of_node(node.peer):
             if worker.state is WorkerState.READY:
                 self._drain(worker, now)
 
-    def retire(self, worker: Worker, patience_s: float, now: float) -> None:
+    def retire(self, worker: FleetWorker, patience_s: float, now: float) -> None:
         """Take a worker out of service: what it runs may end within `patience_s`; negative is for ever."""
         if worker.state is WorkerState.STARTING or patience_s == 0:
             self._jobs.take_back(worker, worker.leases, now, reason="it was scaled away")
@@ -219,7 +219,7 @@ class WorkerLifecycle:
         if not worker.leases:
             self._stop(worker, "it is not needed any more", now, kill=False)
 
-    def drop(self, worker: Worker, reason: str, now: float) -> None:
+    def drop(self, worker: FleetWorker, reason: str, now: float) -> None:
         """Forget the peer that a worker is, and end its process."""
         self.by_peer.pop(worker.peer or b"", None)
         self._give_up(worker, reason, now)
@@ -244,7 +244,7 @@ class WorkerLifecycle:
                 case WorkerState.STOPPING if now - worker.stop_sent_at > 2 * settings.stop_grace_s:
                     self._end_again(worker, now)
 
-    def _end_if_late(self, worker: Worker, now: float) -> None:
+    def _end_if_late(self, worker: FleetWorker, now: float) -> None:
         record = self._catalog.get(worker.key)
         limit_s = record.startup_timeout_s if record else self._settings.default_startup_timeout_s
         if now - worker.since <= limit_s:
@@ -254,20 +254,20 @@ class WorkerLifecycle:
         self._report(logging.WARNING, "worker.late", **_facts(worker), reason=reason, was_ready=False,
                      **self._next_start(worker, now))  # fmt: skip
 
-    def _end_stuck(self, worker: Worker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:
+    def _end_stuck(self, worker: FleetWorker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:
         reason = f"no answer within response_timeout of {limit_s} s"
         self._jobs.give_up(worker, overdue, reason, now)
         self._give_up(worker, reason, now, is_lost=False)
         self._report(logging.WARNING, "worker.stuck", **_facts(worker), reason=reason, was_ready=True,
                      **self._next_start(worker, now))  # fmt: skip
 
-    def _end_drained(self, worker: Worker, now: float) -> None:
+    def _end_drained(self, worker: FleetWorker, now: float) -> None:
         if worker.drain_until is not None and now >= worker.drain_until:
             self._give_up(worker, "its time to finish was over", now)
         elif not worker.leases and not self._fleet.is_node_leaving(worker):
             self._stop(worker, "it has nothing left to do", now, kill=False)
 
-    def _end_again(self, worker: Worker, now: float) -> None:
+    def _end_again(self, worker: FleetWorker, now: float) -> None:
         """Repeat an order to stop that had no effect."""
         self._jobs.take_back(worker, worker.leases, now, reason="it could not be stopped", is_lost=True)
         if worker.node is None:
@@ -279,7 +279,7 @@ class WorkerLifecycle:
 
     def _fail(
         self,
-        worker: Worker,
+        worker: FleetWorker,
         reason: str,
         now: float,
         *,
@@ -300,23 +300,23 @@ class WorkerLifecycle:
         self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,
                              out_of_memory=out_of_memory)  # fmt: skip
 
-    def _give_up(self, worker: Worker, reason: str, now: float, *, is_lost: bool = True) -> None:
+    def _give_up(self, worker: FleetWorker, reason: str, now: float, *, is_lost: bool = True) -> None:
         """Count a failure, take all jobs back, and have the process killed."""
         self._fail(worker, reason, now)
         self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=is_lost)
         if worker.state is not WorkerState.STOPPING:
             self._stop(worker, reason, now, kill=True)
 
-    def _drain(self, worker: Worker, now: float) -> None:
+    def _drain(self, worker: FleetWorker, now: float) -> None:
         worker.move(WorkerState.DRAINING, now)
         self._jobs.leave_service(worker)
 
-    def _stop(self, worker: Worker, reason: str, now: float, *, kill: bool) -> None:
+    def _stop(self, worker: FleetWorker, reason: str, now: float, *, kill: bool) -> None:
         worker.move(WorkerState.STOPPING, now)
         self._jobs.leave_service(worker)
         self._order_stop(worker, reason, now, kill=kill)
 
-    def _order_stop(self, worker: Worker, reason: str, now: float, *, kill: bool) -> None:
+    def _order_stop(self, worker: FleetWorker, reason: str, now: float, *, kill: bool) -> None:
         worker.stop_sent_at = now
         if worker.node is not None:
             record = self._catalog.get(worker.key)
@@ -325,7 +325,7 @@ class WorkerLifecycle:
         elif worker.peer is not None:
             self._send(worker.peer, m.Leave(reason))
 
-    def _remove(self, worker: Worker, reason: str, now: float) -> None:
+    def _remove(self, worker: FleetWorker, reason: str, now: float) -> None:
         """Forget a worker whose process is gone."""
         self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
         self._jobs.leave_service(worker)
@@ -336,7 +336,7 @@ class WorkerLifecycle:
         self._fleet.remove_worker(worker)
         self._report(logging.INFO, "worker.gone", **_facts(worker), reason=reason)
 
-    def _next_start(self, worker: Worker, now: float) -> dict[str, object]:
+    def _next_start(self, worker: FleetWorker, now: float) -> dict[str, object]:
         """Say for the log how often workers failed in a row, and when the next one starts."""
         condition = self._fleet.condition(worker.key)
         if condition.has_given_up:
@@ -348,7 +348,7 @@ class WorkerLifecycle:
         return self._real_time(until) - self._real_time(since)
 
 
-def _facts(worker: Worker) -> dict[str, object]:
+def _facts(worker: FleetWorker) -> dict[str, object]:
     """Return what each line of the log about a worker says."""
     model, version = worker.key
     return {"worker": worker.worker_id, "model": model, "version": version}

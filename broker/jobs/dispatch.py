@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import inf
 
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Assign, Isolation
 from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
@@ -184,7 +184,7 @@ class BySequence:
         return due
 
 
-def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> Worker | None:
+def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker | None:
     """Return the ready worker with the fewest leases that may have one more.
 
     Of several it is the one that ran last, whose caches are warm; one whose node has not been heard since

@@ -20,7 +20,7 @@ from math import inf
 from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.quarantine import Suspicion, refusal
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
@@ -35,7 +35,7 @@ SIGKILL = 9
 #: may end.
 SET_APART_LIMIT = 1000
 
-Assign = Callable[[VersionQueue, tuple[Job, ...], VersionRecord, Worker, float], None]
+Assign = Callable[[VersionQueue, tuple[Job, ...], VersionRecord, FleetWorker, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Blame:
 
 
 def judge(
-    queue: VersionQueue, worker: Worker, *, attempt_limit: int, deaths_needed: int, now: float
+    queue: VersionQueue, worker: FleetWorker, *, attempt_limit: int, deaths_needed: int, now: float
 ) -> Blame:
     """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion."""
     # Jobs whose clients have left are run by their workers all the same.
@@ -117,7 +117,7 @@ def lost_with(queue: VersionQueue, culprit: Suspicion) -> list[Suspicion]:
     ]
 
 
-def due(queue: VersionQueue, ready: Sequence[Worker], *, is_more_coming: bool) -> float:
+def due(queue: VersionQueue, ready: Sequence[FleetWorker], *, is_more_coming: bool) -> float:
     """Return when the next suspect may be given to a worker; all waiting ends at half of its patience."""
     if not ready:
         return inf
@@ -210,7 +210,7 @@ class Isolation:
         if suspicions:
             clear(lease.queue, suspicions)
 
-    def blame(self, queue: VersionQueue, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
+    def blame(self, queue: VersionQueue, worker: FleetWorker, gone: m.WorkerExited, now: float) -> bool:
         """Find out what ended a worker, and answer it if it is found; tell whether that is excused."""
         limit = self._settings.attempt_limit
         # All of a client's requests may be the same: a second kill by chance would have them all refused.
@@ -254,5 +254,5 @@ class Isolation:
                 self._answers.refuse(same, refusal(suspicion, now))
 
 
-def _runs_suspects(worker: Worker) -> bool:
+def _runs_suspects(worker: FleetWorker) -> bool:
     return any(lease.jobs[0].suspicion is not None for lease in worker.leases)

@@ -15,7 +15,7 @@ from torchrelay.broker.core.answers import Answers, Send, late
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs.admission import Admission
 from torchrelay.broker.jobs.deadlines import Deadlines
 from torchrelay.broker.jobs.dispatch import Dispatch
@@ -130,7 +130,7 @@ class Jobs:
             del self.queues[key]
             self._stats.forget(key)
 
-    def leave_service(self, worker: Worker) -> None:
+    def leave_service(self, worker: FleetWorker) -> None:
         """Take note that a worker gets no more jobs: its sequences end, whose state goes with it."""
         queue = self.queues.get(worker.key)
         if queue is not None:
@@ -138,7 +138,7 @@ class Jobs:
             self._waiting.refuse(waiting, "its sequence has ended with the worker that kept its state")
             self.touch(worker.key)
 
-    def blame(self, worker: Worker, gone: m.WorkerExited, now: float) -> bool:
+    def blame(self, worker: FleetWorker, gone: m.WorkerExited, now: float) -> bool:
         """Find out which job ended a worker, before its jobs are taken back; tell whether that is excused."""
         queue = self.queues.get(worker.key)
         self.touch(worker.key)

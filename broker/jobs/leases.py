@@ -6,7 +6,7 @@ from torchrelay.broker.core.answers import Answers, Send, part_lost
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
@@ -50,7 +50,12 @@ class Leases:
         self._next = (epoch << EPOCH_SHIFT) + 1
 
     def assign(
-        self, queue: VersionQueue, jobs: tuple[Job, ...], record: VersionRecord, worker: Worker, now: float
+        self,
+        queue: VersionQueue,
+        jobs: tuple[Job, ...],
+        record: VersionRecord,
+        worker: FleetWorker,
+        now: float,
     ) -> None:
         """Give jobs that have left their queue to a worker, as one batch."""
         assert worker.peer is not None, worker
@@ -84,7 +89,7 @@ class Leases:
     # Answers
 
     def streamed(
-        self, worker: Worker, message: m.Streamed, parts: Sequence[tuple[Frame, ...]], now: float
+        self, worker: FleetWorker, message: m.Streamed, parts: Sequence[tuple[Frame, ...]], now: float
     ) -> None:
         """Pass parts of answers on. Raises WireError for what the worker can't mean."""
         lease = self._lease_of(worker, message.lease)
@@ -110,7 +115,7 @@ class Leases:
                 self._waiting.changed[queue.key] = None
 
     def completed(
-        self, worker: Worker, done: m.Completed, parts: Sequence[tuple[Frame, ...]], now: float
+        self, worker: FleetWorker, done: m.Completed, parts: Sequence[tuple[Frame, ...]], now: float
     ) -> bool:
         """Answer the jobs of a batch; False if its lease has ended.
 
@@ -150,7 +155,7 @@ class Leases:
         self._waiting.changed[queue.key] = None
         return True
 
-    def _lease_of(self, worker: Worker, number: int) -> Lease | None:
+    def _lease_of(self, worker: FleetWorker, number: int) -> Lease | None:
         """Return a lease that the worker speaks of; None, and counted, if it has ended.
 
         Raises WireError if it is another worker's.
@@ -163,7 +168,7 @@ class Leases:
             raise WireError(f"lease {number} is another worker's")
         return lease
 
-    def _skip_to(self, worker: Worker, lease: Lease, now: float) -> None:
+    def _skip_to(self, worker: FleetWorker, lease: Lease, now: float) -> None:
         """Take note that a worker is at this lease: what should have come before never reached it."""
         if lease.is_in_order and worker.leases[0] is not lease:
             skipped = worker.leases[: worker.leases.index(lease)]
@@ -189,7 +194,7 @@ class Leases:
 
     # Ends without an answer
 
-    def overdue(self, worker: Worker, timeout_s: float, now: float) -> list[Lease]:
+    def overdue(self, worker: FleetWorker, timeout_s: float, now: float) -> list[Lease]:
         """Return the leases of a worker of which nothing has been heard for too long.
 
         An asynchronous handler may take any time over a job, as in TorchServe, while its worker beats.
@@ -203,7 +208,7 @@ class Leases:
             and now - (max(lease.heard_at, worker.last_heard) if is_async else lease.heard_at) > timeout_s
         ]
 
-    def give_up(self, worker: Worker, leases: Sequence[Lease], reason: str, now: float) -> None:
+    def give_up(self, worker: FleetWorker, leases: Sequence[Lease], reason: str, now: float) -> None:
         """Answer the batches that ran into their deadline; they aren't tried again, their time is over."""
         for lease in leases:
             for job in lease.jobs:
@@ -211,7 +216,7 @@ class Leases:
                     self._answers.refuse(job, errors.WorkerDied("Worker died.", reason))
             self._drop_lease(worker, lease, now)
 
-    def take_back_lost(self, worker: Worker, held: Collection[int], heard: int, now: float) -> None:
+    def take_back_lost(self, worker: FleetWorker, held: Collection[int], heard: int, now: float) -> None:
         """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
         late = now - self._settings.peer_timeout_s
         lost = [
@@ -224,7 +229,7 @@ class Leases:
             self._begin_next(worker, now)
             self._waiting.changed[worker.key] = None
 
-    def take_back_unsent(self, worker: Worker, number: int, now: float) -> None:
+    def take_back_unsent(self, worker: FleetWorker, number: int, now: float) -> None:
         """Take back a lease whose message found no connection."""
         lease = self.by_number.get(number)
         if lease is not None and lease.worker_id == worker.worker_id:
@@ -234,7 +239,7 @@ class Leases:
 
     def take_back(
         self,
-        worker: Worker,
+        worker: FleetWorker,
         leases: Sequence[Lease],
         now: float,
         *,
@@ -268,13 +273,13 @@ class Leases:
         if broken and queue is not None:
             self._waiting.refuse(queue.close(broken, worker.worker_id), "its sequence has lost a request")
 
-    def _drop_lease(self, worker: Worker, lease: Lease, now: float) -> None:
+    def _drop_lease(self, worker: FleetWorker, lease: Lease, now: float) -> None:
         worker.leases.remove(lease)
         del self.by_number[lease.number]
         if lease.jobs[0].sequence:
             lease.queue.release(lease.jobs, now)
 
-    def _begin_next(self, worker: Worker, now: float) -> None:
+    def _begin_next(self, worker: FleetWorker, now: float) -> None:
         """Let the first of the leases that run in order begin, if the one before it has ended."""
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].begin(now)

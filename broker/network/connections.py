@@ -76,7 +76,7 @@ class Kernel(Protocol):
         """Return the resident memory of this process, after what it has freed is given back."""
 
 
-class Connection:
+class PeerConnection:
     """One connection, and how many of its bytes lie in libzmq."""
 
     __slots__ = (
@@ -165,10 +165,10 @@ class Connections:
         self._most = int(FDS_SHARE * fds)
         self._held = held
         self._is_known = is_known
-        self._by_fd: dict[int, Connection] = {}
-        self.by_peer: dict[bytes, Connection] = {}
+        self._by_fd: dict[int, PeerConnection] = {}
+        self.by_peer: dict[bytes, PeerConnection] = {}
         #: By fd: those that have said nothing yet. While there are any, each message is asked for its own.
-        self.unidentified: dict[int, Connection] = {}
+        self.unidentified: dict[int, PeerConnection] = {}
         self._base_bytes: int | None = None
         self._spare = 0
         self._look_at = self._sample_at = self._judge_at = 0.0
@@ -188,7 +188,7 @@ class Connections:
         if identity is None or (known and known.identity == identity):
             return
         self.closed(fd)
-        self._by_fd[fd] = self.unidentified[fd] = Connection(fd, identity, None, self._spare, now)
+        self._by_fd[fd] = self.unidentified[fd] = PeerConnection(fd, identity, None, self._spare, now)
         if len(self.unidentified) > UNIDENTIFIED_LIMIT:
             self._cut(next(iter(self.unidentified.values())), "too many connections join", now)
         elif len(self._by_fd) > self._most:
@@ -201,7 +201,7 @@ class Connections:
         if gone is not None and gone.peer is not None and self.by_peer.get(gone.peer) is gone:
             del self.by_peer[gone.peer]
 
-    def heard(self, peer: bytes, fd: int, now: float) -> Connection | None:
+    def heard(self, peer: bytes, fd: int, now: float) -> PeerConnection | None:
         """Note which peer a connection belongs to, by a message that came on it."""
         identity = self._kernel.identity(fd)
         known = self._by_fd.get(fd)
@@ -209,7 +209,7 @@ class Connections:
             return self.by_peer.get(peer)
         if known is None or known.identity != identity:
             self.closed(fd)
-            known = self._by_fd[fd] = Connection(fd, identity, peer, self._spare, now)
+            known = self._by_fd[fd] = PeerConnection(fd, identity, peer, self._spare, now)
         known.peer = peer
         self.unidentified.pop(fd, None)
         self.by_peer[peer] = known
@@ -299,7 +299,7 @@ class Connections:
                 self._blame(largest, memory, "the broker is above its memory_limit_bytes", now)
         return None
 
-    def _stuck_in_parts(self, now: float) -> list[Connection]:
+    def _stuck_in_parts(self, now: float) -> list[PeerConnection]:
         """Return connections whose messages of few bytes have not become whole, and hold much together."""
         stuck = [
             one for one in self._by_fd.values()
@@ -309,12 +309,12 @@ class Connections:
         is_much = spare > max(PARTS_LIMIT_BYTES, PARTS_FACTOR * sum(one.incoming for one in stuck))
         return stuck if is_much else []
 
-    def _blame(self, connection: Connection, memory: int, reason: str, now: float) -> None:
+    def _blame(self, connection: PeerConnection, memory: int, reason: str, now: float) -> None:
         """Cut one for what it holds; the next is judged when that is freed, or memory grows all the same."""
         self._judge_at, self._judge_above_bytes = now + GRACE_S, memory + GRACE_BYTES
         self._cut(connection, reason, now)
 
-    def _cut(self, connection: Connection, reason: str, now: float) -> None:
+    def _cut(self, connection: PeerConnection, reason: str, now: float) -> None:
         at, unlogged = self._logged.get(reason, (now - LOG_S, 0))
         if now - at >= LOG_S:
             peer = None if connection.peer is None else ids.shown_peer(connection.peer)

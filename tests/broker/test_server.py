@@ -91,7 +91,7 @@ def test_a_broker_that_starts_removes_what_a_killed_one_left_half_made(tmp_path:
     (tmp_path / f"{PACKING_PREFIX}x").mkdir()
     (tmp_path / "models" / f"{PART_PREFIX}x{PART_SUFFIX}").write_bytes(b"half")
     settings = BrokerSettings(state_dir=str(tmp_path), model_store=str(tmp_path / "models"))
-    broker = server.Server(settings, SqlRegistry(tmp_path / "registry.sqlite"))
+    broker = server.BrokerServer(settings, SqlRegistry(tmp_path / "registry.sqlite"))
     broker.stop()
     broker.serve()
     broker.close()
@@ -158,7 +158,7 @@ class Peer:
 def serving(folder: Path, registry: Registry) -> Iterator[Peer]:
     """Serve by a thread; a gateway has joined."""
     address = f"ipc://{folder}/socket"
-    broker = server.Server(BrokerSettings(addresses=(address,), state_dir=str(folder)), registry)
+    broker = server.BrokerServer(BrokerSettings(addresses=(address,), state_dir=str(folder)), registry)
     broker.bind()
     thread = threading.Thread(target=broker.serve)
     thread.start()

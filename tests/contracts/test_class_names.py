@@ -10,16 +10,12 @@ KNOWN = {
     "Answer",
     "Body",
     "Client",
-    "Connection",
     "Entry",
     "Job",
     "Leases",
     "Link",
-    "Node",
-    "Place",
     "Reading",
     "Refused",
-    "Server",
     "Worker",
 }
 

@@ -3,12 +3,12 @@
 import pytest
 
 from torchrelay.broker.core.states import WorkerState
-from torchrelay.broker.fleet.worker import Worker
+from torchrelay.broker.fleet.worker import FleetWorker
 
 
-def worker(*devices: str) -> Worker:
+def worker(*devices: str) -> FleetWorker:
     device = devices[0] if devices else "cpu"
-    return Worker(
+    return FleetWorker(
         9000, ("m", "1.0"), "sha", device, "n", b"n", WorkerState.STARTING, 5.0, 5.0, devices=devices
     )
 

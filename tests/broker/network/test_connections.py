@@ -72,7 +72,7 @@ class System:
         self.received[fd] = self.taken[fd] = 0
         self.all.opened(fd, self.now)
 
-    def join(self, fd: int, peer: bytes = b"") -> connections.Connection:
+    def join(self, fd: int, peer: bytes = b"") -> connections.PeerConnection:
         """Connect and say hello."""
         peer = peer or b"p-%d" % fd
         self.connect(fd)
