@@ -71,7 +71,11 @@ class Server(uvicorn.Server):
 
 
 class TlsListener:
-    """One https listener, with the `close` and `wait_closed` of an asyncio server."""
+    """One https listener, with the `close` and `wait_closed` of an asyncio server.
+
+    It isn't `loop.create_server(ssl=...)`: that hands plain HTTP to OpenSSL, which closes the connection
+    where TorchServe answers 403 in words, and it holds as many connections without a handshake as come.
+    """
 
     def __init__(
         self,
@@ -148,9 +152,13 @@ class TlsListener:
         self._forget(connection)
         handshake = self._loop.create_task(self._shake_hands(connection))
         self._handshakes[handshake] = None
-        handshake.add_done_callback(self._handshakes.pop)
+        handshake.add_done_callback(lambda ended: self._handshakes.pop(ended, None))
         if len(self._handshakes) > self._handshake_limit:
-            next(iter(self._handshakes)).cancel()
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[
+                oldest
+            ]  # now, since it ends in a later turn, and others may come in this one
+            oldest.cancel()
 
     async def _shake_hands(self, connection: sockets.socket) -> None:
         # A handshake that fails is the client's affair, and scanners' everyday business.

@@ -44,6 +44,11 @@ class Authority:
         self.trust = ssl.create_default_context()
         authority.configure_trust(self.trust)
 
+    @property
+    def pem(self) -> dict[str, Any]:
+        """The settings that name its two files."""
+        return {"certificate_file": str(self.certificate), "private_key_file": str(self.key)}
+
     def weaken(self) -> None:
         """Put a key of 1024 bits in place of the good one, such as TorchServe's examples have."""
         key = rsa.generate_private_key(65537, 1024)
@@ -128,8 +133,7 @@ def test_all_three_ports_speak_tls_from_pem_files(authority: Authority, tmp_path
     config = settings(
         tmp_path,
         ("https", "https", "https"),
-        certificate_file=str(authority.certificate),
-        private_key_file=str(authority.key),
+        **authority.pem,
     )
     with running(config, authority, tmp_path / "log") as (served, _, client):
         for address in (config.inference_address, config.management_address, config.metrics_address):
@@ -222,9 +226,7 @@ def test_a_keystore_may_have_no_password(authority: Authority) -> None:
 
 
 def test_pem_files_go_before_a_keystore(authority: Authority) -> None:
-    config = GatewaySettings(
-        keystore="/nowhere", certificate_file=str(authority.certificate), private_key_file=str(authority.key)
-    )
+    config = GatewaySettings(keystore="/nowhere", **authority.pem)
     certificates.context(config)
 
 
@@ -252,7 +254,7 @@ def test_a_key_with_a_password_is_refused_and_not_asked_for(authority: Authority
     authority.key.write_bytes(
         key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.BestAvailableEncryption(b"secret"))
     )
-    config = GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
+    config = GatewaySettings(**authority.pem)
     with pytest.raises(SettingsError, match="must have no password"):
         certificates.context(config)
 
@@ -265,7 +267,7 @@ def test_a_weak_certificate_as_torchserve_took_it_is_served_with_a_warning(
     authority.weaken()
     material = {"keystore": str(authority.keystore)}
     if kind == "pem":
-        material = {"certificate_file": str(authority.certificate), "private_key_file": str(authority.key)}
+        material = authority.pem
     config = settings(tmp_path, ("https", "http", "http"), **material)
     with running(config, authority, tmp_path / "log") as (served, _, _):
         assert httpx.get(config.inference_address + "/ping", verify=False).status_code == 200
@@ -317,9 +319,7 @@ def test_tls_1_2_is_spoken_with_keys_of_the_connections_own_and_aead_alone(
 ) -> None:
     if is_weak:
         authority.weaken()
-    server = certificates.context(
-        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
-    )
+    server = certificates.context(GatewaySettings(**authority.pem))
     with pytest.raises(ssl.SSLError):
         shake_hands(server, client_of(authority, ciphers, ssl.TLSVersion.TLSv1_2))
 
@@ -327,17 +327,13 @@ def test_tls_1_2_is_spoken_with_keys_of_the_connections_own_and_aead_alone(
 #: What Java 8 offers first of what is left, and the choices of curl and Python.
 @pytest.mark.parametrize("ciphers", ["ECDHE+AES128+AESGCM", "ECDHE+AES256+AESGCM", "ECDHE+CHACHA20", ""])
 def test_clients_of_the_last_ten_years_find_a_cipher(authority: Authority, ciphers: str) -> None:
-    server = certificates.context(
-        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
-    )
+    server = certificates.context(GatewaySettings(**authority.pem))
     assert shake_hands(server, client_of(authority, ciphers, ssl.TLSVersion.TLSv1_2)).version() == "TLSv1.2"
     assert shake_hands(server, client_of(authority, "", ssl.TLSVersion.TLSv1_3)).version() == "TLSv1.3"
 
 
 def test_no_client_negotiates_anew(authority: Authority) -> None:
-    server = certificates.context(
-        GatewaySettings(certificate_file=str(authority.certificate), private_key_file=str(authority.key))
-    )
+    server = certificates.context(GatewaySettings(**authority.pem))
     assert server.options & ssl.OP_NO_RENEGOTIATION
     assert server.options & ssl.OP_NO_COMPRESSION
 
@@ -349,8 +345,7 @@ def test_who_does_not_read_over_tls_is_cut_and_who_does_gets_it_all(
     config = settings(
         tmp_path,
         ("https", "http", "http"),
-        certificate_file=str(authority.certificate),
-        private_key_file=str(authority.key),
+        **authority.pem,
         client_stall_s=2.0,
         client_least_rate=10_000,
     )
@@ -365,3 +360,23 @@ def test_who_does_not_read_over_tls_is_cut_and_who_does_gets_it_all(
             answer = client.post(config.inference_address + "/predictions/m", content=body)
             assert (answer.status_code, answer.content == body) == (200, True)
             eventually(lambda: is_cut(wrapped), within_s=20)
+
+
+@pytest.mark.integration
+def test_handshakes_that_stand_still_are_bounded_however_many_begin_at_once(
+    authority: Authority, tmp_path: Path
+) -> None:
+    config = settings(
+        tmp_path,
+        ("https", "http", "http"),
+        **authority.pem,
+        connection_limit=64,
+    )
+    with running(config, authority, tmp_path / "log") as (served, _, client), contextlib.ExitStack() as stack:
+        halves = []
+        for _ in range(200):
+            halves.append(stack.enter_context(dial(served)))
+            halves[-1].sendall(b"\x16")
+        # Well before each of them has used up its own time.
+        eventually(lambda: sum(not is_cut(half) for half in halves) <= 64 // 8, within_s=10)
+        assert client.post(config.inference_address + "/predictions/m", content=b"x").status_code == 200
