@@ -58,7 +58,7 @@ from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
 from torchrelay.broker.fleet.worker_claims import Claims
-from torchrelay.broker.models.origins import origin_of, scheme_of
+from torchrelay.broker.models.origins import InStore
 from torchrelay.broker.models.records import Snapshot
 from torchrelay.broker.network import unix_sockets
 from torchrelay.broker.network.chunk_credit import ChunkCredit
@@ -438,10 +438,10 @@ class BrokerServer:
                     lambda: self._registry.apply(change),
                     lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
                 )
-            case Prepare(token, url, s3_sse_kms, is_wanted_now):
+            case Prepare(token, origin, s3_sse_kms, is_wanted_now):
                 job = self._job(
                     lambda: prepare(
-                        url,
+                        origin,
                         self._store,
                         self._settings,
                         lambda: self._is_stopping,
@@ -451,8 +451,8 @@ class BrokerServer:
                     ),
                     lambda outcome: ArchivePrepared(token, outcome),
                 )
-                threads = self._downloads if scheme_of(url) else self._preparations
-                threads.submit(origin_of(url), job)
+                threads = self._preparations if isinstance(origin, InStore) else self._downloads
+                threads.submit(origin.source, job)
             case KeepKeys(token, made):
                 path = Path(self._settings.key_file or "")
                 self._in_thread(
@@ -462,12 +462,12 @@ class BrokerServer:
                 )
             case ReadChunk():
                 self._chunks.ask(effect)
-            case DropArchive(archive, url):
+            case DropArchive(archive, fetched_from):
                 # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
-                if download := set_aside_download(url, self._settings):
-                    self._disk_threads.submit(download.unlink, missing_ok=True)
+                if fetched_from and (copy := set_aside_download(fetched_from, self._settings)):
+                    self._disk_threads.submit(copy.unlink, missing_ok=True)
             case WriteSnapshot(token, kind, models):
                 # By the registry's thread, so that they are written in the order of what they show.
                 self._in_thread(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from torchrelay.broker.models import origins
+from torchrelay.broker.models.origins import File, Http, InStore, ObjectStore
 
 #: A host that is spelled, with dots escaped or not, and whatever is said of the port behind it.
 _SPELLED = re.compile(
@@ -23,17 +23,22 @@ _SPELLED = re.compile(
 _TIE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(|\(\?[a-z]*x")
 
 
-def is_allowed(url: str, patterns: Iterable[str]) -> bool:
-    """Tell whether a pattern allows the url. Raises BadUrl."""
-    return any(_allowing(origins.as_matched(url), patterns))
+#: What was taken apart, and so can be matched.
+Readable = InStore | File | Http | ObjectStore
 
 
-def is_host_named(url: str, patterns: Iterable[str]) -> bool:
+def is_allowed(origin: Readable, patterns: Iterable[str]) -> bool:
+    """Tell whether a pattern allows the url of an archive."""
+    return any(_allowing(origin.matched, patterns))
+
+
+def is_host_named(origin: Http, patterns: Iterable[str]) -> bool:
     """Tell whether a pattern that allows a url of http(s) spells its host, and so means no other."""
-    named = origins.parse_http(url).host
-    hosts = (_host_part(pattern) for pattern in _allowing(origins.as_matched(url), patterns))
+    hosts = (_host_part(pattern) for pattern in _allowing(origin.matched, patterns))
     spelled = (_SPELLED.fullmatch(host) for host in hosts if host is not None)
-    return any(match["host"].replace("\\", "").strip("[]").lower() == named for match in spelled if match)
+    return any(
+        match["host"].replace("\\", "").strip("[]").lower() == origin.host for match in spelled if match
+    )
 
 
 def _allowing(text: str, patterns: Iterable[str]) -> Iterator[str]:

@@ -16,10 +16,10 @@ import httpcore
 
 from torchrelay.broker.archives import allowed_urls
 from torchrelay.broker.archives.download_pace import DownloadPace, TooSlow, pace_of
-from torchrelay.broker.archives.object_stores import is_in_object_store
 from torchrelay.broker.archives.public_addresses import is_public
 from torchrelay.broker.archives.writing import failed, write_bounded
 from torchrelay.broker.models import origins
+from torchrelay.broker.models.origins import BadUrl, Http, Origin, Unreadable, without_user
 from torchrelay.shared import clock
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.quoting import quoted
@@ -32,11 +32,11 @@ ADDRESSES_LIMIT = 4
 #: How soon a download that waits notices that the broker stops.
 LOOK_S = 0.1
 
-Sign = Callable[[str], list[tuple[bytes, bytes]]]
+Sign = Callable[[Http], list[tuple[bytes, bytes]]]
 Resolve = Callable[[str], list[str]]
 
 
-def _unsigned(url: str) -> list[tuple[bytes, bytes]]:
+def _unsigned(asked: Http) -> list[tuple[bytes, bytes]]:
     return []
 
 
@@ -52,49 +52,36 @@ class Stopped(Exception):
     """The broker stops."""
 
 
-def is_remote(url: str, settings: BrokerSettings) -> bool:
-    """Tell whether a url names something to fetch, not a file of the model store.
-
-    As in TorchServe, a url that is none of its three kinds is one only if allowed_urls says so.
-    """
-    if origins.scheme_of(url) in ("http", "https", "file"):
-        return True
-    try:
-        return is_in_object_store(url) and allowed_urls.is_allowed(url, settings.allowed_urls)
-    except origins.BadUrl:
-        return False
-
-
-def check_allowed(url: str, settings: BrokerSettings) -> None:
-    """Raise ModelNotFound, with TorchServe's text, unless a pattern allows the whole url.
+def require_allowed(origin: Origin, settings: BrokerSettings) -> allowed_urls.Readable:
+    """Return an origin whose whole url a pattern allows; else raise ModelNotFound, with TorchServe's text.
 
     Raises DownloadFailed, which says why, for a url that TorchServe may take and we don't.
     """
-    try:
-        is_allowed = allowed_urls.is_allowed(url, settings.allowed_urls)
-    except origins.BadUrl as error:
-        said = failed(origins.without_user(url), str(error))
-        raise DownloadFailed(f"{said.message}: {error}", said.details) from error
-    if not is_allowed:
-        raise ModelNotFound(f"Given URL {quoted(url)} does not match any allowed URL(s)")
+    if isinstance(origin, Unreadable):
+        said = failed(without_user(origin.url), origin.why)
+        raise DownloadFailed(f"{said.message}: {origin.why}", said.details)
+    if not allowed_urls.is_allowed(origin, settings.allowed_urls):
+        raise ModelNotFound(f"Given URL {quoted(origin.url)} does not match any allowed URL(s)")
+    return origin
 
 
 def download(
-    url: str,
+    origin: Http,
     target: Path,
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool] = lambda: False,
     *,
     sign: Sign = _unsigned,
 ) -> None:
-    """Fetch `url` into the file `target`, which a failure may leave half written.
+    """Fetch an archive into the file `target`, which a failure may leave half written.
 
     `sign` makes headers for each url that is asked, one that a redirect leads to as well.
     Raises DownloadFailed where the other side fails, is too slow or is at a private address, ModelNotFound
     where no pattern allows the url.
     """
+    url = origin.url
     try:
-        _download(url, target, settings, is_cancelled, sign)
+        _download(origin, target, settings, is_cancelled, sign)
     except AddressNotAllowed as error:
         # Answered as what can't be reached, so that nobody learns from us what is in our network.
         why = f"{error} is a private address: spell it in allowed_urls, or set allow_private_urls"
@@ -114,19 +101,23 @@ def download(
 
 
 def _download(
-    url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign
+    origin: Http, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign
 ) -> None:
     pace = pace_of(settings)
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
-    at = url
+    url = origin.url
+    leads_to: Origin = origin
     for _ in range(REDIRECTS_LIMIT + 1):
-        check_allowed(at, settings)
-        asked = origins.parse_http(at)
+        asked = require_allowed(leads_to, settings)
+        if not isinstance(asked, Http):
+            raise BadUrl("it is no url of http or https")
         if not asked.host:
             raise failed(url, "the url names no host")
-        may_be_private = settings.allow_private_urls or allowed_urls.is_host_named(at, settings.allowed_urls)
+        may_be_private = settings.allow_private_urls or allowed_urls.is_host_named(
+            asked, settings.allowed_urls
+        )
         target_url = httpcore.URL(scheme=asked.scheme, host=asked.host, port=asked.port, target=asked.target)
-        headers = [(b"Host", asked.authority.encode()), *sign(str(asked))]
+        headers = [(b"Host", asked.authority.encode()), *sign(asked)]
         with (
             httpcore.ConnectionPool(
                 ssl_context=ssl.create_default_context(),
@@ -140,7 +131,7 @@ def _download(
                 write_bounded(_earning(response, pace), target, url, settings, is_cancelled)
                 return
             found = {name.lower(): value for name, value in response.headers}
-        at = origins.join(asked, found.get(b"location", b""))
+        leads_to = origins.parse(origins.join(asked, found.get(b"location", b"")))
     raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 

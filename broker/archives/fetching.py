@@ -6,9 +6,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from torchrelay.broker.archives import download, local_file, object_stores
+from torchrelay.broker.archives import allowed_urls, download, local_file, object_stores
 from torchrelay.broker.archives.writing import failed, write_bounded
-from torchrelay.broker.models import origins
+from torchrelay.broker.models.origins import (
+    File,
+    Http,
+    InStore,
+    ObjectStore,
+    Origin,
+    Unreadable,
+    has_control_characters,
+)
 from torchrelay.shared import errors, locks
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
@@ -19,8 +27,25 @@ logger = logging.getLogger(__name__)
 PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
 
 
+def is_remote(origin: Origin, settings: BrokerSettings) -> bool:
+    """Tell whether an archive is fetched, and not looked for in the model store.
+
+    As in TorchServe, a url that is none of its three kinds is fetched only if allowed_urls says so.
+    """
+    match origin:
+        case InStore():
+            return False
+        case ObjectStore():
+            is_known = origin.scheme in object_stores.LIBRARIES
+            return is_known and allowed_urls.is_allowed(origin, settings.allowed_urls)
+        case Unreadable():
+            return origin.scheme in ("http", "https", "file")
+        case File() | Http():
+            return True
+
+
 def fetch(
-    url: str,
+    origin: Origin,
     folder: Path,
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool],
@@ -28,19 +53,19 @@ def fetch(
     s3_sse_kms: bool,
 ) -> Path:
     """Fetch an archive into `folder` and return its file. Raises a CallerFault or StoreFailed."""
-    download.check_allowed(url, settings)
-    name = origins.file_of(url)
+    allowed = download.require_allowed(origin, settings)
+    url, name = origin.url, origin.name
     # A name of its own: the same url may be on its way for somebody else too.
     number, part_name = tempfile.mkstemp(prefix=PART_PREFIX, suffix=PART_SUFFIX, dir=folder)
     part = Path(part_name)
     try:
         locks.wait_for_flock(number)  # see `store.remove_leftovers`
         target = folder / name
-        if target == folder or origins.has_control_characters(name):
+        if target == folder or has_control_characters(name):
             raise failed(url, "it names no file")
         if target.exists():
             raise FileExistsError
-        _fetch_into(part, url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+        _fetch_into(part, allowed, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
         os.link(part, target)  # never over a file that came meanwhile
     except FileExistsError as error:
         raise errors.StoreFailed(f"Model file already exists {quoted(name)}") from error
@@ -53,14 +78,22 @@ def fetch(
 
 
 def _fetch_into(
-    part: Path, url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
+    part: Path,
+    origin: allowed_urls.Readable,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool],
+    *,
+    s3_sse_kms: bool,
 ) -> None:
-    if origins.scheme_of(url) == "file":
-        chunks = local_file.chunks_of(Path(origins.path_of_file(url)), settings.download_limit_bytes)
-        write_bounded(chunks, part, url, settings, is_cancelled)
-    elif object_stores.is_in_object_store(url):
-        object_stores.fetch(url, part, settings, is_cancelled)
-    elif s3_sse_kms:
-        download.download(url, part, settings, is_cancelled, sign=object_stores.signed_headers)
-    else:
-        download.download(url, part, settings, is_cancelled)
+    match origin:
+        case File():
+            chunks = local_file.chunks_of(Path(origin.path), settings.download_limit_bytes)
+            write_bounded(chunks, part, origin.url, settings, is_cancelled)
+        case ObjectStore():
+            object_stores.fetch(origin, part, settings, is_cancelled)
+        case Http() if s3_sse_kms:
+            download.download(origin, part, settings, is_cancelled, sign=object_stores.signed_headers)
+        case Http():
+            download.download(origin, part, settings, is_cancelled)
+        case InStore():
+            raise AssertionError(f"it is not fetched: {origin}")

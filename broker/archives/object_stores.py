@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from torchrelay.broker.archives.download_pace import TooSlow, pace_of, paced
 from torchrelay.broker.archives.writing import CHUNK_BYTES, failed, write_bounded
-from torchrelay.broker.models.origins import Url, parse_http, scheme_of, without_query
+from torchrelay.broker.models.origins import Http, ObjectStore, parse_http, without_query
 from torchrelay.shared.errors import DownloadFailed
 from torchrelay.shared.settings import BrokerSettings
 
@@ -60,19 +60,17 @@ LIBRARIES = {
 }
 
 
-def is_in_object_store(url: str) -> bool:
-    """Tell whether a url is of one of the stores known here."""
-    return scheme_of(url) in LIBRARIES
-
-
-def fetch(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
-    """Fetch `url` into the file `target`. Raises DownloadFailed, which says what the store said."""
+def fetch(
+    origin: ObjectStore, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]
+) -> None:
+    """Fetch an archive into the file `target`. Raises DownloadFailed, which says what the store said."""
+    url = origin.url
     if "::" in url:  # fsspec would open one store through another, such as a file of this host
         raise failed(url, "urls of object stores are not chained")
-    library = LIBRARIES[scheme_of(url)]
+    library = LIBRARIES[origin.scheme]
     try:
         errors = getattr(importlib.import_module(library.module), library.error)
-        chunks = _s3_chunks(url, settings, is_cancelled) if library.extra == "s3" else fsspec_chunks(url)
+        chunks = _s3_chunks(origin, settings, is_cancelled) if library.extra == "s3" else fsspec_chunks(url)
         write_bounded(paced(chunks, pace_of(settings)), target, url, settings, is_cancelled)
     except ImportError as error:
         raise _failed(url, f"it needs a library: pip install 'torchrelay[{library.extra}]'") from error
@@ -80,14 +78,14 @@ def fetch(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callab
         raise _failed(url, _one_line(error)) from error
 
 
-def signed_headers(url: str) -> list[tuple[bytes, bytes]]:
+def signed_headers(asked: Http) -> list[tuple[bytes, bytes]]:
     """Sign a GET of a url of S3, as it demands for objects that KMS has encrypted; return [] for other hosts.
 
     A signature, and the token that may come with it, is for https at Amazon's hosts, and for the operator's
     own endpoint as it is configured (AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL). Raises DownloadFailed without
     boto3, credentials or a region.
     """
-    asked = parse_http(url)
+    url = str(asked)
     amazons = AMAZONS.fullmatch(asked.host) if (asked.scheme, asked.port) == ("https", 443) else None
     try:
         import boto3
@@ -112,7 +110,7 @@ def signed_headers(url: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in request.headers.items()]
 
 
-def _is_own_endpoint(asked: Url, session: Any) -> bool:  # Any: boto3 makes its classes at run time
+def _is_own_endpoint(asked: Http, session: Any) -> bool:  # Any: boto3 makes its classes at run time
     """Tell whether a url is of the endpoint that the operator has configured."""
     client = session.client("s3", region_name=session.region_name or "us-east-1")
     endpoint = parse_http(client.meta.endpoint_url)
@@ -120,18 +118,19 @@ def _is_own_endpoint(asked: Url, session: Any) -> bool:  # Any: boto3 makes its 
     return (asked.scheme, asked.host, asked.port) == (endpoint.scheme, endpoint.host, endpoint.port)
 
 
-def _s3_chunks(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> Iterator[bytes]:
+def _s3_chunks(
+    origin: ObjectStore, settings: BrokerSettings, is_cancelled: Callable[[], bool]
+) -> Iterator[bytes]:
     """Read an object, taking it up again where a connection breaks, as long as it is the same object.
 
     A silence is no break: with the first one of download_timeout_s the download has failed.
     """
     from botocore import exceptions
 
-    bucket, _, key = url[len("s3://") :].partition("/")
-    if not BUCKET.fullmatch(bucket) or not key:
+    if not BUCKET.fullmatch(origin.bucket) or not origin.key:
         raise ValueError("an S3 url is s3://BUCKET/KEY")
     client = _s3_client(settings, is_cancelled)
-    where = {"Bucket": bucket, "Key": key}
+    where = {"Bucket": origin.bucket, "Key": origin.key}
     done = breaks = 0
     try:
         answer = client.get_object(**where)
@@ -148,7 +147,7 @@ def _s3_chunks(url: str, settings: BrokerSettings, is_cancelled: Callable[[], bo
                 breaks += 1
                 if breaks > RESUMES_LIMIT:
                     raise ValueError(f"it broke off {breaks} times, at last after {done} bytes") from error
-                facts = {"url": without_query(url), "done": done, "reason": str(error)}
+                facts = {"url": without_query(origin.url), "done": done, "reason": str(error)}
                 logger.warning("download.broken", extra=facts)
             finally:
                 answer["Body"].close()

@@ -19,10 +19,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from torchrelay.broker.archives import download, fetching
+from torchrelay.broker.archives import fetching
 from torchrelay.broker.archives.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.archives.local_file import open_regular
-from torchrelay.broker.models.origins import file_of, without_query
+from torchrelay.broker.models.origins import InStore, Origin, without_query
 from torchrelay.broker.models.records import Prepared
 from torchrelay.shared import errors, locks, private_files
 from torchrelay.shared.archives import model_archive
@@ -96,10 +96,10 @@ class ArchiveStore:
 
     def set_aside(self, sha256: str) -> Path:
         """Take an archive out of the store at once; return the file that is left to be deleted."""
-        doomed = self._folder / f"{sha256}.dropped"
+        aside = self._folder / f"{sha256}.dropped"
         with contextlib.suppress(FileNotFoundError):
-            self.path_of(sha256).rename(doomed)
-        return doomed
+            self.path_of(sha256).rename(aside)
+        return aside
 
     def keep_only(self, archives: set[str]) -> None:
         """Delete what no version uses: leftovers of a broker that was killed."""
@@ -115,7 +115,7 @@ class ArchiveStore:
 
 
 def prepare(
-    url: str,
+    origin: Origin,
     store: ArchiveStore,
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool] = lambda: False,
@@ -124,11 +124,11 @@ def prepare(
     s3_sse_kms: bool = False,
     is_wanted_now: bool = False,
 ) -> Prepared:
-    """Find or fetch the archive at `url`, check it, and put it into the store, or have it used where it is.
+    """Find or fetch an archive, check it, and put it into the store, or have it used where it is.
 
     The order of the checks and their texts are TorchServe's. Raises a CallerFault or StoreFailed.
     """
-    path = _locate(url, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+    path = _locate(origin, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
     try:
         if path.is_dir() and settings.folders_in_place:
             return _use_folder(path, reader)
@@ -136,7 +136,7 @@ def prepare(
             with tempfile.TemporaryDirectory(prefix=PACKING_PREFIX, dir=settings.state_dir) as folder:
                 packed = Path(folder) / f"{path.name}.mar"
                 targets = [Path(target) for target in settings.link_targets]
-                reader.pack_folder(_as_bounded(path, url, settings), packed, targets)
+                reader.pack_folder(_as_bounded(path, origin, settings), packed, targets)
                 info = reader.inspect(packed)
                 sha256, size = store.put(packed, is_ours=True)
                 return _prepared(path, info, sha256, size, store.path_of(sha256), is_packed=True)
@@ -153,12 +153,12 @@ def prepare(
             return _use_file(path, info)
         return _prepared(path, info, sha256, size, store.path_of(sha256))
     except (errors.RelayError, OSError) as error:
-        if doomed := set_aside_download(url, settings):
-            doomed.unlink(missing_ok=True)
+        if copy := set_aside_download(origin, settings):
+            copy.unlink(missing_ok=True)
         if isinstance(error, errors.CallerFault):
             raise
         details = error.details if isinstance(error, errors.RelayError) else str(error)
-        raise errors.StoreFailed(f"Failed to save model: {quoted(url)}", details) from error
+        raise errors.StoreFailed(f"Failed to save model: {quoted(origin.url)}", details) from error
 
 
 def remove_leftovers(settings: BrokerSettings) -> None:
@@ -186,17 +186,17 @@ def startup_urls(settings: BrokerSettings) -> list[str]:
     )
 
 
-def set_aside_download(url: str, settings: BrokerSettings) -> Path | None:
-    """Take the model store's copy of an archive that came from a url out of the way, as TorchServe does.
+def set_aside_download(origin: Origin, settings: BrokerSettings) -> Path | None:
+    """Take the model store's copy of an archive that was fetched out of the way, as TorchServe does.
 
     At once, so that the url can be fetched anew; return the file that is left to be deleted, if any.
     """
-    if settings.model_store is None or not download.is_remote(url, settings):
+    if settings.model_store is None or not fetching.is_remote(origin, settings):
         return None
-    copy = Path(settings.model_store) / file_of(url)
-    doomed = copy.with_name(f".{copy.name}.dropped")
+    copy = Path(settings.model_store) / origin.name
+    aside = copy.with_name(f".{copy.name}.dropped")
     with contextlib.suppress(OSError):  # it is gone already, or can't be touched
-        return copy.rename(doomed)
+        return copy.rename(aside)
     return None
 
 
@@ -204,12 +204,12 @@ def _use_file(path: Path, info: model_archive.ArchiveInfo) -> Prepared:
     return _prepared(path, info, model_archive.sha256_of(path), path.stat().st_size, path.absolute())
 
 
-def _as_bounded(folder: Path, url: str, settings: BrokerSettings) -> Path:
+def _as_bounded(folder: Path, origin: Origin, settings: BrokerSettings) -> Path:
     """Return a folder by the path that bounds its links; a link in the model store is one of them.
 
     What the operator has named may be reached through links, and a whole path was resolved to be found.
     """
-    is_named = _is_path_named_at_start(url, settings)
+    is_named = _is_path_named_at_start(origin, settings)
     store = Path(settings.model_store) if settings.model_store is not None else None
     return folder.resolve() if is_named or _is_in(folder, store) else folder
 
@@ -273,38 +273,39 @@ def _copy(source: Path, target: IO[bytes]) -> tuple[str, int]:
 
 
 def _locate(
-    url: str, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
+    origin: Origin, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
 ) -> Path:
+    url = origin.url
     if not url:
         raise errors.ModelNotFound("empty url")
     if ".." in unquote(url):
         raise errors.ModelNotFound(f"Relative path is not allowed in url: {quoted(url)}")
-    is_named = _is_path_named_at_start(url, settings)
+    is_named = _is_path_named_at_start(origin, settings)
     if settings.model_store is None and not is_named:
         raise errors.ModelNotFound("Model store has not been configured.")
     folder = Path(settings.model_store) if settings.model_store is not None else None
-    if folder is not None and download.is_remote(url, settings):
+    if folder is not None and fetching.is_remote(origin, settings):
         try:
-            return fetching.fetch(url, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+            return fetching.fetch(origin, folder, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
         except errors.DownloadFailed as error:
             # TorchServe's answer has no place for the reason.
             logger.warning("download.failed", extra={"url": without_query(url), "reason": error.details})
             raise
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-        found = _find(url, folder, is_named=is_named)
+        found = _find(origin, folder, is_named=is_named)
         if found and (is_named or not (found.is_dir() and _is_ours(found, settings))):
             return found
     raise errors.ModelNotFound(f"Model not found at: {quoted(url)}")
 
 
-def _find(url: str, folder: Path | None, *, is_named: bool) -> Path | None:
+def _find(origin: Origin, folder: Path | None, *, is_named: bool) -> Path | None:
     """Find a file or folder. Raises OSError or ValueError for a name that nothing can have.
 
     Only what lies in the model store: of a path the folders are ignored, as in TorchServe, unless it is the
     whole path of a folder there, or of anything that the operator has named.
     """
-    whole = Path(url)
-    inside = folder / name if folder is not None and (name := file_of(url)) else None
+    whole = Path(origin.url)
+    inside = folder / origin.name if folder is not None and origin.name else None
     if inside is not None and inside.is_file():
         return inside
     if whole.is_dir() and (is_named or _is_in(whole, folder)):
@@ -331,8 +332,9 @@ def _is_ours(folder: Path, settings: BrokerSettings) -> bool:
     return any(real.is_relative_to(place) for place in apart)
 
 
-def _is_path_named_at_start(url: str, settings: BrokerSettings) -> bool:
+def _is_path_named_at_start(origin: Origin, settings: BrokerSettings) -> bool:
     """Tell whether the operator has named this very path: it may lie anywhere."""
+    url = origin.url
     named = [load.url for load in settings.load_models]
     named += [model.archive_name or "" for model in settings.snapshot or ()]
-    return "/" in url and "://" not in url and url in named
+    return isinstance(origin, InStore) and "/" in url and url in named

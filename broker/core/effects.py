@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torchrelay.broker.core.keyring import IssuedKeys
 from torchrelay.broker.core.torchserve_metrics import Line
+from torchrelay.broker.models.origins import Origin
 from torchrelay.broker.models.records import Change
 from torchrelay.shared.settings import StartupModel
 from torchrelay.shared.torchserve.snapshot_files import Kind
@@ -23,10 +24,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Fetch, hash, check and keep the archive at `url`; answered by ArchivePrepared."""
+    """Fetch, hash, check and keep an archive; answered by ArchivePrepared."""
 
     token: int
-    url: str
+    origin: Origin
     s3_sse_kms: bool = False
     #: Whether its workers start at once, before its file is likely to change.
     is_wanted_now: bool = False
@@ -60,10 +61,10 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class DropArchive:
-    """Delete an archive, and what was downloaded from `url`; either is "" if a version still uses it."""
+    """Delete an archive, and what was fetched from `origin`; "" and None stand for what is still used."""
 
     archive: str
-    url: str
+    origin: Origin | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Urls of archives, taken apart here and nowhere else. Pure.
+"""Where archives come from: urls, taken apart once, here and nowhere else. Pure.
 
-What is matched, resolved, connected to and asked for are the parts found here: two readers of one text would
-sooner or later see two hosts in it. So there is one way to write a host: in ASCII after IDNA, an IPv4 address
+`parse` makes a typed value of any text, and fetching and deleting look at nothing else. What is matched,
+resolved, connected to and asked for are the parts found here: two readers of one text would sooner or later
+see two hosts in it. So there is one way to write a host: in ASCII after IDNA, an IPv4 address
 as four decimal numbers. What libraries read in other ways (users, octal digits, backslashes) is refused.
 """
 
@@ -41,8 +42,57 @@ class BadUrl(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Url:
-    """A url of http(s). `host` has no brackets; `path` is as it was given, with the query."""
+class _Given:
+    #: As it was given.
+    url: str
+
+    @property
+    def name(self) -> str:
+        """The file or folder of the model store that the archive is, or is to be; empty if none."""
+        return file_of(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class InStore(_Given):
+    """A file or folder of the model store, or a whole path: what has no scheme."""
+
+    @property
+    def matched(self) -> str:
+        """See `Origin`. Nothing is fetched from here, but a redirect may lead to such a text."""
+        return self.url
+
+    @property
+    def source(self) -> str:
+        """See `Origin`."""
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class File(_Given):
+    """A file of the broker's host."""
+
+    #: As it was given, with its escapes.
+    given_path: str
+
+    @property
+    def path(self) -> str:
+        """The path, its escapes resolved."""
+        return unquote(self.given_path)
+
+    @property
+    def matched(self) -> str:
+        """See `Origin`."""
+        return f"file://{_unescaped(self.given_path)}"
+
+    @property
+    def source(self) -> str:
+        """See `Origin`."""
+        return "file://"
+
+
+@dataclass(frozen=True, slots=True)
+class Http(_Given):
+    """A url of http(s). `host` may be empty, and has no brackets; `path` is as given, with the query."""
 
     scheme: str
     host: str
@@ -60,17 +110,80 @@ class Url:
         """Return what the server is asked for."""
         return quote(self.path, safe=_AS_IT_IS)
 
+    @property
+    def matched(self) -> str:
+        """See `Origin`."""
+        return f"{self.scheme}://{self.authority}{_unescaped(self.path)}"
+
+    @property
+    def source(self) -> str:
+        """See `Origin`."""
+        return self.host
+
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
 
 
-def scheme_of(url: str) -> str:
-    """Return what stands before `://`, in lower case; "" for a path."""
-    scheme, colon, _ = url.partition("://")
-    return scheme.lower() if colon else ""
+@dataclass(frozen=True, slots=True)
+class ObjectStore(_Given):
+    """A url of any other scheme: if it is fetched, then from an object store that allowed_urls names."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+    @property
+    def matched(self) -> str:
+        """See `Origin`."""
+        return f"{self.scheme}{self.url[len(self.scheme) :]}"
+
+    @property
+    def source(self) -> str:
+        """See `Origin`."""
+        return f"{self.scheme}://{self.bucket}"
 
 
-def check_text(url: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Unreadable(_Given):
+    """A url that isn't taken apart, and so never asked for; `why` says so to the caller."""
+
+    scheme: str
+    why: str
+    #: It is not going to be asked.
+    source: str = ""
+
+
+#: `matched` is a url as patterns see it, rebuilt from what was found in it: scheme and host in lower case and
+#: ASCII; no default port, user or fragment; nothing escaped that need not be. The path is kept, and the query
+#: of http(s). `source` is what archives come from that share places: a host whatever the port, a bucket, this
+#: host's files; one of the model store is its own.
+Origin = InStore | File | Http | ObjectStore | Unreadable
+
+
+def parse(url: str) -> Origin:
+    """Take apart where an archive comes from."""
+    scheme, colon, rest = url.partition("://")
+    scheme = scheme.lower()
+    if not colon:
+        return InStore(url)
+    try:
+        if scheme in DEFAULT_PORTS:
+            return parse_http(url)
+        _check_text(url)
+        if scheme == "file":
+            match = _FILE.fullmatch(url)
+            if not match:
+                raise BadUrl("a url of a file is file:///PATH")
+            return File(url, match[1])
+        bucket, _, key = rest.partition("/")
+        if not _BUCKET.fullmatch(bucket):
+            raise BadUrl("its bucket has characters that no bucket has")
+        return ObjectStore(url, scheme, bucket, key)
+    except BadUrl as error:
+        return Unreadable(url, scheme, str(error))
+
+
+def _check_text(url: str) -> None:
     """Raise BadUrl for what no url may have, of whatever scheme."""
     if len(url) > URL_LIMIT_CHARS:
         raise BadUrl(f"it has more than {URL_LIMIT_CHARS} characters")
@@ -83,9 +196,9 @@ def has_control_characters(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def parse_http(text: str) -> Url:
+def parse_http(text: str) -> Http:
     """Take a url of http(s) apart; its host may be empty. Raises BadUrl."""
-    check_text(text)
+    _check_text(text)
     match = _HTTP.fullmatch(text)
     if not match:
         raise BadUrl("it is no url of http or https")
@@ -101,51 +214,12 @@ def parse_http(text: str) -> Url:
     port = int(parts[2] or DEFAULT_PORTS[scheme])
     if not 0 < port < 1 << 16:
         raise BadUrl(f"{port} is no port")
-    return Url(scheme, _host(parts[1]), port, path + query)
+    return Http(text, scheme, _host(parts[1]), port, path + query)
 
 
-def join(url: Url, location: bytes) -> str:
+def join(url: Http, location: bytes) -> str:
     """Return the url that a redirect leads to, whatever it is."""
     return urljoin(str(url), quote(location, safe=_AS_IT_IS))
-
-
-def path_of_file(url: str) -> str:
-    """Return the path that a url of `file` names, its escapes resolved. Raises BadUrl."""
-    return unquote(_given_path_of_file(url))
-
-
-def as_matched(url: str) -> str:
-    """Rebuild a url as patterns see it, from what was found in it. Raises BadUrl.
-
-    Scheme and host in lower case and ASCII; no default port, user or fragment; nothing escaped that need not
-    be. The path is kept, and the query of http(s).
-    """
-    scheme = scheme_of(url)
-    if scheme in DEFAULT_PORTS:
-        parsed = parse_http(url)
-        return f"{scheme}://{parsed.authority}{_unescaped(parsed.path)}"
-    if scheme == "file":
-        return f"file://{_unescaped(_given_path_of_file(url))}"
-    check_text(url)
-    if not _BUCKET.fullmatch(url[len(scheme) + 3 :].partition("/")[0]):
-        raise BadUrl("its bucket has characters that no bucket has")
-    return f"{scheme}{url[len(scheme) :]}"
-
-
-def origin_of(url: str) -> str:
-    """Name the server that a url is fetched from: its host whatever the port, or an object store's bucket.
-
-    What comes without a scheme is here, and its own origin.
-    """
-    scheme, colon, rest = url.partition("://")
-    if not colon:
-        return file_of(url)
-    if scheme.lower() not in DEFAULT_PORTS:
-        return f"{scheme}://{rest.partition('/')[0]}"
-    try:
-        return parse_http(url).host
-    except BadUrl:
-        return ""  # it is not going to be asked
 
 
 def file_of(url: str) -> str:
@@ -166,14 +240,6 @@ def without_query(url: str) -> str:
 def without_user(url: str) -> str:
     """Return a url of http(s) for people: what is before the host may be a password."""
     return _USER.sub(r"\1", url)
-
-
-def _given_path_of_file(url: str) -> str:
-    check_text(url)
-    match = _FILE.fullmatch(url)
-    if not match:
-        raise BadUrl("a url of a file is file:///PATH")
-    return match[1]
 
 
 def _host(text: str) -> str:

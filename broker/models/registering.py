@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torchrelay.broker.core.effects import Prepare, Report
 from torchrelay.broker.models import awaiting_workers, unused_archives
-from torchrelay.broker.models.origins import without_query
+from torchrelay.broker.models.origins import parse, without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
 from torchrelay.broker.models.running_changes import RunningChanges
@@ -35,7 +35,7 @@ def load_at_start(running: RunningChanges, load: LoadAtStart | StartupModel) -> 
 def _prepare(running: RunningChanges, step: Preparing) -> None:
     ask = step.ask
     is_wanted_now = starts_workers(ask, step.restored, running.settings, step.caller is None)
-    running.emit(Prepare(running.enter(step), ask.url, ask.s3_sse_kms, is_wanted_now))
+    running.emit(Prepare(running.enter(step), parse(ask.url), ask.s3_sse_kms, is_wanted_now))
 
 
 def prepared(running: RunningChanges, token: int, outcome: Prepared | errors.RelayError) -> None:

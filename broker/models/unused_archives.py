@@ -1,6 +1,7 @@
 """Which archives may be deleted: those that no version uses, once no registration may need them. Pure."""
 
 from torchrelay.broker.core.effects import DropArchive
+from torchrelay.broker.models.origins import parse
 from torchrelay.broker.models.running_changes import RunningChanges
 from torchrelay.broker.models.steps import Preparing, Registering
 
@@ -19,4 +20,4 @@ def drop(running: RunningChanges) -> None:
         is_used = running.catalog.is_archive_used(archive)
         is_url_used = any(record.url == url for record in running.catalog)
         if not (is_used and is_url_used):
-            running.emit(DropArchive("" if is_used else archive, "" if is_url_used else url))
+            running.emit(DropArchive("" if is_used else archive, None if is_url_used else parse(url)))

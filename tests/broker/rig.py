@@ -229,10 +229,11 @@ class Rig:
                 self._note_sent(peer, decoded)
                 if not isinstance(decoded, m.Beat):
                     self.inbox[peer].append((decoded, tuple(bytes(f) for f in frames)))  # type: ignore[call-overload]  # test frames are bytes
-            case Prepare(token, url):
+            case Prepare(token, origin):
                 results.append(
                     ArchivePrepared(
-                        token, self.archives.get(url, ModelNotFound(f"Model not found at: {url}"))
+                        token,
+                        self.archives.get(origin.url, ModelNotFound(f"Model not found at: {origin.url}")),
                     )
                 )
             case Store(token, change):

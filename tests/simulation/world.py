@@ -287,7 +287,8 @@ class SimulatedBroker:
                 head = codec.encode(message, self.epoch)
                 if not self._world.to_peer(peer, head, frames):  # type: ignore[arg-type]  # bytes here
                     self._add(Unreachable(peer, message))
-            case Prepare(token, url):
+            case Prepare(token, origin):
+                url = origin.url
                 config = self._world.config
                 prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url, config)
                 self._later(DISK_S, lambda: self._add(ArchivePrepared(token, prepared)))

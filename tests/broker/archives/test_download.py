@@ -4,7 +4,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import trustme
 
 from torchrelay.broker.archives import download
 from torchrelay.broker.archives.download_pace import DownloadPace
+from torchrelay.broker.models.origins import Http, parse
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
 
@@ -105,10 +106,17 @@ def opened(origin: str, **changes: float) -> BrokerSettings:
     return BrokerSettings(state_dir="/nowhere", allowed_urls=(f"{origin}/.*",), **changes)  # type: ignore[arg-type]  # numbers
 
 
+def fetch(url: str, target: Path, settings: BrokerSettings, *others: Callable[[], bool]) -> None:
+    """Download a url as it is done for a registration."""
+    origin = download.require_allowed(parse(url), settings)
+    assert isinstance(origin, Http)
+    download.download(origin, target, settings, *others)
+
+
 def test_an_archive_is_fetched_also_behind_a_redirect(origin: str, tmp_path: Path) -> None:
     for path in ("/m.mar", "/hop"):
         target = tmp_path / path[1:]
-        download.download(origin + path, target, opened(origin))
+        fetch(origin + path, target, opened(origin))
         assert target.read_bytes() == b"archive"
 
 
@@ -116,7 +124,7 @@ def test_an_archive_is_fetched_also_behind_a_redirect(origin: str, tmp_path: Pat
 def test_a_url_beyond_ascii_is_asked_for_escaped_and_else_as_it_is(
     origin: str, tmp_path: Path, path: str
 ) -> None:
-    download.download(origin + path, tmp_path / "m", opened(origin))
+    fetch(origin + path, tmp_path / "m", opened(origin))
     assert (tmp_path / "m").read_bytes() == b"escaped"
 
 
@@ -127,12 +135,12 @@ def test_a_url_beyond_ascii_is_asked_for_escaped_and_else_as_it_is(
 def test_a_url_that_cannot_be_asked_for_is_a_failed_download(tmp_path: Path, url: str) -> None:
     settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
     with pytest.raises(DownloadFailed):
-        download.download(url, tmp_path / "m", settings)
+        fetch(url, tmp_path / "m", settings)
 
 
 def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed) as refused:
-        download.download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
+        fetch(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
     assert "127.0.0.1 is a private address" in refused.value.details
     assert not (tmp_path / "m").exists()
 
@@ -140,7 +148,7 @@ def test_a_private_address_is_refused_unless_a_pattern_names_it(origin: str, tmp
 @pytest.mark.parametrize("path", ["/away", "/into-file"])
 def test_a_redirect_is_checked_again(origin: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(ModelNotFound, match="does not match any allowed URL"):
-        download.download(origin + path, tmp_path / "m", opened(origin))
+        fetch(origin + path, tmp_path / "m", opened(origin))
 
 
 def test_a_redirect_to_a_private_address_is_refused_though_any_public_url_is_allowed(
@@ -150,31 +158,31 @@ def test_a_redirect_to_a_private_address_is_refused_though_any_public_url_is_all
         state_dir="/nowhere", allowed_urls=(f"{origin}/.*", "http(s)?://.*"), download_timeout_s=2.0
     )
     with pytest.raises(DownloadFailed) as refused:
-        download.download(f"{origin}/away", tmp_path / "m", settings)
+        fetch(f"{origin}/away", tmp_path / "m", settings)
     assert "169.254.169.254 is a private address" in refused.value.details
 
 
 @pytest.mark.parametrize("path", ["/nosuch", "/short", "/loop"])
 def test_a_failing_origin_is_a_failed_download(origin: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(DownloadFailed, match="Failed to download archive from"):
-        download.download(origin + path, tmp_path / "m", opened(origin))
+        fetch(origin + path, tmp_path / "m", opened(origin))
 
 
 def test_an_origin_that_stalls_is_given_up(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed):
-        download.download(f"{origin}/stall", tmp_path / "m", opened(origin, download_timeout_s=0.3))
+        fetch(f"{origin}/stall", tmp_path / "m", opened(origin, download_timeout_s=0.3))
 
 
 def test_a_download_above_the_limit_is_stopped(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="download_limit_bytes"):
-        download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin, download_limit_bytes=3))
+        fetch(f"{origin}/m.mar", tmp_path / "m", opened(origin, download_limit_bytes=3))
 
 
 @pytest.mark.parametrize("url", ["http://", "http://no such host/x.mar", "http://127.0.0.1:1/x.mar"])
 def test_urls_that_lead_nowhere_are_failed_downloads(tmp_path: Path, url: str) -> None:
     settings = BrokerSettings(state_dir="/nowhere", allow_private_urls=True, download_timeout_s=2.0)
     with pytest.raises(DownloadFailed):
-        download.download(url, tmp_path / "m", settings)
+        fetch(url, tmp_path / "m", settings)
 
 
 @pytest.mark.parametrize("pattern", ["http://.*", "http.*", "^https?://.*$", "https?://.*|file://.*"])
@@ -183,19 +191,19 @@ def test_a_pattern_that_names_no_host_opens_no_private_address(
 ) -> None:
     settings = BrokerSettings(state_dir="/nowhere", allowed_urls=(pattern,), download_timeout_s=2.0)
     with pytest.raises(DownloadFailed) as refused:
-        download.download(f"{origin}/m.mar", tmp_path / "m", settings)
+        fetch(f"{origin}/m.mar", tmp_path / "m", settings)
     assert "is a private address" in refused.value.details
 
 
 def test_a_download_ends_when_the_broker_does(origin: str, tmp_path: Path) -> None:
     with pytest.raises(DownloadFailed, match="the broker stops"):
-        download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)
+        fetch(f"{origin}/m.mar", tmp_path / "m", opened(origin), lambda: True)
 
 
 @pytest.mark.parametrize("path", ["/stall", "/drip", "/drip-head", "/interim", "/framing"])
 def test_a_download_that_drips_is_given_up_whatever_it_drips(origin: str, tmp_path: Path, path: str) -> None:
     with pytest.raises(DownloadFailed) as caught:
-        download.download(origin + path, tmp_path / "m", opened(origin, download_grace_s=0.4))
+        fetch(origin + path, tmp_path / "m", opened(origin, download_grace_s=0.4))
     assert "download_grace_s of 0.4" in caught.value.details
 
 
@@ -219,16 +227,16 @@ def encrypted(origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_https_is_read_and_bounded_like_http(encrypted: str, tmp_path: Path) -> None:
-    download.download(f"{encrypted}/hop", tmp_path / "m", opened(encrypted))
+    fetch(f"{encrypted}/hop", tmp_path / "m", opened(encrypted))
     assert (tmp_path / "m").read_bytes() == b"archive"
     with pytest.raises(DownloadFailed, match=r"download_grace_s of 0\.6"):
-        download.download(f"{encrypted}/drip", tmp_path / "m", opened(encrypted, download_grace_s=0.6))
+        fetch(f"{encrypted}/drip", tmp_path / "m", opened(encrypted, download_grace_s=0.6))
 
 
 def test_a_certificate_is_for_the_host_that_was_asked_for(encrypted: str, tmp_path: Path) -> None:
     elsewhere = encrypted.replace("localhost", "127.0.0.1")
     with pytest.raises(DownloadFailed, match="CERTIFICATE_VERIFY_FAILED"):
-        download.download(f"{elsewhere}/m.mar", tmp_path / "m", opened(elsewhere))
+        fetch(f"{elsewhere}/m.mar", tmp_path / "m", opened(elsewhere))
 
 
 @pytest.mark.parametrize("path", ["/stall", "/drip", "/drip-head"])
@@ -237,9 +245,7 @@ def test_a_silent_download_ends_as_soon_as_the_broker_stops(origin: str, tmp_pat
     timer = threading.Timer(0.2, stopping.set)
     timer.start()
     with pytest.raises(DownloadFailed, match="the broker stops"):
-        download.download(
-            origin + path, tmp_path / "m", opened(origin, download_timeout_s=30.0), stopping.is_set
-        )
+        fetch(origin + path, tmp_path / "m", opened(origin, download_timeout_s=30.0), stopping.is_set)
     timer.join()
 
 
@@ -248,8 +254,8 @@ def test_a_name_of_this_host_is_a_private_address(origin: str, tmp_path: Path) -
     for pattern in (".*", "http://local.*", "http://localhos.:.*"):
         settings = BrokerSettings(state_dir="/nowhere", allowed_urls=(pattern,))
         with pytest.raises(DownloadFailed, match="localhost is a private address"):
-            download.download(f"{url}/m.mar", tmp_path / "m", settings)
-    download.download(f"{url}/m.mar", tmp_path / "m", opened(url))
+            fetch(f"{url}/m.mar", tmp_path / "m", settings)
+    fetch(f"{url}/m.mar", tmp_path / "m", opened(url))
 
 
 def test_a_redirect_to_a_private_host_needs_that_host_spelled(origin: str, tmp_path: Path) -> None:
@@ -258,7 +264,7 @@ def test_a_redirect_to_a_private_host_needs_that_host_spelled(origin: str, tmp_p
         state_dir="/nowhere", allowed_urls=(f"{origin}/.*", f"http://.*:{port}/.*", "http://localhost/.*")
     )
     with pytest.raises(DownloadFailed, match="localhost is a private address"):
-        download.download(f"{origin}/to-localhost", tmp_path / "m", settings)
+        fetch(f"{origin}/to-localhost", tmp_path / "m", settings)
 
 
 def test_proxies_of_the_environment_are_not_asked(
@@ -266,9 +272,9 @@ def test_proxies_of_the_environment_are_not_asked(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    download.download(f"{origin}/m.mar", tmp_path / "m", opened(origin))
+    fetch(f"{origin}/m.mar", tmp_path / "m", opened(origin))
     with pytest.raises(DownloadFailed, match="is a private address"):
-        download.download(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
+        fetch(f"{origin}/m.mar", tmp_path / "m", BrokerSettings(state_dir="/nowhere"))
 
 
 def backend(*answers: list[str], may_be_private: bool) -> download._Backend:

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.broker.cable import Cable
 from torchrelay.broker.archives.download import download
 from torchrelay.broker.archives.object_stores import fetch, fsspec_chunks, signed_headers
 from torchrelay.broker.archives.store import ArchiveStore, set_aside_download
+from torchrelay.broker.models.origins import ObjectStore, parse, parse_http
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
 
@@ -111,8 +112,14 @@ def allowing(*patterns: str, **changes: Any) -> BrokerSettings:  # Any: BrokerSe
     )
 
 
+def fetch_url(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")  # some of these are refused before they come here
+    fetch(ObjectStore(url, scheme.lower(), bucket, key), target, settings, is_cancelled)
+
+
 def fetched(url: str, tmp_path: Path, **changes: Any) -> bytes:  # Any: as above
-    fetch(url, tmp_path / "out", allowing("s3://.*", **changes), lambda: False)
+    fetch_url(url, tmp_path / "out", allowing("s3://.*", **changes), lambda: False)
     return (tmp_path / "out").read_bytes()
 
 
@@ -136,7 +143,7 @@ def test_an_archive_in_s3_is_registered_once_its_urls_are_allowed(bucket: Bucket
     store = ArchiveStore(tmp_path / "archives")
     assert prepare("s3://b-1/folder/m.mar", store, settings).model_name == "m"
     assert (tmp_path / "models" / "m.mar").is_file()
-    assert set_aside_download("s3://b-1/folder/m.mar", settings)
+    assert set_aside_download(parse("s3://b-1/folder/m.mar"), settings)
     with pytest.raises(ModelNotFound, match=r"Model not found at: s3://other/m\.mar"):
         prepare("s3://other/m.mar", store, settings)
 
@@ -221,7 +228,7 @@ def test_a_broken_download_is_not_taken_up_again_when_the_broker_stops(
     stops = threading.Event()
     bucket.cable.cut_after(before_end, stops.set)
     with pytest.raises(DownloadFailed) as caught:
-        fetch("s3://b-1/m.mar", tmp_path / "out", allowing("s3://.*"), stops.is_set)
+        fetch_url("s3://b-1/m.mar", tmp_path / "out", allowing("s3://.*"), stops.is_set)
     assert "the broker stops" in str(caught.value)
     assert len(bucket.cable.heads) == 1
 
@@ -246,9 +253,9 @@ def test_an_https_url_is_signed_if_kms_encrypted_what_it_names_and_else_not(
     bucket.put("m.mar", CONTENT, ServerSideEncryption="aws:kms", SSEKMSKeyId="k")
     url, target = f"http://{bucket.cable.address}/b-1/m.mar", tmp_path / "out"
     with pytest.raises(DownloadFailed):
-        download(url, target, allowing(f"http://{bucket.cable.address}/.*"))
+        download(parse_http(url), target, allowing(f"http://{bucket.cable.address}/.*"))
     assert b"authorization" not in bucket.cable.heads[-1].lower()
-    download(url, target, allowing(f"http://{bucket.cable.address}/.*"), sign=signed_headers)
+    download(parse_http(url), target, allowing(f"http://{bucket.cable.address}/.*"), sign=signed_headers)
     assert target.read_bytes() == CONTENT
     head = bucket.cable.heads[-1].lower()
     assert b"authorization: aws4-hmac-sha256 credential=" in head
@@ -280,7 +287,7 @@ def test_the_region_is_that_of_amazons_host_before_the_operators(bucket: Bucket)
         "s3.cn-north-1.amazonaws.com.cn": "cn-north-1",
         "b.s3.amazonaws.com": "us-east-1",
     }.items():
-        signature = dict(signed_headers(f"https://{host}/b/m.mar"))[b"Authorization"]
+        signature = dict(signed_headers(parse_http(f"https://{host}/b/m.mar")))[b"Authorization"]
         assert f"/{region}/s3/aws4_request".encode() in signature
 
 
@@ -296,21 +303,21 @@ def test_nobody_but_s3_is_sent_a_signature(bucket: Bucket) -> None:
         "https://b.s3-website.us-east-1.amazonaws.com/m.mar",
         "https://127.0.0.1/m.mar",
     ):
-        assert signed_headers(url) == [], url
+        assert signed_headers(parse_http(url)) == [], url
 
 
 def test_the_operators_endpoint_gets_a_signature_at_its_own_port_and_scheme(bucket: Bucket) -> None:
     host, _, port = bucket.cable.address.partition(":")
-    assert dict(signed_headers(f"http://{bucket.cable.address}/b/m.mar"))[b"Authorization"]
+    assert dict(signed_headers(parse_http(f"http://{bucket.cable.address}/b/m.mar")))[b"Authorization"]
     for other in (f"https://{bucket.cable.address}", f"http://{host}:{int(port) ^ 1}", f"http://{host}"):
-        assert signed_headers(f"{other}/b/m.mar") == []
+        assert signed_headers(parse_http(f"{other}/b/m.mar")) == []
 
 
 def test_a_redirect_away_from_s3_is_followed_without_a_signature(bucket: Bucket, tmp_path: Path) -> None:
     with origin_of_redirects(f"http://{bucket.cable.address}/b-1/m.mar") as (address, heads):
         bucket.put("m.mar", CONTENT)
         settings = allowing(f"http://{address}/.*", f"http://{bucket.cable.address}/.*")
-        download(f"http://{address}/x.mar", tmp_path / "out", settings, sign=signed_headers)
+        download(parse_http(f"http://{address}/x.mar"), tmp_path / "out", settings, sign=signed_headers)
     assert b"authorization" not in heads[0].lower()
     assert b"authorization" in bucket.cable.heads[-1].lower()
 
@@ -318,7 +325,7 @@ def test_a_redirect_away_from_s3_is_followed_without_a_signature(bucket: Bucket,
 def test_one_store_is_not_opened_through_another(tmp_path: Path) -> None:
     for url in ("gs://b/m.mar::file:///etc/passwd", "hf://x::http://127.0.0.1/m.mar"):
         with pytest.raises(DownloadFailed) as caught:
-            fetch(url, tmp_path / "out", allowing(".*"), lambda: False)
+            fetch_url(url, tmp_path / "out", allowing(".*"), lambda: False)
         assert "not chained" in caught.value.details
 
 
@@ -326,7 +333,7 @@ def test_without_credentials_nothing_is_signed(bucket: Bucket, monkeypatch: pyte
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(DownloadFailed) as caught:
-        signed_headers("https://b.s3.amazonaws.com/m.mar")
+        signed_headers(parse_http("https://b.s3.amazonaws.com/m.mar"))
     assert "AWS_ACCESS_KEY_ID" in caught.value.details
 
 
@@ -335,7 +342,7 @@ def test_without_credentials_nothing_is_signed(bucket: Bucket, monkeypatch: pyte
 )
 def test_a_store_whose_library_is_missing_names_what_to_install(tmp_path: Path, url: str, extra: str) -> None:
     with pytest.raises(DownloadFailed) as caught:
-        fetch(url, tmp_path / "out", allowing(".*"), lambda: False)
+        fetch_url(url, tmp_path / "out", allowing(".*"), lambda: False)
     assert f"pip install 'torchrelay[{extra}]'" in caught.value.message
 
 

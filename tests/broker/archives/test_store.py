@@ -7,8 +7,8 @@ import json
 import os
 import tarfile
 import zipfile
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,12 +23,16 @@ from torchrelay.broker.archives.store import (
     set_aside_download,
     startup_urls,
 )
+from torchrelay.broker.models.origins import parse
+from torchrelay.broker.models.records import Prepared
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 
-prepare = partial(broker_store.prepare, reader=READER)
+
+def prepare(url: str, *others: Any, **named: Any) -> Prepared:  # Any: what the store's own takes
+    return broker_store.prepare(parse(url), *others, **{"reader": READER, **named})
 
 
 @pytest.fixture
@@ -153,12 +157,12 @@ def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
     assert prepare(url, store, broker).model_name == "m"
     with pytest.raises(errors.StoreFailed, match=r"^Model file already exists far\.mar$"):
         prepare(url, store, broker)
-    doomed = set_aside_download(url, broker)
+    doomed = set_aside_download(parse(url), broker)
     assert doomed
     assert prepare(url, store, broker).model_name == "m"  # before it is deleted
     assert doomed.name not in startup_urls(broker)
-    assert set_aside_download("m.mar", broker) is None
-    assert set_aside_download("file:///nosuch/m.mar", broker) is None
+    assert set_aside_download(parse("m.mar"), broker) is None
+    assert set_aside_download(parse("file:///nosuch/m.mar"), broker) is None
 
 
 def test_a_failed_fetch_leaves_nothing_in_the_model_store(
@@ -473,7 +477,7 @@ def test_an_archive_that_takes_too_long_leaves_nothing(
         file.writestr("c.yaml", "a: {" + "b, " * 80_000 + "}")
     reader = ArchiveReader(time_limit_s=0)
     with pytest.raises(errors.InvalidModel, match="inspecting it took more than 1 s"):
-        broker_store.prepare(f"file://{path}", store, broker, reader=reader)
+        prepare(f"file://{path}", store, broker, reader=reader)
     reader.close()
     assert not list(Path(str(broker.model_store)).iterdir())
     assert not list((Path(broker.state_dir) / "archives").iterdir())

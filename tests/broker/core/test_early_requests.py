@@ -26,7 +26,7 @@ def test_the_first_version_named_at_start_is_the_default_whichever_archive_is_re
     rig = Rig()
     one, two = rig.archive("1.mar", version="1.0"), rig.archive("2.mar", version="2.0")
     effects = rig.core.handle([Started((LoadAtStart(one), LoadAtStart(two)))], now=rig.now)
-    tokens = {effect.url: effect.token for effect in effects if isinstance(effect, Prepare)}
+    tokens = {effect.origin.url: effect.token for effect in effects if isinstance(effect, Prepare)}
 
     def prepared(url: str) -> Event:
         outcome = rig.archives[url]
