@@ -19,7 +19,7 @@ from torchrelay.broker.archives.download_pace import DownloadPace, TooSlow, pace
 from torchrelay.broker.archives.public_addresses import is_public
 from torchrelay.broker.archives.writing import failed, write_bounded
 from torchrelay.broker.models import origins
-from torchrelay.broker.models.origins import BadUrl, Http, Origin, Unreadable, without_user
+from torchrelay.broker.models.origins import BadUrl, Http, Origin, UnreadableUrl, without_user
 from torchrelay.shared import clock
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.quoting import quoted
@@ -57,7 +57,7 @@ def require_allowed(origin: Origin, settings: BrokerSettings) -> allowed_urls.Re
 
     Raises DownloadFailed, which says why, for a url that TorchServe may take and we don't.
     """
-    if isinstance(origin, Unreadable):
+    if isinstance(origin, UnreadableUrl):
         said = failed(without_user(origin.url), origin.why)
         raise DownloadFailed(f"{said.message}: {origin.why}", said.details)
     if not allowed_urls.is_allowed(origin, settings.allowed_urls):

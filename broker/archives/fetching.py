@@ -14,7 +14,7 @@ from torchrelay.broker.models.origins import (
     InStore,
     ObjectStore,
     Origin,
-    Unreadable,
+    UnreadableUrl,
     has_control_characters,
 )
 from torchrelay.shared import errors, locks
@@ -38,7 +38,7 @@ def is_remote(origin: Origin, settings: BrokerSettings) -> bool:
         case ObjectStore():
             is_known = origin.scheme in object_stores.LIBRARIES
             return is_known and allowed_urls.is_allowed(origin, settings.allowed_urls)
-        case Unreadable():
+        case UnreadableUrl():
             return origin.scheme in ("http", "https", "file")
         case File() | Http():
             return True

@@ -144,7 +144,7 @@ class ObjectStore(_Given):
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable(_Given):
+class UnreadableUrl(_Given):
     """A url that isn't taken apart, and so never asked for; `why` says so to the caller."""
 
     scheme: str
@@ -157,7 +157,7 @@ class Unreadable(_Given):
 #: ASCII; no default port, user or fragment; nothing escaped that need not be. The path is kept, and the query
 #: of http(s). `source` is what archives come from that share places: a host whatever the port, a bucket, this
 #: host's files; one of the model store is its own.
-Origin = InStore | File | Http | ObjectStore | Unreadable
+Origin = InStore | File | Http | ObjectStore | UnreadableUrl
 
 
 def parse(url: str) -> Origin:
@@ -180,7 +180,7 @@ def parse(url: str) -> Origin:
             raise BadUrl("its bucket has characters that no bucket has")
         return ObjectStore(url, scheme, bucket, key)
     except BadUrl as error:
-        return Unreadable(url, scheme, str(error))
+        return UnreadableUrl(url, scheme, str(error))
 
 
 def _check_text(url: str) -> None:

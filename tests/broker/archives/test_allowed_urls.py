@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from torchrelay.broker.archives.allowed_urls import _in_one_way, is_allowed, is_host_named
-from torchrelay.broker.models.origins import BadUrl, Unreadable, parse, parse_http
+from torchrelay.broker.models.origins import BadUrl, UnreadableUrl, parse, parse_http
 from torchrelay.shared.settings import BrokerSettings
 
 DEFAULT = BrokerSettings(state_dir="/nowhere").allowed_urls
@@ -17,7 +17,7 @@ TRUSTED = r"https?://.*\.trusted\.example/.*"
 
 def allowed(url: str, patterns: list[str]) -> bool:
     origin = parse(url)
-    if isinstance(origin, Unreadable):
+    if isinstance(origin, UnreadableUrl):
         raise BadUrl(origin.why)
     return is_allowed(origin, patterns)
 

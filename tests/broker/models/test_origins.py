@@ -27,7 +27,7 @@ from torchrelay.broker.models import origins
 )
 def test_a_url_is_matched_as_it_is_asked_for(url: str, matched: str) -> None:
     origin = origins.parse(url)
-    assert not isinstance(origin, origins.Unreadable)
+    assert not isinstance(origin, origins.UnreadableUrl)
     assert origin.matched == matched
 
 
@@ -87,7 +87,7 @@ def test_a_url_is_matched_as_it_is_asked_for(url: str, matched: str) -> None:
 )
 def test_what_others_might_read_in_another_way_is_refused(url: str) -> None:
     origin = origins.parse(url)
-    assert isinstance(origin, origins.Unreadable)
+    assert isinstance(origin, origins.UnreadableUrl)
     assert origin.why
 
 
