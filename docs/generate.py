@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the settings classes and the table of keys: `python docs/generate.py`.
+"""Writes docs/configuration.md from the settings classes and `config_keys`: `python docs/generate.py`.
 
 A field's meaning is its `#:` comment.
 """

@@ -58,7 +58,7 @@ class LoadAtStart(msgspec.Struct, frozen=True):
 
 
 class StartupModel(msgspec.Struct, frozen=True):
-    """One entry of config.properties' `models={...}`, or of a snapshot; None where it says nothing."""
+    """One model version of config.properties' `models={...}`, or of a snapshot; None for a missing value."""
 
     name: str
     version: str
@@ -74,11 +74,11 @@ class StartupModel(msgspec.Struct, frozen=True):
 
 
 class StaticKey(msgspec.Struct, frozen=True):
-    """A key that somebody else keeps: it neither expires nor can be renewed here."""
+    """A key that the operator has given: it doesn't expire, and can't be renewed here."""
 
     api: KeyedApi
     name: str
-    #: Visible ASCII, since it has to fit a header; see `is_guessable_key`.
+    #: Visible ASCII, since it is sent in a header; see `is_guessable_key`.
     key: Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{16,}\Z")]
 
 
@@ -88,16 +88,16 @@ KEY_PAIRS_MIN = 8
 
 
 def is_guessable_key(key: str) -> bool:
-    """Tell whether a key is short, or little else than runs and repetitions, as `password12345678`."""
+    """Return whether a key is short, or mostly runs and repetitions, as `password12345678`."""
     repeated = key[: (key + key).find(key, 1)]
     pairs = {pair for pair in pairwise(key) if abs(ord(pair[0]) - ord(pair[1])) > 1}
     return len(repeated) < KEY_LENGTH_MIN or len(pairs) < KEY_PAIRS_MIN
 
 
 class LogLimits(msgspec.Struct, frozen=True):
-    """How long a log's file may become, and how many older ones are kept; TorchServe's defaults.
+    """At how many bytes a log file is rotated, and how many older files are kept; TorchServe's defaults.
 
-    With 0 bytes it is never moved away: somebody else sees to that.
+    With 0 bytes it is never rotated, as where logrotate does that.
     """
 
     file_bytes: NotNegative = 100 << 20
@@ -114,87 +114,85 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = (DEFAULT_BROKER_ADDRESS,)
     #: Holds the registry (SQLite) and the archives by content.
     state_dir: str
-    #: Folder of local archives, and of what is fetched from urls; without it nothing can be registered.
+    #: Folder of local archives, and of those fetched from urls; without it no model can be registered.
     model_store: str | None = None
-    #: Whether folders of the model store are used where they are, as in TorchServe; all nodes must be on this
-    #: host then. Else a folder is packed when it is registered, and sent to nodes.
+    #: Whether models that are folders of the model store are used in their place, as in TorchServe; all nodes
+    #: must be on this host then. Else a folder is packed when it is registered, and sent to nodes.
     folders_in_place: bool = False
-    #: Whether archives whose workers start at once are unpacked from the model store, and not kept in
-    #: state_dir as well: where all nodes are on this host, and the state goes with the broker.
+    #: Whether archives whose workers start at once are unpacked from the model store, and not copied to
+    #: state_dir: where all nodes are on this host, and the state is removed when the broker stops.
     archives_in_place: bool = False
-    #: Folders that links of a model's folder may lead to when it is packed, beside that folder itself.
+    #: Folders to which links in a model's folder may lead when it is packed, beside that folder itself.
     link_targets: tuple[str, ...] = ()
-    #: Folders of this host that are no models, whatever lies in them: the cache, logs.
+    #: Folders of this host that can't be registered as models: the cache, logs.
     private_folders: tuple[str, ...] = ()
-    #: What is registered at start. One named `all` stands for every archive of the model store.
+    #: Models that are registered at start. `all` stands for every archive of the model store.
     load_models: tuple[LoadAtStart, ...] = ()
-    #: What config.properties says of models in its `models`; used when one of them is registered.
+    #: Settings of model versions, which count when one of them is registered.
     models: tuple[StartupModel, ...] = ()
     #: Models of a TorchServe snapshot, registered at start instead of load_models; None without one.
     snapshot: tuple[StartupModel, ...] | None = None
-    #: Folder that gets a snapshot as TorchServe writes them at every change; None gets none, since the
-    #: registry keeps it all.
+    #: Folder into which a snapshot is written at every change, as TorchServe does; None writes none, since
+    #: the registry has everything.
     snapshot_dir: str | None = None
-    #: What a snapshot repeats of the configuration, by TorchServe's keys.
+    #: The configuration that a snapshot repeats, by TorchServe's keys.
     snapshot_config: tuple[tuple[str, str], ...] = ()
-    #: Beats let both sides notice a death; 0.5 s finds one within a few seconds at no cost that shows.
+    #: How often broker and peers send a beat. 0.5 s finds a dead peer within seconds, at no cost that shows.
     beat_interval_s: PositiveSeconds = 0.5
-    #: Silence after which a peer is lost. Six beats: one lost packet or a long pause isn't a death.
+    #: Silence after which a peer counts as lost. Six beats, so that a lost packet or a pause doesn't do it.
     peer_timeout_s: PositiveSeconds = 3.0
     #: TorchServe's job_queue_size and its default: jobs waiting per model version.
     job_queue_size: Positive = 100
-    #: Bytes waiting over all queues; memory, unlike a count, is what runs out. A job that finds nothing
-    #: waiting is taken whatever its size. The commands raise it with max_request_size, to what a gateway
-    #: lets in.
+    #: Bytes of the jobs that wait in all queues. Where no job waits, one of any size is accepted. The
+    #: commands raise it with max_request_size, to what a gateway lets in.
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES
-    #: Above this, memory is taken back by cutting the connection that holds most; 0 takes half of the host's,
-    #: or of the cgroup's, or more if queue_limit_bytes and 1 GiB beside it need it, up to nine tenths.
+    #: Memory above which the broker closes the connection that holds most of it. 0 takes half of the host's
+    #: or cgroup's, or more if queue_limit_bytes and 1 GiB beside it need it, up to nine tenths.
     memory_limit_bytes: NotNegative = 0
-    #: Tries per job, so that one job can't bring down worker after worker.
+    #: Tries per job, so that a job that ends workers can't end one after the other.
     attempt_limit: Positive = 2
     #: How long requests are refused whose content has ended as many workers as a job has tries, two at
-    #: least; 0 refuses none. Long enough for somebody to look into it, short enough should it be wrong.
+    #: least; 0 refuses none. Long enough to look into it, short enough where the content is not the cause.
     quarantine_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
     #: How long a worker may take to answer a batch; TorchServe's default, as are the next two.
     default_response_timeout_s: Positive = 120
     #: How long a worker may take to load its model.
     default_startup_timeout_s: Positive = 120
-    #: Workers of a model for which nobody said a number.
+    #: Workers of a model whose registration names no number.
     default_workers_per_model: NotNegative = 0
-    #: Workers that one version of a model may be told to have; TorchServe has no bound.
+    #: The most workers that one version of a model may be scaled to; TorchServe has no bound.
     workers_limit: Positive = 1000
     #: Workers of a model loaded at start, where default_workers_per_model is 0. TorchServe takes the
     #: number of GPUs, or of cpus; `torchrelay serve` sets this so.
     startup_workers_per_model: Positive = 1
     #: TorchServe's maxRetryTimeoutInSec: how long a crashing worker is started again and again.
     restart_window_s: Positive = 300
-    #: How long a restarted broker waits for nodes it knew before it starts workers in their place.
+    #: How long a restarted broker waits for its earlier nodes before it starts workers on others.
     settle_s: PositiveSeconds = 5.0
-    #: register and unregister are refused (405) unless this is set, whatever gateway asks.
+    #: Whether models may be registered and unregistered; else that is refused (405) to every gateway.
     enable_model_api: bool = False
-    #: How long the caller of an unregistration waits for the workers to be gone; TorchServe's default.
+    #: How long an unregistration waits for the workers to end; TorchServe's default.
     unregister_timeout_s: NotNegative = 120
     #: How long a worker may go on with a batch when it is told to stop.
     stop_grace_s: PositiveSeconds = 5.0
-    #: Regexes for the whole url without user and fragment, case-insensitive; TorchServe's default. What one
-    #: has between `://` and the next slash must match host and port. See also allow_private_urls.
+    #: Regexes for the whole url without user and fragment, case-insensitive; TorchServe's default. The part
+    #: of a regex between `://` and the next slash must match host and port. See also allow_private_urls.
     allowed_urls: tuple[str, ...] = ("file://.*|http(s)?://.*",)
-    #: Urls on private, loopback or link-local addresses are refused unless this is set, or a pattern of
-    #: allowed_urls spells the host: a server that fetches any address it is told to is a way into the
-    #: network it stands in.
+    #: Whether urls may lead to private, loopback or link-local addresses; else only those whose host a
+    #: pattern of allowed_urls spells out: callers could reach the server's own network through it.
     allow_private_urls: bool = False
     #: The largest archive that is fetched from a url.
     download_limit_bytes: Positive = 64 << 30
-    #: Silence of an archive's server after which a download has failed.
+    #: Silence of an archive's server after which a download fails.
     download_timeout_s: PositiveSeconds = 30.0
-    #: What an archive's server must send at least, over download_grace_s: less stops the download. A slow
+    #: The rate at which an archive's server must send, over download_grace_s; a slower download fails. A slow
     #: line has ten times as much.
     download_min_bytes_per_s: Positive = 64 << 10
-    #: How long a download may be behind that, and how long until its first byte, redirects included: it
-    #: takes this and its size by that rate at most.
+    #: How long a download may be slower than that, and how long until its first byte, redirects included.
+    #: In all it takes this long and its size divided by that rate at most.
     download_grace_s: PositiveSeconds = 60.0
     #: Seconds of cpu time that reading an archive may take, beside one for each 2 MiB of it; it may last five
-    #: times as long. That is done by a process of its own, which ends then.
+    #: times as long. A process of its own reads, and is ended then.
     archive_time_limit_s: PositiveSeconds = ARCHIVE_TIME_LIMIT_S
     #: Address space of that process.
     archive_memory_limit_bytes: Positive = ARCHIVE_MEMORY_LIMIT_BYTES
@@ -204,33 +202,33 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     service_envelope: str = ""
     #: Whether handlers get JSON and text bodies decoded.
     decode_input_request: bool = True
-    #: Handed to handlers, which may lift Pillow's limit where it is false.
+    #: Passed to handlers, which may lift Pillow's limit where it is false.
     limit_max_image_pixels: bool = True
     #: The largest answer of a worker; TorchServe's default.
     max_response_size: Annotated[int, msgspec.Meta(ge=1, le=BODY_LIMIT_BYTES)] = 6_553_500
-    #: Whether a worker's environment gets what its archive's requirements name. Off as in TorchServe:
-    #: it runs whatever an index serves.
+    #: Whether the packages that an archive requires are installed for its workers. Off as in TorchServe:
+    #: it runs code from a package index.
     install_py_dep_per_model: bool = False
     #: Where TorchServe's metrics go: `prometheus` to the metrics API, `log` to files in metrics_log_dir,
     #: `legacy` its three counters to the API and the rest to files.
     metrics_mode: Literal["prometheus", "log", "legacy"] = "prometheus"
     #: Folder of ts_metrics.log and model_metrics.log; without it they aren't written.
     metrics_log_dir: str | None = None
-    #: When those files are moved away, and how many of each are kept.
+    #: When those files are rotated, and how many of each are kept.
     log_limits: LogLimits = LogLimits()
     #: TorchServe's metrics.yaml; the built-in one lists the same metrics as TorchServe's.
     metrics_config: str | None = None
-    #: Whether metrics of handlers that metrics_config doesn't list are taken as they come.
+    #: Whether metrics of handlers are accepted that metrics_config doesn't list.
     model_metrics_auto_detect: bool = False
-    #: Whether torchrelay_* metrics stand beside TorchServe's at the metrics API, in every metrics_mode.
+    #: Whether the metrics API has torchrelay_* metrics beside TorchServe's, in every metrics_mode.
     own_metrics: bool = True
     #: Whether keys for the APIs are made; see also GatewaySettings.token_authorization.
     token_authorization: bool = False
-    #: Life of a key that was made here.
+    #: How long a key that the broker made is valid.
     token_expiration_min: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    #: How long the key before the newest still opens; TorchServe gives it no time at all.
+    #: How long the previous key stays valid after a renewal; 0 as in TorchServe.
     token_overlap_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    #: Where keys made here are written (mode 0600) as TorchServe's key_file.json; None keeps them secret.
+    #: File into which the broker writes its keys (mode 0600), as TorchServe's key_file.json; None: no file.
     key_file: str | None = None
     #: Keys from the environment or a secrets file.
     static_keys: tuple[StaticKey, ...] = ()
@@ -249,34 +247,34 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     management_address: str = "http://127.0.0.1:8081"
     #: Listens for Prometheus.
     metrics_address: str = "http://127.0.0.1:8082"
-    #: One process does several thousand requests/s; more only pay where there are cores to spare.
+    #: One process answers several thousand requests/s; more pay only on hosts with free cores.
     processes: Positive = 1
-    #: TorchServe's default, which is exact: a body of this many bytes is taken.
+    #: The largest body, inclusive; TorchServe's default.
     max_request_size: Annotated[int, msgspec.Meta(ge=1, le=BODY_LIMIT_BYTES)] = 6_553_500
-    #: Jobs waiting for an answer, per process. Above it the answer is 503 at once.
+    #: Jobs that wait for an answer, per process. Above it requests are answered 503 at once.
     in_flight_limit_jobs: Positive = 2048
-    #: Bytes of the bodies of those jobs, and of what has come of others, per process; 0 takes 256 MiB more
-    #: than max_request_size.
+    #: Bytes of the bodies of those jobs, and of bodies that are still coming, per process; 0 takes 256 MiB
+    #: more than max_request_size.
     in_flight_limit_bytes: NotNegative = 0
-    #: Open connections, per process. For one more, those go that have asked for nothing yet or are slow, then
-    #: those that are idle; requests that are being answered go for nobody.
+    #: Open connections, per process. For one more, one is closed that has sent no request yet or is slow,
+    #: else one that is idle; never one whose request is being answered.
     connection_limit: Positive = 4096
     #: How long the head of a request may take to come.
     head_timeout_s: PositiveSeconds = 30.0
-    #: Bytes per second in which bodies must come and answers be taken, on the whole; a tenth of what a
+    #: Bytes per second at which clients must send bodies and read answers, on average; a tenth of what a
     #: modem does.
     client_least_rate: Positive = 500
-    #: How long a client may stop, or stay behind that rate, before it is let go.
+    #: How long a client may stop, or be slower than that, before its connection is closed.
     client_stall_s: PositiveSeconds = 60.0
-    #: Bytes of answers that clients have not taken yet, and of requests that wait behind those, per process.
-    #: Above it the slowest clients are let go. 0 takes 128 MiB; the commands raise it to four of the largest
-    #: answers.
+    #: Bytes of answers that clients have not read yet, and of requests that wait behind those, per process.
+    #: Above it the connections of the slowest clients are closed. 0 takes 128 MiB; the commands raise it to
+    #: four of the largest answers.
     unsent_limit_bytes: NotNegative = 0
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
-    #: Open requests may go on this long after SIGTERM.
+    #: How long open requests may go on after SIGTERM.
     graceful_timeout_s: Positive = 4
-    #: register and unregister are refused (405) unless this is set, here and at the broker.
+    #: Whether models may be registered and unregistered; else that is refused (405). The broker has its own.
     enable_model_api: bool = False
     #: Whether the metrics port is opened.
     enable_metrics_api: bool = True
@@ -297,34 +295,34 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     cors_allowed_methods: str = ""
     #: access-control-allow-headers, likewise.
     cors_allowed_headers: str = ""
-    #: Names by which callers that need no key may ask for this server, beside `localhost`, addresses and the
-    #: host's own names; patterns such as `*.svc.cluster.local`, and `*` for any. Any other name is refused:
-    #: a page whose name was made to lead here could use the server through the browser that shows it.
+    #: Names of this server that requests without keys may have as their host, beside `localhost`, addresses
+    #: and the host's own names; patterns such as `*.svc.cluster.local`, and `*` for any. Other names are
+    #: refused: a web page whose name was made to lead here could use the server through a browser.
     allowed_hosts: tuple[str, ...] = ()
-    #: Whether listeners that other hosts can reach take any name: so has it `torchserve`, whose callers are
-    #: elsewhere, unless allowed_hosts says which.
+    #: Whether listeners that other hosts can reach accept any name, as `torchserve` does for its callers on
+    #: other hosts unless allowed_hosts is set.
     any_host_outside: bool = False
-    #: Whether KServe's v2 health and metadata routes are there.
+    #: Whether the gateway has KServe's v2 routes for health and metadata.
     open_inference_protocol: bool = False
     #: Request header that names a sequence.
     header_key_sequence_id: str = "ts_request_sequence_id"
-    #: File of a line per request as TorchServe's access_log.log; None writes none.
+    #: File with a line for each request, as TorchServe's access_log.log; None writes none.
     access_log: str | None = None
-    #: When that file is moved away, and how many are kept.
+    #: When that file is rotated, and how many are kept.
     log_limits: LogLimits = LogLimits()
-    #: Told by /fleet: who has started this gateway knows it by that from another at the same address.
+    #: Part of the answer of /fleet, by which the command that started this gateway recognises it.
     server_id: str = ""
-    #: Lets the gateway listen where other hosts can reach it, though it asks nobody for a key.
+    #: Lets the gateway listen where other hosts can reach it, although requests need no key.
     insecure: bool = False
 
     @property
     def in_flight_bytes(self) -> int:
-        """What in_flight_limit_bytes comes to."""
+        """The value of in_flight_limit_bytes, or what 0 stands for."""
         return self.in_flight_limit_bytes or self.max_request_size + _IN_FLIGHT_BYTES
 
     @property
     def unsent_bytes(self) -> int:
-        """What unsent_limit_bytes comes to."""
+        """The value of unsent_limit_bytes, or what 0 stands for."""
         return self.unsent_limit_bytes or UNSENT_BYTES
 
 
@@ -333,21 +331,21 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
 
     #: Where the broker listens.
     broker_address: str = DEFAULT_BROKER_ADDRESS
-    #: Shown in status; the host's name unless given.
+    #: Shown by `status`; the host's name by default.
     name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
     devices: tuple[str, ...] = ("auto",)
-    #: Workers at the same time, 4096 at most. TorchServe has no bound; this one stops a typo from eating the
-    #: host.
+    #: Workers at the same time, 4096 at most. TorchServe has no bound; this one keeps a typo from using up
+    #: the host.
     slots: Annotated[int, msgspec.Meta(ge=1, le=SLOTS_LIMIT)] = 32
-    #: Archives by hash and unpacked models; shared by every node of a host, and kept between runs.
+    #: Folder of archives by hash and of unpacked models; all nodes of a host share it, and it is kept.
     cache_dir: str
-    #: Bytes kept in cache_dir: of what no worker of this host uses, the least recently used goes. Room for
-    #: a dozen language models, so that going back to an earlier version seldom fetches it again. A tenth
+    #: Bytes of cache_dir above which the least recently used entries are removed that no worker of this host
+    #: uses. Room for a dozen language models, so that an earlier version is seldom fetched again. A tenth
     #: of the disk, or 10 GiB of a large one, is left free as well.
     cache_limit_bytes: Positive = DEFAULT_CACHE_LIMIT_BYTES
     #: Seconds of cpu time that reading an archive may take, beside one for each 2 MiB of it; it may last five
-    #: times as long. That is done by a process of its own, which ends then.
+    #: times as long. A process of its own reads, and is ended then.
     archive_time_limit_s: PositiveSeconds = ARCHIVE_TIME_LIMIT_S
     #: Address space of that process.
     archive_memory_limit_bytes: Positive = ARCHIVE_MEMORY_LIMIT_BYTES
@@ -361,23 +359,23 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     stop_grace_s: PositiveSeconds = 3.0
     #: Regex: variables of the environment with such a name are kept from workers.
     blacklist_env_vars: str = ""
-    #: Regex: variables with such a name are there for the installer of an archive's requirements, beside
-    #: paths, proxies, certificates, `PIP_*` and what compilers need. Archives can read them.
+    #: Regex: variables with such a name are passed to the installer of an archive's requirements, beside
+    #: paths, proxies, certificates, `PIP_*` and those of compilers. Archives can read them.
     install_env_vars: str = ""
-    #: How long it may take to install what one archive requires. Builds from source take half an hour.
+    #: How long installing the requirements of one archive may take. Builds from source take half an hour.
     install_timeout_s: PositiveSeconds = 3600.0
     #: Variables with credentials for clouds (AWS_*, AZURE_*, GOOGLE_*, HF_TOKEN) that workers get; `*` stands
-    #: for all, which is what `torchserve` does as TorchServe, and `--pass-credential` names some.
+    #: for all, as in TorchServe and `torchserve`; `--pass-credential` names some.
     credential_env_vars: tuple[str, ...] = ()
-    #: Variables that hold the server's own secrets: no worker gets them.
+    #: Variables with the server's own secrets, which no worker gets.
     secret_env_vars: tuple[str, ...] = ()
-    #: Whether the host's figures (cpu, memory, disk, GPUs) are measured.
+    #: Whether the host is measured: cpu, memory, disk, GPUs.
     system_metrics: bool = True
     #: How often; TorchServe's default.
     metric_time_interval_s: PositiveSeconds = 60.0
     #: File that gets what workers print, as TorchServe's model_log.log; None keeps only their last lines.
     model_log: str | None = None
-    #: When that file is moved away, and how many are kept.
+    #: When that file is rotated, and how many are kept.
     log_limits: LogLimits = LogLimits()
     #: Header that names a request's sequence; the gateway's must be the same.
     header_key_sequence_id: str = "ts_request_sequence_id"
@@ -388,7 +386,7 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
 
 
 def environment() -> Mapping[str, str]:
-    """Read the process's environment; whatever needs it takes it as an argument."""
+    """Return the process's environment; functions that need it take it as an argument."""
     return dict(os.environ)
 
 
@@ -398,7 +396,7 @@ def add_to_environment(variables: Mapping[str, str]) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this host can reach a listener on `host`."""
+    """Return whether only this host can reach a listener on `host`."""
     if host == "localhost":
         return True
     try:
@@ -408,15 +406,15 @@ def is_loopback(host: str) -> bool:
 
 
 def is_reachable_from_outside(address: str) -> bool:
-    """Tell whether other hosts could reach a listener on this address (ipc and unix are files)."""
+    """Return whether other hosts can reach a listener on this address (ipc and unix are files)."""
     if address.startswith(("ipc:", "unix:")):
         return False
     return not is_loopback(urlsplit(address).hostname or "")
 
 
 def is_open_to_others(address: str) -> bool:
-    """Tell whether other users could reach a broker at this address: all but files of one's own.
+    """Return whether other users can reach a broker at this address: any that is no file.
 
-    tcp has no owner, not even on loopback, and neither have sockets without a file (ipc://@NAME).
+    tcp has no owner, not even on loopback, nor has a socket without a file (ipc://@NAME).
     """
     return not address.startswith("ipc://") or address.startswith("ipc://@")
