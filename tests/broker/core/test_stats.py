@@ -1,0 +1,49 @@
+"""Counters and histograms of the fleet."""
+
+import pytest
+
+from torchrelay.broker.core.stats import Histogram, Stats, samples_of
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_histogram_counts_up_to_each_bound_as_prometheus_does(together: bool) -> None:
+    histogram = Histogram((1.0, 2.0))
+    values = [0.5, 1.0, 1.5, 2.0, 9.0]
+    if together:
+        histogram.observe_all(values)
+    else:
+        for value in values:
+            histogram.observe(value)
+    samples = samples_of((("model", "m"),), histogram)
+    assert [(dict(one.labels).get("le"), one.value) for one in samples if one.suffix == "_bucket"] == [
+        ("1.0", 2.0),
+        ("2.0", 4.0),
+        ("+Inf", 5.0),
+    ]
+    assert {one.suffix: one.value for one in samples if one.suffix != "_bucket"} == {
+        "_count": 5.0,
+        "_sum": 14.0,
+    }
+    assert all(("model", "m") in one.labels for one in samples)
+
+
+def test_a_version_has_statistics_from_its_first_use_until_it_is_forgotten() -> None:
+    stats = Stats()
+    first = stats.versions["m", "1.0"]
+    first.submitted = 3
+    assert stats.versions["m", "1.0"] is first
+    assert (first.named.version, first.unnamed.version) == ("1.0", "default")
+    stats.forget(("m", "1.0"))
+    stats.forget(("m", "2.0"))
+    assert stats.versions["m", "1.0"].submitted == 0
+
+
+def test_a_version_whose_sums_have_changed_is_read_once() -> None:
+    stats = Stats()
+    version = stats.versions["m", "1.0"]
+    stats.touch(version)
+    assert version.is_touched
+    assert stats.touched == [version]
+    version.named.requests = 5
+    version.named.clear()
+    assert (version.named.requests, version.named.latency_s) == (0, 0.0)
