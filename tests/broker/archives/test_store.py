@@ -157,10 +157,10 @@ def test_a_file_url_is_copied_once_and_its_copy_removed_with_the_model(
     assert prepare(url, store, broker).model_name == "m"
     with pytest.raises(errors.StoreFailed, match=r"^Model file already exists far\.mar$"):
         prepare(url, store, broker)
-    doomed = set_aside_download(parse(url), broker)
-    assert doomed
+    dropped = set_aside_download(parse(url), broker)
+    assert dropped
     assert prepare(url, store, broker).model_name == "m"  # before it is deleted
-    assert doomed.name not in startup_urls(broker)
+    assert dropped.name not in startup_urls(broker)
     assert set_aside_download(parse("m.mar"), broker) is None
     assert set_aside_download(parse("file:///nosuch/m.mar"), broker) is None
 
@@ -221,10 +221,10 @@ def test_a_file_of_the_store_comes_before_what_lies_elsewhere(
 def test_what_is_set_aside_is_gone_from_the_store_at_once(tmp_path: Path) -> None:
     store = ArchiveStore(tmp_path / "s")
     sha256, _ = store.put(write_mar(tmp_path / "m.mar"))
-    doomed = store.set_aside(sha256)
+    dropped = store.set_aside(sha256)
     assert store.read(sha256, 0, 1) is None
     store.put(tmp_path / "m.mar")
-    doomed.unlink()
+    dropped.unlink()
     assert store.read(sha256, 0, 1) is not None
 
 

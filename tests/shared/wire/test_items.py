@@ -5,7 +5,9 @@ import pytest
 
 from torchrelay.shared.wire import items
 
-ITEMS = [cls for cls in vars(items).values() if isinstance(cls, type) and cls.__module__ == items.__name__]
+ITEMS: list[type[items.Item]] = [
+    cls for cls in vars(items).values() if isinstance(cls, type) and cls.__module__ == items.__name__
+]
 
 
 @pytest.mark.parametrize("cls", ITEMS)
