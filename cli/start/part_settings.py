@@ -89,7 +89,7 @@ def merge(
 ) -> ConfigValues:
     """Take each key from the strongest source that has it.
 
-    The command line can only switch `enable_model_api` on, so it says True or nothing.
+    The command line can only switch `enable_model_api` on: there it is True or None.
     """
     strongest: dict[str, Any] = {}  # any field's type
     for source in (defaults, file, command_line, environment):

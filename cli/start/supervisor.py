@@ -126,7 +126,7 @@ async def _ended_within(process: Process, grace_s: float) -> None:
 def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # PermissionError: macOS says so of zombies
+    except (ProcessLookupError, PermissionError):  # PermissionError: macOS raises it for zombies
         return
 
 

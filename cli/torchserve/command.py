@@ -1,6 +1,6 @@
 """The `torchserve` command: TorchServe's flags, messages and pid file, over our processes.
 
-What TorchServe's command says on stdout, and its exit codes, are kept to the letter: scripts read them.
+What TorchServe's command writes to stdout, and its exit codes, are kept to the letter: scripts read them.
 The server itself is `cli.torchserve.torchserve_server`, a process of its own in the background,
 and this very process with --foreground.
 """
@@ -24,15 +24,15 @@ from torchrelay.shared.settings import environment
 from torchrelay.shared.torchserve import command_line, config_properties
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 
-#: The version whose place we take: clients and scripts compare it.
+#: The version of TorchServe that this command replaces: clients and scripts compare it.
 TORCHSERVE_VERSION = "0.12.0"
-#: A word of the server's command line by which SageMaker's toolkit, for one, finds it among all processes.
+#: A word of the server's command line, by which SageMaker's toolkit, for one, finds its process.
 SERVER_NAME = "org.pytorch.serve.ModelServer"
 #: -P: a folder called `shared` where it was started must not shadow ours.
 SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve.torchserve_server", SERVER_NAME)
-#: TorchServe's, as long as it waits for the end.
+#: How long TorchServe waits for the end of its server.
 STOP_LIMIT_S = 60.0
-#: A server that is being started has its pid written as soon as its process is there.
+#: How long a server that is being started may take to write its pid.
 WRITE_LIMIT_S = 5.0
 
 
@@ -71,7 +71,7 @@ def stop(path: Path, *, quietly: bool) -> None:
     except PermissionError as error:
         raise Fault(f"TorchServe (pid {pid}) belongs to another user.") from error
     Path(options.KEY_FILE_NAME).unlink(missing_ok=True)
-    # TorchServe says "has stopped" at once; a start right after it would find the ports taken.
+    # TorchServe writes "has stopped" at once; a start right after that would find the ports taken.
     if not pid_file.wait_until_free(path, STOP_LIMIT_S):
         raise Fault("Stopping TorchServe took too long.")
     pid_file.remove(path)
@@ -80,7 +80,7 @@ def stop(path: Path, *, quietly: bool) -> None:
 
 
 def start(path: Path, given: argparse.Namespace, words: Sequence[str]) -> None:
-    """Start a server in the background, or become one."""
+    """Start a server in the background, or in this process with --foreground."""
     if _running_pid(path) is None:
         _remove_orphan(path)
     else:
@@ -103,17 +103,17 @@ def start(path: Path, given: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def log_folders(environ: Mapping[str, str]) -> tuple[Path, Path]:
-    """Return where TorchServe's logs lie, and where its metrics' logs do."""
+    """Return the folders of TorchServe's logs, and of its metrics' logs."""
     return Path(environ.get("LOG_LOCATION") or "logs"), Path(environ.get("METRICS_LOCATION") or "logs")
 
 
 def find_config(given: argparse.Namespace, environ: Mapping[str, str]) -> Path | None:
-    """Find the configuration that counts: a file that was named, the newest snapshot, or one nearby."""
+    """Find the configuration that counts: the named file, the newest snapshot, or ./config.properties."""
     snapshots = None if given.no_config_snapshots else log_folders(environ)[0] / "config"
     return config_properties.find_file(given.ts_config, environ, Path.cwd(), snapshots)
 
 
-def said(given: argparse.Namespace) -> ConfigValues:
+def command_line_values(given: argparse.Namespace) -> ConfigValues:
     """Read the command line's share of the settings; its two switches can only switch on."""
     return config_sources.command_line_values(
         model_store=given.model_store,
@@ -134,7 +134,9 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     if named and not Path(named).is_file():
         raise Fault(f"--ts-config file not found: {named}")
     found = config_sources.read_config_file(find_config(given, environ), environ)
-    store = part_settings.merge(found.environment, said(given), found.file, ConfigValues()).model_store
+    store = part_settings.merge(
+        found.environment, command_line_values(given), found.file, ConfigValues()
+    ).model_store
     if not store:
         raise Fault("Missing mandatory parameter --model-store")
     checks.require_store(store)
@@ -149,7 +151,7 @@ def _require_file(option: str, file: str | None) -> None:
 
 
 def _pid_path(*, is_start: bool) -> Path:
-    """Find this user's pid file, and say which it is where another user's has TorchServe's place."""
+    """Find this user's pid file, and write which it is where TorchServe's path has another user's."""
     usual = folders.pid_folder() / pid_file.NAME
     if pid_file.remove_others(usual):
         console.say("Removing orphan pid file.")
@@ -165,7 +167,7 @@ def _pid_path(*, is_start: bool) -> Path:
 
 
 def _running_pid(path: Path) -> int | None:
-    """Find the server, also one that is being started; what somebody else keeps locked names none."""
+    """Return the pid of the server, also of one that is being started; None where the file names none."""
     try:
         pid = pid_file.written_pid(path, WRITE_LIMIT_S)
         if pid is None or (pid and pid_file.is_server(pid, SERVER_NAME, WRITE_LIMIT_S)):

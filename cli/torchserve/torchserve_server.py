@@ -1,7 +1,7 @@
 """The server behind the `torchserve` command: TorchServe's defaults, console, log files and snapshots.
 
-Runs in the folder where the command was given: key_file.json and logs/ lie there. What is registered lives
-as long as this process; TorchServe, too, brings back only what a snapshot holds.
+Runs in the folder where the command was given: key_file.json and logs/ are there. As in TorchServe,
+registrations end with this process; a later one has those of a snapshot.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from torchrelay.shared.torchserve.torchserve_log import SERVER
 
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
 METRICS_FILES = ("ts_metrics.log", "model_metrics.log")
-#: Options that TorchServe needs and we don't, and why.
+#: Options that have no effect here, and why.
 IGNORED_OPTIONS = {
     "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
     "cpp_log_config": "there is no C++ backend here",
@@ -66,8 +66,8 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         is_state_temporary=True,
         socket_dir=made.sockets,
         defaults=part_settings.TORCHSERVE_DEFAULTS,
-        insecure=True,  # TorchServe listens wherever it is told; see `_exposed`
-        any_host_outside=True,  # and so it is asked by any name
+        insecure=True,  # TorchServe listens on any address; see `_exposed`
+        any_host_outside=True,  # and its callers use any name
         key_file=str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=secrets_file.static_keys(None, environ),
         access_log=_file(log_dir, "access_log.log"),
@@ -76,7 +76,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
-    plan = checks.plan(command.said(given), config, own)
+    plan = checks.plan(command.command_line_values(given), config, own)
     warnings = [*made.warnings, *_ignored_settings(given, config), *_exposed(plan.gateway)]
     for line in [*warnings, *checks.misspelt_models(plan.broker)]:
         log_line("WARN", line)
@@ -91,16 +91,16 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
 
 
 class Console:
-    """Says on stdout what TorchServe says there, for scripts that wait for it."""
+    """Writes to stdout the lines of TorchServe for which scripts wait."""
 
     def __init__(self, plan: Plan) -> None:
         self._gateway = plan.gateway
 
     def answers(self) -> None:
-        """Wait: TorchServe's listeners open only when the start-up models are registered."""
+        """Write nothing yet: TorchServe's listeners open when the start-up models are registered."""
 
     def registered(self) -> None:
-        """Say that everything is there, in the words that TorchServe's launcher waits for."""
+        """Write the lines for which TorchServe's launcher waits."""
         gateway = self._gateway
         log_line("INFO", f"Inference API bind to: {gateway.inference_address}")
         log_line("INFO", f"Management API bind to: {gateway.management_address}")
@@ -109,17 +109,17 @@ class Console:
         say("Model server started.")
 
     def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
-        """Say nothing: the broker's own log is on this console."""
+        """Write nothing: the broker logs to this console."""
 
     def settled(self, seen: FleetBody) -> None:
-        """Say nothing, like TorchServe."""
+        """Write nothing, like TorchServe."""
 
     def process_ended(self, line: str) -> None:
-        """Pass on what the supervisor saw."""
+        """Write that a process has ended."""
         log_line("ERROR", line)
 
     def stopping(self) -> None:
-        """Say that it was understood."""
+        """Write that the server stops."""
         log_line("INFO", "Stopping.")
 
 
@@ -129,9 +129,9 @@ def log_line(level: str, text: str) -> None:
 
 
 def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:
-    """Make a folder of logs with the files that TorchServe makes at its start, whatever is logged.
+    """Make a folder of logs with the empty files that TorchServe makes at its start; None if that fails.
 
-    A server that can't write one of them serves all the same, as TorchServe does.
+    As TorchServe's, a server that can't write logs serves all the same.
     """
     try:
         private_files.make_folder(folder)
@@ -159,7 +159,7 @@ def _ignored_settings(given: argparse.Namespace, config: Configuration) -> list[
 
 
 def _exposed(gateway: GatewaySettings) -> list[str]:
-    """Warn of what `torchrelay serve` would refuse."""
+    """Warn of addresses that `torchrelay serve` would refuse."""
     if gateway.token_authorization:
         return part_settings.plain_http_warnings(gateway)
     return [
@@ -171,7 +171,7 @@ def _exposed(gateway: GatewaySettings) -> list[str]:
 
 
 def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir: Path | None) -> str:
-    """Write the block of facts that TorchServe starts its log with, as far as they are facts here."""
+    """Write the block of facts with which TorchServe begins its log, as far as they apply here."""
     broker, gateway, devices = plan.broker, plan.gateway, plan.node.devices
     facts = {
         "Torchserve version": command.TORCHSERVE_VERSION,

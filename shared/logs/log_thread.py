@@ -152,7 +152,7 @@ class BackgroundHandler(logging.Handler):
         if self._failure is not None and not had_failed:
             # For the other handlers; not again before this one has worked.
             file = getattr(self._writer, "baseFilename", None)
-            level = logging.ERROR if file else logging.INFO  # that nobody reads a console is no fault
+            level = logging.ERROR if file else logging.INFO  # a closed console is no fault
             facts = {"log": file or "the console", "reason": str(self._failure)}
             logger.log(level, "log.not_written", extra=facts)
 

@@ -83,8 +83,8 @@ def read(content: bytes, environ: Mapping[str, str]) -> Configuration:
     if faults:
         raise SettingsError("\n".join(faults))
     texts = {key: text for key, (_, text) in overrides.items()}
-    said = sorted({**properties, **texts}.items())
-    ignored = {key: why for key, text in said if (why := config_keys.reason(key, text.strip())) is not None}
+    given = sorted({**properties, **texts}.items())
+    ignored = {key: why for key, text in given if (why := config_keys.reason(key, text.strip())) is not None}
     asked_for = {name for key in raw if config_keys.is_secret(key) for name in _REFERENCE.findall(raw[key])}
     return Configuration(
         with_oip(environment, environ), file, ignored, properties, texts, frozenset(asked_for)
@@ -116,12 +116,12 @@ def _overrides(properties: Mapping[str, str], environ: Mapping[str, str]) -> dic
     if not config_parsers.is_true(properties.get("enable_envvars_config", "")):
         return {}
     variables = {key: config_keys.variable(key) for key in KEYS}
-    said = {
+    found = {
         key: (name, environ[name]) for key, name in variables.items() if name is not None and name in environ
     }
     if not config_parsers.is_true(properties.get("use_env_allowed_urls", "")):
-        said.pop("allowed_urls", None)
-    return said
+        found.pop("allowed_urls", None)
+    return found
 
 
 def _text(content: bytes) -> str:

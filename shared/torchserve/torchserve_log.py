@@ -1,8 +1,8 @@
 """Writes our log records as TorchServe writes its own, for scripts and tests that read its console.
 
-A line is `<local time> [LEVEL] <thread> <logger> - <message>`. Events that TorchServe knows by a text of
-its own get that text; all others are written as everywhere, behind the logger's name. The texts are
-TorchServe's; the oddities in them as well.
+A line is `<local time> [LEVEL] <thread> <logger> - <message>`. An event for which TorchServe has a text is
+written with that text, including its mistakes; all others are written as in our own logs, behind the logger's
+name.
 """
 
 import logging
@@ -39,7 +39,7 @@ def configure(
 
 
 class TorchServeFormatter(logging.Formatter):
-    """Formats a record as one line of TorchServe's, or several; `process` stands for the thread."""
+    """Formats a record as one or several lines of TorchServe's; `process` is written as the thread."""
 
     def __init__(self, process: str) -> None:
         super().__init__()
@@ -69,15 +69,15 @@ class TorchServeFormatter(logging.Formatter):
 
 
 class WithoutModelLog(logging.Filter):
-    """Keeps what workers print out of ts_log.log: TorchServe has a file of its own for it."""
+    """Keeps the output of workers out of ts_log.log: as in TorchServe it has a file of its own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether a record may pass."""
+        """Return whether a record is written."""
         return record.getMessage() != "worker.output"
 
 
 def _in_one_line(facts: Facts) -> Facts:
-    """Make facts safe to be written; what handlers print keeps its colours, as in TorchServe."""
+    """Escape control characters in facts; output of handlers keeps its colours, as in TorchServe."""
     return {key: coloured_line(value) if isinstance(value, str) else value for key, value in facts.items()}
 
 
@@ -116,7 +116,7 @@ def _stuck(facts: Facts) -> list[Line]:
 
 def _failed(facts: Facts) -> list[Line]:
     text, reason = "Backend worker process died.", str(facts.get("reason"))
-    # An exception's last line is on the console with the rest of its traceback; who counts tracebacks by
+    # The last line of an exception is on the console with its traceback; scripts that count tracebacks by
     # that line must not find it twice.
     if reason not in str(facts.get("output")):
         text = f"{text} Reason: {reason}"
@@ -124,7 +124,7 @@ def _failed(facts: Facts) -> list[Line]:
 
 
 def _gone(facts: Facts) -> list[Line]:
-    """Its reason was told when it failed, and where it was told to go there is none to be told."""
+    """Write no reason: a failure has been logged before, and a worker that was stopped has none."""
     thread = _thread(facts)
     return [("DEBUG", thread, WORKER_THREAD, f"{thread} State change -> WORKER_STOPPED")]
 
@@ -135,7 +135,7 @@ def _exited(facts: Facts) -> list[Line]:
 
 
 def _recovery(facts: Facts) -> list[Line]:
-    """What TorchServe says between a worker's end and its next start."""
+    """Return what TorchServe writes between a worker's end and its next start."""
     thread, worker = _thread(facts), facts.get("worker")
     state = "WORKER_MODEL_LOADED" if facts.get("was_ready") else "WORKER_STARTED"
     lines: list[Line] = [("INFO", thread, WORKER_THREAD, f"{worker} Worker disconnected. {state}")]

@@ -36,7 +36,7 @@ class Launcher:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
             arguments = [str(theirs.fileno()), str(os.getpid())]
             command = [sys.executable, "-P", "-m", "torchrelay.worker.launcher", *arguments]
-            # In a group of its own: whoever kills the node's leaves it to end what workers have started.
+            # In a process group of its own: it survives a kill of the node's group, and ends the workers.
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=variables, process_group=0
             )

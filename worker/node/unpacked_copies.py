@@ -87,7 +87,7 @@ class UnpackedCopies:
             if lock is None:
                 continue
             if _restore(holder):
-                # By a new name: whoever left it, and may come back, then sees that it has been taken.
+                # By a new name: the node that released it, and may want it again, sees that it is taken.
                 return self._name(holder, lock, name)
             drop(holder)
             lock.close()
@@ -123,7 +123,7 @@ class UnpackedCopies:
         while True:
             private_files.make_folder(self._models)
             holder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._models))
-            if lock := _hold(holder):  # who tidies may have seen it without a lock
+            if lock := _hold(holder):  # eviction may have found it without a lock
                 return holder, lock
 
     def _name(self, holder: Path, lock: IO[bytes], name: str) -> UnpackedCopy:

@@ -212,7 +212,7 @@ class StatusPipe(_Pipe):
         try:
             return msgspec.json.decode(first, type=LastWords)
         except msgspec.DecodeError:
-            return None  # it said nothing, or a handler of its own found the pipe
+            return None  # it has written nothing, or a handler has written into the pipe
 
 
 def _text(line: bytes) -> str:
