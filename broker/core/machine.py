@@ -126,7 +126,7 @@ class BrokerCore:
         )  # fmt: skip
         self.workers = WorkerLifecycle(
             self.fleet, self.jobs, self.catalog, self.stats, self.metrics, settings, claims,
-            send=outbox.send, report=outbox.report, real_time=self._clock.real, wall_ms=self._wall_ms,
+            outbox.send, outbox.report, self._clock.real, self._wall_ms,
         )  # fmt: skip
         self.management = Management(
             self.catalog, self.fleet, settings, self.keys,
@@ -137,7 +137,7 @@ class BrokerCore:
         )
         self.peers = Peers(
             settings, self.fleet, self.workers, self._answers, self.jobs, self.management, self.early,
-            self.keys, self.stats, outbox, now=now,
+            self.keys, self.stats, outbox, now,
         )  # fmt: skip
         self._questions = Questions(
             BrokerState(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 from torchrelay.broker.core.answers import Answers, Gateway
@@ -25,42 +26,31 @@ GATEWAYS_LIMIT = NODES_LIMIT = 1024
 COMPLAINTS_PER_SWEEP = 20
 
 
+@dataclass(eq=False)
 class Peers:
     """All peers, by their ids; times are the core's, in seconds."""
 
-    def __init__(
-        self,
-        settings: BrokerSettings,
-        fleet: Fleet,
-        lifecycle: WorkerLifecycle,
-        answers: Answers,
-        jobs: Jobs,
-        management: Management,
-        early: EarlyRequests,
-        keys: Keyring,
-        stats: Stats,
-        outbox: Outbox,
-        *,
-        now: float,
-    ) -> None:
-        self._settings = settings
-        self._fleet = fleet
-        self._lifecycle = lifecycle
-        self._jobs = jobs
-        self._management = management
-        self._early = early
-        self._keys = keys
-        self._stats = stats
-        self._outbox = outbox
-        self.gateways = answers.gateways
-        self.nodes = fleet.nodes
-        self.workers = lifecycle.by_peer
+    _settings: BrokerSettings
+    _fleet: Fleet
+    _lifecycle: WorkerLifecycle
+    _answers: Answers
+    _jobs: Jobs
+    _management: Management
+    _early: EarlyRequests
+    _keys: Keyring
+    _stats: Stats
+    _outbox: Outbox
+    #: Since when peers are listened to without a long break: silence from before counts for nothing.
+    listened_since: float
+
+    def __post_init__(self) -> None:
+        self.gateways = self._answers.gateways
+        self.nodes = self._fleet.nodes
+        self.workers = self._lifecycle.by_peer
         self._by_hello: dict[type[m.Message], Mapping[bytes, object]] = {
             m.HelloGateway: self.gateways, m.HelloNode: self.nodes, m.HelloWorker: self.workers,
         }  # fmt: skip
-        #: Since when peers are listened to without a long break: silence from before counts for nothing.
-        self.listened_since = now
-        self._beat_due = now
+        self._beat_due = self.listened_since
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
 

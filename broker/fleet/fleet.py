@@ -225,7 +225,9 @@ class Fleet:
         for key, record in wanted.items():
             live = [worker for worker in self.live(key) if worker.archive == record.archive]
             if len(live) > record.max_workers:
-                stop += self._newest_and_idlest(live)[: len(live) - record.max_workers]
+                # First what costs least to stop: not ready yet, then idle, then newest.
+                live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
+                stop += live[: len(live) - record.max_workers]
             missing = record.min_workers - len(live)
             if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
                 start += self._place(placement, record, missing, now)
@@ -236,13 +238,6 @@ class Fleet:
 
     def _may_start(self, key: Key, now: float) -> bool:
         return self.condition(key).next_start_at <= now and not self.has_given_up(key)
-
-    def _newest_and_idlest(self, workers: list[FleetWorker]) -> list[FleetWorker]:
-        """Sort by what costs least to stop: not ready yet, then idle, then newest."""
-        return sorted(
-            workers,
-            key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id),
-        )
 
     def _place(
         self,

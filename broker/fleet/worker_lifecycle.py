@@ -8,6 +8,7 @@ happened, and need to do nothing else about it.
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.core.stats import Stats
@@ -24,40 +25,26 @@ from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 
-Send = Callable[[bytes, m.Message], None]
 
-
+@dataclass(eq=False)
 class WorkerLifecycle:
     """What happens to workers; times are the core's, in seconds."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        jobs: Jobs,
-        catalog: Catalog,
-        stats: Stats,
-        metrics: Metrics,
-        settings: BrokerSettings,
-        claims: Claims,
-        *,
-        send: Send,
-        report: Callable[..., None],
-        real_time: Callable[[float], float],
-        wall_ms: Callable[[float], int],
-    ) -> None:
-        self._fleet = fleet
-        self._jobs = jobs
-        self._catalog = catalog
-        self._stats = stats
-        self._metrics = metrics
-        self._settings = settings
-        self._claims = claims
-        self._send = send
-        self._report = report
-        self._real_time = real_time
-        self._wall_ms = wall_ms
-        #: Workers that have said hello, by peer id.
-        self.by_peer: dict[bytes, FleetWorker] = {}
+    _fleet: Fleet
+    _jobs: Jobs
+    _catalog: Catalog
+    _stats: Stats
+    _metrics: Metrics
+    _settings: BrokerSettings
+    _claims: Claims
+    _send: Callable[[bytes, m.Message], None]
+    _report: Callable[..., None]
+    #: Turn a time of the core into one of the monotonic clock, and into milliseconds since 1970.
+    _real_time: Callable[[float], float]
+    _wall_ms: Callable[[float], int]
+
+    #: Workers that have said hello, by peer id.
+    by_peer: dict[bytes, FleetWorker] = field(default_factory=dict)
 
     # Start
 

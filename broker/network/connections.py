@@ -12,7 +12,7 @@ by what has come, and nobody is judged at once after the broker stood still.
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torchrelay.shared import ids
 from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
@@ -60,20 +60,26 @@ class Traffic(NamedTuple):
     untaken: int
 
 
-class Kernel(Protocol):
-    """What is asked of the operating system."""
+class Kernel:
+    """What is asked of the operating system. As it stands here it knows nothing, so that nothing is cut."""
 
     def identity(self, fd: int) -> int | None:
         """Return a number that tells an fd's socket from the next one of that fd; None if it has none."""
+        return None
 
     def traffic(self, fd: int) -> Traffic | None:
         """Return the counts of a connection; None where the fd is no socket any more."""
+        return None
 
     def cut(self, fd: int, identity: int) -> None:
         """Shut a connection down, if the fd is still its own."""
 
     def memory_bytes(self) -> int:
         """Return the resident memory of this process, after what it has freed is given back."""
+        return 0
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 class PeerConnection:

@@ -10,7 +10,7 @@ import struct
 import sys
 import termios
 
-from torchrelay.broker.network.connections import Traffic
+from torchrelay.broker.network.connections import Kernel, Traffic
 
 #: Fds of the broker's process: more than any fleet has connections.
 FDS_LIMIT = 65_536
@@ -23,8 +23,8 @@ _TRIM_BYTES = 64 << 20
 _TRIMS_AFTER_CUT = 30
 
 
-class Linux:
-    """The `connections.Kernel` of Linux. The fds are libzmq's, which may close them at any time."""
+class Linux(Kernel):
+    """What Linux knows. The fds are libzmq's, which may close them at any time."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)
@@ -85,32 +85,9 @@ class Linux:
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_BYTES
 
 
-class OtherSystem:
-    """The `connections.Kernel` of other systems: it knows nothing, so that nothing is cut."""
-
-    def identity(self, fd: int) -> int | None:
-        """Return None: no socket is known."""
-        return None
-
-    def traffic(self, fd: int) -> Traffic | None:
-        """Return None: no socket is known."""
-        return None
-
-    def cut(self, fd: int, identity: int) -> None:
-        """Do nothing."""
-        return
-
-    def memory_bytes(self) -> int:
-        """Return 0: no memory is counted."""
-        return 0
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def kernel() -> Linux | OtherSystem:
+def kernel() -> Kernel:
     """Return the kernel of this system."""
-    return Linux() if sys.platform == "linux" else OtherSystem()
+    return Linux() if sys.platform == "linux" else Kernel()
 
 
 def _queued(fd: int, request: int) -> int:

@@ -18,6 +18,7 @@ from torchrelay.broker.network.connections import (
     UNIDENTIFIED_LIMIT,
     UNREAD_LIMIT_BYTES,
     Connections,
+    Kernel,
     Traffic,
 )
 from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES
@@ -25,7 +26,7 @@ from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES
 BASE = 50 * MEGABYTE
 
 
-class System:
+class System(Kernel):
     """A kernel with TCP connections, a process that holds what they bring, and a core."""
 
     def __init__(self, limit_bytes: int = 1 << 40, fds: int = 1 << 20) -> None:
