@@ -14,30 +14,20 @@ from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.torchserve import config_parsers as p
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
+class Key(msgspec.Struct, frozen=True):
     """What is known of a key that has an effect."""
 
     #: Reads its value; see `config_parsers`.
     parse: Callable[[str], object]
-    #: The processes with a setting of its value: `broker`, `gateway`, `node`, or `broker.FIELD` where the
-    #: setting has another name than the key.
-    sets: tuple[str, ...] = ()
+    #: The processes with a setting of its value, separated by blanks: `broker`, `gateway`, `node`, or
+    #: `broker.FIELD` where the setting has another name than the key.
+    sets: str = ""
     #: What it does, in words, where no setting has its value as it is.
     effect: str = ""
     #: The variable of the environment that overrides it; TS_<KEY> if this is empty, none if it is None.
     variable: str | None = ""
     #: Whether its value is kept out of snapshots, logs, descriptions and handlers.
     is_secret: bool = False
-
-
-def _key(
-    parse: Callable[[str], object],
-    *sets: str,
-    effect: str = "",
-    variable: str | None = "",
-    is_secret: bool = False,
-) -> Key:
-    return Key(parse=parse, sets=sets, effect=effect, variable=variable, is_secret=is_secret)
 
 
 Text = str | None
@@ -48,91 +38,91 @@ Flag = bool | None
 class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The values that one source gives, by key; None where it gives none."""
 
-    inference_address: Annotated[Text, _key(p.parse_address, "gateway")] = None
-    management_address: Annotated[Text, _key(p.parse_address, "gateway")] = None
-    metrics_address: Annotated[Text, _key(p.parse_address, "gateway")] = None
-    model_store: Annotated[Text, _key(p.parse_text, "broker")] = None
-    load_models: Annotated[tuple[LoadAtStart, ...] | None, _key(p.parse_load_models, "broker")] = None
-    models: Annotated[tuple[StartupModel, ...] | None, _key(p.parse_models, "broker", variable=None)] = None
+    inference_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
+    management_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
+    metrics_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
+    model_store: Annotated[Text, Key(p.parse_text, "broker")] = None
+    load_models: Annotated[tuple[LoadAtStart, ...] | None, Key(p.parse_load_models, "broker")] = None
+    models: Annotated[tuple[StartupModel, ...] | None, Key(p.parse_models, "broker", variable=None)] = None
     model_snapshot: Annotated[
-        tuple[StartupModel, ...] | None, _key(p.parse_snapshot, "broker.snapshot", variable=None)
+        tuple[StartupModel, ...] | None, Key(p.parse_snapshot, "broker.snapshot", variable=None)
     ] = None
-    default_workers_per_model: Annotated[Number, _key(p.parse_number(0), "broker")] = None
-    default_response_timeout: Annotated[
-        Number, _key(p.parse_seconds, "broker.default_response_timeout_s")
-    ] = None
-    default_startup_timeout: Annotated[Number, _key(p.parse_seconds, "broker.default_startup_timeout_s")] = (
+    default_workers_per_model: Annotated[Number, Key(p.parse_number(0), "broker")] = None
+    default_response_timeout: Annotated[Number, Key(p.parse_seconds, "broker.default_response_timeout_s")] = (
         None
     )
-    unregister_model_timeout: Annotated[Number, _key(p.parse_number(0), "broker.unregister_timeout_s")] = None
-    job_queue_size: Annotated[Number, _key(p.parse_number(1), "broker")] = None
-    max_request_size: Annotated[Number, _key(p.parse_number(1), "gateway")] = None
-    max_response_size: Annotated[Number, _key(p.parse_number(1), "broker")] = None
+    default_startup_timeout: Annotated[Number, Key(p.parse_seconds, "broker.default_startup_timeout_s")] = (
+        None
+    )
+    unregister_model_timeout: Annotated[Number, Key(p.parse_number(0), "broker.unregister_timeout_s")] = None
+    job_queue_size: Annotated[Number, Key(p.parse_number(1), "broker")] = None
+    max_request_size: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    max_response_size: Annotated[Number, Key(p.parse_number(1), "broker")] = None
     number_of_gpu: Annotated[
         Number,
-        _key(
+        Key(
             p.parse_number(0),
             effect="how many GPUs a node offers at most, of those that CUDA_VISIBLE_DEVICES leaves",
         ),
     ] = None
-    limit_max_image_pixels: Annotated[Flag, _key(p.is_true, "broker")] = None
-    decode_input_request: Annotated[Flag, _key(p.is_true, "broker")] = None
-    default_service_handler: Annotated[Text, _key(p.parse_text, "broker")] = None
-    service_envelope: Annotated[Text, _key(p.parse_text, "broker")] = None
-    allowed_urls: Annotated[tuple[str, ...] | None, _key(p.parse_patterns, "broker")] = None
-    install_py_dep_per_model: Annotated[Flag, _key(p.is_true, "broker")] = None
-    enable_model_api: Annotated[Flag, _key(p.is_true, "broker", "gateway")] = None
-    enable_metrics_api: Annotated[Flag, _key(p.is_true, "gateway")] = None
+    limit_max_image_pixels: Annotated[Flag, Key(p.is_true, "broker")] = None
+    decode_input_request: Annotated[Flag, Key(p.is_true, "broker")] = None
+    default_service_handler: Annotated[Text, Key(p.parse_text, "broker")] = None
+    service_envelope: Annotated[Text, Key(p.parse_text, "broker")] = None
+    allowed_urls: Annotated[tuple[str, ...] | None, Key(p.parse_patterns, "broker")] = None
+    install_py_dep_per_model: Annotated[Flag, Key(p.is_true, "broker")] = None
+    enable_model_api: Annotated[Flag, Key(p.is_true, "broker gateway")] = None
+    enable_metrics_api: Annotated[Flag, Key(p.is_true, "gateway")] = None
     metrics_mode: Annotated[
-        Literal["prometheus", "log", "legacy"] | None, _key(p.parse_metrics_mode, "broker")
+        Literal["prometheus", "log", "legacy"] | None, Key(p.parse_metrics_mode, "broker")
     ] = None
-    metrics_config: Annotated[Text, _key(p.parse_text, "broker")] = None
-    model_metrics_auto_detect: Annotated[Flag, _key(p.is_true, "broker")] = None
+    metrics_config: Annotated[Text, Key(p.parse_text, "broker")] = None
+    model_metrics_auto_detect: Annotated[Flag, Key(p.is_true, "broker")] = None
     # TorchServe ignores the next ones, which are ours.
-    own_metrics: Annotated[Flag, _key(p.is_true, "broker")] = None
-    connection_limit: Annotated[Number, _key(p.parse_number(1), "gateway")] = None
-    head_timeout_s: Annotated[Number, _key(p.parse_number(1), "gateway")] = None
-    client_least_rate: Annotated[Number, _key(p.parse_number(1), "gateway")] = None
-    client_stall_s: Annotated[Number, _key(p.parse_number(1), "gateway")] = None
-    unsent_limit_bytes: Annotated[Number, _key(p.parse_number(0), "gateway")] = None
-    in_flight_limit_bytes: Annotated[Number, _key(p.parse_number(0), "gateway")] = None
-    disable_system_metrics: Annotated[Flag, _key(p.is_true, effect="whether nodes measure their host")] = None
+    own_metrics: Annotated[Flag, Key(p.is_true, "broker")] = None
+    connection_limit: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    head_timeout_s: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    client_least_rate: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    client_stall_s: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    unsent_limit_bytes: Annotated[Number, Key(p.parse_number(0), "gateway")] = None
+    in_flight_limit_bytes: Annotated[Number, Key(p.parse_number(0), "gateway")] = None
+    disable_system_metrics: Annotated[Flag, Key(p.is_true, effect="whether nodes measure their host")] = None
     metric_time_interval: Annotated[
-        Number, _key(p.parse_number(1), "node.metric_time_interval_s", variable=None)
+        Number, Key(p.parse_number(1), "node.metric_time_interval_s", variable=None)
     ] = None
     disable_token_authorization: Annotated[
         Flag,
-        _key(p.is_true, effect="whether callers need keys; `torchserve` says yes, `torchrelay serve` no"),
+        Key(p.is_true, effect="whether callers need keys; `torchserve` says yes, `torchrelay serve` no"),
     ] = None
     token_expiration_min: Annotated[
-        float | None, _key(p.parse_minutes, "broker", variable="TS_TOKEN_EXPIRATION_TIME_MIN")
+        float | None, Key(p.parse_minutes, "broker", variable="TS_TOKEN_EXPIRATION_TIME_MIN")
     ] = None
-    ts_open_inference_protocol: Annotated[Flag, _key(p.is_true, "gateway.open_inference_protocol")] = None
+    ts_open_inference_protocol: Annotated[Flag, Key(p.is_true, "gateway.open_inference_protocol")] = None
     ts_header_key_sequence_id: Annotated[
-        Text, _key(p.parse_text, "gateway.header_key_sequence_id", "node.header_key_sequence_id")
+        Text, Key(p.parse_text, "gateway.header_key_sequence_id node.header_key_sequence_id")
     ] = None
-    ts_header_key_sequence_start: Annotated[Text, _key(p.parse_text, "node.header_key_sequence_start")] = None
-    ts_header_key_sequence_end: Annotated[Text, _key(p.parse_text, "node.header_key_sequence_end")] = None
+    ts_header_key_sequence_start: Annotated[Text, Key(p.parse_text, "node.header_key_sequence_start")] = None
+    ts_header_key_sequence_end: Annotated[Text, Key(p.parse_text, "node.header_key_sequence_end")] = None
     # TorchServe ignores this one.
-    allowed_hosts: Annotated[tuple[str, ...] | None, _key(p.parse_hosts, "gateway")] = None
-    cors_allowed_origin: Annotated[Text, _key(p.parse_text, "gateway")] = None
-    cors_allowed_methods: Annotated[Text, _key(p.parse_text, "gateway")] = None
-    cors_allowed_headers: Annotated[Text, _key(p.parse_text, "gateway")] = None
-    blacklist_env_vars: Annotated[Text, _key(p.parse_pattern, "node")] = None
+    allowed_hosts: Annotated[tuple[str, ...] | None, Key(p.parse_hosts, "gateway")] = None
+    cors_allowed_origin: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    cors_allowed_methods: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    cors_allowed_headers: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    blacklist_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     # TorchServe ignores these.
-    install_env_vars: Annotated[Text, _key(p.parse_pattern, "node")] = None
-    install_timeout_s: Annotated[Number, _key(p.parse_number(1), "node")] = None
-    download_timeout_s: Annotated[Number, _key(p.parse_number(1), "broker")] = None
-    download_min_bytes_per_s: Annotated[Number, _key(p.parse_number(1), "broker")] = None
-    download_grace_s: Annotated[Number, _key(p.parse_number(1), "broker")] = None
-    workers_limit: Annotated[Number, _key(p.parse_number(1), "broker")] = None
-    keystore: Annotated[Text, _key(p.parse_text, "gateway")] = None
-    keystore_pass: Annotated[Text, _key(p.parse_text, "gateway", is_secret=True)] = None
-    keystore_type: Annotated[Text, _key(p.parse_keystore_type, effect="nothing but `PKCS12` can be read")] = (
+    install_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
+    install_timeout_s: Annotated[Number, Key(p.parse_number(1), "node")] = None
+    download_timeout_s: Annotated[Number, Key(p.parse_number(1), "broker")] = None
+    download_min_bytes_per_s: Annotated[Number, Key(p.parse_number(1), "broker")] = None
+    download_grace_s: Annotated[Number, Key(p.parse_number(1), "broker")] = None
+    workers_limit: Annotated[Number, Key(p.parse_number(1), "broker")] = None
+    keystore: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    keystore_pass: Annotated[Text, Key(p.parse_text, "gateway", is_secret=True)] = None
+    keystore_type: Annotated[Text, Key(p.parse_keystore_type, effect="nothing but `PKCS12` can be read")] = (
         None
     )
-    private_key_file: Annotated[Text, _key(p.parse_text, "gateway")] = None
-    certificate_file: Annotated[Text, _key(p.parse_text, "gateway")] = None
+    private_key_file: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    certificate_file: Annotated[Text, Key(p.parse_text, "gateway")] = None
 
 
 #: The rows of `ConfigValues`, by key.
@@ -194,7 +184,7 @@ SNAPSHOT_MARKS = frozenset({"python", CONFIG_FILE_MARK, "version"})
 
 def settings_of(name: str, process: str) -> list[str]:
     """Name the settings of a process (`broker`, `gateway`, `node`) that have the value of this key."""
-    targets = [target.partition(".") for target in KEYS[name].sets]
+    targets = [target.partition(".") for target in KEYS[name].sets.split()]
     return [field or name for target, _, field in targets if target == process]
 
 
