@@ -20,7 +20,7 @@ LONG_WAIT_S = 3.0
 
 
 @dataclass(slots=True, eq=False)
-class Body:
+class IncomingBody:
     """A body that is being read; its fields are the room's."""
 
     #: What it may become.
@@ -38,7 +38,7 @@ class Room:
         self._limit_bytes = limit_bytes
         self.held_bytes = 0
         #: Bodies that wait, in the order in which they began to.
-        self._waiting: dict[Body, None] = {}
+        self._waiting: dict[IncomingBody, None] = {}
 
     @property
     def largest_body_bytes(self) -> int:
@@ -60,19 +60,19 @@ class Room:
             raise self.full()
         self.held_bytes += size
 
-    def grow(self, body: Body, size: int) -> bool:
+    def grow(self, body: IncomingBody, size: int) -> bool:
         """Take in a piece of a body, or none of it where its rest would find no room."""
         if (self._waiting and not body.held_bytes) or not self._fits(body):
             return False
         self._add(body, size)
         return True
 
-    def wait(self, body: Body, size: int, *, now: float) -> None:
+    def wait(self, body: IncomingBody, size: int, *, now: float) -> None:
         """Have a body wait until `settled` names it."""
         body.wanted_bytes, body.waits_since = size, now
         self._waiting[body] = None
 
-    def settled(self, now: float) -> Iterator[tuple[Body, bool]]:
+    def settled(self, now: float) -> Iterator[tuple[IncomingBody, bool]]:
         """Yield the bodies that wait no longer: those that have taken their piece, and those that can't."""
         is_row_open = True
         for body in list(self._waiting):
@@ -86,7 +86,7 @@ class Room:
             else:
                 is_row_open = False
 
-    def close(self, body: Body) -> None:
+    def close(self, body: IncomingBody) -> None:
         """Let go of a body: its job counts on its own."""
         self._waiting.pop(body, None)
         self.held_bytes -= body.held_bytes
@@ -99,9 +99,9 @@ class Room:
             f"as much is in flight as in_flight_limit_bytes allows ({self._limit_bytes}); try again later",
         )
 
-    def _fits(self, body: Body) -> bool:
+    def _fits(self, body: IncomingBody) -> bool:
         return body.most_bytes - body.held_bytes <= self.largest_body_bytes - self.held_bytes
 
-    def _add(self, body: Body, size: int) -> None:
+    def _add(self, body: IncomingBody, size: int) -> None:
         body.held_bytes += size
         self.held_bytes += size

@@ -19,9 +19,9 @@ from typing import Any, Generic, TypeVar
 import zmq
 
 from torchrelay.gateway import auth
-from torchrelay.gateway.http.client_pace import Held, Unsent
+from torchrelay.gateway.http.client_pace import ClientBacklog, Unsent
 from torchrelay.gateway.http.exchange import ClientLeft
-from torchrelay.gateway.in_flight_room import Body, Room
+from torchrelay.gateway.in_flight_room import IncomingBody, Room
 from torchrelay.gateway.session import (
     OF_THE_MOMENT,
     Answer,
@@ -31,7 +31,7 @@ from torchrelay.gateway.session import (
     Pending,
     unchecked,
 )
-from torchrelay.gateway.shared_questions import Shared
+from torchrelay.gateway.shared_questions import SharedQuestion
 from torchrelay.shared import clock, errors, settings
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
@@ -65,7 +65,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Backlog(Held):
+class AnswerBacklog(ClientBacklog):
     """The parts of an answer that wait for its client."""
 
     def __init__(self, waiter: "Waiter[Any]") -> None:
@@ -105,7 +105,7 @@ class Waiter(Pending, Generic[T]):
         self._outcomes: list[Outcome] = []
         #: What came while nobody waited for it.
         self.backlog_bytes = 0
-        self._backlog: Backlog | None = None
+        self._backlog: AnswerBacklog | None = None
         self._callback: Callable[[], object] | None = None
 
     def __await__(self) -> Generator["Waiter[T]", None, T]:
@@ -145,7 +145,7 @@ class Waiter(Pending, Generic[T]):
     def _count_backlog(self) -> None:
         """Count it towards unsent_limit_bytes."""
         if self._backlog is None:
-            self._backlog = Backlog(self)
+            self._backlog = AnswerBacklog(self)
         for slowest in self._link.unsent.keep(self._backlog, self._link.loop.time()):
             slowest.cut()
 
@@ -181,7 +181,7 @@ class Waiter(Pending, Generic[T]):
         """Say that there is an outcome, which `await` then takes."""
 
 
-class Reading(Body):
+class BodyReading(IncomingBody):
     """A body that a request reads, which may have to wait for room."""
 
     __slots__ = ("_link", "_room", "_told")
@@ -229,14 +229,14 @@ class Link:
         #: Guesses that wait for their answers.
         self._held_back = 0
         #: Questions that need not be asked for each client.
-        self._shared: dict[type[m.Ask], Shared] = {}
+        self._shared: dict[type[m.Ask], SharedQuestion] = {}
         #: What is kept for clients that take their answers slowly.
         self.unsent = Unsent(config.unsent_bytes)
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
         self.loop = asyncio.get_running_loop()
-        self._session: GatewaySession[Waiter[Any] | Shared] = GatewaySession(
+        self._session: GatewaySession[Waiter[Any] | SharedQuestion] = GatewaySession(
             self._config, name=socket.gethostname(), pid=os.getpid(), now=clock.monotonic()
         )
         self._context = zmq.Context()
@@ -331,7 +331,7 @@ class Link:
         self._session.count_response(status)
 
     @contextmanager
-    def reading(self, limit: int, length: int | None) -> Iterator["Reading"]:
+    def reading(self, limit: int, length: int | None) -> Iterator["BodyReading"]:
         """Count a body towards in_flight_limit_bytes while it is read; without a length it may have `limit`.
 
         Raises as `submit` does where it never could have room, and ServiceUnavailable where it has turned
@@ -341,7 +341,7 @@ class Link:
         room = self._session.room
         if length is not None and length > room.largest_body_bytes:
             raise room.full()
-        body = Reading(self, room, min(limit if length is None else length, room.largest_body_bytes))
+        body = BodyReading(self, room, min(limit if length is None else length, room.largest_body_bytes))
         try:
             yield body
         finally:
@@ -389,13 +389,13 @@ class Link:
             self._put(waiter, ask)
         return waiter
 
-    def _shared_question(self, ask: m.Ask) -> Shared:
+    def _shared_question(self, ask: m.Ask) -> SharedQuestion:
         kind = type(ask)
         if kind not in self._shared:
-            self._shared[kind] = Shared(partial(self._put, ask=ask))
+            self._shared[kind] = SharedQuestion(partial(self._put, ask=ask))
         return self._shared[kind]
 
-    def _put(self, pending: "Waiter[Any] | Shared", ask: m.Ask) -> None:
+    def _put(self, pending: "Waiter[Any] | SharedQuestion", ask: m.Ask) -> None:
         self._session.ask(pending, ask, now=clock.monotonic())
         self._flush_soon()
 
@@ -501,11 +501,11 @@ class Link:
     def _let_in(self, now: float) -> None:
         """Let bodies go on for which there is room by now, and give up those that have waited too long."""
         for body, has_room in self._session.room.settled(now):
-            assert isinstance(body, Reading)
+            assert isinstance(body, BodyReading)
             body.tell(has_room=has_room)
 
     @staticmethod
-    def _settle(settled: Sequence[tuple[Waiter[Any] | Shared, Outcome]]) -> None:
+    def _settle(settled: Sequence[tuple[Waiter[Any] | SharedQuestion, Outcome]]) -> None:
         for waiter, outcome in settled:
             waiter.tell(outcome)
 

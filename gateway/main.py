@@ -112,7 +112,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         chosen = {
             "bind": [f"fd://{fd}" for fd in self._listeners],
             "workers": self._config.processes,
-            "worker_class": Worker,
+            "worker_class": ServingProcess,
             "logger_class": PropagatingLogger,
             "graceful_timeout": self._config.graceful_timeout_s,
             "timeout": max(STUCK_S, 2 * self._config.graceful_timeout_s + 1),
@@ -162,7 +162,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         return now - self._looks_since > int(self.timeout)
 
 
-class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
+class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has no types
     """A process that serves: uvicorn on uvloop, with nothing in its answers that we didn't put there."""
 
     # gunicorn's signature, and its types.
@@ -224,7 +224,7 @@ def _learn_full_name(app: ListenerApp) -> None:
     threading.Thread(target=lambda: app.add_own_name(socket.getfqdn()), name="name", daemon=True).start()
 
 
-def _tie(_arbiter: object, worker: Worker) -> None:
+def _tie(_arbiter: object, worker: ServingProcess) -> None:
     """Have the process end with its arbiter: it holds the listeners, which the next gateway needs."""
     die_with_parent(worker.ppid)
 

@@ -18,12 +18,12 @@ class Asker(Protocol):
         """Hand the answer over, or the error that there is instead."""
 
 
-class Shared(Pending):
+class SharedQuestion(Pending):
     """One question, asked again as long as somebody waits for its answer; `put` has it sent."""
 
     __slots__ = ("_first", "_is_under_way", "_later", "_put")
 
-    def __init__(self, put: Callable[["Shared"], None]) -> None:
+    def __init__(self, put: Callable[["SharedQuestion"], None]) -> None:
         self._put = put
         self._is_under_way = False
         #: Who gets the answer that is under way, and who the next.

@@ -16,7 +16,7 @@ COPIED_LIMIT_BYTES = 64 * 1024
 
 
 class CountedReading(Protocol):
-    """Counts the pieces of a body against the room that bodies have together; see `link.Reading`."""
+    """Counts the pieces of a body against the room that bodies have together; see `link.BodyReading`."""
 
     def take(self, size: int) -> bool:
         """Count a piece, or return False where it has to wait."""

@@ -14,7 +14,7 @@ _NEW_S = 0.25
 _SPARE_SHARE = 8
 
 
-class Flow:
+class Throughput:
     """How fast bytes have moved of late: in the last SLOW_AFTER_S, or up to twice that."""
 
     __slots__ = ("_bytes", "_last", "_since", "_start")
@@ -48,17 +48,17 @@ class ClientPace:
     stop for longer than others.
     """
 
-    __slots__ = ("_due_at", "_flow", "_least_rate", "_stall_s")
+    __slots__ = ("_due_at", "_least_rate", "_stall_s", "_throughput")
 
     def __init__(self, least_rate: int, stall_s: float, *, now: float) -> None:
         self._least_rate = least_rate
         self._stall_s = stall_s
-        self._flow = Flow(now)
+        self._throughput = Throughput(now)
         self._due_at = now + stall_s
 
     def move(self, size: int, *, now: float) -> None:
         """Take note of bytes that have come, or have gone."""
-        self._flow.move(size, now)
+        self._throughput.move(size, now)
         self._due_at = min(self._due_at + size / self._least_rate, now + self._stall_s)
 
     def stood_still(self, for_s: float) -> None:
@@ -71,17 +71,17 @@ class ClientPace:
 
     def slowness(self, now: float) -> float | None:
         """Return its bytes per second where it is slow, None where it isn't."""
-        if self._flow.age_s(now) < SLOW_AFTER_S:
+        if self._throughput.age_s(now) < SLOW_AFTER_S:
             return None
-        rate = self._flow.rate(now)
+        rate = self._throughput.rate(now)
         return rate if rate < SLOW_BYTES_PER_S else None
 
 
-class Held:
+class ClientBacklog:
     """What is kept for one client; its attributes are `Unsent`'s."""
 
     held_bytes = 0
-    flow: Flow
+    throughput: Throughput
 
     def measure(self) -> int:
         """Return how many bytes are kept now."""
@@ -99,9 +99,9 @@ class Unsent:
         self._limit_bytes = limit_bytes
         #: The sum over `_held`.
         self.held_bytes = 0
-        self._held: dict[Held, None] = {}
+        self._held: dict[ClientBacklog, None] = {}
 
-    def keep(self, one: Held, now: float) -> list[Held]:
+    def keep(self, one: ClientBacklog, now: float) -> list[ClientBacklog]:
         """Measure what is kept for a client and return whom to cut for it, the slowest first.
 
         The fastest is cut for nobody: an answer may be larger than the limit.
@@ -113,21 +113,21 @@ class Unsent:
             self._measure(other, now)
         return list(self._excess(now))
 
-    def _measure(self, one: Held, now: float) -> None:
+    def _measure(self, one: ClientBacklog, now: float) -> None:
         size = one.measure()
         if one not in self._held:
             if not size:
                 return
             one.held_bytes = 0
-            one.flow = Flow(now)
+            one.throughput = Throughput(now)
             self._held[one] = None
-        one.flow.move(max(0, one.held_bytes - size), now)
+        one.throughput.move(max(0, one.held_bytes - size), now)
         self.held_bytes += size - one.held_bytes
         one.held_bytes = size
         if not size:
             del self._held[one]
 
-    def _excess(self, now: float) -> Iterator[Held]:
+    def _excess(self, now: float) -> Iterator[ClientBacklog]:
         above_bytes = self.held_bytes - self._limit_bytes
         spare_bytes = self._limit_bytes // _SPARE_SHARE if above_bytes > 0 else 0
         rates = sorted(((_rate(one, now), number, one) for number, one in enumerate(self._held)))
@@ -138,5 +138,5 @@ class Unsent:
             yield one
 
 
-def _rate(one: Held, now: float) -> float:
-    return float("inf") if one.flow.age_s(now) < _NEW_S else one.flow.rate(now)
+def _rate(one: ClientBacklog, now: float) -> float:
+    return float("inf") if one.throughput.age_s(now) < _NEW_S else one.throughput.rate(now)

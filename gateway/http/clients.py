@@ -13,7 +13,7 @@ import termios
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-from torchrelay.gateway.http.client_pace import ClientPace, Held, Unsent
+from torchrelay.gateway.http.client_pace import ClientBacklog, ClientPace, Unsent
 from torchrelay.shared.processes.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
@@ -52,7 +52,7 @@ class Client(Protocol):
         """Close it, now."""
 
 
-class Kept(Held):
+class ConnectionBacklog(ClientBacklog):
     """What a connection keeps for its client: what waits to be sent, and requests that wait for that."""
 
     def __init__(self, client: Client) -> None:
@@ -105,13 +105,13 @@ class Clients:
         """Look after a client no more: it has gone."""
         self._watched.discard(client)
 
-    def keep(self, one: Held, now: float) -> None:
+    def keep(self, one: ClientBacklog, now: float) -> None:
         """Count what is kept for a client, and cut the slowest where it is too much."""
         for slowest in self._unsent.keep(one, now):
             slowest.cut()
         self._most_kept_bytes = max(self._most_kept_bytes, self._unsent.held_bytes)
 
-    def let_go(self, one: Kept, now: float) -> None:
+    def let_go(self, one: ConnectionBacklog, now: float) -> None:
         """Keep nothing more for a client that has gone.
 
         Its connection is freed at once only where nothing that it holds holds it: the collector comes after

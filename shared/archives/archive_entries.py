@@ -57,7 +57,7 @@ BROKEN = (
 )
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ArchiveEntry(msgspec.Struct, frozen=True):
     """A checked entry: its path below the model's folder; `open` gives a file's content."""
 
     path: PurePosixPath
@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True):
     is_executable: bool = False
 
 
-def checked_entries(path: Path) -> Iterator[Entry]:
+def checked_entries(path: Path) -> Iterator[ArchiveEntry]:
     """Yield every entry, checked against the paths and limits; a tar's content must be read in turn."""
     with path.open("rb") as file:
         magic = file.read(2)
@@ -95,7 +95,7 @@ def _check_kind(path: str, is_folder: bool, kinds: dict[str, bool]) -> None:
             return  # and so is what it lies in
 
 
-def _zip_entries(path: Path) -> Iterator[Entry]:
+def _zip_entries(path: Path) -> Iterator[ArchiveEntry]:
     budget = _Budget(path.stat().st_size)
     with path.open("rb") as plain:
         # zipfile makes an object of each before it tells how many there are: 8 s for a million.
@@ -108,7 +108,7 @@ def _zip_entries(path: Path) -> Iterator[Entry]:
         yield from (entry for entry in checked if entry is not None)
 
 
-def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") -> Entry | None:
+def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") -> ArchiveEntry | None:
     mode = info.external_attr >> 16
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise InvalidModel(
@@ -120,10 +120,12 @@ def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") 
     budget.spend(info.file_size)
     if not path.parts:
         return None
-    return Entry(path, info.file_size, None if info.is_dir() else lambda: file.open(info), bool(mode & 0o111))
+    return ArchiveEntry(
+        path, info.file_size, None if info.is_dir() else lambda: file.open(info), bool(mode & 0o111)
+    )
 
 
-def _tar_entries(path: Path) -> Iterator[Entry]:
+def _tar_entries(path: Path) -> Iterator[ArchiveEntry]:
     budget = _Budget(path.stat().st_size)
     with gzip.open(path) as plain, tarfile.open(fileobj=_Bounded(plain, budget), mode="r|") as tar:
         for member in tar:
@@ -138,7 +140,7 @@ def _tar_entries(path: Path) -> Iterator[Entry]:
             inner = safe_path(member.name.partition("/")[2])
             if inner.parts:
                 opener = _tar_opener(tar, member) if member.isfile() else None
-                yield Entry(inner, member.size, opener, bool(member.mode & 0o111))
+                yield ArchiveEntry(inner, member.size, opener, bool(member.mode & 0o111))
 
 
 def _tar_opener(

@@ -23,6 +23,7 @@ from torchrelay.shared.archives.model_archive import ArchiveInfo
 from torchrelay.shared.archives.reader_protocol import (
     ANSWER_LIMIT_BYTES,
     Answer,
+    ArchiveRefused,
     Done,
     Ended,
     Extract,
@@ -32,7 +33,6 @@ from torchrelay.shared.archives.reader_protocol import (
     MemoryExhausted,
     Order,
     Pack,
-    Refused,
     SystemRefused,
     Unforeseen,
     Work,
@@ -174,7 +174,7 @@ def _value(order: Order, answer: bytes, kind: type[ValueT]) -> ValueT:
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.InvalidModel(f"What the archive says can't be read: {error}.") from error
     match outcome:
-        case Refused(name, message, details, number):
+        case ArchiveRefused(name, message, details, number):
             cause = OSError(number, os.strerror(number)) if number else None
             raise errors.rebuild(name, message, details) from cause
         case SystemRefused(number, reason, file):

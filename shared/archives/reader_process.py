@@ -22,6 +22,7 @@ from torchrelay.shared.archives import model_archive
 from torchrelay.shared.archives.reader_protocol import (
     PACKET_LIMIT_BYTES,
     Answer,
+    ArchiveRefused,
     Done,
     Ended,
     Extract,
@@ -31,7 +32,6 @@ from torchrelay.shared.archives.reader_protocol import (
     MemoryExhausted,
     Order,
     Pack,
-    Refused,
     SystemRefused,
     Unforeseen,
     Work,
@@ -93,7 +93,7 @@ def answer(work: Work) -> Answer:
         number = cause.errno if isinstance(cause, OSError) else 0
         if number == errno.ENOMEM:
             return MemoryExhausted()
-        return Refused(error.name, error.message, error.details, number or 0)
+        return ArchiveRefused(error.name, error.message, error.details, number or 0)
     except OSError as error:
         return SystemRefused(error.errno or 0, str(error.strerror or error), str(error.filename or ""))
 

@@ -60,7 +60,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     value: msgspec.Raw
 
 
-class Refused(msgspec.Struct, frozen=True, tag=True):
+class ArchiveRefused(msgspec.Struct, frozen=True, tag=True):
     """An error of our tree, by its name; `errno` tells what the system said, if it was that."""
 
     name: str
@@ -87,7 +87,7 @@ class Unforeseen(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-Answer = Done | Refused | SystemRefused | MemoryExhausted | Unforeseen
+Answer = Done | ArchiveRefused | SystemRefused | MemoryExhausted | Unforeseen
 
 
 class Ended(msgspec.Struct, frozen=True):

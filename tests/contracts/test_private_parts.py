@@ -28,7 +28,7 @@ from tests.contracts.source import ROOT
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.link import Waiter
-from torchrelay.gateway.main import Master, PropagatingLogger, Worker
+from torchrelay.gateway.main import Master, PropagatingLogger, ServingProcess
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -161,14 +161,17 @@ def test_uvicorn_tells_of_a_transport_who_talks_to_whom() -> None:
 def test_gunicorn_has_what_our_process_overrides() -> None:
     overridden = {
         Master: (gunicorn.arbiter.Arbiter, {"init_signals", "murder_workers"}),
-        Worker: (UvicornWorker, {"__init__", "_serve", "callback_notify", "handle_exit", "init_signals"}),
+        ServingProcess: (
+            UvicornWorker,
+            {"__init__", "_serve", "callback_notify", "handle_exit", "init_signals"},
+        ),
         PropagatingLogger: (gunicorn.glogging.Logger, {"setup"}),
     }
     for cls, (base, names) in overridden.items():
         own = {name for name, value in vars(cls).items() if inspect.isfunction(value)}
         assert {name for name in own if hasattr(base, name)} == names
     given = list(inspect.signature(gunicorn.workers.base.Worker.__init__).parameters)
-    assert given == list(inspect.signature(Worker.__init__).parameters)
+    assert given == list(inspect.signature(ServingProcess.__init__).parameters)
     assert {"CONFIG_KWARGS", "_install_sigquit_handler"} <= set(dir(UvicornWorker))
     assert gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR
 

@@ -24,7 +24,7 @@ def run(seed: int, times: int) -> None:
     of_gateway: gateway.GatewaySession[gateway.Pending] = gateway.GatewaySession(
         settings, name="g", pid=1, now=0.0
     )
-    of_worker, leases = PeerSession(0.0), worker.Leases()
+    of_worker, leases = PeerSession(0.0), worker.HeldLeases()
     now = 0.0
     for _ in range(times):
         now += rng.choice((0.0, 0.01, 0.6, 4.0))
@@ -66,11 +66,13 @@ def _gateway_hears(
 
 
 def _worker_hears(
-    one: PeerSession, leases: worker.Leases, message: m.Message, epoch: int, now: float
+    one: PeerSession, leases: worker.HeldLeases, message: m.Message, epoch: int, now: float
 ) -> None:
     match one.heard(message, epoch, now):
         case m.Assign(lease, is_describe, items):
-            leases.assigned(worker.Batch(lease, is_describe, [worker.Job(item.meta) for item in items]))
+            leases.assigned(
+                worker.Batch(lease, is_describe, [worker.AssignedJob(item.meta) for item in items])
+            )
         case m.CancelJobs(lease, indexes):
             leases.cancelled(lease, indexes)
         case m.Welcome(is_new=True):

@@ -12,7 +12,7 @@ from torchrelay.gateway.app import create_app
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.session import GatewaySession
-from torchrelay.gateway.shared_questions import Shared
+from torchrelay.gateway.shared_questions import SharedQuestion
 from torchrelay.shared import clock, errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, messages
@@ -71,7 +71,7 @@ class FakeLink(Link):
 
     async def start(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._session: GatewaySession[Waiter[Any] | Shared] = GatewaySession(
+        self._session: GatewaySession[Waiter[Any] | SharedQuestion] = GatewaySession(
             self._config, name="test", pid=1, now=0.0
         )
         if not self._is_away:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.gateway.in_flight_room import LONG_WAIT_S, RESERVE_BYTES, WAIT_LIMIT_S, Body, Room
+from torchrelay.gateway.in_flight_room import LONG_WAIT_S, RESERVE_BYTES, WAIT_LIMIT_S, IncomingBody, Room
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 
 
 def test_a_body_counts_with_what_has_come_of_it() -> None:
     room = Room(800)
-    announced = [Body(700) for _ in range(10)]
+    announced = [IncomingBody(700) for _ in range(10)]
     for body in announced:
         assert room.grow(body, 0)
     assert room.held_bytes == 0
@@ -24,7 +24,7 @@ def test_a_body_counts_with_what_has_come_of_it() -> None:
 
 def test_a_body_takes_a_piece_only_while_its_rest_would_find_room() -> None:
     room = Room(800)
-    first, second = Body(600), Body(600)
+    first, second = IncomingBody(600), IncomingBody(600)
     assert room.grow(first, 100)
     assert room.grow(second, 100)
     assert room.grow(first, 1)
@@ -34,7 +34,7 @@ def test_a_body_takes_a_piece_only_while_its_rest_would_find_room() -> None:
 
 def test_who_took_a_piece_last_is_always_read_to_its_end() -> None:
     room = Room(800)
-    first, second = Body(600), Body(600)
+    first, second = IncomingBody(600), IncomingBody(600)
     assert room.grow(first, 150)
     assert not room.grow(second, 1)
     for _ in range(45):
@@ -49,7 +49,7 @@ def test_who_took_a_piece_last_is_always_read_to_its_end() -> None:
 def test_who_has_nothing_yet_stands_behind_those_that_wait() -> None:
     room = Room(800)
     room.take(200)
-    large, small = Body(700), Body(10)
+    large, small = IncomingBody(700), IncomingBody(10)
     assert not room.grow(large, 1)
     room.wait(large, 1, now=0.0)
     assert not room.grow(small, 1)
@@ -62,7 +62,7 @@ def test_who_has_nothing_yet_stands_behind_those_that_wait() -> None:
 def test_a_body_that_finds_no_room_for_long_is_given_up_and_the_next_ones_turn_comes() -> None:
     room = Room(800)
     room.take(200)
-    large, small = Body(700), Body(10)
+    large, small = IncomingBody(700), IncomingBody(10)
     room.wait(large, 1, now=0.0)
     room.wait(small, 1, now=1.0)
     assert list(room.settled(WAIT_LIMIT_S - 1)) == []
@@ -74,13 +74,13 @@ def test_who_has_waited_long_is_counted() -> None:
     room = Room(800)
     room.take(800)
     for now in (0.0, 1.0, 2.0):
-        room.wait(Body(10), 10, now=now)
+        room.wait(IncomingBody(10), 10, now=now)
     assert [room.waiting_long(LONG_WAIT_S + now) for now in (-0.1, 0.0, 1.0, 2.0)] == [0, 1, 2, 3]
 
 
 def test_who_leaves_waits_no_more_and_gives_back_what_it_had() -> None:
     room = Room(800)
-    body = Body(700)
+    body = IncomingBody(700)
     assert room.grow(body, 100)
     room.wait(body, 100, now=0.0)
     room.close(body)
@@ -90,7 +90,7 @@ def test_who_leaves_waits_no_more_and_gives_back_what_it_had() -> None:
 
 def test_requests_that_come_whole_find_room_beside_large_ones() -> None:
     room = Room(10 * RESERVE_BYTES)
-    body = Body(room.largest_body_bytes)
+    body = IncomingBody(room.largest_body_bytes)
     assert room.grow(body, room.largest_body_bytes)
     room.take(RESERVE_BYTES)
 
@@ -115,8 +115,10 @@ def test_all_bodies_are_read_to_their_end_within_the_bound_whatever_order_they_c
 ) -> None:
     room = Room(115)
     assert room.largest_body_bytes == 101
-    rest = {Body(size if is_known else 100): size for size, is_known in zip(sizes, known, strict=False)}
-    waiting: set[Body] = set()
+    rest = {
+        IncomingBody(size if is_known else 100): size for size, is_known in zip(sizes, known, strict=False)
+    }
+    waiting: set[IncomingBody] = set()
     jobs: list[int] = []
     steps = 0
     while rest or jobs:

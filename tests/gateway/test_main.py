@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchrelay.gateway.main import LATE_LOOK_S, SPARE_FILES, Master, Worker, with_open_files
+from torchrelay.gateway.main import LATE_LOOK_S, SPARE_FILES, Master, ServingProcess, with_open_files
 from torchrelay.shared.settings import GatewaySettings
 
 
@@ -16,7 +16,7 @@ async def test_a_process_whose_arbiter_has_gone_stops(is_orphan: bool) -> None:
     told: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: told.append("stop"))
     try:
-        worker = Worker.__new__(Worker)
+        worker = ServingProcess.__new__(ServingProcess)
         worker.ppid = -1 if is_orphan else os.getppid()
         worker.tmp = SimpleNamespace(notify=lambda: told.append("lives"))
         await worker.callback_notify()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.gateway.facts import key
-from torchrelay.gateway.in_flight_room import Body
+from torchrelay.gateway.in_flight_room import IncomingBody
 from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, GatewaySession, Outcome, Pending
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
@@ -592,7 +592,7 @@ def test_in_flight_is_bounded_in_bytes_of_jobs_and_of_bodies_being_read() -> Non
     job = submitted(session, "a", meta=b"123", frames=[b"4567"])
     with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_bytes"):
         submitted(session, "b", frames=[b"4567"])
-    body = Body(9)
+    body = IncomingBody(9)
     assert not session.room.grow(body, 1)
     session.forget(job)
     assert session.room.grow(body, 9)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.gateway.fakes import FakeLink
 from torchrelay.gateway.session import ASK_LIMIT, Outcome
-from torchrelay.gateway.shared_questions import Shared
+from torchrelay.gateway.shared_questions import SharedQuestion
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
@@ -29,9 +29,9 @@ class Question:
     def __init__(self) -> None:
         self.times_put = 0
         self.refusal: errors.RelayError | None = None
-        self.shared = Shared(self._put)
+        self.shared = SharedQuestion(self._put)
 
-    def _put(self, shared: Shared) -> None:
+    def _put(self, shared: SharedQuestion) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.times_put += 1

@@ -13,7 +13,7 @@ from tests.gateway.facts import facts, key
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, FakeLink, Gateway, templates
 from torchrelay.gateway import auth
 from torchrelay.gateway.api.base_app import App
-from torchrelay.gateway.link import HELD_BACK_LIMIT, Reading
+from torchrelay.gateway.link import HELD_BACK_LIMIT, BodyReading
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
@@ -287,7 +287,7 @@ def test_a_request_whose_body_comes_while_keys_become_needed_is_not_carried_out(
     entered = 0
 
     @contextlib.contextmanager
-    def interrupted(limit: int, length: int | None) -> Iterator[Reading]:
+    def interrupted(limit: int, length: int | None) -> Iterator[BodyReading]:
         nonlocal entered
         with reading(limit, length) as counted:
             entered += 1

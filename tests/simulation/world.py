@@ -27,7 +27,7 @@ from torchrelay.shared.settings import BrokerSettings, GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.peer_session import PeerSession
-from torchrelay.worker.model.held_leases import Batch, Job, Leases
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.
@@ -477,7 +477,7 @@ class SimulatedWorker:
                                  order.claim)  # fmt: skip
         self._peer = SimulatedPeer(b"w%d-%d" % (node.number, order.worker_id), self._post)
         self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
-        self._leases = Leases()
+        self._leases = HeldLeases()
         self._session: PeerSession | None = None
         self._is_busy = self._is_told_to_stop = False
         world.after(world.rng.uniform(*world.loading_s), self._loaded)
@@ -530,7 +530,7 @@ class SimulatedWorker:
             match session.heard(message, epoch, self._world.now):
                 case m.Assign() as assign:
                     parts = codec.split_frames([item.frames for item in assign.items], frames)
-                    jobs = [Job(item.meta, tuple(memoryview(frame) for frame in part), item.sequence)
+                    jobs = [AssignedJob(item.meta, tuple(memoryview(frame) for frame in part), item.sequence)
                             for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
                     self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
                 case m.Welcome(is_new=True):

@@ -1,4 +1,4 @@
-"""An engine under test: a handler, leases, and an outlet that remembers what it was told."""
+"""An engine under test: a handler, leases, and a sender of answers that remembers what it was told."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,9 +8,9 @@ from ts.metrics.metrics_cache import MetricsCache
 
 from torchrelay.shared.wire import codec
 from torchrelay.worker.model.engines import Engine
-from torchrelay.worker.model.held_leases import Batch, Job, Leases
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Row
-from torchrelay.worker.model.loading import Model
+from torchrelay.worker.model.loading import LoadedModel
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part
 
@@ -30,30 +30,32 @@ class Bench:
 
     def __init__(self, handler: Handler, limit_bytes: int = 1_000_000) -> None:
         self.context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
-        model = Model(lambda data, context: handler(data or [], context), self.context)
+        model = LoadedModel(lambda data, context: handler(data or [], context), self.context)
         self.runner = Runner(model, decode_input=True, response_limit_bytes=limit_bytes)
-        self.leases = Leases()
+        self.leases = HeldLeases()
         self.told: list[Part | Done] = []
         #: Leases whose clients are found to have gone while a handler runs.
         self.gone: list[int] = []
         self.engine: Engine | None = None
 
-    def listen(self) -> None:
+    def receive_all(self) -> None:
         assert self.engine is not None
         for lease in self.gone:
             self.engine.cancelled(lease, (0,))
 
-    def parts(self, parts: list[Part]) -> None:
+    def send_parts(self, parts: list[Part]) -> None:
         self.told += parts
 
-    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
+    def send_answers(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         assert handler_us >= 0
         self.leases.completed(lease, handler_us, (), ())
         self.told.append(Done(lease, replies, ends))
 
     def assign(self, lease: int, *bodies: bytes, is_describe: bool = False, sequence: str = "") -> None:
         jobs = [
-            Job(*codec.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence))
+            AssignedJob(
+                *codec.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence)
+            )
             for idx, body in enumerate(bodies)
         ]
         self.leases.assigned(Batch(lease, is_describe, jobs))

@@ -18,7 +18,7 @@ Payload = codec.Payload
 Received = tuple[m.Message, int, list[memoryview]]
 
 
-class Link:
+class BrokerSocket:
     """A connection to the broker that may come and go."""
 
     def __init__(self, address: str, role: str, wake_fd: int | None = None) -> None:

@@ -16,8 +16,8 @@ from torchrelay.shared import clock
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.model import outputs
-from torchrelay.worker.model.engines import Outlet, client_gone
-from torchrelay.worker.model.held_leases import Batch, Job, Leases
+from torchrelay.worker.model.engines import AnswerSender, client_gone
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part, SendParts
 
@@ -37,11 +37,11 @@ class AsyncEngine:
     """Runs requests side by side on the event loop of the worker's one thread."""
 
     def __init__(
-        self, runner: Runner, leases: Leases, outlet: Outlet, loop: asyncio.AbstractEventLoop
+        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._runner = runner
         self._leases = leases
-        self._outlet = outlet
+        self._answers = answers
         self._loop = loop
         self._calls: dict[int, _Call] = {}
 
@@ -79,9 +79,9 @@ class AsyncEngine:
         if self._calls.get(call.batch.lease) is call:
             del self._calls[call.batch.lease]
             handler_us = round((clock.monotonic() - started) * 1_000_000)
-            self._outlet.done(call.batch.lease, handler_us, replies)
+            self._answers.send_answers(call.batch.lease, handler_us, replies)
 
-    async def _answer(self, call: _Call, idx: int, job: Job) -> codec.Response:
+    async def _answer(self, call: _Call, idx: int, job: AssignedJob) -> codec.Response:
         opened = self._runner.open(job)
         if isinstance(opened, codec.Response):
             return opened
@@ -114,7 +114,7 @@ class AsyncEngine:
         def send(parts: list[Part]) -> None:
             wanted = [part for part in parts if self._is_wanted(call, part[0][1])]
             if wanted:
-                self._outlet.parts(wanted)
+                self._answers.send_parts(wanted)
 
         def from_any_thread(parts: list[Part]) -> None:
             if _is_running(self._loop):

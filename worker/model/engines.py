@@ -15,7 +15,7 @@ from torchrelay.shared.errors import PredictionFailed
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.model import outputs
-from torchrelay.worker.model.held_leases import Batch, Job, Leases
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartSender
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 Share = Callable[[Batch, Sequence[int]], None]
 
 
-class Outlet(Protocol):
-    """The way to the broker, and from it."""
+class AnswerSender(Protocol):
+    """Sends answers to the broker, and receives what it sends meanwhile."""
 
-    def listen(self) -> None:
-        """Take in what came while a handler runs."""
+    def receive_all(self) -> None:
+        """Receive all messages that have come; also while a handler runs."""
 
-    def parts(self, parts: list[Part]) -> None:
+    def send_parts(self, parts: list[Part]) -> None:
         """Send parts of answers at once."""
 
-    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
+    def send_answers(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
 
 
@@ -56,10 +56,12 @@ class Engine(Protocol):
 class BatchEngine:
     """Runs batches one after another."""
 
-    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
+    def __init__(
+        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, share: Share | None = None
+    ) -> None:
         self._runner = runner
         self._leases = leases
-        self._outlet = outlet
+        self._answers = answers
         self._share = share
         self._part_sender = runner.new_part_sender(runner.model.context, self._send)
 
@@ -81,14 +83,14 @@ class BatchEngine:
             if self._share is not None:
                 self._share(batch, ())
             replies, handler_us = self._runner.run(self._part_sender, batch)
-        self._outlet.done(batch.lease, handler_us, replies)
+        self._answers.send_answers(batch.lease, handler_us, replies)
         return True
 
     def _send(self, parts: list[Part]) -> None:
-        self._outlet.listen()
+        self._answers.receive_all()
         wanted = [part for part in parts if not self._leases.is_gone(*part[0])]
         if wanted:
-            self._outlet.parts(wanted)
+            self._answers.send_parts(wanted)
 
 
 class _Running(msgspec.Struct, eq=False):
@@ -96,7 +98,7 @@ class _Running(msgspec.Struct, eq=False):
 
     lease: int
     #: As it came.
-    came: Job
+    came: AssignedJob
     job: Opened
     #: Whether the handler has seen it.
     is_known: bool = False
@@ -113,10 +115,12 @@ class GenerationEngine:
     None for an answer that is none, False for a part.
     """
 
-    def __init__(self, runner: Runner, leases: Leases, outlet: Outlet, share: Share | None = None) -> None:
+    def __init__(
+        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, share: Share | None = None
+    ) -> None:
         self._runner = runner
         self._leases = leases
-        self._outlet = outlet
+        self._answers = answers
         self._share = share
         self._context = runner.model.context
         self._part_sender = runner.new_part_sender(self._context, self._send)
@@ -166,21 +170,21 @@ class GenerationEngine:
                 if self._share is not None:
                     self._share(batch, ())
                 replies, handler_us = self._runner.run(self._part_sender, batch)
-                self._outlet.done(batch.lease, handler_us, replies)
+                self._answers.send_answers(batch.lease, handler_us, replies)
                 has_run = True
             else:
                 self._running[batch.lease] = _Running(batch.lease, batch.jobs[0], job)
         return has_run
 
     def _send(self, parts: list[Part]) -> None:
-        self._outlet.listen()
+        self._answers.receive_all()
         wanted = [
             (place, part)
             for place, part in parts
             if place[0] in self._running and not self._leases.is_gone(*place)
         ]
         if wanted:
-            self._outlet.parts(wanted)
+            self._answers.send_parts(wanted)
 
     def _part_with_cancelled(self) -> None:
         gone = [request for request in self._running.values() if self._leases.is_gone(request.lease, 0)]
@@ -201,7 +205,7 @@ class GenerationEngine:
             part = outputs.guarded_answer(self._part, idx, value)
             if part.error is None:
                 request.ends += ended_sequences(part, self._runner.sequence_headers.end)
-                self._outlet.parts([((request.lease, 0), part)])
+                self._answers.send_parts([((request.lease, 0), part)])
                 return
             self._end(request, part)
         else:
@@ -215,10 +219,10 @@ class GenerationEngine:
     def _end(self, request: _Running, reply: codec.Response) -> None:
         # Forgotten meanwhile, if the broker took its leases back while the handler ran.
         self._running.pop(request.lease, None)
-        self._outlet.done(request.lease, request.handler_us, [reply], *request.ends)
+        self._answers.send_answers(request.lease, request.handler_us, [reply], *request.ends)
 
 
-class Echo:
+class FollowerEngine:
     """What a worker's other processes do: run what rank 0 runs; nobody hears of what comes of it.
 
     Which requests go on is rank 0's to say. Stopping criteria are asked all the same, since handlers let
@@ -239,7 +243,7 @@ class Echo:
         else:
             self._runner.run(self._part_sender, batch)
 
-    def _call(self, new: Sequence[Job], leases: Sequence[int]) -> None:
+    def _call(self, new: Sequence[AssignedJob], leases: Sequence[int]) -> None:
         known = len(leases) - len(new)
         requests = [self._running[lease] for lease in leases[:known]]
         for job in new:

@@ -10,7 +10,7 @@ from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Payload
 
 
-class Job(msgspec.Struct, frozen=True, gc=False):
+class AssignedJob(msgspec.Struct, frozen=True, gc=False):
     """One job of a batch as it came; `sequence` is "" unless the model batches by sequence."""
 
     meta: bytes
@@ -24,20 +24,20 @@ class Batch(msgspec.Struct, frozen=True):
 
     lease: int
     is_describe: bool
-    jobs: list[Job]
+    jobs: list[AssignedJob]
 
 
 def batch_of(assign: m.Assign, frames: Sequence[Payload]) -> Batch:
     """Return the batch of a message that came with these frames. Raises WireError where they don't fit it."""
     parts = codec.split_frames([item.frames for item in assign.items], frames)
     jobs = [
-        Job(item.meta, part, item.sequence, item.starts_sequence)
+        AssignedJob(item.meta, part, item.sequence, item.starts_sequence)
         for item, part in zip(assign.items, parts, strict=True)
     ]
     return Batch(assign.lease, assign.is_describe, jobs)
 
 
-class Leases:
+class HeldLeases:
     """What a worker holds: batches to begin, oldest first, those begun, and what could not be sent yet."""
 
     def __init__(self) -> None:

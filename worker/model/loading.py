@@ -27,7 +27,7 @@ from torchrelay.worker.model import cpu_threads
 _OUR_PACKAGE = "torchrelay"
 
 
-class Model(msgspec.Struct, frozen=True):
+class LoadedModel(msgspec.Struct, frozen=True):
     """A loaded model: what to call, and the context to call it with."""
 
     entry_point: EntryPoint
@@ -37,7 +37,7 @@ class Model(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop | None = None
 
 
-def make_room(model_dir: Path) -> dict[str, ModuleType]:
+def hide_our_modules(model_dir: Path) -> dict[str, ModuleType]:
     """Let an archive have modules of any name: take ours out of sys.modules, put its folder first.
 
     Everything of ours must have been imported; nothing of ours is imported by name afterwards. The caller
@@ -51,7 +51,7 @@ def make_room(model_dir: Path) -> dict[str, ModuleType]:
     return ours
 
 
-def load(start: m.StartWorker, model_dir: Path) -> Model:
+def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:
     """Import the handler and let it load its model. Raises whatever the archive's code raises."""
     manifest = _manifest(model_dir)
     config_file = _config_file(model_dir, manifest)
@@ -80,7 +80,7 @@ def load(start: m.StartWorker, model_dir: Path) -> Model:
         loop.run_until_complete(_finish(loading))
     if start.service_envelope:
         entry_point = wrap(entry_point, start.service_envelope)
-    return Model(entry_point, context, config, loop)
+    return LoadedModel(entry_point, context, config, loop)
 
 
 async def _finish(loading: Awaitable[object]) -> None:

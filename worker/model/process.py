@@ -22,7 +22,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.common.broker_socket import Link, Received
+from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
 from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.common.peer_session import PeerSession
@@ -30,8 +30,8 @@ from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
 from torchrelay.worker.model import launcher_traces, ranks
 from torchrelay.worker.model.async_engine import AsyncEngine
 from torchrelay.worker.model.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
-from torchrelay.worker.model.held_leases import Leases, batch_of
-from torchrelay.worker.model.loading import Model, load, make_room, server_config
+from torchrelay.worker.model.held_leases import HeldLeases, batch_of
+from torchrelay.worker.model.loading import LoadedModel, hide_our_modules, load, server_config
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part
 
@@ -75,17 +75,17 @@ class StopSignal:
             os.write(self._writer, b"x")
 
 
-class Worker:
+class WorkerLoop:
     """A loaded model's link to the broker."""
 
-    def __init__(self, spec: WorkerSpec, runner: Runner, link: Link, stop: StopSignal) -> None:
+    def __init__(self, spec: WorkerSpec, runner: Runner, socket: BrokerSocket, stop: StopSignal) -> None:
         self._spec = spec
-        self._link = link
+        self._socket = socket
         self._stop = stop
         #: Set by `serve`.
         self._engine: Engine | None = None
         self._session = PeerSession(clock.monotonic())
-        self.leases = Leases()
+        self.leases = HeldLeases()
         self._measuring: Measuring = runner.measuring
         self._end_header = runner.sequence_headers.end
         #: False once the broker has said that it has no use for this worker.
@@ -99,7 +99,7 @@ class Worker:
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
             self._turn()
             if self._is_wanted and not engine.work():
-                self._link.wait(self._next_wake() - clock.monotonic())
+                self._socket.wait(self._next_wake() - clock.monotonic())
         self._leave()
 
     async def serve_async(self, engine: Engine) -> None:
@@ -107,7 +107,7 @@ class Worker:
         self._engine = engine
         loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
-        loop.add_reader(self._link.fd, self._woken.set)
+        loop.add_reader(self._socket.fd, self._woken.set)
         loop.add_reader(self._stop.fd, self._see_stop)
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
             # First: what comes from here on must not be missed.
@@ -120,15 +120,11 @@ class Worker:
                     await self._woken.wait()
             except TimeoutError:
                 continue
-        loop.remove_reader(self._link.fd)
+        loop.remove_reader(self._socket.fd)
         engine.forget()
         self._leave()
 
-    def listen(self) -> None:
-        """Take in what came while a handler runs."""
-        self._take_in()
-
-    def parts(self, parts: list[Part]) -> None:
+    def send_parts(self, parts: list[Part]) -> None:
         """Send parts of answers at once."""
         by_lease: dict[int, tuple[list[m.StreamedItem], list[codec.Payload]]] = {}
         for (lease, index), part in parts:
@@ -143,7 +139,7 @@ class Worker:
             self.leases.streamed(lease, tuple(items), frames)
         self._flush()
 
-    def done(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
+    def send_answers(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
         items: list[m.CompletedItem] = []
         frames: list[codec.Payload] = []
@@ -168,26 +164,27 @@ class Worker:
 
     def _turn(self) -> None:
         """Take in what came, send what waits, and keep in touch."""
-        self._take_in()
+        self.receive_all()
         now = clock.monotonic()
         self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush()
-        self._keep_in_touch(now)
+        self._send_what_is_due(now)
 
-    def _take_in(self) -> None:
-        coming = iter(self._link.receive, None)
-        while fault := first_fault(coming, self._hear):
+    def receive_all(self) -> None:
+        """Receive all messages that have come; also while a handler runs."""
+        coming = iter(self._socket.receive, None)
+        while fault := first_fault(coming, self._receive):
             (message, _, _), error = fault
             # A batch that was not taken in is not held: by that the broker knows that it is lost.
             logger.error("message.fault: %s", quoted(message), exc_info=error)
 
-    def _hear(self, received: Received) -> None:
+    def _receive(self, received: Received) -> None:
         message, epoch, frames = received
         engine = self._engine
         assert engine is not None
         match self._session.heard(message, epoch, clock.monotonic()):
             case m.Assign() as batch:
-                self._accept(batch, frames)
+                self._take_batch(batch, frames)
             case m.CancelJobs(lease, indexes):
                 engine.cancelled(lease, indexes)
             case m.Welcome(is_new=True):
@@ -199,7 +196,7 @@ class Worker:
             case m.Misunderstood(reason):
                 logger.error("worker.misunderstood: %s", reason)
 
-    def _accept(self, assign: m.Assign, frames: list[memoryview]) -> None:
+    def _take_batch(self, assign: m.Assign, frames: list[memoryview]) -> None:
         if self._stop.is_set:
             return  # Bye hands it back
         try:
@@ -212,7 +209,7 @@ class Worker:
 
     def _flush(self) -> None:
         while first := self.leases.first():
-            if not self._link.send(first[0], self._session.epoch, first[1]):
+            if not self._socket.send(first[0], self._session.epoch, first[1]):
                 return
             self.leases.sent()
             if self._woken is not None:
@@ -227,19 +224,19 @@ class Worker:
             for start in range(0, len(measured.points), POINTS_PER_MESSAGE)
         )
         is_up = self._session.state == "welcomed"
-        if is_up and all(self._link.send(message, self._session.epoch) for message in messages):
+        if is_up and all(self._socket.send(message, self._session.epoch) for message in messages):
             self._measuring.sent(now)
         else:
             self._measuring.put_off(now)
 
-    def _keep_in_touch(self, now: float) -> None:
+    def _send_what_is_due(self, now: float) -> None:
         match self._session.due(now):
             case "hello":
-                if not self._link.send(self._hello(), 0):
+                if not self._socket.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
                 beat = m.WorkerBeat(self.leases.held, self._session.heard_beat)
-                self._link.send(beat, self._session.epoch)
+                self._socket.send(beat, self._session.epoch)
 
     def _next_wake(self) -> float:
         return min(self._session.next_wake(), self._measuring.next_wake())
@@ -249,7 +246,7 @@ class Worker:
             return
         self._send_measured(clock.monotonic(), is_idle=True)
         self._flush()
-        self._link.send(m.Bye(), self._session.epoch)
+        self._socket.send(m.Bye(), self._session.epoch)
 
     def _hello(self) -> m.HelloWorker:
         start = self._spec.start
@@ -308,7 +305,7 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         if number := ranks.threads(config) if rank_role else spec.threads:
             torch.set_num_threads(number)
         launcher_traces.draw_own_randomness()
-        ours = [*make_room(model_dir).values(), launcher_traces.hide_program()]
+        ours = [*hide_our_modules(model_dir).values(), launcher_traces.hide_program()]
         model = load(start, model_dir)
     _serve(spec, model, rank_role)
     del ours  # our modules, kept alive until here
@@ -319,7 +316,7 @@ def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: Tra
     traceback.print_exception(kind, error, trace, file=sys.stdout)
 
 
-def _serve(spec: WorkerSpec, model: Model, rank_role: ranks.Leader | ranks.Follower | None) -> None:
+def _serve(spec: WorkerSpec, model: LoadedModel, rank_role: ranks.Leader | ranks.Follower | None) -> None:
     start = spec.start
     runner = Runner(
         model,
@@ -335,8 +332,8 @@ def _serve(spec: WorkerSpec, model: Model, rank_role: ranks.Leader | ranks.Follo
         # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
         share = rank_role.share
     stop = StopSignal()
-    link = Link(spec.broker_address, "worker", wake_fd=stop.fd)
-    worker = Worker(spec, runner, link, stop)
+    socket = BrokerSocket(spec.broker_address, "worker", wake_fd=stop.fd)
+    worker = WorkerLoop(spec, runner, socket, stop)
     try:
         if model.loop is not None:
             engine = AsyncEngine(runner, worker.leases, worker, model.loop)
@@ -347,4 +344,4 @@ def _serve(spec: WorkerSpec, model: Model, rank_role: ranks.Leader | ranks.Follo
             worker.serve(BatchEngine(runner, worker.leases, worker, share))
     finally:
         # Also where a handler ends the process: what it has sent before arrives.
-        link.close(LAST_SENDS_S)
+        socket.close(LAST_SENDS_S)

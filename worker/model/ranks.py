@@ -23,7 +23,7 @@ from torchrelay.shared.archives.model_config import ModelConfig, Torchrun
 from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.model.engines import Echo
+from torchrelay.worker.model.engines import FollowerEngine
 from torchrelay.worker.model.held_leases import Batch, batch_of
 from torchrelay.worker.model.runner import Runner
 
@@ -75,7 +75,7 @@ class Follower:
 
     def follow(self, runner: Runner) -> None:
         """Run whatever is shared."""
-        echo = Echo(runner)
+        echo = FollowerEngine(runner)
         for batch, leases in self._shared():
             echo.run(batch, leases)
             if runner.measuring.due(clock.monotonic(), is_idle=True):

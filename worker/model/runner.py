@@ -16,9 +16,9 @@ from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.common.measuring import Measuring
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 from torchrelay.worker.model import inputs, outputs
-from torchrelay.worker.model.held_leases import Batch, Job
+from torchrelay.worker.model.held_leases import AssignedJob, Batch
 from torchrelay.worker.model.inputs import Opened, Row
-from torchrelay.worker.model.loading import Model
+from torchrelay.worker.model.loading import LoadedModel
 from torchrelay.worker.model.streaming import PartSender, Place, SendParts
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Runner:
 
     def __init__(
         self,
-        model: Model,
+        model: LoadedModel,
         *,
         decode_input: bool,
         response_limit_bytes: int,
@@ -68,7 +68,7 @@ class Runner:
             replies.insert(idx, reply)
         return replies, handler_us
 
-    def open(self, job: Job) -> Opened | codec.Response:
+    def open(self, job: AssignedJob) -> Opened | codec.Response:
         """Unpack a job, or return its answer where it can't be."""
         try:
             request, values = codec.unpack_request(job.meta, job.frames)

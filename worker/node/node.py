@@ -17,7 +17,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.common.broker_socket import Link, Received
+from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
 from torchrelay.worker.node.host_metrics import HostMetricsReader
@@ -58,7 +58,7 @@ class Node:
         variables = environment()
         self._devices = devices.offered(settings.devices, variables)
         self._loop = asyncio.get_running_loop()
-        self._link = Link(settings.broker_address, "node")
+        self._link = BrokerSocket(settings.broker_address, "node")
         self._session = PeerSession(clock.monotonic())
         self._workers = WorkerProcesses(settings, variables, self._send_or_keep)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)

@@ -4,12 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrelay.gateway.http.client_pace import SLOW_AFTER_S, SLOW_BYTES_PER_S, ClientPace, Held, Unsent
+from torchrelay.gateway.http.client_pace import (
+    SLOW_AFTER_S,
+    SLOW_BYTES_PER_S,
+    ClientBacklog,
+    ClientPace,
+    Unsent,
+)
 
 MODEM_BYTES_PER_S = 4000
 
 
-class Kept(Held):
+class Kept(ClientBacklog):
     def __init__(self, size: int) -> None:
         self.size = size
 

@@ -16,7 +16,7 @@ from tests.gateway.http.test_connection import (
     connected,
 )
 from tests.gateway.loops import let_pass, on_a_loop, turns
-from torchrelay.gateway.http.client_pace import Held, Unsent
+from torchrelay.gateway.http.client_pace import ClientBacklog, Unsent
 from torchrelay.gateway.http.clients import MUCH_KEPT_BYTES, SWEEP_S, Clients
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.shared.settings import GatewaySettings
@@ -342,7 +342,7 @@ class Buffers:
     def __init__(self) -> None:
         self.held_bytes = 0
 
-    def keep(self, one: Held, now: float) -> list[Held]:
+    def keep(self, one: ClientBacklog, now: float) -> list[ClientBacklog]:
         return []
 
 
@@ -355,7 +355,7 @@ async def test_memory_is_given_back_once_when_many_slow_clients_have_gone() -> N
     for held_bytes in (MUCH_KEPT_BYTES // 2, 0, 2 * MUCH_KEPT_BYTES, MUCH_KEPT_BYTES):
         buffers.held_bytes = held_bytes
         protocol.data_received(b"GET /p HTTP/1.1\r\nX: " if not protocol._is_in_head else b"x")
-        among.keep(cast(Held, None), 0.0)
+        among.keep(cast(ClientBacklog, None), 0.0)
         await seconds(2)
     assert not given_back
     buffers.held_bytes = 1000

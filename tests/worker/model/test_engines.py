@@ -13,8 +13,8 @@ from tests.worker.engine_bench import Bench, Done, Handler, bodies
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.measuring import GATHER_S, POINTS_LIMIT, POINTS_PER_S
 from torchrelay.worker.model.async_engine import AsyncEngine
-from torchrelay.worker.model.engines import BatchEngine, Echo, GenerationEngine
-from torchrelay.worker.model.held_leases import Batch, Job
+from torchrelay.worker.model.engines import BatchEngine, FollowerEngine, GenerationEngine
+from torchrelay.worker.model.held_leases import AssignedJob, Batch
 from torchrelay.worker.model.inputs import Row
 
 Calls = list[tuple[list[str], list[str]]]
@@ -224,7 +224,7 @@ def test_a_description_is_a_call_of_its_own() -> None:
 
 def test_a_request_that_cannot_be_read_fails_alone() -> None:
     made = generation(counting([]))
-    made.leases.assigned(Batch(1, False, [Job(b"\xc1")]))
+    made.leases.assigned(Batch(1, False, [AssignedJob(b"\xc1")]))
     made.assign(2, b"1")
     work(made)
     assert made.said() == [(1, ["The request reached its worker in pieces."]), (2, [b"r2-0 0;"])]
@@ -264,7 +264,7 @@ def test_what_the_broker_took_back_is_forgotten() -> None:
 def with_echo(handler: Handler, echoing: Handler) -> tuple[Bench, Bench]:
     """Return the process that speaks for a worker, and another one that it shares what it runs with."""
     made, other = Bench(handler), Bench(echoing)
-    made.engine = GenerationEngine(made.runner, made.leases, made, Echo(other.runner).run)
+    made.engine = GenerationEngine(made.runner, made.leases, made, FollowerEngine(other.runner).run)
     return made, other
 
 

@@ -1,12 +1,12 @@
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.model.held_leases import Batch, Leases
+from torchrelay.worker.model.held_leases import Batch, HeldLeases
 
 
 def batch(lease: int) -> Batch:
     return Batch(lease, False, [])
 
 
-def sent(leases: Leases) -> list[m.Completed | m.Streamed]:
+def sent(leases: HeldLeases) -> list[m.Completed | m.Streamed]:
     messages = []
     while first := leases.first():
         messages.append(first[0])
@@ -15,7 +15,7 @@ def sent(leases: Leases) -> list[m.Completed | m.Streamed]:
 
 
 def test_batches_are_begun_in_the_order_they_came() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     leases.assigned(batch(1))
     leases.assigned(batch(2))
     begun = [leases.next_batch(), leases.next_batch(), leases.next_batch()]
@@ -23,7 +23,7 @@ def test_batches_are_begun_in_the_order_they_came() -> None:
 
 
 def test_a_lease_is_held_from_its_batch_until_its_answer_is_sent() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     leases.assigned(batch(1))
     leases.assigned(batch(2))
     assert (leases.held, leases.has_waiting, leases.has_begun) == ((1, 2), True, False)
@@ -37,7 +37,7 @@ def test_a_lease_is_held_from_its_batch_until_its_answer_is_sent() -> None:
 
 
 def test_parts_are_numbered_by_lease_and_the_answer_says_how_many_there_were() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     leases.assigned(batch(1))
     leases.assigned(batch(2))
     leases.next_batch()
@@ -57,7 +57,7 @@ def test_parts_are_numbered_by_lease_and_the_answer_says_how_many_there_were() -
 
 
 def test_a_broker_that_holds_nothing_of_a_worker_makes_it_forget_all() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     for lease in (1, 2, 3):
         leases.assigned(batch(lease))
     leases.next_batch()
@@ -70,7 +70,7 @@ def test_a_broker_that_holds_nothing_of_a_worker_makes_it_forget_all() -> None:
 
 
 def test_a_client_that_has_gone_is_remembered_as_long_as_its_job_is_open() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     leases.assigned(batch(1))
     leases.cancelled(1, (0, 2))
     assert [leases.is_gone(1, index) for index in range(3)] == [True, False, True]
@@ -90,7 +90,7 @@ def test_a_client_that_has_gone_is_remembered_as_long_as_its_job_is_open() -> No
 
 
 def test_a_batch_that_comes_twice_is_held_once_whether_it_waits_or_was_begun() -> None:
-    leases = Leases()
+    leases = HeldLeases()
     leases.assigned(batch(1))
     leases.assigned(batch(1))
     assert leases.next_batch() == batch(1)

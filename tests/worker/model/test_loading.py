@@ -23,7 +23,7 @@ class Handler:
 """
 
 
-def load(folder: Path, files: dict[str, str], handler: str = "h.py", **model: object) -> loading.Model:
+def load(folder: Path, files: dict[str, str], handler: str = "h.py", **model: object) -> loading.LoadedModel:
     model_dir = write_model(folder, files, **model)
     sys.path.insert(0, str(model_dir))
     return loading.load(start_worker(handler=handler), model_dir)
@@ -185,14 +185,14 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     from torchrelay.shared.wire import codec, messages as m
     from torchrelay.worker.model import loading
     from torchrelay.worker.model.runner import Runner
-    from torchrelay.worker.model.held_leases import Batch, Job
+    from torchrelay.worker.model.held_leases import AssignedJob, Batch
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
-    ours = loading.make_room(model_dir)
+    ours = loading.hide_our_modules(model_dir)
     runner = Runner(loading.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
     meta, frames = codec.pack_request("r", [], [("body", "text/plain", b"hi")])
     part_sender = runner.new_part_sender(runner.model.context, print)
-    [response], _ = runner.run(part_sender, Batch(1, False, [Job(meta, frames)]))
+    [response], _ = runner.run(part_sender, Batch(1, False, [AssignedJob(meta, frames)]))
     body = codec.unpack_response(*codec.pack_response(response))[1]
     for cls in codec.KINDS.values():
         try:  # each message's field types are looked up at its first use

@@ -13,9 +13,9 @@ from ts.metrics.metrics_cache import MetricsCache
 from ts.utils.util import PredictionException
 
 from torchrelay.shared.wire import codec
-from torchrelay.worker.model.held_leases import Batch, Job
+from torchrelay.worker.model.held_leases import AssignedJob, Batch
 from torchrelay.worker.model.inputs import Row
-from torchrelay.worker.model.loading import Model
+from torchrelay.worker.model.loading import LoadedModel
 from torchrelay.worker.model.runner import Runner
 
 Handler = Callable[[list[Row], Context], object]
@@ -32,10 +32,11 @@ def run(
 ) -> list[codec.Response]:
     """Run one batch through the codec, as the broker sends it."""
     context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
-    model = Model(lambda data, context: handler(data or [], context), context)
+    model = LoadedModel(lambda data, context: handler(data or [], context), context)
     runner = Runner(model, decode_input=decode_input, response_limit_bytes=response_limit_bytes)
     jobs = [
-        Job(*codec.pack_request(f"id-{idx}", headers, inputs)) for idx, inputs in enumerate(requests or [[]])
+        AssignedJob(*codec.pack_request(f"id-{idx}", headers, inputs))
+        for idx, inputs in enumerate(requests or [[]])
     ]
     part_sender = runner.new_part_sender(context, lambda parts: None)
     responses, handler_us = runner.run(part_sender, Batch(1, is_describe, jobs))
@@ -332,12 +333,14 @@ def test_a_row_above_max_response_size_fails_alone_and_names_the_setting() -> No
 
 def test_a_job_that_cannot_be_read_fails_alone() -> None:
     context = Context("m", "/", {}, 1, None, "0")
-    model = Model(lambda data, context: ["ok"] * len(data or ()), context)
+    model = LoadedModel(lambda data, context: ["ok"] * len(data or ()), context)
     runner = Runner(model, decode_input=True, response_limit_bytes=100)
-    good = Job(*codec.pack_request("r", [], body()))
+    good = AssignedJob(*codec.pack_request("r", [], body()))
     without_frame, _ = codec.pack_request("r", [], body(b"x" * 10_000))
     part_sender = runner.new_part_sender(context, lambda parts: None)
-    responses, _ = runner.run(part_sender, Batch(1, False, [Job(without_frame), good, Job(b"\xc1")]))
+    responses, _ = runner.run(
+        part_sender, Batch(1, False, [AssignedJob(without_frame), good, AssignedJob(b"\xc1")])
+    )
     assert [item.error and item.error[0] for item in responses] == ["InternalError", None, "InternalError"]
     assert responses[1].body == b"ok"
 
