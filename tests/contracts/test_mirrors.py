@@ -1,5 +1,6 @@
 """Tests mirror the packages: broker/jobs/batching.py has tests/broker/jobs/test_batching.py.
 
+What archives import (`worker/compat`) is tested from their side, in tests/worker/compat.
 Both lists below may only shrink: a line that isn't needed any more makes the test fail that would have
 needed it.
 """

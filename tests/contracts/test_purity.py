@@ -38,6 +38,7 @@ NEVER = {
     "gateway/http": ("gateway.api", "HTTP knows no API"),
     "worker/node": ("worker.model", "a node holds no model"),
     "worker/common": ("worker.model", "a node uses it as well"),
+    "worker/compat": ("worker", "archives are tested where there is no server"),
     "broker/archives": ("broker.core.machine", "threads know nothing of the core"),
     "broker/storage": ("broker.core.machine", "threads know nothing of the core"),
 }
@@ -148,6 +149,7 @@ def test_no_folder_imports_what_it_must_not() -> None:
         ("worker/node/x.py", "def f():\n    from torch import cuda"),
         ("worker/common/x.py", "from torchrelay.worker.model import loading"),
         ("worker/common/x.py", "from ts.context import Context"),
+        ("worker/compat/ts/x.py", "from torchrelay.worker.model import loading"),
         ("shared/x.py", "import torch.cuda"),
     ],
 )

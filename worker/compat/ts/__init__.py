@@ -1,7 +1,6 @@
 """TorchServe's Python API, as model archives import it.
 
-Of ours only `ts.metrics` imports anything (`shared`, before a handler can be imported): an archive may have
-modules of any name, and they win.
+Of ours it imports `torchrelay.shared` and nothing else: archives are tested where there is no server.
 """
 
 from ts.version import __version__ as __version__

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any  # what handlers take and return
 
-# `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
 from torchrelay.shared.archives import model_archive
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-# `shared` is ours, and imported before a handler can be: an archive may have a module of this name.
 from torchrelay.shared import clock
 from torchrelay.shared.wire.messages import MetricPoint
 from ts.metrics.dimension import Dimension
