@@ -56,14 +56,12 @@ class Answers:
 
     def refuse(self, job: Job, error: errors.RelayError) -> None:
         """Answer a job with an error of the broker."""
-        self.gateways[job.gateway].refused.append(
-            m.RefusedItem(job.number, error.name, error.message, error.details)
-        )
+        self.gateways[job.gateway].refused.append(job_refused(job.number, error))
         self.end(job, error.name)
 
     def refuse_unadmitted(self, gateway: Gateway, number: int, error: errors.RelayError) -> None:
         """Answer a request that was never admitted as a job."""
-        gateway.refused.append(m.RefusedItem(number, error.name, error.message, error.details))
+        gateway.refused.append(job_refused(number, error))
 
     def end(self, job: Job, outcome: str) -> None:
         """Count a job's outcome and forget it; called elsewhere only for a job that nobody waits for."""
@@ -79,6 +77,16 @@ class Answers:
         if gateway.refused:
             self._send(gateway.peer, m.Refused(tuple(gateway.refused)), ())
             gateway.refused = []
+
+
+def job_refused(number: int, error: errors.RelayError) -> m.RefusedItem:
+    """Return the answer to a job that met an error, by the gateway's number for it."""
+    return m.RefusedItem(number, error.name, error.message, error.details)
+
+
+def ask_refused(number: int, error: errors.RelayError) -> m.AskRefused:
+    """Return the answer to an ask that met an error, by the gateway's number for it."""
+    return m.AskRefused(number, error.name, error.message, error.details)
 
 
 def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:

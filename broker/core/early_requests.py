@@ -7,7 +7,7 @@ and a name that nobody knows yet is not "not found".
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from torchrelay.broker.core.answers import Answers, Gateway, Send
+from torchrelay.broker.core.answers import Answers, Gateway, Send, ask_refused
 from torchrelay.broker.models.origins import without_query
 from torchrelay.shared import errors
 from torchrelay.shared.settings import StartupModel
@@ -98,8 +98,7 @@ class EarlyRequests:
         if isinstance(early.request, m.SubmitItem):
             self._answers.refuse_unadmitted(early.gateway, early.request.job, error)
         else:
-            refused = m.AskRefused(early.request.ask, error.name, error.message, error.details)
-            self._send(early.gateway.peer, refused, ())
+            self._send(early.gateway.peer, ask_refused(early.request.ask, error), ())
 
 
 def default_versions_first(models: Sequence[StartupModel]) -> list[StartupModel]:

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable
 from traceback import format_tb
 from typing import assert_never
 
-from torchrelay.broker.core.answers import Answers, Gateway
+from torchrelay.broker.core.answers import Answers, Gateway, ask_refused, job_refused
 from torchrelay.broker.core.early_requests import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
 from torchrelay.broker.core.events import (
@@ -509,11 +509,10 @@ class BrokerCore:
         """Answer for a message that can't be written, and would not be another time: the fault is ours."""
         error = errors.InternalError("Internal error in the broker", reason)
         if isinstance(message, m.Reply):
-            self._outbox.send(peer, m.AskRefused(message.ask, error.name, error.message, error.details))
+            self._outbox.send(peer, ask_refused(message.ask, error))
         elif isinstance(message, m.Answered | m.Refused):
-            self._outbox.send(peer, m.Refused(tuple(
-                m.RefusedItem(item.job, error.name, error.message, error.details) for item in message.items
-            )))  # fmt: skip
+            items = tuple(job_refused(item.job, error) for item in message.items)
+            self._outbox.send(peer, m.Refused(items))
         elif isinstance(message, m.StartWorker):
             self.workers.not_started(message.worker_id, reason, now, is_failure=True)
         elif isinstance(message, m.Assign) and (worker := self.workers.by_peer.get(peer)):

@@ -67,8 +67,7 @@ class Peers:
             return
         is_new = peer not in self._by_hello[type(hello)]
         if is_new and self.knows(peer):
-            name = type(hello).__name__
-            self.misunderstand(peer, f"a second hello as another kind of peer, {name}")
+            self.misunderstand(peer, f"a second hello as another kind of peer, {type(hello).__name__}")
         elif self._take_in(peer, hello, now, is_new=is_new):
             self._welcome(peer, now, is_new=is_new, is_gateway=isinstance(hello, m.HelloGateway))
 

@@ -1,10 +1,11 @@
 """Answers to questions about the broker's state: they read, and change nothing. Pure."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torchrelay.broker.core.answers import Gateway, Send
+from torchrelay.broker.core.answers import Gateway, Send, ask_refused
 from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.core.stats import Stats, samples_of
 from torchrelay.broker.core.torchserve_metrics import Metrics
@@ -63,7 +64,7 @@ class Questions:
         else:
             why = f"{QUESTIONS_LIMIT} questions wait for their answers"
             busy = errors.ServiceUnavailable("The broker is busy.", why)
-            self._send(peer, m.AskRefused(question.ask, busy.name, busy.message, busy.details), ())
+            self._send(peer, ask_refused(question.ask, busy), ())
 
     def answer_some(self, now: float) -> None:
         """Answer the oldest questions, as many as a turn has; those of gateways that left are dropped."""
@@ -100,7 +101,7 @@ def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
                 reasons = health_reasons(state, now)
                 return m.HealthRead(number, not reasons, state.management.is_starting)
     except errors.RelayError as error:
-        return m.AskRefused(question.ask, error.name, error.message, error.details)
+        return ask_refused(question.ask, error)
 
 
 def _all_facts(
@@ -284,25 +285,16 @@ def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
         queue = state.jobs.queues.get((record.model, record.version))
         quarantined.append(_sample(labels, 0 if queue is None else len(queue.suspicions.quarantined())))
         workers.append(_sample({**labels, "state": "wanted"}, record.min_workers))
-        for of_worker in WorkerState:
-            if of_worker is not WorkerState.GONE:
-                count = sum(worker.state == of_worker.value for worker in facts.workers)
-                workers.append(_sample({**labels, "state": of_worker.value}, count))
+        states = Counter(worker.state for worker in facts.workers)
+        workers += [_sample({**labels, "state": one.value}, states[one.value]) for one in WorkerState
+                    if one is not WorkerState.GONE]  # fmt: skip
     nodes = state.fleet.staying_nodes
-    slots = [_sample({"node": node.name, "use": "all"}, node.slots) for node in nodes]
-    slots += [
-        _sample({"node": node.name, "use": "taken"}, len(state.fleet.of_node(node.peer))) for node in nodes
-    ]
-    devices = [
-        _sample({"node": node.name, "device": device.name, "use": "all"}, device.memory_bytes)
-        for node in nodes
-        for device in node.devices
-    ]
-    devices += [
-        _sample({"node": node.name, "device": device, "use": "taken"}, used)
-        for node in nodes
-        for device, used in _used_bytes(node)
-    ]
+    slots = [_sample({"node": n.name, "use": "all"}, n.slots) for n in nodes]
+    slots += [_sample({"node": n.name, "use": "taken"}, len(state.fleet.of_node(n.peer))) for n in nodes]
+    devices = [_sample({"node": n.name, "device": device.name, "use": "all"}, device.memory_bytes)
+               for n in nodes for device in n.devices]  # fmt: skip
+    devices += [_sample({"node": n.name, "device": device, "use": "taken"}, used)
+                for n in nodes for device, used in _used_bytes(n)]  # fmt: skip
     memory = [
         _sample({"node": worker.node_name, "model": worker.key[0], "version": worker.key[1],
                  "worker": str(worker.worker_id)}, worker.memory_bytes)
@@ -313,22 +305,17 @@ def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
         _family("torchrelay_queue_depth", "gauge", "Jobs that wait.", depths),
         _family("torchrelay_queue_oldest_wait_seconds", "gauge", "How long the oldest has waited.", waits),
         _family("torchrelay_jobs_running", "gauge", "Jobs on workers.", running),
-        _family(
-            "torchrelay_quarantined_contents",
-            "gauge",
-            "Contents whose requests are refused, since they ended workers.",
-            quarantined,
-        ),
+        _family("torchrelay_quarantined_contents", "gauge",
+                "Contents whose requests are refused, since they ended workers.", quarantined),
         _family("torchrelay_workers", "gauge", "Workers by state, and how many are wanted.", workers),
-        _family(
-            "torchrelay_workers_live", "gauge", "Workers that are ready or starting.", [_sample({}, live)]
-        ),
+        _family("torchrelay_workers_live", "gauge", "Workers that are ready or starting.",
+                [_sample({}, live)]),
         _family("torchrelay_node_slots", "gauge", "Places for workers.", slots),
         _family("torchrelay_device_memory_bytes", "gauge", "Memory of devices; cpu is the host's.", devices),
         _family("torchrelay_worker_memory_bytes", "gauge", "Resident memory of workers.", memory),
         _family("torchrelay_nodes", "gauge", "Nodes that have joined.", [_sample({}, len(nodes))]),
         _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(state.gateways))]),
-    ]
+    ]  # fmt: skip
 
 
 def _used_bytes(node: FleetNode) -> Iterator[tuple[str, int]]:
@@ -356,9 +343,10 @@ def _histograms(state: BrokerState) -> list[m.MetricFamily]:
     ]
 
 
-def _family(name: str, kind: str, text: str, samples: list[m.Sample]) -> m.MetricFamily:
-    assert kind in ("counter", "gauge", "histogram")
-    return m.MetricFamily(name, kind, text, tuple(samples))  # type: ignore[arg-type]  # narrowed above
+def _family(
+    name: str, kind: Literal["counter", "gauge", "histogram"], text: str, samples: list[m.Sample]
+) -> m.MetricFamily:
+    return m.MetricFamily(name, kind, text, tuple(samples))
 
 
 def _sample(labels: dict[str, str], value: float) -> m.Sample:

@@ -11,10 +11,12 @@ by what has come, and nobody is judged at once after the broker stood still.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from typing import NamedTuple
 
 from torchrelay.shared import ids
+from torchrelay.shared.logs.logs import LogRateLimit
 from torchrelay.shared.wire.presence import ANNOUNCED_LIMIT_BYTES, SLOWEST_BYTES_PER_S
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,6 @@ LEAST_STUCK_BYTES, STUCK_S = 16 * 1024, 1.5
 LEAST_BYTES = MEGABYTE
 #: Seconds over which the pace is measured at which a peer reads.
 PACE_S = 10.0
-#: Between lines of the log about cuts for one reason.
-LOG_S = 1.0
 #: After a cut, what was held is freed first; but where memory grows by so much meanwhile, others are at it.
 GRACE_S, GRACE_BYTES = 0.3, 32 * MEGABYTE
 #: A look that comes so long after the one before it: the broker stood still, its peers need not have.
@@ -182,8 +182,8 @@ class Connections:
         self._judge_above_bytes: int | None = None
         self._looked_at: float | None = None
         self._was_late = False
-        #: By reason: when a cut was logged, and how many have not been since.
-        self._logged: dict[str, tuple[float, int]] = {}
+        #: By the reason of cuts.
+        self._log_limits: defaultdict[str, LogRateLimit] = defaultdict(LogRateLimit)
 
     # What happens
 
@@ -321,13 +321,9 @@ class Connections:
         self._cut(connection, reason, now)
 
     def _cut(self, connection: PeerConnection, reason: str, now: float) -> None:
-        at, unlogged = self._logged.get(reason, (now - LOG_S, 0))
-        if now - at >= LOG_S:
+        if cuts := self._log_limits[reason].count(now):
             peer = None if connection.peer is None else ids.shown_peer(connection.peer)
-            facts = {"incoming": connection.incoming, "outgoing": connection.outgoing, "others": unlogged}
+            facts = {"incoming": connection.incoming, "outgoing": connection.outgoing, "others": cuts - 1}
             logger.warning("connection.cut", extra={"reason": reason, "peer": peer, **facts})
-            self._logged[reason] = now, 0
-        else:
-            self._logged[reason] = at, unlogged + 1
         self._kernel.cut(connection.fd, connection.identity)
         self.closed(connection.fd)
