@@ -57,10 +57,10 @@ def broker(
         address = [place.address]
         for line in place.warnings:
             typer.echo(line, err=True)
-    said = config_sources.merged_with_file(command_line, ts_config)
-    checks.raise_faults(part_settings.unused_key_faults(static_keys, said, command_line))
+    values = config_sources.merged_with_file(command_line, ts_config)
+    checks.raise_faults(part_settings.unused_key_faults(static_keys, values, command_line))
     settings = part_settings.broker_settings(
-        said,
+        values,
         addresses=tuple(address),
         state_dir=state_dir,
         insecure=insecure,
@@ -99,7 +99,7 @@ def gateway(
     from torchrelay.shared.settings import environment
 
     broker = broker or broker_address.of_this_user(environment())
-    said = config_sources.command_line_values(
+    values = config_sources.command_line_values(
         enable_model_api=enable_model_api,
         tokens=tokens,
         inference_address=inference_address,
@@ -108,7 +108,7 @@ def gateway(
         allowed_hosts=allowed_hosts,
     )
     settings = part_settings.gateway_settings(
-        config_sources.merged_with_file(said, ts_config),
+        config_sources.merged_with_file(values, ts_config),
         broker_address=broker,
         processes=processes,
         insecure=insecure,
@@ -147,12 +147,12 @@ def worker(
         for line in cache.warnings:
             typer.echo(line, err=True)
         config = config_sources.read_config(ts_config, environment())
-        said = config_sources.merged_with_file(ConfigValues(), ts_config)
+        values = config_sources.merged_with_file(ConfigValues(), ts_config)
         settings = part_settings.node_settings(
-            said,
+            values,
             broker_address=broker,
             name=name or here.name,
-            devices=part_settings.devices(said, tuple(device or ["auto"]), here),
+            devices=part_settings.devices(values, tuple(device or ["auto"]), here),
             slots=slots or part_settings.default_slots(here),
             cache_dir=str(cache.folder),
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,

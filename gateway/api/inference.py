@@ -171,7 +171,7 @@ class InvocationsResource(_ModelResource):
         if set(read.loading) - {version.url for version in read.versions}:
             raise errors.ServiceUnavailable(
                 "The models named at start are being registered.",
-                "which one is meant shows when they are; name it, or try again later",
+                "name a model, or try again later: which one is meant is known once they are registered",
             )
         started = {version.model for version in read.versions if version.loaded_at_startup}
         return started.pop() if len(started) == 1 else None
