@@ -5,19 +5,20 @@ here; both are TorchServe's where it has such a body. A field with a default is 
 value. A field that is added later gets a default: then a command reads the answer of an older server.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from torchrelay.shared.archives.model_archive import RUNTIMES
+from torchrelay.shared.archives.model_config import ParallelType
 
 Count = Annotated[int, Meta(ge=0)]
 #: -1 while there is no process.
 Pid = Annotated[int, Meta(ge=-1)]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Runtime = Annotated[str, Meta(extra_json_schema={"enum": list(RUNTIMES)})]
-ParallelType = Annotated[str, Meta(extra_json_schema={"enum": ["", "pp", "tp", "pptp", "custom"]})]
+Parallel = Annotated[str, Meta(extra_json_schema={"enum": list(get_args(ParallelType))})]
 
 
 class JsonBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -117,7 +118,7 @@ class VersionBody(JsonBody, frozen=True, kw_only=True):
     startup_timeout: Count
     max_retry_timeout_in_sec: Count
     client_timeout_in_mills: Count
-    parallel_type: ParallelType
+    parallel_type: Parallel
     parallel_level: Count
     device_type: Literal["cpu", "gpu"]
     device_ids: tuple[Count, ...] = ()

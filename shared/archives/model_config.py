@@ -5,7 +5,7 @@ is left out with a warning, as in TorchServe. Keys, defaults and clamps are Torc
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -36,6 +36,10 @@ class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     omp_threads: int = 1
 
 
+#: How a model is split over several GPUs, by TorchServe's names; "": it is not.
+ParallelType = Literal["", "pp", "tp", "pptp", "custom"]
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the file says; None, 0, "" and () where it says nothing."""
 
@@ -47,7 +51,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     startup_timeout_s: int | None = None
     device_type: Literal["", "cpu", "gpu"] = ""
     device_ids: tuple[int, ...] = ()
-    parallel_type: Literal["", "pp", "tp", "pptp", "custom"] = ""
+    parallel_type: ParallelType = ""
     #: GPUs of one worker; 0 where there is no parallel_type.
     parallel_level: int = 0
     torchrun: Torchrun | None = None
@@ -248,7 +252,7 @@ _READERS: Readers = {
     "startupTimeout": ("startup_timeout_s", _integer(1)),
     "deviceType": ("device_type", _word("cpu", "gpu")),
     "deviceIds": ("device_ids", _device_ids),
-    "parallelType": ("parallel_type", _word("pp", "tp", "pptp", "custom")),
+    "parallelType": ("parallel_type", _word(*filter(None, get_args(ParallelType)))),
     "parallelLevel": ("parallel_level", _integer(0)),
     "torchrun": ("torchrun", _options),
     "maxRetryTimeoutInSec": ("restart_window_s", _integer(0)),

@@ -48,14 +48,20 @@ async def link_with_room(limit_bytes: int) -> FakeLink:
     return link
 
 
-@on_a_loop
-async def test_a_body_waits_for_room_and_is_then_read_on() -> None:
+async def waiting_for_room() -> tuple[FakeLink, Client, asyncio.Task[Body]]:
+    """Begin to read a body of 500 bytes where 300 of 800 are taken; it waits after its first piece."""
     link = await link_with_room(800)
-    room = link._session.room
-    room.take(300)
+    link._session.room.take(300)
     client = Client(link, [b"x" * 100] * 5, length=500)
     reading = asyncio.create_task(client.read())
     await turns()
+    return link, client, reading
+
+
+@on_a_loop
+async def test_a_body_waits_for_room_and_is_then_read_on() -> None:
+    link, client, reading = await waiting_for_room()
+    room = link._session.room
     assert (client.taken, room.waiting, reading.done()) == (1, 1, False)
     room.held_bytes -= 300
     link._let_in(clock.monotonic())
@@ -65,10 +71,7 @@ async def test_a_body_waits_for_room_and_is_then_read_on() -> None:
 
 @on_a_loop
 async def test_a_body_that_waits_in_vain_is_refused_and_forgotten() -> None:
-    link = await link_with_room(800)
-    link._session.room.take(300)
-    reading = asyncio.create_task(Client(link, [b"x" * 100] * 5, length=500).read())
-    await turns()
+    link, _, reading = await waiting_for_room()
     link._let_in(clock.monotonic() + WAIT_LIMIT_S + 1)
     with pytest.raises(errors.ServiceUnavailable, match="busy"):
         await reading
@@ -77,10 +80,7 @@ async def test_a_body_that_waits_in_vain_is_refused_and_forgotten() -> None:
 
 @on_a_loop
 async def test_a_client_that_leaves_while_its_body_waits_gives_its_place_back() -> None:
-    link = await link_with_room(800)
-    link._session.room.take(300)
-    reading = asyncio.create_task(Client(link, [b"x" * 100] * 5, length=500).read())
-    await turns()
+    link, _, reading = await waiting_for_room()
     reading.cancel()
     await turns()
     assert reading.cancelled()
