@@ -1,6 +1,8 @@
 """All commands: wrong usage, and JSON for programs."""
 
 import json
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -42,3 +44,10 @@ def test_json_is_offered_for_everything_that_prints_data() -> None:
 )
 def test_a_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
+
+
+def test_help_comes_at_once_since_nothing_that_takes_time_is_imported_for_it() -> None:
+    code = "import sys, torchrelay.cli.main; print(*sorted(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    slow = {"msgspec", "httpx", "rich.table", "zmq", "falcon", "torch", "torchrelay.shared.settings"}
+    assert slow & set(ran.stdout.split()) == set()
