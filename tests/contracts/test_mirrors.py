@@ -30,8 +30,6 @@ TESTED_ELSEWHERE = {
     "gateway/http/certificates.py": "gateway/http/test_tls.py",
     "gateway/link.py": "gateway/api/test_inference.py",
     "gateway/listener_app.py": "gateway/http/test_browsers.py",
-    "gateway/openapi/operations.py": "gateway/openapi/test_documents.py",
-    "gateway/openapi/schemas.py": "gateway/openapi/test_documents.py",
     "shared/archives/archive_entries.py": "shared/archives/test_model_archive.py",
     "shared/archives/reader_process.py": "shared/archives/test_reader.py",
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",
