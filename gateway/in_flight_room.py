@@ -87,13 +87,13 @@ class Room:
                 is_row_open = False
 
     def close(self, body: IncomingBody) -> None:
-        """Let go of a body: its job counts on its own."""
+        """Count a body no longer: its job counts from here on."""
         self._waiting.pop(body, None)
         self.held_bytes -= body.held_bytes
         body.held_bytes = 0
 
     def full(self) -> errors.ServiceUnavailable:
-        """Say that there is no room."""
+        """Return the error that in_flight_limit_bytes is reached."""
         return errors.ServiceUnavailable(
             "The gateway is busy.",
             f"as much is in flight as in_flight_limit_bytes allows ({self._limit_bytes}); try again later",

@@ -47,7 +47,7 @@ RECEIVE_BUDGET = 256
 TICK_S = 0.05
 #: A tick that is later than this comes to a process that stood still.
 LATE_TICK_S = 0.5
-#: What may still go out when the process stops: the goodbye.
+#: How long Bye may take to leave when the process stops.
 LINGER_MS = 1000
 #: PERF: a plain number, as what a socket answers with is; zmq's own flag takes 1.6 us to compare.
 _READABLE = int(zmq.POLLIN)
@@ -72,11 +72,11 @@ class AnswerBacklog(ClientBacklog):
         self._waiter = waiter
 
     def measure(self) -> int:
-        """Return the bytes of the parts."""
+        """Return how many bytes the waiting parts have."""
         return self._waiter.backlog_bytes
 
     def cut(self) -> None:
-        """Give up the answer."""
+        """End the answer, whose client is too slow."""
         self._waiter.give_up()
 
 
@@ -143,7 +143,7 @@ class Waiter(Pending, Generic[T]):
             self._count_backlog()
 
     def _count_backlog(self) -> None:
-        """Count it towards unsent_limit_bytes."""
+        """Count the waiting parts towards unsent_limit_bytes."""
         if self._backlog is None:
             self._backlog = AnswerBacklog(self)
         for slowest in self._link.unsent.keep(self._backlog, self._link.loop.time()):
@@ -165,7 +165,7 @@ class Waiter(Pending, Generic[T]):
     # What asyncio wants of a future
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop that it belongs to."""
+        """Return the event loop of the link."""
         return self._link.loop
 
     def add_done_callback(
@@ -210,7 +210,7 @@ class BodyReading(IncomingBody):
             raise self._room.full()
 
     def tell(self, *, has_room: bool) -> None:
-        """End its waiting."""
+        """Wake the reader up: there is room for its piece, or there was none for too long."""
         if self._told is not None and not self._told.done():
             self._told.set_result(has_room)
 
@@ -246,7 +246,7 @@ class Link:
         self._timer = self.loop.call_later(0, self._tick)
 
     async def close(self) -> None:
-        """Say goodbye; what still waits is refused."""
+        """Refuse what still waits, send Bye, and close the socket."""
         self._timer.cancel()
         self.loop.remove_reader(self._socket.fileno())
         self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
@@ -317,7 +317,7 @@ class Link:
         return errors.TooManyWrongKeys("Too many wrong keys have come from this address; try again later.")
 
     async def hold_back(self) -> None:
-        """Let who guesses keys wait for its answer, as long as not too many wait already."""
+        """Delay the answer to a guessed key by HOLD_BACK_S, unless HELD_BACK_LIMIT answers wait already."""
         if self._held_back >= HELD_BACK_LIMIT:
             return
         self._held_back += 1
@@ -400,7 +400,7 @@ class Link:
         self._flush_soon()
 
     def forget(self, waiter: Waiter[Any]) -> None:
-        """Wait no longer: the client has gone."""
+        """Wait for this answer no longer, since the client has gone."""
         waiter.drop_backlog()
         for shared in self._shared.values():
             shared.leave(waiter)

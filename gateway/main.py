@@ -46,8 +46,8 @@ LATE_LOOK_S = 5
 SPARE_FILES = 128
 #: New objects between two looks for cycles.
 COLLECT_AFTER_OBJECTS = 20_000
-#: Of the time to stop, what is kept for the goodbye after the last request.
-GOODBYE_S = 1
+#: Of the time to stop, what is kept for Bye after the last request.
+BYE_S = 1
 
 
 def run(config: GatewaySettings) -> int:
@@ -147,7 +147,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             super().init_signals()
 
     def murder_workers(self) -> None:
-        """Kill processes whose loops stand still."""
+        """Kill the processes whose event loops hang, unless this process itself was stopped meanwhile."""
         if self.may_judge(clock.monotonic()):
             super().murder_workers()
 
@@ -178,7 +178,7 @@ class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has
             "proxy_headers": False,
             "server_header": False,
             "date_header": False,
-            "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - GOODBYE_S),
+            "timeout_graceful_shutdown": max(1, cfg.graceful_timeout - BYE_S),
         }
         super().__init__(age, ppid, sockets, app, timeout, cfg, log)
         # The base leaves it no way but Python's last resort, which writes to stderr on the loop.

@@ -149,7 +149,11 @@ class GatewaySession(Presence, Generic[P]):
         self._add(pending, item, frames, size, now)
 
     def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
-        """Take an ask in, and give it its number."""
+        """Queue an ask, and give it its number.
+
+        Raises ServiceUnavailable where ASK_LIMIT asks wait, BrokerUnreachable where the broker is away for
+        too long, or away at all for an ask OF_THE_MOMENT.
+        """
         self._refuse_if_unreachable(now)
         if self.state != "welcomed" and isinstance(ask, OF_THE_MOMENT):
             raise self.unreachable()
@@ -175,7 +179,7 @@ class GatewaySession(Presence, Generic[P]):
             self._cancelled.append(pending.number)
 
     def count_response(self, status: int) -> None:
-        """Note an HTTP answer, for the next beat."""
+        """Count an HTTP answer, for the next beat."""
         self._responses[status // 100] += 1
 
     def count_wrong_key(self) -> None:
@@ -231,7 +235,7 @@ class GatewaySession(Presence, Generic[P]):
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
     def stood_still(self, seconds: float, now: float) -> None:
-        """Hold it against nobody that this process heard nothing for a while: it was stopped, or its host."""
+        """Don't count a time in which this process, or its host, was stopped as silence of the broker."""
         self._heard_at = min(now, self._heard_at + seconds)
         self._away_since = min(now, self._away_since + seconds)
 
@@ -385,7 +389,7 @@ class GatewaySession(Presence, Generic[P]):
             raise self.unreachable()
 
     def unreachable(self) -> errors.BrokerUnreachable:
-        """Say that there is no broker to ask."""
+        """Return the error that no broker answers."""
         return errors.BrokerUnreachable(
             "The broker can't be reached.", f"no broker answers at {self._config.broker_address}"
         )
@@ -412,7 +416,7 @@ def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Messa
 
 
 def unchecked() -> errors.ServiceUnavailable:
-    """Say that a request came before it was known that it needs a key; who sends it again is asked."""
+    """Return the error of a request that came before it was known that it needs a key; it may come again."""
     return errors.ServiceUnavailable("The keys are not known.", "the broker has only now asked for them")
 
 

@@ -12,7 +12,7 @@ from torchrelay.shared.errors import RelayError
 
 
 class Asker(Protocol):
-    """Who waits for an answer."""
+    """A request that waits for an answer."""
 
     def tell(self, outcome: Outcome) -> None:
         """Hand the answer over, or the error that there is instead."""
@@ -31,7 +31,7 @@ class SharedQuestion(Pending):
         self._later: dict[Asker, None] = {}
 
     def join(self, asker: Asker) -> None:
-        """Have somebody told the answer. Raises what `put` does."""
+        """Add an asker, which is told the answer. Raises what `put` does."""
         if self._is_under_way:
             self._later[asker] = None
             return
@@ -43,12 +43,12 @@ class SharedQuestion(Pending):
             raise
 
     def leave(self, asker: Asker) -> None:
-        """Tell somebody nothing any more."""
+        """Remove an asker: its client has gone."""
         self._first.pop(asker, None)
         self._later.pop(asker, None)
 
     def tell(self, outcome: Outcome) -> None:
-        """Hand the answer on, and ask anew for those who came meanwhile; an error is everybody's."""
+        """Hand the answer on, and ask again for those who came meanwhile; an error goes to all of them."""
         told, self._first, self._later = self._first, self._later, {}
         self._is_under_way = False
         if isinstance(outcome, RelayError):

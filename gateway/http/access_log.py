@@ -49,7 +49,7 @@ class AccessLog:
             self._file.emit(logging.makeLogRecord({"lines": lines}))
 
     def close(self) -> None:
-        """Write what has been noted, and close."""
+        """Write the lines that are queued, and close the log."""
         self.flush()
         self._file.close()
 

@@ -15,7 +15,7 @@ _SPARE_SHARE = 8
 
 
 class Throughput:
-    """How fast bytes have moved of late: in the last SLOW_AFTER_S, or up to twice that."""
+    """The rate of bytes over the last SLOW_AFTER_S, or up to twice that."""
 
     __slots__ = ("_bytes", "_last", "_since", "_start")
 
@@ -26,7 +26,7 @@ class Throughput:
         self._start = self._last = (now, 0)
 
     def move(self, size: int, now: float) -> None:
-        """Take note of bytes, and of time."""
+        """Count bytes that have moved by this time."""
         self._bytes += size
         if now - self._last[0] >= SLOW_AFTER_S:
             self._start, self._last = self._last, (now, self._bytes)
@@ -84,11 +84,11 @@ class ClientBacklog:
     throughput: Throughput
 
     def measure(self) -> int:
-        """Return how many bytes are kept now."""
+        """Return how many bytes wait for the client now."""
         raise NotImplementedError
 
     def cut(self) -> None:
-        """Let go of them, and of the client."""
+        """Drop these bytes, and close the client's connection."""
         raise NotImplementedError
 
 

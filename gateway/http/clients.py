@@ -1,4 +1,4 @@
-"""All connections of one process: who is too slow is let go, and who is in the way of others.
+"""All connections of one process: closes those that are too slow, and those that others need the place of.
 
 One timer for all of them, which runs only while somebody is slow: a request that comes whole and is taken at
 once meets nothing of this.
@@ -28,28 +28,28 @@ _SHARE = 32
 
 
 class Client(Protocol):
-    """What is asked of a connection."""
+    """A connection, as `Clients` sees it."""
 
     def look(self, now: float) -> bool:
-        """Judge how fast its client is; False where nothing is awaited of it."""
+        """Check how fast its client is; return False where nothing is expected of it."""
 
     def stood_still(self, for_s: float) -> None:
-        """Hold a time in which this process did nothing against no client."""
+        """Count no time in which this process did not run against the client."""
 
     def slowness(self, now: float) -> float | None:
         """Return the bytes per second of a body that comes slowly, None where none does."""
 
     def time_out(self) -> None:
-        """End it for being slow."""
+        """End the connection because its client is too slow."""
 
     def rank(self, now: float) -> tuple[int, float] | None:
-        """Say how soon it goes where others need its place, the lowest first; None: not for them."""
+        """Return the order of closing where others need its place, lowest first; None: it is not closed."""
 
     def kept_bytes(self) -> int:
-        """Return what is kept for the client."""
+        """Return how many bytes are kept for the client."""
 
     def drop(self) -> None:
-        """Close it, now."""
+        """Close the connection, and drop what is unsent."""
 
 
 class ConnectionBacklog(ClientBacklog):
@@ -59,7 +59,7 @@ class ConnectionBacklog(ClientBacklog):
         self._client: Client | None = client
 
     def measure(self) -> int:
-        """Return how many bytes that is."""
+        """Return how many bytes wait for the client; 0 once it has gone."""
         return 0 if self._client is None else self._client.kept_bytes()
 
     def cut(self) -> None:
@@ -96,13 +96,13 @@ class Clients:
         return ClientPace(self._config.client_least_rate, self._config.client_stall_s, now=now)
 
     def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
-        """Look after a client until it isn't slow any more."""
+        """Check a client every SWEEP_S until nothing is expected of it."""
         self._watched.add(client)
         if self._timer is None:
             self._sweep_later(loop)
 
     def forget(self, client: Client) -> None:
-        """Look after a client no more: it has gone."""
+        """Check a client no longer: it has gone."""
         self._watched.discard(client)
 
     def keep(self, one: ClientBacklog, now: float) -> None:

@@ -57,7 +57,7 @@ LINGER_LIMIT_BYTES = 1 << 20
 
 
 class GatewayProtocol(asyncio.Protocol):
-    """One connection."""
+    """One connection of a client, as uvicorn makes it from a transport."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class GatewayProtocol(asyncio.Protocol):
     # What the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of who talks to whom."""
+        """Store both addresses; close a connection that is one too many."""
         self.transport = cast(asyncio.Transport, transport)
         self._scope = {
             "type": "http",
@@ -430,7 +430,7 @@ class GatewayProtocol(asyncio.Protocol):
         return is_discarding or is_body_due or self._is_in_head or is_behind
 
     def _discard(self, limit_bytes: float = math.inf) -> Discarding:
-        """Take nothing more in."""
+        """Drop all that comes from here on."""
         self._parser = discarding = Discarding(self.transport.close, limit_bytes)
         self._is_in_head = False
         self._fed = None
@@ -468,7 +468,7 @@ class GatewayProtocol(asyncio.Protocol):
         return unsent_bytes + len(self._rest) + parsed_bytes
 
     def look(self, now: float) -> bool:
-        """Judge how fast the client is; False where nothing is awaited of it."""
+        """Check how fast the client is; return False where nothing is expected of it."""
         if self._is_gone:
             return False
         is_last = self.transport.is_closing() or self._is_lingering
@@ -504,7 +504,7 @@ class GatewayProtocol(asyncio.Protocol):
         return True
 
     def stood_still(self, for_s: float) -> None:
-        """Hold a time in which this process did nothing against no client."""
+        """Count no time in which this process did not run against the client."""
         self._head_since, self._idle_since = self._head_since + for_s, self._idle_since + for_s
         for pace in filter(None, (self._coming, self._taking)):
             pace.stood_still(for_s)
@@ -522,10 +522,10 @@ class GatewayProtocol(asyncio.Protocol):
         return None if self._coming is None else self._coming.slowness(now)
 
     def rank(self, now: float) -> tuple[int, float] | None:
-        """Say how soon this one goes where others need its place, the lowest first.
+        """Return the order of closing where others need its place, lowest first; None: it is not closed.
 
         First who has asked for nothing yet, or has its answer and doesn't go; then who is slow; then who
-        may ask again. A request that is being answered goes for nobody.
+        may ask again. A request that is being answered is closed for nobody.
         """
         if self._is_gone:
             return None
@@ -539,7 +539,7 @@ class GatewayProtocol(asyncio.Protocol):
         return None if is_busy else (2, self._idle_since)
 
     def drop(self) -> None:
-        """Close the connection, now."""
+        """Close the connection at once, and drop what is unsent."""
         self._is_gone = True
         reset(self.transport)
 

@@ -60,7 +60,7 @@ class Connection(Protocol):
     unwritten_bytes: int
 
     def resume_reading(self) -> None:
-        """Let more of the body come."""
+        """Read on from the client: there is room for more of the body."""
 
     def close(self) -> None:
         """End the connection once its client has read what was written."""
@@ -336,7 +336,7 @@ class Refusal(Exchange):
         self.has_all = True
 
     def run(self, app: AsgiApp) -> None:
-        """Answer."""
+        """Write the refusal, and end the connection."""
         self._connection.transport.write(self._response)
         self._finish()
 

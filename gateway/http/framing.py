@@ -13,10 +13,10 @@ REQUEST_LINE = re.compile(rb"[A-Za-z]+ \S+ HTTP/1\.[01]\r\n")
 
 
 class Trailers(list[Any]):  # whatever a list of headers holds
-    """Takes the headers' place once the head is over: what stands behind a body is for nobody."""
+    """Takes the headers' place once the head is over: headers behind a body are dropped."""
 
     def append(self, header: object) -> None:
-        """Drop it."""
+        """Drop a header behind a body."""
 
     def __iadd__(self, header: object) -> "Trailers":  # type: ignore[misc]  # a list takes less
         return self
@@ -26,7 +26,7 @@ TRAILERS = Trailers()
 
 
 class Discarding:
-    """Takes the parser's place once nothing that comes is for anybody; `close` is called above the limit."""
+    """Takes the parser's place once all that comes is dropped; calls `close` above the limit."""
 
     def __init__(self, close: Callable[[], None], limit_bytes: float) -> None:
         self._close = close
@@ -34,7 +34,7 @@ class Discarding:
         self.taken_bytes = 0
 
     def feed_data(self, data: bytes | memoryview) -> None:
-        """Drop it."""
+        """Count what comes, and drop it."""
         self.taken_bytes += len(data)
         if self.taken_bytes > self._limit_bytes:
             self._close()

@@ -1,7 +1,7 @@
 """Uvicorn's server with listeners of both kinds: http as uvicorn has it, https beside it.
 
-What comes in on an https listener is looked at before it is read: TLS goes on to uvicorn's protocol,
-and who speaks plain HTTP is told so in words. All of it is the event loop's; nothing here blocks.
+The first byte on an https connection tells what is spoken: TLS goes on to uvicorn's protocol, plain HTTP is
+answered 403 in TorchServe's words. All of it runs on the event loop; nothing here blocks.
 """
 
 import asyncio
@@ -137,7 +137,7 @@ class TlsListener:
                 self._drop(next(iter(self._silent)))
 
     def _look(self, connection: sockets.socket) -> None:
-        """See by its first byte what a connection speaks; the byte stays where it is."""
+        """Tell by its first byte, which stays in the kernel, whether a connection speaks TLS."""
         try:
             first = connection.recv(1, sockets.MSG_PEEK)
         except BlockingIOError:

@@ -83,7 +83,7 @@ class ArchiveForkServer(ForkServer[tuple[Order, int]]):
 
 
 def answer(work: Work) -> Answer:
-    """Do what was asked for."""
+    """Do the work of an order; return its result, or the error that it raised."""
     try:
         return Done(msgspec.Raw(msgspec.json.encode(_do(work))))
     except MemoryError:

@@ -70,7 +70,7 @@ class ArchiveRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 class SystemRefused(msgspec.Struct, frozen=True, tag=True):
-    """An OSError."""
+    """An OSError was raised."""
 
     errno: int
     reason: str
@@ -78,11 +78,11 @@ class SystemRefused(msgspec.Struct, frozen=True, tag=True):
 
 
 class MemoryExhausted(msgspec.Struct, frozen=True, tag=True):
-    """There was not enough."""
+    """There was not enough memory."""
 
 
 class Unforeseen(msgspec.Struct, frozen=True, tag=True):
-    """Whatever else was raised."""
+    """Another exception was raised, which nobody expected."""
 
     reason: str
 
@@ -97,5 +97,5 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def packed(order: Order) -> bytes:
-    """Write an order."""
+    """Encode an order as one packet."""
     return msgspec.json.encode(order)

@@ -176,7 +176,7 @@ class ListModels(Message, frozen=True):
 
 
 class ReadFleet(Message, frozen=True):
-    """Everything that `status` shows."""
+    """Ask for all that `status` shows."""
 
     ask: f.Number
 

@@ -34,18 +34,18 @@ class Allowance:
         self._at = now
 
     def left(self, now: float) -> int:
-        """Return how many may be told now."""
+        """Return how many points may be sent now."""
         self._left = min(POINTS_LIMIT, self._left + max(0.0, now - self._at) * POINTS_PER_S)
         self._at = now
         return int(self._left)
 
     def use(self, count: int) -> None:
-        """Take note of points that are told."""
+        """Count points that are sent."""
         self._left -= count
 
 
 class PointSource(Protocol):
-    """A metrics cache."""
+    """A handler's metrics cache, whose new points can be taken."""
 
     def take_points(self) -> list[m.MetricPoint]:
         """Return what was recorded since the last call."""
@@ -153,7 +153,7 @@ class PrintedMetrics:
         return True
 
     def flush(self) -> None:
-        """Tell what there is."""
+        """Send the points that are gathered."""
         with self._lock:
             points, self._points = self._points, []
         for start in range(0, len(points), POINTS_PER_MESSAGE):

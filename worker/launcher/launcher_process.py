@@ -37,7 +37,7 @@ _ROUNDS, _ROUND_S = 4, 0.2
 
 
 class Child(msgspec.Struct, frozen=True):
-    """What a forked process goes on with."""
+    """What a forked process needs to be its worker."""
 
     spec: WorkerSpec
     status_fd: int

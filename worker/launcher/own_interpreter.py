@@ -35,7 +35,7 @@ def become(spec: WorkerSpec, status_fd: int) -> NoReturn:
 
 
 def main(spec_fd: int, status_fd: int) -> int:
-    """Be the worker; return the exit code."""
+    """Run the worker; return its exit code."""
     spec = read_spec(spec_fd)
     os.set_inheritable(status_fd, False)
     for stream in (sys.stdout, sys.stderr):

@@ -55,7 +55,7 @@ class AsyncEngine:
                     call.awaited[index].cancel()
 
     def forget(self) -> None:
-        """Drop everything."""
+        """Drop all calls, and cancel what they await."""
         calls, self._calls = self._calls, {}
         for call in calls.values():
             for awaited in call.awaited.values():

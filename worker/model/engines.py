@@ -34,7 +34,7 @@ class AnswerSender(Protocol):
         """Receive all messages that have come; also while a handler runs."""
 
     def send_parts(self, parts: list[Part]) -> None:
-        """Send parts of answers at once."""
+        """Send parts of answers to the broker at once."""
 
     def send_answers(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
@@ -70,7 +70,7 @@ class BatchEngine:
         self._leases.cancelled(lease, indexes)
 
     def forget(self) -> None:
-        """Drop nothing: between two calls there is nothing that has begun."""
+        """Drop nothing: between two batches none has begun."""
 
     def work(self) -> bool:
         """Run the oldest batch."""
@@ -132,7 +132,7 @@ class GenerationEngine:
         self._leases.cancelled(lease, indexes)
 
     def forget(self) -> None:
-        """Drop everything."""
+        """Drop all requests that run."""
         self._running.clear()
 
     def work(self) -> bool:

@@ -20,7 +20,7 @@ class AssignedJob(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Jobs that came together."""
+    """The jobs of one lease, which the handler gets in one call."""
 
     lease: int
     is_describe: bool
@@ -103,11 +103,11 @@ class HeldLeases:
             self._outbox.append((m.Completed(lease, handler_us, items, number), frames))
 
     def first(self) -> tuple[m.Completed | m.Streamed, Sequence[Payload]] | None:
-        """Show the oldest message to send."""
+        """Return the oldest message to send, which stays the oldest until `sent`."""
         return self._outbox[0] if self._outbox else None
 
     def sent(self) -> None:
-        """Drop the oldest message."""
+        """Drop the oldest message, which has been sent."""
         self._outbox.popleft()
 
     def forget(self) -> None:

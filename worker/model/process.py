@@ -76,7 +76,7 @@ class StopSignal:
 
 
 class WorkerLoop:
-    """A loaded model's link to the broker."""
+    """The loop of a worker: receives batches, has its engine run them, sends answers and beats."""
 
     def __init__(self, spec: WorkerSpec, runner: Runner, socket: BrokerSocket, stop: StopSignal) -> None:
         self._spec = spec
@@ -94,7 +94,7 @@ class WorkerLoop:
         self._woken: asyncio.Event | None = None
 
     def serve(self, engine: Engine) -> None:
-        """Run what comes until told to stop; then say goodbye, which hands back what has not begun."""
+        """Run what comes until told to stop; then send Bye, so that others get what has not begun."""
         self._engine = engine
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
             self._turn()
@@ -125,7 +125,7 @@ class WorkerLoop:
         self._leave()
 
     def send_parts(self, parts: list[Part]) -> None:
-        """Send parts of answers at once."""
+        """Send parts of answers to the broker at once."""
         by_lease: dict[int, tuple[list[m.StreamedItem], list[codec.Payload]]] = {}
         for (lease, index), part in parts:
             items, frames = by_lease.setdefault(lease, ([], []))
@@ -163,7 +163,7 @@ class WorkerLoop:
         self._woken.set()
 
     def _turn(self) -> None:
-        """Take in what came, send what waits, and keep in touch."""
+        """Receive what has come, send what waits, and say hello or beat if that is due."""
         self.receive_all()
         now = clock.monotonic()
         self._send_measured(now, is_idle=not self.leases.has_waiting)

@@ -74,7 +74,7 @@ class Follower:
         self._leader = leader
 
     def follow(self, runner: Runner) -> None:
-        """Run whatever is shared."""
+        """Run what rank 0 runs, until it ends."""
         echo = FollowerEngine(runner)
         for batch, leases in self._shared():
             echo.run(batch, leases)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """A loaded model, and how to call it."""
+    """Calls the handler of a loaded model."""
 
     def __init__(
         self,
