@@ -325,7 +325,7 @@ class BrokerCore:
             case _ if frames:
                 self._refuse_frames(node.peer, message)
             case m.NodeBeat():
-                self._on_node_beat(node, message, now)
+                self.workers.reported(node, dict(message.memory), now)
             case m.NodeMeasured():
                 self._on_node_measured(node, message)
             case m.WorkerProgressed():
@@ -466,15 +466,6 @@ class BrokerCore:
                 self._answer(early.gateway, early.request, now)
 
     # From nodes
-
-    def _on_node_beat(self, node: FleetNode, beat: m.NodeBeat, now: float) -> None:
-        """Correct the picture: workers that are not there, or that nobody knows of."""
-        held = dict(beat.memory)
-        self.workers.reported(node, held, now)
-        unknown = sorted(number for number in held if not self.fleet.may_hold(node, number))
-        if unknown:
-            why = "the broker doesn't know it, or had another node start it"
-            self._outbox.send(node.peer, m.StopWorker(unknown[0], True, why, also=tuple(unknown[1:])))
 
     def _on_node_measured(self, node: FleetNode, measured: m.NodeMeasured) -> None:
         node.measured(measured.points, measured.gpus)

@@ -172,12 +172,19 @@ class WorkerLifecycle:
         self._remove(worker, gone.reason, now)
 
     def reported(self, node: FleetNode, memory: Mapping[int, int], now: float) -> None:
-        """Take in what a node says it holds: bytes of memory by worker id. What it lacks is lost."""
+        """Take in which workers a node holds, with their memory in bytes by worker id.
+
+        Those that it should hold are lost; those that nobody knows, or another node started, it has to stop.
+        """
         for worker in self._fleet.of_node(node.peer):
             worker.memory_bytes = memory.get(worker.worker_id, worker.memory_bytes)
             if worker.worker_id not in memory and now - worker.since > self._settings.peer_timeout_s:
                 self._fail(worker, "its node holds no such process", now)
                 self._remove(worker, "its node holds no such process", now)
+        unknown = sorted(number for number in memory if not self._fleet.may_hold(node, number))
+        if unknown:
+            why = "the broker doesn't know it, or had another node start it"
+            self._send(node.peer, m.StopWorker(unknown[0], True, why, also=tuple(unknown[1:])))
 
     def node_lost(self, node: FleetNode, now: float) -> None:
         """Remove a node and the workers that are lost with it."""

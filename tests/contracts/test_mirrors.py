@@ -19,7 +19,6 @@ TESTED_ELSEWHERE = {
     "broker/core/effects.py": "broker/core/test_machine.py",
     "broker/core/events.py": "broker/core/test_machine.py",
     "broker/core/questions.py": "broker/core/test_machine.py",
-    "broker/fleet/fleet.py": "broker/fleet/test_placement.py",
     "broker/jobs/waiting_jobs.py": "broker/core/test_bounds.py",
     "broker/models/records.py": "broker/storage/test_registry.py",
     "cli/commands/parts.py": "integration/test_nodes.py",

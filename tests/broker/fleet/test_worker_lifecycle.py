@@ -1,8 +1,11 @@
 """A worker's life, and each way in which it ends."""
 
+import re
+
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, held, worker_hello
+from tests.contracts.source import ROOT
 from torchrelay.broker.core.events import Unreachable
 from torchrelay.shared.wire import messages as m
 
@@ -149,3 +152,11 @@ def test_a_start_that_found_no_node_is_nobodys_failure() -> None:
     rig.feed(Unreachable(NODE, rig.only(NODE, m.StartWorker)))
     assert not rig.core.stats.worker_failures
     assert len(rig.take(NODE, m.StartWorker)) == 1
+
+
+def test_nothing_else_moves_a_worker_counts_its_failure_or_orders_it_to_stop() -> None:
+    """Or one death would be several calls again, of which one is forgotten sooner or later."""
+    decides = re.compile(r"move\(WorkerState\.|\.count_failure\(|m\.StopWorker\(").search
+    modules = (ROOT / "broker").rglob("*.py")
+    deciding = {str(path.relative_to(ROOT)) for path in modules if decides(path.read_text())}
+    assert deciding == {"broker/fleet/worker_lifecycle.py"}
