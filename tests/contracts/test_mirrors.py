@@ -18,7 +18,6 @@ TESTED_ELSEWHERE = {
     "broker/core/answers.py": "broker/core/test_machine.py",
     "broker/core/effects.py": "broker/core/test_machine.py",
     "broker/core/events.py": "broker/core/test_machine.py",
-    "broker/core/questions.py": "broker/core/test_machine.py",
     "broker/jobs/waiting_jobs.py": "broker/core/test_bounds.py",
     "broker/models/records.py": "broker/storage/test_registry.py",
     "cli/commands/parts.py": "integration/test_nodes.py",

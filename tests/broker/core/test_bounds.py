@@ -5,8 +5,7 @@ from collections import Counter, deque
 import pytest
 
 from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
-from torchrelay.broker.core import machine, peers, questions
-from torchrelay.broker.core.effects import Send
+from torchrelay.broker.core import machine, peers
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.jobs.queues import Job, PlainQueue
@@ -144,36 +143,6 @@ def test_jobs_are_taken_out_of_a_queue_in_one_pass(kind: str) -> None:
     (queue,) = rig.core.jobs.queues.values()
     assert isinstance(queue, SequenceQueue if kind == "sequence" else PlainQueue)
     assert {job.number for job in queue.jobs} == set(range(1, 21))
-
-
-def test_questions_of_the_whole_fleet_are_answered_one_a_turn_and_others_meanwhile() -> None:
-    rig = Rig()
-    (worker,) = rig.ready_rig()
-    asks = [rig.event(GATEWAY, m.ReadMetrics(number)) for number in range(10, 40)]
-    effects = rig.core.handle([*asks, rig.event(GATEWAY, _held_jobs(1))], now=rig.now)
-    kinds = [type(effect.message) for effect in effects if isinstance(effect, Send)]
-    assert kinds.count(m.MetricsRead) == 1
-    assert m.Assign in kinds
-    assert rig.core.next_wake() < rig.now
-    rig.say(GATEWAY, m.GatewayBeat({}, (), tuple(range(11, 40))))
-    assert not rig.take(GATEWAY, m.Forgotten)
-    for _ in range(40):
-        rig.feed()
-    assert [read.ask for read in rig.take(GATEWAY, m.MetricsRead)] == [*range(11, 40)]
-    assert rig.core.next_wake() >= rig.now
-    assert worker in rig.core.workers.by_peer
-
-
-def test_questions_beyond_their_bound_are_refused_and_those_of_who_left_are_not_answered() -> None:
-    rig = Rig()
-    rig.join_gateway()
-    asks = [rig.event(GATEWAY, m.ReadFleet(number)) for number in range(questions.QUESTIONS_LIMIT + 1)]
-    rig.feed(*asks)
-    assert rig.only(GATEWAY, m.AskRefused).ask == questions.QUESTIONS_LIMIT
-    rig.say(GATEWAY, m.Bye())
-    while rig.core.next_wake() < rig.now:
-        rig.feed()
-    assert len(rig.take(GATEWAY, m.FleetRead)) <= 2
 
 
 def test_a_node_that_names_thousands_of_strange_workers_is_answered_once() -> None:
