@@ -91,11 +91,11 @@ JOB_CAUSES = {
 }
 WORKER_CAUSES = {
     ("starting", "ready"): "HelloWorker",
-    ("starting", "stopping"): "not wanted any more, or startup_timeout is over",
+    ("starting", "stopping"): "not wanted any more, or not ready within startup_timeout",
     ("starting", "gone"): "WorkerExited, or its node is lost",
-    ("ready", "draining"): "not wanted any more, and has batches",
-    ("ready", "stopping"): "not wanted any more, or stuck",
-    ("ready", "gone"): "WorkerExited, or its node is lost",
+    ("ready", "draining"): "not wanted any more and has batches, or its node leaves",
+    ("ready", "stopping"): "not wanted any more, stuck, or silent",
+    ("ready", "gone"): "WorkerExited, Bye, or its node is lost",
     ("draining", "stopping"): "has answered its batches, or the drain's time is over",
     ("draining", "gone"): "WorkerExited, or its node is lost",
     ("stopping", "gone"): "WorkerExited, or its node is lost",
