@@ -31,7 +31,6 @@ TESTED_ELSEWHERE = {
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",
     "worker/common/broker_socket.py": "worker/node/test_node.py",
     "worker/launcher/own_interpreter.py": "worker/node/test_node_models.py",
-    "worker/model/async_engine.py": "worker/model/test_engines.py",
     "worker/model/process.py": "worker/node/test_node_models.py",
     "worker/model/ranks.py": "integration/test_parallel.py",
     "worker/node/launcher_handle.py": "worker/launcher/test_launcher_process.py",
