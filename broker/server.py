@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar, cast
@@ -433,33 +434,18 @@ class BrokerServer:
             case Send():
                 self._send(effect)
             case Store(token, change):
-                self._in_thread(
-                    self._registry_thread,
-                    lambda: self._registry.apply(change),
-                    lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
-                )
+                self._write(token, lambda: self._registry.apply(change))
             case Prepare(token, origin, s3_sse_kms, is_wanted_now):
                 job = self._job(
-                    lambda: prepare(
-                        origin,
-                        self._store,
-                        self._settings,
-                        lambda: self._is_stopping,
-                        reader=self._reader,
-                        s3_sse_kms=s3_sse_kms,
-                        is_wanted_now=is_wanted_now,
-                    ),
+                    lambda: prepare(origin, self._store, self._settings, lambda: self._is_stopping,
+                                    reader=self._reader, s3_sse_kms=s3_sse_kms, is_wanted_now=is_wanted_now),
                     lambda outcome: ArchivePrepared(token, outcome),
-                )
+                )  # fmt: skip
                 threads = self._preparations if isinstance(origin, InStore) else self._downloads
                 threads.submit(origin.source, job)
             case KeepKeys(token, made):
                 path = Path(self._settings.key_file or "")
-                self._in_thread(
-                    self._registry_thread,
-                    lambda: key_file.keep(path, made, self._registry),
-                    lambda outcome: Stored(token, outcome if isinstance(outcome, RelayError) else None),
-                )
+                self._write(token, lambda: key_file.keep(path, made, self._registry))
             case ReadChunk():
                 self._chunks.ask(effect)
             case DropArchive(archive, fetched_from):
@@ -469,23 +455,27 @@ class BrokerServer:
                 if fetched_from and (copy := set_aside_download(fetched_from, self._settings)):
                     self._disk_threads.submit(copy.unlink, missing_ok=True)
             case WriteSnapshot(token, kind, models):
-                # By the registry's thread, so that they are written in the order of what they show.
-                self._in_thread(
-                    self._registry_thread,
-                    lambda: snapshots.write(self._settings, kind, models),
-                    lambda _: Stored(token, None),
-                )
+                self._write(token, lambda: snapshots.write(self._settings, kind, models))
             case WriteMetrics(lines):
                 self._write_metrics(lines)
             case Report(level, event, facts):
                 logger.log(level, event, extra=facts)
 
+    def _write(self, token: int, write: Callable[[], object]) -> None:
+        """Have the registry's one thread write something, behind all that it was given before."""
+
+        def stored(outcome: object) -> Stored:
+            return Stored(token, outcome if isinstance(outcome, RelayError) else None)
+
+        self._registry_thread.submit(self._job(write, stored))
+
     def _read_chunk(self, ask: ReadChunk) -> None:
-        self._in_thread(
-            self._disk_threads,
-            lambda: self._store.read(ask.archive, ask.offset, ask.length),
-            lambda outcome: _chunk_read(ask.peer, ask.archive, ask.offset, outcome),
-        )
+        def read(outcome: tuple[bytes, int] | RelayError | None) -> ChunkRead:
+            data, total = (None, 0) if outcome is None or isinstance(outcome, RelayError) else outcome
+            return ChunkRead(ask.peer, ask.archive, ask.offset, total, data)
+
+        work = partial(self._store.read, ask.archive, ask.offset, ask.length)
+        self._disk_threads.submit(self._job(work, read))
 
     def _write_metrics(self, lines: tuple[Line, ...]) -> None:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
@@ -511,14 +501,6 @@ class BrokerServer:
                 raise
             self._chunks.forget(effect.peer)
             self._unsent.append(Unreachable(effect.peer, effect.message))
-
-    def _in_thread(
-        self,
-        pool: ThreadPoolExecutor,
-        work: Callable[[], ResultT],
-        event: Callable[[ResultT | RelayError], Event],
-    ) -> None:
-        pool.submit(self._job(work, event))
 
     def _job(
         self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], Event]
@@ -570,11 +552,3 @@ def _open_metrics_log(settings: BrokerSettings) -> MetricsLog | None:
     except OSError as error:
         logger.error("metrics.no_log", extra={"folder": settings.metrics_log_dir, "reason": str(error)})
         return None
-
-
-def _chunk_read(
-    peer: bytes, archive: str, offset: int, outcome: tuple[bytes, int] | RelayError | None
-) -> Event:
-    if outcome is None or isinstance(outcome, RelayError):
-        return ChunkRead(peer, archive, offset, 0, None)
-    return ChunkRead(peer, archive, offset, outcome[1], outcome[0])

@@ -276,7 +276,7 @@ class BrokerCore:
             case m.Submit():
                 self._on_submit(gateway, message, frames, now)
             case _ if frames:
-                self._refuse_frames(gateway.peer, message)
+                self._refuse(gateway.peer, message, "carries no frames")
             case m.Cancel():
                 self._on_cancel(gateway, message)
             case m.GatewayBeat():
@@ -293,7 +293,7 @@ class BrokerCore:
                 self.peers.greet(gateway.peer, message, now)
             case _:
                 misdirected: m.FromNode | m.FromWorker = message
-                self._refuse_direction(gateway.peer, misdirected, "gateway")
+                self._refuse(gateway.peer, misdirected, "is not for a gateway to say")
 
     def _from_worker(
         self, worker: FleetWorker, peer: bytes, message: FromPeer, frames: Frames, now: float
@@ -307,7 +307,7 @@ class BrokerCore:
                 parts = split_frames([item.frames for item in message.items], frames)
                 self.jobs.streamed(worker, message, parts, now)
             case _ if frames:
-                self._refuse_frames(peer, message)
+                self._refuse(peer, message, "carries no frames")
             case m.WorkerBeat():
                 self.jobs.take_back_lost(worker, frozenset(message.leases), message.heard, now)
             case m.Measured():
@@ -318,12 +318,12 @@ class BrokerCore:
                 self.peers.greet(peer, message, now)
             case _:
                 misdirected: m.FromGateway | m.FromNode = message
-                self._refuse_direction(peer, misdirected, "worker")
+                self._refuse(peer, misdirected, "is not for a worker to say")
 
     def _from_node(self, node: FleetNode, message: FromPeer, frames: Frames, now: float) -> None:
         match message:
             case _ if frames:
-                self._refuse_frames(node.peer, message)
+                self._refuse(node.peer, message, "carries no frames")
             case m.NodeBeat():
                 self.workers.reported(node, dict(message.memory), now)
             case m.NodeMeasured():
@@ -341,13 +341,10 @@ class BrokerCore:
                 self.peers.greet(node.peer, message, now)
             case _:
                 misdirected: m.FromGateway | m.FromWorker = message
-                self._refuse_direction(node.peer, misdirected, "node")
+                self._refuse(node.peer, misdirected, "is not for a node to say")
 
-    def _refuse_frames(self, peer: bytes, message: m.Message) -> None:
-        self.peers.misunderstand(peer, f"{type(message).__name__} carries no frames")
-
-    def _refuse_direction(self, peer: bytes, message: m.Message, sender: str) -> None:
-        self.peers.misunderstand(peer, f"{type(message).__name__} is not for a {sender} to say")
+    def _refuse(self, peer: bytes, message: m.Message, why: str) -> None:
+        self.peers.misunderstand(peer, f"{type(message).__name__} {why}")
 
     def _contain(self, event: Event, error: Exception, now: float) -> None:
         """Report an event that raised; if it was a peer's message, the peer is dropped.
