@@ -4,16 +4,21 @@ Patterns are TorchServe's: regexes for the whole url, in which `.*` runs over sl
 between `://` and the next slash is matched against host and port as well: with `https://.*\.example\.com/.*`
 nobody means https://elsewhere/x.example.com/.
 
-Python's matcher tries every way to divide a url among the `.*` of a pattern, holding all threads up: where
-what stands between them has one length, as names do, the first place for each is as good as any other.
+A matcher tries every way to divide a url among the `.*` of a pattern: where what stands between them has one
+length, as names do, the first place for each is as good as any other. For other patterns there is a limit of
+time, which `re` has not, and other threads run meanwhile.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from torchrelay.broker.models.origins import File, Http, InStore, ObjectStore
+import regex
 
+from torchrelay.broker.models.origins import BadUrl, File, Http, InStore, ObjectStore
+
+#: How long a url is matched against one pattern. One that its operator means is found in a millisecond.
+MATCH_LIMIT_S = 1.0
 #: A host that is spelled, with dots escaped or not, and whatever is said of the port behind it.
 _SPELLED = re.compile(
     r"(?P<host>(?:[a-z0-9_-]|\\?\.|\\-)+|\\\[[0-9a-f:.]+\\?\])(?P<port>(?:\((?:\?:)?)?:[\\0-9d\[\]|.*+?{},()-]*)?",
@@ -21,19 +26,20 @@ _SPELLED = re.compile(
 )
 #: What ties parts of a pattern together: a reference to a group, a condition, the flag for comments.
 _TIE = re.compile(r"\\[1-9]|\(\?P=|\(\?\(|\(\?[a-z]*x")
-
-
 #: What was taken apart, and so can be matched.
 Readable = InStore | File | Http | ObjectStore
 
 
 def is_allowed(origin: Readable, patterns: Iterable[str]) -> bool:
-    """Tell whether a pattern allows the url of an archive."""
+    """Tell whether a pattern allows the url of an archive. Raises BadUrl where telling takes too long."""
     return any(_allowing(origin.matched, patterns))
 
 
 def is_host_named(origin: Http, patterns: Iterable[str]) -> bool:
-    """Tell whether a pattern that allows a url of http(s) spells its host, and so means no other."""
+    """Tell whether a pattern that allows a url of http(s) spells its host, and so means no other.
+
+    Raises BadUrl where telling takes too long.
+    """
     hosts = (_host_part(pattern) for pattern in _allowing(origin.matched, patterns))
     spelled = (_SPELLED.fullmatch(host) for host in hosts if host is not None)
     return any(
@@ -53,7 +59,14 @@ def _allowing(text: str, patterns: Iterable[str]) -> Iterator[str]:
 
 
 def _matches(pattern: str, text: str) -> bool:
-    return re.fullmatch(_in_one_way(pattern), text, re.IGNORECASE) is not None
+    pattern = _in_one_way(pattern)
+    try:
+        found = regex.fullmatch(pattern, text, regex.IGNORECASE, concurrent=True, timeout=MATCH_LIMIT_S)
+    except TimeoutError as error:
+        raise BadUrl(
+            f"a pattern of allowed_urls takes more than {MATCH_LIMIT_S:.0f} s to match it"
+        ) from error
+    return found is not None
 
 
 @lru_cache

@@ -57,10 +57,14 @@ def require_allowed(origin: Origin, settings: BrokerSettings) -> allowed_urls.Re
 
     Raises DownloadFailed, which says why, for a url that TorchServe may take and we don't.
     """
-    if isinstance(origin, UnreadableUrl):
-        said = failed(without_user(origin.url), origin.why)
-        raise DownloadFailed(f"{said.message}: {origin.why}", said.details)
-    if not allowed_urls.is_allowed(origin, settings.allowed_urls):
+    try:
+        if isinstance(origin, UnreadableUrl):
+            raise BadUrl(origin.why)
+        is_allowed = allowed_urls.is_allowed(origin, settings.allowed_urls)
+    except BadUrl as error:
+        said = failed(without_user(origin.url), str(error))
+        raise DownloadFailed(f"{said.message}: {error}", said.details) from error
+    if not is_allowed:
         raise ModelNotFound(f"Given URL {quoted(origin.url)} does not match any allowed URL(s)")
     return origin
 

@@ -1,5 +1,6 @@
 """Brings an archive from elsewhere into the model store, under the name that its url gives it. Blocking."""
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from torchrelay.broker.archives import allowed_urls, download, local_file, object_stores
 from torchrelay.broker.archives.writing import failed, write_bounded
 from torchrelay.broker.models.origins import (
+    BadUrl,
     File,
     Http,
     InStore,
@@ -37,7 +39,9 @@ def is_remote(origin: Origin, settings: BrokerSettings) -> bool:
             return False
         case ObjectStore():
             is_known = origin.scheme in object_stores.LIBRARIES
-            return is_known and allowed_urls.is_allowed(origin, settings.allowed_urls)
+            with contextlib.suppress(BadUrl):
+                return is_known and allowed_urls.is_allowed(origin, settings.allowed_urls)
+            return False
         case UnreadableUrl():
             return origin.scheme in ("http", "https", "file")
         case File() | Http():

@@ -4,11 +4,14 @@ import itertools
 import re
 import subprocess
 import sys
+import threading
+from itertools import pairwise
 
 import pytest
 
-from torchrelay.broker.archives.allowed_urls import _in_one_way, is_allowed, is_host_named
+from torchrelay.broker.archives.allowed_urls import MATCH_LIMIT_S, _in_one_way, is_allowed, is_host_named
 from torchrelay.broker.models.origins import BadUrl, UnreadableUrl, parse, parse_http
+from torchrelay.shared import clock
 from torchrelay.shared.settings import BrokerSettings
 
 DEFAULT = BrokerSettings(state_dir="/nowhere").allowed_urls
@@ -116,6 +119,26 @@ def test_a_url_made_for_a_pattern_of_many_wildcards_is_matched_at_once(pattern: 
     code += "from torchrelay.broker.models.origins import parse; "
     code += "[is_allowed(parse(url), [sys.argv[1]]) for url in sys.argv[2:]]"
     subprocess.run([sys.executable, "-c", code, pattern, *urls], timeout=60, check=True)
+
+
+def test_a_url_made_for_a_pattern_of_groups_is_refused_in_time_and_holds_no_thread_up() -> None:
+    ticks = [clock.monotonic()]
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.01):
+            ticks.append(clock.monotonic())
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(BadUrl, match="takes more than 1 s"):
+            allowed("https://h/" + "a" * 8000, ["https://h/(a|aa)+c"])
+    finally:
+        done.set()
+        thread.join()
+    assert len(ticks) > 1
+    assert max(after - before for before, after in pairwise(ticks)) < MATCH_LIMIT_S / 2
 
 
 @pytest.mark.parametrize(
