@@ -19,25 +19,8 @@ from typing import TypeVar
 import msgspec
 
 from torchrelay.shared import errors
+from torchrelay.shared.archives import reader_protocol as protocol
 from torchrelay.shared.archives.model_archive import ArchiveInfo
-from torchrelay.shared.archives.reader_protocol import (
-    ANSWER_LIMIT_BYTES,
-    Answer,
-    ArchiveRefused,
-    Done,
-    Ended,
-    Extract,
-    Inspect,
-    InspectFolder,
-    Measure,
-    MemoryExhausted,
-    Order,
-    Pack,
-    SystemRefused,
-    Unforeseen,
-    Work,
-    packed,
-)
 from torchrelay.shared.settings import ARCHIVE_MEMORY_LIMIT_BYTES, ARCHIVE_TIME_LIMIT_S, environment
 
 logger = logging.getLogger(__name__)
@@ -87,18 +70,18 @@ class ArchiveReader:
 
     def inspect(self, path: Path) -> ArchiveInfo:
         """Do what `model_archive.inspect` does; raises the same, and InvalidModel where it takes too much."""
-        return self._ask(Inspect(_bytes(path)), _size(path), ArchiveInfo)
+        return self._ask(protocol.Inspect(_bytes(path)), _size(path), ArchiveInfo)
 
     def inspect_folder(self, folder: Path, *, is_inner_meant: bool = True) -> tuple[Path, ArchiveInfo]:
         """Do what `model_archive.inspect_folder` does."""
-        work = InspectFolder(_bytes(folder), is_inner_meant)
+        work = protocol.InspectFolder(_bytes(folder), is_inner_meant)
         root, info = self._ask(work, 0, tuple[bytes, ArchiveInfo])
         return Path(os.fsdecode(root)), info
 
     def extract(self, path: Path, into: Path, *, called: str = "") -> None:
         """Do what `model_archive.extract` does; errors name the archive as `called`."""
         try:
-            self._ask(Extract(_bytes(path), _bytes(into)), _size(path), type(None))
+            self._ask(protocol.Extract(_bytes(path), _bytes(into)), _size(path), type(None))
         except errors.StoreFailed as error:
             if not called:
                 raise
@@ -106,13 +89,13 @@ class ArchiveReader:
 
     def unpacked_bytes(self, path: Path) -> int:
         """Do what `model_archive.unpacked_bytes` does."""
-        return self._ask(Measure(_bytes(path)), _size(path), int)
+        return self._ask(protocol.Measure(_bytes(path)), _size(path), int)
 
     def pack_folder(self, folder: Path, target: Path, link_targets: Sequence[Path] = ()) -> None:
         """Do what `model_archive.pack_folder` does; the folder may fill `target`'s disk."""
         targets = tuple(_bytes(place) for place in link_targets)
         free_bytes = os.statvfs(target.parent).f_bavail * os.statvfs(target.parent).f_frsize
-        self._ask(Pack(_bytes(folder), _bytes(target), targets), free_bytes, type(None))
+        self._ask(protocol.Pack(_bytes(folder), _bytes(target), targets), free_bytes, type(None))
 
     def close(self) -> None:
         """End all that is being read; who waits for it is told so."""
@@ -126,13 +109,13 @@ class ArchiveReader:
         if process is not None:
             _end(process)
 
-    def _ask(self, work: Work, size: int, kind: type[ValueT]) -> ValueT:
+    def _ask(self, work: protocol.Work, size: int, kind: type[ValueT]) -> ValueT:
         cpu_s = int(self._time_limit_s + size / SLOWEST_BYTES_PER_S) + 1
-        order = Order(work, cpu_s, cpu_s * WALL_FACTOR, self._memory_limit_bytes)
+        order = protocol.Order(work, cpu_s, cpu_s * WALL_FACTOR, self._memory_limit_bytes)
         mine, theirs = socket.socketpair()
         with mine:
             with theirs:
-                self._send(packed(order), theirs, mine)
+                self._send(protocol.packed(order), theirs, mine)
             try:
                 answer = _read_all(mine)
             finally:
@@ -157,36 +140,38 @@ class ArchiveReader:
             socket.send_fds(self._socket, [order], [answer.fileno()])
 
 
-def _value(order: Order, answer: bytes, kind: type[ValueT]) -> ValueT:
+def _value(order: protocol.Order, answer: bytes, kind: type[ValueT]) -> ValueT:
     """Return what was read, or raise why it was not."""
     *found, last = answer.splitlines() or [b""]
     try:
-        code = msgspec.json.decode(last, type=Ended).code
+        code = msgspec.json.decode(last, type=protocol.Ended).code
     except msgspec.DecodeError as error:
-        reason = "it says too much" if len(answer) > ANSWER_LIMIT_BYTES else "what reads it was killed"
+        reason = (
+            "it says too much" if len(answer) > protocol.ANSWER_LIMIT_BYTES else "what reads it was killed"
+        )
         raise errors.StoreFailed("The archive could not be read.", reason) from error
     if code or len(found) != 1:
         raise errors.InvalidModel(_why_ended(order, code))
     try:
-        outcome: Answer = msgspec.json.decode(found[0], type=Answer)
-        if isinstance(outcome, Done):
+        outcome: protocol.Answer = msgspec.json.decode(found[0], type=protocol.Answer)
+        if isinstance(outcome, protocol.Done):
             return msgspec.json.decode(outcome.value, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.InvalidModel(f"What the archive says can't be read: {error}.") from error
     match outcome:
-        case ArchiveRefused(name, message, details, number):
+        case protocol.ArchiveRefused(name, message, details, number):
             cause = OSError(number, os.strerror(number)) if number else None
             raise errors.rebuild(name, message, details) from cause
-        case SystemRefused(number, reason, file):
+        case protocol.SystemRefused(number, reason, file):
             raise OSError(number, reason, file or None)
-        case MemoryExhausted():
+        case protocol.MemoryExhausted():
             raise errors.InvalidModel(_too_much_memory(order))
-        case Unforeseen(reason):
+        case protocol.Unforeseen(reason):
             logger.warning("archive.not_read", extra={"reason": reason})
             raise errors.InvalidModel(f"The archive can't be read: {reason}.")
 
 
-def _why_ended(order: Order, code: int) -> str:
+def _why_ended(order: protocol.Order, code: int) -> str:
     if code == -signal.SIGXCPU:
         return f"The archive can't be read: inspecting it took more than {order.cpu_s} s of cpu time."
     if code == -signal.SIGALRM:
@@ -196,7 +181,7 @@ def _why_ended(order: Order, code: int) -> str:
     return f"The archive can't be read: inspecting it ended with {code}."
 
 
-def _too_much_memory(order: Order) -> str:
+def _too_much_memory(order: protocol.Order) -> str:
     return (
         f"The archive can't be read: inspecting it took more than {order.memory_bytes >> 20} MiB of memory."
     )
@@ -205,7 +190,7 @@ def _too_much_memory(order: Order) -> str:
 def _read_all(answer: socket.socket) -> bytes:
     """Read to the end, or a little more than an answer may have."""
     data = bytearray()
-    while len(data) <= ANSWER_LIMIT_BYTES and (part := answer.recv(_CHUNK_BYTES)):
+    while len(data) <= protocol.ANSWER_LIMIT_BYTES and (part := answer.recv(_CHUNK_BYTES)):
         data += part
     return bytes(data)
 

@@ -19,34 +19,18 @@ import msgspec
 import yaml  # noqa: F401  # here once, not in every fork
 
 from torchrelay.shared.archives import model_archive
-from torchrelay.shared.archives.reader_protocol import (
-    PACKET_LIMIT_BYTES,
-    Answer,
-    ArchiveRefused,
-    Done,
-    Ended,
-    Extract,
-    Inspect,
-    InspectFolder,
-    Measure,
-    MemoryExhausted,
-    Order,
-    Pack,
-    SystemRefused,
-    Unforeseen,
-    Work,
-)
+from torchrelay.shared.archives import reader_protocol as protocol
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
 
 
-class ArchiveForkServer(ForkServer[tuple[Order, int]]):
+class ArchiveForkServer(ForkServer[tuple[protocol.Order, int]]):
     """Forks a process for each order, whose work is the order and an fd for the answer.
 
     It writes below that answer how the process ended.
     """
 
-    packet_limit_bytes = PACKET_LIMIT_BYTES
+    packet_limit_bytes = protocol.PACKET_LIMIT_BYTES
     fds_per_packet = 1
 
     def __init__(self, orders: socket.socket) -> None:
@@ -54,15 +38,15 @@ class ArchiveForkServer(ForkServer[tuple[Order, int]]):
         #: Processes, and where their answers go.
         self._answers: dict[int, int] = {}
 
-    def _obey(self, packet: bytes, fds: list[int]) -> tuple[Order, int] | None:
-        order = msgspec.json.decode(packet, type=Order)
+    def _obey(self, packet: bytes, fds: list[int]) -> tuple[protocol.Order, int] | None:
+        order = msgspec.json.decode(packet, type=protocol.Order)
         [answer_fd] = fds
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            refused = SystemRefused(error.errno or 0, str(error.strerror), "")
-            _write(answer_fd, _line(refused) + _line(Ended(0)))
+            refused = protocol.SystemRefused(error.errno or 0, str(error.strerror), "")
+            _write(answer_fd, _line(refused) + _line(protocol.Ended(0)))
             os.close(answer_fd)
             return None
         if pid:
@@ -78,45 +62,47 @@ class ArchiveForkServer(ForkServer[tuple[Order, int]]):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 del self._answers[pid]
-                _write(answer_fd, _line(Ended(os.waitstatus_to_exitcode(status))))
+                _write(answer_fd, _line(protocol.Ended(os.waitstatus_to_exitcode(status))))
                 os.close(answer_fd)
 
 
-def answer(work: Work) -> Answer:
+def answer(work: protocol.Work) -> protocol.Answer:
     """Do the work of an order; return its result, or the error that it raised."""
     try:
-        return Done(msgspec.Raw(msgspec.json.encode(_do(work))))
+        return protocol.Done(msgspec.Raw(msgspec.json.encode(_do(work))))
     except MemoryError:
-        return MemoryExhausted()
+        return protocol.MemoryExhausted()
     except RelayError as error:
         cause = error.__cause__
         number = cause.errno if isinstance(cause, OSError) else 0
         if number == errno.ENOMEM:
-            return MemoryExhausted()
-        return ArchiveRefused(error.name, error.message, error.details, number or 0)
+            return protocol.MemoryExhausted()
+        return protocol.ArchiveRefused(error.name, error.message, error.details, number or 0)
     except OSError as error:
-        return SystemRefused(error.errno or 0, str(error.strerror or error), str(error.filename or ""))
+        return protocol.SystemRefused(
+            error.errno or 0, str(error.strerror or error), str(error.filename or "")
+        )
 
 
-def _do(work: Work) -> object:
+def _do(work: protocol.Work) -> object:
     path = Path(os.fsdecode(work.path))
     match work:
-        case Inspect():
+        case protocol.Inspect():
             return model_archive.inspect(path)
-        case InspectFolder():
+        case protocol.InspectFolder():
             root, info = model_archive.inspect_folder(path, is_inner_meant=work.is_inner_meant)
             return os.fsencode(root), info
-        case Extract():
+        case protocol.Extract():
             model_archive.extract(path, Path(os.fsdecode(work.into)))
-        case Measure():
+        case protocol.Measure():
             return model_archive.unpacked_bytes(path)
-        case Pack():
+        case protocol.Pack():
             targets = [Path(os.fsdecode(target)) for target in work.link_targets]
             model_archive.pack_folder(path, Path(os.fsdecode(work.target)), targets)
     return None
 
 
-def bound(order: Order) -> None:
+def bound(order: protocol.Order) -> None:
     """Bound this process; the kernel ends it where it takes more time."""
     resource.setrlimit(resource.RLIMIT_AS, (order.memory_bytes, order.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (order.cpu_s, order.cpu_s + 1))  # SIGXCPU, then SIGKILL
@@ -148,7 +134,7 @@ def main() -> int:
     order, answer_fd = work
 
     def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-        _write(answer_fd, _line(Unforeseen(model_archive.one_line(error))))
+        _write(answer_fd, _line(protocol.Unforeseen(model_archive.one_line(error))))
         os._exit(0)
 
     sys.excepthook = report

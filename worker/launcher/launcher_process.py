@@ -17,18 +17,8 @@ import psutil
 
 from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
 from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
+from torchrelay.worker.launcher import launcher_protocol as protocol
 from torchrelay.worker.launcher import own_interpreter
-from torchrelay.worker.launcher.launcher_protocol import (
-    PACKET_LIMIT_BYTES,
-    Exited,
-    Fork,
-    Forked,
-    LastWords,
-    Order,
-    Report,
-    WorkerSpec,
-    read_spec,
-)
 
 #: A worker's spec, and the pipes for its stdout, stderr and status.
 _FDS_PER_FORK = 4
@@ -39,14 +29,14 @@ _ROUNDS, _ROUND_S = 4, 0.2
 class Child(msgspec.Struct, frozen=True):
     """What a forked process needs to be its worker."""
 
-    spec: WorkerSpec
+    spec: protocol.WorkerSpec
     status_fd: int
 
 
 class WorkerForkServer(ForkServer[Child]):
     """Forks workers, signals them, and reports their ends."""
 
-    packet_limit_bytes = PACKET_LIMIT_BYTES
+    packet_limit_bytes = protocol.PACKET_LIMIT_BYTES
     fds_per_packet = _FDS_PER_FORK
 
     def __init__(self, node: socket.socket) -> None:
@@ -54,8 +44,8 @@ class WorkerForkServer(ForkServer[Child]):
         self._pids: dict[int, int] = {}
 
     def _obey(self, packet: bytes, fds: list[int]) -> Child | None:
-        order = msgspec.json.decode(packet, type=Order)
-        if isinstance(order, Fork):
+        order = msgspec.json.decode(packet, type=protocol.Order)
+        if isinstance(order, protocol.Fork):
             return self._fork(order.worker_id, fds)
         pid = self._pids.get(order.worker_id)
         if pid is not None:
@@ -74,22 +64,24 @@ class WorkerForkServer(ForkServer[Child]):
             os.setpgid(0, 0)
             self._be_forked(parent)
             _be_a_worker(stdout_fd, stderr_fd)
-            spec = read_spec(spec_fd)
+            spec = protocol.read_spec(spec_fd)
             if spec.interpreter:
                 own_interpreter.become(spec, status_fd)
             return Child(spec, status_fd)
         if failure is not None:  # there is no memory or number for one more; the others live on
             reason = f"no process can be started: {failure.strerror}"
-            os.write(status_fd, msgspec.json.encode(LastWords(reason, failure.errno == errno.ENOMEM)))
+            os.write(
+                status_fd, msgspec.json.encode(protocol.LastWords(reason, failure.errno == errno.ENOMEM))
+            )
         for fd in fds:
             os.close(fd)
         if failure is not None:
-            self._report(Exited(worker_id, 1, None))
+            self._report(protocol.Exited(worker_id, 1, None))
             return None
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
         self._pids[worker_id] = pid
-        self._report(Forked(worker_id, pid))
+        self._report(protocol.Forked(worker_id, pid))
         return None
 
     def _reap(self) -> None:
@@ -102,7 +94,7 @@ class WorkerForkServer(ForkServer[Child]):
             _, status = os.waitpid(pid, 0)
             del self._pids[worker_id]
             code = os.waitstatus_to_exitcode(status)
-            self._report(Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
+            self._report(protocol.Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
         self._reap_adopted()
 
     def _reap_adopted(self) -> None:
@@ -132,7 +124,7 @@ class WorkerForkServer(ForkServer[Child]):
                     process.kill()
             psutil.wait_procs(left, timeout=_ROUND_S)
 
-    def _report(self, report: Report) -> None:
+    def _report(self, report: protocol.Report) -> None:
         try:
             self._orders.send(msgspec.json.encode(report))
         except (BrokenPipeError, ConnectionResetError):
