@@ -33,7 +33,8 @@ UNIDENTIFIED_LIMIT = 4096
 FDS_SHARE = 0.5
 #: Connections are judged once the process has so much more memory than at its start.
 SPARE_BYTES = 128 * MEGABYTE
-#: Bytes of one message that may come unannounced: our heads and frames, with room to spare; see `messages`.
+#: Bytes of one message that may come unannounced: our heads and frames, with room to spare;
+#: `shared.wire.presence.ANNOUNCED_ABOVE_BYTES` says what is announced.
 UNANNOUNCED_LIMIT_BYTES = 32 * MEGABYTE
 #: Bytes that may wait for a peer that takes less than SLOWEST_BYTES_PER_S of them.
 UNREAD_LIMIT_BYTES = 64 * MEGABYTE

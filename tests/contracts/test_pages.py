@@ -1,4 +1,4 @@
-"""What the pages for engineers say is so: files that they name exist, generated parts are current."""
+"""What the pages say is so: files that they name exist, generated parts are current."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,17 @@ import pytest
 
 from tests.contracts.source import PACKAGES, ROOT, modules, plant
 
-ENGINEERS = ("docs/architecture.md", "docs/wire.md", "tests/README.md", "CONTRIBUTING.md", "README.md")
+PAGES = (
+    *(
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "tests/README.md",
+        "benchmarks/README.md",
+    ),
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+)
 #: A file or folder of ours in backticks, or a function or class of one behind it in brackets.
 FOLDERS = "|".join((*PACKAGES, "tests", "benchmarks", "docs", "deploy", "examples"))
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./*<>-]*)`(?: \(`(\w+)`\))?")
@@ -59,7 +69,7 @@ def generator() -> Any:  # a script without types
     return module
 
 
-@pytest.mark.parametrize("page", ENGINEERS)
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert missing_files(ROOT, page) == []
 
