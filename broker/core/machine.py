@@ -20,8 +20,8 @@ gateways ask for what they miss (`Forgotten`), workers' beats tell of leases tha
 whose result was lost, parts of answers are numbered, nodes' beats tell of workers that are not there, and
 all else has a deadline.
 
-Time, in here, is time in which the broker listened (`ListeningClock`): a broker that stood still blames
-nobody for the silence. Real time is what clients' own limits, keys, and times that people read go by.
+The core's clock stands still while the broker does (`ListeningClock`): a broker that heard nothing doesn't
+take its peers for silent. Clients' own limits, keys and times that people read go by real time.
 """
 
 import logging

@@ -1,13 +1,15 @@
 """The broker's connections; those that hold too much memory, or never join, are cut.
 
 libzmq bounds neither the parts of a message that never ends nor what waits for a peer that doesn't read, and
-tells of neither. The kernel counts what a TCP connection has brought and what its other end has taken; what
-we know of as messages is counted here; the difference lies in libzmq. A unix socket counts nothing: there
-what lies unread in the kernel, time after time, stands for it. No zmq here; `kernel` is all of the system.
+reports neither. So it is computed: the kernel counts the bytes that a TCP connection received, and those that
+its other end took; the broker counts the bytes of whole messages; the difference lies in libzmq. For a unix
+socket the kernel counts nothing: bytes that lie unread there, sample after sample, stand for it.
 
-What lies there may be whole messages that the broker has been too slow to take. It takes from all in turn,
-and nothing comes past a message that isn't whole: so a connection of which something was taken is not judged
-by what has come, and nobody is judged at once after the broker stood still.
+What lies in libzmq may also be whole messages that the broker has been too slow to take. It takes from all
+connections in turn, and nothing comes past a message that isn't whole. So a connection of which something was
+taken is not judged by what it received, and none is judged at once after the broker stood still.
+
+No zmq here; `kernel` asks the operating system.
 """
 
 import logging
