@@ -91,7 +91,7 @@ class Presence:
         self._hello_at = now + UNSENT_INTERVAL_S
 
     def greet(self, state: Literal["greeting", "away"], now: float) -> None:
-        """Leave the welcomed state, and have a hello due at once."""
+        """Have a hello due at once: the broker is silent, or doesn't know this peer."""
         self.state = state
         self._hello_at = now
 
