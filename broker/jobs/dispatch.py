@@ -10,6 +10,7 @@ When a batch goes, `batching` says. What may have ended a worker goes its own wa
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
 
 from torchrelay.broker.fleet.fleet import Fleet
@@ -42,10 +43,9 @@ class Dispatch:
         self._fleet = fleet
         self._isolation = isolation
         self._assign = assign
-        node_late_s = 2 * settings.beat_interval_s
-        self._in_order = InOrder(fleet, assign, node_late_s)
-        self._concurrent = Concurrent(fleet, assign, node_late_s)
-        self._by_sequence = BySequence(fleet, assign)
+        shared = fleet, assign, 2 * settings.beat_interval_s
+        self._in_order, self._concurrent = InOrder(*shared), Concurrent(*shared)
+        self._by_sequence = BySequence(*shared)
         #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
         self._due: dict[Key, float] = {}
 
@@ -100,18 +100,21 @@ class Dispatch:
         return PlainQueue(record, self._concurrent if batching.concurrent_leases(record) else self._in_order)
 
 
-class InOrder:
-    """Gives a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
+@dataclass(slots=True, eq=False)
+class _Strategy:
+    fleet: Fleet
+    assign: Assign
+    #: For how long a node may not have been heard before its workers come after others.
+    node_late_s: float
 
-    def __init__(self, fleet: Fleet, assign: Assign, node_late_s: float) -> None:
-        self._fleet = fleet
-        self._assign = assign
-        self._node_late_s = node_late_s
+
+class InOrder(_Strategy):
+    """Gives a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
 
     def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give batches to workers; see `Strategy`."""
         while queue.row:
-            worker = best_worker(self._fleet, queue, now - self._node_late_s)
+            worker = best_worker(self.fleet, queue, now - self.node_late_s)
             if worker is None:
                 break
             if worker.leases and not batching.may_send_ahead(
@@ -123,48 +126,39 @@ class InOrder:
             if wait_s > 0:
                 return now + wait_s
             count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
-            self._assign(queue, queue.take(count), record, worker, now)
+            self.assign(queue, queue.take(count), record, worker, now)
         return inf
 
 
-class Concurrent:
+class Concurrent(_Strategy):
     """Gives each job a lease of its own, which runs beside others; the worker makes batches of them."""
-
-    def __init__(self, fleet: Fleet, assign: Assign, node_late_s: float) -> None:
-        self._fleet = fleet
-        self._assign = assign
-        self._node_late_s = node_late_s
 
     def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give jobs to workers; see `Strategy`."""
         limit = batching.concurrent_leases(record)
         while queue.row:
-            worker = best_worker(self._fleet, queue, now - self._node_late_s)
+            worker = best_worker(self.fleet, queue, now - self.node_late_s)
             if worker is None or len(worker.leases) >= limit:
                 break
-            self._assign(queue, queue.take(1), record, worker, now)
+            self.assign(queue, queue.take(1), record, worker, now)
         return inf
 
 
-class BySequence:
+class BySequence(_Strategy):
     """Gives each worker of the jobs that may run there; a new sequence goes where the fewest are.
 
     Among equals workers take turns, as in TorchServe: a handler may remember a sequence that is over.
     """
 
-    def __init__(self, fleet: Fleet, assign: Assign) -> None:
-        self._fleet = fleet
-        self._assign = assign
-
     def hand_out(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
         """Have new sequences stick to workers, and give these a job of each; see `Strategy`."""
         in_order = queue.runs_in_order
-        workers = [worker for worker in self._fleet.ready(queue.key) if not worker.is_cut]
+        workers = [worker for worker in self.fleet.ready(queue.key) if not worker.is_cut]
         room = {worker: batching.room(record, leases=len(worker.leases)) for worker in workers}
         while queue.has_describe and (free := [worker for worker in workers if room[worker] > 0]):
             worker = min(free, key=lambda w: (len(w.leases), w.worker_id))
             room[worker] = 0 if in_order else room[worker] - 1
-            self._assign(queue, queue.take(worker.worker_id, 1), record, worker, now)
+            self.assign(queue, queue.take(worker.worker_id, 1), record, worker, now)
         while queue.has_unplaced:
             free = [worker for worker in workers if room[worker] > len(queue.ready(worker.worker_id))]
             if not free:
@@ -180,7 +174,7 @@ class BySequence:
                     break
                 jobs = queue.take(worker.worker_id, record.batch_size if in_order else 1)
                 room[worker] = 0 if in_order else room[worker] - 1
-                self._assign(queue, jobs, record, worker, now)
+                self.assign(queue, jobs, record, worker, now)
         return due
 
 

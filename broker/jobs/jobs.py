@@ -27,6 +27,9 @@ from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 
+#: Leases of one epoch lie apart from those of the next, whose workers may still speak of them.
+EPOCH_SHIFT = 32
+
 
 class Jobs:
     """Every job that has not ended, and the leases under which some of them run."""
@@ -57,7 +60,7 @@ class Jobs:
         )
         self._leases = Leases(
             self._waiting, catalog, fleet, stats, settings,
-            epoch=epoch, isolation=self._isolation, answers=answers, send=send,
+            self._isolation, answers, send, next=(epoch << EPOCH_SHIFT) + 1,
         )  # fmt: skip
         self._dispatch = Dispatch(
             self._waiting, catalog, fleet, settings, isolation=self._isolation, assign=self._leases.assign

@@ -1,6 +1,7 @@
 """Batches on workers, each under a lease: handed out, answered, and taken back. Pure."""
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from torchrelay.broker.core.answers import Answers, Send, part_lost
 from torchrelay.broker.core.states import JobState
@@ -18,36 +19,22 @@ from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError
 
-#: Leases of one epoch lie apart from those of the next, whose workers may still speak of them.
-EPOCH_SHIFT = 32
 
-
+@dataclass(slots=True, eq=False)
 class Leases:
     """The leases that have not ended; only the holder's answer to one counts."""
 
-    def __init__(
-        self,
-        waiting: WaitingJobs,
-        catalog: Catalog,
-        fleet: Fleet,
-        stats: Stats,
-        settings: BrokerSettings,
-        *,
-        epoch: int,
-        isolation: Isolation,
-        answers: Answers,
-        send: Send,
-    ) -> None:
-        self._waiting = waiting
-        self._catalog = catalog
-        self._fleet = fleet
-        self._stats = stats
-        self._settings = settings
-        self._isolation = isolation
-        self._answers = answers
-        self._send = send
-        self.by_number: dict[int, Lease] = {}
-        self._next = (epoch << EPOCH_SHIFT) + 1
+    waiting: WaitingJobs
+    catalog: Catalog
+    fleet: Fleet
+    stats: Stats
+    settings: BrokerSettings
+    isolation: Isolation
+    answers: Answers
+    send: Send
+    #: The number of the next one.
+    next: int
+    by_number: dict[int, Lease] = field(default_factory=dict)
 
     def assign(
         self,
@@ -59,18 +46,18 @@ class Leases:
     ) -> None:
         """Give jobs that have left their queue to a worker, as one batch."""
         assert worker.peer is not None, worker
-        number = self._next
-        self._next += 1
-        lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now, self._fleet.beat)
+        number = self.next
+        self.next += 1
+        lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now, self.fleet.beat)
         lease.is_in_order = queue.runs_in_order
-        stats = self._stats.versions[queue.key]
+        stats = self.stats.versions[queue.key]
         items: list[m.AssignItem] = []
         frames: list[Frame] = []
         for job in jobs:
             job.move(JobState.RUNNING)
             job.attempt += 1
             job.lease = number
-            self._waiting.queued_bytes -= job.size
+            self.waiting.queued_bytes -= job.size
             items.append(m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence))
             frames.extend(job.frames)
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
@@ -84,7 +71,7 @@ class Leases:
         worker.leases.append(lease)
         worker.last_assigned_at = now
         self.by_number[number] = lease
-        self._send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
+        self.send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
 
     # Answers
 
@@ -98,7 +85,7 @@ class Leases:
         if not all(0 <= item.index < len(lease.jobs) for item in message.items):
             raise WireError(f"a part for a job outside of a batch of {len(lease.jobs)}")
         if message.number < lease.streamed:
-            self._stats.stale_results += 1  # it came twice
+            self.stats.stale_results += 1  # it came twice
             return
         self._skip_to(worker, lease, now)
         lease.heard_at = now
@@ -110,9 +97,9 @@ class Leases:
             job = lease.jobs[item.index]
             if job.state is not JobState.RUNNING:
                 continue
-            self._answers.pass_on(job, item.meta, frames, is_final=False)
+            self.answers.pass_on(job, item.meta, frames, is_final=False)
             if job.parts == 1 and queue.streams(job):
-                self._waiting.changed[queue.key] = None
+                self.waiting.changed[queue.key] = None
 
     def completed(
         self, worker: FleetWorker, done: m.Completed, parts: Sequence[tuple[Frame, ...]], now: float
@@ -138,21 +125,21 @@ class Leases:
             if job.state is not JobState.RUNNING:
                 continue
             if not is_whole:
-                self._answers.refuse(job, part_lost())
+                self.answers.refuse(job, part_lost())
                 continue
-            self._answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
+            self.answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
             answered.append((job, item.status))
-        self._stats.batch_done(
+        self.stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
         )
         if queue.suspicions.known or queue.kept_worker:
-            self._isolation.answered(lease)
+            self.isolation.answered(lease)
         self._drop_lease(worker, lease, now)
         self._begin_next(worker, now)
         if lease.jobs[0].sequence:
             ended = [name for item in done.items for name in item.ends_sequences]
-            self._waiting.refuse(queue.close(ended, worker.worker_id), "its sequence has been ended")
-        self._waiting.changed[queue.key] = None
+            self.waiting.refuse(queue.close(ended, worker.worker_id), "its sequence has been ended")
+        self.waiting.changed[queue.key] = None
         return True
 
     def _lease_of(self, worker: FleetWorker, number: int) -> Lease | None:
@@ -162,7 +149,7 @@ class Leases:
         """
         lease = self.by_number.get(number)
         if lease is None:
-            self._stats.stale_results += 1
+            self.stats.stale_results += 1
             return None
         if lease.worker_id != worker.worker_id:
             raise WireError(f"lease {number} is another worker's")
@@ -184,13 +171,13 @@ class Leases:
             lease = self.by_number[job.lease]
             indexes.setdefault(lease.number, []).append(lease.jobs.index(job))
             if error is None:
-                self._answers.end(job, "cancelled")
+                self.answers.end(job, "cancelled")
             else:
-                self._answers.refuse(job, error)
+                self.answers.refuse(job, error)
         for number, of_lease in indexes.items():
-            worker = self._fleet.workers[self.by_number[number].worker_id]
+            worker = self.fleet.workers[self.by_number[number].worker_id]
             assert worker.peer is not None, worker
-            self._send(worker.peer, m.CancelJobs(number, tuple(of_lease)), ())
+            self.send(worker.peer, m.CancelJobs(number, tuple(of_lease)), ())
 
     # Ends without an answer
 
@@ -199,7 +186,7 @@ class Leases:
 
         An asynchronous handler may take any time over a job, as in TorchServe, while its worker beats.
         """
-        record = self._catalog.get(worker.key)
+        record = self.catalog.get(worker.key)
         is_async = record is not None and record.config.async_communication
         return [
             lease
@@ -213,12 +200,12 @@ class Leases:
         for lease in leases:
             for job in lease.jobs:
                 if job.state is JobState.RUNNING:
-                    self._answers.refuse(job, errors.WorkerDied("Worker died.", reason))
+                    self.answers.refuse(job, errors.WorkerDied("Worker died.", reason))
             self._drop_lease(worker, lease, now)
 
     def take_back_lost(self, worker: FleetWorker, held: Collection[int], heard: int, now: float) -> None:
         """Take back what a worker doesn't hold, though it heard a later beat or was given it long ago."""
-        late = now - self._settings.peer_timeout_s
+        late = now - self.settings.peer_timeout_s
         lost = [
             one
             for one in worker.leases
@@ -227,7 +214,7 @@ class Leases:
         if lost:
             self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)
             self._begin_next(worker, now)
-            self._waiting.changed[worker.key] = None
+            self.waiting.changed[worker.key] = None
 
     def take_back_unsent(self, worker: FleetWorker, number: int, now: float) -> None:
         """Take back a lease whose message found no connection."""
@@ -261,17 +248,17 @@ class Leases:
                     continue
                 if not (is_lost and lease.began_at is not None):
                     job.attempt -= 1
-                if lease.queue.may_run_again(job, lease, self._settings.attempt_limit):
+                if lease.queue.may_run_again(job, lease, self.settings.attempt_limit):
                     back.append(job)
                 else:
                     cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
-                    self._answers.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
+                    self.answers.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
                     broken.append(job.sequence)
             self._drop_lease(worker, lease, now)
-            self._waiting.put_back(lease.queue, back)
-        queue = self._waiting.queues.get(worker.key)
+            self.waiting.put_back(lease.queue, back)
+        queue = self.waiting.queues.get(worker.key)
         if broken and queue is not None:
-            self._waiting.refuse(queue.close(broken, worker.worker_id), "its sequence has lost a request")
+            self.waiting.refuse(queue.close(broken, worker.worker_id), "its sequence has lost a request")
 
     def _drop_lease(self, worker: FleetWorker, lease: Lease, now: float) -> None:
         worker.leases.remove(lease)
