@@ -32,7 +32,7 @@ class Places:
         return self._running.total()
 
     def ask(self, origin: str, work: Work) -> None:
-        """Let work wait for a place."""
+        """Have work wait for a place."""
         self._waiting.setdefault(origin, deque()).append(work)
 
     def take(self) -> list[tuple[str, Work]]:

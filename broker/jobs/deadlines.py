@@ -15,11 +15,11 @@ class Deadlines:
 
     @property
     def next(self) -> float:
-        """The earliest."""
+        """When the next job must be looked at, in real time; infinity without one."""
         return self._heap[0][0] if self._heap else inf
 
     def add(self, at: float, job: Job) -> None:
-        """Have a job looked at."""
+        """Have a job looked at at a time."""
         heapq.heappush(self._heap, (at, job.gateway, job.number))
 
     def due(self, now: float) -> Iterator[tuple[bytes, int]]:

@@ -1,6 +1,6 @@
 """Requests that may have ended a worker: who they are, when and where each is run alone. Pure.
 
-Rules, of which the first is that no request is refused for the company it had:
+Rules, of which the first is that no request is refused because of others in its batch:
 
 - what ran on a worker that ended by itself is suspect, and is run again with nothing beside it;
 - at most one worker of a version is used for that at a time, while another serves the other requests; where
@@ -65,7 +65,7 @@ def judge(
     is_excused = worker.has_answered or all(job.suspicion and job.suspicion.is_excused for job in running)
     for job in running:
         if not is_alone and job.attempt >= attempt_limit > 1:
-            job.attempt = attempt_limit - 1  # it had company: this was not its last try
+            job.attempt = attempt_limit - 1  # others ran with it: this was not its last try
     if known := tuple(job for job in running if queue.suspicions.is_quarantined(job.meta, job.frames)):
         return Blame(is_excused=True, culprits=known)
     # Twice the same content in a batch is one suspicion.
@@ -106,7 +106,7 @@ def clear(queue: VersionQueue, suspicions: Sequence[Suspicion]) -> None:
 
 
 def lost_with(queue: VersionQueue, culprit: Suspicion) -> list[Suspicion]:
-    """Return what was suspected for no other reason than the company of a culprit that has been found."""
+    """Return what was suspected only because it ran together with a culprit that has been found."""
     suspicions = {id(job.suspicion): job.suspicion for job in queue.suspects if job.suspicion}
     return [
         suspicion

@@ -120,7 +120,7 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
 
 
 def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
-    """Group jobs."""
+    """Group jobs by their model version."""
     groups: dict[Key, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.key, []).append(job)
@@ -174,7 +174,7 @@ class VersionQueue(ABC):
 
     @property
     def oldest(self) -> Job | None:
-        """The job that came first."""
+        """The job that came first; None in an empty queue."""
         if self.suspects:
             return min(self.jobs, key=lambda job: job.arrived_at)
         return next(iter(self.jobs), None)
