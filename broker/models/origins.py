@@ -45,6 +45,12 @@ class BadUrl(ValueError):
 class _Given:
     #: As it was given.
     url: str
+    #: What archives come from that share places for being fetched; empty for what is not going to be asked.
+    source: str
+    #: The url as patterns see it, rebuilt from what was found in it: scheme and host in lower case and ASCII;
+    #: no default port, user or fragment; nothing escaped that need not be. The path is kept, and the query of
+    #: http(s).
+    matched: str
 
     @property
     def name(self) -> str:
@@ -54,45 +60,22 @@ class _Given:
 
 @dataclass(frozen=True, slots=True)
 class InStore(_Given):
-    """A file or folder of the model store, or a whole path: what has no scheme."""
-
-    @property
-    def matched(self) -> str:
-        """See `Origin`. Nothing is fetched from here, but a redirect may lead to such a text."""
-        return self.url
-
-    @property
-    def source(self) -> str:
-        """See `Origin`."""
-        return self.name
+    """A file or folder of the model store, or a whole path: what has no scheme. Each is its own source."""
 
 
 @dataclass(frozen=True, slots=True)
 class File(_Given):
-    """A file of the broker's host."""
+    """A file of the broker's host, by its path."""
 
-    #: As it was given, with its escapes.
-    given_path: str
-
-    @property
-    def path(self) -> str:
-        """The path, its escapes resolved."""
-        return unquote(self.given_path)
-
-    @property
-    def matched(self) -> str:
-        """See `Origin`."""
-        return f"file://{_unescaped(self.given_path)}"
-
-    @property
-    def source(self) -> str:
-        """See `Origin`."""
-        return "file://"
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Http(_Given):
-    """A url of http(s). `host` may be empty, and has no brackets; `path` is as given, with the query."""
+    """A url of http(s). `host` may be empty, and has no brackets; `path` is as given, with the query.
+
+    Its source is the host, whatever the port.
+    """
 
     scheme: str
     host: str
@@ -102,23 +85,12 @@ class Http(_Given):
     @property
     def authority(self) -> str:
         """Return host and port as they stand in a url: no default port, brackets around IPv6."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return _authority(self.scheme, self.host, self.port)
 
     @property
     def target(self) -> str:
         """Return what the server is asked for."""
         return quote(self.path, safe=_AS_IT_IS)
-
-    @property
-    def matched(self) -> str:
-        """See `Origin`."""
-        return f"{self.scheme}://{self.authority}{_unescaped(self.path)}"
-
-    @property
-    def source(self) -> str:
-        """See `Origin`."""
-        return self.host
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.target}"
@@ -132,16 +104,6 @@ class ObjectStore(_Given):
     bucket: str
     key: str
 
-    @property
-    def matched(self) -> str:
-        """See `Origin`."""
-        return f"{self.scheme}{self.url[len(self.scheme) :]}"
-
-    @property
-    def source(self) -> str:
-        """See `Origin`."""
-        return f"{self.scheme}://{self.bucket}"
-
 
 @dataclass(frozen=True, slots=True)
 class UnreadableUrl(_Given):
@@ -149,14 +111,8 @@ class UnreadableUrl(_Given):
 
     scheme: str
     why: str
-    #: It is not going to be asked.
-    source: str = ""
 
 
-#: `matched` is a url as patterns see it, rebuilt from what was found in it: scheme and host in lower case and
-#: ASCII; no default port, user or fragment; nothing escaped that need not be. The path is kept, and the query
-#: of http(s). `source` is what archives come from that share places: a host whatever the port, a bucket, this
-#: host's files; one of the model store is its own.
 Origin = InStore | File | Http | ObjectStore | UnreadableUrl
 
 
@@ -165,7 +121,7 @@ def parse(url: str) -> Origin:
     scheme, colon, rest = url.partition("://")
     scheme = scheme.lower()
     if not colon:
-        return InStore(url)
+        return InStore(url, file_of(url), url)
     try:
         if scheme in DEFAULT_PORTS:
             return parse_http(url)
@@ -174,13 +130,13 @@ def parse(url: str) -> Origin:
             match = _FILE.fullmatch(url)
             if not match:
                 raise BadUrl("a url of a file is file:///PATH")
-            return File(url, match[1])
+            return File(url, "file://", f"file://{_unescaped(match[1])}", unquote(match[1]))
         bucket, _, key = rest.partition("/")
         if not _BUCKET.fullmatch(bucket):
             raise BadUrl("its bucket has characters that no bucket has")
-        return ObjectStore(url, scheme, bucket, key)
+        return ObjectStore(url, f"{scheme}://{bucket}", f"{scheme}://{rest}", scheme, bucket, key)
     except BadUrl as error:
-        return UnreadableUrl(url, scheme, str(error))
+        return UnreadableUrl(url, "", "", scheme, str(error))
 
 
 def _check_text(url: str) -> None:
@@ -214,7 +170,9 @@ def parse_http(text: str) -> Http:
     port = int(parts[2] or DEFAULT_PORTS[scheme])
     if not 0 < port < 1 << 16:
         raise BadUrl(f"{port} is no port")
-    return Http(text, scheme, _host(parts[1]), port, path + query)
+    host = _host(parts[1])
+    matched = f"{scheme}://{_authority(scheme, host, port)}{_unescaped(path + query)}"
+    return Http(text, host, matched, scheme, host, port, path + query)
 
 
 def join(url: Http, location: bytes) -> str:
@@ -240,6 +198,11 @@ def without_query(url: str) -> str:
 def without_user(url: str) -> str:
     """Return a url of http(s) for people: what is before the host may be a password."""
     return _USER.sub(r"\1", url)
+
+
+def _authority(scheme: str, host: str, port: int) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return host if port == DEFAULT_PORTS[scheme] else f"{host}:{port}"
 
 
 def _host(text: str) -> str:

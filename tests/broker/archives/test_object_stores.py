@@ -115,7 +115,7 @@ def allowing(*patterns: str, **changes: Any) -> BrokerSettings:  # Any: BrokerSe
 def fetch_url(url: str, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool]) -> None:
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")  # some of these are refused before they come here
-    fetch(ObjectStore(url, scheme.lower(), bucket, key), target, settings, is_cancelled)
+    fetch(ObjectStore(url, "", url, scheme.lower(), bucket, key), target, settings, is_cancelled)
 
 
 def fetched(url: str, tmp_path: Path, **changes: Any) -> bytes:  # Any: as above
