@@ -153,17 +153,17 @@ def fingerprint(meta: bytes, frames: Sequence[Frame], *, whole: bool = False) ->
         return b""
     request, values = unpacked
     headers = dict(request.headers)
-    made = sha256()
+    digest = sha256()
     facts = [headers.get("explain", ""), headers.get("url_path", "")]
     for item, value in zip(request.inputs, values, strict=True):
         facts += item.name, item.content_type, str(len(value))
-    made.update(repr(facts).encode())
+    digest.update(repr(facts).encode())
     for value in values:
         size = len(value)
         if whole or size <= SAMPLED_ABOVE_BYTES:
-            made.update(value)
+            digest.update(value)
         else:
             for number in range(SAMPLES):
                 start = (size - SAMPLE_BYTES) * number // (SAMPLES - 1)
-                made.update(value[start : start + SAMPLE_BYTES])
-    return made.digest()
+                digest.update(value[start : start + SAMPLE_BYTES])
+    return digest.digest()

@@ -212,11 +212,11 @@ class Rig:
                 beats.append(self.event(node, m.NodeBeat(tuple((worker, 1) for worker in workers))))
         for worker, leases in self.leases.items():
             # One that runs a batch hears and says nothing meanwhile.
-            if worker not in self.silent and (not leases or self._runs_side_by_side(worker)):
+            if worker not in self.silent and (not leases or self._runs_concurrently(worker)):
                 beats.append(self.event(worker, m.WorkerBeat(tuple(leases))))
         return beats
 
-    def _runs_side_by_side(self, worker: bytes) -> bool:
+    def _runs_concurrently(self, worker: bytes) -> bool:
         known = self.core.fleet.workers.get(int(worker[2:]))
         record = self.core.catalog.get(known.key) if known else None
         return record is not None and batching.concurrent_leases(record) > 0

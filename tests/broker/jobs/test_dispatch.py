@@ -25,7 +25,7 @@ def test_an_asynchronous_model_is_given_many_jobs_whatever_its_batch_size() -> N
     assert len(rig.take(worker, m.Assign)) == 50
 
 
-def test_jobs_side_by_side_are_spread_over_the_workers() -> None:
+def test_jobs_that_run_concurrently_are_spread_over_the_workers() -> None:
     rig = Rig()
     workers = rig.ready_rig(config=ASYNC, workers=3)
     rig.submit(*range(9))

@@ -263,7 +263,7 @@ def test_a_suspected_content_runs_without_the_jobs_of_other_sequences() -> None:
 @pytest.mark.parametrize(
     "config", [ModelConfig(continuous_batching=True), ModelConfig(async_communication=True)]
 )
-def test_of_jobs_side_by_side_the_suspects_have_a_worker_to_themselves(config: ModelConfig) -> None:
+def test_of_jobs_that_run_concurrently_the_suspects_have_a_worker_to_themselves(config: ModelConfig) -> None:
     rig = Rig()
     one, two = rig.ready_rig(workers=2, config=config, batch_size=4)
     fill(rig, range(1, 5))
