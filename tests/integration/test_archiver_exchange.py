@@ -68,7 +68,7 @@ def torchserve(store: Path, folder: Path, model: str) -> Iterator[str]:
 
 
 @pytest.mark.skipif(
-    TORCHSERVE is None, reason="the real TorchServe isn't installed; see README, what runs where"
+    TORCHSERVE is None, reason="the real TorchServe isn't installed; see CONTRIBUTING.md, how tests look"
 )
 def test_our_archive_is_served_by_the_real_torchserve(tmp_path: Path) -> None:
     store = make_store(tmp_path / "models", "echo")

@@ -58,7 +58,7 @@ def test_what_each_gpu_has_to_do_is_told_by_torchs_numbers() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not read_gpus(), reason="no CUDA device; see the README, what runs where")
+@pytest.mark.skipif(not read_gpus(), reason="no CUDA device; see CONTRIBUTING.md, how tests look")
 def test_a_real_gpu_tells_of_its_memory() -> None:
     gpus = read_gpus()
     assert gpus
