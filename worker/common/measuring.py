@@ -72,18 +72,19 @@ class Measuring:
         """Take note of a call that went well, and of its requests."""
         self._prediction = (handler_us, request_ids)
 
-    def has_points(self) -> bool:
+    def _has_points(self) -> bool:
         """Tell whether the handler itself has measured something that was not sent."""
         if self._source is not None and (taken := self._source.take_points()):
             self._points = (self._points + taken)[-POINTS_LIMIT:]
         return bool(self._points)
 
+    def is_due(self, now: float) -> bool:
+        """Tell whether there is something that should be sent before the answer that it belongs to."""
+        return self._has_points() or (self._prediction is not None and now - self._tried_at >= GATHER_S)
+
     def due(self, now: float, *, is_idle: bool) -> m.Measured | None:
         """Return what is to be sent now; it stays until `sent`."""
-        has_waited = now - self._tried_at >= GATHER_S
-        if not (has_waited or is_idle):
-            return None
-        if not self.has_points() and not (has_waited and self._prediction):
+        if not (is_idle or now - self._tried_at >= GATHER_S) or not self.is_due(now):
             return None
         self._due_count = min(len(self._points), self._allowance.left(now))
         points = tuple(self._points[: self._due_count]) + self._prediction_point()

@@ -152,7 +152,7 @@ class WorkerLoop:
             frames += own_frames
         self.leases.completed(lease, handler_us, tuple(items), frames)
         # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
-        if not self._measuring.has_points():
+        if not self._measuring.is_due(clock.monotonic()):
             self._flush()
         elif self._woken is not None:
             self._woken.set()

@@ -347,7 +347,9 @@ def test_a_context_without_config_or_metrics_will_do() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; see CONTRIBUTING.md, how tests look")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device; see CONTRIBUTING.md, how tests look"
+)
 def test_a_model_goes_to_the_gpu_that_it_was_given(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, Net(), NET)
     (folder / "h.py").write_text(HANDLER)

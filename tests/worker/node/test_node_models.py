@@ -258,6 +258,16 @@ def handle(data, context):
     assert "[METRICS]" not in joined.node_log()
 
 
+def test_the_time_of_a_prediction_is_told_before_its_answer(joined: Fleet) -> None:
+    loaded = load(joined)
+    submit(joined, loaded.worker, b"x")
+    joined.broker.until(lambda: joined.broker.all(m.Completed))
+    told = [heard.message for heard in joined.broker.heard]
+    told = [message for message in told if isinstance(message, m.Measured | m.Completed)]
+    assert isinstance(told[0], m.Measured)
+    assert [point.name for point in told[0].points] == ["PredictionTime"]
+
+
 def test_workers_have_torchserves_environment_but_not_what_is_blacklisted(fleet: Fleet) -> None:
     code = """
 import os, sys
