@@ -77,6 +77,9 @@ class Kernel:
     def cut(self, fd: int, identity: int) -> None:
         """Shut a connection down, if the fd is still its own."""
 
+    def expect_freed(self) -> None:
+        """Give memory back that libzmq frees from now on, as it lets go of a connection that has ended."""
+
     def memory_bytes(self) -> int:
         """Return the resident memory of this process, after what it has freed is given back."""
         return 0
@@ -207,8 +210,12 @@ class Connections:
         """Take note that a connection has ended."""
         gone = self._by_fd.pop(fd, None)
         self.unidentified.pop(fd, None)
-        if gone is not None and gone.peer is not None and self.by_peer.get(gone.peer) is gone:
+        if gone is None:
+            return
+        if gone.peer is not None and self.by_peer.get(gone.peer) is gone:
             del self.by_peer[gone.peer]
+        if gone.holds >= LEAST_BYTES:
+            self._kernel.expect_freed()
 
     def heard(self, peer: bytes, fd: int, now: float) -> PeerConnection | None:
         """Note which peer a connection belongs to, by a message that came on it."""

@@ -19,8 +19,8 @@ _TCP_INFO, _ACKED_AT, _INFO_BYTES = 11, 120, 136
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 #: Memory has to grow by so much before freed memory is given back again.
 _TRIM_BYTES = 64 << 20
-#: After a cut libzmq frees what it held in its own time.
-_TRIMS_AFTER_CUT = 30
+#: How often memory is given back after a connection has ended: libzmq frees what it held in its own time.
+_TRIMS_AFTER_END = 30
 
 
 class Linux(Kernel):
@@ -62,9 +62,13 @@ class Linux(Kernel):
             own = fd
         if self.identity(own) == identity:
             self._libc.shutdown(own, socket.SHUT_RDWR)
-            self._trims_due = _TRIMS_AFTER_CUT
+            self.expect_freed()
         if own != fd:
             os.close(own)
+
+    def expect_freed(self) -> None:
+        """Have the next counts of memory give back what is free."""
+        self._trims_due = _TRIMS_AFTER_END
 
     def memory_bytes(self) -> int:
         """Count resident memory; what was freed is given back before it is blamed on anybody."""

@@ -39,6 +39,7 @@ class System(Kernel):
         #: By fd: bytes in the kernel, of a unix socket.
         self.queued: dict[int, tuple[int, int]] = {}
         self.cuts: list[int] = []
+        self.expected_freed: list[float] = []
         #: By fd: memory that goes with it.
         self.brought: dict[int, int] = {}
         self.held: dict[bytes, int] = {}
@@ -62,6 +63,9 @@ class System(Kernel):
         assert self.identities.pop(fd) == identity
         self.cuts.append(fd)
         self.memory -= self.brought.pop(fd, 0)
+
+    def expect_freed(self) -> None:
+        self.expected_freed.append(self.now)
 
     def memory_bytes(self) -> int:
         return self.memory
@@ -290,6 +294,18 @@ def test_connections_leave_fds_to_the_rest_of_the_process() -> None:
     for fd in range(50, 55):
         system.connect(fd)
     assert system.cuts == [50, 51, 52, 53, 54]
+
+
+def test_what_a_connection_held_is_given_back_when_it_ends_by_itself(system: System) -> None:
+    for fd in (1, 2):
+        system.join(fd)
+    system.pass_time(1)
+    system.bring(1, 8 * MEGABYTE)
+    system.pass_time(1)
+    system.all.closed(2)
+    assert system.expected_freed == []
+    system.all.closed(1)
+    assert system.expected_freed == [system.now]
 
 
 def test_a_connection_on_the_fd_of_one_whose_end_was_missed_has_to_join_itself(system: System) -> None:
