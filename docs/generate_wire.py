@@ -40,15 +40,15 @@ out and never speak to each other. [The architecture](architecture.md) says whic
 - **Time** travels as a duration: hosts share no clock. Names of fields end with their unit: `_s` seconds,
   `_ms` milliseconds, `_us` microseconds, `_bytes`; `_at_ms` is milliseconds since 1970.
 
-The code: [messages](../shared/wire/messages.py), [what is in them](../shared/wire/items.py),
-[codec](../shared/wire/codec.py), [sockets and their options](../shared/wire/sockets.py).
+The code: `shared/wire/messages.py`, what is in them `shared/wire/items.py`, the codec `shared/wire/codec.py`,
+sockets and their options `shared/wire/sockets.py`.
 
 ## States
 
 ### A peer's session with its broker
 
 A gateway, node or worker says hello until it is welcomed, and beats from then on
-([presence](../shared/wire/presence.py)). `silence`: nothing came for longer than the peer_timeout that the
+(`shared/wire/presence.py`). `silence`: nothing came for longer than the peer_timeout that the
 Welcome told. A node or worker:
 
 {peer}
@@ -234,24 +234,24 @@ def types():
         ):
             name = node.targets[0].id
             meaning = meanings.get(name, "")
-            rows.append(f"| `{name}` | {written_type(node.value)} | {meaning} |")
+            rows.append(f"| `{name}` | {written_type(name, node.value)} | {meaning} |")
     return "\n".join(rows) + "\n"
 
 
-def written_type(expression):
+def written_type(name, expression):
     """Write `Annotated[int, Meta(ge=0)]` as `int, from 0`."""
     text = ast.unparse(expression)
     if not text.startswith("Annotated"):
         return f"`{text}`"
     base, meta = expression.slice.elts
     words = {"ge": "from", "le": "to", "max_length": "at most", "pattern": "like"}
-    bounds = ", ".join(f"{words[one.arg]} {written_bound(one.value)}" for one in meta.keywords)
+    _, limits = get_args(getattr(fields, name))
+    bounds = ", ".join(f"{words[one.arg]} {written_bound(getattr(limits, one.arg))}" for one in meta.keywords)
     return f"`{ast.unparse(base)}`, {bounds}".replace("|", "\\|")
 
 
-def written_bound(expression):
+def written_bound(value):
     """Write a bound as a number, or a pattern as code."""
-    value = eval(ast.unparse(expression), vars(fields))  # noqa: S307  # our own source
     return f"`{value}`" if isinstance(value, str) else str(value)
 
 

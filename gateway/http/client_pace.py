@@ -1,5 +1,6 @@
 """How fast clients have to be, and how much may be kept for those that aren't. Pure: time is passed in."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 #: Below this a client is slow, which is held against it only while others wait for what it takes up: 16 KiB/s
@@ -77,19 +78,19 @@ class ClientPace:
         return rate if rate < SLOW_BYTES_PER_S else None
 
 
-class ClientBacklog:
+class ClientBacklog(ABC):
     """What is kept for one client; its attributes are `Unsent`'s."""
 
     held_bytes = 0
     throughput: Throughput
 
+    @abstractmethod
     def measure(self) -> int:
         """Return how many bytes wait for the client now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(self) -> None:
         """Drop these bytes, and close the client's connection."""
-        raise NotImplementedError
 
 
 class Unsent:
