@@ -1,26 +1,25 @@
 """Changes of models and keys that callers of the management API ask for, and those of the start. Pure.
 
-Each kind of change has a module (`registering`, `scaling`, `removing`, `setting_default`, `renewing`), and
-each change is at one of the `steps`, by a token. Here they are begun, and go on as events come back.
+What is done at the steps of each change is in `registering` and `version_changes`, and for keys here. Here
+changes are begun, and go on as events come back.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import assert_never
 
+from torchrelay.broker.core.effects import KeepKeys, Report
 from torchrelay.broker.core.events import ArchivePrepared, Stored
-from torchrelay.broker.models import (
-    awaiting_workers,
-    registering,
-    removing,
-    renewing,
-    scaling,
-    setting_default,
-    steps,
-)
+from torchrelay.broker.models import registering, running_changes, version_changes
 from torchrelay.broker.models.catalog import Key
-from torchrelay.broker.models.records import RememberNodes, VersionRecord
-from torchrelay.broker.models.running_changes import RunningChanges
-from torchrelay.broker.models.steps import Caller
+from torchrelay.broker.models.records import RememberNodes
+from torchrelay.broker.models.running_changes import (
+    AwaitingRenewal,
+    Caller,
+    Preparing,
+    Renewing,
+    RunningChanges,
+)
 from torchrelay.shared import errors
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
@@ -43,11 +42,11 @@ class Management(RunningChanges):
 
     def load_at_start(self, load: LoadAtStart | StartupModel) -> None:
         """Register a model of the command line or config.properties, or of a snapshot, in the background."""
-        registering.load_at_start(self, load)
-
-    def installs_packages(self, record: VersionRecord) -> bool:
-        """Tell whether a version's workers have what its archive requires installed before they load."""
-        return registering.installs_packages(record, self.settings)
+        url = load.url if isinstance(load, LoadAtStart) else load.archive_name or ""
+        ask = m.RegisterModel(0, url, model_name=load.name, synchronous=False)
+        self.loading.append(url)
+        restored = load if isinstance(load, StartupModel) else None
+        registering.begin(self, Preparing(None, ask, restored))
 
     def ask(self, peer: bytes, ask: m.Change, now: float) -> None:
         """Begin what a gateway asks for; an ask that is being worked on already is not begun again."""
@@ -65,15 +64,17 @@ class Management(RunningChanges):
     def _begin(self, caller: Caller, ask: m.Change, now: float) -> None:
         match ask:
             case m.RegisterModel():
-                registering.begin(self, caller, ask)
+                registering.begin(self, Preparing(caller, ask))
             case m.ScaleWorkers():
-                scaling.begin(self, caller, ask)
+                version_changes.scale(self, caller, ask)
             case m.UnregisterModel():
-                removing.begin(self, caller, ask)
+                version_changes.remove(self, caller, ask)
             case m.SetDefault():
-                setting_default.begin(self, caller, ask)
+                version_changes.set_default(self, caller, ask)
             case m.RenewKey():
-                renewing.begin(self, caller, ask, now)
+                self.enter(AwaitingRenewal(caller, ask))
+                if not any(self.of_kind(Renewing)):
+                    self._begin_renewal(now)
             case _:
                 assert_never(ask)
 
@@ -98,30 +99,54 @@ class Management(RunningChanges):
             case _:
                 assert_never(event)
 
-    def _take_stored(self, step: steps.Step, error: errors.RelayError | None, now: float) -> None:
+    def _take_stored(self, step: running_changes.Step, error: errors.RelayError | None, now: float) -> None:
+        assert isinstance(step, running_changes.Storing), step
         match step:
-            case steps.Registering():
+            case running_changes.Registering():
                 registering.stored(self, step, error, now)
-            case steps.RestoringDefault():
+            case running_changes.RestoringDefault():
                 registering.default_restored(self, step, error)
-            case steps.Scaling():
-                scaling.stored(self, step, error, now)
-            case steps.SettingDefault():
-                setting_default.stored(self, step, error)
-            case steps.Removing() | steps.RollingBack():
-                removing.stored(self, step, error, now)
-            case steps.Renewing():
-                renewing.stored(self, step, error, now)
-            case steps.WritingSnapshot():
+            case running_changes.Scaling():
+                version_changes.scaled(self, step, error, now)
+            case running_changes.SettingDefault():
+                version_changes.default_set(self, step, error)
+            case running_changes.Removing() | running_changes.RollingBack():
+                version_changes.removed(self, step, error, now)
+            case Renewing():
+                self._end_renewal(step, error, now)
+            case running_changes.WritingSnapshot():
                 self.snapshot_written(step)
-            case steps.RememberingNodes():
+            case running_changes.RememberingNodes():
                 pass
-            case (
-                steps.Preparing() | steps.AwaitingRenewal() | steps.AwaitingWorkers() | steps.AwaitingExits()
-            ):
-                raise AssertionError(f"nothing is stored at this step: {step}")
             case _:
                 assert_never(step)
+
+    def _begin_renewal(self, now: float) -> None:
+        """Have the keys of the next renewal made and stored: one after the other."""
+        for token, step in self.of_kind(AwaitingRenewal):
+            del self.steps[token]
+            try:
+                made = self.keys.renew(step.ask.api, now)
+            except errors.RelayError as error:
+                self.refuse(step.caller, error)
+                continue
+            self.emit(KeepKeys(self.enter(Renewing(step.caller, step.ask, made)), made))
+            return
+
+    def _end_renewal(self, step: Renewing, error: errors.RelayError | None, now: float) -> None:
+        """Use keys that are durable, tell gateways and the caller, and begin the next renewal."""
+        api = step.ask.api
+        if error:
+            facts: dict[str, object] = {"api": api, "reason": str(error)}
+            self.emit(Report(logging.ERROR, "key.not_renewed", facts))
+            self.refuse(step.caller, error)
+        else:
+            self.keys.use(step.made)
+            self.emit(Report(logging.INFO, "key.renewed", {"api": api}))
+            # Before the answer: whoever reads the new key then finds that it opens.
+            self.tell_gateways(self.keys.message(now))
+            self.reply(step.caller, m.KeyRenewed(step.ask.ask))
+        self._begin_renewal(now)
 
     def patience_for(self, key: Key) -> float:
         """Return how long retired workers of a version may finish; negative is for ever."""
@@ -132,12 +157,11 @@ class Management(RunningChanges):
     def after_reconciling(self, now: float) -> None:
         """Tell callers what has come about, now that targets and workers were compared."""
         self.patience_s.clear()
-        awaiting_workers.check(self, now)
-        removing.check_exits(self, now)
+        version_changes.check_waiting(self, now)
         if not self._has_started and not self.loading:
             self._has_started = True
-            self.write_startup_snapshot()
+            self.write_snapshot(running_changes.WritingSnapshot("startup"))
 
     def remember_nodes(self, names: tuple[str, ...]) -> None:
         """Note which nodes are here, for the next start."""
-        self.store(steps.RememberingNodes(names), RememberNodes(names))
+        self.store(running_changes.RememberingNodes(names), RememberNodes(names))

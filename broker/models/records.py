@@ -60,6 +60,11 @@ class VersionRecord:
     #: No two registrations have the same, not even of the same version.
     registration: str = ""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Model name and version."""
+        return self.model, self.version
+
 
 @dataclass(frozen=True, slots=True)
 class PutVersion:

@@ -7,32 +7,24 @@ import logging
 from dataclasses import replace
 
 from torchrelay.broker.core.effects import Prepare, Report
-from torchrelay.broker.models import awaiting_workers, unused_archives
 from torchrelay.broker.models.origins import parse, without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
-from torchrelay.broker.models.running_changes import RunningChanges
-from torchrelay.broker.models.scaling import check_target
-from torchrelay.broker.models.steps import Caller, Preparing, Registering, RestoringDefault
+from torchrelay.broker.models.running_changes import (
+    AwaitingWorkers,
+    Caller,
+    Preparing,
+    Registering,
+    RestoringDefault,
+    RunningChanges,
+)
+from torchrelay.broker.models.version_changes import WAIT_SLACK_S, check_target
 from torchrelay.shared import errors
-from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
 
 
-def begin(running: RunningChanges, caller: Caller, ask: m.RegisterModel) -> None:
-    """Have the archive prepared that a caller names."""
-    _prepare(running, Preparing(caller, ask))
-
-
-def load_at_start(running: RunningChanges, load: LoadAtStart | StartupModel) -> None:
-    """Register a model of the command line or config.properties, or of a snapshot, in the background."""
-    url = load.url if isinstance(load, LoadAtStart) else load.archive_name or ""
-    ask = m.RegisterModel(0, url, model_name=load.name, synchronous=False)
-    running.loading.append(url)
-    _prepare(running, Preparing(None, ask, load if isinstance(load, StartupModel) else None))
-
-
-def _prepare(running: RunningChanges, step: Preparing) -> None:
+def begin(running: RunningChanges, step: Preparing) -> None:
+    """Have the archive prepared that a caller, or the start, names."""
     ask = step.ask
     is_wanted_now = starts_workers(ask, step.restored, running.settings, step.caller is None)
     running.emit(Prepare(running.enter(step), parse(ask.url), ask.s3_sse_kms, is_wanted_now))
@@ -63,9 +55,9 @@ def _take_prepared(running: RunningChanges, begun: Preparing, outcome: Prepared 
         _store(running, begun, outcome)
     except errors.RelayError as error:
         if isinstance(outcome, Prepared):
-            unused_archives.add(running, outcome.archive, begun.ask.url)
+            running.let_go[outcome.archive, begun.ask.url] = None
         _refuse(running, begun, error)
-    unused_archives.drop(running)
+    running.drop_unused_archives()
 
 
 def _store(running: RunningChanges, begun: Preparing, prepared: Prepared) -> None:
@@ -73,9 +65,8 @@ def _store(running: RunningChanges, begun: Preparing, prepared: Prepared) -> Non
     record = settle(begun.ask, prepared, running.settings, at_start=at_start, restored=restored)
     check_target(record.min_workers, running.settings)
     record = replace(record, registration=running.new_registration())
-    key = (record.model, record.version)
-    known = running.catalog.get(key)
-    is_reserved = any(step.key == key for _, step in running.of_kind(Registering))
+    known = running.catalog.get(record.key)
+    is_reserved = any(step.record.key == record.key for _, step in running.of_kind(Registering))
     if not at_start and (known or is_reserved):
         raise errors.Conflict(
             f"Model version {record.version} is already registered for model {record.model}"
@@ -90,18 +81,18 @@ def stored(running: RunningChanges, step: Registering, error: errors.RelayError 
     """Show a version that is durable, and answer its caller or let it wait for workers."""
     begun, record = step.begun, step.record
     if error:
-        unused_archives.add(running, record.archive, record.url)
-        unused_archives.drop(running)
+        running.let_go[record.archive, record.url] = None
+        running.drop_unused_archives()
         _refuse(running, begun, error)
         return
     running.catalog.apply(PutVersion(record))
-    running.fleet.forgive(step.key)
+    running.fleet.forgive(record.key)
     if step.replaced:
-        unused_archives.add(running, step.replaced.archive, step.replaced.url)
-    unused_archives.drop(running)
+        running.let_go[step.replaced.archive, step.replaced.url] = None
+    running.drop_unused_archives()
     _report(running, record, step.prepared)
     if begun.restored and begun.restored.is_default:
-        running.store(RestoringDefault(begun, step.key), SetDefaultVersion(*step.key))
+        running.store(RestoringDefault(begun, record.key), SetDefaultVersion(*record.key))
     elif begun.caller is None:
         _end_loading(running, begun)
     else:
@@ -136,21 +127,15 @@ def _answer(
 ) -> None:
     is_done = ask.synchronous or record.min_workers == 0
     reply = m.ModelRegistered(ask.ask, record.model, record.version, record.min_workers, is_done)
-    waits_for_workers = ask.synchronous and record.min_workers > 0
-    if not waits_for_workers and not installs_packages(record, running.settings):
+    for_install = not (ask.synchronous and record.min_workers > 0)
+    if for_install and not running.installs_packages(record):
         running.succeed(caller, reply)
         return
     if record.min_workers == 0:
-        running.fleet.install((record.model, record.version))
+        running.fleet.install(record.key)
     text = f"Failed to start workers for model {record.model} version: {record.version}"
-    awaiting_workers.begin(
-        running, caller, record, reply, text, now, rolls_back=True, for_install=not waits_for_workers
-    )
-
-
-def installs_packages(record: VersionRecord, settings: BrokerSettings) -> bool:
-    """Tell whether a version's workers have what its archive requires installed before they load."""
-    return settings.install_py_dep_per_model and record.has_requirements
+    deadline = now + record.startup_timeout_s + WAIT_SLACK_S
+    running.enter(AwaitingWorkers(caller, record.key, reply, text, deadline, for_install))
 
 
 def _refuse(running: RunningChanges, begun: Preparing, error: errors.RelayError) -> None:

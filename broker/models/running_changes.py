@@ -1,21 +1,171 @@
-"""The changes that are being made, by a token for each step, and the callers that wait for them. Pure."""
+"""The changes that are being made: the step that each is at, and the callers that wait for them. Pure.
+
+A change takes its steps as events come back: the archive is prepared by a thread, the change is made durable
+by another, only then does it show in the catalog. A caller that wants to wait is answered once its workers
+are there, or gone. Steps are values, which can be printed; what is done at each is in the module of its kind
+of change.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torchrelay.broker.core.effects import Effect, Send, Store, WriteSnapshot
-from torchrelay.broker.core.keyring import Keyring
+from torchrelay.broker.core.effects import DropArchive, Effect, Send, Store, WriteSnapshot
+from torchrelay.broker.core.keyring import IssuedKeys, Keyring
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.models.catalog import Catalog, Key
-from torchrelay.broker.models.records import Change
-from torchrelay.broker.models.steps import Caller, Step, Storing, WritingSnapshot
+from torchrelay.broker.models.origins import parse
+from torchrelay.broker.models.records import Change, Prepared, VersionRecord
 from torchrelay.shared import errors
-from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.settings import BrokerSettings, StartupModel
+from torchrelay.shared.torchserve.snapshot_files import Kind
 from torchrelay.shared.wire import messages as m
 
 #: Changes that are being made at the same time: twice what one gateway may ask for.
 CHANGES_LIMIT = 1024
+
+#: The gateway that asked, and under which number.
+Caller = tuple[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """An archive is being fetched and checked for a registration."""
+
+    #: None at start, where nobody asks.
+    caller: Caller | None
+    ask: m.RegisterModel
+    #: What a snapshot says of the version.
+    restored: StartupModel | None = None
+    #: At start: what came of it, while archives before it are still being prepared.
+    outcome: Prepared | errors.RelayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Registering:
+    """A version, which nobody else may register meanwhile, is being stored.
+
+    In place of another one if its archive has changed since the last start.
+    """
+
+    begun: Preparing
+    record: VersionRecord
+    prepared: Prepared
+    replaced: VersionRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoringDefault:
+    """A version that was registered from a snapshot is being stored as the default."""
+
+    begun: Preparing
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How many workers a version shall have is being stored."""
+
+    caller: Caller
+    ask: m.ScaleWorkers
+    record: VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDefault:
+    """A version is being stored as the default."""
+
+    caller: Caller
+    ask: m.SetDefault
+
+
+@dataclass(frozen=True, slots=True)
+class Removing:
+    """A version is being removed from the registry."""
+
+    caller: Caller
+    ask: m.UnregisterModel
+    record: VersionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RollingBack:
+    """A version whose workers did not start is being removed from the registry; then `error` is told."""
+
+    caller: Caller
+    record: VersionRecord
+    error: errors.RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class Renewing:
+    """Keys are being stored, and the key file written."""
+
+    caller: Caller
+    ask: m.RenewKey
+    made: IssuedKeys
+
+
+@dataclass(frozen=True, slots=True)
+class WritingSnapshot:
+    """A snapshot is being written; then the caller, if there is one, is answered."""
+
+    kind: Kind
+    caller: Caller | None = None
+    reply: m.Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RememberingNodes:
+    """Names of nodes are being stored for the next start."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingRenewal:
+    """A renewal of keys waits for the one before it to be stored."""
+
+    caller: Caller
+    ask: m.RenewKey
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingWorkers:
+    """A caller is answered once a version has what it asked for."""
+
+    caller: Caller
+    key: Key
+    reply: m.ModelRegistered | m.WorkersScaled
+    failed_text: str
+    deadline: float
+    #: It is answered as soon as what the archive requires is installed.
+    for_install: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingExits:
+    """A caller is answered once the workers of what it unregistered are gone."""
+
+    caller: Caller
+    ask: m.UnregisterModel
+    worker_ids: frozenset[int]
+    deadline: float
+
+
+#: Steps that end when something has been stored.
+Storing = (
+    Registering
+    | RestoringDefault
+    | Scaling
+    | SettingDefault
+    | Removing
+    | RollingBack
+    | Renewing
+    | WritingSnapshot
+    | RememberingNodes
+)
+Step = Preparing | Storing | AwaitingRenewal | AwaitingWorkers | AwaitingExits
 
 StepT = TypeVar("StepT", bound=Step)
 
@@ -38,7 +188,7 @@ class RunningChanges:
     loading: list[str] = field(default_factory=list)
     #: How long workers that this turn retires may finish, by version; negative is for ever.
     patience_s: dict[Key, float] = field(default_factory=dict)
-    #: (archive, url) of what versions used, until it is known whether any does; see `unused_archives`.
+    #: (archive, url) of what versions used, or might have used, until it is known whether any does.
     let_go: dict[tuple[str, str], None] = field(default_factory=dict)
     #: Asks that have not been answered, by gateway.
     _pending: dict[bytes, set[int]] = field(default_factory=dict)
@@ -68,6 +218,21 @@ class RunningChanges:
     def _token(self) -> int:
         self._next_token += 1
         return self._next_token
+
+    def installs_packages(self, record: VersionRecord) -> bool:
+        """Tell whether a version's workers have what its archive requires installed before they load."""
+        return self.settings.install_py_dep_per_model and record.has_requirements
+
+    def drop_unused_archives(self) -> None:
+        """Have those deleted that no version uses, unless a registration on its way may need them."""
+        if not self.let_go or any(self.of_kind(Preparing)) or any(self.of_kind(Registering)):
+            return
+        let_go, self.let_go = self.let_go, {}
+        for archive, url in let_go:
+            is_used = self.catalog.is_archive_used(archive)
+            is_url_used = any(record.url == url for record in self.catalog)
+            if not (is_used and is_url_used):
+                self.emit(DropArchive("" if is_used else archive, None if is_url_used else parse(url)))
 
     # Callers
 
@@ -100,18 +265,15 @@ class RunningChanges:
 
     def succeed(self, caller: Caller, reply: m.Message) -> None:
         """Answer a caller whose change has come about, once the snapshot of it is there to be looked at."""
-        self._write_snapshot(WritingSnapshot("snapshot", caller, reply))
-
-    def write_startup_snapshot(self) -> None:
-        """Write what the models are now that the start is over."""
-        self._write_snapshot(WritingSnapshot("startup"))
+        self.write_snapshot(WritingSnapshot("snapshot", caller, reply))
 
     def snapshot_written(self, step: WritingSnapshot) -> None:
         """Answer who waited for a snapshot, also where it could not be written."""
         if step.caller is not None and step.reply is not None:
             self.reply(step.caller, step.reply)
 
-    def _write_snapshot(self, step: WritingSnapshot) -> None:
+    def write_snapshot(self, step: WritingSnapshot) -> None:
+        """Write what the models are now, if snapshots are wanted; then answer who waits for it."""
         if self.settings.snapshot_dir is None:
             self.snapshot_written(step)
         else:

@@ -2,7 +2,11 @@
 
 import pytest
 
+from tests.broker.core.test_keyring import joined as joined_with_keys
+from tests.broker.core.test_keyring import opens, proof
+from tests.broker.core.test_keyring import rig as rig_with_keys
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker.core.keyring import sent_hash
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import LoadAtStart
@@ -103,3 +107,41 @@ def test_the_fleet_is_shown_whole() -> None:
     assert (fleet.epoch, fleet.gateways, len(fleet.nodes)) == (1, 1, 1)
     assert fleet.nodes[0].slots_used == 1
     assert fleet.versions[0].workers[0].state == "ready"
+
+
+def test_renewing_ends_the_key_before_at_once_and_tells_all_gateways_before_the_caller() -> None:
+    bench = rig_with_keys()
+    joined_with_keys(bench)
+    joined_with_keys(bench, b"g-2")
+    old = dict(bench.key_file)
+    bench.say(GATEWAY, m.RenewKey(7, "inference", proof(bench)))
+    assert [type(message) for message, _ in bench.inbox[GATEWAY]] == [m.KeysChanged, m.KeyRenewed]
+    keys = bench.only(b"g-2", m.KeysChanged)
+    assert opens(keys, "inference") == {sent_hash(bench.key_file["inference"])}
+    assert bench.key_file["inference"] != old["inference"]
+    assert (bench.key_file["management"], bench.key_file["token"]) == (old["management"], old["token"])
+
+
+def test_two_renewals_at_once_make_two_keys_of_which_only_the_last_opens() -> None:
+    bench = rig_with_keys()
+    joined_with_keys(bench)
+    first, second = (bench.event(GATEWAY, m.RenewKey(number, "inference", proof(bench))) for number in (7, 8))
+    bench.feed(first, second)
+    assert [reply.ask for reply in bench.take(GATEWAY, m.KeyRenewed)] == [7, 8]
+    keys = bench.take(GATEWAY, m.KeysChanged)
+    assert len(set.union(*(opens(one, "inference") for one in keys))) == 2
+    assert opens(keys[-1], "inference") == {sent_hash(bench.key_file["inference"])}
+
+
+def test_a_key_that_could_not_be_kept_changes_nothing() -> None:
+    bench = rig_with_keys()
+    joined_with_keys(bench)
+    old = dict(bench.key_file)
+    bench.store_error = errors.StoreFailed("The key file can't be written", "disk full")
+    bench.say(GATEWAY, m.RenewKey(7, "management", proof(bench)))
+    assert bench.only(GATEWAY, m.AskRefused).error == "StoreFailed"
+    assert bench.take(GATEWAY, m.KeysChanged) == []
+    assert opens(joined_with_keys(bench, b"g-2"), "management") == {sent_hash(old["management"])}
+    bench.store_error = None
+    bench.say(GATEWAY, m.RenewKey(8, "management", proof(bench)))
+    assert bench.only(GATEWAY, m.KeyRenewed).ask == 8

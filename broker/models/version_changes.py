@@ -1,0 +1,182 @@
+"""How a version is scaled, made the default or unregistered, and who waits for its workers. Pure."""
+
+import logging
+
+from torchrelay.broker.core.effects import Report
+from torchrelay.broker.models.records import RemoveVersion, SetDefaultVersion, SetTargets, VersionRecord
+from torchrelay.broker.models.running_changes import (
+    AwaitingExits,
+    AwaitingWorkers,
+    Caller,
+    Removing,
+    RollingBack,
+    RunningChanges,
+    Scaling,
+    SettingDefault,
+)
+from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import BrokerSettings
+from torchrelay.shared.wire import messages as m
+
+#: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
+#: this much more, so that a worker's own startup_timeout is told first.
+WAIT_SLACK_S = 5.0
+
+
+def scale(running: RunningChanges, caller: Caller, ask: m.ScaleWorkers) -> None:
+    """Have new targets stored. Raises ModelNotFound, ModelVersionNotFound or BadRequest."""
+    record = running.catalog.resolve(ask.model, ask.version)
+    if not 0 <= ask.min_workers <= ask.max_workers:
+        raise errors.BadRequest("max_worker cannot be less than min_worker.")
+    check_target(ask.min_workers, running.settings)
+    step = Scaling(caller, ask, record)
+    running.store(step, _targets(step))
+
+
+def scaled(running: RunningChanges, step: Scaling, error: errors.RelayError | None, now: float) -> None:
+    """Apply targets that are durable, and answer the caller or let it wait for workers."""
+    ask, record = step.ask, step.record
+    if error is None and running.catalog.get(record.key) is None:
+        error = errors.ModelNotFound(f"Model not found: {ask.model}")
+    if error:
+        running.refuse(step.caller, error)
+        return
+    running.catalog.apply(_targets(step))
+    running.fleet.forgive(record.key)
+    running.patience_s[record.key] = ask.drain_timeout_s
+    reply = m.WorkersScaled(ask.ask, ask.synchronous)
+    if not ask.synchronous:
+        running.succeed(step.caller, reply)
+        return
+    text = f"Failed to start workers for model {ask.model} version: {ask.version or 'null'}"
+    deadline = now + record.startup_timeout_s + WAIT_SLACK_S
+    running.enter(AwaitingWorkers(step.caller, record.key, reply, text, deadline))
+
+
+def check_target(workers: int, settings: BrokerSettings) -> None:
+    """Raise BadRequest for more workers than a version may have."""
+    if workers > settings.workers_limit:
+        raise errors.BadRequest(
+            f"{workers} workers are above the limit of workers_limit ({settings.workers_limit})."
+        )
+
+
+def _targets(step: Scaling) -> SetTargets:
+    return SetTargets(*step.record.key, step.ask.min_workers, step.ask.max_workers)
+
+
+def set_default(running: RunningChanges, caller: Caller, ask: m.SetDefault) -> None:
+    """Have a default stored. Raises ModelNotFound or ModelVersionNotFound."""
+    running.catalog.resolve(ask.model, None)
+    _check_known(running, ask)
+    running.store(SettingDefault(caller, ask), SetDefaultVersion(ask.model, ask.version))
+
+
+def default_set(running: RunningChanges, step: SettingDefault, error: errors.RelayError | None) -> None:
+    """Apply a default that is durable, and answer its caller."""
+    ask = step.ask
+    try:
+        if error:
+            raise error
+        running.catalog.apply(SetDefaultVersion(ask.model, ask.version))
+        _check_known(running, ask)  # it may have been removed meanwhile
+    except errors.RelayError as why:
+        running.refuse(step.caller, why)
+    else:
+        running.succeed(step.caller, m.DefaultSet(ask.ask))
+
+
+def _check_known(running: RunningChanges, ask: m.SetDefault) -> None:
+    if running.catalog.get((ask.model, ask.version)) is None:
+        raise errors.ModelVersionNotFound(
+            f"Model version {quoted(ask.version)} does not exist for model {ask.model}"
+        )
+
+
+def remove(running: RunningChanges, caller: Caller, ask: m.UnregisterModel) -> None:
+    """Have a version removed. Raises ModelNotFound, ModelVersionNotFound or InvalidModelVersion."""
+    record = running.catalog.resolve(ask.model, ask.version)
+    running.catalog.check_removable(record)
+    running.store(Removing(caller, ask, record), RemoveVersion(*record.key))
+
+
+def removed(
+    running: RunningChanges, step: Removing | RollingBack, error: errors.RelayError | None, now: float
+) -> None:
+    """Drop a version that is durably removed, and answer its caller or let it wait for workers to end."""
+    record = step.record
+    if error is None:
+        running.catalog.apply(RemoveVersion(*record.key))
+        running.fleet.forgive(record.key)
+        running.let_go[record.archive, record.url] = None
+        running.drop_unused_archives()
+        facts: dict[str, object] = {"model": record.model, "version": record.version}
+        running.emit(Report(logging.INFO, "model.unregistered", facts))
+    if isinstance(step, RollingBack):
+        running.refuse(step.caller, error or step.error)
+    elif error:
+        running.refuse(step.caller, error)
+    else:
+        # Answered when the workers' memory is free again, since what comes next may need it.
+        ids = frozenset(worker.worker_id for worker in running.fleet.of_version(record.key))
+        deadline = now + running.settings.unregister_timeout_s
+        running.enter(AwaitingExits(step.caller, step.ask, ids, deadline))
+
+
+def check_waiting(running: RunningChanges, now: float) -> None:
+    """Answer the callers whose workers are all there, or gone; or won't be."""
+    for token, step in running.of_kind(AwaitingWorkers):
+        record = running.catalog.get(step.key)
+        if record is None:
+            del running.steps[token]
+            running.refuse(step.caller, errors.ModelNotFound(f"Model not found: {step.key[0]}"))
+        elif _has_come_about(running, step, record):
+            del running.steps[token]
+            running.succeed(step.caller, step.reply)
+        elif _has_failed(running, step, record, now):
+            del running.steps[token]
+            _fail(running, step, record, now)
+    for token, exits in running.of_kind(AwaitingExits):
+        ask = exits.ask
+        if not exits.worker_ids & running.fleet.workers.keys():
+            del running.steps[token]
+            running.succeed(exits.caller, m.ModelUnregistered(ask.ask, ask.model))
+        elif now >= exits.deadline:
+            del running.steps[token]
+            error = errors.RequestTimeout(f"Timed out while cleaning resources: {ask.model}")
+            running.refuse(exits.caller, error)
+
+
+def _has_come_about(running: RunningChanges, step: AwaitingWorkers, record: VersionRecord) -> bool:
+    key = step.key
+    if step.for_install:
+        return not (running.fleet.is_installing(key) or running.fleet.condition(key).failed_installing)
+    return (
+        len(running.fleet.ready(key)) >= record.min_workers
+        and len(running.fleet.of_version(key)) <= record.max_workers
+    )
+
+
+def _has_failed(running: RunningChanges, step: AwaitingWorkers, record: VersionRecord, now: float) -> bool:
+    condition = running.fleet.condition(step.key)
+    if step.for_install:
+        return condition.failed_installing
+    # Workers may be missing that nobody is starting; those that start have their own limit.
+    is_hopeless = now >= step.deadline and len(running.fleet.live(step.key)) < record.min_workers
+    return condition.failures > 0 or is_hopeless
+
+
+def _fail(running: RunningChanges, step: AwaitingWorkers, record: VersionRecord, now: float) -> None:
+    condition = running.fleet.condition(step.key)
+    details = condition.last_error or running.fleet.explain(record, now)
+    cls = errors.OutOfResources if condition.is_out_of_memory else errors.WorkerStartFailed
+    error: errors.RelayError = cls(step.failed_text, details)
+    if isinstance(step.reply, m.WorkersScaled):
+        running.refuse(step.caller, error)
+        return
+    if condition.failed_installing:
+        text = f"Custom pip package installation failed for model {record.model}"
+        error = errors.DependenciesFailed(text, details)
+    # A registration whose workers fail is taken back, as in TorchServe.
+    running.store(RollingBack(step.caller, record, error), RemoveVersion(*record.key))
