@@ -185,7 +185,7 @@ class BrokerCore:
         """Return the real time at which `handle` must be called even without events."""
         if self._questions.waiting:
             return 0.0  # no clock of ours shows less
-        return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.deadlines.next)
+        return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 
     def knows(self, peer: bytes) -> bool:
         """Tell whether a peer has joined."""

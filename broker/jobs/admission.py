@@ -2,37 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from heapq import heappush
 
-from torchrelay.broker.core.answers import Answers, Gateway, no_worker
-from torchrelay.broker.core.stats import Stats
-from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.core.answers import Gateway, no_worker
 from torchrelay.broker.jobs import batching
-from torchrelay.broker.jobs.deadlines import Deadlines
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, VersionQueue
-from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
-from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
-from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
 
 
 @dataclass(slots=True, eq=False)
-class Admission:
+class Admission(JobsPart):
     """Puts new jobs into their queues."""
 
-    waiting: WaitingJobs
-    catalog: Catalog
-    fleet: Fleet
-    stats: Stats
-    settings: BrokerSettings
     dispatch: Dispatch
     isolation: Isolation
-    deadlines: Deadlines
-    answers: Answers
     #: What ran on workers before a restart comes back as waiting until then: it had been accepted.
     comes_back_until: float
     #: Turns a time of the core into real time, which is what clients wait in.
@@ -70,10 +59,10 @@ class Admission:
             return None
         if record.config.client_timeout_ms:
             job.given_up_at = self.real_time(now) + record.config.client_timeout_ms / 1000
-            self.deadlines.add(job.given_up_at, job)
-        if queue.futile_waits:
-            is_running = any(worker.leases for worker in self.fleet.of_version(key))
-            queue.futile_waits = batching.learn_from_arrival(queue.futile_waits, is_running=is_running)
+            heappush(self.waiting.deadlines, (job.given_up_at, job.gateway, job.number))
+        # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
+        if queue.futile_waits and any(worker.leases for worker in self.fleet.of_version(key)):
+            queue.futile_waits = 0
         queue.push(job)
         self.waiting.queued_bytes += job.size
         self.waiting.changed[key] = None

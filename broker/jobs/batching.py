@@ -27,7 +27,8 @@ def batch_wait(
 
     Waiting ends with a full batch, with the delay (counted from the oldest job's arrival), or when
     experience says that it is in vain: after FUTILE_WAITS_LIMIT delays in a row that nobody shared,
-    the next lone job goes at once. `learn_from_batch` and `learn_from_arrival` keep that experience.
+    the next lone job goes at once. `learn_from_batch` keeps that experience; one that comes while another
+    runs ends it.
     """
     if depth >= batch_size or futile_waits >= FUTILE_WAITS_LIMIT:
         return 0.0
@@ -40,15 +41,6 @@ def learn_from_batch(futile_waits: int, *, count: int, batch_size: int) -> int:
     if batch_size == 1:
         return 0
     return min(futile_waits + 1, FUTILE_WAITS_LIMIT) if count == 1 else 0
-
-
-def learn_from_arrival(futile_waits: int, *, is_running: bool) -> int:
-    """Return the new number of futile waits after an arrival.
-
-    A job that comes while another of its model runs could have shared its batch: clients are
-    concurrent, so waiting helps again.
-    """
-    return 0 if is_running else futile_waits
 
 
 def concurrent_leases(record: VersionRecord) -> int:

@@ -1,16 +1,16 @@
-"""Which worker gets a batch: a strategy for each mode of batching. Pure.
+"""Which worker gets a batch, by the mode of batching. Pure.
 
-- `InOrder`: batches, at most two on a worker, the second sent ahead; see `best_worker`;
-- `Concurrent` (`continuousBatching`, `asyncCommunication`): leases of one job each that run at the same time,
+- in order: batches, at most two on a worker, the second sent ahead; see `best_worker`;
+- concurrently (`continuousBatching`, `asyncCommunication`): leases of one job each that run at the same time,
   as many on a worker as `batching.concurrent_leases` says;
-- `BySequence` (`sequenceBatching`): one job of each sequence in a batch, on the worker that the sequence
+- by sequence (`sequenceBatching`): one job of each sequence in a batch, on the worker that the sequence
   sticks to, see `sequences`.
 
 When a batch goes, `batching` says. What may have ended a worker goes its own way, see `isolation`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from torchrelay.broker.fleet.fleet import Fleet
@@ -19,102 +19,77 @@ from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Assign, Isolation
 from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
-from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
-from torchrelay.broker.models.catalog import Catalog, Key
+from torchrelay.broker.jobs.waiting_jobs import JobsPart
+from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
-from torchrelay.shared.settings import BrokerSettings
 
 
-class Dispatch:
+@dataclass(slots=True, eq=False)
+class Dispatch(JobsPart):
     """Hands out, once a turn, the jobs of versions whose queue or workers changed."""
 
-    def __init__(
-        self,
-        waiting: WaitingJobs,
-        catalog: Catalog,
-        fleet: Fleet,
-        settings: BrokerSettings,
-        *,
-        isolation: Isolation,
-        assign: Assign,
-    ) -> None:
-        self._waiting = waiting
-        self._catalog = catalog
-        self._fleet = fleet
-        self._isolation = isolation
-        self._assign = assign
-        shared = fleet, assign, 2 * settings.beat_interval_s
-        self._in_order, self._concurrent = InOrder(*shared), Concurrent(*shared)
-        self._by_sequence = BySequence(*shared)
-        #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
-        self._due: dict[Key, float] = {}
+    isolation: Isolation
+    assign: Assign
+    #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
+    due: dict[Key, float] = field(default_factory=dict)
 
     def next_due(self) -> float:
         """Return when there is something to hand out though nothing happens."""
-        return min(self._due.values(), default=inf)
+        return min(self.due.values(), default=inf)
 
     def run(self, now: float) -> None:
         """Hand out what can go."""
-        changed = self._waiting.changed
-        if self._due:
-            changed.update((key, None) for key, due in self._due.items() if due <= now)
+        changed = self.waiting.changed
+        if self.due:
+            changed.update((key, None) for key, due in self.due.items() if due <= now)
         while changed:
             self.dispatch(changed.popitem()[0], now)
 
     def dispatch(self, key: Key, now: float) -> None:
         """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
-        self._due.pop(key, None)
-        record = self._catalog.get(key)
-        if record is None or key not in self._waiting.queues:
+        self.due.pop(key, None)
+        record = self.catalog.get(key)
+        if record is None or key not in self.waiting.queues:
             return
         queue = self.queue_for(record)
         if not (queue.row or queue.suspects or queue.kept_worker):
             return
         for job in queue.take_expired(now):
             waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
-            self._waiting.refuse([job], waited + (self._fleet.explain(record, now) or "all busy"))
+            self.waiting.refuse([job], waited + (self.fleet.explain(record, now) or "all busy"))
         due = inf
         if queue.suspects or queue.kept_worker:
-            due = self._isolation.hand_out(queue, record, now, self._assign)
-        due = min(due, queue.hand_out(record, now))
+            due = self.isolation.hand_out(queue, record, now, self.assign)
+        if isinstance(queue, SequenceQueue):
+            due = min(due, self._by_sequence(queue, record, now))
+        elif queue.runs_in_order:
+            due = min(due, self._in_order(queue, record, now))
+        else:
+            self._concurrently(queue, record, now)
         if due < inf:
-            self._due[key] = due
+            self.due[key] = due
 
-    def queue_for(self, record: VersionRecord) -> VersionQueue:
+    def queue_for(self, record: VersionRecord) -> PlainQueue | SequenceQueue:
         """Return a version's queue, making it at first use."""
         key = (record.model, record.version)
-        old = self._waiting.queues.get(key)
+        old = self.waiting.queues.get(key)
         if old is not None and old.config is record.config:
             return old
-        queue = self._new_queue(record)
+        queue = SequenceQueue(record) if record.config.sequence_batching else PlainQueue(record)
         if old is not None:  # the version was registered anew, with another archive
             for job in sorted(old.take_all(), key=lambda job: job.arrived_at):
                 job.suspicion = None
                 queue.push(job)
-        self._waiting.queues[key] = queue
+        self.waiting.queues[key] = queue
         return queue
 
-    def _new_queue(self, record: VersionRecord) -> VersionQueue:
-        if record.config.sequence_batching:
-            return SequenceQueue(record, self._by_sequence)
-        return PlainQueue(record, self._concurrent if batching.concurrent_leases(record) else self._in_order)
+    # By mode. What waits for more jobs says when to look again though nothing happens, inf for never.
 
-
-@dataclass(slots=True, eq=False)
-class _Strategy:
-    fleet: Fleet
-    assign: Assign
-    #: For how long a node may not have been heard before its workers come after others.
-    node_late_s: float
-
-
-class InOrder(_Strategy):
-    """Gives a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
-
-    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
-        """Give batches to workers; see `Strategy`."""
+    def _in_order(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
+        """Give a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
+        late = now - 2 * self.settings.beat_interval_s
         while queue.row:
-            worker = best_worker(self.fleet, queue, now - self.node_late_s)
+            worker = best_worker(self.fleet, queue, late)
             if worker is None:
                 break
             if worker.leases and not batching.may_send_ahead(
@@ -129,29 +104,21 @@ class InOrder(_Strategy):
             self.assign(queue, queue.take(count), record, worker, now)
         return inf
 
-
-class Concurrent(_Strategy):
-    """Gives each job a lease of its own, which runs beside others; the worker makes batches of them."""
-
-    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
-        """Give jobs to workers; see `Strategy`."""
+    def _concurrently(self, queue: PlainQueue, record: VersionRecord, now: float) -> None:
+        """Give each job a lease of its own, which runs beside others; the worker makes batches of them."""
+        late = now - 2 * self.settings.beat_interval_s
         limit = batching.concurrent_leases(record)
         while queue.row:
-            worker = best_worker(self.fleet, queue, now - self.node_late_s)
+            worker = best_worker(self.fleet, queue, late)
             if worker is None or len(worker.leases) >= limit:
                 break
             self.assign(queue, queue.take(1), record, worker, now)
-        return inf
 
+    def _by_sequence(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
+        """Give each worker of the jobs that may run there; a new sequence sticks where the fewest do.
 
-class BySequence(_Strategy):
-    """Gives each worker of the jobs that may run there; a new sequence goes where the fewest are.
-
-    Among equals workers take turns, as in TorchServe: a handler may remember a sequence that is over.
-    """
-
-    def hand_out(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
-        """Have new sequences stick to workers, and give these a job of each; see `Strategy`."""
+        Among equals workers take turns, as in TorchServe: a handler may remember a sequence that is over.
+        """
         in_order = queue.runs_in_order
         workers = [worker for worker in self.fleet.ready(queue.key) if not worker.is_cut]
         room = {worker: batching.room(record, leases=len(worker.leases)) for worker in workers}

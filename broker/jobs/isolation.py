@@ -12,21 +12,20 @@ Rules, of which the first is that no request is refused because of others in its
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
-from torchrelay.broker.core.answers import Answers, no_worker
+from torchrelay.broker.core.answers import no_worker
 from torchrelay.broker.core.states import JobState
-from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.quarantine import Suspicion, refusal
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
+from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
-from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 
 #: What ends processes from outside. A handler seldom sends it to itself, and the kernel says when it did.
@@ -38,20 +37,14 @@ SET_APART_LIMIT = 1000
 Assign = Callable[[VersionQueue, tuple[Job, ...], VersionRecord, FleetWorker, float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """What is thought of the end of a worker."""
-
-    #: It says nothing against the version: the worker had answered others, or what it ran had ended such one.
-    is_excused: bool
-    #: Jobs that it ran whose content ends workers, as is known by now.
-    culprits: tuple[Job, ...] = ()
-
-
 def judge(
     queue: VersionQueue, worker: FleetWorker, *, attempt_limit: int, deaths_needed: int, now: float
-) -> Blame:
-    """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion."""
+) -> tuple[bool, list[Job]]:
+    """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion.
+
+    Return whether its end is excused, and the jobs whose content ends workers, as is known by now. Excused
+    says nothing against the version: the worker had answered others, or what it ran had ended such one.
+    """
     # Jobs whose clients have left are run by their workers all the same.
     running = [
         job
@@ -60,29 +53,25 @@ def judge(
         for job in lease.jobs
     ]
     if not running:
-        return Blame(is_excused=False)
+        return False, []
     is_alone = len(running) == 1
     is_excused = worker.has_answered or all(job.suspicion and job.suspicion.is_excused for job in running)
     for job in running:
         if not is_alone and job.attempt >= attempt_limit > 1:
             job.attempt = attempt_limit - 1  # others ran with it: this was not its last try
-    if known := tuple(job for job in running if queue.suspicions.is_quarantined(job.meta, job.frames)):
-        return Blame(is_excused=True, culprits=known)
-    # Twice the same content in a batch is one suspicion.
-    suspicions: dict[int, Suspicion] = {}
+    if known := [job for job in running if queue.suspicions.is_quarantined(job.meta, job.frames)]:
+        return True, known
+    suspicions: set[Suspicion] = set()  # twice the same content in a batch is one suspicion
     for job in running:
         job.suspicion = queue.suspicions.suspect(job.meta, job.frames, now, job.suspicion)
-        suspicions[id(job.suspicion)] = job.suspicion
-    for suspicion in suspicions.values():
+        suspicions.add(job.suspicion)
+    for suspicion in suspicions:
         suspicion.deaths += 1
         suspicion.is_excused = is_excused
         if not is_alone:
             suspicion.lost_with = worker.worker_id
-    if not is_alone:
-        return Blame(is_excused)
-    (suspicion,) = suspicions.values()
-    is_proved = suspicion.outline and suspicion.deaths >= deaths_needed
-    return Blame(is_excused, tuple(running) if is_proved else ())
+    is_proved = is_alone and all(one.outline and one.deaths >= deaths_needed for one in suspicions)
+    return is_excused, running if is_proved else []
 
 
 def set_apart(queue: VersionQueue) -> None:
@@ -94,7 +83,7 @@ def set_apart(queue: VersionQueue) -> None:
             queue.suspect(job, suspicion)
 
 
-def clear(queue: VersionQueue, suspicions: Sequence[Suspicion]) -> None:
+def clear(queue: VersionQueue, suspicions: Collection[Suspicion]) -> None:
     """Let those of the waiting suspects go with the others again."""
     for suspicion in suspicions:
         queue.suspicions.clear(suspicion)
@@ -105,16 +94,10 @@ def clear(queue: VersionQueue, suspicions: Sequence[Suspicion]) -> None:
     queue.put_back(cleared)
 
 
-def lost_with(queue: VersionQueue, culprit: Suspicion) -> list[Suspicion]:
+def lost_with(queue: VersionQueue, culprit: Suspicion) -> set[Suspicion]:
     """Return what was suspected only because it ran together with a culprit that has been found."""
-    suspicions = {id(job.suspicion): job.suspicion for job in queue.suspects if job.suspicion}
-    return [
-        suspicion
-        for suspicion in suspicions.values()
-        if suspicion is not culprit
-        and 0 != suspicion.lost_with == culprit.lost_with
-        and suspicion.deaths == 1
-    ]
+    suspicions = {job.suspicion for job in queue.suspects if job.suspicion} - {culprit}
+    return {one for one in suspicions if 0 != one.lost_with == culprit.lost_with and one.deaths == 1}
 
 
 def due(queue: VersionQueue, ready: Sequence[FleetWorker], *, is_more_coming: bool) -> float:
@@ -136,23 +119,11 @@ def due(queue: VersionQueue, ready: Sequence[FleetWorker], *, is_more_coming: bo
     return min(at_last, worker.since + (worker.since - worker.started_at))
 
 
-class Isolation:
+@dataclass(slots=True, eq=False)
+class Isolation(JobsPart):
     """Applies the rules for `jobs`, and answers those who are refused by them."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        settings: BrokerSettings,
-        *,
-        answers: Answers,
-        report: Callable[..., None],
-        unqueue: Callable[[Job], None],
-    ) -> None:
-        self._fleet = fleet
-        self._settings = settings
-        self._answers = answers
-        self._report = report
-        self._unqueue = unqueue
+    report: Callable[..., None]
 
     def refuses(self, queue: VersionQueue, record: VersionRecord, job: Job, now: float) -> bool:
         """Look at a new job of a version of whose contents some are known, and refuse it if need be."""
@@ -161,18 +132,18 @@ class Isolation:
             return False
         if job.suspicion.digest:
             job.suspicion.refused += 1
-            self._answers.refuse(job, refusal(job.suspicion, now))
+            self.answers.refuse(job, refusal(job.suspicion, now))
             return True
-        limit = record.config.job_queue_size or self._settings.job_queue_size
+        limit = record.config.job_queue_size or self.settings.job_queue_size
         if len(queue.suspects) < limit:
             return False
         why = f"{limit} requests wait whose like has ended a worker, the limit of job_queue_size"
-        self._answers.refuse(job, no_worker(job, why))
+        self.answers.refuse(job, no_worker(job, why))
         return True
 
     def hand_out(self, queue: VersionQueue, record: VersionRecord, now: float, assign: Assign) -> float:
         """Give the next suspects to a worker if they may go; return when to look again if not."""
-        all_ready = self._fleet.ready(queue.key)
+        all_ready = self.fleet.ready(queue.key)
         kept_before = queue.kept_worker
         if any(worker.worker_id == kept_before and _runs_suspects(worker) for worker in all_ready):
             return inf  # it is looked at again when they have ended
@@ -180,8 +151,8 @@ class Isolation:
         if not queue.suspects:
             return inf
         ready = [worker for worker in all_ready if not worker.is_cut]
-        condition = self._fleet.condition(queue.key)
-        is_more_coming = len(self._fleet.live(queue.key)) > len(ready) or condition.next_start_at > now
+        condition = self.fleet.condition(queue.key)
+        is_more_coming = len(self.fleet.live(queue.key)) > len(ready) or condition.next_start_at > now
         at = due(queue, ready, is_more_coming=is_more_coming)
         if at > now:
             return at
@@ -206,21 +177,20 @@ class Isolation:
 
     def answered(self, lease: Lease) -> None:
         """Clear suspects that their worker has survived."""
-        suspicions = [job.suspicion for job in lease.jobs if job.suspicion and not job.suspicion.digest]
-        if suspicions:
+        if suspicions := [one.suspicion for one in lease.jobs if one.suspicion and not one.suspicion.digest]:
             clear(lease.queue, suspicions)
 
     def blame(self, queue: VersionQueue, worker: FleetWorker, gone: m.WorkerExited, now: float) -> bool:
         """Find out what ended a worker, and answer it if it is found; tell whether that is excused."""
-        limit = self._settings.attempt_limit
+        limit = self.settings.attempt_limit
         # All of a client's requests may be the same: a second kill by chance would have them all refused.
         was_killed = gone.signal == SIGKILL and not gone.out_of_memory
         needed = max(2, limit) + was_killed
-        found = judge(queue, worker, attempt_limit=limit, deaths_needed=needed, now=now)
+        is_excused, culprits = judge(queue, worker, attempt_limit=limit, deaths_needed=needed, now=now)
         set_apart(queue)
-        if not self._settings.quarantine_s:
-            return found.is_excused
-        for job in found.culprits:
+        if not self.settings.quarantine_s:
+            return is_excused
+        for job in culprits:
             suspicion = queue.suspicions.find(job.meta, job.frames) or job.suspicion
             assert suspicion is not None, job
             if not suspicion.digest:
@@ -232,26 +202,26 @@ class Isolation:
                     f"{gone.reason} (in {job.attempt} tries); {suspicion.deaths} workers ended while they "
                     f"ran this content, so requests with it are refused for {left_s:.0f} s"
                 )
-                self._answers.refuse(job, cls("Worker died.", details))
-        return found.is_excused
+                self.answers.refuse(job, cls("Worker died.", details))
+        return is_excused
 
     def _quarantine(
         self, queue: VersionQueue, job: Job, suspicion: Suspicion, reason: str, now: float
     ) -> None:
-        until = now + self._settings.quarantine_s
+        until = now + self.settings.quarantine_s
         queue.suspicions.quarantine(suspicion, job.meta, job.frames, until=until, reason=reason)
         model, version = queue.key
-        self._report(
+        self.report(
             logging.WARNING, "job.quarantined", model=model, version=version, request=suspicion.request_id,
             content=suspicion.digest.hex(), reason=reason, workers_lost=suspicion.deaths,
-            for_s=self._settings.quarantine_s,
+            for_s=self.settings.quarantine_s,
         )  # fmt: skip
         clear(queue, lost_with(queue, suspicion))
         for same in [job for job in queue.jobs if job.suspicion is suspicion]:
             if queue.suspicions.find(same.meta, same.frames) is suspicion:
                 suspicion.refused += 1
-                self._unqueue(same)
-                self._answers.refuse(same, refusal(suspicion, now))
+                self.waiting.unqueue(same)
+                self.answers.refuse(same, refusal(suspicion, now))
 
 
 def _runs_suspects(worker: FleetWorker) -> bool:

@@ -4,12 +4,14 @@
 and everybody who waits is answered. The parts, in the order in which a job meets them:
 
 - `admission`: whether a job is taken in;
-- `queues` and `sequences`: where it waits, and `deadlines` for how long its client does;
+- `queues` and `sequences`: where it waits, of which `waiting_jobs` has one for each version;
 - `dispatch`: which worker gets it, and when; `isolation` where it may have ended a worker;
 - `leases`: what runs on workers, its answers, and what is taken back from them.
 """
 
 from collections.abc import Callable, Iterable
+from heapq import heappop
+from math import inf
 
 from torchrelay.broker.core.answers import Answers, Send, late
 from torchrelay.broker.core.states import JobState
@@ -17,7 +19,6 @@ from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs.admission import Admission
-from torchrelay.broker.jobs.deadlines import Deadlines
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.leases import Leases
@@ -52,59 +53,50 @@ class Jobs:
         self._stats = stats
         self._real_time = real_time
         self._answers = answers
-        #: Of jobs whose clients wait for so long only, by real time.
-        self.deadlines = Deadlines()
-        self._waiting = WaitingJobs(catalog, stats, answers)
-        self._isolation = Isolation(
-            fleet, settings, answers=answers, report=report, unqueue=self._waiting.unqueue
-        )
-        self._leases = Leases(
-            self._waiting, catalog, fleet, stats, settings,
-            self._isolation, answers, send, next=(epoch << EPOCH_SHIFT) + 1,
-        )  # fmt: skip
-        self._dispatch = Dispatch(
-            self._waiting, catalog, fleet, settings, isolation=self._isolation, assign=self._leases.assign
-        )
+        self.waiting = WaitingJobs(catalog, stats, answers)
+        common = self.waiting, catalog, fleet, stats, settings, answers
+        self._isolation = Isolation(*common, report)
+        self._leases = Leases(*common, self._isolation, send, next=(epoch << EPOCH_SHIFT) + 1)
+        self._dispatch = Dispatch(*common, self._isolation, self._leases.assign)
         admission = Admission(
-            self._waiting, catalog, fleet, stats, settings,
-            dispatch=self._dispatch, isolation=self._isolation, deadlines=self.deadlines, answers=answers,
+            *common, self._dispatch, self._isolation,
             comes_back_until=now + settings.settle_s if epoch > 1 else now,
             real_time=real_time, new_sequence_id=new_sequence_id,
         )  # fmt: skip
-        self.queues = self._waiting.queues
+        self.queues = self.waiting.queues
         self.leases = self._leases.by_number
         # What one part does alone: called without a step in between, as every job and batch comes by.
         self.admit = admission.admit
         self.streamed = self._leases.streamed
         self.completed = self._leases.completed
         self.next_due = self._dispatch.next_due
-        self.expire = self._waiting.expire
+        self.expire = self.waiting.expire
         self.overdue = self._leases.overdue
         self.give_up = self._leases.give_up
         self.take_back = self._leases.take_back
         self.take_back_lost = self._leases.take_back_lost
         self.take_back_unsent = self._leases.take_back_unsent
 
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes waiting in all queues."""
-        return self._waiting.queued_bytes
+    def next_deadline(self) -> float:
+        """Return the real time at which the next job must be looked at; infinity without one."""
+        return self.waiting.deadlines[0][0] if self.waiting.deadlines else inf
 
     def end_turn(self, now: float, real_now: float) -> None:
         """End what is late, and hand out what can go."""
-        for peer, number in self.deadlines.due(real_now):
+        while self.next_deadline() <= real_now:
+            _, peer, number = heappop(self.waiting.deadlines)
             self._end_late(peer, number, real_now)
         self._dispatch.run(now)
 
     def touch(self, key: Key) -> None:
         """Have a version looked at in this turn: it may have got a worker."""
-        self._waiting.changed[key] = None
+        self.waiting.changed[key] = None
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """End jobs nobody waits for: at once where they wait; where they run, their worker is told."""
         jobs = list(jobs)
         for waiting in by_version(job for job in jobs if job.state is JobState.QUEUED):
-            self._waiting.unqueue(*waiting)
+            self.waiting.unqueue(*waiting)
             for job in waiting:
                 self._answers.end(job, "cancelled")
         self._leases.end_running(jobs, None)
@@ -117,14 +109,14 @@ class Jobs:
             return
         error = late(job, job.given_up_at - self._real_time(job.arrived_at))
         if job.state is JobState.QUEUED:
-            self._waiting.unqueue(job)
+            self.waiting.unqueue(job)
             self._answers.refuse(job, error)
         else:
             self._leases.end_running((job,), error)
 
     def refuse_queue(self, key: Key, why: str) -> None:
         """Answer everything that waits for a version."""
-        self._waiting.refuse(self.queues[key].take_all(), why)
+        self.waiting.refuse(self.queues[key].take_all(), why)
 
     def drop_queue(self, key: Key) -> None:
         """Forget the queue of a version that is gone, and its figures once nothing of it runs."""
@@ -138,7 +130,7 @@ class Jobs:
         queue = self.queues.get(worker.key)
         if queue is not None:
             waiting = queue.lose_worker(worker.worker_id)
-            self._waiting.refuse(waiting, "its sequence has ended with the worker that kept its state")
+            self.waiting.refuse(waiting, "its sequence has ended with the worker that kept its state")
             self.touch(worker.key)
 
     def blame(self, worker: FleetWorker, gone: m.WorkerExited, now: float) -> bool:

@@ -3,34 +3,24 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from torchrelay.broker.core.answers import Answers, Send, part_lost
+from torchrelay.broker.core.answers import Send, part_lost
 from torchrelay.broker.core.states import JobState
-from torchrelay.broker.core.stats import Stats
-from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
-from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
-from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
-from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError
 
 
 @dataclass(slots=True, eq=False)
-class Leases:
+class Leases(JobsPart):
     """The leases that have not ended; only the holder's answer to one counts."""
 
-    waiting: WaitingJobs
-    catalog: Catalog
-    fleet: Fleet
-    stats: Stats
-    settings: BrokerSettings
     isolation: Isolation
-    answers: Answers
     send: Send
     #: The number of the next one.
     next: int

@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol, TypeVar
 
 from torchrelay.broker.core.states import JOB_MOVES, JobState
 from torchrelay.broker.jobs.batching import concurrent_leases
@@ -127,17 +126,6 @@ def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
     return groups.values()
 
 
-QueueT = TypeVar("QueueT", bound="VersionQueue", contravariant=True)
-
-
-class Strategy(Protocol[QueueT]):
-    """How the jobs of a queue are handed out: one class for each mode of batching, see `dispatch`."""
-
-    def hand_out(self, queue: QueueT, record: VersionRecord, now: float) -> float:
-        """Give waiting jobs to workers; return when to look again though nothing happens, inf for never."""
-        ...
-
-
 class VersionQueue(ABC):
     """The jobs that wait for one model version, and what batching has learnt of them.
 
@@ -183,10 +171,6 @@ class VersionQueue(ABC):
     def bounded(self) -> int:
         """How many jobs wait that count towards the limit: those held before were let in beside it."""
         return sum(not job.was_held for job in self.row)
-
-    @abstractmethod
-    def hand_out(self, record: VersionRecord, now: float) -> float:
-        """Give waiting jobs to workers by the mode of the version; see `Strategy`."""
 
     # Jobs come and go
 
@@ -258,15 +242,10 @@ class VersionQueue(ABC):
 class PlainQueue(VersionQueue):
     """One row for all, first come, first served."""
 
-    def __init__(self, record: VersionRecord, strategy: "Strategy[PlainQueue]") -> None:
+    def __init__(self, record: VersionRecord) -> None:
         super().__init__(record)
-        self._strategy = strategy
         #: Oldest first.
         self.row: deque[Job] = deque()
-
-    def hand_out(self, record: VersionRecord, now: float) -> float:
-        """Give waiting jobs to workers, in order or at the same time."""
-        return self._strategy.hand_out(self, record, now)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from torchrelay.broker.jobs.quarantine import Suspicion
-from torchrelay.broker.jobs.queues import Job, Lease, Strategy, VersionQueue, fitting
+from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue, fitting
 from torchrelay.broker.models.records import VersionRecord
 
 
@@ -41,9 +41,8 @@ class SequenceQueue(VersionQueue):
 
     row: OrderedDict[Job, None]
 
-    def __init__(self, record: VersionRecord, strategy: "Strategy[SequenceQueue]") -> None:
+    def __init__(self, record: VersionRecord) -> None:
         super().__init__(record)
-        self._strategy = strategy
         config = record.config
         self.row = OrderedDict()
         self._limit_jobs = config.max_sequence_queue_jobs
@@ -111,13 +110,10 @@ class SequenceQueue(VersionQueue):
         """Tell whether a job may go to another worker: of a sequence, what its worker has not begun."""
         if not job.sequence:
             return super().may_run_again(job, lease, attempt_limit)
-        return not job.parts and lease.began_at is None and not self._is_closed(job.sequence)
+        sequence = self._sequences.get(job.sequence)
+        return not (job.parts or lease.began_at is not None or sequence is None or sequence.is_closed)
 
     # Jobs come and go
-
-    def hand_out(self, record: VersionRecord, now: float) -> float:
-        """Give waiting jobs to workers, each to that of its sequence."""
-        return self._strategy.hand_out(self, record, now)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end; one that `why_not` has nothing against."""
@@ -236,10 +232,6 @@ class SequenceQueue(VersionQueue):
         """Forget the sequences that have been idle, or open, for too long."""
         for sequence in [s for s in self._sequences.values() if self._is_over(s, now)]:
             self._forget(sequence)
-
-    def _is_closed(self, name: str) -> bool:
-        """Tell whether a sequence is gone, or takes no more jobs."""
-        return name not in self._sequences or self._sequences[name].is_closed
 
     def _is_over(self, sequence: OpenSequence, now: float) -> bool:
         if sequence.waiting or sequence.running:

@@ -33,7 +33,9 @@ def _check_jobs(core: BrokerCore) -> None:
     assert {id(job) for job in queued + running} == {id(job) for job in open_jobs}, (
         "a job that has not ended is in no queue and no lease, or one that has is still held"
     )
-    assert core.jobs.queued_bytes == sum(job.size for job in queued), "the bytes of queues are miscounted"
+    assert core.jobs.waiting.queued_bytes == sum(job.size for job in queued), (
+        "the bytes of queues are miscounted"
+    )
     for key, stats in core.stats.versions.items():
         waiting = sum(job.key == key for job in open_jobs)
         assert stats.submitted == waiting + sum(stats.outcomes.values()), (

@@ -33,8 +33,6 @@ def test_a_lone_client_waits_a_few_times_and_then_no_more_until_others_come() ->
         futile = batching.learn_from_batch(futile, count=1, batch_size=4)
     assert wait_s(futile_waits=futile) == 0
     assert batching.learn_from_batch(futile, count=1, batch_size=4) == futile, "it is bounded"
-    assert batching.learn_from_arrival(futile, is_running=False) == futile
-    assert batching.learn_from_arrival(futile, is_running=True) == 0
     assert batching.learn_from_batch(futile, count=2, batch_size=4) == 0
 
 

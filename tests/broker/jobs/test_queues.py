@@ -1,6 +1,5 @@
 """The row of one version's jobs, and what fits into one batch."""
 
-from math import inf
 from typing import Any  # Job's own fields, by name
 
 import pytest
@@ -18,13 +17,6 @@ RECORD = VersionRecord(
 )
 
 
-class Nobody:
-    """Hands out nothing."""
-
-    def hand_out(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
-        return inf
-
-
 def job(number: int, *, expires_at: float = 100.0, frames: int = 0, meta: bytes = b"", **fields: Any) -> Job:
     given = {"names_version": False, "is_describe": False, **fields}
     return Job(b"g", number, ("m", "1.0"), meta=meta, frames=(b"",) * frames, size=0,
@@ -32,7 +24,7 @@ def job(number: int, *, expires_at: float = 100.0, frames: int = 0, meta: bytes 
 
 
 def queue(*jobs: Job) -> PlainQueue:
-    made = PlainQueue(RECORD, Nobody())
+    made = PlainQueue(RECORD)
     for one in jobs:
         made.push(one)
     return made
