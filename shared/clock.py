@@ -69,12 +69,9 @@ def wall_of(now: float, wall_ms: int) -> Callable[[float], int]:
 
 def iso(ms: int) -> str:
     """Write a wall clock time as TorchServe does: `2026-01-31T12:00:00.000Z`, in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
 
 
 def local_iso(ms: int) -> str:
     """Write a wall clock time as TorchServe's log does: `2026-01-31T12:00:00,000`, in the host's zone."""
-    return (
-        datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime("%Y-%m-%dT%H:%M:%S,")
-        + f"{ms % 1000:03d}"
-    )
+    return f"{datetime.fromtimestamp(ms / 1000, UTC).astimezone():%Y-%m-%dT%H:%M:%S},{ms % 1000:03d}"

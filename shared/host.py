@@ -50,9 +50,6 @@ def look(environment: Mapping[str, str], probe: Callable[[], Sequence[Gpu]] | No
     return Host(name=socket.gethostname(), cpus=cpu_count(), gpus=len(gpus))
 
 
-# Cpus
-
-
 def cpu_count() -> int:
     """Count the cpus that this process may use: those of its affinity, or fewer by its cgroup's quota."""
     return count_cpus(len(os.sched_getaffinity(0)), cpu_quota(_CGROUPS, _read(Path("/proc/self/cgroup"))))
@@ -99,9 +96,6 @@ def _groups(root: Path, own_groups: str) -> Iterator[Path]:
         parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
         for depth in range(1, len(parts) + 1):
             yield base.joinpath(*parts[:depth])
-
-
-# GPUs
 
 
 def visible_gpus(
@@ -174,9 +168,6 @@ def read_gpus() -> list[Gpu]:
         return []
     finally:
         pynvml.nvmlShutdown()
-
-
-# Memory
 
 
 def oom_kills() -> int:

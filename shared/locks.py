@@ -43,14 +43,11 @@ def flocked(file: IO[bytes] | int) -> Iterator[None]:
 
 def is_at(path: Path, file: IO[bytes] | int, *, follow_symlinks: bool = True) -> bool:
     """Return whether an open file is still the one at this path: it may have been removed or replaced."""
+    fd = file if isinstance(file, int) else file.fileno()
     try:
-        return os.path.samestat(os.stat(path, follow_symlinks=follow_symlinks), os.stat(_fd(file)))
+        return os.path.samestat(os.stat(path, follow_symlinks=follow_symlinks), os.fstat(fd))
     except FileNotFoundError:
         return False
-
-
-def _fd(file: IO[bytes] | int) -> int:
-    return file if isinstance(file, int) else file.fileno()
 
 
 def hold(path: Path) -> IO[bytes] | None:

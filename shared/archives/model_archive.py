@@ -81,8 +81,8 @@ class ArchiveInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An archive as it would unpack; `notes` are faults that only show when a worker starts."""
 
     manifest: Manifest
-    entries: int
-    total_bytes: int
+    entries: int = 0
+    total_bytes: int = 0
     notes: tuple[str, ...] = ()
     #: The content of the manifest's configFile; None where there is none.
     config: bytes | None = None
@@ -114,9 +114,7 @@ def inspect(path: Path) -> ArchiveInfo:
         unreadable = isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile)
         if unreadable or path.suffix != ".mar":
             raise StoreFailed(f"Failed to save model: {path.name}", one_line(error)) from error
-        return ArchiveInfo(
-            manifest=Manifest(), entries=0, total_bytes=0, notes=(f"no readable archive: {one_line(error)}",)
-        )
+        return ArchiveInfo(manifest=Manifest(), notes=(f"no readable archive: {one_line(error)}",))
     manifest = Manifest() if raw is None else parse_manifest(raw)
     if raw is None:
         notes.append(f"no {MANIFEST_NAME}")
@@ -126,7 +124,8 @@ def inspect(path: Path) -> ArchiveInfo:
     config = _read_config(path, manifest.config_file, names) if manifest.config_file else None
     if manifest.config_file and config is None:
         notes.append(f"the model config {quoted(manifest.config_file)} is not in the archive")
-    return _info(manifest, entries=entries, total_bytes=total, notes=tuple(notes), config=config)
+    info = _info(manifest, config)
+    return msgspec.structs.replace(info, entries=entries, total_bytes=total, notes=tuple(notes))
 
 
 def inspect_folder(folder: Path, *, is_inner_meant: bool = True) -> tuple[Path, ArchiveInfo]:
@@ -143,13 +142,13 @@ def inspect_folder(folder: Path, *, is_inner_meant: bool = True) -> tuple[Path, 
         config = _read_file(root / name, model_config.SIZE_LIMIT_BYTES) if name.parts else None
     except OSError as error:
         raise StoreFailed(f"Failed to save model: {folder.name}", one_line(error)) from error
-    return root, _info(manifest, config=config)
+    return root, _info(manifest, config)
 
 
-def extract(path: Path, into: Path, *, called: str = "") -> None:
+def extract(path: Path, into: Path) -> None:
     """Unpack an archive into the folder `into`, which is made; nothing is written outside of it.
 
-    Raises as `inspect` does, and StoreFailed where the disk fails; errors name the archive as `called`.
+    Raises as `inspect` does, and StoreFailed where the disk fails.
     A failure may leave `into` half full.
     """
     try:
@@ -165,7 +164,7 @@ def extract(path: Path, into: Path, *, called: str = "") -> None:
             if entry.is_executable:
                 target.chmod(target.stat().st_mode | stat.S_IXUSR)
     except (*BROKEN, OSError) as error:
-        raise StoreFailed(f"Failed to save model: {called or path.name}", one_line(error)) from error
+        raise StoreFailed(f"Failed to save model: {path.name}", one_line(error)) from error
 
 
 def unpacked_bytes(path: Path) -> int:
@@ -287,24 +286,9 @@ def pack_folder(folder: Path, target: Path, link_targets: Sequence[Path] = ()) -
     _write_zip(target, content, sources, force=True, open_source=bounds.open)
 
 
-def _info(
-    manifest: Manifest,
-    *,
-    entries: int = 0,
-    total_bytes: int = 0,
-    notes: tuple[str, ...] = (),
-    config: bytes | None,
-) -> ArchiveInfo:
+def _info(manifest: Manifest, config: bytes | None) -> ArchiveInfo:
     found, warnings = (None, ()) if config is None else model_config.parse(config)
-    return ArchiveInfo(
-        manifest=manifest,
-        entries=entries,
-        total_bytes=total_bytes,
-        notes=notes,
-        config=config,
-        server_config=found,
-        config_warnings=warnings,
-    )
+    return ArchiveInfo(manifest=manifest, config=config, server_config=found, config_warnings=warnings)
 
 
 def _read_file(path: Path, limit_bytes: int) -> bytes | None:

@@ -115,7 +115,7 @@ class ArchiveReader:
         mine, theirs = socket.socketpair()
         with mine:
             with theirs:
-                self._send(protocol.packed(order), theirs, mine)
+                self._send(msgspec.json.encode(order), theirs, mine)
             try:
                 answer = _read_all(mine)
             finally:

@@ -94,8 +94,3 @@ class Ended(msgspec.Struct, frozen=True):
     """The last line of every answer: how its process ended."""
 
     code: int
-
-
-def packed(order: Order) -> bytes:
-    """Encode an order as one packet."""
-    return msgspec.json.encode(order)

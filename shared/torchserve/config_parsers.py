@@ -29,11 +29,7 @@ MODEL_NUMBERS = {
 
 
 def parse_address(text: str) -> str:
-    """Check an address to listen on: `http://HOST[:PORT]`, `https://HOST[:PORT]` or `unix:/PATH`.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Check an address to listen on: `http://HOST[:PORT]`, `https://HOST[:PORT]` or `unix:/PATH`."""
     text = text.strip()
     if text.startswith("unix:/") and len(text) > len("unix:/"):
         return text

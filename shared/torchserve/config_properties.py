@@ -65,11 +65,7 @@ def newest_snapshot(folder: Path) -> Path | None:
 
 
 def read(content: bytes, environ: Mapping[str, str]) -> Configuration:
-    """Read a file's content.
-
-    Raises:
-        SettingsError: the file can't be read or holds values that can't work; one line for each.
-    """
+    """Read a file's content. Raises SettingsError with a line for each value that can't work."""
     try:
         # Java reads Latin-1; a file that is valid UTF-8 was almost surely meant as such.
         raw = javaproperties.loads(_text(content))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -192,7 +193,7 @@ def test_the_process_has_nothing_of_the_environment_but_what_python_needs(
 def test_the_longest_order_fits_a_packet() -> None:
     longest = b"x" * 4096
     order = reader_protocol.Order(reader_protocol.Extract(longest, longest), 1, 1, 1)
-    assert len(reader_protocol.packed(order)) < reader_protocol.PACKET_LIMIT_BYTES
+    assert len(msgspec.json.encode(order)) < reader_protocol.PACKET_LIMIT_BYTES
 
 
 @pytest.fixture
