@@ -39,6 +39,9 @@ compare whole bodies; `details` holds the reason in words and leaves only with a
 from typing import ClassVar, Literal
 
 Blame = Literal["caller", "handler", "fleet"]
+#: TorchServe's.
+_NO_ROUTE = "Requested resource is not found, please refer to API document."
+_NO_METHOD = "Requested method is not allowed, please refer to API document."
 
 
 class RelayError(Exception):
@@ -49,8 +52,15 @@ class RelayError(Exception):
 
     type: ClassVar[str]
     status: ClassVar[int]
-    retryable: ClassVar[bool] = False
+    retryable: ClassVar[bool]
     blame: ClassVar[Blame]
+
+    def __init_subclass__(
+        cls, *, type: str = "", status: int = 0, retryable: bool = False, blame: Blame | None = None
+    ) -> None:
+        cls.type, cls.status, cls.retryable = type, status, retryable
+        if blame is not None:
+            cls.blame = blame
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message, details)
@@ -66,192 +76,126 @@ class RelayError(Exception):
         return type(self).__name__
 
 
-class CallerFault(RelayError):
+class CallerFault(RelayError, blame="caller"):
     """The caller must change the request."""
 
-    blame = "caller"
 
-
-class HandlerFault(RelayError):
+class HandlerFault(RelayError, blame="handler"):
     """The model's own code failed while it loaded or ran."""
 
-    blame = "handler"
 
-
-class FleetFault(RelayError):
+class FleetFault(RelayError, blame="fleet"):
     """The fleet could not do its part."""
 
-    blame = "fleet"
 
-
-class BadRequest(CallerFault):
+class BadRequest(CallerFault, type="BadRequestException", status=400):
     """A parameter or a body that can't be read."""
 
-    type, status = "BadRequestException", 400
 
-
-class InvalidKey(CallerFault):
+class InvalidKey(CallerFault, type="InvalidKeyException", status=400):
     """A key that is missing, wrong or expired. TorchServe says 400 here, and its clients expect it."""
 
-    type, status = "InvalidKeyException", 400
 
-
-class InvalidModel(CallerFault):
+class InvalidModel(CallerFault, type="InvalidModelException", status=400):
     """An archive that is broken, incomplete or unsafe."""
 
-    type, status = "InvalidModelException", 400
 
-
-class DownloadFailed(CallerFault):
+class DownloadFailed(CallerFault, type="DownloadArchiveException", status=400):
     """An archive's URL that did not give an archive."""
 
-    type, status = "DownloadArchiveException", 400
 
-
-class DependenciesFailed(CallerFault):
+class DependenciesFailed(CallerFault, type="ModelException", status=400):
     """The Python packages that an archive names could not be installed."""
 
-    type, status = "ModelException", 400
 
-
-class ForeignPage(CallerFault):
+class ForeignPage(CallerFault, type="ForeignPageException", status=403):
     """A browser asks for a page of somebody else, where nobody needs a key. Ours alone."""
 
-    type, status = "ForeignPageException", 403
 
-
-class InvalidModelVersion(CallerFault):
+class InvalidModelVersion(CallerFault, type="InvalidModelVersionException", status=403):
     """A version that can't take the change asked of it."""
 
-    type, status = "InvalidModelVersionException", 403
 
-
-class ResourceNotFound(CallerFault):
+class ResourceNotFound(CallerFault, type="ResourceNotFoundException", status=404):
     """No such route; the text is TorchServe's."""
 
-    type, status = "ResourceNotFoundException", 404
-
-    def __init__(
-        self,
-        message: str = "Requested resource is not found, please refer to API document.",
-        details: str = "",
-    ) -> None:
+    def __init__(self, message: str = _NO_ROUTE, details: str = "") -> None:
         super().__init__(message, details)
 
 
-class ModelNotFound(CallerFault):
+class ModelNotFound(CallerFault, type="ModelNotFoundException", status=404):
     """No such model, or no archive where one was said to be."""
 
-    type, status = "ModelNotFoundException", 404
 
-
-class ModelVersionNotFound(CallerFault):
+class ModelVersionNotFound(CallerFault, type="ModelVersionNotFoundException", status=404):
     """The model is known, the version is not."""
 
-    type, status = "ModelVersionNotFoundException", 404
 
-
-class WorkflowNotFound(CallerFault):
+class WorkflowNotFound(CallerFault, type="WorkflowNotFoundException", status=404):
     """No such workflow; there are none here."""
 
-    type, status = "WorkflowNotFoundException", 404
 
-
-class MethodNotAllowed(CallerFault):
+class MethodNotAllowed(CallerFault, type="MethodNotAllowedException", status=405):
     """The route exists, the method does not, or is switched off; the text is TorchServe's."""
 
-    type, status = "MethodNotAllowedException", 405
-
-    def __init__(
-        self,
-        message: str = "Requested method is not allowed, please refer to API document.",
-        details: str = "",
-    ) -> None:
+    def __init__(self, message: str = _NO_METHOD, details: str = "") -> None:
         super().__init__(message, details)
 
 
-class RequestTimeout(CallerFault):
+class RequestTimeout(CallerFault, type="RequestTimeoutException", status=408, retryable=True):
     """A management call that could not be finished in its time, or a request that came too slowly."""
 
-    type, status, retryable = "RequestTimeoutException", 408, True
 
-
-class Conflict(CallerFault):
+class Conflict(CallerFault, type="ConflictStatusException", status=409):
     """The name and version are taken."""
 
-    type, status = "ConflictStatusException", 409
 
-
-class RequestTooLarge(CallerFault):
+class RequestTooLarge(CallerFault, type="RequestTooLargeException", status=413):
     """A body above max_request_size."""
 
-    type, status = "RequestTooLargeException", 413
 
-
-class TooManyWrongKeys(CallerFault):
+class TooManyWrongKeys(CallerFault, type="InvalidKeyException", status=429, retryable=True):
     """One more wrong key from where many different ones have come from. Ours alone."""
 
-    type, status, retryable = "InvalidKeyException", 429, True
 
-
-class PredictionFailed(HandlerFault):
+class PredictionFailed(HandlerFault, type="InternalServerException", status=503):
     """The handler raised, or returned what can't be an answer."""
 
-    type, status = "InternalServerException", 503
 
-
-class WorkerDied(HandlerFault):
+class WorkerDied(HandlerFault, type="InternalServerException", status=500):
     """The worker process ended, or gave no answer within response_timeout."""
 
-    type, status = "InternalServerException", 500
 
-
-class WorkerStartFailed(HandlerFault):
+class WorkerStartFailed(HandlerFault, type="InternalServerException", status=500):
     """A worker could not load the model."""
 
-    type, status = "InternalServerException", 500
 
-
-class RequestQuarantined(HandlerFault):
+class RequestQuarantined(HandlerFault, type="InternalServerException", status=500):
     """The same content ended workers a while ago. TorchServe would lose another, and say 500 as well."""
 
-    type, status = "InternalServerException", 500
 
-
-class OutOfResources(HandlerFault):
+class OutOfResources(HandlerFault, type="InternalServerException", status=507):
     """The worker ran out of memory, on the host or on the device."""
 
-    type, status = "InternalServerException", 507
 
-
-class ServiceUnavailable(FleetFault):
+class ServiceUnavailable(FleetFault, type="ServiceUnavailableException", status=503, retryable=True):
     """No worker, no room in a queue, or no time left."""
 
-    type, status, retryable = "ServiceUnavailableException", 503, True
 
-
-class BrokerUnreachable(FleetFault):
+class BrokerUnreachable(FleetFault, type="ServiceUnavailableException", status=503, retryable=True):
     """The gateway has no broker to ask."""
 
-    type, status, retryable = "ServiceUnavailableException", 503, True
 
-
-class PredictionTimeout(FleetFault):
+class PredictionTimeout(FleetFault, type="RequestTimeoutException", status=504, retryable=True):
     """No answer within the model's clientTimeoutInMills, after which TorchServe never answers."""
 
-    type, status, retryable = "RequestTimeoutException", 504, True
 
-
-class StoreFailed(FleetFault):
+class StoreFailed(FleetFault, type="InternalServerException", status=500):
     """An archive could not be stored or unpacked."""
 
-    type, status = "InternalServerException", 500
 
-
-class InternalError(FleetFault):
+class InternalError(FleetFault, type="InternalServerException", status=500):
     """A fault of ours; the details go to the log."""
-
-    type, status = "InternalServerException", 500
 
 
 def _leaves(cls: type[RelayError]) -> dict[str, type[RelayError]]:

@@ -133,43 +133,32 @@ KEYS: dict[str, Key] = {
 #: Keys whose values are kept out of snapshots, logs, descriptions and handlers.
 SECRETS = frozenset(name for name, key in KEYS.items() if key.is_secret)
 
-_NO_GRPC = "gRPC is not spoken here yet"
-_NO_NETTY = "there is no Netty here; --gateway-processes sets how many processes speak HTTP"
-_NO_JAVA = "there is no Java here"
-_NO_IPEX = "Intel's extension for PyTorch is no longer developed; its work went into PyTorch"
-_WORKERS_DIAL = "workers dial out and open no port"
-
-#: Keys of TorchServe's that have no effect here, and why.
-REASONS: dict[str, str] = {
-    "grpc_inference_address": _NO_GRPC,
-    "grpc_management_address": _NO_GRPC,
-    "grpc_inference_port": _NO_GRPC,
-    "grpc_management_port": _NO_GRPC,
-    "grpc_inference_max_connection_age_ms": _NO_GRPC,
-    "grpc_management_max_connection_age_ms": _NO_GRPC,
-    "grpc_inference_max_connection_age_grace_ms": _NO_GRPC,
-    "grpc_management_max_connection_age_grace_ms": _NO_GRPC,
-    "enable_grpc_ssl": _NO_GRPC,
-    "number_of_netty_threads": _NO_NETTY,
-    "netty_client_threads": _NO_NETTY,
-    "prefer_direct_buffer": _NO_NETTY,
-    "use_native_io": _NO_NETTY,
-    "io_ratio": _NO_NETTY,
-    "vmargs": _NO_JAVA,
-    "model_server_home": _NO_JAVA,
-    "async_logging": "logging holds up no request here",
-    "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
-    "cpp_log_config": "there is no C++ backend here",
-    "workflow_store": "workflows are not offered",
-    "initial_worker_port": _WORKERS_DIAL,
-    "initial_distribution_port": "free ports are found when a worker with several processes starts",
-    "cpu_launcher_enable": "cores are shared out by threads; see threads_per_worker",
-    "cpu_launcher_args": "cores are shared out by threads; see threads_per_worker",
-    "ipex_enable": _NO_IPEX,
-    "ipex_gpu_enable": _NO_IPEX,
-    "system_metrics_cmd": "the host is measured by the node itself",
-    "debug": "workers always run, and within their timeouts; a debugger can join a worker's process",
+#: Keys of TorchServe's that have no effect here, by the reason.
+_WITHOUT_EFFECT = {
+    "gRPC is not spoken here yet": (
+        "grpc_inference_address grpc_management_address grpc_inference_port grpc_management_port"
+        " grpc_inference_max_connection_age_ms grpc_management_max_connection_age_ms"
+        " grpc_inference_max_connection_age_grace_ms grpc_management_max_connection_age_grace_ms"
+        " enable_grpc_ssl"
+    ),
+    "there is no Netty here; --gateway-processes sets how many processes speak HTTP": (
+        "number_of_netty_threads netty_client_threads prefer_direct_buffer use_native_io io_ratio"
+    ),
+    "there is no Java here": "vmargs model_server_home",
+    "logging holds up no request here": "async_logging",
+    "plugins are Java; theirs are TorchServe's own extension points": "plugins_path",
+    "there is no C++ backend here": "cpp_log_config",
+    "workflows are not offered": "workflow_store",
+    "workers dial out and open no port": "initial_worker_port",
+    "free ports are found when a worker with several processes starts": "initial_distribution_port",
+    "cores are shared out by threads; see threads_per_worker": "cpu_launcher_enable cpu_launcher_args",
+    "Intel's extension for PyTorch is no longer developed; its work went into PyTorch": (
+        "ipex_enable ipex_gpu_enable"
+    ),
+    "the host is measured by the node itself": "system_metrics_cmd",
+    "workers always run, and within their timeouts; a debugger can join a worker's process": "debug",
 }
+REASONS = {key: why for why, keys in _WITHOUT_EFFECT.items() for key in keys.split()}
 _UNKNOWN = "no key of TorchServe's; kept, like there"
 
 #: How secrets are called; of the keys in this file none is called so but those that are.
