@@ -1,4 +1,4 @@
-"""Every message of the fleet's wire, as frozen structs: one union per direction.
+"""Every message of the fleet's wire, as frozen structs, in the order of the unions below: one per direction.
 
 Fields are positional on the wire: append new ones with a default, never reorder or reuse. A receiver
 ignores trailing fields it doesn't know. A message that carries frames says how many belong to each
@@ -11,25 +11,7 @@ from typing import Literal
 import msgspec
 
 from torchrelay.shared.wire import fields as f
-from torchrelay.shared.wire.items import AccessKey as AccessKey
-from torchrelay.shared.wire.items import AnsweredItem as AnsweredItem
-from torchrelay.shared.wire.items import AssignItem as AssignItem
-from torchrelay.shared.wire.items import CompletedItem as CompletedItem
-from torchrelay.shared.wire.items import Device as Device
-from torchrelay.shared.wire.items import GpuUse as GpuUse
-from torchrelay.shared.wire.items import HeldWorker as HeldWorker
-from torchrelay.shared.wire.items import Item as Item
-from torchrelay.shared.wire.items import MetricFamily as MetricFamily
-from torchrelay.shared.wire.items import MetricPoint as MetricPoint
-from torchrelay.shared.wire.items import ModelEntry as ModelEntry
-from torchrelay.shared.wire.items import NodeFacts as NodeFacts
-from torchrelay.shared.wire.items import QuarantinedItem as QuarantinedItem
-from torchrelay.shared.wire.items import RefusedItem as RefusedItem
-from torchrelay.shared.wire.items import Sample as Sample
-from torchrelay.shared.wire.items import StreamedItem as StreamedItem
-from torchrelay.shared.wire.items import SubmitItem as SubmitItem
-from torchrelay.shared.wire.items import VersionFacts as VersionFacts
-from torchrelay.shared.wire.items import WorkerFacts as WorkerFacts
+from torchrelay.shared.wire.items import *  # the parts of messages are found here, too: `m.Device`
 
 #: Raised when a peer of the version before could not understand us.
 PROTOCOL_VERSION = 3
@@ -39,23 +21,14 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     """Base of all messages."""
 
 
-# Any peer -> broker
-
-
 class Bye(Message, frozen=True):
     """The peer leaves on purpose; what it held is handed back at once."""
-
-
-# Any peer or the broker, to the other
 
 
 class Announced(Message, frozen=True):
     """The next message is large: nothing else is heard from its sender until it has crossed the network."""
 
     size_bytes: f.Number
-
-
-# Gateway -> broker
 
 
 class HelloGateway(Message, frozen=True):
@@ -193,9 +166,6 @@ class ReadHealth(Message, frozen=True):
     ask: f.Number
 
 
-# Node -> broker
-
-
 class HelloNode(Message, frozen=True):
     """A node joins with what it offers and what it already holds."""
 
@@ -261,9 +231,6 @@ class FetchArchive(Message, frozen=True):
     length: f.Number
 
 
-# Worker -> broker
-
-
 class HelloWorker(Message, frozen=True):
     """A worker has loaded its model and is ready for batches; `claim` came with the order to start it."""
 
@@ -321,9 +288,6 @@ class Measured(Message, frozen=True):
     points: f.Points[MetricPoint]
 
 
-# Broker -> any peer
-
-
 class Welcome(Message, frozen=True):
     """The broker has taken the peer in; beats are due every `beat_interval_ms`.
 
@@ -360,9 +324,6 @@ class Misunderstood(Message, frozen=True):
     """The broker could not read a message, which changed nothing."""
 
     reason: f.Prose
-
-
-# Broker -> gateway
 
 
 class Answered(Message, frozen=True):
@@ -481,9 +442,6 @@ class HealthRead(Message, frozen=True):
     is_starting: bool = False
 
 
-# Broker -> node
-
-
 class StartWorker(Message, frozen=True):
     """Start one worker process; `archive_bytes` is the archive's size.
 
@@ -539,9 +497,6 @@ class ArchiveMissing(Message, frozen=True):
     """The broker's store has no such archive."""
 
     archive: f.ArchiveName
-
-
-# Broker -> worker
 
 
 class Assign(Message, frozen=True):
