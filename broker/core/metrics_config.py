@@ -3,14 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 
 Kind = Literal["counter", "gauge", "histogram"]
 
-#: The file that is used where no other is named.
-KINDS: tuple[Kind, ...] = ("counter", "gauge", "histogram")
 #: What Prometheus takes as a name; anything else would spoil the whole answer.
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -76,7 +74,7 @@ def _section(root: Mapping[object, object], section: str, more: tuple[str, ...])
         return
     if not isinstance(kinds, Mapping):
         raise MetricsConfigError(f"{section} is no mapping")
-    for kind in KINDS:
+    for kind in get_args(Kind):
         entries = kinds.get(kind)
         if entries is not None and not isinstance(entries, list):
             raise MetricsConfigError(f"{section}.{kind} is no list")

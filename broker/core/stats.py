@@ -1,8 +1,9 @@
 """The fleet's statistics: counters and histograms, kept by the core and read by `questions`. Pure."""
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torchrelay.broker.jobs.queues import Job, Lease
 from torchrelay.broker.models.catalog import Key
@@ -46,31 +47,24 @@ def samples_of(labels: tuple[tuple[str, str], ...], histogram: Histogram) -> lis
     return [*samples, m.Sample("_sum", labels, histogram.total)]
 
 
+@dataclass(slots=True)
 class Tally:
-    """Sums over the inference requests of one model and the version that they named, since they were read.
+    """Sums over inference requests since they were read.
 
     PERF: plain sums, added to for a job or a batch; series and lines of log are made once for many.
     """
 
-    __slots__ = ("answered", "latency_s", "model", "requests", "service_s", "version")
-
-    def __init__(self, model: str, version: str) -> None:
-        self.model = model
-        self.version = version
-        self.clear()
-
-    def clear(self) -> None:
-        """Set all sums to zero."""
-        self.requests = self.answered = 0
-        #: From arrival to answer, and the part of it on a worker, over the requests answered.
-        self.latency_s = self.service_s = 0.0
+    requests: int = 0
+    answered: int = 0
+    #: From arrival to answer, and the part of it on a worker, over the requests answered.
+    latency_s: float = 0.0
+    service_s: float = 0.0
 
 
 class VersionStats:
     """The statistics of one model version. Jobs end in exactly one of `outcomes`."""
 
-    def __init__(self, key: Key) -> None:
-        model, version = key
+    def __init__(self) -> None:
         self.submitted = 0
         #: `answered`, `failed`, `cancelled`, or the name of the error a job was refused with.
         self.outcomes: Counter[str] = Counter()
@@ -79,26 +73,18 @@ class VersionStats:
         self.total_seconds = Histogram(SECONDS_BUCKETS)
         self.batch_jobs = Histogram(BATCH_BUCKETS)
         #: Of requests that named this version, and of those that named none.
-        self.named, self.unnamed = Tally(model, version), Tally(model, "default")
+        self.named, self.unnamed = Tally(), Tally()
         #: Whether it is among `Stats.touched`.
         self.is_touched = False
-
-
-class _Versions(dict[Key, VersionStats]):
-    """Makes a version's statistics at first use."""
-
-    def __missing__(self, key: Key) -> VersionStats:
-        made = self[key] = VersionStats(key)
-        return made
 
 
 class Stats:
     """All statistics that only grow; gauges are computed from the core's state when they are asked for."""
 
     def __init__(self) -> None:
-        self.versions: dict[Key, VersionStats] = _Versions()
+        self.versions: defaultdict[Key, VersionStats] = defaultdict(VersionStats)
         #: Those whose tallies have changed since they were read.
-        self.touched: list[VersionStats] = []
+        self.touched: list[tuple[Key, VersionStats]] = []
         #: Seconds that the latest batch waited for its worker, and spent there beyond the handler.
         self.last_batch: tuple[float, float] | None = None
         #: HTTP answers by status class, as the gateways report them.
@@ -114,10 +100,10 @@ class Stats:
         #: Messages that could not be read or were out of place.
         self.misunderstood = 0
 
-    def touch(self, version: VersionStats) -> None:
+    def touch(self, key: Key, version: VersionStats) -> None:
         """Mark a version's tallies as changed since they were read."""
         version.is_touched = True
-        self.touched.append(version)
+        self.touched.append((key, version))
 
     def batch_done(
         self, lease: Lease, answered: Sequence[tuple[Job, int]], handler_s: float, began_at: float, now: float
@@ -139,7 +125,7 @@ class Stats:
         if not lease.is_describe:
             self.last_batch = began_at - lease.jobs[0].arrived_at, service_s - handler_s
             if not version.is_touched:
-                self.touch(version)
+                self.touch(lease.queue.key, version)
 
     def forget(self, key: Key) -> None:
         """Drop the statistics of a version that was unregistered."""

@@ -7,8 +7,8 @@ are bounded, and what doesn't fit is dropped and counted.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torchrelay.broker.core.metrics_config import HOSTNAME, LABEL, LABEL_COUNTS, NAME, Declared, MetricsConfig
@@ -36,9 +36,6 @@ LABEL_LIMIT_CHARS = 256
 LABELS_LIMIT = 16
 
 
-NO_METRICS = MetricsConfig()
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line of a metrics log; `labels` without the host."""
@@ -53,17 +50,19 @@ class Line:
     request_ids: tuple[str, ...] = ()
 
 
+@dataclass(eq=False)
 class Family:
     """One metric and its series, by the values of its labels."""
 
-    def __init__(self, declared: Declared, *, is_model: bool, is_logged: bool) -> None:
-        self.declared = declared
-        self.is_model = is_model
-        self.is_logged = is_logged
+    declared: Declared
+    is_model: bool
+    is_logged: bool
+    values: dict[tuple[str, ...], float] = field(default_factory=dict)
+    histograms: dict[tuple[str, ...], Histogram] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         #: Samples that one series makes.
-        self.samples_each = len(BUCKETS) + 3 if declared.kind == "histogram" else 1
-        self.values: dict[tuple[str, ...], float] = {}
-        self.histograms: dict[tuple[str, ...], Histogram] = {}
+        self.samples_each = len(BUCKETS) + 3 if self.declared.kind == "histogram" else 1
 
     def record(self, labels: tuple[str, ...], value: float) -> None:
         """Add to a counter, set a gauge, observe in a histogram."""
@@ -85,9 +84,7 @@ class Family:
 
     def drop_oldest(self) -> None:
         """Forget the oldest series."""
-        series: dict[tuple[str, ...], float] | dict[tuple[str, ...], Histogram] = (
-            self.values or self.histograms
-        )
+        series = self.values or self.histograms
         series.pop(next(iter(series)), None)
 
     def read(self) -> m.MetricFamily:
@@ -103,28 +100,23 @@ class Family:
         return m.MetricFamily(declared.name, declared.kind, text, tuple(samples))
 
 
+@dataclass(eq=False)
 class Metrics:
     """All of TorchServe's metrics, and the lines that are still to be written to metrics logs."""
 
-    def __init__(
-        self,
-        config: MetricsConfig = NO_METRICS,
-        *,
-        mode: Mode = "prometheus",
-        auto_detect: bool = False,
-        hostname: str = "",
-        file_content: bytes = b"",
-    ) -> None:
-        #: The operator's metrics.yaml, for workers to read as well; empty for the built-in one.
-        self.file_content = file_content
-        self._mode = mode
+    config: MetricsConfig = field(default_factory=MetricsConfig)
+    mode: Mode = "prometheus"
+    auto_detect: bool = False
+    hostname: str = ""
+    #: The operator's metrics.yaml, for workers to read as well; empty for the built-in one.
+    file_content: bytes = b""
+
+    def __post_init__(self) -> None:
         #: Whether any metric goes to a log.
-        self.is_logging = mode != "prometheus"
-        self._auto_detect = auto_detect
-        self._hostname = hostname
-        self._server = {one.name: self._family(one, is_model=False) for one in config.server}
-        self._model = {one.name: self._family(one, is_model=True) for one in config.model}
-        self._declared_count = len(self._model)
+        self.is_logging = self.mode != "prometheus"
+        self._server = {one.name: self._family(one, is_model=False) for one in self.config.server}
+        self.model = {one.name: self._family(one, is_model=True) for one in self.config.model}
+        self._declared_count = len(self.model)
         #: Points that were not taken, by reason.
         self.dropped: Counter[str] = Counter()
         self._lines: list[Line] = []
@@ -136,23 +128,23 @@ class Metrics:
     def count_responses(self, hundreds: str, count: int, at_ms: int) -> None:
         """Count HTTP answers of one class; what is neither 2xx nor 4xx counts as 5xx, as in TorchServe."""
         name = {"2xx": "Requests2XX", "4xx": "Requests4XX"}.get(hundreds, "Requests5XX")
-        self._record_own(name, ("Host", self._hostname), count, at_ms)
+        self._record_own(name, ("Host", self.hostname), count, at_ms)
 
     def worker_loaded(self, worker: str, load_s: float, at_ms: int) -> None:
         """Note how long a worker took to be ready."""
-        labels = (worker, "Host", self._hostname)
+        labels = (worker, "Host", self.hostname)
         self._record_own("WorkerLoadTime", labels, _milliseconds(load_s), at_ms)
 
     def worker_gone(self, worker: str) -> None:
         """Forget a worker."""
         if family := self._server.get("WorkerLoadTime"):
-            family.values.pop((worker, "Host", self._hostname), None)
+            family.values.pop((worker, "Host", self.hostname), None)
 
     def measured(self, hostname: str, points: Iterable[m.MetricPoint], *, by_node: bool) -> None:
         """Take in what handlers measured, or (`by_node`) a host's metrics and those that handlers printed."""
         hostname = hostname[:LABEL_LIMIT_CHARS]
         for point in points:
-            family = self._model.get(point.name)
+            family = self.model.get(point.name)
             if family is None and by_node and point.name not in LABEL_COUNTS:
                 family = self._server.get(point.name)
             if family is None:
@@ -165,7 +157,8 @@ class Metrics:
     def families(self, stats: Stats, at_ms: int) -> list[m.MetricFamily]:
         """Return the families that the metrics API shows."""
         self._settle(stats, at_ms)
-        return [family.read() for family in self._all() if not family.is_logged]
+        every = (*self._server.values(), *self.model.values())
+        return [family.read() for family in every if not family.is_logged]
 
     def take_lines(self, stats: Stats, at_ms: int) -> tuple[Line, ...]:
         """Return the lines of log since the last call."""
@@ -175,29 +168,25 @@ class Metrics:
 
     # Inside
 
-    def _all(self) -> Iterator[Family]:
-        yield from self._server.values()
-        yield from self._model.values()
-
     def _family(self, declared: Declared, *, is_model: bool) -> Family:
-        is_logged = self._mode == "log" or (self._mode == "legacy" and declared.name not in LEGACY)
+        is_logged = self.mode == "log" or (self.mode == "legacy" and declared.name not in LEGACY)
         return Family(declared, is_model=is_model, is_logged=is_logged)
 
     def _settle(self, stats: Stats, at_ms: int) -> None:
         """Take in the tallies of jobs since the last time."""
         touched, stats.touched = stats.touched, []
-        for version in touched:
+        for (model, number), version in touched:
             version.is_touched = False
-            self._add(version.named, at_ms)
-            self._add(version.unnamed, at_ms)
+            self._add((model, number, self.hostname), version.named, at_ms)
+            self._add((model, "default", self.hostname), version.unnamed, at_ms)
+            version.named, version.unnamed = Tally(), Tally()
         if stats.last_batch is not None:
             (queue_s, overhead_s), stats.last_batch = stats.last_batch, None
-            labels = ("Host", self._hostname)
+            labels = ("Host", self.hostname)
             self._record_own("QueueTime", labels, _milliseconds(queue_s), at_ms)
             self._record_own("WorkerThreadTime", labels, _milliseconds(overhead_s), at_ms)
 
-    def _add(self, tally: Tally, at_ms: int) -> None:
-        labels = (tally.model, tally.version, self._hostname)
+    def _add(self, labels: tuple[str, ...], tally: Tally, at_ms: int) -> None:
         if tally.requests:
             self._record_own("ts_inference_requests_total", labels, tally.requests, at_ms)
         if tally.answered:
@@ -205,7 +194,6 @@ class Metrics:
             queue_us = round((tally.latency_s - tally.service_s) * 1e6, 3)
             self._record_own("ts_inference_latency_microseconds", labels, latency_us, at_ms)
             self._record_own("ts_queue_latency_microseconds", labels, queue_us, at_ms)
-        tally.clear()
 
     def _record_own(self, name: str, labels: tuple[str, ...], value: float, at_ms: int) -> None:
         family = self._server.get(name)
@@ -256,9 +244,9 @@ class Metrics:
         """Add a metric that nobody declared, if model_metrics_auto_detect is on and its names are valid."""
         labels = (*(name for name, _ in point.dimensions), HOSTNAME)
         if (
-            not self._auto_detect
+            not self.auto_detect
             or point.name in self._server
-            or len(self._model) - self._declared_count >= DETECTED_LIMIT
+            or len(self.model) - self._declared_count >= DETECTED_LIMIT
             or not NAME.fullmatch(point.name)
             or point.name.startswith(OWN_PREFIX)
             or not all(LABEL.fullmatch(label) for label in labels)
@@ -267,8 +255,8 @@ class Metrics:
             or max(map(len, (point.name, point.unit, *labels))) > LABEL_LIMIT_CHARS
         ):
             return None
-        family = self._family(Declared(point.name, point.kind, point.unit, labels), is_model=True)
-        self._model[point.name] = family
+        declared = Declared(point.name, point.kind, point.unit, labels)
+        family = self.model[point.name] = self._family(declared, is_model=True)
         return family
 
 

@@ -49,7 +49,7 @@ class Admission(JobsPart):
         if not job.is_describe:
             (stats.named if job.names_version else stats.unnamed).requests += 1
             if not stats.is_touched:
-                self.stats.touch(stats)
+                self.stats.touch(key, stats)
         gateway.jobs[job.number] = job
         queue = self.dispatch.queue_for(record)
         if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):

@@ -3,6 +3,7 @@
 import pytest
 
 from torchrelay.broker.core.stats import Histogram, Stats, samples_of
+from torchrelay.broker.core.torchserve_metrics import Metrics
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -32,7 +33,6 @@ def test_a_version_has_statistics_from_its_first_use_until_it_is_forgotten() -> 
     first = stats.versions["m", "1.0"]
     first.submitted = 3
     assert stats.versions["m", "1.0"] is first
-    assert (first.named.version, first.unnamed.version) == ("1.0", "default")
     stats.forget(("m", "1.0"))
     stats.forget(("m", "2.0"))
     assert stats.versions["m", "1.0"].submitted == 0
@@ -41,9 +41,9 @@ def test_a_version_has_statistics_from_its_first_use_until_it_is_forgotten() -> 
 def test_a_version_whose_sums_have_changed_is_read_once() -> None:
     stats = Stats()
     version = stats.versions["m", "1.0"]
-    stats.touch(version)
+    stats.touch(("m", "1.0"), version)
     assert version.is_touched
-    assert stats.touched == [version]
+    assert stats.touched == [(("m", "1.0"), version)]
     version.named.requests = 5
-    version.named.clear()
-    assert (version.named.requests, version.named.latency_s) == (0, 0.0)
+    Metrics().families(stats, 0)
+    assert (version.is_touched, version.named.requests, stats.touched) == (False, 0, [])

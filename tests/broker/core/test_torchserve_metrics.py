@@ -322,7 +322,7 @@ def test_models_without_end_do_not_make_series_without_end() -> None:
     for number in range(3 * torchserve_metrics.SERIES_LIMIT):
         version = stats.versions[f"m{number}", "1.0"]
         version.unnamed.requests += 1
-        stats.touch(version)
+        stats.touch((f"m{number}", "1.0"), version)
     families = Metrics(metrics_config.parse(BUILT_IN_METRICS.read_bytes())).families(stats, 0)
     (requests,) = (family for family in families if family.name == REQUESTS)
     assert len(requests.samples) == torchserve_metrics.SERIES_LIMIT
