@@ -20,41 +20,10 @@ from typing import IO, TypeVar, cast
 
 import zmq
 
+from torchrelay.broker.archives import store
 from torchrelay.broker.archives.limited_threads import PlacedThreads
-from torchrelay.broker.archives.store import (
-    ArchiveStore,
-    prepare,
-    remove_leftovers,
-    set_aside_download,
-    startup_urls,
-)
-from torchrelay.broker.core import metrics_config
+from torchrelay.broker.core import effects, events, metrics_config
 from torchrelay.broker.core.early_requests import default_versions_first
-from torchrelay.broker.core.effects import (
-    DropArchive,
-    Effect,
-    KeepKeys,
-    Prepare,
-    ReadChunk,
-    Report,
-    Send,
-    Store,
-    WriteMetrics,
-    WriteSnapshot,
-)
-from torchrelay.broker.core.events import (
-    ArchivePrepared,
-    ChunkRead,
-    Event,
-    Garbled,
-    MetricsNotWritten,
-    Received,
-    Started,
-    Stopping,
-    Stored,
-    Unreachable,
-    Unsendable,
-)
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
@@ -68,7 +37,7 @@ from torchrelay.broker.network.kernel import kernel, raise_fd_limit
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
 from torchrelay.broker.storage import key_file, secret_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
-from torchrelay.broker.storage.registry import Registry, SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared import clock, host, ids, locks, private_files
 from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
@@ -117,7 +86,7 @@ def run(settings: BrokerSettings) -> int:
         check_addresses(settings)
         snapshots.check(settings)
         lock = lock_state(Path(settings.state_dir))
-        server = BrokerServer(settings, SqlRegistry(Path(settings.state_dir) / "registry.sqlite"))
+        server = BrokerServer(settings, Registry(Path(settings.state_dir) / "registry.sqlite"))
         server.bind()
     except (RelayError, OSError) as error:
         logger.error("broker.not_started", extra={"reason": str(error)})
@@ -170,7 +139,7 @@ class BrokerServer:
     def __init__(self, settings: BrokerSettings, registry: Registry) -> None:
         self._settings = settings
         self._registry = registry
-        self._store = ArchiveStore(Path(settings.state_dir) / "archives")
+        self._store = store.ArchiveStore(Path(settings.state_dir) / "archives")
         snapshot = registry.load()
         now, wall_ms = clock.monotonic(), clock.wall_ms()
         keys = Keyring(settings, now=now, wall_ms=wall_ms)
@@ -193,7 +162,7 @@ class BrokerServer:
             fds=raise_fd_limit(),
             limit_bytes=memory_limit_bytes(settings, host.memory_bytes()),
             held=self._core.held_bytes,
-            is_known=self._core.knows,
+            is_known=self._core.peers.knows,
         )
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
@@ -202,7 +171,7 @@ class BrokerServer:
         self._reader = ArchiveReader(settings.archive_time_limit_s, settings.archive_memory_limit_bytes)
         self._preparations = PlacedThreads(PREPARE_THREADS, PREPARATIONS_PER_ARCHIVE_LIMIT, "prepare")
         self._downloads = PlacedThreads(DOWNLOADS_LIMIT, DOWNLOADS_PER_ORIGIN_LIMIT, "download")
-        self._results: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._address_locks: list[IO[bytes]] = []
         self._chunks = ChunkCredit(self._read_chunk)
         #: The peer whose message has too many frames; the rest of it is being dropped.
@@ -211,7 +180,7 @@ class BrokerServer:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         #: What the core takes in with the next turn: what was not sent, and that the broker has started.
-        self._unsent: list[Event] = []
+        self._unsent: list[events.Event] = []
         #: How long the loop waits after a turn that failed, which may well fail again.
         self._pause_s = 0.0
         #: Bytes of heads that were taken in this turn.
@@ -246,8 +215,8 @@ class BrokerServer:
         logger.info("broker.started", extra={"epoch": self._epoch,
                                              "addresses": ",".join(self._settings.addresses)})  # fmt: skip
         self._store.keep_only(self._archives)
-        remove_leftovers(self._settings)
-        self._unsent.append(Started(tuple(self._loads_at_start())))
+        store.remove_leftovers(self._settings)
+        self._unsent.append(events.Started(tuple(self._loads_at_start())))
         gc.collect()
         gc.freeze()  # what lives from the start on need not be looked at by the collector again
         turns = self._turns()
@@ -255,11 +224,11 @@ class BrokerServer:
             # Not a message's: the core contains those. What it wanted done comes with the next turn.
             self._log_fault("broker.turn_failed", fault[1], events=len(fault[0]))
             self._pause_s = FAULT_PAUSE_S
-        last: list[Event] = [Stopping()]
+        last: list[events.Event] = [events.Stopping()]
         if fault := first_fault(iter([last]), self._have_handled):
             self._log_fault("broker.turn_failed", fault[1], events=len(last))
 
-    def _turns(self) -> Iterator[list[Event]]:
+    def _turns(self) -> Iterator[list[events.Event]]:
         """Wait for the next turn and yield what it begins with, what the one before it could not send."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
@@ -308,7 +277,7 @@ class BrokerServer:
         loads: list[LoadAtStart | StartupModel] = []
         for load in self._settings.load_models:
             if load.url.lower() == "all":
-                loads += [LoadAtStart(url) for url in startup_urls(self._settings)]
+                loads += [LoadAtStart(url) for url in store.startup_urls(self._settings)]
             else:
                 loads.append(load)
         return loads
@@ -322,28 +291,28 @@ class BrokerServer:
         key_file.keep(path, made, self._registry)
         keys.use(made)
 
-    def _turn(self, came: list[Event]) -> None:
+    def _turn(self, came: list[events.Event]) -> None:
         """Have the core take in what came and what has arrived, and look at the connections."""
         self._receive(came)
         now = self._have_handled(came)
         self._chunks.go_on()
         self._connections.look(now)
 
-    def _have_handled(self, events: list[Event]) -> float:
-        """Have the core take events in, and do what it says; return the time that it was told."""
+    def _have_handled(self, came: list[events.Event]) -> float:
+        """Have the core take in what came, and do what it says; return the time that it was told."""
         now = clock.monotonic()
-        effects = iter(self._core.handle(events, now=now))
-        while fault := first_fault(effects, self._perform):
+        to_do = iter(self._core.handle(came, now=now))
+        while fault := first_fault(to_do, self._perform):
             self._not_performed(*fault)
         return now
 
-    def _not_performed(self, effect: Effect, error: Exception) -> None:
+    def _not_performed(self, effect: effects.Effect, error: Exception) -> None:
         """Report an effect that raised. Those that threads perform are answered there, whatever happens."""
         reason = quoted(f"{type(error).__name__}: {error}")
         kind = type(effect).__name__
         self._log_fault("broker.effect_failed", error, effect=kind, content=quoted(effect), reason=reason)
-        if isinstance(effect, Send):
-            self._unsent.append(Unsendable(effect.peer, effect.message, reason))
+        if isinstance(effect, effects.Send):
+            self._unsent.append(events.Unsendable(effect.peer, effect.message, reason))
 
     def _log_fault(self, event: str, error: Exception, **facts: object) -> None:
         """Log one of the faults of a second, and how many there were."""
@@ -352,8 +321,8 @@ class BrokerServer:
 
     # Receiving
 
-    def _receive(self, events: list[Event]) -> None:
-        """Receive what has arrived, up to the turn's limits, and add it to the events."""
+    def _receive(self, came: list[events.Event]) -> None:
+        """Receive what has arrived, up to the turn's limits, and add it to what came before."""
         self._taken_bytes = 0
         for _ in range(TURN_LIMIT_MESSAGES):
             if self._taken_bytes >= TURN_LIMIT_BYTES:
@@ -364,17 +333,17 @@ class BrokerServer:
                 peer = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            events.append(self._rest_of_message(peer))
+            came.append(self._rest_of_message(peer))
         while not self._results.empty():
             result = self._results.get_nowait()
-            if isinstance(result, ChunkRead):
+            if isinstance(result, events.ChunkRead):
                 self._chunks.was_read(result.peer)
-            events.append(result)
+            came.append(result)
 
-    def _rest_of_message(self, peer: bytes) -> Event:
+    def _rest_of_message(self, peer: bytes) -> events.Event:
         """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
         if not sockets.has_more(self._socket):
-            return Garbled(peer, "a message without a head")
+            return events.Garbled(peer, "a message without a head")
         connection = self._connections.by_peer.get(peer)
         if connection is None or self._connections.unidentified:
             first = self._socket.recv(zmq.NOBLOCK, copy=False)
@@ -387,17 +356,17 @@ class BrokerServer:
         while sockets.has_more(self._socket):
             if len(frames) >= codec.FRAMES_LIMIT:
                 self._overlong = peer
-                return Garbled(peer, f"a message of more than {codec.FRAMES_LIMIT} frames")
+                return events.Garbled(peer, f"a message of more than {codec.FRAMES_LIMIT} frames")
             frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
         if connection is not None:
             connection.taken += len(head) + (sum(map(len, frames)) if frames else 0)
         try:
             message, epoch = codec.decode(head, codec.HEAD_TO_BROKER_LIMIT_BYTES)
         except codec.WireError as error:
-            return Garbled(peer, str(error))
+            return events.Garbled(peer, str(error))
         if connection is not None and (frames or type(message) is m.Announced):
             connection.announce(message.size_bytes if isinstance(message, m.Announced) else 0)
-        return Received(peer, message, epoch, tuple(frames))
+        return events.Received(peer, message, epoch, tuple(frames))
 
     def _note_connections(self) -> None:
         while (seen := sockets.next_connection(self._watcher)) is not None:
@@ -429,59 +398,59 @@ class BrokerServer:
 
     # Doing
 
-    def _perform(self, effect: Effect) -> None:
+    def _perform(self, effect: effects.Effect) -> None:
         match effect:
-            case Send():
+            case effects.Send():
                 self._send(effect)
-            case Store(token, change):
+            case effects.Store(token, change):
                 self._write(token, lambda: self._registry.apply(change))
-            case Prepare(token, origin, s3_sse_kms, is_wanted_now):
+            case effects.Prepare(token, origin, s3_sse_kms, is_wanted_now):
                 job = self._job(
-                    lambda: prepare(origin, self._store, self._settings, lambda: self._is_stopping,
+                    lambda: store.prepare(origin, self._store, self._settings, lambda: self._is_stopping,
                                     reader=self._reader, s3_sse_kms=s3_sse_kms, is_wanted_now=is_wanted_now),
-                    lambda outcome: ArchivePrepared(token, outcome),
+                    lambda outcome: events.ArchivePrepared(token, outcome),
                 )  # fmt: skip
                 threads = self._preparations if isinstance(origin, InStore) else self._downloads
                 threads.submit(origin.source, job)
-            case KeepKeys(token, made):
+            case effects.KeepKeys(token, made):
                 path = Path(self._settings.key_file or "")
                 self._write(token, lambda: key_file.keep(path, made, self._registry))
-            case ReadChunk():
+            case effects.ReadChunk():
                 self._chunks.ask(effect)
-            case DropArchive(archive, fetched_from):
+            case effects.DropArchive(archive, fetched_from):
                 # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
-                if fetched_from and (copy := set_aside_download(fetched_from, self._settings)):
+                if fetched_from and (copy := store.set_aside_download(fetched_from, self._settings)):
                     self._disk_threads.submit(copy.unlink, missing_ok=True)
-            case WriteSnapshot(token, kind, models):
+            case effects.WriteSnapshot(token, kind, models):
                 self._write(token, lambda: snapshots.write(self._settings, kind, models))
-            case WriteMetrics(lines):
+            case effects.WriteMetrics(lines):
                 self._write_metrics(lines)
-            case Report(level, event, facts):
+            case effects.Report(level, event, facts):
                 logger.log(level, event, extra=facts)
 
     def _write(self, token: int, write: Callable[[], object]) -> None:
         """Have the registry's one thread write something, behind all that it was given before."""
 
-        def stored(outcome: object) -> Stored:
-            return Stored(token, outcome if isinstance(outcome, RelayError) else None)
+        def stored(outcome: object) -> events.Stored:
+            return events.Stored(token, outcome if isinstance(outcome, RelayError) else None)
 
         self._registry_thread.submit(self._job(write, stored))
 
-    def _read_chunk(self, ask: ReadChunk) -> None:
-        def read(outcome: tuple[bytes, int] | RelayError | None) -> ChunkRead:
+    def _read_chunk(self, ask: effects.ReadChunk) -> None:
+        def read(outcome: tuple[bytes, int] | RelayError | None) -> events.ChunkRead:
             data, total = (None, 0) if outcome is None or isinstance(outcome, RelayError) else outcome
-            return ChunkRead(ask.peer, ask.archive, ask.offset, total, data)
+            return events.ChunkRead(ask.peer, ask.archive, ask.offset, total, data)
 
         work = partial(self._store.read, ask.archive, ask.offset, ask.length)
         self._disk_threads.submit(self._job(work, read))
 
     def _write_metrics(self, lines: tuple[Line, ...]) -> None:
         if self._metrics_log is not None and not self._metrics_log.write(lines):
-            self._results.put(MetricsNotWritten(len(lines)))
+            self._results.put(events.MetricsNotWritten(len(lines)))
 
-    def _send(self, effect: Send) -> None:
+    def _send(self, effect: effects.Send) -> None:
         epoch = self._epoch
         head = codec.encode(effect.message, epoch)
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
@@ -500,10 +469,10 @@ class BrokerServer:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self._chunks.forget(effect.peer)
-            self._unsent.append(Unreachable(effect.peer, effect.message))
+            self._unsent.append(events.Unreachable(effect.peer, effect.message))
 
     def _job(
-        self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], Event]
+        self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], events.Event]
     ) -> Callable[[], None]:
         def job() -> None:
             outcome: ResultT | RelayError

@@ -90,7 +90,6 @@ class Stopping:
     """The broker stops: this is its last turn."""
 
 
-Event = (
-    Received | Garbled | Unreachable | Unsendable | ArchivePrepared | Stored | ChunkRead | Started
-    | MetricsNotWritten | Stopping
-)  # fmt: skip
+OfPeer = Received | Garbled | Unreachable | Unsendable
+Own = ArchivePrepared | Stored | ChunkRead | Started | MetricsNotWritten | Stopping
+Event = OfPeer | Own

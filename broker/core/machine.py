@@ -4,7 +4,7 @@ No socket, no clock, no log, no random, no I/O: `server` does those. `handle` is
 all events of one turn of the server's loop, start and stop among them, and returns what to do. So the jobs
 of many messages make one batch, and the answers to one gateway make one message. Beside it the server reads
 three things, and none of them changes anything: `next_wake` says when to call `handle` though nothing
-happens; `knows` and `held_bytes` say which peers have joined and what is held for each, by which
+happens; `peers.knows` and `held_bytes` say which peers have joined and what is held for each, by which
 connections are judged.
 
 What happens is passed on: to `peers` (hellos, silence), `jobs` (requests and their answers), `workers` (all
@@ -29,22 +29,10 @@ from collections.abc import Callable, Iterable
 from traceback import format_tb
 from typing import assert_never
 
+from torchrelay.broker.core import events
 from torchrelay.broker.core.answers import Answers, Gateway, ask_refused, job_refused
 from torchrelay.broker.core.early_requests import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
 from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
-from torchrelay.broker.core.events import (
-    ArchivePrepared,
-    ChunkRead,
-    Event,
-    Garbled,
-    MetricsNotWritten,
-    Received,
-    Started,
-    Stopping,
-    Stored,
-    Unreachable,
-    Unsendable,
-)
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.core.questions import BrokerState, Questions
@@ -159,13 +147,13 @@ class BrokerCore:
 
     # The shell's side
 
-    def handle(self, events: Iterable[Event], *, now: float) -> list[Effect]:
+    def handle(self, came: Iterable[events.Event], *, now: float) -> list[Effect]:
         """Take in what happened and return what is to be done about it, in order; `now` is real time."""
         real_now, now = now, self._clock.turn(now)
         if self._was_late or self._clock.stood_still_s:
             self._allow_for_standing_still(now)
         self._now = now
-        coming = iter(events)
+        coming = iter(came)
         while fault := first_fault(coming, self._take):
             self._contain(*fault, now)
         if now >= self._sweep_due:
@@ -187,56 +175,50 @@ class BrokerCore:
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 
-    def knows(self, peer: bytes) -> bool:
-        """Tell whether a peer has joined."""
-        return self.peers.knows(peer)
-
     def held_bytes(self) -> dict[bytes, int]:
         """Return what is held of each gateway's jobs; what waits for the end of the start is in none."""
         return {peer: sum(job.size for job in one.jobs.values()) for peer, one in self.gateways.items()}
 
     # Taking events
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: events.Event) -> None:
         now = self._now
         match event:
-            case Received():
+            case events.Received():
                 try:
                     self._receive(event, now)
                 except WireError as error:
                     self.peers.misunderstand(event.peer, str(error))
-            case Garbled(peer, reason):
+            case events.Garbled(peer, reason):
                 self.peers.misunderstand(peer, reason)
-            case Unreachable(peer, message):
+            case events.Unreachable(peer, message):
                 self._not_sent(peer, message, now)
-            case Unsendable(peer, message, reason):
+            case events.Unsendable(peer, message, reason):
                 self._could_not_send(peer, message, reason, now)
             case _:
                 self._take_other(event, now)
 
-    def _take_other(
-        self, event: ArchivePrepared | Stored | ChunkRead | MetricsNotWritten | Started | Stopping, now: float
-    ) -> None:
+    def _take_other(self, event: events.Own, now: float) -> None:
         match event:
-            case ArchivePrepared() | Stored():
+            case events.ArchivePrepared() | events.Stored():
                 self.management.continue_with(event, now)
-            case ChunkRead(peer, archive, offset, total, data):
+            case events.ChunkRead(peer, archive, offset, total, data):
                 if data is None:
                     self._outbox.send(peer, m.ArchiveMissing(archive))
                 else:
                     self._outbox.send(peer, m.ArchiveChunk(archive, offset, total), (data,))
-            case MetricsNotWritten(lines):
+            case events.MetricsNotWritten(lines):
                 self.metrics.dropped["log behind"] += lines
-            case Started(loads):
+            case events.Started(loads):
                 for load in loads:
                     self.management.load_at_start(load)
-            case Stopping():
+            case events.Stopping():
                 if self.settings.snapshot_dir is not None:
                     self._outbox.emit(WriteSnapshot(0, "shutdown", self.catalog.as_startup_models()))
             case _:
                 assert_never(event)
 
-    def _receive(self, event: Received, now: float) -> None:
+    def _receive(self, event: events.Received, now: float) -> None:
         # Whatever else a peer may say ends in the last case of each of the three below.
         message: FromPeer = event.message  # type: ignore[assignment]
         peer = event.peer
@@ -327,7 +309,8 @@ class BrokerCore:
             case m.NodeBeat():
                 self.workers.reported(node, dict(message.memory), now)
             case m.NodeMeasured():
-                self._on_node_measured(node, message)
+                node.measured(message.points, message.gpus)
+                self.metrics.measured(message.hostname, message.points, by_node=True)
             case m.WorkerProgressed():
                 self.workers.progressed(node, message, now)
             case m.WorkerExited():
@@ -346,15 +329,15 @@ class BrokerCore:
     def _refuse(self, peer: bytes, message: m.Message, why: str) -> None:
         self.peers.misunderstand(peer, f"{type(message).__name__} {why}")
 
-    def _contain(self, event: Event, error: Exception, now: float) -> None:
+    def _contain(self, event: events.Event, error: Exception, now: float) -> None:
         """Report an event that raised; if it was a peer's message, the peer is dropped.
 
         What the event had changed so far stays, and so do its effects, which belong together. All that may
         be half done concerns the peer, and ends with it: dropping it takes back, cancels and answers what it
         had. Should that raise as well, the turn has failed, see `server`.
         """
-        message = event.message if isinstance(event, Received) else event
-        peer = event.peer if isinstance(event, Received) else b""
+        message = event.message if isinstance(event, events.Received) else event
+        peer = event.peer if isinstance(event, events.Received) else b""
         self._faults += 1
         if self._faults <= FAULTS_PER_SWEEP:
             self._outbox.report(
@@ -362,7 +345,7 @@ class BrokerCore:
                 reason=quoted(f"{type(error).__name__}: {error}"), peer=ids.shown_peer(peer),
                 at="".join(format_tb(error.__traceback__)),
             )  # fmt: skip
-        if isinstance(event, Received):
+        if isinstance(event, events.Received):
             # By this a gateway ends what waits there: it would else send the same again.
             self.peers.misunderstand(peer, f"{type(message).__name__} met a fault in the broker")
             self.peers.drop(peer, now)
@@ -463,10 +446,6 @@ class BrokerCore:
                 self._answer(early.gateway, early.request, now)
 
     # From nodes
-
-    def _on_node_measured(self, node: FleetNode, measured: m.NodeMeasured) -> None:
-        node.measured(measured.points, measured.gpus)
-        self.metrics.measured(measured.hostname, measured.points, by_node=True)
 
     def _on_fetch(self, node: FleetNode, fetch: m.FetchArchive) -> None:
         if not self.catalog.is_archive_used(fetch.archive):

@@ -1,7 +1,7 @@
 """The durable registry: what survives the broker. The only module that knows SQL.
 
-`Registry` is the interface; `SqlRegistry` keeps it in any database SQLAlchemy Core speaks, tuned here
-for SQLite in one file. A change is on disk when `apply` returns. Called from one thread at a time.
+It is kept in any database SQLAlchemy Core speaks, tuned here for SQLite in one file. A change is on disk when
+`apply` returns. Called from one thread at a time.
 """
 
 import contextlib
@@ -9,24 +9,13 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from torchrelay.broker.models.records import (
-    Change,
-    KeyRecord,
-    PutKeys,
-    PutVersion,
-    RememberNodes,
-    RemoveVersion,
-    SetDefaultVersion,
-    SetTargets,
-    Snapshot,
-    VersionRecord,
-)
+from torchrelay.broker.models import records
 from torchrelay.shared import private_files
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import StoreFailed
@@ -52,18 +41,12 @@ _versions = sa.Table(
     _metadata,
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("model", sa.Text, sa.ForeignKey("models.model"), nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("url", sa.Text, nullable=False),
-    sa.Column("archive", sa.Text, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("version", "url", "archive")),
     sa.Column("archive_bytes", sa.BigInteger, nullable=False),
-    sa.Column("handler", sa.Text, nullable=False),
-    sa.Column("runtime", sa.Text, nullable=False),
-    sa.Column("min_workers", sa.Integer, nullable=False),
-    sa.Column("max_workers", sa.Integer, nullable=False),
-    sa.Column("batch_size", sa.Integer, nullable=False),
+    *(sa.Column(name, sa.Text, nullable=False) for name in ("handler", "runtime")),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in ("min_workers", "max_workers", "batch_size")),
     sa.Column("max_batch_delay_ms", sa.Integer, nullable=False),
-    sa.Column("response_timeout_s", sa.Integer, nullable=False),
-    sa.Column("startup_timeout_s", sa.Integer, nullable=False),
+    *(sa.Column(name, sa.Integer, nullable=False) for name in ("response_timeout_s", "startup_timeout_s")),
     sa.Column("loaded_at_startup", sa.Boolean, nullable=False),
     #: JSON, which takes new keys without a new layout.
     sa.Column("config", sa.Text, nullable=False, server_default="{}"),
@@ -108,27 +91,7 @@ _BROKEN = "bring back a copy of it, or move the file away to start with an empty
 _RECORD_COLUMNS = [column for column in _versions.columns if column.name != "number"]
 
 
-class Registry(Protocol):
-    """What the broker needs of a durable registry."""
-
-    def begin_epoch(self) -> int:
-        """Count this start of the broker and return its number, which only grows."""
-        ...
-
-    def load(self) -> Snapshot:
-        """Read everything, versions in the order they were registered."""
-        ...
-
-    def apply(self, change: Change) -> None:
-        """Make a change durable. Raises StoreFailed, and then nothing of it happened."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the database."""
-        ...
-
-
-class SqlRegistry:
+class Registry:
     """The registry in SQLite: write-ahead log, every commit synced to disk."""
 
     def __init__(self, path: Path) -> None:
@@ -150,30 +113,32 @@ class SqlRegistry:
             )
 
     def begin_epoch(self) -> int:
-        """Count this start of the broker; see Registry. Raises StoreFailed."""
+        """Count this start of the broker and return its number, which only grows. Raises StoreFailed."""
         with _opening(self._path), self._engine.begin() as connection:
             return _increment(connection, "epoch", by=1, first=1)
 
-    def load(self) -> Snapshot:
-        """Read everything; see Registry. Raises StoreFailed."""
+    def load(self) -> records.Snapshot:
+        """Read everything, versions in the order they were registered. Raises StoreFailed."""
         with _opening(self._path), self._engine.begin() as connection:
             rows = connection.execute(sa.select(*_RECORD_COLUMNS).order_by(_versions.c.number)).mappings()
             versions = tuple(
-                VersionRecord(**{**row, "config": msgspec.json.decode(row["config"], type=ModelConfig)})
+                records.VersionRecord(
+                    **{**row, "config": msgspec.json.decode(row["config"], type=ModelConfig)}
+                )
                 for row in rows
             )
             defaults = connection.execute(sa.select(_models.c.model, _models.c.default_version))
             nodes = connection.execute(sa.select(_nodes.c.name).order_by(_nodes.c.name)).scalars()
             keys = connection.execute(sa.select(_keys.c.api, _keys.c.sha256, _keys.c.expires_at_ms))
-            return Snapshot(
+            return records.Snapshot(
                 versions,
                 tuple((row[0], row[1]) for row in defaults),
                 tuple(nodes),
-                tuple(KeyRecord(*row) for row in keys),
+                tuple(records.KeyRecord(*row) for row in keys),
             )
 
-    def apply(self, change: Change) -> None:
-        """Make a change durable; see Registry."""
+    def apply(self, change: records.Change) -> None:
+        """Make a change durable. Raises StoreFailed, and then nothing of it happened."""
         try:
             with self._engine.begin() as connection:
                 _apply(connection, change)
@@ -213,9 +178,9 @@ def _opening(path: Path) -> Iterator[None]:
         raise StoreFailed(f"The registry {path} can't be opened: {error}", _BROKEN) from error
 
 
-def _apply(connection: sa.Connection, change: Change) -> None:
+def _apply(connection: sa.Connection, change: records.Change) -> None:
     match change:
-        case PutVersion(record):
+        case records.PutVersion(record):
             model = insert(_models).values(model=record.model, default_version=record.version)
             connection.execute(model.on_conflict_do_nothing())
             values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
@@ -224,7 +189,7 @@ def _apply(connection: sa.Connection, change: Change) -> None:
             connection.execute(
                 version.on_conflict_do_update(index_elements=["model", "version"], set_=values)
             )
-        case RemoveVersion(model, version):
+        case records.RemoveVersion(model, version):
             connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
             is_empty = ~sa.exists().where(_versions.c.model == model)
             connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
@@ -234,21 +199,21 @@ def _apply(connection: sa.Connection, change: Change) -> None:
             connection.execute(
                 sa.update(_models).where(*was_default).values(default_version=oldest.scalar_subquery())
             )
-        case SetTargets(model, version, min_workers, max_workers):
+        case records.SetTargets(model, version, min_workers, max_workers):
             connection.execute(
                 sa.update(_versions)
                 .where(*_is_version(model, version))
                 .values(min_workers=min_workers, max_workers=max_workers)
             )
-        case SetDefaultVersion(model, version):
+        case records.SetDefaultVersion(model, version):
             is_there = sa.exists().where(*_is_version(model, version))
             update = sa.update(_models).where(_models.c.model == model, is_there)
             connection.execute(update.values(default_version=version))
-        case RememberNodes(names):
+        case records.RememberNodes(names):
             connection.execute(sa.delete(_nodes))
             if names:
                 connection.execute(sa.insert(_nodes), [{"name": name} for name in names])
-        case PutKeys(keys):
+        case records.PutKeys(keys):
             connection.execute(sa.delete(_keys))
             if keys:
                 connection.execute(sa.insert(_keys), [asdict(key) for key in keys])

@@ -93,7 +93,7 @@ def test_a_fault_is_logged_with_its_message_of_which_little_is_repeated() -> Non
     assert facts["reason"] == "RuntimeError: a fault that nobody foresaw"
     assert str(facts["content"]).startswith("NodeMeasured(hostname='h'")
     assert len(str(facts["content"])) == 200
-    assert "_on_node_measured" in str(facts["at"])
+    assert "_from_node" in str(facts["at"])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torchrelay.broker.core.keyring import IssuedKey, IssuedKeys, sent_hash, sha
 from torchrelay.broker.core.machine import KEYS_INTERVAL_S
 from torchrelay.broker.models.records import KeyRecord
 from torchrelay.broker.storage import key_file
-from torchrelay.broker.storage.registry import SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared import ids
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings, StaticKey
@@ -177,8 +177,8 @@ def test_a_key_of_the_settings_that_no_header_could_carry_is_refused(key: str) -
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> SqlRegistry:
-    return SqlRegistry(tmp_path / "state" / "registry.sqlite")
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "state" / "registry.sqlite")
 
 
 MADE = IssuedKeys(
@@ -191,7 +191,7 @@ MADE = IssuedKeys(
 )
 
 
-def test_the_file_is_torchserves_and_only_its_owner_reads_it(registry: SqlRegistry, tmp_path: Path) -> None:
+def test_the_file_is_torchserves_and_only_its_owner_reads_it(registry: Registry, tmp_path: Path) -> None:
     file = tmp_path / "key_file.json"
     file.write_text("{}")
     file.chmod(0o644)
@@ -206,7 +206,7 @@ def test_the_file_is_torchserves_and_only_its_owner_reads_it(registry: SqlRegist
     assert list(tmp_path.glob(".key_file*")) == []
 
 
-def test_the_registry_holds_no_key_but_their_sha256(registry: SqlRegistry, tmp_path: Path) -> None:
+def test_the_registry_holds_no_key_but_their_sha256(registry: Registry, tmp_path: Path) -> None:
     key_file.keep(tmp_path / "key_file.json", MADE, registry)
     assert set(registry.load().keys) == set(MADE.change().keys)
     registry.close()
@@ -215,9 +215,7 @@ def test_the_registry_holds_no_key_but_their_sha256(registry: SqlRegistry, tmp_p
     assert not any(text in stored for text in (b"m-1", b"i-1", b"t-1"))
 
 
-def test_a_link_in_the_files_place_is_replaced_and_not_followed(
-    registry: SqlRegistry, tmp_path: Path
-) -> None:
+def test_a_link_in_the_files_place_is_replaced_and_not_followed(registry: Registry, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text("precious")
     file = tmp_path / "key_file.json"
@@ -227,9 +225,7 @@ def test_a_link_in_the_files_place_is_replaced_and_not_followed(
     assert not file.is_symlink()
 
 
-def test_a_file_that_cannot_be_written_leaves_the_registry_alone(
-    registry: SqlRegistry, tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_written_leaves_the_registry_alone(registry: Registry, tmp_path: Path) -> None:
     folder = tmp_path / "key_file.json"
     folder.mkdir()
     for place in (folder, tmp_path / "nowhere" / "key_file.json"):
@@ -239,9 +235,7 @@ def test_a_file_that_cannot_be_written_leaves_the_registry_alone(
     assert list(tmp_path.glob(".key_file*")) == []
 
 
-def test_a_registry_that_cannot_be_written_leaves_the_file_alone(
-    registry: SqlRegistry, tmp_path: Path
-) -> None:
+def test_a_registry_that_cannot_be_written_leaves_the_file_alone(registry: Registry, tmp_path: Path) -> None:
     file = tmp_path / "key_file.json"
     twice = IssuedKeys(MADE.newest, (KeyRecord("inference", "same", 1), KeyRecord("inference", "same", 1)))
     with pytest.raises(StoreFailed, match="registry"):

@@ -9,13 +9,13 @@ import pytest
 
 from torchrelay.broker import server
 from torchrelay.broker.network import unix_sockets
-from torchrelay.broker.storage.registry import SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.settings import BrokerSettings
 
 
 def made(folder: Path, path: Path) -> server.BrokerServer:
     settings = BrokerSettings(addresses=(f"ipc://{path}",), state_dir=str(folder))
-    return server.BrokerServer(settings, SqlRegistry(folder / "registry.sqlite"))
+    return server.BrokerServer(settings, Registry(folder / "registry.sqlite"))
 
 
 def test_a_socket_is_its_users_alone_whatever_the_umask(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from torchrelay.broker.core.keyring import IssuedKeys, Keyring
 from torchrelay.broker.models.records import Change
 from torchrelay.broker.storage import key_file
-from torchrelay.broker.storage.registry import SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.errors import StoreFailed
 from torchrelay.shared.settings import BrokerSettings
 
@@ -20,11 +20,11 @@ def made() -> IssuedKeys:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> SqlRegistry:
-    return SqlRegistry(tmp_path / "registry.sqlite")
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry.sqlite")
 
 
-def test_what_is_kept_can_be_read_by_its_owner_alone(tmp_path: Path, registry: SqlRegistry) -> None:
+def test_what_is_kept_can_be_read_by_its_owner_alone(tmp_path: Path, registry: Registry) -> None:
     path = tmp_path / "key_file.json"
     key_file.keep(path, made(), registry)
     shown = key_file.read(path)
@@ -37,7 +37,7 @@ def test_what_is_kept_can_be_read_by_its_owner_alone(tmp_path: Path, registry: S
 
 
 def test_nothing_happens_where_the_registry_cannot_write(tmp_path: Path) -> None:
-    class Full(SqlRegistry):
+    class Full(Registry):
         def apply(self, change: Change) -> None:
             raise StoreFailed("The disk is full.")
 
@@ -52,7 +52,7 @@ def test_nothing_happens_where_the_registry_cannot_write(tmp_path: Path) -> None
 
 
 def test_a_folder_in_its_place_is_told_and_the_registry_left_as_it_was(
-    tmp_path: Path, registry: SqlRegistry
+    tmp_path: Path, registry: Registry
 ) -> None:
     path = tmp_path / "key_file.json"
     path.mkdir()

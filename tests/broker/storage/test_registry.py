@@ -18,7 +18,7 @@ from torchrelay.broker.models.records import (
     Snapshot,
     VersionRecord,
 )
-from torchrelay.broker.storage.registry import SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import StoreFailed
 
@@ -26,7 +26,7 @@ RECORD = VersionRecord("m", "1.0", "m.mar", "sha", 10, "h", "python", 1, 2, 4, 1
 
 
 def reopened(path: Path) -> Snapshot:
-    registry = SqlRegistry(path)
+    registry = Registry(path)
     try:
         return registry.load()
     finally:
@@ -35,7 +35,7 @@ def reopened(path: Path) -> Snapshot:
 
 def test_every_change_is_there_after_reopening_without_a_close(tmp_path: Path) -> None:
     path = tmp_path / "state" / "registry.sqlite"
-    registry = SqlRegistry(path)
+    registry = Registry(path)
     second = replace(RECORD, version="2.0", url="m2.mar")
     for change in (
         PutVersion(RECORD),
@@ -51,7 +51,7 @@ def test_every_change_is_there_after_reopening_without_a_close(tmp_path: Path) -
 
 
 def test_the_last_version_takes_its_model_along(tmp_path: Path) -> None:
-    registry = SqlRegistry(tmp_path / "r")
+    registry = Registry(tmp_path / "r")
     registry.apply(PutVersion(RECORD))
     registry.apply(PutVersion(replace(RECORD, version="2.0")))
     registry.apply(RemoveVersion("m", "2.0"))
@@ -62,7 +62,7 @@ def test_the_last_version_takes_its_model_along(tmp_path: Path) -> None:
 
 
 def test_a_version_put_twice_is_replaced_and_keeps_its_place(tmp_path: Path) -> None:
-    registry = SqlRegistry(tmp_path / "r")
+    registry = Registry(tmp_path / "r")
     registry.apply(PutVersion(RECORD))
     registry.apply(PutVersion(replace(RECORD, version="2.0")))
     registry.apply(PutVersion(replace(RECORD, archive="new")))
@@ -71,7 +71,7 @@ def test_a_version_put_twice_is_replaced_and_keeps_its_place(tmp_path: Path) -> 
 
 
 def test_a_default_that_does_not_exist_is_not_set(tmp_path: Path) -> None:
-    registry = SqlRegistry(tmp_path / "r")
+    registry = Registry(tmp_path / "r")
     registry.apply(PutVersion(RECORD))
     registry.apply(SetDefaultVersion("m", "9"))
     assert registry.load().defaults == (("m", "1.0"),)
@@ -81,14 +81,14 @@ def test_a_default_that_does_not_exist_is_not_set(tmp_path: Path) -> None:
 def test_epochs_only_grow(tmp_path: Path) -> None:
     epochs = []
     for _ in range(3):
-        registry = SqlRegistry(tmp_path / "r")
+        registry = Registry(tmp_path / "r")
         epochs.append(registry.begin_epoch())
         registry.close()
     assert epochs == [1, 2, 3]
 
 
 def test_commits_are_synced_to_disk(tmp_path: Path) -> None:
-    registry = SqlRegistry(tmp_path / "r")
+    registry = Registry(tmp_path / "r")
     with registry._engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2  # FULL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_database_is_refused_with_a_remedy(tmp_path: Path) -> 
     path = tmp_path / "r"
     path.write_bytes(b"not a database, but long enough to look like something" * 100)
     with pytest.raises(StoreFailed, match="move the file away"):
-        SqlRegistry(path)
+        Registry(path)
 
 
 def run_sql(path: Path, *statements: str) -> None:
@@ -145,7 +145,7 @@ def test_a_registry_that_can_not_be_read_is_refused_with_a_remedy_and_left_as_it
     tmp_path: Path, breaker: str
 ) -> None:
     path = tmp_path / "registry.sqlite"
-    registry = SqlRegistry(path)
+    registry = Registry(path)
     registry.apply(PutVersion(RECORD))
     registry.begin_epoch()
     registry.close()
@@ -164,7 +164,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 def test_a_change_that_cannot_be_written_raises_and_nothing_of_it_happened(tmp_path: Path) -> None:
-    registry = SqlRegistry(tmp_path / "r")
+    registry = Registry(tmp_path / "r")
     with registry._engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TRIGGER no BEFORE INSERT ON versions BEGIN SELECT RAISE(FAIL, 'full'); END"
@@ -195,7 +195,7 @@ def test_a_registry_of_the_first_layout_is_led_to_this_one(tmp_path: Path) -> No
                 (1, 'm', '1.0', 'm.mar', 'sha', 10, 'h', 'python', 1, 2, 4, 100, 120, 120, 0);
         """)
     assert reopened(path).versions == (RECORD,)
-    registry = SqlRegistry(path)
+    registry = Registry(path)
     changed = replace(RECORD, config=ModelConfig(batch_size=3, device_ids=(1,)), has_requirements=True,
                       archive_path="/m.mar", registration="5-1")  # fmt: skip
     registry.apply(PutVersion(changed))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torchrelay.broker import server
 from torchrelay.broker.storage import secret_file
-from torchrelay.broker.storage.registry import SqlRegistry
+from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared.settings import BrokerSettings
 
 
@@ -13,7 +13,7 @@ def test_the_secret_of_workers_claims_is_kept_and_drawn_anew_where_it_was_cut_sh
 
     def start() -> bytes:
         settings = BrokerSettings(addresses=(f"ipc://{tmp_path}/socket",), state_dir=str(tmp_path))
-        server.BrokerServer(settings, SqlRegistry(tmp_path / "registry.sqlite")).close()
+        server.BrokerServer(settings, Registry(tmp_path / "registry.sqlite")).close()
         return (tmp_path / "worker_claims").read_bytes()
 
     first = start()
