@@ -10,14 +10,14 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpcore
 
 from torchrelay.broker.archives import allowed_urls
-from torchrelay.broker.archives.download_pace import DownloadPace, TooSlow, pace_of
 from torchrelay.broker.archives.public_addresses import is_public
-from torchrelay.broker.archives.writing import failed, write_bounded
+from torchrelay.broker.archives.writing import DownloadPace, TooSlow, failed, pace_of, write_bounded
 from torchrelay.broker.models import origins
 from torchrelay.broker.models.origins import BadUrl, Http, Origin, UnreadableUrl, without_user
 from torchrelay.shared import clock
@@ -36,10 +36,6 @@ Sign = Callable[[Http], list[tuple[bytes, bytes]]]
 Resolve = Callable[[str], list[str]]
 
 
-def _unsigned(asked: Http) -> list[tuple[bytes, bytes]]:
-    return []
-
-
 def _resolve(host: str) -> list[str]:
     return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
@@ -49,7 +45,7 @@ class AddressNotAllowed(Exception):
 
 
 class Stopped(Exception):
-    """The broker stops."""
+    """The broker stops, and with it a download."""
 
 
 def require_allowed(origin: Origin, settings: BrokerSettings) -> allowed_urls.Readable:
@@ -75,7 +71,7 @@ def download(
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool] = lambda: False,
     *,
-    sign: Sign = _unsigned,
+    sign: Sign | None = None,
 ) -> None:
     """Fetch an archive into the file `target`, which a failure may leave half written.
 
@@ -86,14 +82,11 @@ def download(
     url = origin.url
     try:
         _download(origin, target, settings, is_cancelled, sign)
-    except AddressNotAllowed as error:
-        # Answered as what can't be reached, so that nobody learns from us what is in our network.
-        why = f"{error} is a private address: spell it in allowed_urls, or set allow_private_urls"
-        raise failed(url, why) from error
-    except Stopped as error:
-        raise failed(url, "the broker stops") from error
-    # ValueError: a url that can't be taken apart.
+    # ValueError: a url that can't be taken apart. A private address is answered as what can't be reached, so
+    # that nobody learns from us what is in our network.
     except (
+        AddressNotAllowed,
+        Stopped,
         TooSlow,
         httpcore.NetworkError,
         httpcore.TimeoutException,
@@ -105,7 +98,7 @@ def download(
 
 
 def _download(
-    origin: Http, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign
+    origin: Http, target: Path, settings: BrokerSettings, is_cancelled: Callable[[], bool], sign: Sign | None
 ) -> None:
     pace = pace_of(settings)
     timeouts = dict.fromkeys(("connect", "read", "write", "pool"), settings.download_timeout_s)
@@ -121,7 +114,7 @@ def _download(
             asked, settings.allowed_urls
         )
         target_url = httpcore.URL(scheme=asked.scheme, host=asked.host, port=asked.port, target=asked.target)
-        headers = [(b"Host", asked.authority.encode()), *sign(asked)]
+        headers = [(b"Host", asked.authority.encode()), *(sign(asked) if sign else ())]
         with (
             httpcore.ConnectionPool(
                 ssl_context=ssl.create_default_context(),
@@ -146,22 +139,14 @@ def _earning(response: httpcore.Response, pace: DownloadPace) -> Iterator[bytes]
         yield chunk
 
 
+@dataclass(frozen=True, eq=False)
 class _Backend(httpcore.SyncBackend):
     """Connects to public addresses only, unless told otherwise."""
 
-    def __init__(
-        self,
-        pace: DownloadPace,
-        is_cancelled: Callable[[], bool],
-        *,
-        may_be_private: bool,
-        resolve: Resolve = _resolve,
-    ) -> None:
-        super().__init__()
-        self._resolve = resolve
-        self._pace = pace
-        self._is_cancelled = is_cancelled
-        self._may_be_private = may_be_private
+    pace: DownloadPace
+    is_cancelled: Callable[[], bool]
+    may_be_private: bool
+    resolve: Resolve = _resolve
 
     def connect_tcp(
         self,
@@ -172,28 +157,30 @@ class _Backend(httpcore.SyncBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Resolve the name once, check the addresses, and connect to the first one that answers."""
+        why = f"{host} is a private address: spell it in allowed_urls, or set allow_private_urls"
+        private = AddressNotAllowed(why)
         began = clock.monotonic()
-        addresses = [ipaddress.ip_address(text) for text in self._resolve(host)]
-        self._pace.count(clock.monotonic() - began)
-        if not self._may_be_private and not all(map(is_public, addresses)):
-            raise AddressNotAllowed(host)
+        addresses = [ipaddress.ip_address(text) for text in self.resolve(host)]
+        self.pace.count(clock.monotonic() - began)
+        if not self.may_be_private and not all(map(is_public, addresses)):
+            raise private
         last: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses[:ADDRESSES_LIMIT]:
-            if self._is_cancelled():
-                raise Stopped
+            if self.is_cancelled():
+                raise Stopped("the broker stops")
             began = clock.monotonic()
             try:
-                bounded = min(timeout or self._pace.left_s, self._pace.left_s)
+                bounded = min(timeout or self.pace.left_s, self.pace.left_s)
                 stream = super().connect_tcp(str(address), port, bounded, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 last = error
-                self._pace.count(clock.monotonic() - began)
+                self.pace.count(clock.monotonic() - began)
                 continue
             # A host's own public address leads to itself as 127.0.0.1 does.
-            if not self._may_be_private and _leads_back(stream):
+            if not self.may_be_private and _leads_back(stream):
                 stream.close()
-                raise AddressNotAllowed(host)
-            return _Stream(stream, self._pace, self._is_cancelled)
+                raise private
+            return _Stream(stream, self.pace, self.is_cancelled)
         raise last
 
 
@@ -202,46 +189,43 @@ def _leads_back(stream: httpcore.NetworkStream) -> bool:
     return bool(near[0] == far[0])
 
 
+@dataclass(frozen=True, eq=False)
 class _Stream(httpcore.NetworkStream):
     """A connection whose silences are counted, and end when the broker stops."""
 
-    def __init__(
-        self, stream: httpcore.NetworkStream, pace: DownloadPace, is_cancelled: Callable[[], bool]
-    ) -> None:
-        self._stream, self._pace, self._is_cancelled = stream, pace, is_cancelled
+    stream: httpcore.NetworkStream
+    pace: DownloadPace
+    is_cancelled: Callable[[], bool]
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has come. Raises ReadTimeout, TooSlow or Stopped."""
         silent_s = 0.0
         while True:
-            if self._is_cancelled():
-                raise Stopped
+            if self.is_cancelled():
+                raise Stopped("the broker stops")
             began = clock.monotonic()
             try:
-                return self._stream.read(max_bytes, LOOK_S)
+                return self.stream.read(max_bytes, LOOK_S)
             except httpcore.ReadTimeout:
                 silent_s += clock.monotonic() - began
                 if timeout is not None and silent_s >= timeout:
                     raise
             finally:
-                self._pace.count(clock.monotonic() - began)
+                self.pace.count(clock.monotonic() - began)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Write as the stream does."""
-        self._stream.write(buffer, timeout)
+        self.stream.write(buffer, timeout)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._stream.close()
+        self.stream.close()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Encrypt from here on; a handshake has the time of a connection."""
-        bounded = min(timeout or self._pace.left_s, self._pace.left_s)
-        encrypted = self._stream.start_tls(ssl_context, server_hostname, bounded)
-        return _Stream(encrypted, self._pace, self._is_cancelled)
+        bounded = min(timeout or self.pace.left_s, self.pace.left_s)
+        encrypted = self.stream.start_tls(ssl_context, server_hostname, bounded)
+        return _Stream(encrypted, self.pace, self.is_cancelled)
 
     def get_extra_info(self, info: str) -> object:
-        """Tell what the stream tells."""
-        return self._stream.get_extra_info(info)
+        return self.stream.get_extra_info(info)

@@ -9,16 +9,7 @@ from pathlib import Path
 
 from torchrelay.broker.archives import allowed_urls, download, local_file, object_stores
 from torchrelay.broker.archives.writing import failed, write_bounded
-from torchrelay.broker.models.origins import (
-    BadUrl,
-    File,
-    Http,
-    InStore,
-    ObjectStore,
-    Origin,
-    UnreadableUrl,
-    has_control_characters,
-)
+from torchrelay.broker.models import origins
 from torchrelay.shared import errors, locks
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
@@ -29,27 +20,27 @@ logger = logging.getLogger(__name__)
 PART_PREFIX, PART_SUFFIX = ".torchrelay-", ".part"
 
 
-def is_remote(origin: Origin, settings: BrokerSettings) -> bool:
+def is_remote(origin: origins.Origin, settings: BrokerSettings) -> bool:
     """Tell whether an archive is fetched, and not looked for in the model store.
 
     As in TorchServe, a url that is none of its three kinds is fetched only if allowed_urls says so.
     """
     match origin:
-        case InStore():
+        case origins.InStore():
             return False
-        case ObjectStore():
+        case origins.ObjectStore():
             is_known = origin.scheme in object_stores.LIBRARIES
-            with contextlib.suppress(BadUrl):
+            with contextlib.suppress(origins.BadUrl):
                 return is_known and allowed_urls.is_allowed(origin, settings.allowed_urls)
             return False
-        case UnreadableUrl():
+        case origins.UnreadableUrl():
             return origin.scheme in ("http", "https", "file")
-        case File() | Http():
+        case origins.File() | origins.Http():
             return True
 
 
 def fetch(
-    origin: Origin,
+    origin: origins.Origin,
     folder: Path,
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool],
@@ -65,11 +56,21 @@ def fetch(
     try:
         locks.wait_for_flock(number)  # see `store.remove_leftovers`
         target = folder / name
-        if target == folder or has_control_characters(name):
+        if target == folder or origins.has_control_characters(name):
             raise failed(url, "it names no file")
         if target.exists():
             raise FileExistsError
-        _fetch_into(part, allowed, settings, is_cancelled, s3_sse_kms=s3_sse_kms)
+        match allowed:
+            case origins.File():
+                chunks = local_file.chunks_of(Path(allowed.path), settings.download_limit_bytes)
+                write_bounded(chunks, part, url, settings, is_cancelled)
+            case origins.ObjectStore():
+                object_stores.fetch(allowed, part, settings, is_cancelled)
+            case origins.Http():
+                sign = object_stores.signed_headers if s3_sse_kms else None
+                download.download(allowed, part, settings, is_cancelled, sign=sign)
+            case origins.InStore():
+                raise AssertionError(f"it is not fetched: {allowed}")
         os.link(part, target)  # never over a file that came meanwhile
     except FileExistsError as error:
         raise errors.StoreFailed(f"Model file already exists {quoted(name)}") from error
@@ -79,25 +80,3 @@ def fetch(
         part.unlink()
         os.close(number)
     return target
-
-
-def _fetch_into(
-    part: Path,
-    origin: allowed_urls.Readable,
-    settings: BrokerSettings,
-    is_cancelled: Callable[[], bool],
-    *,
-    s3_sse_kms: bool,
-) -> None:
-    match origin:
-        case File():
-            chunks = local_file.chunks_of(Path(origin.path), settings.download_limit_bytes)
-            write_bounded(chunks, part, origin.url, settings, is_cancelled)
-        case ObjectStore():
-            object_stores.fetch(origin, part, settings, is_cancelled)
-        case Http() if s3_sse_kms:
-            download.download(origin, part, settings, is_cancelled, sign=object_stores.signed_headers)
-        case Http():
-            download.download(origin, part, settings, is_cancelled)
-        case InStore():
-            raise AssertionError(f"it is not fetched: {origin}")

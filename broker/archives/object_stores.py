@@ -13,13 +13,11 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from torchrelay.broker.archives.download_pace import TooSlow, pace_of, paced
-from torchrelay.broker.archives.writing import CHUNK_BYTES, failed, write_bounded
+from torchrelay.broker.archives.writing import CHUNK_BYTES, TooSlow, failed, pace_of, paced, write_bounded
 from torchrelay.broker.models.origins import Http, ObjectStore, parse_http, without_query
 from torchrelay.shared.errors import DownloadFailed
 from torchrelay.shared.settings import BrokerSettings
@@ -41,22 +39,14 @@ AMAZONS = re.compile(
 _NOT_S3 = "s3_sse_kms signs for https of Amazon's S3, and for the endpoint that AWS_ENDPOINT_URL_S3 names"
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
-    """What reads urls of a scheme: an extra of ours, and the errors it raises beside OSError."""
-
-    extra: str
-    module: str
-    error: str
-
-
+#: What reads urls of a scheme: an extra of ours, and the module and name of what it raises beside OSError.
 LIBRARIES = {
-    "s3": Library("s3", "botocore.exceptions", "BotoCoreError"),
-    "gs": Library("gs", "gcsfs.retry", "HttpError"),
-    "az": Library("az", "azure.core.exceptions", "AzureError"),
-    "abfs": Library("az", "azure.core.exceptions", "AzureError"),
-    "abfss": Library("az", "azure.core.exceptions", "AzureError"),
-    "hf": Library("hf", "huggingface_hub.errors", "HfHubHTTPError"),
+    "s3": ("s3", "botocore.exceptions", "BotoCoreError"),
+    "gs": ("gs", "gcsfs.retry", "HttpError"),
+    "az": ("az", "azure.core.exceptions", "AzureError"),
+    "abfs": ("az", "azure.core.exceptions", "AzureError"),
+    "abfss": ("az", "azure.core.exceptions", "AzureError"),
+    "hf": ("hf", "huggingface_hub.errors", "HfHubHTTPError"),
 }
 
 
@@ -67,13 +57,13 @@ def fetch(
     url = origin.url
     if "::" in url:  # fsspec would open one store through another, such as a file of this host
         raise failed(url, "urls of object stores are not chained")
-    library = LIBRARIES[origin.scheme]
+    extra, module, error_name = LIBRARIES[origin.scheme]
     try:
-        errors = getattr(importlib.import_module(library.module), library.error)
-        chunks = _s3_chunks(origin, settings, is_cancelled) if library.extra == "s3" else fsspec_chunks(url)
+        errors = getattr(importlib.import_module(module), error_name)
+        chunks = _s3_chunks(origin, settings, is_cancelled) if extra == "s3" else fsspec_chunks(url)
         write_bounded(paced(chunks, pace_of(settings)), target, url, settings, is_cancelled)
     except ImportError as error:
-        raise _failed(url, f"it needs a library: pip install 'torchrelay[{library.extra}]'") from error
+        raise _failed(url, f"it needs a library: pip install 'torchrelay[{extra}]'") from error
     except (errors, TooSlow, OSError, ValueError) as error:
         raise _failed(url, _one_line(error)) from error
 

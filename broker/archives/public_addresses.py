@@ -7,10 +7,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: What is handed out to hosts of the internet; all else of IPv6 has other uses, or none yet.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-#: Gateways to IPv4 that every network may have: hosts without IPv4 see all of it there.
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-#: An IPv4 address in the last four bytes: compatible, mapped, translated (RFC 4291 and 2765).
-_EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96")))
+#: An IPv4 address in the last four bytes: compatible, mapped, translated (RFC 4291 and 2765); and gateways to
+#: IPv4 that every network may have (NAT64): hosts without IPv4 see all of it there.
+_EMBEDDING = [
+    ipaddress.IPv6Network(text) for text in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96")
+]
 _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 #: ISATAP: an IPv4 address behind these in the lower half, in whatever network.
 _ISATAP = (0x5EFE, 0x200_5EFE)
@@ -36,7 +37,7 @@ def _is_public_itself(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         is_of_here = any(address in network for network in _LOCAL_USE)
         return address.is_global and not address.is_multicast and not address.is_reserved and not is_of_here
-    if address in _NAT64 or any(address in network for network in _EMBEDDING):
+    if any(address in network for network in _EMBEDDING):
         return True  # what is embedded decides
     return address.is_global and address in _GLOBAL_UNICAST
 
@@ -46,7 +47,7 @@ def _embedded(address: Address) -> Iterator[ipaddress.IPv4Address]:
         return
     number = int(address)
     last = ipaddress.IPv4Address(number & 0xFFFF_FFFF)
-    if address in _NAT64 or any(address in network for network in _EMBEDDING):
+    if any(address in network for network in _EMBEDDING):
         yield last
     if address in _SIX_TO_FOUR:
         yield ipaddress.IPv4Address(number >> 80 & 0xFFFF_FFFF)

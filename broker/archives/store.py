@@ -43,14 +43,12 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 class ArchiveStore:
     """Archives by content under `folder`."""
 
-    def __init__(self, folder: Path, free_bytes: Callable[[Path], int] = _free_bytes) -> None:
+    def __init__(
+        self, folder: Path, free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
+    ) -> None:
         self._folder = folder.absolute()
         self._free_bytes = free_bytes
         private_files.make_folder(folder)

@@ -1,10 +1,12 @@
-"""Writes to disk what comes from elsewhere: bounded, cancellable, and seen in the log while it lasts."""
+"""Writes to disk what comes from elsewhere: bounded in size and time, cancellable, and seen in the log.
+
+A download's time is a total that grows with its size, and a least rate.
+"""
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 from torchrelay.broker.models.origins import without_query
 from torchrelay.shared import clock
@@ -23,18 +25,6 @@ DISK_RESERVE_BYTES = 1 << 30
 MEASURE_BYTES = 16 << 20
 
 
-class DiskUsage(Protocol):
-    """What shutil.disk_usage returns."""
-
-    @property
-    def total(self) -> int:
-        """Return how many bytes it has."""
-
-    @property
-    def free(self) -> int:
-        """Return how many of them anybody may use."""
-
-
 def write_bounded(
     chunks: Iterable[bytes],
     target: Path,
@@ -42,7 +32,7 @@ def write_bounded(
     settings: BrokerSettings,
     is_cancelled: Callable[[], bool],
     *,
-    measure_disk: Callable[[Path], DiskUsage] = shutil.disk_usage,
+    measure_disk: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
 ) -> None:
     """Write what comes from `url`. Raises DownloadFailed above the limit, or when the broker stops.
 
@@ -59,9 +49,9 @@ def write_bounded(
                 )
             if size - measured_at >= MEASURE_BYTES:
                 measured_at = size
-                disk = measure_disk(target.parent)
-                if disk.free < min(disk.total // 100, DISK_RESERVE_BYTES):
-                    raise failed(url, f"the disk of {target.parent} has only {disk.free} bytes left")
+                total, _, free = measure_disk(target.parent)
+                if free < min(total // 100, DISK_RESERVE_BYTES):
+                    raise failed(url, f"the disk of {target.parent} has only {free} bytes left")
             if is_cancelled():
                 raise failed(url, "the broker stops")
             file.write(chunk)
@@ -73,3 +63,46 @@ def write_bounded(
 def failed(url: str, why: str) -> DownloadFailed:
     """Make TorchServe's error of a download."""
     return DownloadFailed(f"Failed to download archive from: {quoted(url)}", why)
+
+
+class TooSlow(Exception):
+    """An origin that sends less than the least rate."""
+
+
+class DownloadPace:
+    """Time that is left to an origin: waiting spends it, bytes of the archive earn it.
+
+    Never more is left than `grace_s`, so that what came fast at first pays for no trickle later; the whole
+    takes `grace_s` and the size by the rate at most. Our own time, such as for writing, isn't counted.
+    """
+
+    def __init__(self, bytes_per_s: float, grace_s: float) -> None:
+        self._bytes_per_s, self._grace_s = bytes_per_s, grace_s
+        self.left_s = grace_s
+
+    def count(self, waited_s: float, size: int = 0) -> None:
+        """Take note of a wait, and of bytes. Raises TooSlow when no time is left."""
+        left_s = self.left_s - waited_s + size / self._bytes_per_s
+        self.left_s = min(self._grace_s, left_s)
+        if self.left_s <= 0:
+            raise TooSlow(
+                f"it sends less than download_min_bytes_per_s of {self._bytes_per_s:.0f},"
+                f" or nothing for download_grace_s of {self._grace_s:g}"
+            )
+
+
+def pace_of(settings: BrokerSettings) -> DownloadPace:
+    """Begin a download's time."""
+    return DownloadPace(settings.download_min_bytes_per_s, settings.download_grace_s)
+
+
+def paced(chunks: Iterable[bytes], pace: DownloadPace) -> Iterator[bytes]:
+    """Pass chunks on, and count how long each one was waited for. Raises TooSlow."""
+    waiting = iter(chunks)
+    while True:
+        began = clock.monotonic()
+        chunk = next(waiting, b"")
+        if not chunk:
+            return
+        pace.count(clock.monotonic() - began, len(chunk))
+        yield chunk

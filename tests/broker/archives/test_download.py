@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from torchrelay.broker.archives import download
-from torchrelay.broker.archives.download_pace import DownloadPace
+from torchrelay.broker.archives.writing import DownloadPace
 from torchrelay.broker.models.origins import Http, parse
 from torchrelay.shared.errors import DownloadFailed, ModelNotFound
 from torchrelay.shared.settings import BrokerSettings
