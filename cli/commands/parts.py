@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
 
 
 def broker(
+    ctx: typer.Context,
     more_models: options.MoreModels = None,
     address: Annotated[
         list[str] | None,
@@ -44,20 +45,13 @@ def broker(
     from torchrelay.shared.settings import environment
 
     static_keys = secrets_file.static_keys(keys, environment())
-    command_line = config_sources.command_line_values(
-        model_store=model_store,
-        models=models,
-        more_models=more_models,
-        enable_model_api=enable_model_api,
-        tokens=True if static_keys and tokens is None else tokens,
-        metrics_mode=config_sources.checked_metrics_mode(metrics_mode),
-    )
+    command_line = config_sources.command_line_values(**ctx.params, static_keys=static_keys)
     if not address:
         place = broker_address.own_place(environment())
         address = [place.address]
         for line in place.warnings:
             typer.echo(line, err=True)
-    values = config_sources.merged_with_file(command_line, ts_config)
+    values = part_settings.merge(command_line, config_sources.read_config(ts_config, environment()))
     checks.raise_faults(part_settings.unused_key_faults(static_keys, values, command_line))
     settings = part_settings.broker_settings(
         values,
@@ -81,6 +75,7 @@ def broker(
 
 
 def gateway(
+    ctx: typer.Context,
     broker: options.Broker = None,
     inference_address: options.InferenceAddress = None,
     management_address: options.ManagementAddress = None,
@@ -99,16 +94,10 @@ def gateway(
     from torchrelay.shared.settings import environment
 
     broker = broker or broker_address.of_this_user(environment())
-    values = config_sources.command_line_values(
-        enable_model_api=enable_model_api,
-        tokens=tokens,
-        inference_address=inference_address,
-        management_address=management_address,
-        metrics_address=metrics_address,
-        allowed_hosts=allowed_hosts,
-    )
+    command_line = config_sources.command_line_values(**ctx.params)
+    config = config_sources.read_config(ts_config, environment())
     settings = part_settings.gateway_settings(
-        config_sources.merged_with_file(values, ts_config),
+        part_settings.merge(command_line, config),
         broker_address=broker,
         processes=processes,
         insecure=insecure,
@@ -147,7 +136,7 @@ def worker(
         for line in cache.warnings:
             typer.echo(line, err=True)
         config = config_sources.read_config(ts_config, environment())
-        values = config_sources.merged_with_file(ConfigValues(), ts_config)
+        values = part_settings.merge(ConfigValues(), config)
         settings = part_settings.node_settings(
             values,
             broker_address=broker,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
 
 
 def serve(
+    ctx: typer.Context,
     more_models: options.MoreModels = None,
     model_store: options.ModelStore = None,
     models: options.Models = None,
@@ -58,18 +59,7 @@ def serve(
 
     environ = environment()
     static_keys = secrets_file.static_keys(keys, environ)
-    command_line = config_sources.command_line_values(
-        model_store=model_store,
-        models=models,
-        more_models=more_models,
-        enable_model_api=enable_model_api,
-        tokens=True if static_keys and tokens is None else tokens,
-        metrics_mode=config_sources.checked_metrics_mode(metrics_mode),
-        inference_address=inference_address,
-        management_address=management_address,
-        metrics_address=metrics_address,
-        allowed_hosts=allowed_hosts,
-    )
+    command_line = config_sources.command_line_values(**ctx.params, static_keys=static_keys)
     checks.require_broker_addresses(*([broker] if broker else ()))
     config = config_sources.read_config(ts_config, environ)
     limits = config_sources.log_limits(environ)

@@ -1,7 +1,7 @@
 """How answers are printed: as JSON, or as tables that fit 80 columns."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from threading import Event
@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import typer
 from rich import box
-from rich.console import Console, Group, OverflowMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +27,7 @@ POLL_INTERVAL_S = 0.3
 WATCH_INTERVAL_S = 1.0
 #: Fields of a version that are shown even where they are 0.
 ALWAYS_SHOWN = frozenset({"minWorkers", "maxWorkers", "maxBatchDelay", "jobQueueStatus"})
+NO_MODEL = "No model is registered."
 
 
 def show(data: T, as_json: bool, view: Callable[[T], RenderableType]) -> None:
@@ -51,19 +52,13 @@ def keep_showing(look: Callable[[], RenderableType]) -> None:
 def model_list(models: Sequence[api_bodies.ModelsEntryBody]) -> RenderableType:
     """Lay out the model list."""
     if not models:
-        return "No model is registered."
-    table = _table("MODEL", "ARCHIVE")
-    for model in models:
-        table.add_row(_text(model.model_name), _text(model.model_url))
-    return table
+        return NO_MODEL
+    return _table(("MODEL", "ARCHIVE"), ((model.model_name, model.model_url) for model in models))
 
 
 def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
     """Lay out the keys of a key file."""
-    table = _table("API", "EXPIRES")
-    for entry in entries:
-        table.add_row(_text(entry["api"]), _text(entry["expires"]))
-    return table
+    return _table(("API", "EXPIRES"), ((entry["api"], entry["expires"]) for entry in entries))
 
 
 def description(versions: Sequence[api_bodies.VersionBody]) -> RenderableType:
@@ -97,15 +92,9 @@ def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:
     nodes = f"{len(seen.nodes)} node{'' if len(seen.nodes) == 1 else 's'}"
     gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
     head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
-    parts: list[RenderableType] = [_text(head), _text("")]
-    parts += (
-        [_models(seen.models), *_problems(seen.models)] if seen.models else [_text("No model is registered.")]
-    )
-    parts += [
-        _text(""),
-        _nodes(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start."),
-    ]
-    return Group(*parts)
+    models = [_models(seen.models), *_problems(seen.models)] if seen.models else [_text(NO_MODEL)]
+    hosts = _nodes(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start.")
+    return Group(_text(head), _text(""), *models, _text(""), hosts)
 
 
 def duration(seconds: float) -> str:
@@ -144,16 +133,20 @@ def _in_motion(client: RestClient) -> Text:
     return _text("; ".join(moving) or "Waiting for workers")
 
 
-def _text(shown: str, style: str = "", *, overflow: OverflowMethod | None = None) -> Text:
+def _text(shown: str, style: str = "") -> Text:
     """Make a text with control characters escaped; no text of a server or an archive is printed otherwise."""
-    return Text(printable(shown), style, overflow=overflow)
+    return Text(printable(shown), style)
 
 
-def _table(*columns: str, widths: dict[str, int] | None = None) -> Table:
+def _table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]] = (), *, widths: dict[str, int] | None = None
+) -> Table:
     """Make a table; `widths` bounds the columns (in characters) whose text may be long."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="ellipsis", no_wrap=True, max_width=(widths or {}).get(column))
+    for row in rows:
+        table.add_row(*map(_text, row))
     return table
 
 
@@ -166,9 +159,8 @@ def _facts() -> Table:
 
 
 def _models(models: Sequence[api_bodies.FleetModelBody]) -> Table:
-    table = _table(
-        "MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE", widths={"MODEL": 26, "VERSION": 16}
-    )
+    columns = ("MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE")
+    table = _table(columns, widths={"MODEL": 26, "VERSION": 16})
     for model in models:
         style = "red" if model.has_failed else "" if model.is_ready else "yellow"
         table.add_row(
@@ -198,18 +190,19 @@ def _problems(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableTyp
 
 
 def _nodes(nodes: Sequence[api_bodies.NodeBody]) -> Table:
-    table = _table("NODE", "DEVICES", "SLOTS USED", widths={"NODE": 32, "DEVICES": 32})
-    for node in nodes:
-        devices = ", ".join(
-            f"{device.name} ({device.description})" if device.description else device.name
-            for device in node.devices
-        )
-        table.add_row(_text(node.name), _text(devices), f"{node.slots_used}/{node.slots}")
-    return table
+    rows = ((node.name, _devices(node), f"{node.slots_used}/{node.slots}") for node in nodes)
+    return _table(("NODE", "DEVICES", "SLOTS USED"), rows, widths={"NODE": 32, "DEVICES": 32})
+
+
+def _devices(node: api_bodies.NodeBody) -> str:
+    return ", ".join(
+        f"{device.name} ({device.description})" if device.description else device.name
+        for device in node.devices
+    )
 
 
 def _workers(workers: Sequence[api_bodies.WorkerBody]) -> Table:
-    table = _table("WORKER", "STATUS", "PID", "MEMORY", "DEVICE", "SINCE")
+    table = _table(("WORKER", "STATUS", "PID", "MEMORY", "DEVICE", "SINCE"))
     for worker in workers:
         # `gpu` and `gpuUsage` say the same twice.
         gpu = re.search(r"gpuId::(\d+)", worker.gpu_usage)

@@ -3,19 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import typer
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.start import part_settings
-from torchrelay.shared.settings import LogLimits, SettingsError, environment
+from torchrelay.shared.settings import LogLimits, SettingsError, StaticKey
 from torchrelay.shared.torchserve import config_keys, config_parsers, config_properties
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
-
-MetricsMode = Literal["prometheus", "log", "legacy"]
 
 
 def command_line_values(
@@ -25,17 +21,27 @@ def command_line_values(
     more_models: Sequence[str] | None = None,
     enable_model_api: bool = False,
     tokens: bool | None = None,
-    metrics_mode: MetricsMode | None = None,
+    static_keys: Sequence[StaticKey] = (),
+    metrics_mode: str | None = None,
     inference_address: str | None = None,
     management_address: str | None = None,
     metrics_address: str | None = None,
     allowed_hosts: str | None = None,
+    **_others: object,
 ) -> ConfigValues:
-    """Make values of options; the command line can switch the model API on and never off.
+    """Make values of a command's parameters; the command line can switch the model API on and never off.
 
     `more_models` are the words that TorchServe allows after `--models A`, and that typer takes for arguments.
-    Raises Fault for a value that can't work.
+    With static keys callers need one, unless `tokens` says otherwise. Other than in the file an unknown
+    metrics mode is refused. Raises Fault for a value that can't work.
     """
+    match metrics_mode:
+        case None | "prometheus" | "log" | "legacy":
+            pass
+        case _:
+            raise typer.BadParameter(f"{metrics_mode!r} is none of prometheus, log and legacy")
+    if static_keys and tokens is None:
+        tokens = True
     if more_models and not models:
         raise typer.BadParameter(f"{more_models[0]!r} is no option; models are named after --models")
     named = [*(models or []), *(more_models or [])]
@@ -57,15 +63,6 @@ def command_line_values(
 
 def _address(text: str | None) -> str | None:
     return None if text is None else config_parsers.parse_address(text)
-
-
-def checked_metrics_mode(text: str | None) -> MetricsMode | None:
-    """Check --metrics-mode; other than in the file an unknown mode is refused."""
-    match text:
-        case None | "prometheus" | "log" | "legacy":
-            return text
-        case _:
-            raise typer.BadParameter(f"{text!r} is none of prometheus, log and legacy")
 
 
 def read_config(option: str | None, environ: Mapping[str, str]) -> Configuration:
@@ -97,12 +94,6 @@ def _read_config(path: Path, environ: Mapping[str, str]) -> Configuration:
         raise Fault(f"--ts-config file {path} can't be read: {error.strerror}") from error
     except SettingsError as error:
         raise Fault(f"Invalid configuration: {path}:\n{error}") from error
-
-
-def merged_with_file(command_line: ConfigValues, option: str | None) -> ConfigValues:
-    """Merge the values of the command line with config.properties and the environment. Raises Fault."""
-    found = read_config(option, environment())
-    return part_settings.merge(found.environment, command_line, found.file, part_settings.SERVE_DEFAULTS)
 
 
 def ignored_keys(config: Configuration) -> list[str]:

@@ -85,14 +85,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def merge(
-    environment: ConfigValues, command_line: ConfigValues, file: ConfigValues, defaults: ConfigValues
+    command_line: ConfigValues, config: Configuration, defaults: ConfigValues = SERVE_DEFAULTS
 ) -> ConfigValues:
     """Take each key from the strongest source that has it.
 
     The command line can only switch `enable_model_api` on: there it is True or None.
     """
     strongest: dict[str, Any] = {}  # any field's type
-    for source in (defaults, file, command_line, environment):
+    for source in (defaults, config.file, command_line, config.environment):
         strongest |= {
             key: value for key, value in msgspec.structs.asdict(source).items() if value is not None
         }
@@ -105,7 +105,7 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
     Raises:
         SettingsError: values that can't work; one line for each fault.
     """
-    values = merge(config.environment, command_line, config.file, options.defaults)
+    values = merge(command_line, config, options.defaults)
     socket = f"ipc://{options.socket_dir}/broker.sock"
     faults = (
         [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]

@@ -134,9 +134,7 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     if named and not Path(named).is_file():
         raise Fault(f"--ts-config file not found: {named}")
     found = config_sources.read_config_file(find_config(given, environ), environ)
-    store = part_settings.merge(
-        found.environment, command_line_values(given), found.file, ConfigValues()
-    ).model_store
+    store = part_settings.merge(command_line_values(given), found, ConfigValues()).model_store
     if not store:
         raise Fault("Missing mandatory parameter --model-store")
     checks.require_store(store)

@@ -224,10 +224,7 @@ def test_settings_survive_the_way_to_a_child_process() -> None:
 
 
 def test_a_merge_of_silence_is_silence() -> None:
-    assert (
-        part_settings.merge(ConfigValues(), ConfigValues(), Configuration().file, ConfigValues())
-        == ConfigValues()
-    )
+    assert part_settings.merge(ConfigValues(), Configuration(), ConfigValues()) == ConfigValues()
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ for file, environ, expected in (
     (b"tries = 5\nenable_envvars_config = true", {"TS_TRIES": "7"}, 7),
 ):
     read = config_properties.read(file, environ)
-    values = part_settings.merge(read.environment, nothing, read.file, part_settings.SERVE_DEFAULTS)
+    values = part_settings.merge(nothing, read)
     assert part_settings.broker_settings(values, state_dir="s").attempt_limit == expected
     assert part_settings.node_settings(values, name="n", cache_dir="c").slots == expected
     assert dict(part_settings.snapshot_config(nothing, read))["tries"] == str(expected)

@@ -344,7 +344,7 @@ def test_the_open_inference_protocols_variable_needs_no_leave(
 ) -> None:
     environ = {} if variable is None else {"TS_OPEN_INFERENCE_PROTOCOL": variable}
     config = read(f"ts_open_inference_protocol={in_file}", **environ)
-    made = part_settings.merge(config.environment, ConfigValues(), config.file, ConfigValues())
+    made = part_settings.merge(ConfigValues(), config, ConfigValues())
     assert made.ts_open_inference_protocol is is_on
 
 
