@@ -1,6 +1,6 @@
 """`torchrelay models ...`: list, describe and change what is registered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -39,10 +39,10 @@ def describe(
 ) -> None:
     """Show a model's settings and workers."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient, model_path
+    from torchrelay.cli.remote.client import RestClient
 
-    path = model_path(model, "all" if every else version)
-    rendering.show(RestClient("management", management).versions(path), as_json, rendering.description)
+    versions = RestClient("management", management).versions(model, "all" if every else version)
+    rendering.show(versions, as_json, rendering.description)
 
 
 @app.command()
@@ -72,8 +72,6 @@ def register(
 
     A .mar is code, and runs with the rights of its worker: register only what you would run.
     """
-    from torchrelay.cli.remote.client import ARCHIVE_ADVICE
-
     parameters = {
         "url": url,
         "model_name": model_name,
@@ -86,7 +84,7 @@ def register(
         "startup_timeout": startup_timeout,
         "synchronous": wait,
     }
-    _change(management, "POST", "/models", parameters, wait=wait, as_json=as_json, advice=ARCHIVE_ADVICE)
+    _change(management, "POST", ("models",), parameters, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -100,10 +98,8 @@ def scale(
     as_json: options.Json = False,
 ) -> None:
     """Set how many workers a model has."""
-    from torchrelay.cli.remote.client import model_path
-
     parameters = {"min_worker": minimum, "max_worker": maximum, "synchronous": wait}
-    _change(management, "PUT", model_path(model, version), parameters, wait=wait, as_json=as_json)
+    _change(management, "PUT", ("models", model, version), parameters, wait=wait, as_json=as_json)
 
 
 @app.command()
@@ -114,9 +110,7 @@ def unregister(
     as_json: options.Json = False,
 ) -> None:
     """Remove a model, or one version of it."""
-    from torchrelay.cli.remote.client import model_path
-
-    _change(management, "DELETE", model_path(model, version), {}, wait=False, as_json=as_json)
+    _change(management, "DELETE", ("models", model, version), as_json=as_json)
 
 
 @app.command("set-default")
@@ -127,31 +121,28 @@ def set_default(
     as_json: options.Json = False,
 ) -> None:
     """Make a version the one that calls without a version get."""
-    from torchrelay.cli.remote.client import model_path
-
-    _change(management, "PUT", f"{model_path(model, version)}/set-default", {}, wait=False, as_json=as_json)
+    _change(management, "PUT", ("models", model, version, "set-default"), as_json=as_json)
 
 
 def _change(
     management: str,
     method: str,
-    path: str,
-    parameters: Mapping[str, object],
+    path: Sequence[str | None],
+    parameters: Mapping[str, object] | None = None,
     *,
-    wait: bool,
+    wait: bool = False,
     as_json: bool,
-    advice: dict[str, str] | None = None,
 ) -> None:
     """Ask for a change and print what the server says; with `wait`, show meanwhile how workers start."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import TIMEOUT_S, RestClient, decode
+    from torchrelay.cli.remote.client import TIMEOUT_S, RestClient, decode, path_of
     from torchrelay.shared.api_bodies import StatusBody
 
     # A model may take minutes to load: the limits of the server end a wait, not those of this command.
-    client = RestClient("management", management, timeout_s=None if wait else TIMEOUT_S, advice=advice)
+    client = RestClient("management", management, timeout_s=None if wait else TIMEOUT_S)
 
     def change() -> StatusBody:
-        return decode(client.call(method, path, parameters), StatusBody)
+        return decode(client.call(method, path_of(*path), parameters), StatusBody)
 
     answer = rendering.while_watching(change, RestClient("management", management)) if wait else change()
     rendering.show(answer, as_json, lambda status: status.status)

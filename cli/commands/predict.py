@@ -29,10 +29,10 @@ def predict(
     """
     import msgspec
 
-    from torchrelay.cli.remote.client import RestClient, prediction_path
+    from torchrelay.cli.remote.client import RestClient, path_of
     from torchrelay.shared.terminal import printable_json
 
-    path = prediction_path(model, version)
+    path = path_of("predictions", model, version)
     body = _read(file)
     client = RestClient("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
     with client.stream("POST", path, content=body, content_type=content_type or _guess_type(file)) as answer:

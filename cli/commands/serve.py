@@ -1,6 +1,5 @@
 """`torchrelay serve`: the whole server on one machine, in the foreground of one terminal."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +8,7 @@ import typer
 from torchrelay.cli.commands import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
-    from torchrelay.cli.start.child import LogTarget, Role
-    from torchrelay.cli.start.part_settings import Plan
-    from torchrelay.shared.api_bodies import FleetBody
-    from torchrelay.shared.settings import LogLimits
+    from torchrelay.cli.start.child import Role
 
 
 def serve(
@@ -54,7 +50,9 @@ def serve(
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.start import checks, config_sources, console, foreground, part_settings, secrets_file
+    from torchrelay.cli.start.child import LogTarget
     from torchrelay.cli.start.folders import folders
+    from torchrelay.cli.start.progress import Terminal
     from torchrelay.shared.settings import environment
 
     environ = environment()
@@ -93,81 +91,13 @@ def serve(
             typer.echo(line, err=True)
         log_dir = made.state / "logs"
         typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
-        log = _logs_in(log_dir, limits, verbose=verbose, json_logs=json_logs)
+
+        def log(role: "Role") -> LogTarget:  # into files, since the terminal shows what becomes of models
+            return LogTarget(
+                level="INFO" if verbose else "ERROR",
+                log_format="json" if json_logs else "text",
+                file=str(log_dir / f"{role}.log"),
+                limits=limits,
+            )
+
         foreground.run(plan, log, Terminal(plan, console.say))
-
-
-def _logs_in(
-    folder: Path, limits: "LogLimits", *, verbose: bool, json_logs: bool
-) -> Callable[["Role"], "LogTarget"]:
-    """Return where each process logs: into files, since the terminal shows only what becomes of models."""
-    from torchrelay.cli.start.child import LogTarget
-
-    def log(role: "Role") -> LogTarget:
-        return LogTarget(
-            level="INFO" if verbose else "ERROR",
-            log_format="json" if json_logs else "text",
-            file=str(folder / f"{role}.log"),
-            limits=limits,
-        )
-
-    return log
-
-
-class Terminal:
-    """Prints to a terminal how far the start is, where the server listens, and a call to try."""
-
-    def __init__(self, plan: "Plan", say: Callable[[str], None]) -> None:
-        from torchrelay.cli.start.progress import LineView
-
-        self._plan = plan
-        self._is_settled = False
-        self._say = say
-        self.show = LineView(say).show
-
-    def answers(self) -> None:
-        """Print where the server listens."""
-        from torchrelay.cli.start.checks import client_url
-
-        gateway = self._plan.gateway
-        self._say("Model server started.")
-        self._say(f"  inference   {client_url(gateway.inference_address, 'inference')}")
-        self._say(f"  management  {client_url(gateway.management_address, 'management')}")
-        if gateway.enable_metrics_api:
-            self._say(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
-        if self._plan.broker.key_file:
-            self._say(f"  keys        {self._plan.broker.key_file}")
-
-    def registered(self) -> None:
-        """Do nothing: each model has a line of its own."""
-
-    def settled(self, seen: "FleetBody") -> None:
-        """Print a call that works."""
-        from torchrelay.cli.start.checks import client_url
-
-        inference = client_url(self._plan.gateway.inference_address, "inference")
-        self._say(
-            f"Try: {example_call(seen, inference, needs_key=self._plan.gateway.token_authorization)}"
-            "\nCtrl-C stops everything."
-        )
-
-    def process_ended(self, line: str) -> None:
-        """Print what the supervisor says of a process that ended."""
-        self._say(line)
-
-    def stopping(self) -> None:
-        """Confirm that the server is stopping."""
-        self._say("Stopping.")
-
-
-def example_call(seen: "FleetBody", inference: str, *, needs_key: bool = False) -> str:
-    """Write a curl command that works against what is loaded."""
-    from torchrelay.cli.remote.client import endpoint, prediction_path
-
-    ready = [model.model_name for model in seen.models if model.workers_ready]
-    base_url, socket_path = endpoint(inference)
-    target = f"--unix-socket {socket_path} {base_url}" if socket_path else base_url
-    key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
-    trust = " -k" if inference.startswith("https:") else ""
-    call = f"-T FILE {target}{prediction_path(ready[0], None)}" if ready else f"{target}/ping"
-    return f"curl{trust}{key} {call}"

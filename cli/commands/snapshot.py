@@ -42,14 +42,14 @@ def snapshot(
 
 
 def _models(management: str) -> "list[StartupModel]":
-    from torchrelay.cli.remote.client import RestClient, model_path
+    from torchrelay.cli.remote.client import RestClient
 
     client = RestClient("management", management)
     defaults = {model.label for model in client.fleet().models if model.is_default}
     return [
         _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)
         for entry in client.models()
-        for version in client.versions(model_path(entry.model_name, "all"))
+        for version in client.versions(entry.model_name, "all")
     ]
 
 

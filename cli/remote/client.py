@@ -30,7 +30,7 @@ _ADVICE = {
     errors.InvalidKey.type: f"the key comes from TORCHRELAY_KEY, or from a {KEY_FILE_NAME} in this folder",
 }
 #: The same for a registration, where it differs.
-ARCHIVE_ADVICE = {
+_REGISTRATION_ADVICE = _ADVICE | {
     errors.ModelNotFound.type: "the archive must lie in the server's model store, or be given as a url",
     errors.DownloadFailed.type: "the server itself must be able to fetch that url, and private addresses"
     " only with allow_private_urls; the broker's log has the reason",
@@ -47,12 +47,10 @@ class RestClient:
         port: Port,
         url: str,
         timeout_s: float | None = TIMEOUT_S,
-        advice: Mapping[str, str] | None = None,
         key: str | None = None,
     ) -> None:
         self._port = port
         self._url = url
-        self._advice = _ADVICE | dict(advice or {})
         base_url, socket_path = endpoint(url)
         environ = environment()
         self._http = httpx.Client(
@@ -89,7 +87,8 @@ class RestClient:
         try:
             with self._http.stream(method, path, params=query, content=content, headers=headers) as answer:
                 if answer.is_error:
-                    raise Fault(_explain(answer.status_code, answer.read(), self._advice))
+                    advice = _REGISTRATION_ADVICE if (method, path) == ("POST", "/models") else _ADVICE
+                    raise Fault(_explain(answer.status_code, answer.read(), advice))
                 yield answer
         except httpx.ConnectError as error:
             if refused := credentials.untrusted(error):
@@ -118,9 +117,9 @@ class RestClient:
             token = page.next_page_token if page.models else UNSET
         return models
 
-    def versions(self, path: str) -> list[VersionBody]:
-        """Read how a model's versions are served; see `model_path`."""
-        return decode(self.call("GET", path), list[VersionBody])
+    def versions(self, model: str, version: str | None) -> list[VersionBody]:
+        """Read how a model's default version, the named one or, for `all`, every version is served."""
+        return decode(self.call("GET", path_of("models", model, version)), list[VersionBody])
 
     def fleet(self) -> FleetBody:
         """Read the whole fleet's state."""
@@ -140,17 +139,8 @@ def decode(content: bytes, what: type[T]) -> T:
         raise Fault(f"what answers there is not torchrelay's management address: {error}") from error
 
 
-def model_path(model: str, version: str | None) -> str:
-    """Write the path of a model, or of one version."""
-    return _path("models", model, version)
-
-
-def prediction_path(model: str, version: str | None) -> str:
-    """Write the path of predictions with a model, or with one version."""
-    return _path("predictions", model, version)
-
-
-def _path(*segments: str | None) -> str:
+def path_of(*segments: str | None) -> str:
+    """Write a path of these segments; what is None, as a version that isn't named, is left out."""
     return "".join("/" + quote(segment, safe="") for segment in segments if segment)
 
 

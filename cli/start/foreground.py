@@ -3,14 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.child import Launch, LogTarget, Role
 from torchrelay.cli.start.part_settings import Plan
-from torchrelay.cli.start.progress import Startup, StartupWatcher
+from torchrelay.cli.start.progress import ServerWatcher, Startup
 from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.shared import ids
 from torchrelay.shared.processes import private_memory
@@ -18,16 +17,6 @@ from torchrelay.shared.settings import Settings, StaticKey
 
 #: The name of the key by which this command asks its own server.
 OWN_KEY_NAME = "torchrelay serve"
-
-
-class ServerWatcher(StartupWatcher, Protocol):
-    """What is told of a server's start, of its models and of its processes."""
-
-    def process_ended(self, line: str) -> None:
-        """A process has ended by itself and is started again; `line` says so."""
-
-    def stopping(self) -> None:
-        """Somebody has asked for the end."""
 
 
 class _StopAsked(Exception):
@@ -41,29 +30,21 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
         Fault: a process can't be started.
     """
     private_memory.keep_memory_private()
-    key = None
-    server_id = ids.secret()
-    gateway = msgspec.structs.replace(plan.gateway, server_id=server_id)
-    plan = msgspec.structs.replace(plan, gateway=gateway)
-    if plan.gateway.token_authorization:
+    gateway = msgspec.structs.replace(plan.gateway, server_id=ids.secret())
+    broker, key = plan.broker, None
+    if gateway.token_authorization:
         key = StaticKey("management", OWN_KEY_NAME, ids.secret())
-        broker = msgspec.structs.replace(plan.broker, static_keys=(*plan.broker.static_keys, key))
-        plan = msgspec.structs.replace(plan, broker=broker)
+        broker = msgspec.structs.replace(broker, static_keys=(*broker.static_keys, key))
 
     def launch(role: Role, settings: Settings) -> Launch:
         return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
 
-    launches = [launch("broker", plan.broker), launch("gateway", plan.gateway), launch("worker", plan.node)]
-    supervisor = Supervisor(launches, watcher.process_ended)
+    launches = [launch("broker", broker), launch("gateway", gateway), launch("worker", plan.node)]
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
-    later = launch("broker", msgspec.structs.replace(plan.broker, load_models=(), snapshot=None))
-    startup_watcher = _StartupRelay(watcher, supervisor, later)
-    startup = Startup(
-        client_url(plan.gateway.management_address, "management"),
-        startup_watcher,
-        key.key if key else None,
-        server_id,
-    )
+    later = launch("broker", msgspec.structs.replace(broker, load_models=(), snapshot=None))
+    supervisor = Supervisor(launches, watcher.process_ended, later=later)
+    url = client_url(plan.gateway.management_address, "management")
+    startup = Startup(url, (supervisor, watcher), key.key if key else None, gateway.server_id)
     asyncio.run(_run(supervisor, startup, watcher))
 
 
@@ -93,22 +74,3 @@ async def _run(supervisor: Supervisor, startup: Startup, watcher: ServerWatcher)
 async def _until(asked: asyncio.Event) -> None:
     await asked.wait()
     raise _StopAsked
-
-
-class _StartupRelay:
-    """Passes the steps of the start on to the watcher, and tells the supervisor of two of them."""
-
-    def __init__(self, watcher: ServerWatcher, supervisor: Supervisor, later_broker: Launch) -> None:
-        self._supervisor = supervisor
-        self._later_broker = later_broker
-        self.show = watcher.show
-        self.settled = watcher.settled
-        self._watcher = watcher
-
-    def answers(self) -> None:
-        self._supervisor.came_up()
-        self._watcher.answers()
-
-    def registered(self) -> None:
-        self._supervisor.change(self._later_broker)
-        self._watcher.registered()

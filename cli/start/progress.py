@@ -3,13 +3,15 @@
 import asyncio
 import math
 import ssl
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import httpx
 
 from torchrelay.cli.remote import client, credentials
 from torchrelay.cli.remote.fleet_summaries import model_summary
+from torchrelay.cli.start.checks import client_url
+from torchrelay.cli.start.part_settings import Plan
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
@@ -19,8 +21,8 @@ WATCH_INTERVAL_S = 1.0
 LINE_INTERVAL_S = 1.0
 
 
-class StartupWatcher(Protocol):
-    """What is told of a server's start, step by step; `now` is in seconds of a monotonic clock."""
+class ServerWatcher:
+    """What is told of a server's start, models and processes; `now` is in seconds of a monotonic clock."""
 
     def answers(self) -> None:
         """The listeners answer, and the broker is behind them."""
@@ -34,20 +36,26 @@ class StartupWatcher(Protocol):
     def settled(self, seen: FleetBody) -> None:
         """Every model is ready, or has failed."""
 
+    def process_ended(self, line: str) -> None:
+        """A process has ended by itself and is started again; `line` says so."""
+
+    def stopping(self) -> None:
+        """Somebody has asked for the end."""
+
 
 def is_settled(model: FleetModelBody) -> bool:
     """Return whether a model is ready or has failed, so that nothing is waited for."""
     return model.is_ready or model.has_failed
 
 
-class LineView:
+class LineView(ServerWatcher):
     """Writes a line for each change of a model, at most one a second until it is settled.
 
     A model whose workers crash again and again, each time in the same way, is one line; the log has all.
     """
 
-    def __init__(self, echo: Callable[[str], None]) -> None:
-        self._echo = echo
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._lines: dict[str, str] = {}
         self._written_at: dict[str, float] = {}
         self._failures: dict[str, str] = {}
@@ -66,49 +74,97 @@ class LineView:
             if is_due and self._lines.get(model.label) != line:
                 self._lines[model.label] = line
                 self._written_at[model.label] = now
-                self._echo(line)
+                self._say(line)
                 if model.has_failed:
                     self._failures[model.label] = model.last_error
 
 
+class Terminal(LineView):
+    """Prints to a terminal how far the start is, where the server listens, and a call to try."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
+        super().__init__(say)
+        self._plan = plan
+
+    def answers(self) -> None:
+        """Print where the server listens."""
+        gateway = self._plan.gateway
+        self._say("Model server started.")
+        self._say(f"  inference   {client_url(gateway.inference_address, 'inference')}")
+        self._say(f"  management  {client_url(gateway.management_address, 'management')}")
+        if gateway.enable_metrics_api:
+            self._say(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
+        if self._plan.broker.key_file:
+            self._say(f"  keys        {self._plan.broker.key_file}")
+
+    def settled(self, seen: FleetBody) -> None:
+        """Print a call that works."""
+        inference = client_url(self._plan.gateway.inference_address, "inference")
+        self._say(
+            f"Try: {example_call(seen, inference, needs_key=self._plan.gateway.token_authorization)}"
+            "\nCtrl-C stops everything."
+        )
+
+    def process_ended(self, line: str) -> None:
+        """Print what the supervisor says of a process that ended."""
+        self._say(line)
+
+    def stopping(self) -> None:
+        """Confirm that the server is stopping."""
+        self._say("Stopping.")
+
+
+def example_call(seen: FleetBody, inference: str, *, needs_key: bool = False) -> str:
+    """Write a curl command that works against what is loaded."""
+    ready = [model.model_name for model in seen.models if model.workers_ready]
+    base_url, socket_path = client.endpoint(inference)
+    target = f"--unix-socket {socket_path} {base_url}" if socket_path else base_url
+    key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
+    trust = " -k" if inference.startswith("https:") else ""
+    call = f"-T FILE {target}{client.path_of('predictions', ready[0])}" if ready else f"{target}/ping"
+    return f"curl{trust}{key} {call}"
+
+
+@dataclass(frozen=True, repr=False)
 class Startup:
-    """Polls `GET /fleet` of the server that this process started, and tells a watcher, until it is cancelled.
+    """Polls `GET /fleet` of the server that this process started, and tells watchers, until it is cancelled.
 
     Answers with another `server_id` are ignored: another server may have got the address first, so that ours
     is about to report that it can't start.
     """
 
-    def __init__(
-        self, url: str, watcher: StartupWatcher, key: str | None = None, server_id: str = ""
-    ) -> None:
-        self._url = url
-        self._watcher = watcher
-        self._server_id = server_id
-        self._headers = credentials.headers(key)
+    url: str
+    watchers: Sequence[ServerWatcher]
+    key: str | None = None
+    server_id: str = ""
 
     async def follow(self) -> None:
-        """Tell the watcher of each step of the start, then of each change of the models."""
-        base_url, socket_path = client.endpoint(self._url)
+        """Tell the watchers of each step of the start, then of each change of the models."""
+        base_url, socket_path = client.endpoint(self.url)
         # The listener is our own, on this machine, whatever name its certificate has.
         transport = httpx.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
+        headers = credentials.headers(self.key)
         async with httpx.AsyncClient(
-            base_url=base_url, transport=transport, headers=self._headers, timeout=5.0
+            base_url=base_url, transport=transport, headers=headers, timeout=5.0
         ) as http:
             await self._follow(http)
 
     async def _follow(self, http: httpx.AsyncClient) -> None:
         seen = await self._next(http)
-        self._watcher.answers()
+        for watcher in self.watchers:
+            watcher.answers()
         # Without a node no worker can be placed, so that a model registered now would have none.
         while seen.loading or not seen.nodes:
             self._show(seen)
             seen = await self._next(http)
-        self._watcher.registered()
+        for watcher in self.watchers:
+            watcher.registered()
         while not all(map(is_settled, seen.models)):
             self._show(seen)
             seen = await self._next(http)
         self._show(seen)
-        self._watcher.settled(seen)
+        for watcher in self.watchers:
+            watcher.settled(seen)
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             seen = await self._poll(http) or seen
@@ -116,7 +172,8 @@ class Startup:
 
     def _show(self, seen: FleetBody) -> None:
         if seen.nodes:  # before, every model only waits for a node
-            self._watcher.show(seen.models, asyncio.get_running_loop().time())
+            for watcher in self.watchers:
+                watcher.show(seen.models, asyncio.get_running_loop().time())
 
     async def _next(self, http: httpx.AsyncClient) -> FleetBody:
         while True:
@@ -132,7 +189,7 @@ class Startup:
         if answer.status_code != 200:
             return None
         seen = client.decode(answer.content, FleetBody)
-        return seen if seen.server_id == self._server_id else None
+        return seen if seen.server_id == self.server_id else None
 
 
 def _unverified() -> ssl.SSLContext:

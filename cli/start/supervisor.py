@@ -16,6 +16,7 @@ import msgspec
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.child import Launch, Role
+from torchrelay.cli.start.progress import ServerWatcher
 
 #: -P: a folder called `shared` where serve was started must not shadow ours.
 CHILD_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.start.child")
@@ -31,29 +32,35 @@ STEADY_S = 10.0
 STOP_GRACE_S = {"gateway": 2.5, "worker": 1.5, "broker": 0.8}
 
 
-class Supervisor:
-    """Starts, watches, restarts and stops child processes; `report` takes one line for the operator."""
+class Supervisor(ServerWatcher):
+    """Starts, watches, restarts and stops child processes; `report` takes one line for the operator.
+
+    It is told of the start: once the models are registered, `later` replaces the launch of its role.
+    """
 
     def __init__(
         self,
         launches: Sequence[Launch],
         report: Callable[[str], None],
         command: Sequence[str] = CHILD_COMMAND,
+        later: Launch | None = None,
     ) -> None:
         self._launches = {launch.role: launch for launch in launches}
         self._report = report
         self._command = command
+        self._later = later
         self._processes: dict[str, Process] = {}
         self._is_up = False
         self._is_stopping = False
 
-    def came_up(self) -> None:
+    def answers(self) -> None:
         """Take note that the server is up: from now on a child is restarted without a limit."""
         self._is_up = True
 
-    def change(self, launch: Launch) -> None:
-        """Use this launch if the process of its role is started again."""
-        self._launches[launch.role] = launch
+    def registered(self) -> None:
+        """Use the launch `later` if the process of its role is started again."""
+        if self._later:
+            self._launches[self._later.role] = self._later
 
     async def run(self) -> None:
         """Keep every child running until `stop`.

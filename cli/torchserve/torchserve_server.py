@@ -18,9 +18,9 @@ from torchrelay.cli.start.child import LogTarget, Role
 from torchrelay.cli.start.console import say
 from torchrelay.cli.start.folders import Folders, folders
 from torchrelay.cli.start.part_settings import Plan
+from torchrelay.cli.start.progress import ServerWatcher
 from torchrelay.cli.torchserve import command
 from torchrelay.shared import clock, private_files
-from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from torchrelay.shared.torchserve import command_line, config_parsers
@@ -90,14 +90,11 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     foreground.run(plan, log, Console(plan))
 
 
-class Console:
-    """Writes to stdout the lines of TorchServe for which scripts wait."""
+class Console(ServerWatcher):
+    """Writes to stdout the lines of TorchServe for which scripts wait; of models the broker logs there."""
 
     def __init__(self, plan: Plan) -> None:
         self._gateway = plan.gateway
-
-    def answers(self) -> None:
-        """Write nothing yet: TorchServe's listeners open when the start-up models are registered."""
 
     def registered(self) -> None:
         """Write the lines for which TorchServe's launcher waits."""
@@ -107,12 +104,6 @@ class Console:
         if gateway.enable_metrics_api:
             log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
         say("Model server started.")
-
-    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
-        """Write nothing: the broker logs to this console."""
-
-    def settled(self, seen: FleetBody) -> None:
-        """Write nothing, like TorchServe."""
 
     def process_ended(self, line: str) -> None:
         """Write that a process has ended."""

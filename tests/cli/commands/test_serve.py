@@ -4,7 +4,7 @@ import pytest
 
 from tests.cli import bodies
 from tests.cli.start.test_part_settings import plan
-from torchrelay.cli.commands.serve import Terminal, example_call
+from torchrelay.cli.start.progress import Terminal, example_call
 from torchrelay.shared.settings import StaticKey
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 

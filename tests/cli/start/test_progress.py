@@ -30,12 +30,12 @@ def test_changes_are_told_once_and_not_too_often() -> None:
     ]
 
 
-class Notes:
+class Notes(LineView):
     """A watcher that writes down what it is told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.show = LineView(self.lines.append).show
+        super().__init__(self.lines.append)
 
     def answers(self) -> None:
         self.lines.append("answers")
@@ -51,7 +51,7 @@ class Notes:
 async def followed(fleet: object, key: str | None = None) -> AsyncIterator[tuple[FakeServer, list[str]]]:
     notes = Notes()
     with serving({"GET /fleet": (200, fleet)}) as server:
-        following = asyncio.create_task(Startup(server.url, notes, key).follow())
+        following = asyncio.create_task(Startup(server.url, [notes], key).follow())
         yield server, notes.lines
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
@@ -97,7 +97,7 @@ async def test_a_node_is_waited_for_before_anybody_hears_that_all_is_there() -> 
 async def test_another_server_at_the_address_is_not_taken_for_ours() -> None:
     notes = Notes()
     with serving({"GET /fleet": (200, FLEET | {"serverId": "theirs"})}) as server:
-        following = asyncio.create_task(Startup(server.url, notes, server_id="ours").follow())
+        following = asyncio.create_task(Startup(server.url, [notes], server_id="ours").follow())
         await eventually_async(lambda: len(server.asked) >= 3)
         assert notes.lines == []
         server.answers["GET /fleet"] = (200, FLEET | {"serverId": "ours"})

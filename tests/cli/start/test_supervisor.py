@@ -85,7 +85,7 @@ async def test_children_stop_in_the_order_that_loses_nothing(tmp_path: Path) -> 
 async def test_a_killed_child_is_started_again_at_once_and_the_reason_is_told(tmp_path: Path) -> None:
     async with supervised(launch("broker", tmp_path)) as (supervisor, _, said):
         await eventually_async(lambda: pid_in(tmp_path / "broker"))
-        supervisor.came_up()
+        supervisor.answers()
         first = pid_in(tmp_path / "broker")
         os.kill(first, signal.SIGKILL)
         await eventually_async(lambda: pid_in(tmp_path / "broker") != first)
@@ -103,7 +103,7 @@ async def test_a_child_that_can_not_start_ends_everything_with_one_fault(tmp_pat
 
 async def test_once_up_a_child_is_started_again_as_often_as_it_takes(tmp_path: Path) -> None:
     async with supervised(launch("worker", tmp_path, exits=1)) as (supervisor, running, said):
-        supervisor.came_up()
+        supervisor.answers()
         await eventually_async(lambda: len(said) >= 4)
         assert not running.done()
 
@@ -111,7 +111,7 @@ async def test_once_up_a_child_is_started_again_as_often_as_it_takes(tmp_path: P
 async def test_what_a_dead_child_leaves_behind_is_ended_too(tmp_path: Path) -> None:
     async with supervised(launch("gateway", tmp_path, has_child=True)) as (supervisor, _, _said):
         await eventually_async(lambda: pid_in(tmp_path / "gateway"))
-        supervisor.came_up()
+        supervisor.answers()
         orphan = pid_in(tmp_path / "grandchild")
         os.kill(pid_in(tmp_path / "gateway"), signal.SIGKILL)
         await eventually_async(lambda: not is_alive(orphan))
