@@ -34,25 +34,16 @@ class FaultReportingGroup(TyperGroup):
 
 def text_of(fault: Reported) -> str:
     """Say why a command failed, in the system's words where it was the system that refused something."""
-    return printable(_text_of(fault))
-
-
-def _text_of(fault: Reported) -> str:
     if isinstance(fault, UnicodeEncodeError):
         return f"{fault.object!a} can't be written in {fault.encoding.upper()}: choose another name"
     if isinstance(fault, FileNotFoundError) and not fault.filename:
         return "the folder where it was started is gone: start it in another"
     if isinstance(fault, OSError):
-        return ": ".join(str(part) for part in (fault.filename, fault.strerror or fault) if part)
-    return str(fault)
+        return printable(": ".join(str(part) for part in (fault.filename, fault.strerror or fault) if part))
+    return printable(str(fault))
 
 
 def written(text: str) -> str:
     """Write a fault for a terminal: its first line behind our name, the others below it."""
     first, *others = [line.rstrip() for line in text.splitlines() if line.strip()] or ["failed"]
     return "\n".join([f"torchrelay: {first}", *(f"  {line.lstrip()}" for line in others)])
-
-
-def one_line(text: str) -> str:
-    """Join a text's lines, so that a message stays one line wherever its parts came from."""
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -19,9 +19,13 @@ KeyFile = Annotated[
 @app.command("list")
 def list_keys(key_file: KeyFile = Path(options.KEY_FILE_NAME), as_json: options.Json = False) -> None:
     """Show which keys the key file holds and when they expire; the keys themselves stay in it."""
-    from torchrelay.cli.remote import rendering
+    from torchrelay.cli.remote import credentials, rendering
 
-    rendering.show(_entries(key_file), as_json, rendering.keys)
+    entries = credentials.read_key_file(key_file)
+    if not entries:
+        raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")
+    listed = [{"api": name, "expires": entry.expires_at or "never"} for name, entry in entries.items()]
+    rendering.show(listed, as_json, rendering.keys)
 
 
 @app.command()
@@ -50,12 +54,3 @@ def make() -> None:
     from torchrelay.shared import ids
 
     typer.echo(ids.secret())
-
-
-def _entries(key_file: Path) -> list[dict[str, str]]:
-    from torchrelay.cli.remote import credentials
-
-    entries = credentials.read_key_file(key_file)
-    if not entries:
-        raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")
-    return [{"api": name, "expires": entry.expires_at or "never"} for name, entry in entries.items()]

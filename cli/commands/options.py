@@ -12,8 +12,7 @@ DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEFAULT_METRICS = "http://127.0.0.1:8082"
 
 ModelStore = Annotated[
-    str | None,
-    typer.Option(metavar="DIR", help="Folder of archives; without it nothing can be registered."),
+    str | None, typer.Option(metavar="DIR", help="Folder of archives; without it nothing can be registered.")
 ]
 Models = Annotated[
     list[str] | None,
@@ -82,8 +81,7 @@ MemoryLimit = Annotated[
     ),
 ]
 Insecure = Annotated[
-    bool,
-    typer.Option("--insecure", help="Listen where others can reach it, though nobody checks who calls."),
+    bool, typer.Option("--insecure", help="Listen where others can reach it, though nobody checks who calls.")
 ]
 AllowedHosts = Annotated[
     str | None,
@@ -133,10 +131,7 @@ Version = Annotated[
     str | None, typer.Option("--version", metavar="V", help="One version; the default one if left out.")
 ]
 
-TorchServeFlag = Annotated[
-    bool,
-    typer.Option("--start", "--foreground", hidden=True, help="Always so."),
-]
+TorchServeFlag = Annotated[bool, typer.Option("--start", "--foreground", hidden=True, help="Always so.")]
 
 DEFAULT_CACHE_LIMIT_GB = 200
 GIGABYTE = 1_000_000_000

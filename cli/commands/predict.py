@@ -27,6 +27,8 @@ def predict(
 
     On a terminal, control characters are escaped.
     """
+    import mimetypes
+
     import msgspec
 
     from torchrelay.cli.remote.client import RestClient, path_of
@@ -34,8 +36,9 @@ def predict(
 
     path = path_of("predictions", model, version)
     body = _read(file)
+    content_type = content_type or (mimetypes.guess_type(file)[0] if file else None)
     client = RestClient("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
-    with client.stream("POST", path, content=body, content_type=content_type or _guess_type(file)) as answer:
+    with client.stream("POST", path, content=body, content_type=content_type) as answer:
         if answer.headers.get("content-type", "").startswith("application/json"):
             text = answer.read()
             try:
@@ -69,9 +72,3 @@ def _read(file: str | None) -> bytes | None:
         return Path(file).read_bytes()
     except OSError as error:
         raise Fault(f"{file} can't be read: {error.strerror}") from error
-
-
-def _guess_type(file: str | None) -> str | None:
-    import mimetypes
-
-    return mimetypes.guess_type(file)[0] if file else None

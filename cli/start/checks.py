@@ -14,12 +14,7 @@ from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import part_settings
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import host
-from torchrelay.shared.settings import (
-    BrokerSettings,
-    GatewaySettings,
-    SettingsError,
-    environment,
-)
+from torchrelay.shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
 
@@ -54,20 +49,20 @@ def plan(
     """Make the settings of the three processes, and check that they can work on this machine."""
     try:
         made = part_settings.compose(command_line, config, options, host.look(environment()))
+        gateway = made.gateway
+        require_store(made.broker.model_store)
+        files = (gateway.certificate_file, gateway.private_key_file, gateway.keystore)
+        require_files(*files, made.broker.metrics_config)
+        if addresses.encrypted(gateway):
+            from torchrelay.gateway.http import certificates  # it takes time to load, and most need none
+
+            certificates.context(gateway)
     except SettingsError as error:
         raise Fault(str(error)) from error
-    require_store(made.broker.model_store)
-    require_files(
-        made.gateway.certificate_file,
-        made.gateway.private_key_file,
-        made.gateway.keystore,
-        made.broker.metrics_config,
-    )
-    require_certificate(made.gateway)
     require_key_file(made.broker.key_file)
-    require_free_listeners(made.gateway)
+    require_free_listeners(gateway)
     for address in made.broker.addresses:
-        require_free(address, "--broker")
+        require_free(address, "broker")
     return made
 
 
@@ -101,17 +96,6 @@ def require_files(*files: str | None) -> None:
             raise Fault(f"{file} can't be read: {error.strerror}") from error
 
 
-def require_certificate(gateway: GatewaySettings) -> None:
-    """Check that the certificate of https listeners can be used."""
-    try:
-        if addresses.encrypted(gateway):
-            from torchrelay.gateway.http import certificates  # it takes time to load, and most need none
-
-            certificates.context(gateway)
-    except SettingsError as error:
-        raise Fault(str(error)) from error
-
-
 def require_key_file(path: str | None) -> None:
     """Check that the key file can be written: without its keys nobody could call the server."""
     if path is None:
@@ -131,23 +115,22 @@ def require_key_file(path: str | None) -> None:
 
 def require_free_listeners(gateway: GatewaySettings) -> None:
     """Check that the gateway's addresses are free."""
-    require_free(gateway.inference_address, "--inference-address", "inference")
-    require_free(gateway.management_address, "--management-address", "management")
-    if gateway.enable_metrics_api:
-        require_free(gateway.metrics_address, "--metrics-address", "metrics")
+    for setting, address in addresses.all_of(gateway).items():
+        require_free(address, setting)
 
 
-def require_free(address: str, option: str, api: str = "") -> None:
+def require_free(address: str, setting: str) -> None:
     """Check that an address can be listened on, so that a taken port is reported in one line."""
+    option = f"--{setting.replace('_', '-')}"
     if address.startswith("unix:"):
-        _require_socket_path(str(addresses.key(address, api)), option)
+        _require_socket_path(str(addresses.key(address, setting)), option)
     if not address.startswith(("http:", "https:", "tcp:")):
         return
     parts = urlsplit(address)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             parts.hostname,
-            addresses.key(address, f"{api}_address") if api else parts.port,
+            parts.port if setting == "broker" else addresses.key(address, setting),
             type=socket.SOCK_STREAM,
         )[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -13,7 +13,6 @@ from typing import Literal
 
 import msgspec
 
-from torchrelay.cli.faults import one_line
 from torchrelay.shared.logs import logs
 from torchrelay.shared.processes import private_memory
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
@@ -60,7 +59,8 @@ def main() -> int:
     try:
         return run(launch.role, launch.settings)
     except SettingsError as error:
-        sys.stderr.write(f"torchrelay {launch.role}: {one_line(str(error))}\n")
+        faults = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        sys.stderr.write(f"torchrelay {launch.role}: {faults}\n")
         return 1
 
 

@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -66,11 +65,7 @@ class Cache(msgspec.Struct, frozen=True):
 
 @contextmanager
 def folders(
-    state_dir: str | None,
-    cache_dir: str | None,
-    environ: Mapping[str, str],
-    *,
-    large_in_temp: bool = False,
+    state_dir: str | None, cache_dir: str | None, environ: Mapping[str, str], *, large_in_temp: bool = False
 ) -> Iterator[Folders]:
     """Make the folders of a run; temporary ones are removed at the end.
 
@@ -121,10 +116,11 @@ class Temporary:
 
     def __init__(self, environ: Mapping[str, str], stack: ExitStack) -> None:
         self._stack = stack
-        self._parents = temporary_folders(environ)
-        named = [(name, environ[name]) for name in TEMPORARY_VARIABLES if environ.get(name)]
+        named = [(Path(environ[name]).absolute(), name) for name in TEMPORARY_VARIABLES if environ.get(name)]
+        #: In the order in which Python takes them.
+        self._parents = [*(parent for parent, _ in named), *map(Path, SYSTEM_TEMPORARY)]
         #: Folder -> the variable that names it.
-        self._names = {Path(value).absolute(): name for name, value in named}
+        self._names = dict(named)
         self._made: dict[Path, Path] = {}
         #: Folder -> why it can't be used.
         self._refusals: dict[Path, str] = {}
@@ -170,14 +166,11 @@ class Temporary:
         remove_leftovers(parent, os.getuid())
         folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
         made = Path(self._stack.enter_context(folder))
-        self._stack.enter_context(_lock(made))
+        # The lock file gets its name only when it is locked.
+        lock = self._stack.enter_context(private_files.append_to(made / f"{LOCK_NAME}.new"))
+        locks.wait_for_flock(lock)
+        (made / f"{LOCK_NAME}.new").rename(made / LOCK_NAME)
         return made
-
-
-def temporary_folders(environ: Mapping[str, str]) -> list[Path]:
-    """List the parents of temporary folders, in the order in which Python takes them."""
-    named = [environ[name] for name in TEMPORARY_VARIABLES if environ.get(name)]
-    return [Path(name).absolute() for name in (*named, *SYSTEM_TEMPORARY)]
 
 
 def is_noexec(folder: Path) -> bool:
@@ -291,11 +284,3 @@ def _home_of_user() -> str | None:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:  # a container's user, with a number and nothing else
         return None
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Lock a folder until the file is closed; the lock file gets its name only when it is locked."""
-    lock = private_files.append_to(folder / f"{LOCK_NAME}.new")
-    locks.wait_for_flock(lock)
-    (folder / f"{LOCK_NAME}.new").rename(folder / LOCK_NAME)
-    return lock

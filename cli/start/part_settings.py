@@ -12,21 +12,9 @@ from typing import Any
 
 import msgspec
 
+from torchrelay.gateway.http import addresses
+from torchrelay.shared import settings
 from torchrelay.shared.host import Host
-from torchrelay.shared.settings import (
-    DEFAULT_CACHE_LIMIT_BYTES,
-    QUEUE_LIMIT_BYTES,
-    UNSENT_BYTES,
-    BrokerSettings,
-    GatewaySettings,
-    LoadAtStart,
-    LogLimits,
-    NodeSettings,
-    SettingsError,
-    StaticKey,
-    is_open_to_others,
-    is_reachable_from_outside,
-)
 from torchrelay.shared.torchserve import config_keys, config_parsers, snapshot_files
 from torchrelay.shared.torchserve.config_keys import ConfigValues, settings_from
 from torchrelay.shared.torchserve.config_properties import Configuration
@@ -47,7 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: str
     cache_dir: str
     socket_dir: str
-    cache_limit_bytes: int = DEFAULT_CACHE_LIMIT_BYTES
+    cache_limit_bytes: int = settings.DEFAULT_CACHE_LIMIT_BYTES
     #: Whether unpacked models are kept for the next run.
     keep_models: bool = True
     #: Whether state_dir is removed when the run ends.
@@ -65,11 +53,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     allow_private_urls: bool = False
     #: Where the server's own keys are written, if it makes any.
     key_file: str | None = None
-    static_keys: tuple[StaticKey, ...] = ()
+    static_keys: tuple[settings.StaticKey, ...] = ()
     access_log: str | None = None
     model_log: str | None = None
     metrics_log_dir: str | None = None
-    log_limits: LogLimits = LogLimits()
+    log_limits: settings.LogLimits = settings.LogLimits()
     #: Variables with credentials for clouds that handlers get.
     credential_env_vars: tuple[str, ...] = ()
     #: Where snapshots are written; None writes none.
@@ -79,9 +67,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True):
     """The settings of the three processes."""
 
-    broker: BrokerSettings
-    gateway: GatewaySettings
-    node: NodeSettings
+    broker: settings.BrokerSettings
+    gateway: settings.GatewaySettings
+    node: settings.NodeSettings
 
 
 def merge(
@@ -158,7 +146,7 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
     faults += broker_exposure_faults(broker.addresses, options.insecure)
     faults += gateway_faults(gateway)
     if faults:
-        raise SettingsError("\n".join(faults))
+        raise settings.SettingsError("\n".join(faults))
     return Plan(broker, gateway, node)
 
 
@@ -180,9 +168,9 @@ def snapshot_config(command_line: ConfigValues, config: Configuration) -> tuple[
     )
 
 
-def _unsigned(load: LoadAtStart) -> LoadAtStart:
+def _unsigned(load: settings.LoadAtStart) -> settings.LoadAtStart:
     url = load.url.partition("?")[0] if "://" in load.url else load.url
-    return LoadAtStart(url=url, name=load.name)
+    return settings.LoadAtStart(url=url, name=load.name)
 
 
 def default_slots(host: Host) -> int:
@@ -195,33 +183,33 @@ def has_tokens(values: ConfigValues) -> bool:
     return values.disable_token_authorization is False
 
 
-def broker_settings(values: ConfigValues, **more: object) -> BrokerSettings:
+def broker_settings(values: ConfigValues, **more: object) -> settings.BrokerSettings:
     """Make the broker's settings of values; `more` are fields that only one command sets."""
     ours = {
         "token_authorization": has_tokens(values),
         "queue_limit_bytes": _queue_limit_bytes(gateway_settings(values)),
     }
-    return msgspec.convert(settings_from(values, "broker") | ours | more, BrokerSettings)
+    return msgspec.convert(settings_from(values, "broker") | ours | more, settings.BrokerSettings)
 
 
-def _queue_limit_bytes(gateway: GatewaySettings) -> int:
+def _queue_limit_bytes(gateway: settings.GatewaySettings) -> int:
     """Return what the queues must hold so that no request is refused that the gateway has let in."""
-    return max(QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
+    return max(settings.QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
 
 
-def gateway_settings(values: ConfigValues, **more: object) -> GatewaySettings:
+def gateway_settings(values: ConfigValues, **more: object) -> settings.GatewaySettings:
     """Make the gateway's settings of values; `more` are fields that only one command sets."""
     ours = {
         "token_authorization": has_tokens(values),
-        "unsent_limit_bytes": max(UNSENT_BYTES, LARGEST_ANSWERS * (values.max_response_size or 0)),
+        "unsent_limit_bytes": max(settings.UNSENT_BYTES, LARGEST_ANSWERS * (values.max_response_size or 0)),
     }
-    return msgspec.convert(ours | settings_from(values, "gateway") | more, GatewaySettings)
+    return msgspec.convert(ours | settings_from(values, "gateway") | more, settings.GatewaySettings)
 
 
-def node_settings(values: ConfigValues, **more: object) -> NodeSettings:
+def node_settings(values: ConfigValues, **more: object) -> settings.NodeSettings:
     """Make a node's settings of values; `more` are fields that only one command sets."""
     metrics = {"system_metrics": not values.disable_system_metrics}
-    return msgspec.convert(settings_from(values, "node") | metrics | more, NodeSettings)
+    return msgspec.convert(settings_from(values, "node") | metrics | more, settings.NodeSettings)
 
 
 def secret_variables(config: Configuration) -> tuple[str, ...]:
@@ -238,12 +226,12 @@ def broker_exposure_faults(addresses: Sequence[str], insecure: bool) -> list[str
         f"whoever reaches {address} can run code on every node, other users of this host as well: use"
         " ipc://PATH, or say --insecure where you trust all who reach it"
         for address in addresses
-        if is_open_to_others(address)
+        if settings.is_open_to_others(address)
     ]
 
 
 def unused_key_faults(
-    keys: Sequence[StaticKey], values: ConfigValues, command_line: ConfigValues
+    keys: Sequence[settings.StaticKey], values: ConfigValues, command_line: ConfigValues
 ) -> list[str]:
     """Return a fault if keys are given in one place and switched off in another.
 
@@ -257,31 +245,31 @@ def unused_key_faults(
     ]
 
 
-def gateway_faults(gateway: GatewaySettings) -> list[str]:
+def gateway_faults(gateway: settings.GatewaySettings) -> list[str]:
     """Return a fault for each listener that others reach without keys, and for TLS without a certificate."""
-    addresses = listeners(gateway)
+    listeners = addresses.all_of(gateway).values()
     faults = []
     if not gateway.insecure and not gateway.token_authorization:
         faults = [
             f"{address} can be reached from other hosts, and nothing checks who calls: say --tokens, use a"
             " loopback address, or say --insecure where the network is your own"
-            for address in addresses
-            if is_reachable_from_outside(address)
+            for address in listeners
+            if settings.is_reachable_from_outside(address)
         ]
     has_pair = bool(gateway.certificate_file) and bool(gateway.private_key_file)
     if bool(gateway.certificate_file) != bool(gateway.private_key_file):
         faults.append("certificate_file and private_key_file need each other")
-    if any(address.startswith("https:") for address in addresses) and not (has_pair or gateway.keystore):
+    if any(address.startswith("https:") for address in listeners) and not (has_pair or gateway.keystore):
         faults.append("an https address needs certificate_file and private_key_file, or a keystore")
     return faults
 
 
-def plain_http_warnings(gateway: GatewaySettings) -> list[str]:
+def plain_http_warnings(gateway: settings.GatewaySettings) -> list[str]:
     """Warn of addresses to which keys are sent unencrypted; the metrics port asks for none."""
     open_ones = [
         address
         for address in dict.fromkeys((gateway.inference_address, gateway.management_address))
-        if address.startswith("http:") and is_reachable_from_outside(address)
+        if address.startswith("http:") and settings.is_reachable_from_outside(address)
     ]
     if not open_ones or not gateway.token_authorization:
         return []
@@ -294,12 +282,6 @@ def plain_http_warnings(gateway: GatewaySettings) -> list[str]:
 def fits_socket(folder: str) -> bool:
     """Return whether a socket in this folder has a path that is short enough for the kernel."""
     return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES
-
-
-def listeners(gateway: GatewaySettings) -> tuple[str, ...]:
-    """Return the addresses that the gateway will listen on."""
-    always = (gateway.inference_address, gateway.management_address)
-    return (*always, gateway.metrics_address) if gateway.enable_metrics_api else always
 
 
 def devices(values: ConfigValues, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:

@@ -147,28 +147,25 @@ class Startup:
         async with httpx.AsyncClient(
             base_url=base_url, transport=transport, headers=headers, timeout=5.0
         ) as http:
-            await self._follow(http)
-
-    async def _follow(self, http: httpx.AsyncClient) -> None:
-        seen = await self._next(http)
-        for watcher in self.watchers:
-            watcher.answers()
-        # Without a node no worker can be placed, so that a model registered now would have none.
-        while seen.loading or not seen.nodes:
-            self._show(seen)
             seen = await self._next(http)
-        for watcher in self.watchers:
-            watcher.registered()
-        while not all(map(is_settled, seen.models)):
+            for watcher in self.watchers:
+                watcher.answers()
+            # Without a node no worker can be placed, so that a model registered now would have none.
+            while seen.loading or not seen.nodes:
+                self._show(seen)
+                seen = await self._next(http)
+            for watcher in self.watchers:
+                watcher.registered()
+            while not all(map(is_settled, seen.models)):
+                self._show(seen)
+                seen = await self._next(http)
             self._show(seen)
-            seen = await self._next(http)
-        self._show(seen)
-        for watcher in self.watchers:
-            watcher.settled(seen)
-        while True:
-            await asyncio.sleep(WATCH_INTERVAL_S)
-            seen = await self._poll(http) or seen
-            self._show(seen)
+            for watcher in self.watchers:
+                watcher.settled(seen)
+            while True:
+                await asyncio.sleep(WATCH_INTERVAL_S)
+                seen = await self._poll(http) or seen
+                self._show(seen)
 
     def _show(self, seen: FleetBody) -> None:
         if seen.nodes:  # before, every model only waits for a node

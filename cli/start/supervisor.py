@@ -78,7 +78,10 @@ class Supervisor(ServerWatcher):
             process = self._processes.get(role)
             if process is not None and process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-                await _ended_within(process, grace_s)
+                try:
+                    await asyncio.wait_for(process.wait(), grace_s)
+                except TimeoutError:
+                    _kill_group(process.pid)
         self.kill()
 
     def kill(self) -> None:
@@ -100,7 +103,7 @@ class Supervisor(ServerWatcher):
             if self._is_stopping:
                 return
             deaths += 1
-            why = _describe_end(code)
+            why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
             if not self._is_up and (code > 0 or deaths >= START_LIMIT):
                 raise Fault(f"the {role} can't start ({why}); its last words are above")
             delay_s = _next_delay(delay_s, loop.time() - started_at)
@@ -123,21 +126,8 @@ def _next_delay(last_s: float, lived_s: float) -> float:
     return min(max(BACKOFF_FIRST_S, last_s * 2), BACKOFF_LIMIT_S)
 
 
-async def _ended_within(process: Process, grace_s: float) -> None:
-    try:
-        await asyncio.wait_for(process.wait(), grace_s)
-    except TimeoutError:
-        _kill_group(process.pid)
-
-
 def _kill_group(pid: int) -> None:
     try:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # PermissionError: macOS raises it for zombies
         return
-
-
-def _describe_end(code: int) -> str:
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit status {code}"

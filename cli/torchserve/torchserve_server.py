@@ -14,12 +14,13 @@ import typer
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, text_of
 from torchrelay.cli.start import checks, config_sources, foreground, part_settings, secrets_file
-from torchrelay.cli.start.child import LogTarget, Role
+from torchrelay.cli.start.child import LogTarget
 from torchrelay.cli.start.console import say
 from torchrelay.cli.start.folders import Folders, folders
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.start.progress import ServerWatcher
 from torchrelay.cli.torchserve import command
+from torchrelay.gateway.http import addresses
 from torchrelay.shared import clock, private_files
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
@@ -81,13 +82,10 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     for line in [*warnings, *checks.misspelt_models(plan.broker)]:
         log_line("WARN", line)
     log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
-
-    def log(role: Role) -> LogTarget:
-        return LogTarget(
-            level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
-        )
-
-    foreground.run(plan, log, Console(plan))
+    log = LogTarget(
+        level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
+    )
+    foreground.run(plan, lambda _: log, Console(plan))
 
 
 class Console(ServerWatcher):
@@ -156,7 +154,7 @@ def _exposed(gateway: GatewaySettings) -> list[str]:
     return [
         f"{address} can be reached from other hosts, and token authorization is disabled:"
         " anybody who can reach it can use it"
-        for address in part_settings.listeners(gateway)
+        for address in addresses.all_of(gateway).values()
         if is_reachable_from_outside(address)
     ]
 

@@ -160,6 +160,6 @@ def test_keys_that_can_not_be_written_are_one_line(tmp_path: Path, monkeypatch: 
 
 
 def test_a_free_port_is_no_fault() -> None:
-    checks.require_free(f"http://127.0.0.1:{free_port()}", "--x", "inference")
+    checks.require_free(f"http://127.0.0.1:{free_port()}", "inference_address")
     with pytest.raises(Fault):
-        checks.require_free("http://no.such.host.invalid:1", "--x", "inference")
+        checks.require_free("http://no.such.host.invalid:1", "inference_address")
