@@ -534,10 +534,11 @@ class BrokerCore:
         """Close the gap between targets and workers, then tell callers who waited for that."""
         self._take_early(now)
         wanted = {(record.model, record.version): record for record in self.catalog}
-        orders = self.fleet.reconcile(wanted, now)
-        for worker in orders.stop:
+        start, stop = self.fleet.reconcile(wanted, now)
+        for worker in stop:
             self.workers.retire(worker, self.management.patience_for(worker.key), now)
-        for worker, record in orders.start:
+        for worker in start:
+            record = wanted[worker.key]
             installs_packages = self.management.installs_packages(record)
             self.workers.start(worker, record, installs_packages=installs_packages)
         for key in [key for key in self.jobs.queues if key not in wanted]:

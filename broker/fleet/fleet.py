@@ -6,7 +6,6 @@ hasn't what it wants.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
 from torchrelay.broker.core.states import LIVE, WorkerState
@@ -23,14 +22,6 @@ from torchrelay.shared.wire import messages as m
 FIRST_WORKER_ID = 9000
 #: Ids of one epoch lie apart from those of the next, whose workers may still be here.
 WORKER_IDS_PER_EPOCH = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What one reconcile step wants: workers (already entered as starting) to start, others to stop."""
-
-    start: tuple[tuple[FleetWorker, VersionRecord], ...]
-    stop: tuple[FleetWorker, ...]
 
 
 class Fleet:
@@ -85,11 +76,6 @@ class Fleet:
     def of_node(self, peer: bytes) -> list[FleetWorker]:
         """Return the workers that a node holds."""
         return list(self._by_node.get(peer, {}).values())
-
-    def may_hold(self, node: FleetNode, worker_id: int) -> bool:
-        """Tell whether a node may hold a worker: the broker knows it, and no other node holds it."""
-        worker = self.workers.get(worker_id)
-        return worker is not None and worker.node in (None, node.peer)
 
     def condition(self, key: Key) -> Condition:
         """Return the failures of a version's workers, and what restarts depend on."""
@@ -208,13 +194,15 @@ class Fleet:
         self._to_install[key] = None
         self.must_reconcile = True
 
-    def reconcile(self, wanted: Mapping[Key, VersionRecord], now: float) -> Orders:
-        """Compare targets with what is there; enter new workers as starting, name those to stop.
+    def reconcile(
+        self, wanted: Mapping[Key, VersionRecord], now: float
+    ) -> tuple[list[FleetWorker], list[FleetWorker]]:
+        """Compare targets with what is there; return new workers, entered as starting, and those to stop.
 
         Between min and max workers nothing happens, as in TorchServe: there is no autoscaling.
         """
         self.must_reconcile = False
-        start: list[tuple[FleetWorker, VersionRecord]] = []
+        start: list[FleetWorker] = []
         stop = [
             worker
             for worker in self.workers.values()
@@ -229,15 +217,13 @@ class Fleet:
                 live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
                 stop += live[: len(live) - record.max_workers]
             missing = record.min_workers - len(live)
-            if missing > 0 and not self.is_settling(now) and self._may_start(key, now):
+            may_start = missing > 0 and not (self.is_settling(now) or self.has_given_up(key))
+            if may_start and self.condition(key).next_start_at <= now:
                 start += self._place(placement, record, missing, now)
         for key in [key for key in self._to_install if key in wanted]:
             start += self._place(placement, wanted[key], 1, now, installs_only=True)
         self._to_install.clear()
-        return Orders(tuple(start), tuple(stop))
-
-    def _may_start(self, key: Key, now: float) -> bool:
-        return self.condition(key).next_start_at <= now and not self.has_given_up(key)
+        return start, stop
 
     def _place(
         self,
@@ -247,17 +233,16 @@ class Fleet:
         now: float,
         *,
         installs_only: bool = False,
-    ) -> list[tuple[FleetWorker, VersionRecord]]:
+    ) -> list[FleetWorker]:
         placed = []
         key = (record.model, record.version)
         condition = self.condition(key)
         here = Counter(worker.node for worker in self.of_version(key))
         for node, devices in placement.place(record, count, failed_on=condition.failed_on, here=here):
-            worker = self.enter(FleetWorker(
+            placed.append(self.enter(FleetWorker(
                 self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
-            ))  # fmt: skip
-            placed.append((worker, record))
+            )))  # fmt: skip
             if condition.failed_workers:
                 condition.failed_workers.pop(0)
         return placed

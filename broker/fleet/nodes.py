@@ -56,9 +56,7 @@ def name_nodes(nodes: Iterable[FleetNode]) -> list[FleetNode]:
     #: The names that are left for the next of a name; going on there keeps a thousand namesakes cheap.
     left: dict[str, Iterator[str]] = {}
     for node in sorted(nodes, key=lambda node: node.is_leaving):
-        names = left.get(node.own_name)
-        if names is None:
-            names = left[node.own_name] = _names(node.own_name)
+        names = left.setdefault(node.own_name, _names(node.own_name))
         name = next(name for name in names if name not in taken)
         taken.add(name)
         if name != node.name:

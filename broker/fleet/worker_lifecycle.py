@@ -99,7 +99,8 @@ class WorkerLifecycle:
         if known is not None and known.state is WorkerState.STARTING:
             self._end_if_late(known, now)  # it may be ready, and yet too late
         # One that a node brought along when it joined had been loaded before.
-        loading_s = self._real_s(known.started_at, now) if known and known.note else None
+        real = self._real_time
+        loading_s = real(now) - real(known.started_at) if known and known.note else None
         worker = self._make_ready(peer, hello, now)
         if worker is None:
             return "it was told to stop"
@@ -181,7 +182,10 @@ class WorkerLifecycle:
             if worker.worker_id not in memory and now - worker.since > self._settings.peer_timeout_s:
                 self._fail(worker, "its node holds no such process", now)
                 self._remove(worker, "its node holds no such process", now)
-        unknown = sorted(number for number in memory if not self._fleet.may_hold(node, number))
+        known = self._fleet.workers
+        unknown = sorted(
+            one for one in memory if one not in known or known[one].node not in (None, node.peer)
+        )
         if unknown:
             why = "the broker doesn't know it, or had another node start it"
             self._send(node.peer, m.StopWorker(unknown[0], True, why, also=tuple(unknown[1:])))
@@ -337,9 +341,6 @@ class WorkerLifecycle:
             return {"failures": condition.failures}
         wait_s = max(0, math.ceil(condition.next_start_at - now))
         return {"failures": condition.failures, "retry_in_s": wait_s}
-
-    def _real_s(self, since: float, until: float) -> float:
-        return self._real_time(until) - self._real_time(since)
 
 
 def _facts(worker: FleetWorker) -> dict[str, object]:

@@ -122,7 +122,7 @@ class Dispatch(JobsPart):
         in_order = queue.runs_in_order
         workers = [worker for worker in self.fleet.ready(queue.key) if not worker.is_cut]
         room = {worker: batching.room(record, leases=len(worker.leases)) for worker in workers}
-        while queue.has_describe and (free := [worker for worker in workers if room[worker] > 0]):
+        while queue.describes and (free := [worker for worker in workers if room[worker] > 0]):
             worker = min(free, key=lambda w: (len(w.leases), w.worker_id))
             room[worker] = 0 if in_order else room[worker] - 1
             self.assign(queue, queue.take(worker.worker_id, 1), record, worker, now)

@@ -59,7 +59,8 @@ def judge(
     for job in running:
         if not is_alone and job.attempt >= attempt_limit > 1:
             job.attempt = attempt_limit - 1  # others ran with it: this was not its last try
-    if known := [job for job in running if queue.suspicions.is_quarantined(job.meta, job.frames)]:
+    find = queue.suspicions.find
+    if known := [job for job in running if (one := find(job.meta, job.frames)) and one.digest]:
         return True, known
     suspicions: set[Suspicion] = set()  # twice the same content in a batch is one suspicion
     for job in running:
@@ -145,7 +146,8 @@ class Isolation(JobsPart):
         """Give the next suspects to a worker if they may go; return when to look again if not."""
         all_ready = self.fleet.ready(queue.key)
         kept_before = queue.kept_worker
-        if any(worker.worker_id == kept_before and _runs_suspects(worker) for worker in all_ready):
+        leases = [lease for worker in all_ready if worker.worker_id == kept_before for lease in worker.leases]
+        if any(lease.jobs[0].suspicion for lease in leases):
             return inf  # it is looked at again when they have ended
         queue.kept_worker = 0
         if not queue.suspects:
@@ -222,7 +224,3 @@ class Isolation(JobsPart):
                 suspicion.refused += 1
                 self.waiting.unqueue(same)
                 self.answers.refuse(same, refusal(suspicion, now))
-
-
-def _runs_suspects(worker: FleetWorker) -> bool:
-    return any(lease.jobs[0].suspicion is not None for lease in worker.leases)

@@ -9,6 +9,7 @@ and everybody who waits is answered. The parts, in the order in which a job meet
 - `leases`: what runs on workers, its answers, and what is taken back from them.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from heapq import heappop
 from math import inf
@@ -22,7 +23,7 @@ from torchrelay.broker.jobs.admission import Admission
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.leases import Leases
-from torchrelay.broker.jobs.queues import Job, by_version
+from torchrelay.broker.jobs.queues import Job
 from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.shared.settings import BrokerSettings
@@ -95,9 +96,13 @@ class Jobs:
     def cancel(self, jobs: Iterable[Job]) -> None:
         """End jobs nobody waits for: at once where they wait; where they run, their worker is told."""
         jobs = list(jobs)
-        for waiting in by_version(job for job in jobs if job.state is JobState.QUEUED):
-            self.waiting.unqueue(*waiting)
-            for job in waiting:
+        waiting: defaultdict[Key, list[Job]] = defaultdict(list)
+        for job in jobs:
+            if job.state is JobState.QUEUED:
+                waiting[job.key].append(job)
+        for of_version in waiting.values():
+            self.waiting.unqueue(*of_version)
+            for job in of_version:
                 self._answers.end(job, "cancelled")
         self._leases.end_running(jobs, None)
 

@@ -64,11 +64,6 @@ class Suspicions:
             return None
         return suspicion
 
-    def is_quarantined(self, meta: bytes, frames: Sequence[Frame]) -> bool:
-        """Tell whether a request's content is refused."""
-        suspicion = self.find(meta, frames) if self.known else None
-        return suspicion is not None and bool(suspicion.digest)
-
     def suspect(
         self, meta: bytes, frames: Sequence[Frame], now: float, before: Suspicion | None
     ) -> Suspicion:
@@ -76,10 +71,8 @@ class Suspicions:
         suspicion = before
         if suspicion is None:
             outline = fingerprint(meta, frames)
-            suspicion = self.known.get(outline)
-            if suspicion is None:
-                suspicion = Suspicion(outline)
-            elif suspicion.digest:  # of another content that differs between its samples alone
+            suspicion = self.known.get(outline) or Suspicion(outline)
+            if suspicion.digest:  # of another content that differs between its samples alone
                 suspicion = Suspicion(b"")
         suspicion.forgotten_at = now + SUSPECTED_FOR_S
         self._enter(suspicion)
@@ -103,7 +96,8 @@ class Suspicions:
     ) -> None:
         """Have requests with this content refused."""
         suspicion.digest = fingerprint(meta, frames, whole=True)
-        suspicion.request_id = request_id(meta, frames)
+        unpacked = _unpacked(meta, frames)
+        suspicion.request_id = unpacked[0].request_id if unpacked else ""
         suspicion.forgotten_at, suspicion.reason = until, reason
         self._enter(suspicion)
 
@@ -126,12 +120,6 @@ def refusal(suspicion: Suspicion, now: float) -> errors.RequestQuarantined:
         f"{suspicion.deaths} workers ended while they ran it.",
         f"{suspicion.reason} (request {suspicion.request_id})",
     )
-
-
-def request_id(meta: bytes, frames: Sequence[Frame]) -> str:
-    """Return what a request is called in its response and in logs; empty if it can't be read."""
-    unpacked = _unpacked(meta, frames)
-    return unpacked[0].request_id if unpacked else ""
 
 
 def _unpacked(meta: bytes, frames: Sequence[Frame]) -> tuple[codec.Request, list[codec.Payload]] | None:

@@ -118,14 +118,6 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
     return chosen
 
 
-def by_version(jobs: Iterable[Job]) -> Collection[list[Job]]:
-    """Group jobs by their model version."""
-    groups: dict[Key, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.key, []).append(job)
-    return groups.values()
-
-
 class VersionQueue(ABC):
     """The jobs that wait for one model version, and what batching has learnt of them.
 

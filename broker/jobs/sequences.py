@@ -48,25 +48,16 @@ class SequenceQueue(VersionQueue):
         self._limit_jobs = config.max_sequence_queue_jobs
         self._max_idle_s = config.sequence_max_idle_ms / 1000
         self._timeout_s = config.sequence_timeout_ms / 1000 or inf
-        self._sequences: dict[str, OpenSequence] = {}
+        #: All that have not been forgotten, by id.
+        self.sequences: dict[str, OpenSequence] = {}
         self._on_worker: defaultdict[int, dict[OpenSequence, None]] = defaultdict(dict)
         #: Sequences whose next job may run, by their worker and in the order they became so; those
         #: without a worker are under None. Written by `_update` alone.
         self._ready: defaultdict[int | None, dict[OpenSequence, None]] = defaultdict(dict)
         #: Describe jobs belong to no sequence: any worker takes them.
-        self._describes: deque[Job] = deque()
+        self.describes: deque[Job] = deque()
 
     # Reading
-
-    @property
-    def sequences(self) -> Iterable[OpenSequence]:
-        """All that have not been forgotten."""
-        return self._sequences.values()
-
-    @property
-    def has_describe(self) -> bool:
-        """Whether a describe job waits."""
-        return bool(self._describes)
 
     @property
     def has_unplaced(self) -> bool:
@@ -84,7 +75,7 @@ class SequenceQueue(VersionQueue):
     def why_not(self, job: Job, record: VersionRecord, *, is_bounded: bool) -> str:
         """Say why a new job of a sequence can't be taken; see `VersionQueue`. The limits are TorchServe's."""
         now = job.arrived_at
-        sequence = self._sequences.get(job.sequence)
+        sequence = self.sequences.get(job.sequence)
         if sequence is not None and self._is_over(sequence, now):
             self._forget(sequence)
             sequence = None
@@ -95,10 +86,10 @@ class SequenceQueue(VersionQueue):
         if sequence is None:
             # TorchServe's: never fewer than its workers can run at once, however it was scaled.
             limit = max(record.config.max_sequences, record.batch_size * record.max_workers)
-            if len(self._sequences) >= limit:
+            if len(self.sequences) >= limit:
                 self.forget_idle(now)
-            if len(self._sequences) >= limit:
-                return f"{len(self._sequences)} sequences are open, the limit of maxNumSequence"
+            if len(self.sequences) >= limit:
+                return f"{len(self.sequences)} sequences are open, the limit of maxNumSequence"
             return ""
         # What could run next has left the queue in TorchServe.
         waiting = len(sequence.waiting) - (not sequence.running)
@@ -110,7 +101,7 @@ class SequenceQueue(VersionQueue):
         """Tell whether a job may go to another worker: of a sequence, what its worker has not begun."""
         if not job.sequence:
             return super().may_run_again(job, lease, attempt_limit)
-        sequence = self._sequences.get(job.sequence)
+        sequence = self.sequences.get(job.sequence)
         return not (job.parts or lease.began_at is not None or sequence is None or sequence.is_closed)
 
     # Jobs come and go
@@ -119,13 +110,13 @@ class SequenceQueue(VersionQueue):
         """Add a new job at the end; one that `why_not` has nothing against."""
         self.row[job] = None
         if not job.sequence:
-            self._describes.append(job)
+            self.describes.append(job)
             return
         now = job.arrived_at
-        sequence = self._sequences.get(job.sequence)
+        sequence = self.sequences.get(job.sequence)
         if sequence is None:
             sequence = OpenSequence(job.sequence, now + self._timeout_s, now)
-            self._sequences[sequence.id] = sequence
+            self.sequences[sequence.id] = sequence
         sequence.idle_since = now
         sequence.waiting.append(job)
         self._update(sequence)
@@ -136,12 +127,12 @@ class SequenceQueue(VersionQueue):
             self.row[job] = None
             self.row.move_to_end(job, last=False)
             if job.sequence:
-                sequence = self._sequences[job.sequence]
+                sequence = self.sequences[job.sequence]
                 sequence.waiting.appendleft(job)
                 sequence.begun -= 1
                 self._update(sequence)
             else:
-                self._describes.appendleft(job)
+                self.describes.appendleft(job)
 
     def remove(self, *jobs: Job) -> None:
         """Take out jobs; nobody waits for them any more."""
@@ -149,9 +140,9 @@ class SequenceQueue(VersionQueue):
             del self.row[job]
         gone = set(map(id, jobs))
         if not all(job.sequence for job in jobs):
-            self._describes = deque(job for job in self._describes if id(job) not in gone)
+            self.describes = deque(job for job in self.describes if id(job) not in gone)
         for name in {job.sequence for job in jobs if job.sequence}:
-            sequence = self._sequences[name]
+            sequence = self.sequences[name]
             sequence.waiting = deque(job for job in sequence.waiting if id(job) not in gone)
             self._update(sequence)
 
@@ -161,8 +152,8 @@ class SequenceQueue(VersionQueue):
 
     def take(self, worker_id: int, count: int) -> tuple[Job, ...]:
         """Take a batch for a worker: a describe job, or one job of each of up to `count` sequences."""
-        if self._describes:
-            job = self._describes.popleft()
+        if self.describes:
+            job = self.describes.popleft()
             del self.row[job]
             return (job,)
         ready = self.ready(worker_id)
@@ -172,7 +163,7 @@ class SequenceQueue(VersionQueue):
         jobs = fitting(ready, count)
         for job in jobs:
             del self.row[job]
-            sequence = self._sequences[job.sequence]
+            sequence = self.sequences[job.sequence]
             sequence.running.append(sequence.waiting.popleft())
             sequence.begun += 1
             self._update(sequence)
@@ -181,7 +172,7 @@ class SequenceQueue(VersionQueue):
     def streams(self, job: Job) -> bool:
         """Take note of the first part of a job's answer, after which the next may join it."""
         if job.sequence:
-            self._update(self._sequences[job.sequence])
+            self._update(self.sequences[job.sequence])
         return True
 
     def release(self, jobs: Iterable[Job], now: float) -> None:
@@ -189,7 +180,7 @@ class SequenceQueue(VersionQueue):
         for job in jobs:
             if not job.sequence:
                 continue
-            sequence = self._sequences[job.sequence]
+            sequence = self.sequences[job.sequence]
             sequence.running.remove(job)
             sequence.idle_since = now
             if sequence.is_closed and not sequence.running:
@@ -212,7 +203,7 @@ class SequenceQueue(VersionQueue):
         return [
             job
             for name in sequences
-            if (sequence := self._sequences.get(name)) and sequence.worker_id == worker_id
+            if (sequence := self.sequences.get(name)) and sequence.worker_id == worker_id
             for job in self._close(sequence)
         ]
 
@@ -230,7 +221,7 @@ class SequenceQueue(VersionQueue):
 
     def forget_idle(self, now: float) -> None:
         """Forget the sequences that have been idle, or open, for too long."""
-        for sequence in [s for s in self._sequences.values() if self._is_over(s, now)]:
+        for sequence in [s for s in self.sequences.values() if self._is_over(s, now)]:
             self._forget(sequence)
 
     def _is_over(self, sequence: OpenSequence, now: float) -> bool:
@@ -250,7 +241,7 @@ class SequenceQueue(VersionQueue):
         return jobs
 
     def _forget(self, sequence: OpenSequence) -> None:
-        del self._sequences[sequence.id]
+        del self.sequences[sequence.id]
         if sequence.worker_id is not None:
             self._on_worker.get(sequence.worker_id, {}).pop(sequence, None)
 

@@ -84,7 +84,7 @@ def _check_suspects(core: BrokerCore, queue: PlainQueue) -> None:
 def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:
     ready = {w.worker_id for w in core.fleet.ready(queue.key)}
     in_sequences: list[int] = []
-    for sequence in queue.sequences:
+    for sequence in queue.sequences.values():
         waiting, running = sequence.waiting, sequence.running
         in_sequences += map(id, waiting)
         assert [job.arrived_at for job in waiting] == sorted(job.arrived_at for job in waiting)

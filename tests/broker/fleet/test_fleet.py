@@ -31,8 +31,8 @@ def record(number: int) -> VersionRecord:
 def test_what_many_versions_lack_is_explained_by_one_look_at_the_free_places() -> None:
     all_of_them = fleet()
     records = {(f"m-{number}", "1.0"): record(number) for number in range(100)}
-    orders = all_of_them.reconcile(records, 1.0)
-    assert len(orders.start) == 1
+    start, _ = all_of_them.reconcile(records, 1.0)
+    assert len(start) == 1
     all_of_them.gathered = 0
     explanations = Explanations(all_of_them, 2.0)
     texts = [explanations.of(one) for one in records.values()]
