@@ -14,6 +14,8 @@ serve: .venv/.demo models/.built
 	$(BIN)/torchrelay serve --model-store models --models all --enable-model-api
 
 # All that CI runs. Most tests wait for processes, so two go side by side; those of a file share its servers.
+# Bytecode is kept whatever the environment says: two processes collect, and what they start imports the same again.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
