@@ -143,6 +143,13 @@ class Fleet:
     def register(self, url: str, **parameters: object) -> httpx.Response:
         return self.http.post(f"{self.management}/models", params={"url": url, **_texts(parameters)})
 
+    def unregister_all(self) -> None:
+        """Unregister every model, and wait until none of their workers is left."""
+        for entry in self.status()["models"]:
+            answer = self.http.delete(f"{self.management}/models/{entry['modelName']}")
+            assert answer.status_code == 200, answer.text
+        eventually(lambda: not self.status()["models"])
+
     def scale(self, model: str, **parameters: object) -> httpx.Response:
         return self.http.put(f"{self.management}/models/{model}", params=_texts(parameters))
 

@@ -42,20 +42,39 @@ def status(response: httpx.Response) -> str:
     return str(response.json()["status"])
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Fleet]:
-    store = tmp_path / "models"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("curls") / "models"
     store.mkdir()
     make(store, "echo", file_name="squeezenet1_1.mar")
     make(store, "echo", file_name="noop.mar")
     make(store, "echo", file_name="noop_2.mar", version="2.0")
     make(store, "describes", file_name="noop-customized.mar")
-    with fleet(tmp_path, store) as made:
+    return store
+
+
+@pytest.fixture(scope="module")
+def managed(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("managed"), store) as made:
+        made.serve("--enable-model-api")
+        yield made
+
+
+@pytest.fixture
+def server(managed: Fleet) -> Iterator[Fleet]:
+    """A server with the model API and no models, for a test that registers some."""
+    yield managed
+    managed.unregister_all()
+
+
+@pytest.fixture(scope="module")
+def unmanaged(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with fleet(tmp_path_factory.mktemp("unmanaged"), store) as made:
+        made.serve("--models", "echo=squeezenet1_1.mar")
         yield made
 
 
 def test_registering(server: Fleet) -> None:
-    server.serve("--enable-model-api")
     base = 'curl -X POST "http://localhost:8081/models?'
     answer = curl(server, base + 'url=squeezenet1_1.mar"')
     assert answer.status_code == 200
@@ -74,7 +93,6 @@ def test_registering(server: Fleet) -> None:
 
 
 def test_scaling_describing_and_unregistering(server: Fleet) -> None:
-    server.serve("--enable-model-api")
     for archive in ("noop.mar", "noop_2.mar"):
         curl(server, f'curl -X POST "http://localhost:8081/models?url={archive}&model_name=noop"')
     answer = curl(server, 'curl -v -X PUT "http://localhost:8081/models/noop?min_worker=3"')
@@ -115,7 +133,6 @@ def check_description(described: Any, *, version: str, url: str) -> None:  # Any
 
 
 def test_customized_metadata(server: Fleet) -> None:
-    server.serve("--enable-model-api")
     curl(server, 'curl -X POST "http://localhost:8081/models?url=noop-customized.mar&model_name=noop-customized'
                  '&initial_workers=1&synchronous=true"')  # fmt: skip
     for path in ("noop-customized/1.0", "noop-customized", "noop-customized/"):
@@ -124,7 +141,6 @@ def test_customized_metadata(server: Fleet) -> None:
 
 
 def test_listing(server: Fleet) -> None:
-    server.serve("--enable-model-api")
     for name in ("a", "b", "noop", "noop_v0.1"):
         curl(server, f'curl -X POST "http://localhost:8081/models?url=noop.mar&model_name={name}"')
     everything = curl(server, 'curl "http://localhost:8081/models"').json()
@@ -138,35 +154,36 @@ def test_listing(server: Fleet) -> None:
     }
 
 
-def test_api_descriptions(server: Fleet) -> None:
-    server.serve()
+def test_api_descriptions(unmanaged: Fleet) -> None:
     for port, path in (
         (8080, "/predictions/{model_name}"),
         (8081, "/models/{model_name}"),
         (8082, "/metrics"),
     ):
-        document = curl(server, f"curl -X OPTIONS http://localhost:{port}").json()
+        document = curl(unmanaged, f"curl -X OPTIONS http://localhost:{port}").json()
         assert document["openapi"].startswith("3.0")
         assert path in document["paths"]
 
 
-def test_the_model_api_is_off_by_default(server: Fleet) -> None:
-    server.serve("--models", "echo=squeezenet1_1.mar")
-    answer = curl(server, 'curl -X POST "http://localhost:8081/models?url=noop.mar"')
+def test_the_model_api_is_off_by_default(unmanaged: Fleet) -> None:
+    answer = curl(unmanaged, 'curl -X POST "http://localhost:8081/models?url=noop.mar"')
     assert (answer.status_code, answer.json()) == (405, NOT_ALLOWED)
-    answer = curl(server, "curl -X DELETE http://localhost:8081/models/echo")
+    answer = curl(unmanaged, "curl -X DELETE http://localhost:8081/models/echo")
     assert (answer.status_code, answer.json()) == (405, NOT_ALLOWED)
-    eventually(lambda: server.predict("echo").status_code == 200)
+    eventually(lambda: unmanaged.predict("echo").status_code == 200)
 
 
-def test_the_model_api_can_be_switched_on(server: Fleet) -> None:
-    server.serve("--models", "resnet-18=squeezenet1_1.mar", "--enable-model-api")
-    answer = curl(server, 'curl -X POST "http://localhost:8081/models?url=noop.mar&model_name=squeezenet1_1"')
-    assert answer.status_code == 200
-    eventually(lambda: len(curl(server, "curl http://localhost:8081/models").json()["models"]) == 2)
-    assert curl(server, "curl http://localhost:8081/models").json() == {
-        "models": [
-            {"modelName": "resnet-18", "modelUrl": "squeezenet1_1.mar"},
-            {"modelName": "squeezenet1_1", "modelUrl": "noop.mar"},
-        ]
-    }
+def test_the_model_api_can_be_switched_on(store: Path, tmp_path: Path) -> None:
+    with fleet(tmp_path, store) as server:
+        server.serve("--models", "resnet-18=squeezenet1_1.mar", "--enable-model-api")
+        answer = curl(
+            server, 'curl -X POST "http://localhost:8081/models?url=noop.mar&model_name=squeezenet1_1"'
+        )
+        assert answer.status_code == 200
+        eventually(lambda: len(curl(server, "curl http://localhost:8081/models").json()["models"]) == 2)
+        assert curl(server, "curl http://localhost:8081/models").json() == {
+            "models": [
+                {"modelName": "resnet-18", "modelUrl": "squeezenet1_1.mar"},
+                {"modelName": "squeezenet1_1", "modelUrl": "noop.mar"},
+            ]
+        }

@@ -91,7 +91,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     write_wheel(folder / "wheels", "tiny_one", "1.0", "WORD = 'installed'\n")
     requirements = f"--no-index\n--find-links {folder}/wheels\ntiny_one\n"
     for name, (config, code) in HANDLERS.items():
-        make(store, name, code=code, config=config, requirements=requirements)
+        # Each that requires something costs an installer, and an interpreter that imports torch, of its own.
+        make(store, name, code=code, config=config, requirements=requirements if name == "requires" else "")
     properties = folder / "config.properties"
     properties.write_text("install_py_dep_per_model=true\n")
     with fleet(folder, store) as made:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -105,17 +104,25 @@ class OneFails:
 """
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Fleet]:
-    store = tmp_path / "models"
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("parallel")
+    store = folder / "models"
     store.mkdir()
     make(store, "sums", code=SUMS, config=CONFIG)
     make(store, "one_fails", code=ONE_FAILS, config=CONFIG)
     make(store, "generates", code=GENERATES, config=f"{CONFIG}continuousBatching: true\nbatchSize: 8\n")
     make(store, "stages", code=STAGES, config="parallelType: pp\nparallelLevel: 2\ndeviceType: cpu\n")
-    with fleet(tmp_path, store) as made:
+    with fleet(folder, store) as made:
         made.serve("--enable-model-api")
         yield made
+
+
+@pytest.fixture
+def server(serving: Fleet) -> Iterator[Fleet]:
+    """A server without models, for a test that registers some."""
+    yield serving
+    serving.unregister_all()
 
 
 def pids(server: Fleet) -> list[int]:

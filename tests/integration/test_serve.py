@@ -16,20 +16,29 @@ from tests.support import eventually
 pytestmark = pytest.mark.integration
 
 
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A server that is up, for tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("serve")
+    with fleet(folder, make_store(folder / "models", "echo")) as made:
+        made.serve("--models", "all")
+        eventually(lambda: made.ready("echo"))
+        yield made
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Fleet]:
     with fleet(tmp_path, make_store(tmp_path / "models", "echo")) as made:
         yield made
 
 
-def test_one_command_serves_a_model_and_says_how_to_ask_it(server: Fleet) -> None:
-    server.serve("--models", "all")
-    eventually(lambda: "Ctrl-C stops everything" in server.output())
-    assert server.predict("echo", b"\x00raw").content == b"\x00raw"
-    assert "Model server started." in server.output()
-    assert f"curl -T FILE {server.inference}/predictions/echo" in server.output()
-    assert server.http.get(f"{server.inference}/ping").json() == {"status": "Healthy"}
-    assert 'torchrelay_requests_total{model="echo"' in server.http.get(f"{server.metrics}/metrics").text
+def test_one_command_serves_a_model_and_says_how_to_ask_it(serving: Fleet) -> None:
+    eventually(lambda: "Ctrl-C stops everything" in serving.output())
+    assert serving.predict("echo", b"\x00raw").content == b"\x00raw"
+    assert "Model server started." in serving.output()
+    assert f"curl -T FILE {serving.inference}/predictions/echo" in serving.output()
+    assert serving.http.get(f"{serving.inference}/ping").json() == {"status": "Healthy"}
+    assert 'torchrelay_requests_total{model="echo"' in serving.http.get(f"{serving.metrics}/metrics").text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -135,11 +144,9 @@ def test_a_server_can_be_stopped_while_it_starts(server: Fleet) -> None:
     eventually(lambda: not server.descendants())
 
 
-def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> None:
-    server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"))
+def test_gateway_and_broker_hold_no_torch_and_little_memory(serving: Fleet) -> None:
     checked = 0
-    for process in server.descendants():
+    for process in serving.descendants():
         command = " ".join(process.cmdline())
         if "cli.start.child gateway" in command or "cli.start.child broker" in command:
             maps = Path(f"/proc/{process.pid}/maps").read_text()
@@ -149,11 +156,9 @@ def test_gateway_and_broker_hold_no_torch_and_little_memory(server: Fleet) -> No
     assert checked >= 3  # the broker, gunicorn's arbiter, and its process
 
 
-def test_every_process_is_a_child_of_serve(server: Fleet) -> None:
-    process = server.serve("--models", "all")
-    eventually(lambda: server.ready("echo"))
-    pids = {worker["pid"] for worker in server.ready("echo")}
-    assert pids <= {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
+def test_every_process_is_a_child_of_serve(serving: Fleet) -> None:
+    pids = {worker["pid"] for worker in serving.ready("echo")}
+    assert pids <= {child.pid for child in psutil.Process(serving.processes[0].pid).children(recursive=True)}
 
 
 def test_a_broker_that_is_restarted_brings_back_no_model_that_was_unregistered(server: Fleet) -> None:
