@@ -182,17 +182,34 @@ class Served:
         return self.process.wait(5)
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> GatewaySettings:
+def settings(folder: Path) -> GatewaySettings:
     one, two, three = free_ports(3)
     return GatewaySettings(
-        broker_address=f"ipc://{tmp_path}/broker",
+        broker_address=f"ipc://{folder}/broker",
         inference_address=f"http://127.0.0.1:{one}",
         management_address=f"http://127.0.0.1:{two}",
         metrics_address=f"http://127.0.0.1:{three}",
         max_request_size=200_000,
         allowed_hosts=("x",),
     )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway for tests that only ask it something."""
+    folder = tmp_path_factory.mktemp("served")
+    config = settings(folder)
+    broker = Broker(config.broker_address)
+    served = Served(config, folder / "log")
+    eventually(served.is_ready)
+    yield served
+    assert served.stop() == 0
+    broker.stop()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> GatewaySettings:
+    return settings(tmp_path)
 
 
 @pytest.fixture
@@ -203,12 +220,13 @@ def broker(config: GatewaySettings) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def served(config: GatewaySettings, broker: Broker, tmp_path: Path) -> Iterator[Served]:
-    served = Served(config, tmp_path / "log")
-    eventually(served.is_ready)
-    yield served
-    if served.process.poll() is None:
-        served.stop()
+def own(config: GatewaySettings, broker: Broker, tmp_path: Path) -> Iterator[Served]:
+    """A gateway of the test's own, with a broker of its own."""
+    own = Served(config, tmp_path / "log")
+    eventually(own.is_ready)
+    yield own
+    if own.process.poll() is None:
+        own.stop()
 
 
 def test_three_ports_answer_each_its_own_family(served: Served) -> None:
@@ -427,8 +445,8 @@ def test_a_client_that_reads_once_it_has_sent_all_reads_its_refusal(
     assert response.status == status
 
 
-def test_a_client_that_leaves_is_told_to_the_broker(served: Served, broker: Broker) -> None:
-    connection = served.connect(served.config.inference_address)
+def test_a_client_that_leaves_is_told_to_the_broker(own: Served, broker: Broker) -> None:
+    connection = own.connect(own.config.inference_address)
     connection.request("POST", "/predictions/silent", b"x")
     eventually(broker.jobs)
     connection.close()
@@ -483,23 +501,23 @@ def test_a_failure_after_the_first_part_closes_the_connection_in_mid_body(served
     assert "Traceback" not in served.log.read_text()
 
 
-def test_a_client_that_leaves_in_mid_stream_is_told_to_the_broker(served: Served, broker: Broker) -> None:
-    with ask_raw(served, "stream-hold", b"1") as client:
+def test_a_client_that_leaves_in_mid_stream_is_told_to_the_broker(own: Served, broker: Broker) -> None:
+    with ask_raw(own, "stream-hold", b"1") as client:
         read_until(client, b"piece 0\n\r\n")
     eventually(lambda: broker.saw(messages.Cancel))
     assert broker.saw(messages.Cancel)[0].jobs == (broker.jobs()[0].job,)
 
 
-def test_a_client_that_does_not_read_is_not_buffered_for_without_end(served: Served, broker: Broker) -> None:
-    with ask_raw(served, "stream-much", b"400"):  # 40 MB
+def test_a_client_that_does_not_read_is_not_buffered_for_without_end(own: Served, broker: Broker) -> None:
+    with ask_raw(own, "stream-much", b"400"):  # 40 MB
         eventually(lambda: broker.saw(messages.Cancel))
-    assert served.predict(body=b"more")[1] == b"more"
+    assert own.predict(body=b"more")[1] == b"more"
 
 
 def test_a_restart_of_the_broker_cuts_a_stream_and_never_begins_it_again(
-    served: Served, broker: Broker, config: GatewaySettings
+    own: Served, broker: Broker, config: GatewaySettings
 ) -> None:
-    with ask_raw(served, "stream-hold", b"1") as client:
+    with ask_raw(own, "stream-hold", b"1") as client:
         read_until(client, b"piece 0\n\r\n")
         broker.stop()
         restarted = Broker(config.broker_address, epoch=2)
@@ -527,17 +545,17 @@ def test_a_head_is_taken_in_pieces_but_not_without_end(served: Served) -> None:
 
 
 def test_a_request_that_waits_while_the_broker_is_restarted_is_answered_once(
-    served: Served, broker: Broker, config: GatewaySettings
+    own: Served, broker: Broker, config: GatewaySettings
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(served.predict, "/predictions/silent")
+        waiting = pool.submit(own.predict, "/predictions/silent")
         eventually(broker.jobs)
         broker.stop()
         restarted = EchoingBroker(config.broker_address, epoch=2)
         response, body = waiting.result(20)
         assert (response.status, body) == (200, b"x")
         assert len(restarted.jobs()) == 1
-        assert served.predict(body=b"more")[1] == b"more"
+        assert own.predict(body=b"more")[1] == b"more"
         restarted.stop()
 
 
@@ -550,43 +568,43 @@ class EchoingBroker(Broker):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_it_in_time_and_says_goodbye(served: Served, broker: Broker, number: int) -> None:
-    idle = served.connect(served.config.inference_address)
+def test_a_signal_stops_it_in_time_and_says_goodbye(own: Served, broker: Broker, number: int) -> None:
+    idle = own.connect(own.config.inference_address)
     idle.request("GET", "/ping")
     idle.getresponse().read()
-    assert served.stop(number) == 0
+    assert own.stop(number) == 0
     eventually(lambda: broker.saw(messages.Bye))
-    assert "ERROR" not in served.log.read_text()
+    assert "ERROR" not in own.log.read_text()
 
 
-def test_requests_that_still_wait_when_it_stops_are_answered(served: Served, broker: Broker) -> None:
+def test_requests_that_still_wait_when_it_stops_are_answered(own: Served, broker: Broker) -> None:
     with ThreadPoolExecutor(2) as pool:
         waiting = [
-            pool.submit(served.predict, "/predictions/silent"),
-            pool.submit(served.get, served.config.management_address, "/models/m"),
+            pool.submit(own.predict, "/predictions/silent"),
+            pool.submit(own.get, own.config.management_address, "/models/m"),
         ]
         eventually(lambda: broker.jobs() and broker.saw(messages.DescribeModel))
-        assert served.stop() == 0
+        assert own.stop() == 0
         answers = [one.result(10) for one in waiting]
     for response, body in answers:
         assert (response.status, json.loads(body)["type"]) == (503, "ServiceUnavailableException")
     eventually(lambda: broker.saw(messages.Cancel) and broker.saw(messages.Bye))
-    assert "Traceback" not in served.log.read_text()
+    assert "Traceback" not in own.log.read_text()
 
 
-def test_a_process_that_dies_is_replaced(served: Served) -> None:
-    (child,) = children(served.process.pid)
+def test_a_process_that_dies_is_replaced(own: Served) -> None:
+    (child,) = children(own.process.pid)
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: children(served.process.pid) not in ([], [child]))
-    eventually(served.is_ready)
+    eventually(lambda: children(own.process.pid) not in ([], [child]))
+    eventually(own.is_ready)
 
 
 def test_its_processes_end_with_it_and_another_can_take_its_place(
-    served: Served, config: GatewaySettings, tmp_path: Path
+    own: Served, config: GatewaySettings, tmp_path: Path
 ) -> None:
-    (child,) = children(served.process.pid)
-    served.process.kill()
-    served.process.wait(5)
+    (child,) = children(own.process.pid)
+    own.process.kill()
+    own.process.wait(5)
     eventually(lambda: not psutil.pid_exists(child))
     again = Served(config, tmp_path / "log-again")
     eventually(again.is_ready)
