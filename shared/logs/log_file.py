@@ -19,7 +19,6 @@ from torchrelay.shared.settings import LogLimits
 
 logger = logging.getLogger(__name__)
 
-
 #: As TorchServe's: all users that the folder lets in may read, this user alone may write.
 _MODE = 0o644
 

@@ -147,8 +147,8 @@ class BackgroundHandler(logging.Handler):
         had_failed, self._failure, self._lost_lines = self._failure is not None, None, lines
         try:
             self._writer.emit(record)
-        except Exception as error:  # noqa: BLE001  # boundary: what a record holds may have no text, others have
-            self._count_failure(error)
+        except Exception:  # noqa: BLE001  # boundary: what a record holds may have no text, others have
+            self._failed(record)
         if self._failure is not None and not had_failed:
             # For the other handlers; not again before this one has worked.
             file = getattr(self._writer, "baseFilename", None)
@@ -157,11 +157,8 @@ class BackgroundHandler(logging.Handler):
             logger.log(level, "log.not_written", extra=facts)
 
     def _failed(self, record: logging.LogRecord) -> None:
-        """Count a record that can't be written; the writer calls this in its except clause."""
-        self._count_failure(sys.exception())
-
-    def _count_failure(self, error: BaseException | None) -> None:
-        self._failure = error
+        """Count a record that can't be written; called in an except clause, the writer's own as well."""
+        self._failure = sys.exception()
         with self._changed:
             self._dropped += self._lost_lines
 

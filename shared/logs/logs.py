@@ -17,8 +17,6 @@ from torchrelay.shared.logs.log_thread import STDERR, BackgroundHandler, Console
 from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 from torchrelay.shared.terminal import one_line, printable, printable_json
 
-LogFormat = Literal["text", "json"]
-
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,7 +24,7 @@ def configure(
     process: str,
     *,
     level: str = "WARNING",
-    log_format: LogFormat = "text",
+    log_format: Literal["text", "json"] = "text",
     log_file: Path | None = None,
     limits: LogLimits = DEFAULT_LOG_LIMITS,
 ) -> None:
@@ -114,10 +112,13 @@ class TextFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line, and facts of several lines below it."""
+        """Write one line; facts of several lines and a traceback stand below it, and none looks like one."""
+        traceback = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n".join([*self._lines(record), *(f"  {printable(line)}" for line in traceback)])
+
+    def _lines(self, record: logging.LogRecord) -> list[str]:
         start = f"{clock.iso(int(record.created * 1000))} {record.levelname} {self._process} "
-        text = "\n".join(start + text_of(record.getMessage(), facts) for facts in each(record))
-        return f"{text}\n{indented(self.formatException(record.exc_info))}" if record.exc_info else text
+        return [start + text_of(record.getMessage(), facts) for facts in each(record)]
 
 
 class JsonFormatter(logging.Formatter):
@@ -140,11 +141,6 @@ class JsonFormatter(logging.Formatter):
         return "\n".join(
             printable_json(json.dumps(entry, default=str, ensure_ascii=False)) for entry in entries
         )
-
-
-def indented(traceback: str) -> str:
-    """Write a traceback below its line, so that no line of a message in it can be taken for an entry."""
-    return "\n".join(f"  {printable(line)}" for line in traceback.splitlines())
 
 
 def _quoted(text: str) -> str:

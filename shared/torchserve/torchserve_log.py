@@ -34,19 +34,14 @@ def configure(
     handlers: list[logging.Handler] = [ConsoleHandler(STDOUT, level)]
     if log_file is not None:
         handlers.append(LogFileHandler(log_file, limits, logging.INFO))
-        handlers[1].addFilter(WithoutModelLog())
+        handlers[1].addFilter(_is_no_output)
     logs.install(TorchServeFormatter(process), *handlers)
 
 
-class TorchServeFormatter(logging.Formatter):
+class TorchServeFormatter(logs.TextFormatter):
     """Formats a record as one or several lines of TorchServe's; `process` is written as the thread."""
 
-    def __init__(self, process: str) -> None:
-        super().__init__()
-        self._process = process
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write all lines of a record."""
+    def _lines(self, record: logging.LogRecord) -> list[str]:
         event = record.getMessage()
         write = _WRITERS.get(event)
         lines = [
@@ -56,11 +51,10 @@ class TorchServeFormatter(logging.Formatter):
         ]
         time = clock.local_iso(int(record.created * 1000))
         own_level = _LEVELS.get(record.levelname, record.levelname)
-        text = "\n".join(
+        return [
             f"{time} [{level or own_level:<5}] {thread} {logger} - {message}"
             for level, thread, logger, message in lines
-        )
-        return f"{text}\n{logs.indented(self.formatException(record.exc_info))}" if record.exc_info else text
+        ]
 
     def _other(self, record: logging.LogRecord, event: str, facts: Facts) -> Line:
         name = record.name if record.name != "root" else ""
@@ -68,12 +62,9 @@ class TorchServeFormatter(logging.Formatter):
         return None, self._process, logger, logs.text_of(event, facts)
 
 
-class WithoutModelLog(logging.Filter):
-    """Keeps the output of workers out of ts_log.log: as in TorchServe it has a file of its own."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is written."""
-        return record.getMessage() != "worker.output"
+def _is_no_output(record: logging.LogRecord) -> bool:
+    """Keep the output of workers out of ts_log.log: as in TorchServe it has a file of its own."""
+    return record.getMessage() != "worker.output"
 
 
 def _in_one_line(facts: Facts) -> Facts:
