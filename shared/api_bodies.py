@@ -18,6 +18,7 @@ Count = Annotated[int, Meta(ge=0)]
 Pid = Annotated[int, Meta(ge=-1)]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Runtime = Annotated[str, Meta(extra_json_schema={"enum": list(RUNTIMES)})]
+Metadata = Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
 Parallel = Annotated[str, Meta(extra_json_schema={"enum": list(get_args(ParallelType))})]
 
 
@@ -133,9 +134,7 @@ class VersionBody(JsonBody, frozen=True, kw_only=True):
     loaded_at_startup: bool
     workers: tuple[WorkerBody, ...]
     job_queue_status: JobQueueBody
-    customized_metadata: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})] | UnsetType = (
-        UNSET
-    )
+    customized_metadata: Metadata | UnsetType = UNSET
 
 
 class DeviceBody(JsonBody, frozen=True, kw_only=True):

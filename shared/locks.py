@@ -7,7 +7,7 @@ processes that inherited it.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -66,12 +66,8 @@ def hold(path: Path) -> IO[bytes] | None:
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
     """Lock the file at this path in the block, which gets False if this or another process holds the lock."""
-    held = hold(path)
-    if held is None:
-        yield False
-        return
-    with held:
-        yield True
+    with hold(path) or nullcontext() as held:
+        yield held is not None
 
 
 class SharedLock:

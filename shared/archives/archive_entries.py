@@ -48,7 +48,6 @@ BROKEN = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,
     RuntimeError,
     # Numbers that lead nowhere.
     ValueError,
@@ -102,9 +101,8 @@ def _zip_entries(path: Path) -> Iterator[ArchiveEntry]:
         if zip_directory.has_more_entries_than(ENTRY_LIMIT, plain):
             raise InvalidModel(f"The archive has more than {ENTRY_LIMIT} entries.")
     with zipfile.ZipFile(path) as file:
-        infos = file.infolist()
         # All before the first is used: the directory at the end of a zip knows every size and name.
-        checked = [_zip_entry(file, info, budget) for info in infos]
+        checked = [_zip_entry(file, info, budget) for info in file.infolist()]
         yield from (entry for entry in checked if entry is not None)
 
 
@@ -120,9 +118,8 @@ def _zip_entry(file: zipfile.ZipFile, info: zipfile.ZipInfo, budget: "_Budget") 
     budget.spend(info.file_size)
     if not path.parts:
         return None
-    return ArchiveEntry(
-        path, info.file_size, None if info.is_dir() else lambda: file.open(info), bool(mode & 0o111)
-    )
+    opener = None if info.is_dir() else lambda: file.open(info)
+    return ArchiveEntry(path, info.file_size, opener, bool(mode & 0o111))
 
 
 def _tar_entries(path: Path) -> Iterator[ArchiveEntry]:

@@ -1,8 +1,8 @@
 """Model archives: read what they say of themselves, unpack them safely, make them.
 
 An archive is TorchServe's: a zip (`.mar`) or a gzipped tar whose first path component is dropped; its
-content tells which, not its name. A folder becomes a zip before anything else. Archives are
-not trusted: no entry is written before it was checked, and no more is read than the limits below allow.
+content tells which, not its name. A folder becomes a zip before anything else. Archives are not trusted: no
+entry is written before `archive_entries` has checked it.
 """
 
 import errno
@@ -17,11 +17,10 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 import msgspec
 
@@ -283,7 +282,7 @@ def pack_folder(folder: Path, target: Path, link_targets: Sequence[Path] = ()) -
     if manifest is not None:
         with bounds.open(manifest) as file:
             content = file.read(MANIFEST_LIMIT_BYTES + 1)
-    _write_zip(target, content, sources, force=True, open_source=bounds.open)
+    _write_zip(target, content, sources, force=True, bounds=bounds)
 
 
 def _info(manifest: Manifest, config: bytes | None) -> ArchiveInfo:
@@ -385,10 +384,6 @@ def _replacing(target: Path, *, force: bool) -> Iterator[Path]:
         half.unlink(missing_ok=True)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
-
-
 def _write_zip(
     target: Path,
     manifest: bytes | None,
@@ -396,13 +391,13 @@ def _write_zip(
     *,
     force: bool,
     is_stored: bool = False,
-    open_source: Callable[[Path], IO[bytes]] = _open,
+    bounds: Bounds | None = None,
 ) -> None:
     with _replacing(target, force=force) as half, zipfile.ZipFile(half, "w") as file:
         if manifest is not None:
             file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
         for name in sorted(sources):
-            _add(file, name, sources[name], open_source, is_stored=is_stored)
+            _add(file, name, sources[name], bounds, is_stored=is_stored)
 
 
 def _write_tar(target: Path, manifest: bytes, sources: dict[str, Path], top: str, *, force: bool) -> None:
@@ -435,20 +430,13 @@ def _write_folder(target: Path, manifest: bytes, sources: dict[str, Path], *, fo
     (target / MANIFEST_NAME).write_bytes(manifest)
 
 
-def _add(
-    archive: zipfile.ZipFile,
-    name: str,
-    path: Path,
-    open_source: Callable[[Path], IO[bytes]],
-    *,
-    is_stored: bool,
-) -> None:
+def _add(archive: zipfile.ZipFile, name: str, path: Path, bounds: Bounds | None, *, is_stored: bool) -> None:
     info = zipfile.ZipInfo(name, _ZIP_DATE)
     if name.endswith("/"):
         info.external_attr = (stat.S_IFDIR | 0o755) << 16
         archive.writestr(info, b"")
         return
-    with open_source(path) as source:
+    with bounds.open(path) if bounds else path.open("rb") as source:
         facts = os.fstat(source.fileno())
         info.external_attr = (stat.S_IFREG | (0o755 if facts.st_mode & stat.S_IXUSR else 0o644)) << 16
         info.file_size = facts.st_size

@@ -10,7 +10,6 @@ import os
 
 logger = logging.getLogger(__name__)
 
-_PR_GET_DUMPABLE = 3
 _PR_SET_DUMPABLE = 4
 
 
@@ -20,8 +19,3 @@ def keep_memory_private() -> None:
     if libc.prctl(_PR_SET_DUMPABLE, 0) != 0:  # a sandbox's kernel may not know it
         reason = os.strerror(ctypes.get_errno())
         logger.warning("process.readable_by_its_user", extra={"reason": reason})
-
-
-def is_memory_private() -> bool:
-    """Tell whether other processes of this user are kept out."""
-    return bool(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE) == 0)

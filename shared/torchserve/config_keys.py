@@ -33,6 +33,7 @@ class Key(msgspec.Struct, frozen=True):
 Text = str | None
 Number = int | None
 Flag = bool | None
+Models = tuple[StartupModel, ...] | None
 
 
 class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,10 +44,8 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metrics_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
     model_store: Annotated[Text, Key(p.parse_text, "broker")] = None
     load_models: Annotated[tuple[LoadAtStart, ...] | None, Key(p.parse_load_models, "broker")] = None
-    models: Annotated[tuple[StartupModel, ...] | None, Key(p.parse_models, "broker", variable=None)] = None
-    model_snapshot: Annotated[
-        tuple[StartupModel, ...] | None, Key(p.parse_snapshot, "broker.snapshot", variable=None)
-    ] = None
+    models: Annotated[Models, Key(p.parse_models, "broker", variable=None)] = None
+    model_snapshot: Annotated[Models, Key(p.parse_snapshot, "broker.snapshot", variable=None)] = None
     default_workers_per_model: Annotated[Number, Key(p.parse_number(0), "broker")] = None
     default_response_timeout: Annotated[Number, Key(p.parse_seconds, "broker.default_response_timeout_s")] = (
         None
@@ -159,7 +158,6 @@ _WITHOUT_EFFECT = {
     "workers always run, and within their timeouts; a debugger can join a worker's process": "debug",
 }
 REASONS = {key: why for why, keys in _WITHOUT_EFFECT.items() for key in keys.split()}
-_UNKNOWN = "no key of TorchServe's; kept, like there"
 
 #: How secrets are called; of the keys in this file none is called so but those that are.
 _CALLED_SECRET = re.compile(r"pass(wd|word|phrase)?|secret|tokens?|credentials?|keys?", re.IGNORECASE)
@@ -210,4 +208,4 @@ def reason(name: str, text: str | None = None) -> str | None:
         return None
     if name in SWITCHES or name in SNAPSHOT_MARKS:
         return None
-    return REASONS.get(name, _UNKNOWN)
+    return REASONS.get(name, "no key of TorchServe's; kept, like there")

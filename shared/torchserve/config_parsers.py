@@ -175,10 +175,7 @@ def parse_minutes(text: str) -> float | None:
 
 def parse_patterns(text: str) -> tuple[str, ...]:
     """Read a comma list of regular expressions."""
-    patterns = tuple(part.strip() for part in text.split(",") if part.strip())
-    for pattern in patterns:
-        parse_pattern(pattern)
-    return patterns
+    return tuple(parse_pattern(part.strip()) for part in text.split(",") if part.strip())
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:

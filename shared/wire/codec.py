@@ -107,7 +107,8 @@ class WireError(ValueError):
 
 def encode(message: m.Message, epoch: int) -> bytes:
     """Pack a message's head; its frames, if any, follow it on the socket."""
-    return PREFIX.pack(WIRE_VERSION, _NUMBERS[type(message)], 0, epoch) + _pack(message)
+    prefix = PREFIX.pack(WIRE_VERSION, _NUMBERS[type(message)], 0, epoch)
+    return prefix + _packed(msgspec.to_builtins(message, builtin_types=(bytes,)))
 
 
 def decode(head: bytes | memoryview, limit_bytes: int = HEAD_LIMIT_BYTES) -> tuple[m.Message, int]:
@@ -247,10 +248,6 @@ def _frame(number: int, frames: Sequence[Payload]) -> Payload:
     if not 0 <= number < len(frames):
         raise WireError(f"frame {number} of {len(frames)} was named")
     return frames[number]
-
-
-def _pack(value: msgspec.Struct) -> bytes:
-    return _packed(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
 #: PERF: one for all, since making a packer costs a third of what packing a small message does. Only a

@@ -25,12 +25,8 @@ JOBS_LIMIT = 1024
 BATCH_LIMIT_JOBS = 16_384
 #: Measured points of one message: twice what is sent.
 POINTS_LIMIT = 2048
-#: Names of hosts, nodes and gateways.
-NAME_LIMIT_CHARS = 200
 #: What a request can say in its target or a header; a registration's texts in JSON are bounded by it as well.
 SAID_LIMIT_CHARS = 8192
-#: What parts tell each other in words.
-PROSE_LIMIT_CHARS = 1 << 20
 #: Last lines of a worker; its node keeps half as many.
 LINES_LIMIT = 100
 
@@ -50,9 +46,11 @@ Pid = Annotated[int, Meta(ge=-1, le=NUMBER_32_LIMIT)]
 Slots = Annotated[int, Meta(ge=0, le=SLOTS_LIMIT)]
 Signal = Annotated[int, Meta(ge=0, le=255)]
 
-Name = Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)]
+#: The name of a host, node or gateway.
+Name = Annotated[str, Meta(max_length=200)]
 Said = Annotated[str, Meta(max_length=SAID_LIMIT_CHARS)]
-Prose = Annotated[str, Meta(max_length=PROSE_LIMIT_CHARS)]
+#: What parts tell each other in words.
+Prose = Annotated[str, Meta(max_length=1 << 20)]
 #: `cpu`, or a GPU as torch counts them.
 DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda(:(0|[1-9][0-9]{0,2}))?)\Z")]
 #: The sha256 of an archive in hex, which nodes use as a file's name.

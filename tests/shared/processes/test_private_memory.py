@@ -16,7 +16,7 @@ def become_ordinary():
 become_ordinary()
 if sys.argv[1] == "private":
     private_memory.keep_memory_private()
-assert private_memory.is_memory_private() == (sys.argv[1] == "private")
+assert ctypes.CDLL(None).prctl(3) == (sys.argv[1] != "private")  # PR_GET_DUMPABLE
 holder = os.getpid()
 if os.fork() == 0:
     ctypes.CDLL(None).prctl(4, 1)
