@@ -8,9 +8,11 @@ which put their result into a queue and wake the loop.
 import contextlib
 import gc
 import logging
+import os
 import queue
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -32,10 +34,10 @@ from torchrelay.broker.models.origins import InStore
 from torchrelay.broker.models.records import Snapshot
 from torchrelay.broker.network import unix_sockets
 from torchrelay.broker.network.chunk_credit import ChunkCredit
-from torchrelay.broker.network.connections import Connections
-from torchrelay.broker.network.kernel import kernel, raise_fd_limit
+from torchrelay.broker.network.connections import Connections, Kernel
+from torchrelay.broker.network.kernel import Linux, raise_fd_limit
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
-from torchrelay.broker.storage import key_file, secret_file, snapshots
+from torchrelay.broker.storage import key_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
 from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared import clock, host, ids, locks, private_files
@@ -73,6 +75,8 @@ DOWNLOADS_PER_ORIGIN_LIMIT = 4
 #: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
 CLOSE_S = 0.4
 
+#: Of the secret for workers' claims, as `ids.secret` draws it.
+SECRET_BYTES_MIN = 32
 #: TorchServe's metrics, where no other file is named.
 BUILT_IN_METRICS = Path(__file__).with_name("metrics.yaml")
 
@@ -142,7 +146,7 @@ class BrokerServer:
         self._store = store.ArchiveStore(Path(settings.state_dir) / "archives")
         snapshot = registry.load()
         now, wall_ms = clock.monotonic(), clock.wall_ms()
-        keys = Keyring(settings, now=now, wall_ms=wall_ms)
+        keys = Keyring(settings, clock.wall_of(now, wall_ms))
         self._open_keys(keys, snapshot, now)
         self._metrics_log = _open_metrics_log(settings)
         #: Archives of the versions that are registered when it starts; others are left-overs.
@@ -151,18 +155,18 @@ class BrokerServer:
         self._core = BrokerCore(
             settings, snapshot, keys, _metrics(settings), epoch=self._epoch, now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
-            claims=Claims(secret_file.read(Path(settings.state_dir) / "worker_claims")),
+            claims=Claims(worker_secret(Path(settings.state_dir) / "worker_claims")),
         )  # fmt: skip
         self._context = zmq.Context()
         self._socket = sockets.listener(self._context)
         self._watcher = sockets.watcher(self._context, self._socket)
-        self._kernel = kernel()
+        self._kernel = Linux() if sys.platform == "linux" else Kernel()
         self._connections = Connections(
             self._kernel,
-            fds=raise_fd_limit(),
-            limit_bytes=memory_limit_bytes(settings, host.memory_bytes()),
-            held=self._core.held_bytes,
-            is_known=self._core.peers.knows,
+            raise_fd_limit(),
+            memory_limit_bytes(settings, host.memory_bytes()),
+            self._core.held_bytes,
+            self._core.peers.knows,
         )
         # One thread for the registry: changes become durable in the order they were made.
         self._registry_thread = ThreadPoolExecutor(1, "registry")
@@ -456,7 +460,8 @@ class BrokerServer:
         parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
         if isinstance(effect.message, m.ArchiveChunk):
             parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
-            self._chunks.was_sent(effect.peer, chunk.tracker)
+            tracker = chunk.tracker  # the chunk itself must not be kept: it would never have left
+            self._chunks.was_sent(effect.peer, lambda: tracker.done)
         ahead = presence.announcement(effect.frames)
         if connection := self._connections.by_peer.get(effect.peer):
             connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
@@ -487,6 +492,20 @@ class BrokerServer:
             self._wake()
 
         return job
+
+
+def worker_secret(path: Path) -> bytes:
+    """Return the secret that is kept in a file that only this user reads, drawing it at the first start.
+
+    One that is shorter, as a host that lost its power may leave it, is no secret and drawn anew.
+    """
+    if not path.exists() or path.stat().st_size < SECRET_BYTES_MIN:
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(ids.secret().encode())
+        draft.rename(path)
+    return path.read_bytes()
 
 
 def memory_limit_bytes(settings: BrokerSettings, available: int) -> int:

@@ -5,7 +5,7 @@ and a name that nobody knows yet is not "not found".
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchrelay.broker.core.answers import Answers, Gateway, Send, ask_refused
 from torchrelay.broker.models.origins import without_query
@@ -41,31 +41,27 @@ class EarlyRequest:
         return len(meta) + sum(map(len, self.frames))
 
 
+@dataclass(eq=False)
 class EarlyRequests:
     """The requests that wait for the end of the start, in the order in which they came."""
 
-    def __init__(self, answers: Answers, send: Send, *, limit: int, limit_bytes: int) -> None:
-        self._answers = answers
-        self._send = send
-        self._limit = limit
-        self._limit_bytes = limit_bytes
-        #: By gateway and its own number, which counts jobs and asks together.
-        self.waiting: dict[tuple[bytes, int], EarlyRequest] = {}
-        #: Sum of their sizes.
-        self._bytes = 0
+    _answers: Answers
+    _send: Send
+    limit: int
+    limit_bytes: int
+    #: By gateway and its own number, which counts jobs and asks together.
+    waiting: dict[tuple[bytes, int], EarlyRequest] = field(default_factory=dict)
+    #: Sum of their sizes.
+    _bytes: int = 0
 
     def keep(self, early: EarlyRequest, loading: Iterable[str]) -> None:
         """Let a request wait, or refuse it where too much waits already."""
-        is_too_large = self._bytes and self._bytes + early.size > self._limit_bytes
-        if len(self.waiting) >= self._limit or is_too_large:
+        is_too_large = self._bytes and self._bytes + early.size > self.limit_bytes
+        if len(self.waiting) >= self.limit or is_too_large:
             self._refuse(early, loading)
             return
         self.waiting[early.gateway.peer, early.number] = early
         self._bytes += early.size
-
-    def holds(self, peer: bytes, number: int) -> bool:
-        """Tell whether a gateway's job or ask waits here."""
-        return (peer, number) in self.waiting
 
     def forget(self, peer: bytes, number: int) -> None:
         """Forget a request whose client has left."""
@@ -94,7 +90,11 @@ class EarlyRequests:
         return taken
 
     def _refuse(self, early: EarlyRequest, loading: Iterable[str]) -> None:
-        error = still_registering(loading)
+        urls = [without_query(url) for url in loading]
+        shown = ", ".join(urls[:SHOWN_LIMIT]) + (", ..." if len(urls) > SHOWN_LIMIT else "")
+        error = errors.ServiceUnavailable(
+            "The models named at start are being registered.", f"not yet registered: {shown}; try again later"
+        )
         if isinstance(early.request, m.SubmitItem):
             self._answers.refuse_unadmitted(early.gateway, early.request.job, error)
         else:
@@ -107,12 +107,3 @@ def default_versions_first(models: Sequence[StartupModel]) -> list[StartupModel]
     The first version of a model that is registered answers for it until a default is set.
     """
     return sorted(models, key=lambda model: not model.is_default)
-
-
-def still_registering(loading: Iterable[str]) -> errors.ServiceUnavailable:
-    """Return the error of a request that came too early: the models of the start are not all registered."""
-    urls = [without_query(url) for url in loading]
-    shown = ", ".join(urls[:SHOWN_LIMIT]) + (", ..." if len(urls) > SHOWN_LIMIT else "")
-    return errors.ServiceUnavailable(
-        "The models named at start are being registered.", f"not yet registered: {shown}; try again later"
-    )

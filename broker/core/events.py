@@ -90,6 +90,5 @@ class Stopping:
     """The broker stops: this is its last turn."""
 
 
-OfPeer = Received | Garbled | Unreachable | Unsendable
 Own = ArchivePrepared | Stored | ChunkRead | Started | MetricsNotWritten | Stopping
-Event = OfPeer | Own
+Event = Received | Garbled | Unreachable | Unsendable | Own

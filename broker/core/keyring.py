@@ -6,7 +6,7 @@ is sent to gateways is the sha256 of that. Keys that others keep (settings) stan
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -36,11 +36,8 @@ class IssuedKeys:
 
     def change(self) -> PutKeys:
         """Return what the registry is to hold."""
-        return PutKeys((*self._records(), *self.retiring))
-
-    def _records(self) -> Iterator[KeyRecord]:
-        for api, key in self.newest.items():
-            yield KeyRecord(api, sha256(key.text), key.expires_at_ms)
+        newest = (KeyRecord(api, sha256(key.text), key.expires_at_ms) for api, key in self.newest.items())
+        return PutKeys((*newest, *self.retiring))
 
     def file_content(self) -> bytes:
         """Write TorchServe's key file."""
@@ -53,31 +50,20 @@ class IssuedKeys:
         return msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
 
 
+@dataclass(eq=False)
 class Keyring:
     """The keys of a running broker; `now` is the core's clock."""
 
-    def __init__(
-        self,
-        settings: BrokerSettings,
-        make_text: Callable[[], str] = ids.secret,
-        *,
-        now: float,
-        wall_ms: int,
-    ) -> None:
-        self._settings = settings
-        self._make_text = make_text
-        self._wall_ms = clock.wall_of(now, wall_ms)
-        self._made = IssuedKeys({})
-
-    def follow(self, listening: clock.ListeningClock) -> None:
-        """Take times of the core's clock, which may stand still, from now on; keys expire in real time."""
-        wall_ms = self._wall_ms
-        self._wall_ms = lambda at: wall_ms(listening.real(at))
+    settings: BrokerSettings
+    #: Turns `now` into milliseconds since 1970: keys expire in real time.
+    wall_ms: Callable[[float], int]
+    make_text: Callable[[], str] = ids.secret
+    _made: IssuedKeys = field(default_factory=lambda: IssuedKeys({}))
 
     @property
     def makes_keys(self) -> bool:
         """Whether keys are made here: only if a key file shows them, without which nobody could use them."""
-        return self._settings.token_authorization and self._settings.key_file is not None
+        return self.settings.token_authorization and self.settings.key_file is not None
 
     def open(self, known: tuple[KeyRecord, ...], texts: Mapping[KeyedApi, str], now: float) -> IssuedKeys:
         """Return the keys of a broker that starts: what it knows and the key file still shows, or new ones.
@@ -97,7 +83,7 @@ class Keyring:
 
     def renew(self, api: KeyedApi, now: float) -> IssuedKeys:
         """Return the keys with a new one for `api`. Raises where none is made."""
-        if not self._settings.token_authorization:
+        if not self.settings.token_authorization:
             raise errors.ResourceNotFound
         if not self.makes_keys:
             raise errors.BadRequest("There is no key_file, so no key can be renewed here.")
@@ -111,7 +97,7 @@ class Keyring:
 
     def message(self, now: float) -> m.KeysChanged:
         """Return the message that gives gateways every key that is valid now."""
-        static = (m.AccessKey(key.api, sent_hash(key.key), None) for key in self._settings.static_keys)
+        static = (m.AccessKey(key.api, sent_hash(key.key), None) for key in self.settings.static_keys)
         made = (
             m.AccessKey(record.api, sha256(record.sha256), self._left_ms(record, now))
             for record in self._made.change().keys
@@ -121,7 +107,7 @@ class Keyring:
 
     def is_proven(self, api: KeyedApi, proof: str, now: float) -> bool:
         """Tell whether a proof is that of a valid key for an API. Each is compared in constant time."""
-        static = (sha256(key.key) for key in self._settings.static_keys if key.api == api)
+        static = (sha256(key.key) for key in self.settings.static_keys if key.api == api)
         made = (
             record.sha256
             for record in self._made.change().keys
@@ -131,11 +117,11 @@ class Keyring:
         return any(fits)
 
     def _new_key(self, api: KeyedApi, now: float) -> IssuedKey:
-        life_ms = int(self._settings.token_expiration_min * 60_000)
-        return IssuedKey(self._make_text(), None if api == "token" else self._wall_ms(now) + life_ms)
+        life_ms = int(self.settings.token_expiration_min * 60_000)
+        return IssuedKey(self.make_text(), None if api == "token" else self.wall_ms(now) + life_ms)
 
     def _retire(self, records: Iterable[KeyRecord], now: float) -> tuple[KeyRecord, ...]:
-        end_ms = self._wall_ms(now) + int(self._settings.token_overlap_s * 1000)
+        end_ms = self.wall_ms(now) + int(self.settings.token_overlap_s * 1000)
         ended = (replace(record, expires_at_ms=_sooner(record.expires_at_ms, end_ms)) for record in records)
         return tuple(record for record in ended if self._is_alive(record, now))
 
@@ -144,7 +130,7 @@ class Keyring:
         return left_ms is None or left_ms > 0
 
     def _left_ms(self, record: KeyRecord, now: float) -> int | None:
-        return None if record.expires_at_ms is None else record.expires_at_ms - self._wall_ms(now)
+        return None if record.expires_at_ms is None else record.expires_at_ms - self.wall_ms(now)
 
 
 def sha256(text: str) -> str:

@@ -99,8 +99,9 @@ class BrokerCore:
         self._outbox = outbox = Outbox()
         self.stats = Stats()
         self.metrics = metrics or Metrics()
-        self.keys = keys or Keyring(settings, now=now, wall_ms=wall_ms)
-        self.keys.follow(self._clock)
+        self.keys = keys or Keyring(settings, wall_of_real)
+        wall_of_keys = self.keys.wall_ms
+        self.keys.wall_ms = lambda at: wall_of_keys(self._clock.real(at))
         self.catalog = Catalog(snapshot)
         self.fleet = Fleet(
             epoch=epoch, claims=claims, awaited=snapshot.nodes, settle_until=now + settings.settle_s
@@ -244,11 +245,10 @@ class BrokerCore:
 
     def _receive_unknown(self, peer: bytes, message: m.Message, now: float) -> None:
         """Take a hello; ask for one who says anything else before it, or after a restart of the broker."""
-        match message:
-            case m.HelloGateway() | m.HelloNode() | m.HelloWorker():
-                self.peers.greet(peer, message, now)
-            case _:
-                self._outbox.send(peer, m.IntroduceYourself())
+        if isinstance(message, m.Hello):
+            self.peers.greet(peer, message, now)
+        else:
+            self._outbox.send(peer, m.IntroduceYourself())
 
     # By sender; what comes most often stands first. The last case is for what the sender may not say: mypy
     # checks that only that is left there, so that a message which joins a union needs a case.
@@ -362,8 +362,9 @@ class BrokerCore:
                     self._answers.refuse_unadmitted(gateway, item.job, full)
             return
         was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
+        early = self.early.waiting
         for item, of_item in zip(message.items, parts, strict=True):
-            if item.job in gateway.jobs or (self.early.waiting and self.early.holds(gateway.peer, item.job)):
+            if item.job in gateway.jobs or (early and (gateway.peer, item.job) in early):
                 continue  # it was sent again
             error = self.jobs.admit(gateway, item, of_item, now, was_held=was_held)
             if error is not None:
@@ -391,13 +392,13 @@ class BrokerCore:
                 self.stats.responses[status_class] += count
                 self.metrics.count_responses(status_class, count, self._wall_ms(now))
         self.stats.wrong_keys += beat.wrong_keys
-        peer, is_early = gateway.peer, self.early.holds
-        jobs = tuple(n for n in beat.jobs if n not in gateway.jobs and not is_early(peer, n))
+        peer, early = gateway.peer, self.early.waiting
+        jobs = tuple(n for n in beat.jobs if n not in gateway.jobs and (peer, n) not in early)
         asks = tuple(
             n
             for n in beat.asks
             if not self.management.is_pending(peer, n)
-            and not is_early(peer, n)
+            and (peer, n) not in early
             and (peer, n) not in self._questions.waiting
         )
         if jobs or asks:
@@ -405,7 +406,7 @@ class BrokerCore:
             self._outbox.send(peer, m.Forgotten(jobs, asks))
 
     def _on_ask(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
-        if self.early.holds(gateway.peer, ask.ask):
+        if (gateway.peer, ask.ask) in self.early.waiting:
             return  # it was sent again
         if self._must_wait(ask):
             self.early.keep(EarlyRequest(gateway, ask, (), now + WAIT_LIMIT_S), self.management.loading)

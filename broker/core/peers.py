@@ -94,7 +94,12 @@ class Peers:
             case m.HelloNode():
                 self._fleet.add_node(peer, hello, now)
                 if is_new:
-                    self._report_node(self.nodes[peer], held=len(hello.workers))
+                    node = self.nodes[peer]
+                    self._outbox.report(logging.INFO, "node.joined", node=node.name, held=len(hello.workers))
+                    if node.name != node.own_name:
+                        advice = "unless it has just been restarted, give it another --name"
+                        self._outbox.report(logging.WARNING, "node.name_taken", node=node.name,
+                                            own_name=node.own_name, advice=advice)  # fmt: skip
             case m.HelloWorker():
                 if (own := self.workers.get(peer)) and own.worker_id != hello.worker_id:
                     why = f"a second worker, {hello.worker_id}, of the peer of {own.worker_id}"
@@ -106,13 +111,6 @@ class Peers:
             case _:
                 assert_never(hello)
         return True
-
-    def _report_node(self, node: FleetNode, held: int) -> None:
-        self._outbox.report(logging.INFO, "node.joined", node=node.name, held=held)
-        if node.name != node.own_name:
-            advice = "unless it has just been restarted, give it another --name"
-            self._outbox.report(logging.WARNING, "node.name_taken", node=node.name, own_name=node.own_name,
-                                advice=advice)  # fmt: skip
 
     def _welcome(self, peer: bytes, now: float, *, is_new: bool, is_gateway: bool) -> None:
         beat_ms = max(1, int(self._settings.beat_interval_s * 1000))

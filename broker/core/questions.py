@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torchrelay.broker.core.answers import Gateway, Send, ask_refused
@@ -48,14 +48,14 @@ class BrokerState:
     real_time: Callable[[float], float]
 
 
+@dataclass(eq=False)
 class Questions:
     """The questions that wait; some are answered each turn, so that many hold nobody else up for long."""
 
-    def __init__(self, state: BrokerState, send: Send) -> None:
-        self._state = state
-        self._send = send
-        #: By gateway and its own number, in the order in which they came.
-        self.waiting: dict[tuple[bytes, int], m.Question] = {}
+    _state: BrokerState
+    _send: Send
+    #: By gateway and its own number, in the order in which they came.
+    waiting: dict[tuple[bytes, int], m.Question] = field(default_factory=dict)
 
     def ask(self, peer: bytes, question: m.Question) -> None:
         """Let a gateway's question wait for its answer, or refuse it where too many do."""

@@ -1,7 +1,7 @@
 """States of jobs and workers, and the moves between them that are legal.
 
-The tables are the law: `machine` moves a job or a worker through `check_move` alone, so that an illegal
-move is an assertion that names its subject and never a silent corruption.
+The tables are the law: a job or a worker moves by its method `move` alone, so that an illegal move is an
+assertion that names its subject and never a silent corruption.
 """
 
 from enum import StrEnum
@@ -45,9 +45,3 @@ WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
 
 #: States that count towards a version's target.
 LIVE = frozenset({WorkerState.STARTING, WorkerState.READY})
-
-
-def check_move(old: JobState | WorkerState, new: JobState | WorkerState, subject: object) -> None:
-    """Assert that a move is in the tables; `subject` is what to print when it isn't."""
-    moves = JOB_MOVES[old] if isinstance(old, JobState) else WORKER_MOVES[old]
-    assert new in moves, f"illegal move {old} -> {new}: {subject}"

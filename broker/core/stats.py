@@ -126,7 +126,3 @@ class Stats:
             self.last_batch = began_at - lease.jobs[0].arrived_at, service_s - handler_s
             if not version.is_touched:
                 self.touch(lease.queue.key, version)
-
-    def forget(self, key: Key) -> None:
-        """Drop the statistics of a version that was unregistered."""
-        self.versions.pop(key, None)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from torchrelay.broker.core.states import WorkerState, check_move
+from torchrelay.broker.core.states import WORKER_MOVES, WorkerState
 from torchrelay.broker.fleet.nodes import gpu_id
 from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Key
@@ -51,7 +51,7 @@ class FleetWorker:
 
     def move(self, new: WorkerState, now: float) -> None:
         """Change the state by the table of legal moves."""
-        check_move(self.state, new, self)
+        assert new in WORKER_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
         self.state = new
         self.since = now
 

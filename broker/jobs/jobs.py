@@ -128,7 +128,7 @@ class Jobs:
         self.refuse_queue(key, "it has been unregistered")
         if not any(lease.queue.key == key for lease in self.leases.values()):
             del self.queues[key]
-            self._stats.forget(key)
+            self._stats.versions.pop(key, None)
 
     def leave_service(self, worker: FleetWorker) -> None:
         """Take note that a worker gets no more jobs: its sequences end, whose state goes with it."""

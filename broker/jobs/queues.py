@@ -59,7 +59,6 @@ class Job:
 
     def move(self, new: JobState) -> None:
         """Change the state by the table of legal moves."""
-        # PERF: `check_move` without its call; every job moves twice.
         assert new in JOB_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
         self.state = new
 

@@ -6,7 +6,7 @@ would fill the broker's. So each node has so many on their way, and what it asks
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass, field
 
 from torchrelay.broker.core.effects import ReadChunk
 
@@ -16,22 +16,12 @@ CREDIT_CHUNKS = 8
 ASKS_LIMIT = 1024
 
 
-class Tracker(Protocol):
-    """Tells whether zmq has sent a chunk; `zmq.MessageTracker` is one."""
-
-    @property
-    def done(self) -> bool:
-        """Whether it has left, and needs no memory any more."""
-
-
+@dataclass(slots=True, eq=False)
 class _Node:
-    __slots__ = ("reading", "sending", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[ReadChunk] = deque(maxlen=ASKS_LIMIT)
-        #: How many are being read.
-        self.reading = 0
-        self.sending: list[Tracker] = []
+    waiting: deque[ReadChunk] = field(default_factory=lambda: deque(maxlen=ASKS_LIMIT))
+    #: How many are being read.
+    reading: int = 0
+    sending: list[Callable[[], bool]] = field(default_factory=list)
 
 
 class ChunkCredit:
@@ -52,9 +42,9 @@ class ChunkCredit:
         if node := self._nodes.get(peer):
             node.reading -= 1
 
-    def was_sent(self, peer: bytes, tracker: Tracker) -> None:
-        """Take note that a chunk is on its way."""
-        self._nodes.setdefault(peer, _Node()).sending.append(tracker)
+    def was_sent(self, peer: bytes, has_left: Callable[[], bool]) -> None:
+        """Take note that a chunk is on its way, until `has_left` says that it needs no memory any more."""
+        self._nodes.setdefault(peer, _Node()).sending.append(has_left)
 
     def forget(self, peer: bytes) -> None:
         """Drop what a node waits for that can't be reached."""
@@ -64,7 +54,7 @@ class ChunkCredit:
     def go_on(self) -> None:
         """Read the chunks that credit allows by now; to be called in each turn."""
         for peer, node in list(self._nodes.items()):
-            node.sending = [tracker for tracker in node.sending if not tracker.done]
+            node.sending = [has_left for has_left in node.sending if not has_left()]
             self._go_on(node)
             if not (node.waiting or node.reading or node.sending):
                 del self._nodes[peer]

@@ -15,6 +15,7 @@ No zmq here; `kernel` asks the operating system.
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torchrelay.shared import ids
@@ -153,30 +154,21 @@ class PeerConnection:
         if not self.outgoing:
             self._pace_at, self._pace_from, self.is_slow = now, read, False
         elif now - self._pace_at >= PACE_S:
-            self.is_slow = read - self._pace_from < self._least_read(now)
+            self.is_slow = read - self._pace_from < SLOWEST_BYTES_PER_S * (now - self._pace_at)
             self._pace_at, self._pace_from = now, read
 
-    def _least_read(self, now: float) -> float:
-        return SLOWEST_BYTES_PER_S * (now - self._pace_at)
 
-
+@dataclass(eq=False)
 class Connections:
     """All connections. `held` tells what the core holds for each peer, `is_known` whether it knows one."""
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        *,
-        limit_bytes: int,
-        fds: int,
-        held: Callable[[], dict[bytes, int]],
-        is_known: Callable[[bytes], bool],
-    ) -> None:
-        self._kernel = kernel
-        self._limit_bytes = limit_bytes
-        self._most = int(FDS_SHARE * fds)
-        self._held = held
-        self._is_known = is_known
+    kernel: Kernel
+    fds: int
+    limit_bytes: int
+    held: Callable[[], dict[bytes, int]]
+    is_known: Callable[[bytes], bool]
+
+    def __post_init__(self) -> None:
         self._by_fd: dict[int, PeerConnection] = {}
         self.by_peer: dict[bytes, PeerConnection] = {}
         #: By fd: those that have said nothing yet. While there are any, each message is asked for its own.
@@ -196,14 +188,14 @@ class Connections:
     def opened(self, fd: int, now: float) -> None:
         """Take note of a connection that has been accepted."""
         known = self._by_fd.get(fd)
-        identity = self._kernel.identity(fd)
+        identity = self.kernel.identity(fd)
         if identity is None or (known and known.identity == identity):
             return
         self.closed(fd)
         self._by_fd[fd] = self.unidentified[fd] = PeerConnection(fd, identity, None, self._spare, now)
         if len(self.unidentified) > UNIDENTIFIED_LIMIT:
             self._cut(next(iter(self.unidentified.values())), "too many connections join", now)
-        elif len(self._by_fd) > self._most:
+        elif len(self._by_fd) > FDS_SHARE * self.fds:
             self._cut(self._by_fd[fd], "there are too many connections", now)
 
     def closed(self, fd: int) -> None:
@@ -215,11 +207,11 @@ class Connections:
         if gone.peer is not None and self.by_peer.get(gone.peer) is gone:
             del self.by_peer[gone.peer]
         if gone.holds >= LEAST_BYTES:
-            self._kernel.expect_freed()
+            self.kernel.expect_freed()
 
     def heard(self, peer: bytes, fd: int, now: float) -> PeerConnection | None:
         """Note which peer a connection belongs to, by a message that came on it."""
-        identity = self._kernel.identity(fd)
+        identity = self.kernel.identity(fd)
         known = self._by_fd.get(fd)
         if identity is None:
             return self.by_peer.get(peer)
@@ -243,12 +235,12 @@ class Connections:
             self._sample_at = now + SAMPLE_S
             self._sample(now)
             self._cut_unjoined(now)
-        memory = self._kernel.memory_bytes()
+        memory = self.kernel.memory_bytes()
         if self._base_bytes is None:
             self._base_bytes = memory
         more = memory - self._base_bytes
         is_growing = self._judge_above_bytes is not None and memory > self._judge_above_bytes
-        if (more > SPARE_BYTES or memory > self._limit_bytes) and (now >= self._judge_at or is_growing):
+        if (more > SPARE_BYTES or memory > self.limit_bytes) and (now >= self._judge_at or is_growing):
             if not is_due:  # twice in one look, nothing would have been taken since
                 self._sample(now)
             self._judge(memory, now)
@@ -267,8 +259,8 @@ class Connections:
 
     def _sample(self, now: float) -> None:
         for connection in list(self._by_fd.values()):
-            traffic = self._kernel.traffic(connection.fd)
-            if traffic is None or self._kernel.identity(connection.fd) != connection.identity:
+            traffic = self.kernel.traffic(connection.fd)
+            if traffic is None or self.kernel.identity(connection.fd) != connection.identity:
                 self.closed(connection.fd)
                 continue
             connection.sample(traffic, now)
@@ -278,7 +270,7 @@ class Connections:
     def _cut_unjoined(self, now: float) -> None:
         unknown = []
         for connection in self._by_fd.values():
-            if connection.peer is not None and self._is_known(connection.peer):
+            if connection.peer is not None and self.is_known(connection.peer):
                 connection.joining = 0
             else:
                 connection.joining += 1
@@ -291,7 +283,7 @@ class Connections:
     def _judge(self, memory: int, now: float) -> None:
         """Cut the connection that holds most of the memory, if one holds too much."""
         assert self._base_bytes is not None
-        held = self._held()
+        held = self.held()
         all_held = sum(held.values()) + sum(connection.holds for connection in self._by_fd.values())
         self._spare = max(0, memory - self._base_bytes - all_held)
         # The oldest first: a message that somebody else's attack falls into is soon whole.
@@ -309,7 +301,7 @@ class Connections:
         for connection in self._by_fd.values():
             if connection.is_slow and connection.outgoing > UNREAD_LIMIT_BYTES:
                 return self._blame(connection, memory, "it doesn't read what it asked for", now)
-        if memory > self._limit_bytes and self._by_fd:
+        if memory > self.limit_bytes and self._by_fd:
             largest = max(self._by_fd.values(), key=lambda one: one.holds + held.get(one.peer or b"", 0))
             if largest.holds + held.get(largest.peer or b"", 0) > LEAST_BYTES:
                 self._blame(largest, memory, "the broker is above its memory_limit_bytes", now)
@@ -335,5 +327,5 @@ class Connections:
             peer = None if connection.peer is None else ids.shown_peer(connection.peer)
             facts = {"incoming": connection.incoming, "outgoing": connection.outgoing, "others": cuts - 1}
             logger.warning("connection.cut", extra={"reason": reason, "peer": peer, **facts})
-        self._kernel.cut(connection.fd, connection.identity)
+        self.kernel.cut(connection.fd, connection.identity)
         self.closed(connection.fd)

@@ -1,4 +1,4 @@
-"""What Linux knows of this process's sockets and memory; elsewhere nothing is known, and nothing is cut."""
+"""What Linux knows of this process's sockets and memory."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,6 @@ import os
 import resource
 import socket
 import struct
-import sys
 import termios
 
 from torchrelay.broker.network.connections import Kernel, Traffic
@@ -87,11 +86,6 @@ class Linux(Kernel):
 
     def _resident_bytes(self) -> int:
         return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE_BYTES
-
-
-def kernel() -> Kernel:
-    """Return the kernel of this system."""
-    return Linux() if sys.platform == "linux" else Kernel()
 
 
 def _queued(fd: int, request: int) -> int:

@@ -9,7 +9,6 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -57,7 +56,7 @@ def _require_free(path: Path, address: str) -> None:
             raise BindFailed(f"The broker can't listen on {address}", "somebody else listens there")
 
 
-@contextmanager
+@contextlib.contextmanager
 def private_files() -> Iterator[None]:
     """Let only this user write to sockets that are bound meanwhile, whatever the umask."""
     umask = os.umask(UMASK)

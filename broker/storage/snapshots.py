@@ -58,10 +58,9 @@ def write(settings: BrokerSettings, kind: snapshot_files.Kind, models: Iterable[
 
 def _as_in_store(model: StartupModel, store: str | None) -> StartupModel:
     """Name the archive by its file in the model store, as TorchServe does, unless it lies elsewhere."""
-    name = file_of(model.archive_name or "")
-    if not name or (
-        store is not None and not Path(store, name).exists() and "/" in (model.archive_name or "")
-    ):
+    given = model.archive_name or ""
+    name = file_of(given)
+    if not name or (store is not None and "/" in given and not Path(store, name).exists()):
         return model
     return msgspec.structs.replace(model, archive_name=name)
 

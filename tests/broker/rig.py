@@ -42,6 +42,7 @@ from torchrelay.broker.models.records import (
     Snapshot,
 )
 from torchrelay.broker.server import BUILT_IN_METRICS
+from torchrelay.shared import clock
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import ModelNotFound, RelayError
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
@@ -133,7 +134,7 @@ class Rig:
         self.leases.clear()
         snapshot = self.registry.load()
         texts = (f"{self.epoch}-key-{number}" for number in count())
-        keys = Keyring(self.settings, lambda: next(texts), now=self.now, wall_ms=int(self.now * 1000))
+        keys = Keyring(self.settings, clock.wall_of(self.now, int(self.now * 1000)), lambda: next(texts))
         if keys.makes_keys:
             made = keys.open(snapshot.keys, self.key_file, self.now)
             self.registry.apply(made.change())

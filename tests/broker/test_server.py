@@ -230,3 +230,19 @@ def test_the_memory_limit_is_half_of_what_there_is_or_room_for_full_queues() -> 
     assert server.memory_limit_bytes(settings, 3 * gib) == 2 * gib
     assert server.memory_limit_bytes(settings, gib) == 9 * gib // 10
     assert server.memory_limit_bytes(BrokerSettings(state_dir="s", memory_limit_bytes=5), gib) == 5
+
+
+def test_the_secret_of_workers_claims_is_kept_and_drawn_anew_where_it_was_cut_short(tmp_path: Path) -> None:
+    """Empty files are what a host without power leaves; claims made with nothing could be made by anybody."""
+
+    def start() -> bytes:
+        settings = BrokerSettings(addresses=(f"ipc://{tmp_path}/socket",), state_dir=str(tmp_path))
+        server.BrokerServer(settings, Registry(tmp_path / "registry.sqlite")).close()
+        return (tmp_path / "worker_claims").read_bytes()
+
+    first = start()
+    assert len(first) >= server.SECRET_BYTES_MIN
+    assert start() == first
+    (tmp_path / "worker_claims").write_bytes(b"")
+    assert len(start()) >= server.SECRET_BYTES_MIN
+    assert (tmp_path / "worker_claims").stat().st_mode & 0o77 == 0

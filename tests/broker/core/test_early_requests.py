@@ -293,7 +293,7 @@ def test_a_request_goes_on_as_soon_as_its_own_model_is_registered() -> None:
     assert len(rig.only(worker, m.Assign).items) == 1
     rig.say(GATEWAY, m.ReadHealth(5))
     assert rig.only(GATEWAY, m.HealthRead).is_starting
-    assert rig.core.early.holds(GATEWAY, 2)
+    assert (GATEWAY, 2) in rig.core.early.waiting
 
 
 def test_a_model_of_the_start_that_can_not_be_registered_is_not_found_then_and_the_log_says_why() -> None:

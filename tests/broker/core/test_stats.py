@@ -28,14 +28,11 @@ def test_a_histogram_counts_up_to_each_bound_as_prometheus_does(together: bool) 
     assert all(("model", "m") in one.labels for one in samples)
 
 
-def test_a_version_has_statistics_from_its_first_use_until_it_is_forgotten() -> None:
+def test_a_version_has_statistics_from_its_first_use() -> None:
     stats = Stats()
     first = stats.versions["m", "1.0"]
     first.submitted = 3
     assert stats.versions["m", "1.0"] is first
-    stats.forget(("m", "1.0"))
-    stats.forget(("m", "2.0"))
-    assert stats.versions["m", "1.0"].submitted == 0
 
 
 def test_a_version_whose_sums_have_changed_is_read_once() -> None:

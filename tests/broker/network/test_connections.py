@@ -45,7 +45,7 @@ class System(Kernel):
         self.held: dict[bytes, int] = {}
         self.known: set[bytes] = set()
         self.all = Connections(
-            self, limit_bytes=limit_bytes, fds=fds, held=lambda: self.held, is_known=self.known.__contains__
+            self, fds, limit_bytes, held=lambda: self.held, is_known=self.known.__contains__
         )
         self.all.look(self.now)
 

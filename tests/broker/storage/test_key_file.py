@@ -16,7 +16,7 @@ from torchrelay.shared.settings import BrokerSettings
 
 def made() -> IssuedKeys:
     settings = BrokerSettings(state_dir="/nowhere", token_authorization=True, key_file="key_file.json")
-    return Keyring(settings, now=0.0, wall_ms=0).open((), {}, 0.0)
+    return Keyring(settings, lambda now: int(now * 1000)).open((), {}, 0.0)
 
 
 @pytest.fixture
