@@ -7,7 +7,7 @@ from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
 
 from torchrelay.shared.wire import codec
-from torchrelay.worker.model.engines import Engine
+from torchrelay.worker.model.async_engine import Engine
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Row
 from torchrelay.worker.model.loading import LoadedModel
@@ -31,7 +31,7 @@ class Bench:
     def __init__(self, handler: Handler, limit_bytes: int = 1_000_000) -> None:
         self.context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
         model = LoadedModel(lambda data, context: handler(data or [], context), self.context)
-        self.runner = Runner(model, decode_input=True, response_limit_bytes=limit_bytes)
+        self.runner = Runner(model=model, decode_input=True, response_limit_bytes=limit_bytes)
         self.leases = HeldLeases()
         self.told: list[Part | Done] = []
         #: Leases whose clients are found to have gone while a handler runs.

@@ -8,7 +8,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from torchrelay.shared import clock
 from torchrelay.shared.wire import messages as m
@@ -44,18 +43,12 @@ class Allowance:
         self._left -= count
 
 
-class PointSource(Protocol):
-    """A handler's metrics cache, whose new points can be taken."""
-
-    def take_points(self) -> list[m.MetricPoint]:
-        """Return what was recorded since the last call."""
-
-
 class Measuring:
     """The points of one worker that have not been sent yet."""
 
-    def __init__(self, model_name: str, source: PointSource | None) -> None:
-        self._source = source
+    def __init__(self, model_name: str, take_points: Callable[[], list[m.MetricPoint]]) -> None:
+        """Have `take_points` return what the handler has recorded since its last call."""
+        self._take_points = take_points
         self._dimensions = (("ModelName", model_name), ("Level", "Model"))
         self._hostname = socket.gethostname()
         self._points: list[m.MetricPoint] = []
@@ -72,15 +65,11 @@ class Measuring:
         """Take note of a call that went well, and of its requests."""
         self._prediction = (handler_us, request_ids)
 
-    def _has_points(self) -> bool:
-        """Tell whether the handler itself has measured something that was not sent."""
-        if self._source is not None and (taken := self._source.take_points()):
-            self._points = (self._points + taken)[-POINTS_LIMIT:]
-        return bool(self._points)
-
     def is_due(self, now: float) -> bool:
         """Tell whether there is something that should be sent before the answer that it belongs to."""
-        return self._has_points() or (self._prediction is not None and now - self._tried_at >= GATHER_S)
+        if taken := self._take_points():
+            self._points = (self._points + taken)[-POINTS_LIMIT:]
+        return bool(self._points) or (self._prediction is not None and now - self._tried_at >= GATHER_S)
 
     def due(self, now: float, *, is_idle: bool) -> m.Measured | None:
         """Return what is to be sent now; it stays until `sent`."""
@@ -139,7 +128,7 @@ class PrintedMetrics:
 
     def take(self, line: str) -> bool:
         """Take a line of output if it is a metric, unless there are too many of them; any thread may."""
-        point = metric_lines.parse(line, clock.wall_ms()) if metric_lines.is_metric(line) else None
+        point = metric_lines.parse(line, clock.wall_ms())
         if point is None:
             return False
         with self._lock:

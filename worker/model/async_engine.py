@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -16,7 +17,7 @@ from torchrelay.shared import clock
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.model import outputs
-from torchrelay.worker.model.engines import AnswerSender, client_gone
+from torchrelay.worker.model.engines import AnswerSender, BatchEngine, client_gone
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part, SendParts
@@ -33,21 +34,19 @@ class _Call(msgspec.Struct, eq=False):
     awaited: dict[int, asyncio.Future[object]] = {}
 
 
+@dataclass(eq=False)
 class AsyncEngine:
     """Runs requests side by side on the event loop of the worker's one thread."""
 
-    def __init__(
-        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._runner = runner
-        self._leases = leases
-        self._answers = answers
-        self._loop = loop
-        self._calls: dict[int, _Call] = {}
+    runner: Runner
+    leases: HeldLeases
+    answers: AnswerSender
+    loop: asyncio.AbstractEventLoop
+    _calls: dict[int, _Call] = field(default_factory=dict, init=False)
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
         """Cancel what the handler awaits; it is the handler's to see to it."""
-        self._leases.cancelled(lease, indexes)
+        self.leases.cancelled(lease, indexes)
         call = self._calls.get(lease)
         if call is not None:
             for index in indexes:
@@ -63,10 +62,10 @@ class AsyncEngine:
 
     def work(self) -> bool:
         """Start what has come; the event loop does the rest."""
-        while batch := self._leases.next_batch():
+        while batch := self.leases.next_batch():
             call = _Call(batch, awaited={})
             self._calls[batch.lease] = call
-            call.task = self._loop.create_task(self._run(call))
+            call.task = self.loop.create_task(self._run(call))
         return False
 
     async def _run(self, call: _Call) -> None:
@@ -79,29 +78,29 @@ class AsyncEngine:
         if self._calls.get(call.batch.lease) is call:
             del self._calls[call.batch.lease]
             handler_us = round((clock.monotonic() - started) * 1_000_000)
-            self._answers.send_answers(call.batch.lease, handler_us, replies)
+            self.answers.send_answers(call.batch.lease, handler_us, replies)
 
     async def _answer(self, call: _Call, idx: int, job: AssignedJob) -> codec.Response:
-        opened = self._runner.open(job)
+        opened = self.runner.open(job)
         if isinstance(opened, codec.Response):
             return opened
         if not self._is_wanted(call, idx):
             return client_gone()
-        context = guarded(copy.deepcopy, self._runner.model.context)
+        context = guarded(copy.deepcopy, self.runner.model.context)
         if isinstance(context, BaseException):
             return outputs.raised(context)
-        assert isinstance(context, type(self._runner.model.context))
-        part_sender = self._runner.new_part_sender(context, self._sender(call))
-        data = self._runner.begin(context, [opened], is_describe=call.batch.is_describe)
+        assert isinstance(context, type(self.runner.model.context))
+        part_sender = self.runner.new_part_sender(context, self._sender(call))
+        data = self.runner.begin(context, [opened], is_describe=call.batch.is_describe)
         part_sender.open([(call.batch.lease, idx)])
         started = clock.monotonic()
-        output = guarded(self._runner.model.entry_point, data, context)
+        output = guarded(self.runner.model.entry_point, data, context)
         if inspect.isawaitable(output):
             call.awaited[idx] = asyncio.ensure_future(_outcome(output))
             [output] = await asyncio.gather(call.awaited[idx], return_exceptions=True)
         output = guarded(outputs.plain_output, output)
         part_sender.close()
-        self._runner.ended(output, [opened], round((clock.monotonic() - started) * 1_000_000))
+        self.runner.ended(output, [opened], round((clock.monotonic() - started) * 1_000_000))
         failure = outputs.batch_failure(output, 1)
         if failure is not None:
             return failure
@@ -114,20 +113,24 @@ class AsyncEngine:
         def send(parts: list[Part]) -> None:
             wanted = [part for part in parts if self._is_wanted(call, part[0][1])]
             if wanted:
-                self._answers.send_parts(wanted)
+                self.answers.send_parts(wanted)
 
         def from_any_thread(parts: list[Part]) -> None:
-            if _is_running(self._loop):
+            if _is_running(self.loop):
                 send(parts)
             else:
-                self._loop.call_soon_threadsafe(functools.partial(send, parts))
+                self.loop.call_soon_threadsafe(functools.partial(send, parts))
 
         return from_any_thread
 
     def _is_wanted(self, call: _Call, idx: int) -> bool:
         """Tell whether somebody waits for a request, and the broker still holds this worker to it."""
         lease = call.batch.lease
-        return self._calls.get(lease) is call and not self._leases.is_gone(lease, idx)
+        return self._calls.get(lease) is call and not self.leases.is_gone(lease, idx)
+
+
+#: Takes batches from the worker's leases and has each answered.
+Engine = BatchEngine | AsyncEngine
 
 
 async def _outcome(awaited: Awaitable[object]) -> object:

@@ -6,6 +6,7 @@ Async handlers have an engine of their own in `worker.model.async_engine`.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -40,57 +41,45 @@ class AnswerSender(Protocol):
         """Answer a lease; `ends` are sequences that parts of it have closed."""
 
 
-class Engine(Protocol):
-    """Takes batches from the worker's leases and has each answered."""
-
-    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
-        """Take note that the clients of these jobs have gone."""
-
-    def forget(self) -> None:
-        """Drop what has begun: the broker has given it to others."""
-
-    def work(self) -> bool:
-        """Call the handler once; return False if there is nothing to do."""
-
-
+@dataclass(eq=False)
 class BatchEngine:
     """Runs batches one after another."""
 
-    def __init__(
-        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, share: Share | None = None
-    ) -> None:
-        self._runner = runner
-        self._leases = leases
-        self._answers = answers
-        self._share = share
-        self._part_sender = runner.new_part_sender(runner.model.context, self._send)
+    runner: Runner
+    leases: HeldLeases
+    answers: AnswerSender
+    share: Share | None = None
+
+    def __post_init__(self) -> None:
+        self._context = self.runner.model.context
+        self._part_sender = self.runner.new_part_sender(self._context, self._send)
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
-        """Drop the parts that are still to come; a handler that runs is left alone."""
-        self._leases.cancelled(lease, indexes)
+        """Take note that the clients of these jobs have gone; a handler that runs is left alone."""
+        self.leases.cancelled(lease, indexes)
 
     def forget(self) -> None:
         """Drop nothing: between two batches none has begun."""
 
     def work(self) -> bool:
         """Run the oldest batch."""
-        batch = self._leases.next_batch()
+        batch = self.leases.next_batch()
         if batch is None:
             return False
-        if all(self._leases.is_gone(batch.lease, idx) for idx in range(len(batch.jobs))):
+        if all(self.leases.is_gone(batch.lease, idx) for idx in range(len(batch.jobs))):
             replies, handler_us = [client_gone()] * len(batch.jobs), 0
         else:
-            if self._share is not None:
-                self._share(batch, ())
-            replies, handler_us = self._runner.run(self._part_sender, batch)
-        self._answers.send_answers(batch.lease, handler_us, replies)
+            if self.share is not None:
+                self.share(batch, ())
+            replies, handler_us = self.runner.run(self._part_sender, batch)
+        self.answers.send_answers(batch.lease, handler_us, replies)
         return True
 
     def _send(self, parts: list[Part]) -> None:
-        self._answers.receive_all()
-        wanted = [part for part in parts if not self._leases.is_gone(*part[0])]
+        self.answers.receive_all()
+        wanted = [part for part in parts if not self.leases.is_gone(*part[0])]
         if wanted:
-            self._answers.send_parts(wanted)
+            self.answers.send_parts(wanted)
 
 
 class _Running(msgspec.Struct, eq=False):
@@ -107,7 +96,8 @@ class _Running(msgspec.Struct, eq=False):
     ends: tuple[str, ...] = ()
 
 
-class GenerationEngine:
+@dataclass(eq=False)
+class GenerationEngine(BatchEngine):
     """Continuous batching: each call has all requests of the moment; those that are done leave.
 
     Source: TorchServe's `continuousBatching`. A request that goes on comes with empty inputs, and
@@ -115,21 +105,8 @@ class GenerationEngine:
     None for an answer that is none, False for a part.
     """
 
-    def __init__(
-        self, runner: Runner, leases: HeldLeases, answers: AnswerSender, share: Share | None = None
-    ) -> None:
-        self._runner = runner
-        self._leases = leases
-        self._answers = answers
-        self._share = share
-        self._context = runner.model.context
-        self._part_sender = runner.new_part_sender(self._context, self._send)
-        #: By lease; those that the handler knows come first, since a request joins at the end.
-        self._running: dict[int, _Running] = {}
-
-    def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
-        """Leave a request out of the next call."""
-        self._leases.cancelled(lease, indexes)
+    #: By lease; those that the handler knows come first, since a request joins at the end.
+    _running: dict[int, _Running] = field(default_factory=dict, init=False)
 
     def forget(self) -> None:
         """Drop all requests that run."""
@@ -142,10 +119,10 @@ class GenerationEngine:
         requests = list(self._running.values())
         if not requests:
             return has_run
-        if self._share is not None:
+        if self.share is not None:
             new = [request.came for request in requests if not request.is_known]
-            self._share(Batch(0, False, new), [request.lease for request in requests])
-        output, handler_us = self._runner.call(
+            self.share(Batch(0, False, new), [request.lease for request in requests])
+        output, handler_us = self.runner.call(
             self._part_sender,
             [request.job for request in requests],
             [(request.lease, 0) for request in requests],
@@ -164,30 +141,30 @@ class GenerationEngine:
     def _let_join(self) -> bool:
         """Take in every request that waits; return whether there was one that is answered by it."""
         has_run = False
-        while batch := self._leases.next_batch():
-            job = self._runner.open(batch.jobs[0]) if len(batch.jobs) == 1 else None
+        while batch := self.leases.next_batch():
+            job = self.runner.open(batch.jobs[0]) if len(batch.jobs) == 1 else None
             if batch.is_describe or not isinstance(job, Opened):
-                if self._share is not None:
-                    self._share(batch, ())
-                replies, handler_us = self._runner.run(self._part_sender, batch)
-                self._answers.send_answers(batch.lease, handler_us, replies)
+                if self.share is not None:
+                    self.share(batch, ())
+                replies, handler_us = self.runner.run(self._part_sender, batch)
+                self.answers.send_answers(batch.lease, handler_us, replies)
                 has_run = True
             else:
                 self._running[batch.lease] = _Running(batch.lease, batch.jobs[0], job)
         return has_run
 
     def _send(self, parts: list[Part]) -> None:
-        self._answers.receive_all()
+        self.answers.receive_all()
         wanted = [
             (place, part)
             for place, part in parts
-            if place[0] in self._running and not self._leases.is_gone(*place)
+            if place[0] in self._running and not self.leases.is_gone(*place)
         ]
         if wanted:
-            self._answers.send_parts(wanted)
+            self.answers.send_parts(wanted)
 
     def _part_with_cancelled(self) -> None:
-        gone = [request for request in self._running.values() if self._leases.is_gone(request.lease, 0)]
+        gone = [request for request in self._running.values() if self.leases.is_gone(request.lease, 0)]
         for request in gone:
             # TorchServe's words, which its tests look for.
             request_id = request.job.request.request_id
@@ -197,15 +174,15 @@ class GenerationEngine:
     def _settle(self, request: _Running, idx: int, value: object) -> None:
         """End a request or let it go on, as its stopping criterion says of the value."""
         request.is_known = True
-        verdict = _verdict(self._context, idx, value)
+        verdict = guarded(_verdict, self._context, idx, value)
         if isinstance(verdict, BaseException):
             self._end(request, outputs.raised(verdict))
             return
         if verdict is False:
             part = outputs.guarded_answer(self._part, idx, value)
             if part.error is None:
-                request.ends += ended_sequences(part, self._runner.sequence_headers.end)
-                self._answers.send_parts([((request.lease, 0), part)])
+                request.ends += ended_sequences(part, self.runner.sequence_headers.end)
+                self.answers.send_parts([((request.lease, 0), part)])
                 return
             self._end(request, part)
         else:
@@ -214,12 +191,12 @@ class GenerationEngine:
     def _part(self, idx: int, value: object) -> codec.Response:
         self._context.set_response_header(idx, STREAM_HEADER, "true")
         processor = self._context.request_processor[idx]
-        return outputs.answer(processor, value, self._runner.response_limit_bytes)
+        return outputs.answer(processor, value, self.runner.response_limit_bytes)
 
     def _end(self, request: _Running, reply: codec.Response) -> None:
         # Forgotten meanwhile, if the broker took its leases back while the handler ran.
         self._running.pop(request.lease, None)
-        self._answers.send_answers(request.lease, request.handler_us, [reply], *request.ends)
+        self.answers.send_answers(request.lease, request.handler_us, [reply], *request.ends)
 
 
 class FollowerEngine:
@@ -256,15 +233,11 @@ class FollowerEngine:
         if outputs.batch_failure(output, len(requests)) is None:
             assert isinstance(output, list)
             for idx, value in enumerate(output):
-                _verdict(self._context, idx, value)
+                guarded(_verdict, self._context, idx, value)
 
 
-def _verdict(context: Context, idx: int, value: object) -> object:
-    """Ask a request's stopping criterion, if it has one: True, False, None, or what it raises."""
-    return guarded(_asked, context, idx, value)
-
-
-def _asked(context: Context, idx: int, value: object) -> bool | None:
+def _verdict(context: Context, idx: int, value: object) -> bool | None:
+    """Ask a request's stopping criterion, if it has one."""
     criteria = context.stopping_criteria
     verdict = criteria[idx](value) if criteria else None
     return None if verdict is None else bool(verdict)

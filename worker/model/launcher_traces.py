@@ -1,11 +1,16 @@
 """What handlers see of the process that they run in: nothing of the launcher that it was forked from."""
 
+import contextlib
 import multiprocessing
 import os
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import torch
+
+from torchrelay.shared import settings
+from torchrelay.worker.common.worker_environment import threads_asked_for
 
 
 def hide_program() -> ModuleType:
@@ -27,3 +32,27 @@ def draw_own_randomness() -> None:
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     multiprocessing.current_process().authkey = os.urandom(32)
+
+
+@contextlib.contextmanager
+def heeding_imports() -> Iterator[None]:
+    """Let a module that is imported inside set torch's number of threads in the environment.
+
+    torch reads that when it is imported, which the launcher has done before there was a handler. One that
+    calls torch itself has the last word.
+    """
+    before = threads_asked_for(settings.environment())
+    own, calls = torch.set_num_threads, list[int]()
+
+    def set_num_threads(nthreads: int) -> None:
+        calls.append(nthreads)
+        own(nthreads)
+
+    torch.set_num_threads = set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_num_threads = own
+    asked = threads_asked_for(settings.environment())
+    if asked is not None and asked != before and not calls:
+        own(asked)

@@ -8,7 +8,6 @@ import asyncio
 import importlib
 import inspect
 import sys
-from collections.abc import Awaitable
 from pathlib import Path
 from types import ModuleType
 
@@ -22,7 +21,7 @@ from ts.version import __version__ as server_version
 from torchrelay.shared.archives import model_archive, model_config
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.model import cpu_threads
+from torchrelay.worker.model import launcher_traces
 
 _OUR_PACKAGE = "torchrelay"
 
@@ -69,7 +68,7 @@ def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:
         model_yaml_config=get_yaml_config(str(config_file)) or {} if config_file else {},
     )
     config = server_config(model_dir)
-    with cpu_threads.heeding_imports():
+    with launcher_traces.heeding_imports():
         entry_point, initialize = resolve(start.handler, model_dir)
     loop = None
     if config.async_communication:
@@ -77,14 +76,10 @@ def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:
         asyncio.set_event_loop(loop)
     loading = initialize(context)
     if loop is not None and inspect.isawaitable(loading):
-        loop.run_until_complete(_finish(loading))
+        loop.run_until_complete(loading)
     if start.service_envelope:
         entry_point = wrap(entry_point, start.service_envelope)
     return LoadedModel(entry_point, context, config, loop)
-
-
-async def _finish(loading: Awaitable[object]) -> None:
-    await loading
 
 
 def server_config(model_dir: Path) -> ModelConfig:

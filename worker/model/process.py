@@ -6,11 +6,13 @@ link, on one event loop with it.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -28,8 +30,8 @@ from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
 from torchrelay.worker.model import launcher_traces, ranks
-from torchrelay.worker.model.async_engine import AsyncEngine
-from torchrelay.worker.model.engines import BatchEngine, Engine, GenerationEngine, ended_sequences
+from torchrelay.worker.model.async_engine import AsyncEngine, Engine
+from torchrelay.worker.model.engines import BatchEngine, GenerationEngine, ended_sequences
 from torchrelay.worker.model.held_leases import HeldLeases, batch_of
 from torchrelay.worker.model.loading import LoadedModel, hide_our_modules, load, server_config
 from torchrelay.worker.model.runner import Runner
@@ -263,22 +265,17 @@ class WorkerLoop:
         )
 
 
-class _ReportsFailure:
-    """Writes what goes wrong inside it to the node, and lets it go on: Python prints the traceback."""
-
-    def __init__(self, status_fd: int) -> None:
-        self._status_fd = status_fd
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+@contextlib.contextmanager
+def _reporting_failure(status_fd: int) -> Iterator[None]:
+    """Write what goes wrong inside to the node, and let it go on: Python prints the traceback."""
+    try:
+        yield
+    finally:
+        error = sys.exception()
         if error is not None and not isinstance(error, SystemExit):
             words = LastWords(one_line(error), is_out_of_memory(error))
-            os.write(self._status_fd, msgspec.json.encode(words) + b"\n")
-        os.close(self._status_fd)
+            os.write(status_fd, msgspec.json.encode(words) + b"\n")
+        os.close(status_fd)
 
 
 def is_cuda_initialized() -> bool:
@@ -294,7 +291,7 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
     sys.excepthook = _print_on_stdout
     model_dir = Path(spec.model_dir)
     os.chdir(model_dir)
-    with _ReportsFailure(status_fd):
+    with _reporting_failure(status_fd):
         config = server_config(model_dir)
         start = spec.start
         if start.gpu_ids:
@@ -319,7 +316,7 @@ def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: Tra
 def _serve(spec: WorkerSpec, model: LoadedModel, rank_role: ranks.Leader | ranks.Follower | None) -> None:
     start = spec.start
     runner = Runner(
-        model,
+        model=model,
         decode_input=start.decode_input_request,
         response_limit_bytes=start.max_response_bytes,
         sequence_headers=spec.sequence_headers,

@@ -6,6 +6,7 @@ A handler that ends the process (SystemExit, os._exit) ends it: that is the node
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from ts.context import Context, RequestProcessor
 
@@ -24,22 +25,19 @@ from torchrelay.worker.model.streaming import PartSender, Place, SendParts
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, kw_only=True)
 class Runner:
     """Calls the handler of a loaded model."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        *,
-        decode_input: bool,
-        response_limit_bytes: int,
-        sequence_headers: SequenceHeaders | None = None,
-    ) -> None:
-        self.model = model
-        self.response_limit_bytes = response_limit_bytes
-        self.measuring = Measuring(model.context.model_name, model.context.metrics)
-        self.sequence_headers = sequence_headers or SequenceHeaders()
-        self._decode_input = decode_input
+    model: LoadedModel
+    decode_input: bool
+    response_limit_bytes: int
+    sequence_headers: SequenceHeaders = field(default_factory=SequenceHeaders)
+
+    def __post_init__(self) -> None:
+        context = self.model.context
+        take_points = context.metrics.take_points if context.metrics else list
+        self.measuring = Measuring(context.model_name, take_points)
 
     def new_part_sender(self, context: Context, send: SendParts) -> PartSender:
         """Give a context the sender of parts that its handlers use; they go to `send`."""
@@ -63,7 +61,13 @@ class Runner:
         handler_us = 0
         if jobs:
             output, handler_us = self.call(part_sender, jobs, places, is_describe=batch.is_describe)
-            replies = self._replies(part_sender, output, len(jobs))
+            failure = outputs.batch_failure(output, len(jobs))
+            if failure is not None:
+                replies = [failure] * len(jobs)
+            else:
+                assert isinstance(output, list)
+                rows = enumerate(output)
+                replies = [outputs.guarded_answer(part_sender.last, idx, value) for idx, value in rows]
         for idx, reply in unreadable.items():
             replies.insert(idx, reply)
         return replies, handler_us
@@ -110,7 +114,7 @@ class Runner:
         processors: list[RequestProcessor] = []
         data: list[Row] = []
         for idx, job in enumerate(jobs):
-            row, headers = ({}, {}) if idx < known else inputs.inputs(job, decode_input=self._decode_input)
+            row, headers = ({}, {}) if idx < known else inputs.inputs(job, decode_input=self.decode_input)
             inputs.add_headers(headers, job, self.sequence_headers, is_describe=is_describe)
             request_ids[idx] = job.request.request_id
             processors.append(RequestProcessor(headers))
@@ -125,10 +129,3 @@ class Runner:
         """Take note of a call's time, which counts only if it went well, as in TorchServe."""
         if type(output) is list and len(output) == len(jobs):
             self.measuring.predicted(handler_us, [job.request.request_id for job in jobs])
-
-    def _replies(self, part_sender: PartSender, output: object, row_count: int) -> list[codec.Response]:
-        failure = outputs.batch_failure(output, row_count)
-        if failure is not None:
-            return [failure] * row_count
-        assert isinstance(output, list)
-        return [outputs.guarded_answer(part_sender.last, idx, value) for idx, value in enumerate(output)]

@@ -189,7 +189,7 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
     ours = loading.hide_our_modules(model_dir)
-    runner = Runner(loading.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
+    runner = Runner(model=loading.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
     meta, frames = codec.pack_request("r", [], [("body", "text/plain", b"hi")])
     part_sender = runner.new_part_sender(runner.model.context, print)
     [response], _ = runner.run(part_sender, Batch(1, False, [AssignedJob(meta, frames)]))

@@ -33,7 +33,7 @@ def run(
     """Run one batch through the codec, as the broker sends it."""
     context = Context("m", "/", {}, 1, None, "0", metrics=MetricsCache("m"))
     model = LoadedModel(lambda data, context: handler(data or [], context), context)
-    runner = Runner(model, decode_input=decode_input, response_limit_bytes=response_limit_bytes)
+    runner = Runner(model=model, decode_input=decode_input, response_limit_bytes=response_limit_bytes)
     jobs = [
         AssignedJob(*codec.pack_request(f"id-{idx}", headers, inputs))
         for idx, inputs in enumerate(requests or [[]])
@@ -334,7 +334,7 @@ def test_a_row_above_max_response_size_fails_alone_and_names_the_setting() -> No
 def test_a_job_that_cannot_be_read_fails_alone() -> None:
     context = Context("m", "/", {}, 1, None, "0")
     model = LoadedModel(lambda data, context: ["ok"] * len(data or ()), context)
-    runner = Runner(model, decode_input=True, response_limit_bytes=100)
+    runner = Runner(model=model, decode_input=True, response_limit_bytes=100)
     good = AssignedJob(*codec.pack_request("r", [], body()))
     without_frame, _ = codec.pack_request("r", [], body(b"x" * 10_000))
     part_sender = runner.new_part_sender(context, lambda parts: None)
