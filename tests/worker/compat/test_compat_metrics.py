@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from ts.metrics import metric_cache_errors as errors
-from ts.metrics.caching_metric import POINT_LIMIT, CachingMetric
+from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric import Metric
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.metrics.metric_encoder import MetricEncoder
 from ts.metrics.metric_type_enum import MetricTypes
-from ts.metrics.metrics_cache import MetricsCache
+from ts.metrics.metrics_cache import POINT_LIMIT, MetricsCache
 from ts.metrics.metrics_store import MetricsStore
 from ts.metrics.unit import Units
 

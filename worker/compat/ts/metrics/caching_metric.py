@@ -2,9 +2,7 @@
 
 import logging
 import socket
-from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from torchrelay.shared import clock
 from torchrelay.shared.wire.messages import MetricPoint
@@ -14,38 +12,13 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 logger = logging.getLogger(__name__)
 
-#: Points kept until they are taken; of more, the oldest go, so that no handler can fill the memory.
-POINT_LIMIT = 10_000
+#: Where points go.
+Outlet = Callable[[MetricPoint], None]
 
 
-class Outlet(Protocol):
-    """Where points go."""
-
-    def append(self, point: MetricPoint, /) -> None:
-        """Take one point."""
-
-
-class LineOutlet:
-    """Logs points in TorchServe's form; the node that reads a worker's output takes them from there."""
-
-    def append(self, point: MetricPoint, /) -> None:
-        """Log one point."""
-        logger.info(metric_line(point))
-
-
-class PointBuffer:
-    """Keeps points until they are taken; handlers may fill it from several threads."""
-
-    def __init__(self) -> None:
-        self._points: deque[MetricPoint] = deque(maxlen=POINT_LIMIT)
-
-    def append(self, point: MetricPoint, /) -> None:
-        """Keep one point."""
-        self._points.append(point)
-
-    def take(self) -> list[MetricPoint]:
-        """Return the points in order, and forget them."""
-        return [self._points.popleft() for _ in range(len(self._points))] if self._points else []
+def log_point(point: MetricPoint) -> None:
+    """Log a point in TorchServe's form; the node that reads a worker's output takes it from there."""
+    logger.info(metric_line(point))
 
 
 def metric_line(point: MetricPoint) -> str:
@@ -68,10 +41,10 @@ class CachingMetric(MetricAbstract):
         unit: str,
         dimension_names: Sequence[str] | None = None,
         metric_type: MetricTypes = MetricTypes.COUNTER,
-        outlet: Outlet | None = None,
+        outlet: Outlet = log_point,
     ) -> None:
         super().__init__(metric_name, unit, dimension_names, metric_type)
-        self._outlet = outlet or LineOutlet()
+        self._outlet = outlet
 
     def add_or_update(
         self, value: float, dimension_values: Sequence[str] = (), request_id: str | None = ""
@@ -91,7 +64,7 @@ class CachingMetric(MetricAbstract):
                 error,
             )
             return
-        self._outlet.append(point)
+        self._outlet(point)
 
     def update(self, value: float, request_id: str = "", dimensions: Sequence[Dimension] = ()) -> None:
         """Record a value under these dimensions, which become the metric's; kept for older handlers."""

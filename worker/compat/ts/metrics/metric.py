@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from ts.metrics.caching_metric import CachingMetric, Outlet
+from ts.metrics.caching_metric import CachingMetric
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 
@@ -20,10 +20,9 @@ class Metric:
         dimensions: Sequence[Dimension],
         request_id: str | None = None,
         metric_method: str | None = None,
-        outlet: Outlet | None = None,
     ) -> None:
         names = [dimension.name for dimension in dimensions]
-        self._metric = CachingMetric(name, unit, names, MetricTypes.COUNTER, outlet)
+        self._metric = CachingMetric(name, unit, names, MetricTypes.COUNTER)
         self.metric_type = MetricTypes.COUNTER
         self.name = name
         self.unit = self._metric.unit

@@ -1,16 +1,15 @@
 """A metrics cache that a handler, or a test of one, makes itself: its values are logged as they come."""
 
 from ts.metrics import metric_cache_errors as errors
-from ts.metrics.caching_metric import LineOutlet
-from ts.metrics.declared import read_config
-from ts.metrics.metrics_cache import MetricsCache
+from ts.metrics.caching_metric import log_point
+from ts.metrics.metrics_cache import MetricsCache, read_config
 
 
 class MetricsCacheYamlImpl(MetricsCache):
     """The metrics cache of a metrics.yaml. Raises an error of metric_cache_errors if it can't be read."""
 
     def __init__(self, config_file_path: str) -> None:
-        super().__init__(outlet=LineOutlet())
+        super().__init__(outlet=log_point)
         self.request_ids = None
         if not config_file_path:
             raise errors.MetricsCacheTypeError("Config file not initialized")

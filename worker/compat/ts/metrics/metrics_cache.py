@@ -3,17 +3,32 @@
 import copy
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+import yaml
 
 from torchrelay.shared.wire.messages import MetricPoint
 from ts.metrics import metric_cache_errors as errors
-from ts.metrics.caching_metric import CachingMetric, Outlet, PointBuffer
-from ts.metrics.declared import declared_metrics, read_config
+from ts.metrics.caching_metric import CachingMetric, Outlet
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 from ts.metrics.unit import SIZE_UNITS, TIME_UNITS
 
 logger = logging.getLogger(__name__)
+
+#: Points kept until they are taken; of more, the oldest go, so that no handler can fill the memory.
+POINT_LIMIT = 10_000
+#: The metrics of models that TorchServe's own metrics.yaml lists.
+DEFAULT_CONFIG = b"""\
+model_metrics:
+  gauge:
+    - {name: HandlerTime, unit: ms, dimensions: [ModelName, Level]}
+    - {name: PredictionTime, unit: ms, dimensions: [ModelName, Level]}
+"""
+
+#: The arguments of `add_metric_to_cache` for one metric.
+Declared = tuple[str, str, list[str], MetricTypes]
 
 
 class MetricsCache:
@@ -24,9 +39,10 @@ class MetricsCache:
         #: Index in the batch -> request id; one random id while the model loads.
         self.request_ids: dict[int, str] | str | None = str(uuid.uuid4())
         self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {}
-        self._points = PointBuffer()
+        #: Handlers may fill it from several threads.
+        self._points: deque[MetricPoint] = deque(maxlen=POINT_LIMIT)
         #: Where points go; to a buffer that the worker empties, unless there is no worker.
-        self._outlet = outlet or self._points
+        self._outlet = outlet or self._points.append
 
     def __deepcopy__(self, memo: dict[int, object]) -> "MetricsCache":
         """Return a view for other requests: it records into the same points."""
@@ -43,7 +59,7 @@ class MetricsCache:
 
     def take_points(self) -> list[MetricPoint]:
         """Return what was recorded since the last call, in order."""
-        return self._points.take()
+        return [self._points.popleft() for _ in range(len(self._points))] if self._points else []
 
     def set_request_ids(self, request_ids: dict[int, str]) -> None:
         """Say which requests values are recorded for from now on."""
@@ -190,3 +206,38 @@ def _check_names(metric_name: object, unit: object, metric_type: object) -> None
             raise errors.MetricsCacheTypeError(f"`{name}` must be a str")
     if not isinstance(metric_type, MetricTypes):
         raise errors.MetricsCacheTypeError("`metric_type` must be a MetricTypes enum")
+
+
+def read_config(content: bytes) -> Mapping[str, object]:
+    """Parse a metrics.yaml; empty content stands for TorchServe's own file."""
+    try:
+        parsed = yaml.safe_load(content or DEFAULT_CONFIG)
+    except yaml.YAMLError as error:
+        raise errors.MetricsCachePyYamlError(f"Error parsing file: {error}") from error
+    if not isinstance(parsed, Mapping):
+        raise errors.MetricsCacheValueError("the metrics configuration is no mapping")
+    return parsed
+
+
+def declared_metrics(config: Mapping[str, object]) -> Iterator[Declared]:
+    """Yield what `model_metrics` lists, by type; raises at what TorchServe's worker would not start with."""
+    if "model_metrics" not in config:
+        raise errors.MetricsCacheKeyError("'model_metrics' key not found in yaml file")
+    section = config["model_metrics"]
+    if not section or not isinstance(section, Mapping):
+        raise errors.MetricsCacheValueError("Missing `model_metrics` specification")
+    for kind, metrics in section.items():
+        if kind not in [member.value for member in MetricTypes]:
+            raise errors.MetricsCacheKeyError(f"Invalid metric type: {kind!r}")
+        if not isinstance(metrics or [], list):
+            raise errors.MetricsCacheValueError(f"the metrics of type {kind} are no list")
+        yield from (_declared(metric, MetricTypes(kind)) for metric in metrics or ())
+
+
+def _declared(metric: object, metric_type: MetricTypes) -> Declared:
+    if not isinstance(metric, Mapping):
+        raise errors.MetricsCacheValueError(f"a metric is described by a mapping, not {metric!r}")
+    missing = [key for key in ("name", "unit", "dimensions") if key not in metric]
+    if missing:
+        raise errors.MetricsCacheKeyError(f"Key not found in cache spec: {missing[0]!r}")
+    return metric["name"], metric["unit"], metric["dimensions"], metric_type
