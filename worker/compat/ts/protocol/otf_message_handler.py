@@ -5,7 +5,7 @@ worker's own sender of parts, which takes the answer as an object.
 """
 
 import os
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ts.context import Context
 
@@ -20,13 +20,6 @@ class PredictResponse(NamedTuple):
     code: int
     context: Context | None
     ts_stream_next: bool
-
-
-class PartSocket(Protocol):
-    """What `context.cl_socket` is while requests run."""
-
-    def sendall(self, response: PredictResponse, /) -> None:
-        """Send one part of each request that the response names."""
 
 
 def create_predict_response(

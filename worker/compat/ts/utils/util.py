@@ -26,23 +26,12 @@ R = TypeVar("R")
 CLEANUP_REGEX = re.compile("<.*?>|&([a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
 
 
-class PT2Backend(enum.StrEnum):
-    """Backends of torch.compile that a model config may name."""
-
-    EAGER = "eager"
-    AOT_EAGER = "aot_eager"
-    INDUCTOR = "inductor"
-    NVFUSER = "nvfuser"
-    AOT_NVFUSER = "aot_nvfuser"
-    AOT_CUDAGRAPHS = "aot_cudagraphs"
-    OFI = "ofi"
-    FX2TRT = "fx2trt"
-    ONNXRT = "onnxrt"
-    IPEX = "ipex"
-    TORCHXLA_TRACE_ONCE = "torchxla_trace_once"
-    OPENVINO = "openvino"
-    TENSORRT = "tensorrt"
-    HPU_BACKEND = "hpu_backend"
+#: Backends of torch.compile that a model config may name, each by its own name in small letters.
+PT2Backend = enum.StrEnum(
+    "PT2Backend",
+    "EAGER AOT_EAGER INDUCTOR NVFUSER AOT_NVFUSER AOT_CUDAGRAPHS OFI FX2TRT ONNXRT IPEX TORCHXLA_TRACE_ONCE"
+    " OPENVINO TENSORRT HPU_BACKEND",
+)
 
 
 class PredictionException(Exception):

@@ -9,21 +9,12 @@ from ts.torch_handler.request_envelope.base import BaseEnvelope
 
 #: numpy's name of a type -> the protocol's; what has a name of its own for each length goes by its kind.
 _DATATYPES = {
-    "bool": "BOOL",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
+    **{name: name.upper() for name in ("bool", "uint8", "uint16", "uint32", "uint64")},
+    **{name: name.upper() for name in ("int8", "int16", "int32", "int64")},
     "float16": "FP16",
     "float32": "FP32",
     "float64": "FP64",
-    "byte": "BYTES",
-    "object": "BYTES",
-    "U": "BYTES",
+    **dict.fromkeys(("byte", "object", "U"), "BYTES"),
 }
 
 
