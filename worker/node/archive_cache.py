@@ -132,13 +132,13 @@ class ArchiveCache:
         """
         if found := await self.in_thread(self._copies.claim, name):
             return found
-        lock = self._eviction.use_archive(name)
+        lock = self._eviction.use("archives", name)
         try:
             source = await self._source(name, total_bytes, called, path)
             self._report(name, "unpacking", 0, 0)
             copy = await self._with_room(
                 lambda: self.in_thread(self._copies.make, name, source.path, called),
-                await self.in_thread(self._copies.bytes_of, source.path),
+                await self.in_thread(self._copies.reader.unpacked_bytes, source.path),
                 called,
             )
             self._eviction.note_copy()
@@ -216,7 +216,7 @@ class ArchiveCache:
 
     async def _fetch(self, name: str, total_bytes: int, called: str) -> None:
         target = self._archives / f"{name}.mar"
-        lock = self._eviction.use_archive(name)
+        lock = self._eviction.use("archives", name)
         try:
             while not target.exists():
                 with try_lock(self._archives / f"{name}.lock") as is_mine:
@@ -266,8 +266,7 @@ class ArchiveCache:
                 await self._complete(download)
             finally:
                 del self._downloads[name]
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._pool, model_archive.sha256_of, path)
+        found = await self.in_thread(model_archive.sha256_of, path)
         if found != name:
             path.unlink()
             raise StoreFailed("The archive came broken.", f"its sha256 is {found}, not {name}")

@@ -136,7 +136,19 @@ class Installer:
         """
         folder = self._root / wanted.key
         if not (folder / _WHOLE).exists():
-            await self._join_build(wanted, model_dir, on_lines, on_progress)
+            build = self._builds.get(wanted.key) or self._begin_build(wanted, model_dir)
+            build.receivers.append(on_lines)
+            try:
+                while not build.task.done():
+                    on_progress()
+                    await asyncio.wait({build.task}, timeout=REPORT_S)
+                build.task.result()
+            finally:
+                build.receivers.remove(on_lines)
+                # It ends when nobody waits for it any more.
+                if self._builds.get(wanted.key) is build and (build.task.done() or not build.receivers):
+                    del self._builds[wanted.key]
+                    build.task.cancel()
         if wanted.wants_venv:
             return Environment(folder, str(folder / "bin" / "python"), "")
         return Environment(folder, sys.executable, str(folder / "packages"))
@@ -148,31 +160,11 @@ class Installer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _join_build(
-        self,
-        wanted: Requirements,
-        model_dir: Path,
-        on_lines: LineReceiver,
-        on_progress: Callable[[], None],
-    ) -> None:
-        """Wait for a build that others may wait for, too; it ends when nobody waits for it any more."""
-        key = wanted.key
-        if key not in self._builds:
-            receivers: list[LineReceiver] = []
-            task = asyncio.create_task(self._build(wanted, model_dir, receivers))
-            self._builds[key] = _Build(task, receivers)
-        build = self._builds[key]
-        build.receivers.append(on_lines)
-        try:
-            while not build.task.done():
-                on_progress()
-                await asyncio.wait({build.task}, timeout=REPORT_S)
-            build.task.result()
-        finally:
-            build.receivers.remove(on_lines)
-            if self._builds.get(key) is build and (build.task.done() or not build.receivers):
-                del self._builds[key]
-                build.task.cancel()
+    def _begin_build(self, wanted: Requirements, model_dir: Path) -> _Build:
+        receivers: list[LineReceiver] = []
+        task = asyncio.create_task(self._build(wanted, model_dir, receivers))
+        self._builds[wanted.key] = _Build(task, receivers)
+        return self._builds[wanted.key]
 
     async def _build(self, wanted: Requirements, model_dir: Path, receivers: list[LineReceiver]) -> None:
         folder = self._root / wanted.key
@@ -239,8 +231,7 @@ def _commands(wanted: Requirements, folder: Path) -> list[list[str]]:
         "install",
         "--disable-pip-version-check",
         "--no-input",
-        "--progress-bar",
-        "off",
+        "--progress-bar=off",
         "-U",
     ]
     file = ["-r", str(wanted.file)]

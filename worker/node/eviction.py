@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -84,19 +85,13 @@ class Eviction:
         self._counted: set[str] = set()
         self._is_tidy = False
 
-    def use_archive(self, name: str) -> SharedLock:
-        """Keep an archive, which need not be in the cache yet, until the lock is released."""
-        return self._use(self._archives, name)
-
-    def use_environment(self, key: str) -> SharedLock:
-        """Keep an environment, which need not be in the cache yet, until the lock is released."""
-        return self._use(self._environments, key)
-
     def note_copy(self) -> None:
         """Have the next `tidy` count again: there is one more copy."""
         self._is_tidy = False
 
-    def _use(self, home: Path, name: str) -> SharedLock:
+    def use(self, kind: Literal["archives", "environments"], name: str) -> SharedLock:
+        """Keep an archive or environment, which need not be in the cache yet, until the lock is released."""
+        home = self._root / kind
         self._is_tidy = self._is_tidy and name in self._counted
         private_files.make_folder(home)  # the host may have cleared its /tmp
         return SharedLock(home / f"{name}.use")
@@ -109,7 +104,7 @@ class Eviction:
         if not self._tidying.acquire(blocking=False):
             return
         try:
-            if self._is_tidy and not self._is_short():
+            if self._is_tidy and excess_bytes(0, self._limit_bytes, self._disk(self._root)) <= 0:
                 return
             self._is_tidy = True
             unpacked_copies.remove_dropped(self._root)
@@ -135,12 +130,9 @@ class Eviction:
             logger.info("cache.emptied", extra={"entries": len(dropped)})
         return bool(dropped)
 
-    def _is_short(self) -> bool:
-        return excess_bytes(0, self._limit_bytes, self._disk(self._root)) > 0
-
     def _shrink(self, coming_bytes: int) -> None:
         entries = self._entries()
-        sizes = {entry: _size(entry) for entry in entries}
+        sizes = {entry: sum(map(_size_of, entry.paths)) for entry in entries}
         kept = sum(sizes.values())
         excess = excess_bytes(kept, self._limit_bytes, self._disk(self._root), coming_bytes)
         self._counted = {entry.name for entry in entries}
@@ -190,11 +182,6 @@ def _copies(archives: Path, models: Path) -> Iterator[Entry]:
         with suppress(FileNotFoundError):
             is_useless = not (entry / unpacked_copies.LISTING).exists()
             yield Entry(entry.name, (entry,), locks, entry.stat().st_mtime, is_useless)
-
-
-def _size(entry: Entry) -> int:
-    """Return the bytes of an entry's files."""
-    return sum(map(_size_of, entry.paths))
 
 
 def _size_of(path: Path) -> int:

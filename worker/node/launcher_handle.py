@@ -10,17 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from torchrelay.worker.launcher.launcher_protocol import (
-    PACKET_LIMIT_BYTES,
-    Exited,
-    Fork,
-    Forked,
-    Order,
-    Report,
-    Signal,
-    WorkerSpec,
-    write_spec,
-)
+from torchrelay.worker.launcher import launcher_protocol as protocol
 
 
 class Launcher:
@@ -48,10 +38,10 @@ class Launcher:
         """An fd that is readable when there is a report, or the launcher is gone."""
         return self._socket.fileno()
 
-    def fork(self, spec: WorkerSpec, stdout_fd: int, stderr_fd: int, status_fd: int) -> None:
+    def fork(self, spec: protocol.WorkerSpec, stdout_fd: int, stderr_fd: int, status_fd: int) -> None:
         """Order a worker; the launcher gets its own copies of the fds. Raises OSError if that fails."""
-        spec_fd = write_spec(spec)
-        order = _packed(Fork(spec.start.worker_id))
+        spec_fd = protocol.write_spec(spec)
+        order = msgspec.json.encode(protocol.Fork(spec.start.worker_id))
         try:
             # A launcher that is gone shows at `fd`, and its orders with it.
             with contextlib.suppress(BrokenPipeError):
@@ -62,19 +52,19 @@ class Launcher:
     def signal(self, worker_id: int, number: int) -> None:
         """Order a signal; for a worker that has ended nothing happens."""
         with contextlib.suppress(BrokenPipeError):
-            self._socket.send(_packed(Signal(worker_id, number)))
+            self._socket.send(msgspec.json.encode(protocol.Signal(worker_id, number)))
 
-    def report(self) -> Report | None:
+    def report(self) -> protocol.Report | None:
         """Read the next report, or None if the launcher is gone; call it when `fd` is readable."""
         try:
-            packet = self._socket.recv(PACKET_LIMIT_BYTES)
+            packet = self._socket.recv(protocol.PACKET_LIMIT_BYTES)
         except ConnectionResetError:
             packet = b""
-        report = msgspec.json.decode(packet, type=Report) if packet else None
+        report = msgspec.json.decode(packet, type=protocol.Report) if packet else None
         match report:
-            case Forked(worker_id, pid):
+            case protocol.Forked(worker_id, pid):
                 self._pids[worker_id] = pid
-            case Exited(worker_id):
+            case protocol.Exited(worker_id):
                 self._pids.pop(worker_id, None)  # not there if it could not be forked
         return report
 
@@ -87,17 +77,9 @@ class Launcher:
             # It is still importing, or stuck.
             self._process.kill()
             exit_code = self._process.wait()
-        if exit_code:
-            self._end_groups()
+        if exit_code:  # it could not end them
+            for pid in self._pids.values():
+                # As long as a group has members, its number is given to no one else.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
         return exit_code
-
-    def _end_groups(self) -> None:
-        """End the processes of workers whose launcher failed, and so could not end them."""
-        for pid in self._pids.values():
-            # As long as a group has members, its number is given to no one else.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-
-
-def _packed(order: Order) -> bytes:
-    return msgspec.json.encode(order)

@@ -23,9 +23,10 @@ logger = logging.getLogger(__name__)
 Key = tuple[str, str, str, str]
 
 
-class _Shared(msgspec.Struct, eq=False):
+class SharedDir(msgspec.Struct, eq=False):
     """A folder, and the workers of one registration that share it."""
 
+    key: Key
     users: int = 0
     #: Provides the copy; if it fails, it fails for all workers that wait for it.
     opening: asyncio.Task[None] | None = None
@@ -45,7 +46,7 @@ class ModelDirs:
         self._cache = cache
         self._copies = copies
         self._is_kept = is_kept
-        self._shared: dict[Key, _Shared] = {}
+        self._shared: dict[Key, SharedDir] = {}
         #: Tasks that provide or drop copies; `close` waits for them.
         self._openings: set[asyncio.Task[None]] = set()
         self._drops: set[asyncio.Task[None]] = set()
@@ -55,28 +56,31 @@ class ModelDirs:
         if not self._is_kept:
             await self._cache.in_thread(self._copies.drop_left)
 
-    def share(self, start: m.StartWorker) -> "ModelDirUse":
+    def share(self, start: m.StartWorker) -> SharedDir:
         """Count a worker among those that share the folder of its registration."""
         key = (start.model, start.version, start.registration, start.archive)
         if key not in self._shared:
             self._forget_older(key)
-            self._shared[key] = _Shared()
+            self._shared[key] = SharedDir(key)
         self._shared[key].users += 1
-        return ModelDirUse(self, start, self._shared[key], key)
+        return self._shared[key]
 
     async def close(self) -> None:
         """Release all folders without users, and wait until dropped ones are removed."""
-        for key, shared in list(self._shared.items()):
+        for shared in list(self._shared.values()):
             if shared.users == 0:
-                self._end(key, shared)
+                self._end(shared)
         # A copy that is still being unpacked is dropped or released as soon as it is complete.
         await asyncio.gather(*self._openings, return_exceptions=True)
         await asyncio.gather(*self._drops, return_exceptions=True)
 
-    async def folder_of(self, key: Key, shared: _Shared, start: m.StartWorker) -> Path:
-        """Return the folder, provided if need be; raises as ArchiveCache.provide does."""
+    async def folder_of(self, shared: SharedDir, start: m.StartWorker) -> Path:
+        """Return the folder, for its first worker as the archive was made.
+
+        Raises as ArchiveCache.provide does.
+        """
         if shared.opening is None or (shared.opening.done() and (shared.folder is None or shared.is_free)):
-            shared.opening = asyncio.create_task(self._open(key, shared, start))
+            shared.opening = asyncio.create_task(self._open(shared, start))
             self._openings.add(shared.opening)
             shared.opening.add_done_callback(lambda task: self._opened(task, start.archive))
         # Shielded: a worker that is no longer wanted leaves the others their folder.
@@ -84,19 +88,19 @@ class ModelDirs:
         assert shared.folder is not None
         return shared.folder
 
-    def leave(self, key: Key, shared: _Shared, *, was_stopped: bool, is_unregistered: bool) -> None:
+    def leave(self, shared: SharedDir, *, was_stopped: bool, is_unregistered: bool) -> None:
         """Count a worker out; after the last one the folder is released or dropped."""
         shared.users -= 1
         if shared.users > 0:
             return
         shared.is_spent = was_stopped
         if is_unregistered or shared.copy is None:
-            self._end(key, shared)
+            self._end(shared)
         elif not shared.is_free:
             shared.copy.release()
             shared.is_free = True
 
-    async def _open(self, key: Key, shared: _Shared, start: m.StartWorker) -> None:
+    async def _open(self, shared: SharedDir, start: m.StartWorker) -> None:
         if start.archive_path:
             is_model = await self._cache.in_thread(Path(start.archive_path).is_dir)
             if is_model:
@@ -111,7 +115,7 @@ class ModelDirs:
             shared.copy = await self._as_made(shared.copy, start)
         shared.folder, shared.is_free = shared.copy.folder, False
         if shared.users == 0:  # all have gone meanwhile
-            self._end(key, shared)
+            self._end(shared)
 
     async def _as_made(self, copy: UnpackedCopy, start: m.StartWorker) -> UnpackedCopy:
         """Return a copy as the archive was made; the changed one if the archive can't be fetched any more."""
@@ -136,13 +140,13 @@ class ModelDirs:
 
     def _forget_older(self, key: Key) -> None:
         """Release the folders that earlier registrations of the same version left when their workers died."""
-        for other, shared in list(self._shared.items()):
-            if other[:2] == key[:2] and shared.users == 0:
-                self._end(other, shared)
+        for shared in list(self._shared.values()):
+            if shared.key[:2] == key[:2] and shared.users == 0:
+                self._end(shared)
 
-    def _end(self, key: Key, shared: _Shared) -> None:
-        if self._shared.get(key) is shared:
-            del self._shared[key]
+    def _end(self, shared: SharedDir) -> None:
+        if self._shared.get(shared.key) is shared:
+            del self._shared[shared.key]
         if shared.copy is None:
             return
         if self._is_kept:
@@ -154,25 +158,7 @@ class ModelDirs:
         self._drops.add(task)
         task.add_done_callback(self._drops.discard)
 
-    async def _drop(self, shared: _Shared) -> None:
+    async def _drop(self, shared: SharedDir) -> None:
         assert shared.copy is not None
         if not shared.is_free or await self._cache.in_thread(shared.copy.take_again):
             await self._cache.in_thread(shared.copy.drop)
-
-
-class ModelDirUse:
-    """A worker's use of its folder, from the order to start it until its process has ended."""
-
-    def __init__(self, dirs: ModelDirs, start: m.StartWorker, shared: _Shared, key: Key) -> None:
-        self._dirs = dirs
-        self._start = start
-        self._shared = shared
-        self._key = key
-
-    async def folder(self) -> Path:
-        """Provide the folder, as the archive was made for the first worker."""
-        return await self._dirs.folder_of(self._key, self._shared, self._start)
-
-    def leave(self, *, was_stopped: bool, is_unregistered: bool) -> None:
-        """End the use of the folder."""
-        self._dirs.leave(self._key, self._shared, was_stopped=was_stopped, is_unregistered=is_unregistered)

@@ -11,7 +11,7 @@ from torchrelay.shared.settings import DEFAULT_LOG_LIMITS, LogLimits
 from torchrelay.shared.torchserve.torchserve_log import TorchServeFormatter
 
 
-class ModelLog:
+class ModelLog(BackgroundHandler):
     """Writes `2026-01-31T12:00:00,123 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - text`, in local time.
 
     A line of stderr has `stderr` in its place, and is a warning.
@@ -19,17 +19,9 @@ class ModelLog:
 
     def __init__(self, path: Path, limits: LogLimits = DEFAULT_LOG_LIMITS) -> None:
         private_files.make_folder(path.parent)
-        self._file = BackgroundHandler(LogFileHandler(path, limits))
-        self._file.setFormatter(TorchServeFormatter("worker"))
+        super().__init__(LogFileHandler(path, limits))
+        self.setFormatter(TorchServeFormatter("worker"))
 
     def write(self, facts: Mapping[str, object]) -> None:
         """Write the lines of a record `worker.output`."""
-        self._file.emit(logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO}))
-
-    def wait_for_room(self) -> None:
-        """Wait until there is room for more lines, unless writing is stuck."""
-        self._file.wait_for_room()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        self.emit(logging.makeLogRecord({**facts, "msg": "worker.output", "levelno": logging.INFO}))

@@ -38,33 +38,49 @@ class UnpackedCopy:
     """A copy that this process uses."""
 
     def __init__(self, holder: Path, lock: IO[bytes]) -> None:
-        self._holder = holder
+        self.holder = holder
         self._lock = lock
 
     @property
     def folder(self) -> Path:
         """The model_dir."""
-        return self._holder / FOLDER
+        return self.holder / FOLDER
 
     def release(self) -> None:
         """Let other nodes use or drop the copy; the time of its folder becomes now."""
         with suppress(OSError):  # whatever has become of the disk meanwhile
-            os.utime(self._holder)
+            os.utime(self.holder)
         self._lock.close()
 
     def take_again(self) -> bool:
         """Lock the copy again as it was left; return whether no other node took it meanwhile."""
-        if lock := _hold(self._holder):
-            self._lock = lock
-        return lock is not None
+        if taken := _take(self.holder):
+            self._lock = taken._lock
+        return taken is not None
 
     def restore(self) -> bool:
         """Undo what was added to the copy; return whether it is again as the archive was made."""
-        return _restore(self._holder)
+        folder = self.folder
+        try:
+            listing = json.loads((self.holder / LISTING).read_text())
+            made = {name: tuple(facts) for name, facts in listing.items()}
+            found = dict(_scan(folder))
+        except (OSError, ValueError, RecursionError):
+            return False
+        if any(found.get(name) != facts for name, facts in made.items()):
+            return False
+        try:
+            for name in found.keys() - made.keys():
+                if os.path.dirname(name) in made or os.path.dirname(name) == "":
+                    path = folder / name
+                    shutil.rmtree(path) if stat.S_ISDIR(found[name][0]) else path.unlink()
+        except OSError:
+            return False
+        return True
 
     def drop(self) -> None:
         """Remove the copy from the disk."""
-        drop(self._holder)
+        drop(self.holder)
         self._lock.close()
 
 
@@ -73,7 +89,7 @@ class UnpackedCopies:
 
     def __init__(self, root: Path, reader: ArchiveReader, *, is_kept: bool) -> None:
         """Use the copies below `root`; unless `is_kept`, each is made anew and removed after its use."""
-        self._reader = reader
+        self.reader = reader
         self._models = root / "models"
         self._is_kept = is_kept
         private_files.make_folder(self._models)
@@ -83,52 +99,44 @@ class UnpackedCopies:
         if not self._is_kept:
             return None
         for holder in sorted(self._models.glob(f"{name}.*"), key=_modified_at, reverse=True):
-            lock = _hold(holder)
-            if lock is None:
-                continue
-            if _restore(holder):
-                # By a new name: the node that released it, and may want it again, sees that it is taken.
-                return self._name(holder, lock, name)
-            drop(holder)
-            lock.close()
+            if copy := _take(holder):
+                if copy.restore():
+                    # By a new name: the node that released it, and may want it again, sees that it is taken.
+                    return self._name(copy, name)
+                copy.drop()
         return None
 
     def make(self, name: str, source: Path, called: str) -> UnpackedCopy:
         """Unpack an archive. Raises as `ArchiveReader.extract` does; then nothing is left."""
-        holder, lock = self._new_holder()
+        copy = self._new_copy()
         is_whole = False
         try:
-            self._reader.extract(source, holder / FOLDER, called=called)
-            with open(holder / LISTING, "w", opener=private_files.opener) as listing:
-                listing.write(json.dumps(dict(_scan(holder / FOLDER))))
+            self.reader.extract(source, copy.folder, called=called)
+            with open(copy.holder / LISTING, "w", opener=private_files.opener) as listing:
+                listing.write(json.dumps(dict(_scan(copy.folder))))
             is_whole = True
         finally:
             if not is_whole:
-                drop(holder)
-                lock.close()
-        return self._name(holder, lock, name)
-
-    def bytes_of(self, source: Path) -> int:
-        """Return how many bytes a copy will have, as far as the archive tells."""
-        return self._reader.unpacked_bytes(source)
+                copy.drop()
+        return self._name(copy, name)
 
     def drop_left(self) -> None:
         """Remove the copies of killed nodes that kept none."""
         for holder in self._models.glob(f"*.{_OF_A_RUN}*"):
-            if lock := _hold(holder):
-                drop(holder)
-                lock.close()
+            if copy := _take(holder):
+                copy.drop()
 
-    def _new_holder(self) -> tuple[Path, IO[bytes]]:
+    def _new_copy(self) -> UnpackedCopy:
         while True:
             private_files.make_folder(self._models)
             holder = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self._models))
-            if lock := _hold(holder):  # eviction may have found it without a lock
-                return holder, lock
+            if copy := _take(holder):  # eviction may have found it without a lock
+                return copy
 
-    def _name(self, holder: Path, lock: IO[bytes], name: str) -> UnpackedCopy:
+    def _name(self, copy: UnpackedCopy, name: str) -> UnpackedCopy:
         run = "" if self._is_kept else _OF_A_RUN
-        return UnpackedCopy(holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}"), lock)
+        copy.holder = copy.holder.rename(self._models / f"{name}.{run}{ids.folder_suffix()}")
+        return copy
 
 
 def drop(path: Path) -> None:
@@ -177,37 +185,19 @@ def _allow_removal(folder: Path) -> None:
                     os.chmod(os.path.join(at, name), 0o700)
 
 
-def _hold(holder: Path) -> IO[bytes] | None:
+def _take(holder: Path) -> UnpackedCopy | None:
+    """Lock a copy; None if another node holds it, or it is gone."""
     try:
-        return hold(holder / LOCK)
+        lock = hold(holder / LOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    return UnpackedCopy(holder, lock) if lock else None
 
 
 def _modified_at(path: Path) -> float:
     with suppress(FileNotFoundError):
         return path.stat().st_mtime
     return 0.0
-
-
-def _restore(holder: Path) -> bool:
-    """Undo what was added to a copy; return whether it is again as the archive was made."""
-    folder = holder / FOLDER
-    try:
-        made = {name: tuple(facts) for name, facts in json.loads((holder / LISTING).read_text()).items()}
-        found = dict(_scan(folder))
-    except (OSError, ValueError, RecursionError):
-        return False
-    if any(found.get(name) != facts for name, facts in made.items()):
-        return False
-    try:
-        for name in found.keys() - made.keys():
-            if os.path.dirname(name) in made or os.path.dirname(name) == "":
-                path = folder / name
-                shutil.rmtree(path) if stat.S_ISDIR(found[name][0]) else path.unlink()
-    except OSError:
-        return False
-    return True
 
 
 def _scan(folder: Path, below: str = "") -> Iterator[tuple[str, Facts]]:

@@ -29,35 +29,16 @@ LineReceiver = Callable[[Stream, list[str]], None]
 
 
 class _Pipe:
-    """A pipe whose other end goes to a worker."""
+    """A pipe whose `writer` goes to a worker, and is closed here, so that the pipe ends with the worker.
+
+    Its `reader` reads None while there is nothing, and b"" once nothing more can come.
+    """
 
     def __init__(self) -> None:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         # Files, since those close by themselves where the next pipe of a worker can't be had.
-        self._reader, self._writer = io.FileIO(reader), io.FileIO(writer, "w")
-
-    @property
-    def fd(self) -> int:
-        """Our end."""
-        return self._reader.fileno()
-
-    @property
-    def writer(self) -> int:
-        """The worker's end."""
-        return self._writer.fileno()
-
-    def close_writer(self) -> None:
-        """Close our copy of the worker's end, so that the pipe ends with the worker."""
-        self._writer.close()
-
-    def read(self, limit_bytes: int) -> bytes | None:
-        """Read some of what is there: None if there is nothing, b"" once nothing more can come."""
-        return self._reader.read(limit_bytes)
-
-    def close(self) -> None:
-        """Close our end."""
-        self._reader.close()
+        self.reader, self.writer = io.FileIO(reader), io.FileIO(writer, "w")
 
 
 class _LinePipe(_Pipe):
@@ -98,8 +79,9 @@ class Output:
     def follow(self) -> None:
         """Close our copies of the worker's ends, and have the reader read the pipes from now on."""
         for stream, pipe in self._pipes:
-            pipe.close_writer()
-            self._reader.call(partial(self._reader.add, pipe.fd, partial(self._read, stream, pipe)))
+            pipe.writer.close()
+            read = partial(self._read, stream, pipe)
+            self._reader.call(partial(self._reader.add, pipe.reader.fileno(), read))
 
     def close(self) -> tuple[str, ...]:
         """Read what is left, and return the last lines; the reader passes those on and closes the pipes."""
@@ -108,7 +90,7 @@ class Output:
             self._is_closed = True
             for stream, pipe in self._pipes:
                 # One read takes all that a pipe holds; a process that the worker left may print without end.
-                lines = [*pipe.lines(pipe.read(PIPE_BYTES) or b""), *pipe.rest()]
+                lines = [*pipe.lines(pipe.reader.read(PIPE_BYTES) or b""), *pipe.rest()]
                 self._last_lines.extend(lines)
                 left.append((stream, lines))
         self._reader.call(self._close_pipes)
@@ -120,16 +102,16 @@ class Output:
 
     def _close_pipes(self) -> None:
         for _, pipe in self._pipes:
-            self._reader.remove(pipe.fd)
-            pipe.close()
+            self._reader.remove(pipe.reader.fileno())
+            pipe.reader.close()
 
     def _read(self, stream: Stream, pipe: _LinePipe) -> None:
         with self._lock:
-            data = None if self._is_closed else pipe.read(READ_BYTES)
+            data = None if self._is_closed else pipe.reader.read(READ_BYTES)
             lines = pipe.lines(data) if data else []
             self._last_lines.extend(lines)
         if data == b"":
-            self._reader.remove(pipe.fd)
+            self._reader.remove(pipe.reader.fileno())
         self._pass_on(stream, lines)
 
     def _pass_on(self, stream: Stream, lines: list[bytes]) -> None:
@@ -207,8 +189,8 @@ class StatusPipe(_Pipe):
     def last_words(self) -> LastWords | None:
         """Read what the ended worker has written, and close."""
         # Where a worker has several processes, the first words are nearest to the cause.
-        first, _, _ = (self.read(PIPE_BYTES) or b"").partition(b"\n")
-        self.close()
+        first, _, _ = (self.reader.read(PIPE_BYTES) or b"").partition(b"\n")
+        self.reader.close()
         try:
             return msgspec.json.decode(first, type=LastWords)
         except msgspec.DecodeError:

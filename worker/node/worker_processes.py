@@ -28,7 +28,7 @@ from torchrelay.worker.node.archive_cache import ArchiveCache, Phase
 from torchrelay.worker.node.dependencies import Environment, Installer, InstallFailed, requirements
 from torchrelay.worker.node.eviction import Eviction
 from torchrelay.worker.node.launcher_handle import Launcher
-from torchrelay.worker.node.model_dirs import ModelDirs, ModelDirUse
+from torchrelay.worker.node.model_dirs import ModelDirs, SharedDir
 from torchrelay.worker.node.model_log import ModelLog
 from torchrelay.worker.node.unpacked_copies import UnpackedCopies
 from torchrelay.worker.node.worker_output import Output, OutputReader, StatusPipe, Stream
@@ -64,8 +64,8 @@ class StartedWorker(msgspec.Struct, eq=False):
     stop_reason: str = ""
     is_unregistered: bool = False
     progress_at: float = 0.0
-    #: Its use of the folder of its model.
-    model_dir: ModelDirUse | None = None
+    #: The folder of its model, which it has until its process has ended.
+    model_dir: SharedDir | None = None
     #: Keeps the environment that it uses.
     lock: SharedLock | None = None
 
@@ -101,30 +101,22 @@ class WorkerProcesses:
         copies = UnpackedCopies(root, self._reader, is_kept=settings.keep_models)
         self.cache = ArchiveCache(root, self._eviction, copies, send, self._on_progress)
         self._model_dirs = ModelDirs(self.cache, copies, is_kept=settings.keep_models)
-        self._installer = Installer(
-            root,
-            worker_environment.for_installer(self._variables, settings.install_env_vars),
-            self._output,
-            settings.install_timeout_s,
-        )
+        variables = worker_environment.for_installer(self._variables, settings.install_env_vars)
+        self._installer = Installer(root, variables, self._output, settings.install_timeout_s)
         self._model_log = (
             ModelLog(Path(settings.model_log), settings.log_limits) if settings.model_log else None
         )
         self._metrics = PrintedMetrics(send)
 
-    async def remove_leftovers(self) -> None:
-        """Remove what nodes that were killed have left."""
+    async def open(self) -> None:
+        """Remove what nodes that were killed have left; have torch imported before a worker is wanted."""
         await self._model_dirs.open()
+        self._start_launcher()
 
-    def open(self) -> None:
-        """Start the launcher, which then imports torch before a worker is wanted."""
+    def _start_launcher(self) -> Launcher:
         self._launcher = Launcher(self._variables)
         self._loop.add_reader(self._launcher.fd, self._on_report)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no worker is left."""
-        return not self._workers
+        return self._launcher
 
     def start(self, order: m.StartWorker) -> None:
         """Start a worker; its progress and its end are sent."""
@@ -210,7 +202,7 @@ class WorkerProcesses:
         start = worker.start
         try:
             worker.model_dir = self._model_dirs.share(start)
-            folder = await worker.model_dir.folder()
+            folder = await self._model_dirs.folder_of(worker.model_dir, start)
             environment = await self._install(worker, folder) if start.install_dependencies else None
             if start.installs_only:
                 worker.stop_reason = "what its archive requires is installed"
@@ -239,7 +231,7 @@ class WorkerProcesses:
         wanted = await self.cache.in_thread(requirements, folder, start.archive, self._reader)
         if wanted is None:
             return None
-        worker.lock = self._eviction.use_environment(wanted.key)
+        worker.lock = self._eviction.use("environments", wanted.key)
         progress = m.WorkerProgressed(start.worker_id, "installing")
         return await self._installer.provide(
             wanted,
@@ -249,9 +241,7 @@ class WorkerProcesses:
         )
 
     def _fork(self, worker: StartedWorker, folder: Path, environment: Environment | None) -> None:
-        if self._launcher is None:
-            self.open()
-        assert self._launcher is not None
+        launcher = self._launcher or self._start_launcher()
         output, status = Output(self._output, partial(self._on_lines, worker)), StatusPipe()
         worker.process = ForkedProcess(output, status, host.oom_kills())
         packages = [Path(environment.packages)] if environment and environment.packages else []
@@ -269,10 +259,11 @@ class WorkerProcesses:
             packages=environment.packages if environment else "",
         )
         try:
-            self._launcher.fork(spec, output.stdout.writer, output.stderr.writer, status.writer)
+            writers = (output.stdout.writer, output.stderr.writer, status.writer)
+            launcher.fork(spec, *(writer.fileno() for writer in writers))
         finally:
             output.follow()
-            status.close_writer()
+            status.writer.close()
 
     def _threads(self) -> int:
         """Share the cpus among the workers, unless the settings or the environment say how many threads."""
@@ -352,11 +343,12 @@ class WorkerProcesses:
         last_lines: tuple[str, ...] = (),
     ) -> None:
         """Remove a worker and report why it ended: as it wrote itself, or by its exit code or signal."""
-        worker_id = worker.start.worker_id
-        del self._workers[worker_id]
+        start = worker.start
+        del self._workers[start.worker_id]
         if worker.model_dir is not None:
-            worker.model_dir.leave(
-                was_stopped=bool(worker.stop_reason), is_unregistered=worker.is_unregistered
+            was_stopped = bool(worker.stop_reason)
+            self._model_dirs.leave(
+                worker.model_dir, was_stopped=was_stopped, is_unregistered=worker.is_unregistered
             )
         if worker.lock is not None:
             worker.lock.release()
@@ -372,27 +364,20 @@ class WorkerProcesses:
             elif signal_number == signal.SIGKILL and not worker.stop_reason:
                 out_of_memory = host.oom_kills() > worker.process.oom_kills_before
                 reason += " for lack of memory" if out_of_memory else ""
+        said = reason[:SAID_LIMIT_CHARS]
         self._send(
             m.WorkerExited(
-                worker_id,
+                start.worker_id,
                 exit_code,
                 signal_number,
-                reason[:SAID_LIMIT_CHARS],
+                said,
                 out_of_memory,
                 last_lines,
                 of_itself=of_itself,
             )
         )
-        logger.log(
-            logging.INFO if worker.stop_reason else logging.WARNING,
-            "worker.exited",
-            extra={
-                "worker": worker_id,
-                "model": worker.start.model,
-                "version": worker.start.version,
-                "reason": reason,
-            },
-        )
+        facts = {"worker": start.worker_id, "model": start.model, "version": start.version, "reason": reason}
+        logger.log(logging.INFO if worker.stop_reason else logging.WARNING, "worker.exited", extra=facts)
 
 
 def _ending(exit_code: int | None, signal_number: int | None) -> str:

@@ -139,7 +139,7 @@ def test_what_several_use_is_kept_until_the_last_lets_go(tmp_path: Path) -> None
     put_environment(tmp_path, "a", 50, used_at=1)
     put_copy(tmp_path, "b", 50)
     used = eviction(tmp_path, 1)
-    first, second = used.use_environment("a"), used.use_environment("a")
+    first, second = used.use("environments", "a"), used.use("environments", "a")
     first.release()
     used.tidy()
     assert kept(tmp_path) == {"a"}
@@ -205,8 +205,8 @@ def test_locks_of_what_is_gone_do_not_pile_up(tmp_path: Path) -> None:
     put_archive(tmp_path, "kept", 100, used_at=1)
     tidied = eviction(tmp_path, 1000)
     for number in range(3):
-        tidied.use_archive(f"build{number}").release()
-    held = tidied.use_archive("being fetched")
+        tidied.use("archives", f"build{number}").release()
+    held = tidied.use("archives", "being fetched")
     tidied.tidy()
     assert {entry.name for entry in (tmp_path / "archives").iterdir()} == {
         "kept.mar", "kept.use", "being fetched.use"
@@ -219,10 +219,10 @@ def test_it_is_tidied_again_only_when_something_new_is_used(tmp_path: Path) -> N
     tidied = eviction(tmp_path, 150)
     tidied.tidy()
     put_archive(tmp_path, "b", 100)
-    tidied.use_archive("a").release()
+    tidied.use("archives", "a").release()
     tidied.tidy()
     assert kept(tmp_path) == {"a", "b"}
-    lock = tidied.use_archive("b")
+    lock = tidied.use("archives", "b")
     tidied.tidy()
     assert kept(tmp_path) == {"b"}
     lock.release()
@@ -269,5 +269,5 @@ def test_a_folder_that_somebody_has_removed_ends_nothing_and_is_made_again(tmp_p
     tidied.tidy()
     shutil.rmtree(root)
     tidied.tidy()
-    tidied.use_environment("e").release()
+    tidied.use("environments", "e").release()
     assert tidied.make_room(1)

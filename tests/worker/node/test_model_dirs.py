@@ -208,15 +208,15 @@ async def test_where_the_disk_fails_workers_that_come_back_find_what_the_last_on
     cache = ArchiveCache(tmp_path, Eviction(tmp_path, 1 << 40), made, lambda _: None, lambda *_: None)
     archive.rename(cached)
     dirs = ModelDirs(cache, made, is_kept=True)
-    use = dirs.share(start)
-    folder = await use.folder()
+    shared = dirs.share(start)
+    folder = await dirs.folder_of(shared, start)
     (folder / "h.py").write_text("changed")
-    use.leave(was_stopped=True, is_unregistered=False)
+    dirs.leave(shared, was_stopped=True, is_unregistered=False)
     cached.unlink()
     cached.mkdir()  # can't be read
-    use = dirs.share(start)
-    assert await use.folder() == folder
-    use.leave(was_stopped=True, is_unregistered=True)
+    shared = dirs.share(start)
+    assert await dirs.folder_of(shared, start) == folder
+    dirs.leave(shared, was_stopped=True, is_unregistered=True)
     assert made.claim(start.archive) is None, "it was changed"
     assert not folder.exists()
     await cache.close()

@@ -39,8 +39,8 @@ class Heard:
         self.lines: list[tuple[Stream, str]] = []
         self.output = Output(reader, self._hear)
         self.ends: dict[Stream, int] = {
-            "stdout": os.dup(self.output.stdout.writer),
-            "stderr": os.dup(self.output.stderr.writer),
+            "stdout": os.dup(self.output.stdout.writer.fileno()),
+            "stderr": os.dup(self.output.stderr.writer.fileno()),
         }
         self.output.follow()
 
@@ -95,7 +95,7 @@ async def test_a_stream_that_a_handler_closes_costs_nothing_and_the_other_goes_o
     reader: OutputReader,
 ) -> None:
     heard = Heard(reader)
-    ended = heard.output.stdout.fd
+    ended = heard.output.stdout.reader.fileno()
     os.close(heard.ends.pop("stdout"))
     os.write(heard.ends["stderr"], b"still here\n")
     await eventually_async(lambda: heard.lines == [("stderr", "still here")])
@@ -214,12 +214,12 @@ def test_last_words_are_read_where_there_are_any() -> None:
     words = LastWords("ValueError: bad", False)
     for written, expected in ((b"", None), (b"garbage", None), (msgspec.json.encode(words), words)):
         pipe = StatusPipe()
-        os.write(pipe.writer, written)
-        pipe.close_writer()
+        os.write(pipe.writer.fileno(), written)
+        pipe.writer.close()
         assert pipe.last_words() == expected
 
 
 def test_last_words_are_not_waited_for() -> None:
     pipe = StatusPipe()
     assert pipe.last_words() is None
-    pipe.close_writer()
+    pipe.writer.close()
