@@ -14,7 +14,6 @@ from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
-Payload = codec.Payload
 Received = tuple[m.Message, int, list[memoryview]]
 
 
@@ -35,7 +34,7 @@ class BrokerSocket:
         """An fd that turns readable when there may be something: then, and after each send, drain."""
         return int(self._socket.getsockopt(zmq.FD))
 
-    def send(self, message: m.Message, epoch: int, frames: Sequence[Payload] = ()) -> bool:
+    def send(self, message: m.Message, epoch: int, frames: Sequence[codec.Payload] = ()) -> bool:
         """Send, or return False where there is no connection to send on."""
         if self._socket.closed:  # a thread's last words may come after `close`
             return False

@@ -29,11 +29,6 @@ def _log(error: BaseException) -> None:
     logger.warning("Invoking custom service failed.", exc_info=error)
 
 
-def encodable(text: str) -> str:
-    """Return a text with escapes for the halves of surrogate pairs, which UTF-8, and so no message, has."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def text_of(value: object) -> str:
     """Return a value's text, whatever its own code does: a plain string, which can be sent."""
     text = guarded(_text_of, value)
@@ -41,8 +36,9 @@ def text_of(value: object) -> str:
 
 
 def _text_of(value: object) -> str:
-    # Of a string of a class of its own the characters count, not what it makes of them.
-    return encodable(str.__str__(str(value)))
+    # Of a string of a class of its own the characters count, not what it makes of them; the halves of
+    # surrogate pairs, which UTF-8, and so no message, has, are escaped.
+    return str.__str__(str(value)).encode(errors="backslashreplace").decode()
 
 
 def one_line(error: BaseException) -> str:

@@ -26,11 +26,6 @@ DIMENSIONS_LIMIT = 32
 SECONDS_LIMIT = 1 << 34
 
 
-def is_metric(line: str) -> bool:
-    """Tell whether a line means to be a metric."""
-    return _START.match(line) is not None
-
-
 def parse(line: str, now_ms: int) -> MetricPoint | None:
     """Read a line; None for one that is no metric. One without a readable time is of now."""
     start = _START.match(line)

@@ -23,17 +23,15 @@ def offered(
         m.Device(f"cuda:{number}", "gpu", gpu.name, gpu.memory_bytes)
         for number, gpu in enumerate(host.visible_gpus(environment, probe))
     ]
-    known = {device.name: device for device in (_cpu(), *gpus)}
+    processor = f"{host.cpu_count()} x {platform.machine()}"
+    cpu = m.Device("cpu", "cpu", processor, psutil.virtual_memory().total)
+    known = {device.name: device for device in (cpu, *gpus)}
     found = []
     for name in wanted:
         if name == "auto":
-            found += gpus or [known["cpu"]]
+            found += gpus or [cpu]
         elif name in known:
             found.append(known[name])
         else:
             raise SettingsError(f"This host has no device {name}; it has {', '.join(known)}")
     return tuple(dict.fromkeys(found))
-
-
-def _cpu() -> m.Device:
-    return m.Device("cpu", "cpu", f"{host.cpu_count()} x {platform.machine()}", psutil.virtual_memory().total)

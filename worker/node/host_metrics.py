@@ -3,7 +3,6 @@
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import psutil
 
@@ -11,8 +10,6 @@ from torchrelay.shared import clock, host
 from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
-
-Unit = Literal["Percent", "Megabytes", "Gigabytes"]
 
 _HOST = ("Level", "Host")
 MEGABYTE, GIGABYTE = 1 << 20, 1 << 30
@@ -74,5 +71,5 @@ def _gpu_points(number: int, gpu: host.Gpu) -> Iterator[m.MetricPoint]:
         yield _point("GPUUtilization", "Percent", gpu.busy_percent, device)
 
 
-def _point(name: str, unit: Unit, value: float, *more: tuple[str, str]) -> m.MetricPoint:
+def _point(name: str, unit: str, value: float, *more: tuple[str, str]) -> m.MetricPoint:
     return m.MetricPoint(name, "gauge", unit, float(value), (_HOST, *more), clock.wall_ms())

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
 
 from torchrelay.shared import clock
 from torchrelay.shared.containment import first_fault
@@ -42,18 +42,11 @@ BYE_LEAD_S = 0.1
 CLOSING_POLL_S = 0.02
 
 
-class MetricsReader(Protocol):
-    """Measures a host; see `host_metrics`."""
-
-    def read(self) -> m.NodeMeasured:
-        """Measure now; may block."""
-
-
 class Node:
     """Offers a host to the broker, and has its workers started, watched and stopped."""
 
-    def __init__(self, settings: NodeSettings, metrics_reader: MetricsReader | None = None) -> None:
-        """Make a node; without a `metrics_reader` it measures by `host_metrics`, if the settings say so."""
+    def __init__(self, settings: NodeSettings, measure: Callable[[], m.NodeMeasured] | None = None) -> None:
+        """Make a node; `measure` reads the host's metrics in place of `host_metrics`, and may block."""
         self._settings = settings
         variables = environment()
         self._devices = devices.offered(settings.devices, variables)
@@ -64,9 +57,7 @@ class Node:
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
         self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
-        self._metrics_reader = (
-            (metrics_reader or HostMetricsReader(variables)) if settings.system_metrics else None
-        )
+        self._measure = measure or HostMetricsReader(variables).read
         self._measure_at = 0.0
         self._is_measuring = False
         #: When to warn next that no broker has welcomed this node.
@@ -77,8 +68,7 @@ class Node:
 
     async def open(self) -> None:
         """Remove leftovers and start the launcher, before `run`. Raises OSError."""
-        await self._workers.remove_leftovers()
-        self._workers.open()
+        await self._workers.open()
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
@@ -92,16 +82,11 @@ class Node:
         )
         while not self._stopping.is_set():
             self._send_what_is_due()
-            await self._sleep(self._session.next_wake() - clock.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._session.next_wake() - clock.monotonic())):
+                    await self._stopping.wait()
         await self._close()
         return self._exit_code
-
-    async def _sleep(self, delay_s: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, delay_s)):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
 
     async def _close(self) -> None:
         """Stop in order; each step leaves less for the next one to lose."""
@@ -113,7 +98,7 @@ class Node:
         # Workers finish their batch and send Bye; a node without beats would be taken for lost.
         self._workers.stop_all("its node stops")
         deadline = clock.monotonic() + self._settings.stop_grace_s
-        while not self._workers.is_empty and clock.monotonic() < deadline:
+        while self._workers.held() and clock.monotonic() < deadline:
             self._send_what_is_due()
             await asyncio.sleep(CLOSING_POLL_S)
         await self._workers.close()
@@ -147,16 +132,16 @@ class Node:
 
     def _measure_host(self, now: float) -> None:
         """Have the host measured, if that is due, by a thread: a GPU's driver may hang."""
-        if self._metrics_reader is None or self._is_measuring or now < self._measure_at:
+        if not self._settings.system_metrics or self._is_measuring or now < self._measure_at:
             return
         self._measure_at = now + self._settings.metric_time_interval_s
         self._is_measuring = True
-        threading.Thread(target=self._read_metrics, args=(self._metrics_reader,), daemon=True).start()
+        threading.Thread(target=self._read_metrics, daemon=True).start()
 
-    def _read_metrics(self, metrics_reader: MetricsReader) -> None:
+    def _read_metrics(self) -> None:
         measured: m.NodeMeasured | None = None
         try:
-            measured = metrics_reader.read()
+            measured = self._measure()
         finally:  # what can't be read now may be next time
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 self._loop.call_soon_threadsafe(self._send_metrics, measured)
@@ -194,23 +179,20 @@ class Node:
 
     def _receive(self, received: Received) -> None:
         message, epoch, frames = received
-        wanted = self._session.heard(message, epoch, clock.monotonic())
-        if wanted is not None:
-            self._act(wanted, frames)
-
-    def _act(self, message: m.Message, frames: list[memoryview]) -> None:
-        match message:
-            case m.StartWorker():
-                self._workers.start(message)
+        match self._session.heard(message, epoch, clock.monotonic()):
+            case None:
+                return
+            case m.StartWorker() as order:
+                self._workers.start(order)
             case m.StopWorker(first, kill, reason, is_unregistered, also):
                 for worker_id in (first, *also):
                     self._workers.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
-            case m.ArchiveChunk() if len(frames) == 1:
-                self._workers.cache.arrived(message, frames[0])
+            case m.ArchiveChunk() as chunk if len(frames) == 1:
+                self._workers.cache.arrived(chunk, frames[0])
             case m.ArchiveMissing(archive):
                 self._workers.cache.missing(archive)
-            case m.Welcome():
-                self._welcomed(message)
+            case m.Welcome() as welcome:
+                self._welcomed(welcome)
             case m.Leave(reason):
                 logger.error("node.unwanted", extra={"reason": reason})
                 self._exit_code = 1

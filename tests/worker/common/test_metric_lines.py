@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from torchrelay.shared import clock
 from torchrelay.shared.wire.messages import MetricPoint
-from torchrelay.worker.common.metric_lines import is_metric, parse
+from torchrelay.worker.common.metric_lines import parse
 
 NOW_MS = 1_800_000_000_000
 LINE = "[METRICS]HandlerTime.Milliseconds:1.5|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1700000000,a,b"
@@ -68,7 +68,7 @@ def test_what_is_no_metric_is_an_ordinary_line(line: str) -> None:
 def test_no_line_breaks_the_reader(text: str) -> None:
     for line in (text, "[METRICS]" + text, LINE + text):
         point = parse(line, NOW_MS)
-        assert point is None or is_metric(line)
+        assert point is None or line.startswith(("[METRICS]", "INFO > [METRICS]"))
 
 
 @pytest.mark.parametrize("part", [" ", "a", "a ", ".", "1", ",", "|#", ":"])

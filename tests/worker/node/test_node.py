@@ -403,7 +403,7 @@ def test_a_node_measures_its_host_as_soon_as_it_has_joined_and_again(fleet: Flee
 
 
 class FailsAtFirst:
-    """MetricsReader whose first reading raises."""
+    """Measures a host, and raises the first time."""
 
     def __init__(self) -> None:
         self.readings = 0
@@ -424,7 +424,7 @@ async def test_a_node_that_once_could_not_measure_its_host_measures_again(fleet:
         cache_dir=str(fleet.folder / "cache"),
         metric_time_interval_s=0.1,
     )
-    running = asyncio.create_task(Node(settings, metrics_reader).run())
+    running = asyncio.create_task(Node(settings, metrics_reader.read).run())
 
     def has_measured() -> bool:
         broker.pump()
