@@ -101,16 +101,9 @@ class Measuring:
         if self._prediction is None:
             return ()
         handler_us, request_ids = self._prediction
+        value, at_ms, ids = round(handler_us / 1000, 2), clock.wall_ms(), tuple(request_ids)
         return (
-            m.MetricPoint(
-                "PredictionTime",
-                "gauge",
-                "Milliseconds",
-                round(handler_us / 1000, 2),
-                self._dimensions,
-                clock.wall_ms(),
-                tuple(request_ids),
-            ),
+            m.MetricPoint("PredictionTime", "gauge", "Milliseconds", value, self._dimensions, at_ms, ids),
         )
 
 

@@ -20,8 +20,6 @@ from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_par
 from torchrelay.worker.launcher import launcher_protocol as protocol
 from torchrelay.worker.launcher import own_interpreter
 
-#: A worker's spec, and the pipes for its stdout, stderr and status.
-_FDS_PER_FORK = 4
 #: What is killed may have started something in its last moment, which is looked for again.
 _ROUNDS, _ROUND_S = 4, 0.2
 
@@ -37,7 +35,8 @@ class WorkerForkServer(ForkServer[Child]):
     """Forks workers, signals them, and reports their ends."""
 
     packet_limit_bytes = protocol.PACKET_LIMIT_BYTES
-    fds_per_packet = _FDS_PER_FORK
+    #: A worker's spec, and the pipes for its stdout, stderr and status.
+    fds_per_packet = 4
 
     def __init__(self, node: socket.socket) -> None:
         super().__init__(node)

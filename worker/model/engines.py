@@ -19,7 +19,7 @@ from torchrelay.worker.model import outputs
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.runner import Runner
-from torchrelay.worker.model.streaming import STREAM_HEADER, Part, PartSender
+from torchrelay.worker.model.streaming import STREAM_HEADER, Part
 
 logger = logging.getLogger(__name__)
 
@@ -208,22 +208,18 @@ class FollowerEngine:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._context = runner.model.context
-        self._part_sender: PartSender = runner.new_part_sender(self._context, lambda parts: None)
+        self._part_sender = runner.new_part_sender(runner.model.context, lambda parts: None)
         #: The requests of the latest call, by lease.
         self._running: dict[int, Opened] = {}
 
     def run(self, batch: Batch, leases: Sequence[int]) -> None:
         """Run what was shared; see `Share`."""
-        if leases:
-            self._call(batch.jobs, leases)
-        else:
+        if not leases:
             self._runner.run(self._part_sender, batch)
-
-    def _call(self, new: Sequence[AssignedJob], leases: Sequence[int]) -> None:
-        known = len(leases) - len(new)
+            return
+        known = len(leases) - len(batch.jobs)
         requests = [self._running[lease] for lease in leases[:known]]
-        for job in new:
+        for job in batch.jobs:
             opened = self._runner.open(job)
             assert isinstance(opened, Opened), "rank 0 could read it"
             requests.append(opened)
@@ -233,7 +229,7 @@ class FollowerEngine:
         if outputs.batch_failure(output, len(requests)) is None:
             assert isinstance(output, list)
             for idx, value in enumerate(output):
-                guarded(_verdict, self._context, idx, value)
+                guarded(_verdict, self._runner.model.context, idx, value)
 
 
 def _verdict(context: Context, idx: int, value: object) -> bool | None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from torchrelay.shared.wire import codec
-from torchrelay.shared.wire.codec import Payload
 from torchrelay.worker.common.handler_errors import one_line
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 
@@ -21,7 +20,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     """A job whose request could be read."""
 
     request: codec.Request
-    values: Sequence[Payload]
+    values: Sequence[codec.Payload]
     sequence: str = ""
     starts_sequence: bool = False
 
@@ -51,7 +50,7 @@ def add_headers(found: Headers, job: Opened, names: SequenceHeaders, *, is_descr
             found[names.start] = "true"
 
 
-def _decoded(kind: str, value: Payload) -> object:
+def _decoded(kind: str, value: codec.Payload) -> object:
     """Decode an input by its content type, which is compared with its letters' case.
 
     What can't be decoded stays bytes, and is the handler's to refuse.

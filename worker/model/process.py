@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -57,13 +58,9 @@ class StopSignal:
         #: What they do without us, and do again in what a handler forks: it has this pipe, too.
         self._before = {number: signal.signal(number, self._set) for number in _STOP_SIGNALS}
         # Nor is one lost that comes before it has let go.
-        os.register_at_fork(before=self._hold, after_in_parent=self._release, after_in_child=self._let_go)
-
-    def _hold(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-
-    def _release(self) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        hold = partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOP_SIGNALS)
+        self._release = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        os.register_at_fork(before=hold, after_in_parent=self._release, after_in_child=self._let_go)
 
     def _let_go(self) -> None:
         for number, before in self._before.items():

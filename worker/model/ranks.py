@@ -13,10 +13,11 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
-from ts.utils.gpus import visible_to
+from ts.utils.util import visible_to
 
 from torchrelay.shared import clock, settings
 from torchrelay.shared.archives.model_config import ModelConfig, Torchrun
@@ -66,12 +67,12 @@ class Leader:
         os._exit(1)
 
 
+@dataclass
 class Follower:
     """Any other rank: runs what rank 0 passes on, until that is gone."""
 
-    def __init__(self, rank: int, leader: Connection) -> None:
-        self.rank = rank
-        self._leader = leader
+    rank: int
+    _leader: Connection
 
     def follow(self, runner: Runner) -> None:
         """Run what rank 0 runs, until it ends."""

@@ -97,14 +97,12 @@ class Runner:
         data = self.begin(part_sender.context, jobs, is_describe=is_describe, known=known)
         part_sender.open(places)
         started = clock.monotonic()
-        output = guarded(self._output, data, part_sender.context)
+        output = guarded(self.model.entry_point, data, part_sender.context)
+        output = guarded(outputs.plain_output, output)
         handler_us = round((clock.monotonic() - started) * 1_000_000)
         part_sender.close()
         self.ended(output, jobs, handler_us)
         return output, handler_us
-
-    def _output(self, data: list[Row], context: Context) -> object:
-        return outputs.plain_output(self.model.entry_point(data, context))
 
     def begin(
         self, context: Context, jobs: Sequence[Opened], *, is_describe: bool = False, known: int = 0

@@ -77,8 +77,6 @@ class Eviction:
         self._root = root
         self._limit_bytes = limit_bytes
         self._disk = disk
-        self._archives, self._models = root / "archives", root / "models"
-        self._environments = root / "environments"
         #: Held by the thread that drops entries, so that there is one at a time.
         self._tidying = threading.Lock()
         #: Names of the entries that `tidy` counted last; only other entries can exceed the limit since.
@@ -143,8 +141,9 @@ class Eviction:
                 logger.info("cache.dropped", extra={"entry": entry.name, "bytes": sizes[entry]})
 
     def _entries(self) -> list[Entry]:
-        copied = _copies(self._archives, self._models)
-        return [*_entries(self._archives), *_entries(self._environments), *copied]
+        archives = self._root / "archives"
+        copied = _copies(archives, self._root / "models")
+        return [*_entries(archives), *_entries(self._root / "environments"), *copied]
 
     def _drop(self, entry: Entry) -> bool:
         """Drop an entry unless it is used or being made; return whether it was dropped."""

@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psutil
 
@@ -19,20 +20,18 @@ FIRST_CPU_SAMPLE_S = 0.1
 DISK = "/"
 
 
+@dataclass(eq=False)
 class HostMetricsReader:
     """Measures this host; the cpu use of each reading is that since the reading before.
 
     Blocks as long as the GPUs' driver does: not for an event loop to call.
     """
 
-    def __init__(
-        self, environment: Mapping[str, str], probe: Callable[[], Sequence[host.Gpu]] | None = None
-    ) -> None:
-        """Measure the GPUs of `environment`; `probe` lists those of the driver."""
-        self._environment = environment
-        self._probe = probe
-        #: How long to measure the cpu use, in seconds; None takes it since the reading before.
-        self._cpu_sample_s: float | None = FIRST_CPU_SAMPLE_S
+    environment: Mapping[str, str]
+    #: Lists the GPUs of the driver, of which those that `environment` shows are measured.
+    probe: Callable[[], Sequence[host.Gpu]] | None = None
+    #: How long to measure the cpu use, in seconds; None takes it since the reading before.
+    _cpu_sample_s: float | None = field(default=FIRST_CPU_SAMPLE_S, init=False)
 
     def read(self) -> m.NodeMeasured:
         """Measure now; what can't be measured is left out."""
@@ -42,7 +41,7 @@ class HostMetricsReader:
             self._cpu_sample_s = None
         except (psutil.Error, OSError) as error:
             logger.warning("host.not_measured", extra={"reason": str(error)})
-        gpus = host.visible_gpus(self._environment, self._probe)
+        gpus = host.visible_gpus(self.environment, self.probe)
         points += (point for number, gpu in enumerate(gpus) for point in _gpu_points(number, gpu))
         uses = (
             m.GpuUse(number, gpu.used_bytes, gpu.busy_percent, gpu.memory_busy_percent)

@@ -75,10 +75,7 @@ class ModelDirs:
         await asyncio.gather(*self._drops, return_exceptions=True)
 
     async def folder_of(self, shared: SharedDir, start: m.StartWorker) -> Path:
-        """Return the folder, for its first worker as the archive was made.
-
-        Raises as ArchiveCache.provide does.
-        """
+        """Return the folder, made for its first worker; raises as ArchiveCache.provide does."""
         if shared.opening is None or (shared.opening.done() and (shared.folder is None or shared.is_free)):
             shared.opening = asyncio.create_task(self._open(shared, start))
             self._openings.add(shared.opening)

@@ -25,8 +25,8 @@ from ts.torch_handler.unit_tests.models.base_model import save_pt_file
 from ts.torch_handler.unit_tests.test_utils.mock_context import MockContext
 from ts.torch_handler.unit_tests.test_utils.model_dir import copy_files, download_model
 from ts.utils.hf_utils import download_model as download_from_hub
-from ts.utils.optional import require
 from ts.utils.timeit_decorator import timeit
+from ts.utils.util import require
 
 from tests.worker.vision import import_torchvision
 

@@ -49,12 +49,7 @@ def wrap(entry_point: EntryPoint, envelope: str) -> EntryPoint:
     Raises ModuleNotFoundError for one that there isn't.
     """
     ours = f"ts.torch_handler.request_envelope.{envelope}"
-    try:
-        module = importlib.import_module(ours)
-    except ModuleNotFoundError as error:
-        if not _is_about(error, ours):
-            raise
-        module = importlib.import_module(envelope)
+    module = _import_if_there(ours) or importlib.import_module(envelope)
     classes = list_classes_from_module(module)
     if not classes:
         raise ValueError(f"the envelope {envelope} has no class")
@@ -115,20 +110,19 @@ def _import_handler(name: str, model_dir: Path) -> ModuleType:
     if (model_dir / f"{name}.py").is_file() and name in sys.modules:
         # Called like a module that is loaded already, such as a library's: the archive's is meant.
         del sys.modules[name]
+    module = _import_if_there(name) or _import_if_there(f"ts.torch_handler.{name}")
+    if module is None:
+        raise ModuleNotFoundError(
+            f"the archive has no {name}.py, and no handler {name} comes with the server"
+        )
+    return module
+
+
+def _import_if_there(name: str) -> ModuleType | None:
+    """Import a module; None where the module itself is missing, rather than something that it imports."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not _is_about(error, name):
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-    ours = f"ts.torch_handler.{name}"
-    try:
-        return importlib.import_module(ours)
-    except ModuleNotFoundError as error:
-        if not _is_about(error, ours):
-            raise
-    raise ModuleNotFoundError(f"the archive has no {name}.py, and no handler {name} comes with the server")
-
-
-def _is_about(error: ModuleNotFoundError, name: str) -> bool:
-    """Tell whether the module itself is missing, rather than something that it imports."""
-    return error.name is not None and f"{name}.".startswith(f"{error.name}.")
+    return None

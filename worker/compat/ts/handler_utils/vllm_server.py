@@ -20,7 +20,7 @@ from typing import Any  # what a model's config holds
 
 import httpx
 
-from ts.utils.gpus import visible_to
+from ts.utils.util import visible_to
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,11 @@ class VllmServer:
         self.socket_path = os.path.join(folder, "http")
         command = [program, "serve", *arguments, "--uds", self.socket_path]
         logger.info("vllm.started: %s", command)
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=_environment(gpu_id))
+        environment = {**os.environ, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+        if gpu_id is not None:  # of the GPUs that this process sees, the child sees the worker's one
+            visible = environment.get("CUDA_VISIBLE_DEVICES")
+            environment["CUDA_VISIBLE_DEVICES"] = visible_to([gpu_id], visible)
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         #: Ends the child; also when this object, or the interpreter, goes.
         self.close = weakref.finalize(self, _end, self._process, folder)
 
@@ -123,15 +127,6 @@ def _command() -> str:
     if found is None:
         raise ImportError("VLLMHandler needs the package vllm, which is not installed here")
     return found
-
-
-def _environment(gpu_id: int | None) -> dict[str, str]:
-    """Return the child's environment: of the GPUs that this process sees, it sees the worker's one."""
-    environment = {**os.environ, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    if gpu_id is not None:
-        visible = environment.get("CUDA_VISIBLE_DEVICES")
-        environment["CUDA_VISIBLE_DEVICES"] = visible_to([gpu_id], visible)
-    return environment
 
 
 def _is_healthy(client: httpx.Client) -> bool:

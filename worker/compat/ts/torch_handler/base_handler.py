@@ -23,8 +23,7 @@ from torch.profiler import profile, record_function
 
 from ts.context import Context
 from ts.handler_utils.timer import record_handler_time, timed
-from ts.utils.optional import require
-from ts.utils.util import check_valid_pt2_backend, list_classes_from_module, load_label_mapping
+from ts.utils.util import check_valid_pt2_backend, list_classes_from_module, load_label_mapping, require
 from ts.utils.weights import load_weights
 
 logger = logging.getLogger(__name__)

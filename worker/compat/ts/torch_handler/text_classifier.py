@@ -6,8 +6,7 @@ import torch
 
 from ts.handler_utils.text_utils import ngrams_iterator
 from ts.torch_handler.text_handler import TextHandler
-from ts.utils.optional import require
-from ts.utils.util import map_class_to_label
+from ts.utils.util import map_class_to_label, require
 
 
 class TextClassifier(TextHandler):

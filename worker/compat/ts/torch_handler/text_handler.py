@@ -13,8 +13,7 @@ from ts.context import Context
 from ts.handler_utils.text_utils import get_tokenizer
 from ts.torch_handler.base_handler import BaseHandler
 from ts.torch_handler.contractions import CONTRACTION_MAP
-from ts.utils.optional import require
-from ts.utils.util import CLEANUP_REGEX
+from ts.utils.util import CLEANUP_REGEX, require
 from ts.utils.weights import load_weights
 
 CONTRACTIONS_PATTERN = re.compile("|".join(CONTRACTION_MAP), re.IGNORECASE)

@@ -14,7 +14,7 @@ from ts.context import Context
 from ts.handler_utils.timer import record_handler_time
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.torch_handler.base_handler import BaseHandler
-from ts.utils.optional import require
+from ts.utils.util import require
 
 _USER = "TRTLLMHandler"
 

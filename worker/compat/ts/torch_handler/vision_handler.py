@@ -11,7 +11,7 @@ from PIL import Image
 from ts.context import Context
 from ts.handler_utils.timer import timed
 from ts.torch_handler.base_handler import BaseHandler
-from ts.utils.optional import require
+from ts.utils.util import require
 
 
 class VisionHandler(BaseHandler):

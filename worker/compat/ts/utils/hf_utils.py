@@ -1,6 +1,6 @@
 """Fetches models from the Hugging Face hub; needs the package huggingface_hub."""
 
-from ts.utils.optional import require
+from ts.utils.util import require
 
 #: Weights, configuration and tokenizers in every format; documentation and other frameworks' weights stay.
 _PATTERNS = ["*.json", "*.pt", "*.bin", "*.txt", "*.model", "*.pth", "*.safetensors", "original/*"]

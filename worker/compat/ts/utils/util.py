@@ -1,10 +1,11 @@
-"""What handlers and loaders share: classes of a module, labels, configuration, the exception for clients.
+"""What handlers and loaders share: classes, labels, configuration, what clients are told, packages, GPUs.
 
-`Any` stands for what a model's own files hold.
+`Any` stands for what a model's own files hold, and for packages without types.
 """
 
 import enum
 import functools
+import importlib
 import inspect
 import json
 import logging
@@ -130,3 +131,22 @@ def deprecated(
         return wrapper
 
     return mark
+
+
+def require(name: str, user: str) -> Any:
+    """Import what only some handlers need; raises ImportError that says who needs what."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise ImportError(f"{user} needs the package {package}, which is not installed here") from error
+
+
+def visible_to(gpu_ids: Sequence[int], visible: str | None) -> str:
+    """Return the CUDA_VISIBLE_DEVICES of a process that is to see these of the GPUs that `visible` leaves."""
+    if visible is None:
+        return ",".join(map(str, gpu_ids))
+    names = [name.strip() for name in visible.split(",")]
+    return ",".join(names[gpu_id] for gpu_id in gpu_ids)

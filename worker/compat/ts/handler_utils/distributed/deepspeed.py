@@ -6,18 +6,13 @@ from pathlib import Path
 from typing import Any  # models and engines
 
 from ts.context import Context
-from ts.utils.optional import require
-
-#: What checkpoints of models are called.
-_CHECKPOINT_SUFFIXES = (".bin", ".pt")
+from ts.utils.util import require
 
 
 def create_checkpoints_json(model_path: str | os.PathLike[str], checkpoints_json: str) -> None:
     """Write the list of a folder's checkpoint files, in the form that DeepSpeed reads."""
     files = sorted(
-        str(path)
-        for path in Path(model_path).rglob("*")
-        if path.is_file() and path.suffix in _CHECKPOINT_SUFFIXES
+        str(path) for path in Path(model_path).rglob("*") if path.is_file() and path.suffix in (".bin", ".pt")
     )
     content = {"type": "ds_model", "checkpoints": files, "version": 1.0}
     Path(checkpoints_json).write_text(json.dumps(content), encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from torch.distributed import rpc
 
 from ts.context import Context
-from ts.utils.optional import require
+from ts.utils.util import require
 
 logger = logging.getLogger(__name__)
 

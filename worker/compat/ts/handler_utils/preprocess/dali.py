@@ -4,7 +4,7 @@ import os
 from typing import Any  # DALI's
 
 from ts.context import Context
-from ts.utils.optional import require
+from ts.utils.util import require
 
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
