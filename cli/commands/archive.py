@@ -1,5 +1,6 @@
 """`torchrelay archive ...`: make and check archives; needs no server."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -100,13 +101,11 @@ def inspect(
 
     if not file.is_file():
         raise Fault(f"{file} is not there: name an archive's file")
-    reader = ArchiveReader()
     try:
-        info = reader.inspect(file)
+        with closing(ArchiveReader()) as reader:
+            info = reader.inspect(file)
     except RelayError as error:
         raise Fault(f"{file} is broken: {error}; make it again with `torchrelay archive create`") from error
-    finally:
-        reader.close()
     if not info.entries:
         raise Fault(f"{file} is broken: {'; '.join(info.notes) or 'it is empty'}")
     rendering.show(info, as_json, rendering.archive_info)

@@ -53,7 +53,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 def main() -> int:
     """Run the process; return its exit code."""
-    launch = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=Launch)
+    # Nothing follows this line but the end, which the thread sees: it reads past Python's buffer.
+    launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
     threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
     launch.log.configure(launch.role)
     try:
@@ -78,17 +79,6 @@ def run(role: Role, settings: msgspec.Raw) -> int:
     from torchrelay.worker.node.node import run as run_node
 
     return run_node(msgspec.json.decode(settings, type=NodeSettings))
-
-
-def _read_line(fd: int) -> bytes:
-    """Read to the first newline, past Python's buffers: the thread below reads the same descriptor."""
-    line = b""
-    while not line.endswith(b"\n"):
-        part = os.read(fd, 65536)
-        if not part:
-            break
-        line += part
-    return line
 
 
 def _end_with_parent(fd: int) -> None:

@@ -29,7 +29,9 @@ def command_line_values(
     allowed_hosts: str | None = None,
     **_others: object,
 ) -> ConfigValues:
-    """Make values of a command's parameters; the command line can switch the model API on and never off.
+    """Make values of a command's parameters, by their names, all of which `typer.Context.params` has.
+
+    The command line can switch the model API on and never off.
 
     `more_models` are the words that TorchServe allows after `--models A`, and that typer takes for arguments.
     With static keys callers need one, unless `tokens` says otherwise. Other than in the file an unknown

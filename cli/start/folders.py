@@ -103,14 +103,6 @@ def cache_of_node(cache_dir: str | None, environ: Mapping[str, str]) -> Iterator
         yield Cache(cache.folder, (*temporary.warnings, *cache.warnings))
 
 
-def pid_folder() -> Path:
-    """Return the folder of TorchServe's pid file: the one that Python takes for temporary files."""
-    try:
-        return Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        raise Fault(f"No temporary folder can be used: name one with TMPDIR ({error.strerror})") from error
-
-
 class Temporary:
     """The private temporary folders of a run, made when needed and removed when `stack` ends."""
 

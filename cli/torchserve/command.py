@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, Fault, text_of
-from torchrelay.cli.start import checks, config_sources, console, folders, part_settings, standard_streams
+from torchrelay.cli.start import checks, config_sources, console, part_settings, standard_streams
 from torchrelay.cli.torchserve import pid_file
 from torchrelay.shared import private_files
 from torchrelay.shared.settings import environment
@@ -34,8 +35,6 @@ SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.torchserve.torchse
 STOP_LIMIT_S = 60.0
 #: How long a server that is being started may take to write its pid.
 WRITE_LIMIT_S = 5.0
-
-
 ALREADY_RUNNING = "TorchServe is already running, please use torchserve --stop to stop TorchServe."
 
 
@@ -81,10 +80,9 @@ def stop(path: Path, *, quietly: bool) -> None:
 
 def start(path: Path, given: argparse.Namespace, words: Sequence[str]) -> None:
     """Start a server in the background, or in this process with --foreground."""
-    if _running_pid(path) is None:
-        _remove_orphan(path)
-    else:
+    if _running_pid(path) is not None:
         raise Fault(ALREADY_RUNNING)
+    _remove_orphan(path)
     _check(given, environment())
     try:
         lock = pid_file.take(path)
@@ -150,7 +148,10 @@ def _require_file(option: str, file: str | None) -> None:
 
 def _pid_path(*, is_start: bool) -> Path:
     """Find this user's pid file, and write which it is where TorchServe's path has another user's."""
-    usual = folders.pid_folder() / pid_file.NAME
+    try:
+        usual = Path(tempfile.gettempdir()) / pid_file.NAME
+    except FileNotFoundError as error:
+        raise Fault(f"No temporary folder can be used: name one with TMPDIR ({error.strerror})") from error
     if pid_file.remove_others(usual):
         console.say("Removing orphan pid file.")
     try:

@@ -25,7 +25,6 @@ from torchrelay.shared import clock, private_files
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from torchrelay.shared.torchserve import command_line, config_parsers
-from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.shared.torchserve.torchserve_log import SERVER
 
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
@@ -78,8 +77,18 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
     plan = checks.plan(command.command_line_values(given), config, own)
-    warnings = [*made.warnings, *_ignored_settings(given, config), *_exposed(plan.gateway)]
-    for line in [*warnings, *checks.misspelt_models(plan.broker)]:
+    ignored_options = [
+        f"--{option.replace('_', '-')} has no effect: {why}"
+        for option, why in IGNORED_OPTIONS.items()
+        if getattr(given, option)
+    ]
+    for line in [
+        *made.warnings,
+        *ignored_options,
+        *config_sources.ignored_keys(config),
+        *_exposed(plan.gateway),
+        *checks.misspelt_models(plan.broker),
+    ]:
         log_line("WARN", line)
     log_line("INFO", _summary(plan, config_file, log_dir, metrics_dir))
     log = LogTarget(
@@ -136,15 +145,6 @@ def _usable(folder: Path, files: tuple[str, ...]) -> Path | None:
 
 def _file(folder: Path | None, name: str) -> str | None:
     return None if folder is None else str(folder.absolute() / name)
-
-
-def _ignored_settings(given: argparse.Namespace, config: Configuration) -> list[str]:
-    options = [
-        f"--{option.replace('_', '-')} has no effect: {why}"
-        for option, why in IGNORED_OPTIONS.items()
-        if getattr(given, option)
-    ]
-    return options + config_sources.ignored_keys(config)
 
 
 def _exposed(gateway: GatewaySettings) -> list[str]:
