@@ -7,7 +7,6 @@ import pytest
 
 import torchrelay.worker
 from tests.worker.nodes import Fleet
-from torchrelay.shared.wire import messages as m
 
 # Before any test module imports ours that speak `ts`; the launcher does the same before it imports them.
 sys.path.insert(0, str(Path(torchrelay.worker.__file__).parent / "compat"))
@@ -52,6 +51,4 @@ def joined(lasting_fleet: Fleet) -> Iterator[Fleet]:
     """A fleet with one node, for tests that leave it as it was: starting one takes seconds, for torch."""
     lasting_fleet.beat()  # while another fleet's test ran, this broker seemed to be away
     yield lasting_fleet
-    for worker_id, _ in lasting_fleet.beat().memory:
-        lasting_fleet.broker.send(lasting_fleet.node, m.StopWorker(worker_id, True, "the test is over"))
-    lasting_fleet.broker.expect(m.NodeBeat, lambda beat: not beat.memory)
+    lasting_fleet.stop_workers()

@@ -80,6 +80,12 @@ class Fleet:
         self.node = self.broker.expect(m.HelloNode)[1].peer
         return self.node
 
+    def stop_workers(self) -> None:
+        """Stop the workers of the latest node, and wait until it has none."""
+        for worker_id, _ in self.beat().memory:
+            self.broker.send(self.node, m.StopWorker(worker_id, True, "the test is over"))
+        self.broker.expect(m.NodeBeat, lambda beat: not beat.memory)
+
     def note_processes(self) -> None:
         for node in self.nodes:
             if node.poll() is None:

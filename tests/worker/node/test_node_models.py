@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -293,20 +294,35 @@ def handle(data, context):
     assert found["TS_REQUEST_SEQUENCE_ID"] == found["header"] == "x-sequence"
 
 
-def test_the_processes_of_a_worker_see_its_own_of_the_gpus_that_its_node_may_use(fleet: Fleet) -> None:
+@pytest.fixture(scope="module")
+def node_with_gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("gpus"))
+    fleet.variables = {"CUDA_VISIBLE_DEVICES": "GPU-aa, 5,GPU-cc"}
+    fleet.start_node(devices=("cpu",))
+    fleet.join()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def with_gpus(node_with_gpus: Fleet) -> Iterator[Fleet]:
+    """A fleet whose node has been given three GPUs, which are not there."""
+    node_with_gpus.beat()  # while another fleet's test ran, this broker seemed to be away
+    yield node_with_gpus
+    node_with_gpus.stop_workers()
+
+
+def test_the_processes_of_a_worker_see_its_own_of_the_gpus_that_its_node_may_use(with_gpus: Fleet) -> None:
     code = """
 import os
 def handle(data, context):
     if data is not None:
         return [os.environ["CUDA_VISIBLE_DEVICES"]]
 """
-    fleet.variables = {"CUDA_VISIBLE_DEVICES": "GPU-aa, 5,GPU-cc"}
-    fleet.start_node(devices=("cpu",))
-    fleet.join()
     files, manifest = {CONFIG: "parallelType: pp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
-    loaded = load(fleet, code, files=files, manifest=manifest, gpu_id=1, gpu_ids=(1, 2))
-    submit(fleet, loaded.worker, b"x")
-    assert answers(fleet)[0].body == b"5,GPU-cc"
+    loaded = load(with_gpus, code, files=files, manifest=manifest, gpu_id=1, gpu_ids=(1, 2))
+    submit(with_gpus, loaded.worker, b"x")
+    assert answers(with_gpus)[0].body == b"5,GPU-cc"
 
 
 VISIBLE = """
@@ -329,27 +345,43 @@ def handle(data, context):
     ids=["two", "one", "on a cpu", "alone under torchrun"],
 )
 def test_a_worker_of_one_process_sees_its_own_gpus_numbered_from_zero(
-    fleet: Fleet, config: str, gpus: tuple[int, ...], seen: list[object]
+    with_gpus: Fleet, config: str, gpus: tuple[int, ...], seen: list[object]
 ) -> None:
-    fleet.variables = {"CUDA_VISIBLE_DEVICES": "GPU-aa, 5,GPU-cc"}
-    fleet.start_node(devices=("cpu",))
-    fleet.join()
     changes = {"gpu_id": gpus[0] if gpus else None, "gpu_ids": gpus}
-    loaded = load(fleet, VISIBLE, files={CONFIG: config}, manifest={"configFile": CONFIG}, **changes)
-    submit(fleet, loaded.worker, b"x")
-    body = answers(fleet)[0].body
+    loaded = load(with_gpus, VISIBLE, files={CONFIG: config}, manifest={"configFile": CONFIG}, **changes)
+    submit(with_gpus, loaded.worker, b"x")
+    body = answers(with_gpus)[0].body
     assert isinstance(body, bytes)
     assert json.loads(body) == seen
 
 
-def test_what_workers_print_is_in_the_model_log_with_every_traceback(fleet: Fleet) -> None:
-    file = fleet.folder / "logs" / "model_log.log"
-    fleet.start_node(model_log=str(file))
+@pytest.fixture(scope="module")
+def node_with_model_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("model-log"))
+    fleet.start_node(model_log=str(model_log(fleet)))
     fleet.join()
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def logged(node_with_model_log: Fleet) -> Iterator[Fleet]:
+    """A fleet whose node keeps a model log."""
+    node_with_model_log.beat()  # as above
+    yield node_with_model_log
+    node_with_model_log.stop_workers()
+
+
+def model_log(fleet: Fleet) -> Path:
+    return fleet.folder / "logs" / "model_log.log"
+
+
+def test_what_workers_print_is_in_the_model_log_with_every_traceback(logged: Fleet) -> None:
+    file = model_log(logged)
     for _ in range(2):
-        start = order(fleet, "def handle(data, context):\n    assert False, 'no weights'\n", version="2.0")
-        fleet.broker.send(fleet.node, start)
-        fleet.broker.expect(m.WorkerExited)
+        start = order(logged, "def handle(data, context):\n    assert False, 'no weights'\n", version="2.0")
+        logged.broker.send(logged.node, start)
+        logged.broker.expect(m.WorkerExited)
     lines = file.read_text().splitlines()
     start_of = f"[INFO ] W-{start.worker_id}-m_2.0-stdout MODEL_LOG - "
     mine = [line.partition(start_of)[2] for line in lines if start_of in line]
@@ -359,7 +391,7 @@ def test_what_workers_print_is_in_the_model_log_with_every_traceback(fleet: Flee
     assert sum("AssertionError: no weights" in line for line in lines) == 2
 
 
-def test_the_model_log_tells_stdout_from_stderr_as_torchserve_does(fleet: Fleet) -> None:
+def test_the_model_log_tells_stdout_from_stderr_as_torchserve_does(logged: Fleet) -> None:
     code = """
 import sys, threading
 def fail():
@@ -373,12 +405,10 @@ def handle(data, context):
         thread.join()
         raise ValueError("in the handler")
 """
-    file = fleet.folder / "model_log.log"
-    fleet.start_node(model_log=str(file))
-    fleet.join()
-    loaded = load(fleet, code)
-    submit(fleet, loaded.worker, b"x")
-    printed, _ = fleet.broker.expect(m.NodeMeasured)
+    file = model_log(logged)
+    loaded = load(logged, code)
+    submit(logged, loaded.worker, b"x")
+    printed, _ = logged.broker.expect(m.NodeMeasured)
     assert [point.name for point in printed.points] == ["Printed"]
     for stream, text in (
         ("stdout", "printed"),
@@ -389,7 +419,7 @@ def handle(data, context):
     assert "[METRICS]" not in file.read_text()
 
 
-def test_all_processes_of_a_worker_have_its_two_streams(fleet: Fleet) -> None:
+def test_all_processes_of_a_worker_have_its_two_streams(logged: Fleet) -> None:
     code = """
 import os
 def handle(data, context):
@@ -398,12 +428,10 @@ def handle(data, context):
             os.write(fd, b"written by %s\\n" % os.environ["RANK"].encode())
         return ["x"]
 """
-    file = fleet.folder / "model_log.log"
-    fleet.start_node(model_log=str(file))
-    fleet.join()
+    file = model_log(logged)
     files, manifest = {CONFIG: "parallelType: tp\ntorchrun: {nproc-per-node: 2}\n"}, {"configFile": CONFIG}
-    loaded = load(fleet, code, files=files, manifest=manifest)
-    submit(fleet, loaded.worker, b"x")
+    loaded = load(logged, code, files=files, manifest=manifest)
+    submit(logged, loaded.worker, b"x")
     for stream, rank in itertools.product(("stdout", "stderr"), (0, 1)):
         eventually(partial(has_logged, file, loaded, stream, f"written by {rank}"))
 
