@@ -59,7 +59,7 @@ class ArchiveStore:
         One that is here already is not copied again, and one of ours is moved. Raises OSError.
         """
         size = source.stat().st_size
-        if is_ours or self._has_one_of(size):
+        if is_ours or any(path.stat().st_size == size for path in self._folder.glob("*.archive")):
             sha256 = model_archive.sha256_of(source)
             if self.path_of(sha256).exists():
                 return sha256, size
@@ -79,9 +79,6 @@ class ArchiveStore:
             finally:
                 Path(part.name).unlink(missing_ok=True)  # it is there only if something failed
         return sha256, size
-
-    def _has_one_of(self, size: int) -> bool:
-        return any(path.stat().st_size == size for path in self._folder.glob("*.archive"))
 
     def read(self, sha256: str, offset: int, length: int) -> tuple[bytes, int] | None:
         """Read part of an archive; return it and the archive's size, or None if there is no such archive."""

@@ -6,18 +6,9 @@ Pure. Error texts are TorchServe's.
 from collections.abc import Iterator
 from dataclasses import replace
 
+from torchrelay.broker.models import records
 from torchrelay.broker.models.origins import file_of
-from torchrelay.broker.models.records import (
-    Change,
-    PutKeys,
-    PutVersion,
-    RememberNodes,
-    RemoveVersion,
-    SetDefaultVersion,
-    SetTargets,
-    Snapshot,
-    VersionRecord,
-)
+from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import StartupModel
@@ -30,8 +21,8 @@ Key = tuple[str, str]
 class Catalog:
     """Models, their versions, and which version is the default."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._versions: dict[Key, VersionRecord] = {(v.model, v.version): v for v in snapshot.versions}
+    def __init__(self, snapshot: records.Snapshot) -> None:
+        self._versions: dict[Key, VersionRecord] = {v.key: v for v in snapshot.versions}
         #: Has exactly the models of `_versions`.
         self._defaults = dict(snapshot.defaults)
 
@@ -94,7 +85,6 @@ class Catalog:
 
         An archive with a whole path may lie outside of the model store, and keeps it.
         """
-        records = sorted(self, key=lambda record: (record.model, record.version))
         return tuple(
             StartupModel(
                 name=record.model,
@@ -109,36 +99,31 @@ class Catalog:
                 startup_timeout_s=record.startup_timeout_s,
                 runtime=record.runtime,
             )
-            for record in records
+            for record in sorted(self, key=lambda record: record.key)
         )
 
-    def check_removable(self, record: VersionRecord) -> None:
-        """Raise InvalidModelVersion for a default version that isn't the only one."""
-        if self.is_default(record) and len(self.versions_of(record.model)) > 1:
-            raise errors.InvalidModelVersion(f"Cannot remove default version for model {record.model}")
-
-    def apply(self, change: Change) -> None:
+    def apply(self, change: records.Change) -> None:
         """Make a durable change visible. A change to a version that has gone since is without effect."""
         match change:
-            case PutVersion(record):
-                self._versions[record.model, record.version] = record
+            case records.PutVersion(record):
+                self._versions[record.key] = record
                 self._defaults.setdefault(record.model, record.version)
-            case RemoveVersion(model, version):
+            case records.RemoveVersion(model, version):
                 self._versions.pop((model, version), None)
                 left = [record.version for record in self if record.model == model]
                 if not left:
                     self._defaults.pop(model, None)
                 elif self._defaults[model] == version:
                     self._defaults[model] = left[0]
-            case SetTargets(model, version, min_workers, max_workers):
+            case records.SetTargets(model, version, min_workers, max_workers):
                 if old := self._versions.get((model, version)):
                     self._versions[model, version] = replace(
                         old, min_workers=min_workers, max_workers=max_workers
                     )
-            case SetDefaultVersion(model, version):
+            case records.SetDefaultVersion(model, version):
                 if (model, version) in self._versions:
                     self._defaults[model] = version
-            case RememberNodes() | PutKeys():
+            case records.RememberNodes() | records.PutKeys():
                 pass
 
 

@@ -13,13 +13,7 @@ from torchrelay.broker.core.events import ArchivePrepared, Stored
 from torchrelay.broker.models import registering, running_changes, version_changes
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import RememberNodes
-from torchrelay.broker.models.running_changes import (
-    AwaitingRenewal,
-    Caller,
-    Preparing,
-    Renewing,
-    RunningChanges,
-)
+from torchrelay.broker.models.running_changes import Caller, Preparing, Renewing, RunningChanges
 from torchrelay.shared import errors
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
@@ -53,9 +47,11 @@ class Management(RunningChanges):
         if self.is_pending(peer, ask.ask):
             return
         caller = (peer, ask.ask)
-        self.expect(caller)
+        self._pending.setdefault(peer, set()).add(ask.ask)
         try:
-            self.check_room()
+            if len(self.steps) >= running_changes.CHANGES_LIMIT:
+                details = f"{running_changes.CHANGES_LIMIT} changes are being made"
+                raise errors.ServiceUnavailable("The broker is busy.", details)
             self._require_allowed(ask, now)
             self._begin(caller, ask, now)
         except errors.RelayError as error:
@@ -72,7 +68,7 @@ class Management(RunningChanges):
             case m.SetDefault():
                 version_changes.set_default(self, caller, ask)
             case m.RenewKey():
-                self.enter(AwaitingRenewal(caller, ask))
+                self.enter(running_changes.AwaitingRenewal(caller, ask))
                 if not any(self.of_kind(Renewing)):
                     self._begin_renewal(now)
             case _:
@@ -123,7 +119,7 @@ class Management(RunningChanges):
 
     def _begin_renewal(self, now: float) -> None:
         """Have the keys of the next renewal made and stored: one after the other."""
-        for token, step in self.of_kind(AwaitingRenewal):
+        for token, step in self.of_kind(running_changes.AwaitingRenewal):
             del self.steps[token]
             try:
                 made = self.keys.renew(step.ask.api, now)

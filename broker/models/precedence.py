@@ -43,16 +43,19 @@ def settle(
     Raises InvalidModel or BadRequest for an archive that can't be served as it stands.
     """
     name = ask.model_name or prepared.model_name or (prepared.file_name if at_start else "")
-    _check_name(name)
+    if not name:
+        raise errors.InvalidModel("Model name is not defined.")
+    _check_reachable("name", name)
     version = prepared.model_version or DEFAULT_VERSION
     _check_reachable("version", version)
     config = prepared.config or ModelConfig()
     _check_config(config)
-    configured = restored or _configured(settings, name, version)
+    found = (model for model in settings.models if (model.name, model.version) == (name, version))
+    configured = restored or next(found, _NOTHING_SAID)
     #: Of the request, what it may decide.
     batch_size = None if ask.batch_size in (None, _BATCH_SIZE_UNSAID) else ask.batch_size
-    delay_ms = _if_not_negative(ask.max_batch_delay_ms)
     first = restored or _NOTHING_SAID
+    size = _first(first.batch_size, batch_size, config.batch_size, configured.batch_size, DEFAULT_BATCH_SIZE)
     min_workers, max_workers = _workers(ask, config, configured, settings, at_start, restored)
     return VersionRecord(
         model=name,
@@ -64,15 +67,10 @@ def settle(
         runtime=configured.runtime or ask.runtime or prepared.runtime,
         min_workers=min_workers,
         max_workers=max_workers,
-        batch_size=max(
-            1,
-            _first(
-                first.batch_size, batch_size, config.batch_size, configured.batch_size, DEFAULT_BATCH_SIZE
-            ),
-        ),
+        batch_size=max(1, size),
         max_batch_delay_ms=_first(
             first.max_batch_delay_ms,
-            delay_ms,
+            _if_not_negative(ask.max_batch_delay_ms),
             config.max_batch_delay_ms or None,  # TorchServe can't tell a 0 there from nothing
             configured.max_batch_delay_ms,
             DEFAULT_MAX_BATCH_DELAY_MS,
@@ -130,18 +128,6 @@ def _workers(
 def _range(least: int, most: int | None) -> tuple[int, int]:
     least = max(0, least)
     return least, max(least, most or 0)
-
-
-def _configured(settings: BrokerSettings, name: str, version: str) -> StartupModel:
-    """Return what config.properties' `models={}` says of a version."""
-    found = (model for model in settings.models if (model.name, model.version) == (name, version))
-    return next(found, _NOTHING_SAID)
-
-
-def _check_name(name: str) -> None:
-    if not name:
-        raise errors.InvalidModel("Model name is not defined.")
-    _check_reachable("name", name)
 
 
 def _check_reachable(what: str, text: str) -> None:

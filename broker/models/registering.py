@@ -7,17 +7,11 @@ import logging
 from dataclasses import replace
 
 from torchrelay.broker.core.effects import Prepare, Report
+from torchrelay.broker.models import running_changes
 from torchrelay.broker.models.origins import parse, without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
-from torchrelay.broker.models.running_changes import (
-    AwaitingWorkers,
-    Caller,
-    Preparing,
-    Registering,
-    RestoringDefault,
-    RunningChanges,
-)
+from torchrelay.broker.models.running_changes import Caller, Preparing, Registering, RunningChanges
 from torchrelay.broker.models.version_changes import WAIT_SLACK_S, check_target
 from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
@@ -92,7 +86,7 @@ def stored(running: RunningChanges, step: Registering, error: errors.RelayError 
     running.drop_unused_archives()
     _report(running, record, step.prepared)
     if begun.restored and begun.restored.is_default:
-        running.store(RestoringDefault(begun, record.key), SetDefaultVersion(*record.key))
+        running.store(running_changes.RestoringDefault(begun, record.key), SetDefaultVersion(*record.key))
     elif begun.caller is None:
         _end_loading(running, begun)
     else:
@@ -100,7 +94,7 @@ def stored(running: RunningChanges, step: Registering, error: errors.RelayError 
 
 
 def default_restored(
-    running: RunningChanges, step: RestoringDefault, error: errors.RelayError | None
+    running: RunningChanges, step: running_changes.RestoringDefault, error: errors.RelayError | None
 ) -> None:
     """End the registration of a version that a snapshot has as the default."""
     model, version = step.key
@@ -135,7 +129,7 @@ def _answer(
         running.fleet.install(record.key)
     text = f"Failed to start workers for model {record.model} version: {record.version}"
     deadline = now + record.startup_timeout_s + WAIT_SLACK_S
-    running.enter(AwaitingWorkers(caller, record.key, reply, text, deadline, for_install))
+    running.enter(running_changes.AwaitingWorkers(caller, record.key, reply, text, deadline, for_install))
 
 
 def _refuse(running: RunningChanges, begun: Preparing, error: errors.RelayError) -> None:

@@ -236,18 +236,9 @@ class RunningChanges:
 
     # Callers
 
-    def check_room(self) -> None:
-        """Raise ServiceUnavailable while too many changes are being made, whoever asked for them."""
-        if len(self.steps) >= CHANGES_LIMIT:
-            raise errors.ServiceUnavailable("The broker is busy.", f"{CHANGES_LIMIT} changes are being made")
-
     def is_pending(self, peer: bytes, ask: int) -> bool:
         """Tell whether an ask is being worked on."""
         return ask in self._pending.get(peer, ())
-
-    def expect(self, caller: Caller) -> None:
-        """Note that a caller waits for an answer."""
-        self._pending.setdefault(caller[0], set()).add(caller[1])
 
     def forget_peer(self, peer: bytes) -> None:
         """Answer a gateway no more; what it began goes on."""
