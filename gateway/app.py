@@ -82,8 +82,8 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
         app.add_route(prefix + "/{model}", resource)
         app.add_route(prefix + "/{model}/{version}", resource)
         app.add_route(prefix + "/{model}/{version}/{rest:path}", resource)
-    app.add_route("/ping", inference.PingResource(link))
-    app.add_route("/ping/{rest:path}", inference.PingResource(link))
+    app.add_route("/ping", inference.PingResource(link, config))
+    app.add_route("/ping/{rest:path}", inference.PingResource(link, config))
     app.add_route("/invocations", inference.InvocationsResource(link, config))
     app.add_route("/models/{model}/invoke", inference.InvokeResource(link, config))
     app.add_route("/{model}/predict", inference.OldPredictionsResource(link, config))
@@ -94,8 +94,8 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_sink(inference.refuse_workflow, _WORKFLOW)
     if config.open_inference_protocol:
         app.add_route("/v2", metadata.ServerMetadataResource())
-        app.add_route("/v2/health/live", metadata.HealthResource(link), suffix="live")
-        app.add_route("/v2/health/ready", metadata.HealthResource(link), suffix="ready")
+        app.add_route("/v2/health/live", metadata.HealthResource(link, config), suffix="live")
+        app.add_route("/v2/health/ready", metadata.HealthResource(link, config), suffix="ready")
         app.add_route("/v2/models/{model}/versions/{rest:path}", metadata.ModelVersionsResource())
 
 
@@ -103,7 +103,7 @@ def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
     app = bare_app(documents.management(config), _key_check(link, config, "management"))
     add_management(app, link, config)
-    app.add_route("/v1/models/{target}", management.ReadinessResource(link))
+    app.add_route("/v1/models/{target}", management.ReadinessResource(link, config))
     return app
 
 
@@ -112,27 +112,27 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/models", management.ModelsResource(link, config))
     app.add_route("/models/{model}", management.ModelResource(link, config))
     app.add_route("/models/{model}/{version}", management.ModelResource(link, config))
-    app.add_route("/models/{model}/{version}/set-default", management.DefaultVersionResource(link))
-    app.add_route("/workflows", management.WorkflowsResource(link))
-    app.add_route("/workflows/{workflow}", management.WorkflowResource(link))
-    app.add_route("/fleet", management.FleetResource(link, config.server_id))
-    app.add_route("/livez", management.ProbesResource(link), suffix="live")
-    app.add_route("/readyz", management.ProbesResource(link), suffix="ready")
+    app.add_route("/models/{model}/{version}/set-default", management.DefaultVersionResource(link, config))
+    app.add_route("/workflows", management.WorkflowsResource(link, config))
+    app.add_route("/workflows/{workflow}", management.WorkflowResource(link, config))
+    app.add_route("/fleet", management.FleetResource(link, config))
+    app.add_route("/livez", management.ProbesResource(link, config), suffix="live")
+    app.add_route("/readyz", management.ProbesResource(link, config), suffix="ready")
     if config.token_authorization:
-        app.add_route("/token", management.TokenResource(link))
+        app.add_route("/token", management.TokenResource(link, config))
 
 
 def metrics_app(link: Link, config: GatewaySettings) -> App:
     """Make the metrics API."""
     app = bare_app(documents.metrics(config))
-    add_metrics(app, link)
+    add_metrics(app, link, config)
     return app
 
 
-def add_metrics(app: App, link: Link) -> None:
+def add_metrics(app: App, link: Link, config: GatewaySettings) -> None:
     """Add the route of metrics."""
-    app.add_route("/metrics", metrics.MetricsResource(link))
-    app.add_route("/metrics/{rest:path}", metrics.MetricsResource(link))
+    app.add_route("/metrics", metrics.MetricsResource(link, config))
+    app.add_route("/metrics/{rest:path}", metrics.MetricsResource(link, config))
 
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
@@ -142,7 +142,7 @@ def shared_app(link: Link, config: GatewaySettings) -> App:
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", SharedKserveV1Resource(link, config))
     if config.enable_metrics_api:
-        add_metrics(app, link)
+        add_metrics(app, link, config)
     return app
 
 
@@ -152,6 +152,6 @@ class SharedKserveV1Resource(inference.KserveV1Resource):
     async def on_get(self, req: GatewayRequest, resp: Response, target: str) -> None:
         """Predict, explain, or tell whether the model is ready."""
         if inference.kserve_verb(target) is None:
-            await management.ReadinessResource(self._link).on_get(req, resp, target)
+            await management.ReadinessResource(self._link, self._config).on_get(req, resp, target)
         else:
             await self.on_request(req, resp, target)

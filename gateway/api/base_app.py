@@ -2,7 +2,8 @@
 
 import logging
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import falcon
 import falcon.asgi
@@ -17,6 +18,7 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import errors
 from torchrelay.shared.quoting import quoted
+from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire.fields import KeyedApi
 
 logger = logging.getLogger(__name__)
@@ -38,18 +40,28 @@ def bare_app(description: documents.Document, key_check: "KeyCheck | None" = Non
     if key_check is not None:
         app.add_error_handler(errors.TooManyWrongKeys, key_check.answer_wrong_keys)
     app.add_error_handler(Exception, answer_bug)
-    app.add_route("/", RootResource(description))
+    app.add_route("/", DescriptionResource(description), suffix="root")
     app.add_route("/api-description", DescriptionResource(description))
     return app
 
 
-class KeyCheck:
-    """Refuses requests without a key of their API, which the resource names as `opened_by` (None: no key)."""
+@dataclass(eq=False)
+class Resource:
+    """What answers at a path."""
 
-    def __init__(self, link: Link, default_api: KeyedApi) -> None:
-        """Check a port's requests; those for a path without a route need a key of `default_api`."""
-        self._link = link
-        self._default_api = default_api
+    #: The API whose key is needed; None: no key.
+    opened_by: ClassVar[KeyedApi | None]
+
+    _link: Link
+    _config: GatewaySettings
+
+
+@dataclass
+class KeyCheck:
+    """Refuses requests without a key of their API; a path without a route needs one of the default API."""
+
+    _link: Link
+    _default_api: KeyedApi
 
     def check(self, req: GatewayRequest, resource: Any) -> None:  # Any: as falcon hands it
         """Raise what `Link.authorise` raises, for a path whose resource is this (None: no resource)."""
@@ -109,7 +121,7 @@ class Router(CompiledRouter):
 
 
 class DescriptionResource:
-    """`/api-description`: any method gets the port's OpenAPI document."""
+    """The port's OpenAPI document: any method of `/api-description` gets it, and OPTIONS of `/`."""
 
     opened_by = None
 
@@ -120,20 +132,7 @@ class DescriptionResource:
         """Answer with the document."""
         responses.answer(resp, self._description)
 
-    on_options = on_request
-
-
-class RootResource:
-    """`/`: OPTIONS gets the port's OpenAPI document."""
-
-    opened_by = None
-
-    def __init__(self, description: documents.Document) -> None:
-        self._description = description
-
-    async def on_options(self, _req: GatewayRequest, resp: Response) -> None:
-        """Answer with the document."""
-        responses.answer(resp, self._description)
+    on_options = on_options_root = on_request
 
 
 async def answer_relay_error(

@@ -1,32 +1,17 @@
 """The request as falcon hands it to the resources: it reads its body, within limits."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import falcon
 import falcon.asgi
 
 from torchrelay.gateway.http.exchange import ClientLeft
+from torchrelay.gateway.link import BodyReading, Link
 from torchrelay.shared import errors
 
 Body = bytes | bytearray
 #: A body, or a part of one, up to this is copied; above it, it is used where it was received.
 COPIED_LIMIT_BYTES = 64 * 1024
-
-
-class CountedReading(Protocol):
-    """Counts the pieces of a body against the room that bodies have together; see `link.BodyReading`."""
-
-    def take(self, size: int) -> bool:
-        """Count a piece, or return False where it has to wait."""
-
-    async def wait_and_take(self, size: int) -> None:
-        """Count a piece once there is room for it."""
-
-
-#: Takes the limit of a body, and its length where that is known.
-OpenReading = Callable[[int, int | None], AbstractContextManager[CountedReading]]
 
 
 class GatewayRequest(falcon.asgi.Request):
@@ -74,10 +59,10 @@ class GatewayRequest(falcon.asgi.Request):
         """Tell whether a header is there, by its name in small letters."""
         return header in self._asgi_headers
 
-    async def read_body(self, limit: int, reading: OpenReading) -> Body:
+    async def read_body(self, limit: int, link: Link) -> Body:
         """Read the body, at most `limit` bytes of it.
 
-        `reading` is entered where more than a first piece comes. Raises RequestTooLarge, at once where a
+        What comes after a first piece is counted at the link. Raises RequestTooLarge, at once where a
         Content-Length says so, and ServiceUnavailable where there is no room for it.
         """
         event = self._first_event or {}
@@ -90,10 +75,10 @@ class GatewayRequest(falcon.asgi.Request):
         if length is not None and length > limit:
             raise _too_large(limit)
         self.was_read_in_pieces = True
-        with reading(limit, length) as counted:
+        with link.reading(limit, length) as counted:
             return await self._read_on(body, limit, counted)
 
-    async def _read_on(self, piece: Body, limit: int, counted: CountedReading) -> Body:
+    async def _read_on(self, piece: Body, limit: int, counted: BodyReading) -> Body:
         # Grows where it is, so that hardly more is held than what has come.
         body, more = bytearray(), True
         while True:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from falcon.asgi import Response
 
 from torchrelay.gateway.api import request_inputs, responses, streams
+from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
 from torchrelay.gateway.link import Link
@@ -19,7 +20,6 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.shared.wire.fields import KeyedApi
 
 Headers = Sequence[tuple[str, str]]
 
@@ -29,13 +29,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
-class PingResource:
+class PingResource(Resource):
     """`/ping`: whether every model has the workers that it should have, for load balancers."""
 
-    opened_by: KeyedApi = "inference"
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    opened_by = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response, rest: str = "") -> None:
         """Answer any method, below any path."""
@@ -49,14 +46,14 @@ class PingResource:
     on_options = on_request
 
 
-class _ModelResource:
+class _ModelResource(Resource):
     """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
 
-    opened_by: KeyedApi = "inference"
+    opened_by = "inference"
 
-    def __init__(self, link: Link, config: GatewaySettings) -> None:
-        self._link = link
-        self._config = config
+    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
+        super().__init__(link, config)
+        self._explain = str(explain)
         self._sequence_header = config.header_key_sequence_id.lower().encode("latin-1")
 
     async def on_options(
@@ -67,7 +64,7 @@ class _ModelResource:
         responses.answer(resp, documents.of_model(model, self._config))
 
     async def _read(self, req: GatewayRequest) -> list[request_inputs.Input]:
-        body = await req.read_body(self._config.max_request_size, self._link.reading)
+        body = await req.read_body(self._config.max_request_size, self._link)
         return request_inputs.read_inputs(body, req.content_type or "")
 
     async def _predict(
@@ -92,7 +89,10 @@ class _ModelResource:
         answer = await job
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
-            _refuse(resp, response.status, errors.rebuild(*response.error))
+            error = errors.rebuild(*response.error)
+            # With the status that the handler set, if HTTP has it.
+            status = response.status if response.status in _STATUSES else error.status
+            responses.answer_error(resp, error, status)
         else:
             try:
                 pass_head(req, resp, response)
@@ -107,10 +107,6 @@ class _ModelResource:
 
 class PredictionsResource(_ModelResource):
     """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
-
-    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
-        super().__init__(link, config)
-        self._explain = str(explain)
 
     async def on_request(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
@@ -220,10 +216,6 @@ def kserve_verb(target: str) -> bool | None:
 class KserveV2Resource(_ModelResource):
     """`/v2/models/{model}/infer` and `/explain`."""
 
-    def __init__(self, link: Link, config: GatewaySettings, *, explain: bool = False) -> None:
-        super().__init__(link, config)
-        self._explain = str(explain)
-
     async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:
         """Predict or explain."""
         await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
@@ -245,11 +237,6 @@ def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:
         pairs = zip(headers[::2], headers[1::2], strict=True)
         headers = [text for pair in pairs if pair[0].lower() != b"authorization" for text in pair]
     return codec.head(headers)
-
-
-def _refuse(resp: Response, status: int, error: errors.RelayError) -> None:
-    """Answer with the error of a worker, with the status that its handler set if HTTP has it."""
-    responses.answer_error(resp, error, status if status in _STATUSES else error.status)
 
 
 def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> None:

@@ -1,19 +1,20 @@
 """The management API: requests become messages to the broker, its replies TorchServe's answers."""
 
 import json
+from typing import ClassVar
 
 import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway import auth
 from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.api.inference import client_head, pass_head
 from torchrelay.gateway.api.parameters import Parameters
 from torchrelay.gateway.http.standard_responses import JSON
-from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
-from torchrelay.shared import api_bodies, errors, settings
+from torchrelay.shared import api_bodies, errors
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
@@ -25,13 +26,10 @@ _PROCESSING = "Processing worker updates..."
 REGISTRATION_LIMIT_BYTES = 64 * 1024
 
 
-class ManagementResource:
+class ManagementResource(Resource):
     """Base of the resources that the management key opens."""
 
-    opened_by: KeyedApi | None = "management"
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    opened_by: ClassVar[KeyedApi | None] = "management"
 
 
 class UndescribedResource(ManagementResource):
@@ -45,10 +43,6 @@ class UndescribedResource(ManagementResource):
 class ModelsResource(UndescribedResource):
     """`/models`: the list, and registration."""
 
-    def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
-        super().__init__(link)
-        self._config = config
-
     async def on_get(self, req: GatewayRequest, resp: Response) -> None:
         """List a page of models by name."""
         query = Parameters.of_query(req.query_string)
@@ -60,7 +54,7 @@ class ModelsResource(UndescribedResource):
         """Register an archive; with a JSON body its fields are the parameters, else those of the query."""
         if not self._config.enable_model_api:
             raise errors.MethodNotAllowed
-        body = await req.read_body(self._config.max_request_size, self._link.reading)
+        body = await req.read_body(self._config.max_request_size, self._link)
         is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == JSON
         if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
             raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
@@ -80,10 +74,6 @@ class ModelsResource(UndescribedResource):
 
 class ModelResource(ManagementResource):
     """`/models/{model}[/{version}]`: describe, scale, unregister."""
-
-    def __init__(self, link: Link, config: settings.GatewaySettings) -> None:
-        super().__init__(link)
-        self._config = config
 
     async def on_get(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -192,7 +182,7 @@ class ReadinessResource(UndescribedResource):
         """Tell whether a worker can take a batch; one that is still loading can't."""
         model = target.partition(":")[0]
         described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
-        ready = any(responses.is_ready(facts) for facts in described.versions)
+        ready = any(worker.state == "ready" for facts in described.versions for worker in facts.workers)
         responses.answer(resp, api_bodies.ReadinessBody(name=model, ready=ready))
 
 
@@ -239,14 +229,10 @@ class WorkflowResource(UndescribedResource):
 class FleetResource(ManagementResource):
     """`/fleet`: all that `torchrelay status` shows."""
 
-    def __init__(self, link: Link, server_id: str) -> None:
-        super().__init__(link)
-        self._server_id = server_id
-
     async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with nodes, models and workers, and with the reasons why workers are missing."""
         read = await self._link.ask(m.ReadFleet(0), m.FleetRead)
-        responses.answer(resp, responses.fleet(read, self._server_id))
+        responses.answer(resp, responses.fleet(read, self._config.server_id))
 
 
 class ProbesResource(ManagementResource):

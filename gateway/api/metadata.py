@@ -8,16 +8,15 @@ from importlib.metadata import version
 from falcon.asgi import Response
 
 from torchrelay.gateway.api import responses
+from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
-from torchrelay.gateway.link import Link
 from torchrelay.shared import api_bodies
-from torchrelay.shared.wire.fields import KeyedApi
 
 
 class ServerMetadataResource:
     """`/v2`: what serves here."""
 
-    opened_by: KeyedApi = "inference"
+    opened_by = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with TorchServe's name, since clients look for it."""
@@ -29,13 +28,10 @@ class ServerMetadataResource:
     on_options = on_request
 
 
-class HealthResource:
+class HealthResource(Resource):
     """`/v2/health/live` and `/v2/health/ready`."""
 
-    opened_by: KeyedApi = "inference"
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    opened_by = "inference"
 
     async def on_request_live(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer: a process that answers lives."""
@@ -53,7 +49,7 @@ class HealthResource:
 class ModelVersionsResource:
     """`/v2/models/{model}/versions/...`: refused, since TorchServe has no versions in this protocol."""
 
-    opened_by: KeyedApi = "inference"
+    opened_by = "inference"
 
     async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
         """Refuse, in TorchServe's words."""

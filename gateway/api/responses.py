@@ -3,6 +3,8 @@
 The texts are TorchServe's, since clients compare whole bodies; `shared.api_bodies` has the fields.
 """
 
+from typing import Any, TypeVar
+
 import msgspec
 from falcon.asgi import Response
 from msgspec import UNSET, UnsetType
@@ -10,6 +12,8 @@ from msgspec import UNSET, UnsetType
 from torchrelay.gateway.http.standard_responses import JSON, error_body, pretty
 from torchrelay.shared import api_bodies, clock, errors
 from torchrelay.shared.wire import messages as m
+
+B = TypeVar("B", bound=api_bodies.JsonBody)
 
 
 def answer(resp: Response, value: object, status: int = 200) -> None:
@@ -37,32 +41,20 @@ def description(
     version: m.VersionFacts, customized_metadata: msgspec.Raw | UnsetType = UNSET
 ) -> api_bodies.VersionBody:
     """Describe one version, with what its handler says of itself if that was asked."""
-    return api_bodies.VersionBody(
+    return _body(
+        api_bodies.VersionBody,
+        version,
         model_name=version.model,
         model_version=version.version,
         model_url=version.url,
-        runtime=version.runtime,
-        min_workers=version.min_workers,
-        max_workers=version.max_workers,
-        batch_size=version.batch_size,
         max_batch_delay=version.max_batch_delay_ms,
         response_timeout=version.response_timeout_s,
         startup_timeout=version.startup_timeout_s,
         max_retry_timeout_in_sec=version.restart_window_s,
         client_timeout_in_mills=version.client_timeout_ms,
-        parallel_type=version.parallel_type,
-        parallel_level=version.parallel_level,
-        device_type=version.device_type,
-        device_ids=version.device_ids,
-        continuous_batching=version.continuous_batching,
-        use_job_ticket=version.use_job_ticket,
-        use_venv=version.use_venv,
         stateful=version.sequence_batching,
-        sequence_max_idle_ms=version.sequence_max_idle_ms,
-        sequence_timeout_ms=version.sequence_timeout_ms,
         max_num_sequence=version.max_sequences,
         max_sequence_job_queue_size=version.max_sequence_queue_jobs,
-        loaded_at_startup=version.loaded_at_startup,
         workers=tuple(map(_worker, version.workers)),
         job_queue_status=api_bodies.JobQueueBody(
             remaining_capacity=max(0, version.queue_limit - version.queue_depth),
@@ -72,9 +64,10 @@ def description(
     )
 
 
-def is_ready(version: m.VersionFacts) -> bool:
-    """Tell whether a worker of this version can take a batch."""
-    return any(worker.state == "ready" for worker in version.workers)
+def _body(kind: type[B], facts: msgspec.Struct, **others: Any) -> B:  # Any: of any field
+    """Make a body of facts whose fields have the same names; `others` are those that differ."""
+    same = {name: getattr(facts, name) for name in kind.__struct_fields__ if name not in others}
+    return kind(**same, **others)
 
 
 def _worker(worker: m.WorkerFacts) -> api_bodies.WorkerBody:
@@ -111,11 +104,9 @@ def _is_gpu(worker: m.WorkerFacts) -> bool:
 
 def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:
     """Write all that `torchrelay status` shows; no API of TorchServe's, so it may grow."""
-    return api_bodies.FleetBody(
-        epoch=read.epoch,
-        uptime_s=read.uptime_s,
-        gateways=read.gateways,
-        loading=read.loading,
+    return _body(
+        api_bodies.FleetBody,
+        read,
         server_id=server_id,
         nodes=tuple(map(_node, read.nodes)),
         models=tuple(map(_fleet_model, read.versions)),
@@ -123,62 +114,27 @@ def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:
 
 
 def _node(node: m.NodeFacts) -> api_bodies.NodeBody:
-    return api_bodies.NodeBody(
-        name=node.name,
-        devices=tuple(
-            api_bodies.DeviceBody(
-                name=device.name,
-                kind=device.kind,
-                description=device.description,
-                memory_bytes=device.memory_bytes,
-            )
-            for device in node.devices
-        ),
-        slots=node.slots,
-        slots_used=node.slots_used,
-        last_seen_ms=node.last_seen_ms,
-    )
+    devices = tuple(_body(api_bodies.DeviceBody, device) for device in node.devices)
+    return _body(api_bodies.NodeBody, node, devices=devices, last_seen_ms=node.last_seen_ms)
 
 
 def _fleet_model(version: m.VersionFacts) -> api_bodies.FleetModelBody:
-    return api_bodies.FleetModelBody(
+    return _body(
+        api_bodies.FleetModelBody,
+        version,
         model_name=version.model,
         model_version=version.version,
-        is_default=version.is_default,
         model_url=version.url,
         workers_wanted=version.min_workers,
         workers_ready=sum(worker.state == "ready" for worker in version.workers),
-        queue_depth=version.queue_depth,
-        queue_limit=version.queue_limit,
-        oldest_wait_ms=version.oldest_wait_ms,
-        explanation=version.explanation,
-        last_error=version.last_error,
-        quarantined=tuple(
-            api_bodies.QuarantinedBody(
-                request_id=entry.request_id,
-                reason=entry.reason,
-                workers_lost=entry.workers_lost,
-                refused=entry.refused,
-                left_ms=entry.left_ms,
-            )
-            for entry in version.quarantined
-        ),
+        quarantined=tuple(_body(api_bodies.QuarantinedBody, entry) for entry in version.quarantined),
         workers=tuple(map(_fleet_worker, version.workers)),
     )
 
 
 def _fleet_worker(worker: m.WorkerFacts) -> api_bodies.FleetWorkerBody:
-    return api_bodies.FleetWorkerBody(
-        id=worker.worker_id,
-        state=worker.state,
-        node=worker.node,
-        device=worker.device,
-        pid=worker.pid,
-        start_time=clock.iso(worker.started_at_ms),
-        memory_bytes=worker.memory_bytes,
-        jobs_running=worker.jobs_running,
-        note=worker.note,
-    )
+    started = clock.iso(worker.started_at_ms)
+    return _body(api_bodies.FleetWorkerBody, worker, id=worker.worker_id, start_time=started)
 
 
 def model_list(listed: m.ModelsListed) -> api_bodies.ModelsBody:

@@ -39,7 +39,7 @@ class Client:
         }
         scope["headers_by_name"] = dict(headers)
         request = GatewayRequest(scope, self._receive, await self._receive())
-        return await request.read_body(limit, self._link.reading)
+        return await request.read_body(limit, self._link)
 
 
 async def link_with_room(limit_bytes: int) -> FakeLink:
