@@ -65,21 +65,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class AnswerBacklog(ClientBacklog):
-    """The parts of an answer that wait for its client."""
-
-    def __init__(self, waiter: "Waiter[Any]") -> None:
-        self._waiter = waiter
-
-    def measure(self) -> int:
-        """Return how many bytes the waiting parts have."""
-        return self._waiter.backlog_bytes
-
-    def cut(self) -> None:
-        """End the answer, whose client is too slow."""
-        self._waiter.give_up()
-
-
 class Waiter(Pending, Generic[T]):
     """What a request awaits: a reply, or an answer, which may come in parts.
 
@@ -105,7 +90,7 @@ class Waiter(Pending, Generic[T]):
         self._outcomes: list[Outcome] = []
         #: What came while nobody waited for it.
         self.backlog_bytes = 0
-        self._backlog: AnswerBacklog | None = None
+        self._backlog: ClientBacklog | None = None
         self._callback: Callable[[], object] | None = None
 
     def __await__(self) -> Generator["Waiter[T]", None, T]:
@@ -145,7 +130,7 @@ class Waiter(Pending, Generic[T]):
     def _count_backlog(self) -> None:
         """Count the waiting parts towards unsent_limit_bytes."""
         if self._backlog is None:
-            self._backlog = AnswerBacklog(self)
+            self._backlog = ClientBacklog(lambda: self.backlog_bytes, self.give_up)
         for slowest in self._link.unsent.keep(self._backlog, self._link.loop.time()):
             slowest.cut()
 
@@ -242,6 +227,7 @@ class Link:
         self._context = zmq.Context()
         self._socket = sockets.dial(self._context, self._config.broker_address, "gateway")
         self.loop.add_reader(self._socket.fileno(), self._receive)
+        self._logged = self._session.state, self._session.epoch
         self._ticked_at = clock.monotonic()
         self._timer = self.loop.call_later(0, self._tick)
 
@@ -435,7 +421,6 @@ class Link:
 
     def _hear(self, received: tuple[bytes, list[memoryview]]) -> None:
         head, frames = received
-        before = self._session.state, self._session.epoch
         asked = self.asks_for_keys
         try:
             message, epoch = codec.decode(head)
@@ -444,7 +429,7 @@ class Link:
             logger.error("gateway.misread", extra={"reason": str(error)})
             return
         self._settle(settled)
-        self._log_change(before)
+        self._log_change()
         if self.asks_for_keys != asked:
             self._log_keys()
         if isinstance(message, m.Misunderstood):
@@ -466,9 +451,8 @@ class Link:
         now = clock.monotonic()
         for message, frames in self._session.outgoing(now):
             if not self._send(message, frames):
-                before = self._session.state, self._session.epoch
                 self._settle(self._session.lose(now))
-                self._log_change(before)
+                self._log_change()
                 break
         # A send can use up the fd's signal that something has come.
         if int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
@@ -492,10 +476,9 @@ class Link:
         if (stood_still_s := now - self._ticked_at - TICK_S) > LATE_TICK_S:
             self._session.stood_still(stood_still_s, now)
         self._ticked_at = now
-        before = self._session.state, self._session.epoch
         self._settle(self._session.tick(now))
         self._let_in(now)
-        self._log_change(before)
+        self._log_change()
         self._flush_soon()
 
     def _let_in(self, now: float) -> None:
@@ -516,10 +499,11 @@ class Link:
         else:
             logger.warning("gateway.asks_for_no_keys", extra={"reason": "the broker has none any more"})
 
-    def _log_change(self, before: tuple[str, int]) -> None:
+    def _log_change(self) -> None:
         after = self._session.state, self._session.epoch
-        if after == before:
+        if after == self._logged:
             return
+        self._logged = after
         facts = {"broker": self._config.broker_address, "epoch": after[1], "waiting": self._session.waiting}
         if after[0] != "welcomed":
             logger.warning("gateway.broker_lost", extra=facts)

@@ -82,10 +82,7 @@ class ListenerApp:
             facts = {"client": client, "path": scope["path"][:200], "count": count, "reason": error.message}
             logger.warning("gateway.foreign_page", extra=facts)
         body = standard_responses.error_body(error, error.status)
-        headers = [
-            (b"content-type", standard_responses.JSON.encode()),
-            (b"content-length", b"%d" % len(body)),
-        ]
+        headers = list(standard_responses.json_headers(body))
         await send({"type": "http.response.start", "status": error.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

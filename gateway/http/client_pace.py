@@ -1,7 +1,7 @@
 """How fast clients have to be, and how much may be kept for those that aren't. Pure: time is passed in."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 #: Below this a client is slow, which is held against it only while others wait for what it takes up: 16 KiB/s
 #: is a bad mobile connection.
@@ -78,19 +78,16 @@ class ClientPace:
         return rate if rate < SLOW_BYTES_PER_S else None
 
 
-class ClientBacklog(ABC):
-    """What is kept for one client; its attributes are `Unsent`'s."""
+@dataclass(slots=True, eq=False)
+class ClientBacklog:
+    """What is kept for one client; the last two fields are `Unsent`'s."""
 
-    held_bytes = 0
-    throughput: Throughput
-
-    @abstractmethod
-    def measure(self) -> int:
-        """Return how many bytes wait for the client now."""
-
-    @abstractmethod
-    def cut(self) -> None:
-        """Drop these bytes, and close the client's connection."""
+    #: Returns how many bytes wait for the client now.
+    measure: Callable[[], int]
+    #: Drops these bytes, and closes the client's connection.
+    cut: Callable[[], object]
+    held_bytes: int = 0
+    throughput: Throughput = field(init=False)
 
 
 class Unsent:

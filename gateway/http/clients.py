@@ -45,31 +45,8 @@ class Client(Protocol):
     def rank(self, now: float) -> tuple[int, float] | None:
         """Return the order of closing where others need its place, lowest first; None: it is not closed."""
 
-    def kept_bytes(self) -> int:
-        """Return how many bytes are kept for the client."""
-
     def drop(self) -> None:
         """Close the connection, and drop what is unsent."""
-
-
-class ConnectionBacklog(ClientBacklog):
-    """What a connection keeps for its client: what waits to be sent, and requests that wait for that."""
-
-    def __init__(self, client: Client) -> None:
-        self._client: Client | None = client
-
-    def measure(self) -> int:
-        """Return how many bytes wait for the client; 0 once it has gone."""
-        return 0 if self._client is None else self._client.kept_bytes()
-
-    def cut(self) -> None:
-        """Close the connection."""
-        if self._client is not None:
-            self._client.drop()
-
-    def let_go(self) -> None:
-        """Take note that the client has gone, for whom nothing is kept any more."""
-        self._client = None
 
 
 class Clients:
@@ -111,14 +88,14 @@ class Clients:
             slowest.cut()
         self._most_kept_bytes = max(self._most_kept_bytes, self._unsent.held_bytes)
 
-    def let_go(self, one: ConnectionBacklog, now: float) -> None:
+    def let_go(self, one: ClientBacklog, now: float) -> None:
         """Keep nothing more for a client that has gone.
 
         Its connection is freed at once only where nothing that it holds holds it: the collector comes after
         hundreds of them, and TLS has up to 512 KiB for each.
         """
         self.keep(one, now)
-        one.let_go()
+        one.measure = one.cut = lambda: 0
 
     def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
         """Drop connections where there is one too many; False where none but the new one can go."""

@@ -22,8 +22,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from torchrelay.gateway.http import framing, standard_responses
-from torchrelay.gateway.http.client_pace import ClientPace
-from torchrelay.gateway.http.clients import Clients, ConnectionBacklog, not_taken_bytes, reset
+from torchrelay.gateway.http.client_pace import ClientBacklog, ClientPace
+from torchrelay.gateway.http.clients import Clients, not_taken_bytes, reset
 from torchrelay.gateway.http.exchange import HEAD_EXTENSION, AsgiApp, Exchange, Refusal, Scope
 from torchrelay.gateway.http.framing import Discarding
 from torchrelay.shared import errors
@@ -73,7 +73,8 @@ class GatewayProtocol(asyncio.Protocol):
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
         self._clients: Clients = app_state["clients"]
-        self._kept = ConnectionBacklog(self)
+        #: What waits to be sent, and requests that wait for that.
+        self._kept = ClientBacklog(self.kept_bytes, self.drop)
         self._parser: httptools.HttpRequestParser | Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
         self._scope: Scope = {}

@@ -22,17 +22,12 @@ STANDARD_HEADERS = (
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 _CLOSE = (b"connection", b"close")
 #: Header names that a handler's own can't replace, nor add to.
-SERVER_OWNED_HEADERS = frozenset(
-    (
-        "x-request-id",
-        "pragma",
-        "cache-control",
-        "expires",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-    )
-)
+SERVER_OWNED_HEADERS = frozenset(name.decode() for name, _ in STANDARD_HEADERS) | {
+    "x-request-id",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+}
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -75,12 +70,16 @@ def error_body(error: errors.RelayError, status: int) -> bytes:
     return pretty(ErrorBody(code=status, type=error.type, message=error.message, details=details))
 
 
+def json_headers(body: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers of a body of JSON."""
+    return (b"content-type", JSON.encode()), (b"content-length", b"%d" % len(body))
+
+
 def whole_error(error: errors.RelayError, more: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
     """Write the whole response, head and all, for what never reaches the application."""
     body = error_body(error, error.status)
     headers = (
-        (b"content-type", JSON.encode()),
-        (b"content-length", str(len(body)).encode()),
+        *json_headers(body),
         *standard_headers(ids.request_id(), keep_alive=False),
         *more,
     )

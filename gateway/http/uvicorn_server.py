@@ -11,6 +11,7 @@ import logging
 import socket as sockets
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -70,6 +71,7 @@ class Server(uvicorn.Server):
         )
 
 
+@dataclass(eq=False)
 class TlsListener:
     """One https listener, with the `close` and `wait_closed` of an asyncio server.
 
@@ -77,27 +79,21 @@ class TlsListener:
     where TorchServe answers 403 in words, and it holds as many connections without a handshake as come.
     """
 
-    def __init__(
-        self,
-        socket: sockets.socket,
-        certificate: ssl.SSLContext,
-        make_protocol: Callable[[], asyncio.Protocol],
-        http_refused: bytes,
-        handshake_limit: int,
-    ) -> None:
-        self._socket = socket
-        self._certificate = certificate
-        self._make_protocol = make_protocol
-        self._http_refused = http_refused
-        #: Of connections that have said nothing yet, and of handshakes: for one more, the oldest goes.
-        self._handshake_limit = handshake_limit
+    _socket: sockets.socket
+    _certificate: ssl.SSLContext
+    _make_protocol: Callable[[], asyncio.Protocol]
+    _http_refused: bytes
+    #: Of connections that have said nothing yet, and of handshakes: for one more, the oldest goes.
+    _handshake_limit: int
+
+    def __post_init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         #: Connections that have said nothing yet, each with the timer that ends it.
         self._silent: dict[sockets.socket, asyncio.TimerHandle] = {}
         self._handshakes: dict[asyncio.Task[None], None] = {}
         #: Set while no connections are taken because there is no room for one.
         self._retry: asyncio.TimerHandle | None = None
-        socket.setblocking(False)
+        self._socket.setblocking(False)
         self._listen()
 
     def close(self) -> None:
@@ -155,9 +151,8 @@ class TlsListener:
         handshake.add_done_callback(lambda ended: self._handshakes.pop(ended, None))
         if len(self._handshakes) > self._handshake_limit:
             oldest = next(iter(self._handshakes))
-            del self._handshakes[
-                oldest
-            ]  # now, since it ends in a later turn, and others may come in this one
+            # Now, since it ends in a later turn, and others may come in this one.
+            del self._handshakes[oldest]
             oldest.cancel()
 
     async def _shake_hands(self, connection: sockets.socket) -> None:
@@ -190,8 +185,7 @@ def _http_refused(cors: Iterable[tuple[bytes, bytes]]) -> bytes:
     refusal = StatusBody(status="This TorchServe instance only accepts HTTPS requests")
     body = standard_responses.pretty(refusal)
     headers = [
-        (b"content-type", standard_responses.JSON.encode()),
-        (b"content-length", str(len(body)).encode()),
+        *standard_responses.json_headers(body),
         *standard_responses.STANDARD_HEADERS,
         *cors,
         (b"connection", b"close"),

@@ -17,12 +17,10 @@ MODEM_BYTES_PER_S = 4000
 
 class Kept(ClientBacklog):
     def __init__(self, size: int) -> None:
+        super().__init__(lambda: self.size, self._empty)
         self.size = size
 
-    def measure(self) -> int:
-        return self.size
-
-    def cut(self) -> None:
+    def _empty(self) -> None:
         self.size = 0
 
 
