@@ -7,7 +7,7 @@ import msgspec
 from falcon.asgi import Response
 
 from torchrelay.gateway.api import inference, management, metadata, metrics
-from torchrelay.gateway.api.base_app import App, KeyCheck, bare_app
+from torchrelay.gateway.api.base_app import App, bare_app
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http import addresses
 from torchrelay.gateway.http.browsers import BrowserCheck
@@ -16,7 +16,6 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
-from torchrelay.shared.wire.fields import KeyedApi
 
 #: The only path whose case doesn't count; routes that fit as well, such as `/{model}/predict`, go first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
@@ -63,13 +62,9 @@ def browser_checks(config: GatewaySettings) -> dict[addresses.Key, BrowserCheck]
     return made
 
 
-def _key_check(link: Link, config: GatewaySettings, default_api: KeyedApi) -> KeyCheck | None:
-    return KeyCheck(link, default_api) if config.token_authorization else None
-
-
 def inference_app(link: Link, config: GatewaySettings) -> App:
     """Make the inference API."""
-    app = bare_app(documents.inference(config), _key_check(link, config, "inference"))
+    app = bare_app(documents.inference(config), link, config, "inference")
     add_inference(app, link, config)
     return app
 
@@ -101,7 +96,7 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
 
 def management_app(link: Link, config: GatewaySettings) -> App:
     """Make the management API."""
-    app = bare_app(documents.management(config), _key_check(link, config, "management"))
+    app = bare_app(documents.management(config), link, config, "management")
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", management.ReadinessResource(link, config))
     return app
@@ -124,7 +119,7 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
 
 def metrics_app(link: Link, config: GatewaySettings) -> App:
     """Make the metrics API."""
-    app = bare_app(documents.metrics(config))
+    app = bare_app(documents.metrics(config), link, config, None)
     add_metrics(app, link, config)
     return app
 
@@ -137,7 +132,7 @@ def add_metrics(app: App, link: Link, config: GatewaySettings) -> None:
 
 def shared_app(link: Link, config: GatewaySettings) -> App:
     """Make one app of all APIs, for a port that they share."""
-    app = bare_app(documents.shared(config), _key_check(link, config, "inference"))
+    app = bare_app(documents.shared(config), link, config, "inference")
     add_inference(app, link, config)
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", SharedKserveV1Resource(link, config))

@@ -108,7 +108,9 @@ class Waiter(Pending, Generic[T]):
             self._count_backlog()
         if isinstance(outcome, self._wanted):
             return outcome
-        raise _unexpected(outcome)
+        if isinstance(outcome, errors.RelayError):
+            raise outcome
+        raise errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)
 
     def tell(self, outcome: Outcome) -> None:
         """Hand an outcome over to whoever awaits it."""
@@ -370,16 +372,13 @@ class Link:
         waiter = Waiter(self, reply)
         if isinstance(ask, OF_THE_MOMENT):
             waiter.number = 0  # none of its own
-            self._shared_question(ask).join(waiter)
+            kind = type(ask)
+            if kind not in self._shared:
+                self._shared[kind] = SharedQuestion(partial(self._put, ask=ask))
+            self._shared[kind].join(waiter)
         else:
             self._put(waiter, ask)
         return waiter
-
-    def _shared_question(self, ask: m.Ask) -> SharedQuestion:
-        kind = type(ask)
-        if kind not in self._shared:
-            self._shared[kind] = SharedQuestion(partial(self._put, ask=ask))
-        return self._shared[kind]
 
     def _put(self, pending: "Waiter[Any] | SharedQuestion", ask: m.Ask) -> None:
         self._session.ask(pending, ask, now=clock.monotonic())
@@ -431,7 +430,11 @@ class Link:
         self._settle(settled)
         self._log_change()
         if self.asks_for_keys != asked:
-            self._log_keys()
+            if asked:
+                logger.warning("gateway.asks_for_no_keys", extra={"reason": "the broker has none any more"})
+            else:
+                reason = "the broker has keys; start the gateway with --tokens, and it asks from the start"
+                logger.warning("gateway.asks_for_keys", extra={"reason": reason})
         if isinstance(message, m.Misunderstood):
             logger.error("gateway.misunderstood", extra={"reason": message.reason})
         if self._session.dismissed is not None:
@@ -492,13 +495,6 @@ class Link:
         for waiter, outcome in settled:
             waiter.tell(outcome)
 
-    def _log_keys(self) -> None:
-        if self.asks_for_keys:
-            reason = "the broker has keys; start the gateway with --tokens, and it asks from the start"
-            logger.warning("gateway.asks_for_keys", extra={"reason": reason})
-        else:
-            logger.warning("gateway.asks_for_no_keys", extra={"reason": "the broker has none any more"})
-
     def _log_change(self) -> None:
         after = self._session.state, self._session.epoch
         if after == self._logged:
@@ -513,9 +509,3 @@ class Link:
 
 def _size(outcome: Outcome) -> int:
     return len(outcome.meta) + sum(map(len, outcome.frames)) if isinstance(outcome, Answer) else 0
-
-
-def _unexpected(outcome: Outcome) -> errors.RelayError:
-    if isinstance(outcome, errors.RelayError):
-        return outcome
-    return errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)

@@ -7,6 +7,7 @@ No middleware: what every response needs is added where its head goes out, whoev
 
 import logging
 from collections.abc import Awaitable, Mapping
+from dataclasses import InitVar, dataclass
 
 from torchrelay.gateway.http import standard_responses
 from torchrelay.gateway.http.access_log import AccessLog
@@ -22,28 +23,24 @@ from torchrelay.shared.settings import GatewaySettings
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ListenerApp:
     """All APIs of one process. `apps` are by what tells their listeners apart: port or socket path.
 
     `guarded` are those that ask for keys, `checks` tell other sites' pages where the rest doesn't.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        apps: Mapping[Key, AsgiApp],
-        guarded: Mapping[Key, AsgiApp],
-        checks: Mapping[Key, BrowserCheck],
-        config: GatewaySettings,
-    ) -> None:
-        self._link = link
-        self._apps = apps
-        self._guarded = guarded
-        self._checks = checks
+    _link: Link
+    _apps: Mapping[Key, AsgiApp]
+    _guarded: Mapping[Key, AsgiApp]
+    _checks: Mapping[Key, BrowserCheck]
+    config: InitVar[GatewaySettings]
+
+    def __post_init__(self, config: GatewaySettings) -> None:
         self._refusals = logs.LogRateLimit()
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = standard_responses.cors_headers(config)
-        self._clients = Clients(config, link.unsent, link.bodies_waiting_long)
+        self._clients = Clients(config, self._link.unsent, self._link.bodies_waiting_long)
         self._access = AccessLog(config.access_log, config.log_limits) if config.access_log else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

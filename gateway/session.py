@@ -133,7 +133,8 @@ class GatewaySession(Presence, Generic[P]):
         Raises ServiceUnavailable where too much is in flight, BrokerUnreachable where the broker has
         been away for too long.
         """
-        self._refuse_if_unreachable(now)
+        if self._is_given_up(now):
+            raise self.unreachable()
         size = len(meta) + sum(map(len, frames)) if frames else len(meta)
         if self._jobs >= self._config.in_flight_limit_jobs:
             limit = self._config.in_flight_limit_jobs
@@ -154,7 +155,8 @@ class GatewaySession(Presence, Generic[P]):
         Raises ServiceUnavailable where ASK_LIMIT asks wait, BrokerUnreachable where the broker is away for
         too long, or away at all for an ask OF_THE_MOMENT.
         """
-        self._refuse_if_unreachable(now)
+        if self._is_given_up(now):
+            raise self.unreachable()
         if self.state != "welcomed" and isinstance(ask, OF_THE_MOMENT):
             raise self.unreachable()
         if len(self._waiting) - self._jobs >= ASK_LIMIT and not isinstance(ask, OF_THE_MOMENT):
@@ -312,7 +314,9 @@ class GatewaySession(Presence, Generic[P]):
             if pending.parts:
                 refused.append((number, _incomplete(what_happened)))
             elif isinstance(pending.message, _NOT_REPEATABLE):
-                refused.append((number, _uncertain(what_happened)))
+                advice = "the change may have been made; look before you try again"
+                why = f"the broker {what_happened} meanwhile: {advice}"
+                refused.append((number, errors.BrokerUnreachable("The broker's answer was lost.", why)))
             else:
                 self._unsent[number] = pending
                 self._held_to = max(self._held_to, number)
@@ -370,23 +374,17 @@ class GatewaySession(Presence, Generic[P]):
         return msgspec.structs.replace(self._counts(), jobs=tuple(jobs), asks=tuple(asks))
 
     def _counts(self) -> m.GatewayBeat:
+        """Return what was counted since the last call; a handler's own status above 599 counts as 5xx."""
         wrong_keys, self._wrong_keys = self._wrong_keys, 0
-        return m.GatewayBeat(self._take_responses(), wrong_keys=wrong_keys)
-
-    def _take_responses(self) -> dict[str, int]:
-        """Return the answers by class since the last call; a handler's own status above 599 counts as 5xx."""
         responses, self._responses = self._responses, [0] * 10
         responses[5] += sum(responses[6:])
-        return {f"{hundreds}xx": count for hundreds, count in enumerate(responses[:6]) if count}
+        by_class = {f"{hundreds}xx": count for hundreds, count in enumerate(responses[:6]) if count}
+        return m.GatewayBeat(by_class, wrong_keys=wrong_keys)
 
     # Errors
 
     def _is_given_up(self, now: float) -> bool:
         return self.state != "welcomed" and now - self._away_since >= self._config.broker_outage_limit_s
-
-    def _refuse_if_unreachable(self, now: float) -> None:
-        if self._is_given_up(now):
-            raise self.unreachable()
 
     def unreachable(self) -> errors.BrokerUnreachable:
         """Return the error that no broker answers."""
@@ -426,10 +424,3 @@ def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:
 
 def _incomplete(what_happened: str) -> errors.BrokerUnreachable:
     return errors.BrokerUnreachable("The rest of the answer was lost.", f"the broker {what_happened}")
-
-
-def _uncertain(what_happened: str) -> errors.BrokerUnreachable:
-    return errors.BrokerUnreachable(
-        "The broker's answer was lost.",
-        f"the broker {what_happened} meanwhile: the change may have been made; look before you try again",
-    )

@@ -56,9 +56,6 @@ class SharedQuestion(Pending):
             self._first = {}
         for asker in told:
             asker.tell(outcome)
-        self._ask_for_rest()
-
-    def _ask_for_rest(self) -> None:
         if self._is_under_way or not self._first:
             return
         try:

@@ -29,8 +29,11 @@ PATHS_REMEMBERED = 1024
 App = falcon.asgi.App[GatewayRequest, Response]
 
 
-def bare_app(description: documents.Document, key_check: "KeyCheck | None" = None) -> App:
+def bare_app(
+    description: documents.Document, link: Link, config: GatewaySettings, default_api: KeyedApi | None
+) -> App:
     """Make an app without routes of its own: its description, its errors, its check of keys."""
+    key_check = KeyCheck(link, default_api) if config.token_authorization and default_api else None
     app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(key_check))
     # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
@@ -120,13 +123,13 @@ class Router(CompiledRouter):
         return found
 
 
+@dataclass(eq=False)
 class DescriptionResource:
     """The port's OpenAPI document: any method of `/api-description` gets it, and OPTIONS of `/`."""
 
     opened_by = None
 
-    def __init__(self, description: documents.Document) -> None:
-        self._description = description
+    _description: documents.Document
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with the document."""

@@ -86,9 +86,8 @@ class ModelResource(ManagementResource):
             entries = [responses.description(described.versions[0], metadata)]
         else:
             entries = [responses.description(facts) for facts in described.versions]
-        status = resp.status_code
         content_type = resp.content_type
-        responses.answer(resp, entries, status)
+        responses.answer(resp, entries, resp.status_code)
         resp.content_type = content_type or JSON
 
     async def on_put(

@@ -53,7 +53,7 @@ class ModelVersionsResource:
 
     async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
         """Refuse, in TorchServe's words."""
-        refusal = api_bodies.ProtocolRefusalBody(error="Model versioning is not yet supported.")
-        responses.answer(resp, refusal, 501)
+        error = "Model versioning is not yet supported."
+        responses.answer(resp, api_bodies.ProtocolRefusalBody(error=error), 501)
 
     on_options = on_request

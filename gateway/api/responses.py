@@ -77,14 +77,14 @@ def _worker(worker: m.WorkerFacts) -> api_bodies.WorkerBody:
         status="READY" if worker.state == "ready" else "UNLOADING",
         memory_usage=worker.memory_bytes,
         pid=worker.pid,
-        gpu=_is_gpu(worker),
+        gpu=worker.device.startswith("cuda"),
         gpu_usage=_gpu_usage(worker),
     )
 
 
 def _gpu_usage(worker: m.WorkerFacts) -> str:
     """Write what nvidia-smi says of the worker's GPU, as TorchServe puts it together."""
-    if not _is_gpu(worker):
+    if not worker.device.startswith("cuda"):
         return "N/A"
     if worker.gpu is None:
         return "failed to obtained gpu usage"  # in TorchServe's words
@@ -96,10 +96,6 @@ def _gpu_usage(worker: m.WorkerFacts) -> str:
         f"gpuId::{worker.gpu.number} utilization.gpu [%]::{busy} utilization.memory [%]::{memory_busy}"
         f" memory.used [MiB]::{worker.gpu.used_bytes >> 20} MiB"
     )
-
-
-def _is_gpu(worker: m.WorkerFacts) -> bool:
-    return worker.device.startswith("cuda")
 
 
 def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:

@@ -68,7 +68,10 @@ class BrowserCheck:
             return None
         if not is_host_good:
             if not self._serves(host.decode("latin-1")):
-                return _foreign_host(host)
+                return errors.ForeignPage(
+                    f"This server is not known as {quoted(host.decode('latin-1'))!r}. If that is a name of"
+                    " its own, add it to allowed_hosts, or have the server ask for keys."
+                )
             if len(self._good_hosts) >= HOSTS_REMEMBERED:
                 self._good_hosts = {b""}
             self._good_hosts.add(host)
@@ -126,13 +129,6 @@ def _is_followed_link(method: str, headers: Mapping[bytes, bytes]) -> bool:
     """Tell whether a person goes to where a link leads: the page with the link doesn't see what is there."""
     wanted = headers.get(b"sec-fetch-mode"), headers.get(b"sec-fetch-dest")
     return method in ("GET", "HEAD") and wanted == (b"navigate", b"document")
-
-
-def _foreign_host(host: bytes) -> errors.ForeignPage:
-    return errors.ForeignPage(
-        f"This server is not known as {quoted(host.decode('latin-1'))!r}. If that is a name of its own, add"
-        " it to allowed_hosts, or have the server ask for keys."
-    )
 
 
 def _foreign_site(headers: Mapping[bytes, bytes]) -> errors.ForeignPage:

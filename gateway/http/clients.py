@@ -11,6 +11,7 @@ import socket as sockets
 import struct
 import termios
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torchrelay.gateway.http.client_pace import ClientBacklog, ClientPace, Unsent
@@ -49,28 +50,22 @@ class Client(Protocol):
         """Close the connection, and drop what is unsent."""
 
 
+@dataclass(eq=False)
 class Clients:
-    """The connections of one process. `waiting_bodies` counts those that have waited for room for long."""
+    """The connections of one process."""
 
-    def __init__(
-        self,
-        config: GatewaySettings,
-        unsent: Unsent,
-        waiting_bodies: Callable[[], int],
-        give_back: Callable[[], None] = give_back_free_memory,
-    ) -> None:
-        self._give_back = give_back
-        self.head_timeout_s = config.head_timeout_s
-        self._config = config
-        self._unsent = unsent
-        self._waiting_bodies = waiting_bodies
-        self._watched: set[Client] = set()
-        self._most_kept_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
+    config: GatewaySettings
+    _unsent: Unsent
+    #: Counts the bodies that have waited for room for long.
+    _waiting_bodies: Callable[[], int]
+    _give_back: Callable[[], None] = give_back_free_memory
+    _watched: set[Client] = field(default_factory=set)
+    _most_kept_bytes: int = 0
+    _timer: asyncio.TimerHandle | None = None
 
     def pace(self, now: float) -> ClientPace:
         """Begin to measure what a client sends, or takes."""
-        return ClientPace(self._config.client_least_rate, self._config.client_stall_s, now=now)
+        return ClientPace(self.config.client_least_rate, self.config.client_stall_s, now=now)
 
     def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
         """Check a client every SWEEP_S until nothing is expected of it."""
@@ -99,11 +94,11 @@ class Clients:
 
     def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
         """Drop connections where there is one too many; False where none but the new one can go."""
-        if len(connections) <= self._config.connection_limit:
+        if len(connections) <= self.config.connection_limit:
             return True
         ranked = ((client.rank(now), id(client), client) for client in connections if client is not new)
         going = [(rank, number, client) for rank, number, client in ranked if rank is not None]
-        count = max(1, self._config.connection_limit // _SHARE)
+        count = max(1, self.config.connection_limit // _SHARE)
         for _, _, client in heapq.nsmallest(count, going):
             client.drop()
         return bool(going)

@@ -73,7 +73,6 @@ class GatewayProtocol(asyncio.Protocol):
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
         self._clients: Clients = app_state["clients"]
-        #: What waits to be sent, and requests that wait for that.
         self._kept = ClientBacklog(self.kept_bytes, self.drop)
         self._parser: httptools.HttpRequestParser | Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
@@ -484,7 +483,7 @@ class GatewayProtocol(asyncio.Protocol):
         body = self._fed if self._fed is not None and not self._fed.has_all else None
         came_bytes, self._came_bytes = self._came_bytes, 0
         if self._is_in_head and not self._is_paused:
-            if now - self._head_since > self._clients.head_timeout_s:
+            if now - self._head_since > self._clients.config.head_timeout_s:
                 self.time_out()
             return True
         if body is None or self._is_paused or not (body.is_answered or body.is_reading):

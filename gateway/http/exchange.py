@@ -231,7 +231,10 @@ class Exchange:
             if self._is_held_back and not self._is_asked_for:
                 self._is_asked_for = True
                 return {"type": "http.request", "body": b"", "more_body": True}
-            self._call_for_more()
+            if self._is_held_back:
+                self._let_go()
+                self._connection.transport.write(CONTINUE)
+            self._connection.resume_reading()
             self._reader = self._connection.loop.create_future()
             await self._reader
         if self.is_answered:
@@ -243,12 +246,6 @@ class Exchange:
             # Nothing more is due, but who doesn't read can't see either that the client has gone.
             self._connection.resume_reading()
         return {"type": "http.request", "body": body, "more_body": not self.has_all}
-
-    def _call_for_more(self) -> None:
-        if self._is_held_back:
-            self._let_go()
-            self._connection.transport.write(CONTINUE)
-        self._connection.resume_reading()
 
     def _let_go(self) -> None:
         self._is_held_back = False
@@ -294,8 +291,9 @@ class Exchange:
         status, reason = message["status"], message.get("reason")
         line = _STATUS_LINES.get(status) if reason is None else None
         if line is None:
-            phrase = _phrase(status) if reason is None else reason
-            line = f"HTTP/1.1 {status} {phrase}\r\n".encode("latin-1")
+            if reason is None:
+                reason = f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"
+            line = f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
         head = [line]
         is_sized = False
         for name, value in message["headers"]:
@@ -345,7 +343,3 @@ def _chunk(body: bytes, *, is_last: bool) -> bytes:
     """Frame a piece of a body; an empty one has no frame of its own, since that would end the body."""
     chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
     return chunk + b"0\r\n\r\n" if is_last else chunk
-
-
-def _phrase(status: int) -> str:
-    return f"{_KINDS.get(status // 100, 'Unknown Status')} ({status})"

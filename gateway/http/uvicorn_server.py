@@ -182,8 +182,9 @@ class TlsListener:
 
 def _http_refused(cors: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write TorchServe's answer to plain HTTP where TLS is spoken."""
-    refusal = StatusBody(status="This TorchServe instance only accepts HTTPS requests")
-    body = standard_responses.pretty(refusal)
+    body = standard_responses.pretty(
+        StatusBody(status="This TorchServe instance only accepts HTTPS requests")
+    )
     headers = [
         *standard_responses.json_headers(body),
         *standard_responses.STANDARD_HEADERS,

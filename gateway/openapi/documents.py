@@ -18,8 +18,6 @@ from torchrelay.shared.wire.fields import KeyedApi
 
 Document = dict[str, object]
 
-_DESCRIPTION = "The REST API of torchrelay, which is TorchServe's."
-
 
 def inference(config: GatewaySettings) -> Document:
     """Describe the inference port."""
@@ -86,7 +84,7 @@ def _document(
         "openapi": "3.0.1",
         "info": {
             "title": title,
-            "description": _DESCRIPTION,
+            "description": "The REST API of torchrelay, which is TorchServe's.",
             "version": number or version("torchrelay"),
         },
         "paths": paths,
@@ -101,7 +99,10 @@ def _operation(operation: Operation, *, has_keys: bool) -> Document:
     if operation.is_deprecated:
         described["deprecated"] = True
     in_path = [name for name in _IN_PATH if f"{{{name}}}" in operation.path]
-    described["parameters"] = [_in_path(name) for name in in_path] + list(operation.query)
+    described["parameters"] = [
+        {"in": "path", "name": name, "required": True, "description": _IN_PATH[name], "schema": _SEGMENT}
+        for name in in_path
+    ] + list(operation.query)
     if operation.body is not None:
         described["requestBody"] = operation.body
     described["responses"] = _responses(operation, has_keys=has_keys)
@@ -136,15 +137,11 @@ def _response(description: str, media_type: str, schema: schemas.Schema | None) 
     return described
 
 
-def _in_path(name: str) -> Document:
-    schema = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
-    return {"in": "path", "name": name, "required": True, "description": _IN_PATH[name], "schema": schema}
-
-
 _REQUEST_ID: Document = {
     "description": "A new UUID for each request; the handler sees the same.",
     "schema": {"type": "string", "format": "uuid"},
 }
+_SEGMENT: Document = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
 _IN_PATH = {
     "model_name": "The name under which the model is registered.",
     "model_version": "A version of it.",
