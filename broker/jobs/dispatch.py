@@ -60,22 +60,17 @@ class Dispatch(JobsPart):
         due = inf
         if queue.suspects or queue.kept_worker:
             due = self.isolation.hand_out(queue, record, now, self.assign)
-        if isinstance(queue, SequenceQueue):
-            due = min(due, self._by_sequence(queue, record, now))
-        elif queue.runs_in_order:
-            due = min(due, self._in_order(queue, record, now))
-        else:
-            self._concurrently(queue, record, now)
+        due = min(due, queue.hand_out(record, now))
         if due < inf:
             self.due[key] = due
 
-    def queue_for(self, record: VersionRecord) -> PlainQueue | SequenceQueue:
+    def queue_for(self, record: VersionRecord) -> VersionQueue:
         """Return a version's queue, making it at first use."""
         key = (record.model, record.version)
         old = self.waiting.queues.get(key)
         if old is not None and old.config is record.config:
             return old
-        queue = SequenceQueue(record) if record.config.sequence_batching else PlainQueue(record)
+        queue = self._new_queue(record)
         if old is not None:  # the version was registered anew, with another archive
             for job in sorted(old.take_all(), key=lambda job: job.arrived_at):
                 job.suspicion = None
@@ -83,7 +78,14 @@ class Dispatch(JobsPart):
         self.waiting.queues[key] = queue
         return queue
 
-    # By mode. What waits for more jobs says when to look again though nothing happens, inf for never.
+    def _new_queue(self, record: VersionRecord) -> VersionQueue:
+        if record.config.sequence_batching:
+            return SequenceQueue(record, self._by_sequence)
+        return PlainQueue(
+            record, self._concurrently if batching.concurrent_leases(record) else self._in_order
+        )
+
+    # The strategies, one for each mode; see `queues.Strategy`.
 
     def _in_order(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
@@ -104,7 +106,7 @@ class Dispatch(JobsPart):
             self.assign(queue, queue.take(count), record, worker, now)
         return inf
 
-    def _concurrently(self, queue: PlainQueue, record: VersionRecord, now: float) -> None:
+    def _concurrently(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give each job a lease of its own, which runs beside others; the worker makes batches of them."""
         late = now - 2 * self.settings.beat_interval_s
         limit = batching.concurrent_leases(record)
@@ -113,6 +115,7 @@ class Dispatch(JobsPart):
             if worker is None or len(worker.leases) >= limit:
                 break
             self.assign(queue, queue.take(1), record, worker, now)
+        return inf
 
     def _by_sequence(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
         """Give each worker of the jobs that may run there; a new sequence sticks where the fewest do.

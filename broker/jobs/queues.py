@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
 from torchrelay.broker.core.states import JOB_MOVES, JobState
 from torchrelay.broker.jobs.batching import concurrent_leases
@@ -117,6 +118,12 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
     return chosen
 
 
+QueueT = TypeVar("QueueT", bound="VersionQueue")
+#: Gives waiting jobs to workers, for one mode of batching; returns when to look again though nothing happens,
+#: inf for never.
+Strategy = Callable[[QueueT, VersionRecord, float], float]
+
+
 class VersionQueue(ABC):
     """The jobs that wait for one model version, and what batching has learnt of them.
 
@@ -162,6 +169,10 @@ class VersionQueue(ABC):
     def bounded(self) -> int:
         """How many jobs wait that count towards the limit: those held before were let in beside it."""
         return sum(not job.was_held for job in self.row)
+
+    @abstractmethod
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers by the mode of the version; see `Strategy`."""
 
     # Jobs come and go
 
@@ -233,10 +244,15 @@ class VersionQueue(ABC):
 class PlainQueue(VersionQueue):
     """One row for all, first come, first served."""
 
-    def __init__(self, record: VersionRecord) -> None:
+    def __init__(self, record: VersionRecord, strategy: "Strategy[PlainQueue]") -> None:
         super().__init__(record)
+        self._strategy = strategy
         #: Oldest first.
         self.row: deque[Job] = deque()
+
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Give waiting jobs to workers, in order or at the same time."""
+        return self._strategy(self, record, now)
 
     def push(self, job: Job) -> None:
         """Add a new job at the end."""

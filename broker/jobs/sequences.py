@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from torchrelay.broker.jobs.quarantine import Suspicion
-from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue, fitting
+from torchrelay.broker.jobs.queues import Job, Lease, Strategy, VersionQueue, fitting
 from torchrelay.broker.models.records import VersionRecord
 
 
@@ -41,8 +41,9 @@ class SequenceQueue(VersionQueue):
 
     row: OrderedDict[Job, None]
 
-    def __init__(self, record: VersionRecord) -> None:
+    def __init__(self, record: VersionRecord, strategy: "Strategy[SequenceQueue]") -> None:
         super().__init__(record)
+        self._strategy = strategy
         config = record.config
         self.row = OrderedDict()
         self._limit_jobs = config.max_sequence_queue_jobs
@@ -56,6 +57,10 @@ class SequenceQueue(VersionQueue):
         self._ready: defaultdict[int | None, dict[OpenSequence, None]] = defaultdict(dict)
         #: Describe jobs belong to no sequence: any worker takes them.
         self.describes: deque[Job] = deque()
+
+    def hand_out(self, record: VersionRecord, now: float) -> float:
+        """Have new sequences stick to workers, and give these a job of each."""
+        return self._strategy(self, record, now)
 
     # Reading
 

@@ -7,8 +7,7 @@ from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
-from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
-from torchrelay.broker.jobs.sequences import SequenceQueue
+from torchrelay.broker.jobs.queues import Job, VersionQueue
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.shared.settings import BrokerSettings
 
@@ -20,7 +19,7 @@ class WaitingJobs:
     catalog: Catalog
     stats: Stats
     answers: Answers
-    queues: dict[Key, PlainQueue | SequenceQueue] = field(default_factory=dict)
+    queues: dict[Key, VersionQueue] = field(default_factory=dict)
     #: Bytes waiting in all queues.
     queued_bytes: int = 0
     #: Versions whose queue or workers changed in this turn, in the order in which they did.

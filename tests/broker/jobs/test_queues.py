@@ -1,5 +1,6 @@
 """The row of one version's jobs, and what fits into one batch."""
 
+from math import inf
 from typing import Any  # Job's own fields, by name
 
 import pytest
@@ -24,7 +25,7 @@ def job(number: int, *, expires_at: float = 100.0, frames: int = 0, meta: bytes 
 
 
 def queue(*jobs: Job) -> PlainQueue:
-    made = PlainQueue(RECORD)
+    made = PlainQueue(RECORD, lambda queue, record, now: inf)
     for one in jobs:
         made.push(one)
     return made
