@@ -288,21 +288,17 @@ class GatewaySession(Presence, Generic[P]):
         is_same = epoch == self.epoch
         self.be_welcomed(welcome, epoch, now)
         self._beat_at = now  # at once: it tells what was answered meanwhile
-        unchecked = self._heed_keys(welcome)
+        asked, self.has_broker_keys = self.asks_for_keys, welcome.asks_for_keys
+        self.asks_for_keys = self._config.token_authorization or welcome.asks_for_keys
+        # What was taken in without a key is settled and never sent.
+        keyless = self.settle_all(unchecked()) if self.asks_for_keys and not asked else []
         if is_same and not welcome.is_new:
-            return unchecked
+            return keyless
         what_happened = "lost sight of this gateway" if is_same else "was restarted"
         self._cancelled.clear()
         settled = self._send_again(list(self._waiting), what_happened)
         self._unsent = self._waiting.copy()  # the same, oldest first
-        return unchecked + settled
-
-    def _heed_keys(self, welcome: m.Welcome) -> list[tuple[P, Outcome]]:
-        """Ask for keys if the broker has some; what was taken in without one is settled and never sent."""
-        asked = self.asks_for_keys
-        self.has_broker_keys = welcome.asks_for_keys
-        self.asks_for_keys = self._config.token_authorization or welcome.asks_for_keys
-        return self.settle_all(unchecked()) if self.asks_for_keys and not asked else []
+        return keyless + settled
 
     def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
         """Queue what was sent in vain; what can't be repeated safely is settled instead."""
