@@ -1,4 +1,4 @@
-"""The broker's shell: sockets, threads, clock and signals around `machine`; the only zmq module here.
+"""The broker's shell: threads, clock and signals around `machine`, and `peer_sockets`.
 
 One loop: receive all there is (up to a budget), decode, have the core handle it, do what it says, sleep until
 the next message or the core's next wake. Nothing in it blocks: disk and network work is done by threads,
@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar, cast
 
-import zmq
-
 from torchrelay.broker.archives import store
 from torchrelay.broker.archives.limited_threads import PlacedThreads
 from torchrelay.broker.core import effects, events, metrics_config
@@ -36,8 +34,9 @@ from torchrelay.broker.network import unix_sockets
 from torchrelay.broker.network.chunk_credit import ChunkCredit
 from torchrelay.broker.network.connections import Connections, Kernel
 from torchrelay.broker.network.kernel import Linux, raise_fd_limit
+from torchrelay.broker.network.peer_sockets import PeerSockets
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
-from torchrelay.broker.storage import key_file, snapshots
+from torchrelay.broker.storage import curve_keys, key_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
 from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared import clock, host, ids, locks, private_files
@@ -52,12 +51,6 @@ from torchrelay.shared.wire import messages as m
 
 logger = logging.getLogger(__name__)
 
-#: Messages taken in one turn: large enough to batch well, small enough for timers to be on time.
-TURN_LIMIT_MESSAGES = 256
-#: Bytes of their heads taken in one turn: a byte takes 25 ns to decode, and some more to act on.
-TURN_LIMIT_BYTES = codec.HEAD_TO_BROKER_LIMIT_BYTES
-#: Frames of an overlong message that are dropped in one turn, during which nobody else is heard.
-TURN_LIMIT_DROPPED = 20_000
 #: The pause after a turn that failed, so that a loop that fails again and again leaves the CPU to others.
 FAULT_PAUSE_S = 0.05
 #: Memory that the broker may need beside what its queues may hold.
@@ -129,11 +122,14 @@ def lock_state(folder: Path) -> IO[bytes]:
 
 def check_addresses(settings: BrokerSettings) -> None:
     """Raise BindFailed for an address that other users or hosts can reach, unless the operator insists."""
-    open_ones = [address for address in settings.addresses if is_open_to_others(address)]
+    open_ones = [
+        address for address in settings.addresses
+        if is_open_to_others(address) and not address.startswith("tcp://")
+    ]  # fmt: skip
     if open_ones and not settings.insecure:
         raise BindFailed(
             f"Whoever reaches {open_ones[0]} can run code on every node, other users of this host as well",
-            "listen on ipc://PATH, or say --insecure if you trust all who reach it",
+            "listen on ipc://PATH or tcp://HOST:PORT, or say --insecure if you trust all who reach it",
         )
 
 
@@ -152,14 +148,14 @@ class BrokerServer:
         #: Archives of the versions that are registered when it starts; others are left-overs.
         self._archives = {record.archive for record in snapshot.versions}
         self._epoch = registry.begin_epoch()
+        self._curve_keys_path = Path(settings.state_dir) / "broker_curve_keys.json"
+        own_keys = curve_keys.open_at_start(self._curve_keys_path) if settings.asks_for_curve_keys else None
         self._core = BrokerCore(
             settings, snapshot, keys, _metrics(settings), epoch=self._epoch, now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,
             claims=Claims(worker_secret(Path(settings.state_dir) / "worker_claims")),
+            own_keys=own_keys, new_key_pair=sockets.new_key_pair,
         )  # fmt: skip
-        self._context = zmq.Context()
-        self._socket = sockets.listener(self._context)
-        self._watcher = sockets.watcher(self._context, self._socket)
         self._kernel = Linux() if sys.platform == "linux" else Kernel()
         self._connections = Connections(
             self._kernel,
@@ -178,17 +174,17 @@ class BrokerServer:
         self._results: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._address_locks: list[IO[bytes]] = []
         self._chunks = ChunkCredit(self._read_chunk)
-        #: The peer whose message has too many frames; the rest of it is being dropped.
-        self._overlong: bytes | None = None
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
+        self._peers = PeerSockets(
+            self._connections, None if own_keys is None else own_keys.present, self._core.why_not_admitted,
+            self._wake_reader.fileno(),
+        )  # fmt: skip
         #: What the core takes in with the next turn: what was not sent, and that the broker has started.
         self._unsent: list[events.Event] = []
         #: How long the loop waits after a turn that failed, which may well fail again.
         self._pause_s = 0.0
-        #: Bytes of heads that were taken in this turn.
-        self._taken_bytes = 0
         #: Limits of lines about faults, by their log event: what raises does so again, and soon.
         self._fault_lines = {
             event: logs.LogRateLimit() for event in ("broker.turn_failed", "broker.effect_failed")
@@ -200,14 +196,7 @@ class BrokerServer:
         for address in self._settings.addresses:
             if lock := unix_sockets.claim(address):
                 self._address_locks.append(lock)
-            try:
-                with unix_sockets.private_files():
-                    self._socket.bind(address)
-            except zmq.ZMQError as error:
-                raise BindFailed(
-                    f"The broker can't listen on {address}: {error.strerror}",
-                    "another process may hold it; choose another --address",
-                ) from error
+            self._peers.bind(address, is_open=self._settings.insecure)
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn; safe in a signal handler."""
@@ -234,21 +223,11 @@ class BrokerServer:
 
     def _turns(self) -> Iterator[list[events.Event]]:
         """Wait for the next turn and yield what it begins with, what the one before it could not send."""
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._wake_reader, zmq.POLLIN)
-        # PERF: by its fd; of each socket of zmq's the poller asks for the events before and after it waits.
-        watcher_fd = int(self._watcher.getsockopt(zmq.FD))
-        poller.register(watcher_fd, zmq.POLLIN)
-        self._note_connections()  # the fd tells of what comes after it was drained
         while not self._is_stopping:
             came, self._unsent = self._unsent, []
             yield came
             wait_s, self._pause_s = self._pause_s or self._core.next_wake() - clock.monotonic(), 0.0
-            ready = dict(poller.poll(0 if self._unsent else max(0, int(wait_s * 1000 + 0.999))))
-            if watcher_fd in ready:
-                self._note_connections()
-            if self._wake_reader.fileno() in ready:
+            if self._peers.wait(0 if self._unsent else max(0, int(wait_s * 1000 + 0.999))):
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
 
     def close(self) -> None:
@@ -265,9 +244,7 @@ class BrokerServer:
         self._registry.close()
         if self._metrics_log is not None:
             self._metrics_log.close()
-        self._watcher.close()
-        self._socket.close(linger=0)
-        self._context.term()
+        self._peers.close()
         self._kernel.close()
         for lock in self._address_locks:
             lock.close()
@@ -326,69 +303,14 @@ class BrokerServer:
     # Receiving
 
     def _receive(self, came: list[events.Event]) -> None:
-        """Receive what has arrived, up to the turn's limits, and add it to what came before."""
-        self._taken_bytes = 0
-        for _ in range(TURN_LIMIT_MESSAGES):
-            if self._taken_bytes >= TURN_LIMIT_BYTES:
-                break  # zmq takes from its connections in turn, so that no peer's messages wait for another's
-            if self._overlong is not None and not self._drop_overlong():
-                break
-            try:
-                peer = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            came.append(self._rest_of_message(peer))
+        """Take in what has arrived from peers, up to the turn's limits, and from threads."""
+        if not self._peers.receive(came):
+            self._wake()  # more waits, and the poller sees only what is whole
         while not self._results.empty():
             result = self._results.get_nowait()
             if isinstance(result, events.ChunkRead):
                 self._chunks.was_read(result.peer)
             came.append(result)
-
-    def _rest_of_message(self, peer: bytes) -> events.Event:
-        """Receive what follows a peer's id; payloads are kept as zmq's own frames, to be passed on."""
-        if not sockets.has_more(self._socket):
-            return events.Garbled(peer, "a message without a head")
-        connection = self._connections.by_peer.get(peer)
-        if connection is None or self._connections.unidentified:
-            first = self._socket.recv(zmq.NOBLOCK, copy=False)
-            connection = self._connections.heard(peer, int(first.get(zmq.SRCFD)), clock.monotonic())
-            head = first.bytes
-        else:
-            head = self._socket.recv(zmq.NOBLOCK)
-        self._taken_bytes += len(head)
-        frames: list[zmq.Frame] = []
-        while sockets.has_more(self._socket):
-            if len(frames) >= codec.FRAMES_LIMIT:
-                self._overlong = peer
-                return events.Garbled(peer, f"a message of more than {codec.FRAMES_LIMIT} frames")
-            frames.append(self._socket.recv(zmq.NOBLOCK, copy=False))
-        if connection is not None:
-            connection.taken += len(head) + (sum(map(len, frames)) if frames else 0)
-        try:
-            message, epoch = codec.decode(head, codec.HEAD_TO_BROKER_LIMIT_BYTES)
-        except codec.WireError as error:
-            return events.Garbled(peer, str(error))
-        if connection is not None and (frames or type(message) is m.Announced):
-            connection.announce(message.size_bytes if isinstance(message, m.Announced) else 0)
-        return events.Received(peer, message, epoch, tuple(frames))
-
-    def _note_connections(self) -> None:
-        while (seen := sockets.next_connection(self._watcher)) is not None:
-            is_new, fd = seen
-            if is_new:
-                self._connections.opened(fd, clock.monotonic())
-            else:
-                self._connections.closed(fd)
-
-    def _drop_overlong(self) -> bool:
-        """Drop frames of a message that has too many, up to a turn's limit; tell whether it is over."""
-        for _ in range(TURN_LIMIT_DROPPED):
-            if not sockets.has_more(self._socket):
-                self._overlong = None
-                return True
-            self._socket.recv(zmq.NOBLOCK)
-        self._wake()  # the rest waits, and the poller sees only what is whole
-        return False
 
     def _drain_wakes(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -406,8 +328,8 @@ class BrokerServer:
         match effect:
             case effects.Send():
                 self._send(effect)
-            case effects.Store(token, change):
-                self._write(token, lambda: self._registry.apply(change))
+            case effects.Store() | effects.KeepKeys() | effects.KeepBrokerKeys() | effects.WriteSnapshot():
+                self._make_durable(effect)
             case effects.Prepare(token, origin, s3_sse_kms, is_wanted_now):
                 job = self._job(
                     lambda: store.prepare(origin, self._store, self._settings, lambda: self._is_stopping,
@@ -416,9 +338,8 @@ class BrokerServer:
                 )  # fmt: skip
                 threads = self._preparations if isinstance(origin, InStore) else self._downloads
                 threads.submit(origin.source, job)
-            case effects.KeepKeys(token, made):
-                path = Path(self._settings.key_file or "")
-                self._write(token, lambda: key_file.keep(path, made, self._registry))
+            case effects.Cut(public_key):
+                self._peers.cut(public_key)
             case effects.ReadChunk():
                 self._chunks.ask(effect)
             case effects.DropArchive(archive, fetched_from):
@@ -427,12 +348,22 @@ class BrokerServer:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
                 if fetched_from and (copy := store.set_aside_download(fetched_from, self._settings)):
                     self._disk_threads.submit(copy.unlink, missing_ok=True)
-            case effects.WriteSnapshot(token, kind, models):
-                self._write(token, lambda: snapshots.write(self._settings, kind, models))
             case effects.WriteMetrics(lines):
                 self._write_metrics(lines)
             case effects.Report(level, event, facts):
                 logger.log(level, event, extra=facts)
+
+    def _make_durable(self, effect: effects.Durable) -> None:
+        match effect:
+            case effects.Store(token, change):
+                self._write(token, lambda: self._registry.apply(change))
+            case effects.KeepKeys(token, made):
+                path = Path(self._settings.key_file or "")
+                self._write(token, lambda: key_file.keep(path, made, self._registry))
+            case effects.KeepBrokerKeys(token, present, following):
+                self._write(token, lambda: curve_keys.keep(self._curve_keys_path, present, following))
+            case effects.WriteSnapshot(token, kind, models):
+                self._write(token, lambda: snapshots.write(self._settings, kind, models))
 
     def _write(self, token: int, write: Callable[[], object]) -> None:
         """Have the registry's one thread write something, behind all that it was given before."""
@@ -455,24 +386,17 @@ class BrokerServer:
             self._results.put(events.MetricsNotWritten(len(lines)))
 
     def _send(self, effect: effects.Send) -> None:
-        epoch = self._epoch
-        head = codec.encode(effect.message, epoch)
-        parts = [effect.peer, head, *cast("tuple[zmq.Frame | bytes, ...]", effect.frames)]
+        parts = [codec.encode(effect.message, self._epoch), *cast("tuple[sockets.Part, ...]", effect.frames)]
         if isinstance(effect.message, m.ArchiveChunk):
-            parts[2] = chunk = zmq.Frame(cast("bytes", parts[2]), track=True, copy=False)
+            parts[1] = chunk = sockets.tracked(cast("bytes", parts[1]))
             tracker = chunk.tracker  # the chunk itself must not be kept: it would never have left
             self._chunks.was_sent(effect.peer, lambda: tracker.done)
         ahead = presence.announcement(effect.frames)
-        if connection := self._connections.by_peer.get(effect.peer):
-            connection.sent += len(head) + (sum(map(len, effect.frames)) if effect.frames else 0)
-        try:
-            if ahead is not None:
-                sockets.send(self._socket, (effect.peer, codec.encode(ahead, epoch)))
-            sockets.send(self._socket, parts)
-        except zmq.ZMQError as error:
-            # EHOSTUNREACH: no such connection now. EAGAIN can't be: peers have no high-water mark here.
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
+        if ahead is None:
+            is_sent = self._peers.send(effect.peer, parts)
+        else:
+            is_sent = self._peers.send(effect.peer, (codec.encode(ahead, self._epoch),), parts)
+        if not is_sent:
             self._chunks.forget(effect.peer)
             self._unsent.append(events.Unreachable(effect.peer, effect.message))
 

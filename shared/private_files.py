@@ -6,6 +6,7 @@ laid a folder, a link or a pipe where ours is to be: what another user has made 
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -90,6 +91,25 @@ def make_file(path: Path) -> None:
         keep_to_owner(fd, _OTHERS)
     finally:
         os.close(fd)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file for this user alone: it is on disk, whole, or nothing has changed. Raises OSError."""
+    refuse_others(path)
+    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)  # it is there only if something failed
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def opener(path: str, flags: int) -> int:

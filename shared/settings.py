@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Labels, Name
+from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Name
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -112,7 +112,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
 
     #: Addresses to bind, tcp:// or ipc://. Several may be given: ipc for this user, tcp for others.
     addresses: tuple[str, ...] = (DEFAULT_BROKER_ADDRESS,)
-    #: Holds the registry (SQLite) and the archives by content.
+    #: Where other hosts reach the broker, for invitations; by default those of its tcp addresses that name a
+    #: host.
+    advertised_addresses: tuple[str, ...] = ()
+    #: Holds the registry (SQLite), the archives by content, and the broker's own keys.
     state_dir: str
     #: Folder of local archives, and of those fetched from urls; without it no model can be registered.
     model_store: str | None = None
@@ -235,6 +238,19 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Lets the broker bind to an address that other users or hosts can reach, without encryption or keys.
     insecure: bool = False
 
+    @property
+    def asks_for_curve_keys(self) -> bool:
+        """Whether peers on tcp prove who they are by a key, and all that is said is encrypted."""
+        return not self.insecure and any(address.startswith("tcp://") for address in self.addresses)
+
+    @property
+    def join_addresses(self) -> tuple[str, ...]:
+        """Addresses for invitations; none where no other host can join by one."""
+        if not self.asks_for_curve_keys:
+            return ()
+        bound = (address for address in self.addresses if address.startswith("tcp://"))
+        return self.advertised_addresses or tuple(one for one in bound if not _is_wildcard(one))
+
 
 class GatewaySettings(Settings, frozen=True, kw_only=True):
     """The gateway's settings. Addresses are TorchServe's: http://HOST[:PORT]."""
@@ -272,13 +288,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     unsent_limit_bytes: NotNegative = 0
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
-    #: How long open requests may go on after SIGTERM, once leave_lead_s is over.
+    #: How long open requests may go on after SIGTERM.
     graceful_timeout_s: Positive = 4
-    #: How long it goes on after SIGTERM as before, and says meanwhile that it leaves: /readyz and /ping fail,
-    #: answers have `connection: close`. As long as load balancers take to notice; 0 stops at once.
-    leave_lead_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    #: How long the event loop of a gateway process may stand still before it is killed, and replaced.
-    stuck_after_s: Positive = 4
     #: Whether models may be registered and unregistered; else that is refused (405). The broker has its own.
     enable_model_api: bool = False
     #: Whether the metrics port is opened.
@@ -340,8 +351,6 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
     devices: tuple[str, ...] = ("auto",)
-    #: What models may ask of the host they run on, such as `zone=a`: `placement` in model-config.yaml.
-    labels: Labels = ()
     #: Workers at the same time, 4096 at most. TorchServe has no bound; this one keeps a typo from using up
     #: the host.
     slots: Annotated[int, msgspec.Meta(ge=1, le=SLOTS_LIMIT)] = 32
@@ -417,6 +426,11 @@ def is_reachable_from_outside(address: str) -> bool:
     if address.startswith(("ipc:", "unix:")):
         return False
     return not is_loopback(urlsplit(address).hostname or "")
+
+
+def _is_wildcard(address: str) -> bool:
+    """Return whether an address to bind stands for all of the host's."""
+    return address.removeprefix("tcp://").rpartition(":")[0] in ("*", "0.0.0.0", "[::]")
 
 
 def is_open_to_others(address: str) -> bool:

@@ -11,6 +11,7 @@ from torchrelay.shared.settings import StartupModel
 from torchrelay.shared.torchserve.snapshot_files import Kind
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
+from torchrelay.shared.wire.curve import KeyPair
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,22 @@ class KeepKeys:
 
     token: int
     made: IssuedKeys
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBrokerKeys:
+    """Write the broker's own key pairs to its file, the present one and the next; answered by Stored."""
+
+    token: int
+    present: KeyPair
+    next: KeyPair
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """End the connections of whoever has come by this public key."""
+
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,9 @@ class Report:
     facts: dict[str, object]
 
 
-Effect = Send | Prepare | Store | KeepKeys | ReadChunk | DropArchive | WriteSnapshot | WriteMetrics | Report
+#: What is answered by Stored.
+Durable = Store | KeepKeys | KeepBrokerKeys | WriteSnapshot
+Effect = Send | Durable | Prepare | Cut | ReadChunk | DropArchive | WriteMetrics | Report
 
 
 class Outbox:

@@ -45,6 +45,8 @@ from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.fleet.worker_lifecycle import WorkerLifecycle
 from torchrelay.broker.jobs.jobs import Jobs
+from torchrelay.broker.membership.members import Members
+from torchrelay.broker.membership.membership_changes import MembershipChanges, OwnKeys
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.changes import Management
 from torchrelay.broker.models.records import Snapshot
@@ -54,6 +56,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError, split_frames
+from torchrelay.shared.wire.curve import KeyPair, public_key_of
 from torchrelay.shared.wire.presence import silence_s
 
 #: Housekeeping happens this many times per beat: fine enough for timeouts, too rare to cost anything.
@@ -89,6 +92,8 @@ class BrokerCore:
         wall_ms: int,
         new_sequence_id: Callable[[], str],
         claims: Claims,
+        own_keys: OwnKeys | None = None,
+        new_key_pair: Callable[[], KeyPair] | None = None,
     ) -> None:
         self.settings = settings
         self.epoch = epoch
@@ -120,18 +125,21 @@ class BrokerCore:
         self.management = Management(
             self.catalog, self.fleet, settings, self.keys,
             epoch=epoch, emit=outbox.emit, tell_gateways=self._tell_gateways,
+            change_members=lambda caller, ask, now: self.membership.ask(caller, ask, now),
         )  # fmt: skip
+        self.members = Members(snapshot, self._wall_ms, now=now)
+        self.membership = self._membership(own_keys, new_key_pair)
         self.early = EarlyRequests(
             self._answers, outbox.send, limit=settings.job_queue_size, limit_bytes=settings.queue_limit_bytes
         )
         self.peers = Peers(
             settings, self.fleet, self.workers, self._answers, self.jobs, self.management, self.early,
-            self.keys, self.stats, outbox, now,
+            self.keys, self.members, self.membership, self.stats, outbox, now,
         )  # fmt: skip
         self._questions = Questions(
             BrokerState(
                 settings, self.catalog, self.fleet, self.jobs, self.management, self.stats, self.metrics,
-                self.gateways, epoch, now, self._wall_ms, self._clock.real,
+                self.gateways, self.members, epoch, now, self._wall_ms, self._clock.real,
             ),
             outbox.send,
         )  # fmt: skip
@@ -145,6 +153,15 @@ class BrokerCore:
         #: Events that raised since the last sweep.
         self._faults = 0
         self._remembered_nodes = tuple(sorted(snapshot.nodes))
+
+    def _membership(
+        self, own_keys: OwnKeys | None, new_key_pair: Callable[[], KeyPair] | None
+    ) -> MembershipChanges:
+        return MembershipChanges(
+            self.members, own_keys, self.settings.join_addresses, new_key_pair, self._outbox.emit,
+            new_token=self.management.new_token, reply=self.management.reply,
+            refuse=self.management.refuse, tell_members=self._tell_members,
+        )  # fmt: skip
 
     # The shell's side
 
@@ -176,6 +193,10 @@ class BrokerCore:
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 
+    def why_not_admitted(self, public_key: str) -> str:
+        """Say why a public key lets nobody in, empty where it does; asked at handshakes, between turns."""
+        return self.members.why_not(public_key, self._now)
+
     def held_bytes(self) -> dict[bytes, int]:
         """Return what is held of each gateway's jobs; what waits for the end of the start is in none."""
         return {peer: sum(job.size for job in one.jobs.values()) for peer, one in self.gateways.items()}
@@ -201,6 +222,8 @@ class BrokerCore:
 
     def _take_other(self, event: events.Own, now: float) -> None:
         match event:
+            case events.Stored(token, error) if self.membership.is_storing(token):
+                self.peers.end(self.membership.stored(error, now), now)
             case events.ArchivePrepared() | events.Stored():
                 self.management.continue_with(event, now)
             case events.ChunkRead(peer, archive, offset, total, data):
@@ -245,10 +268,13 @@ class BrokerCore:
 
     def _receive_unknown(self, peer: bytes, message: m.Message, now: float) -> None:
         """Take a hello; ask for one who says anything else before it, or after a restart of the broker."""
-        if isinstance(message, m.Hello):
-            self.peers.greet(peer, message, now)
-        else:
-            self._outbox.send(peer, m.IntroduceYourself())
+        match message:
+            case m.HelloGateway() | m.HelloNode() | m.HelloWorker():
+                self.peers.greet(peer, message, now)
+            case m.Enrol():
+                self.peers.enrol(peer, message, now)
+            case _ if self.peers.is_admitted(peer, now):
+                self._outbox.send(peer, m.IntroduceYourself())
 
     # By sender; what comes most often stands first. The last case is for what the sender may not say: mypy
     # checks that only that is left there, so that a message which joins a union needs a case.
@@ -267,7 +293,11 @@ class BrokerCore:
                 gateway.last_heard = now + silence_s(message)
             case m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey():
                 self._on_ask(gateway, message, now)
+            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
+                self._on_ask(gateway, message, now)
             case m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth():
+                self._on_ask(gateway, message, now)
+            case m.ReadMembers():
                 self._on_ask(gateway, message, now)
             case m.Bye():
                 self.peers.drop_gateway(gateway, "it said goodbye")
@@ -314,7 +344,10 @@ class BrokerCore:
             case m.WorkerProgressed():
                 self.workers.progressed(node, message, now)
             case m.WorkerExited():
+                self.peers.remove_worker_key(node, message.worker_id)
                 self.workers.exited(node, message, now)
+            case m.WorkerKey(worker_id, public_key):
+                self.peers.add_worker_key(node, worker_id, public_key)
             case m.FetchArchive():
                 self._on_fetch(node, message)
             case m.Bye():
@@ -416,6 +449,8 @@ class BrokerCore:
     def _answer(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
         if isinstance(ask, m.Question):
             self._questions.ask(gateway.peer, ask)
+        elif why_not := self.peers.why_may_not_manage(gateway.peer, now):
+            self._outbox.send(gateway.peer, ask_refused(ask.ask, why_not))
         else:
             self.management.ask(gateway.peer, ask, now)
 
@@ -426,7 +461,9 @@ class BrokerCore:
         if not self.management.loading:
             return False
         match request:
-            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.RenewKey():
+            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.RenewKey() | m.ReadMembers():
+                return False
+            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
                 return False
             case m.ListModels() | m.DescribeModel(every=True):
                 return self.management.is_starting
@@ -449,7 +486,7 @@ class BrokerCore:
     # From nodes
 
     def _on_fetch(self, node: FleetNode, fetch: m.FetchArchive) -> None:
-        if not self.catalog.is_archive_used(fetch.archive):
+        if not self.catalog.is_archive_used(fetch.archive) or not self.peers.may_fetch(node, fetch.archive):
             self._outbox.send(node.peer, m.ArchiveMissing(fetch.archive))
         elif fetch.offset < 0 or not 0 < fetch.length <= CHUNK_LIMIT_BYTES:
             self.peers.misunderstand(node.peer, f"a chunk of {fetch.length} bytes from {fetch.offset}")
@@ -506,6 +543,8 @@ class BrokerCore:
             self._keys_due = now + KEYS_INTERVAL_S
             self._tell_gateways(self.keys.message(now))  # nobody would miss one that was lost
         self.peers.drop_silent(now)
+        self.peers.note_heard(now)
+        self.membership.sweep(now)
         self.workers.sweep(now, self.peers.listened_since)
         self.jobs.expire(now)
         self.early.expire(self.management.loading, now)
@@ -554,3 +593,8 @@ class BrokerCore:
     def _tell_gateways(self, message: m.Message) -> None:
         for peer in self.gateways:
             self._outbox.send(peer, message)
+
+    def _tell_members(self, message: m.Message) -> None:
+        for peer in (*self.gateways, *self.fleet.nodes):
+            if public_key_of(peer) is not None:
+                self._outbox.send(peer, message)

@@ -1,27 +1,35 @@
 """Gateways, nodes and workers as peers: how they join, when they are given up, what ends with them. Pure."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+import msgspec
+
 from torchrelay.broker.core.answers import Answers, Gateway
 from torchrelay.broker.core.early_requests import EarlyRequests
-from torchrelay.broker.core.effects import Outbox
+from torchrelay.broker.core.effects import Cut, Outbox
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.worker_lifecycle import WorkerLifecycle
 from torchrelay.broker.jobs.jobs import Jobs
+from torchrelay.broker.membership.members import Members
+from torchrelay.broker.membership.membership_changes import MembershipChanges
+from torchrelay.broker.membership.roles import may_say
 from torchrelay.broker.models.changes import Management
-from torchrelay.shared import ids
+from torchrelay.shared import errors, ids
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.curve import public_key_of
 
 #: Peers of each kind; a real fleet has a tenth of them. What is done at each beat or sweep is for all.
 GATEWAYS_LIMIT = NODES_LIMIT = 1024
+#: How often it is noted that members live, which matters after minutes.
+NOTE_INTERVAL_S = 1.0
 #: Misunderstood messages that are logged one by one between two sweeps; anybody can send thousands.
 COMPLAINTS_PER_SWEEP = 20
 
@@ -38,6 +46,8 @@ class Peers:
     _management: Management
     _early: EarlyRequests
     _keys: Keyring
+    _members: Members
+    _membership: MembershipChanges
     _stats: Stats
     _outbox: Outbox
     #: Since when peers are listened to without a long break: silence from before counts for nothing.
@@ -50,7 +60,7 @@ class Peers:
         self._by_hello: dict[type[m.Message], Mapping[bytes, object]] = {
             m.HelloGateway: self.gateways, m.HelloNode: self.nodes, m.HelloWorker: self.workers,
         }  # fmt: skip
-        self._beat_due = self.listened_since
+        self._beat_due = self._note_due = self.listened_since
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
 
@@ -62,6 +72,11 @@ class Peers:
 
     def greet(self, peer: bytes, hello: m.Hello, now: float) -> None:
         """Take in a peer, or tell it why not; one that is known already may say hello again."""
+        if public_key_of(peer) is not None:
+            proved = self._proved(peer, hello, now)
+            if proved is None:
+                return
+            hello = proved
         if why_not := self._why_not_greet(peer, hello):
             self._outbox.send(peer, m.Leave(why_not))
             return
@@ -69,7 +84,7 @@ class Peers:
         if is_new and self.knows(peer):
             self.misunderstand(peer, f"a second hello as another kind of peer, {type(hello).__name__}")
         elif self._take_in(peer, hello, now, is_new=is_new):
-            self._welcome(peer, now, is_new=is_new, is_gateway=isinstance(hello, m.HelloGateway))
+            self._welcome(peer, hello, now, is_new=is_new)
 
     def _why_not_greet(self, peer: bytes, hello: m.Hello) -> str:
         """Say why a peer can't join, empty if it can; workers are as many as were ordered."""
@@ -93,6 +108,7 @@ class Peers:
                     self._outbox.report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
                 self._fleet.add_node(peer, hello, now)
+                self._take_worker_keys(self.nodes[peer], hello)
                 if is_new:
                     node = self.nodes[peer]
                     self._outbox.report(logging.INFO, "node.joined", node=node.name, held=len(hello.workers))
@@ -112,13 +128,116 @@ class Peers:
                 assert_never(hello)
         return True
 
-    def _welcome(self, peer: bytes, now: float, *, is_new: bool, is_gateway: bool) -> None:
+    def _take_worker_keys(self, node: FleetNode, hello: m.HelloNode) -> None:
+        """Let the workers in that a node holds, by the keys that it made for them, and no others of it."""
+        if (node_key := public_key_of(node.peer)) is None:
+            return
+        held = {worker.worker_id for worker in self._fleet.of_node(node.peer)}
+        self._members.keep_workers(held, node_key)
+        for worker in hello.workers:
+            if worker.worker_id in held and worker.public_key:
+                self._members.add_worker(worker.public_key, worker.worker_id, node_key)
+
+    def _welcome(self, peer: bytes, hello: m.Hello, now: float, *, is_new: bool) -> None:
         beat_ms = max(1, int(self._settings.beat_interval_s * 1000))
         timeout_ms = max(1, int(self._settings.peer_timeout_s * 1000))
-        asks_for_keys = is_gateway and self._settings.token_authorization
+        asks_for_keys = isinstance(hello, m.HelloGateway) and self._settings.token_authorization
         self._outbox.send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self._fleet.beat, asks_for_keys))
         if asks_for_keys:
             self._outbox.send(peer, self._keys.message(now))
+        own, is_member = self._membership.broker_keys, not isinstance(hello, m.HelloWorker)
+        if own is not None and own.next is not None and is_member and public_key_of(peer) is not None:
+            self._outbox.send(peer, m.BrokerKeys(own.public))
+
+    # Peers with a key
+
+    def is_admitted(self, peer: bytes, now: float) -> bool:
+        """Tell whether a peer's key still lets it in, or it needs none; it is cut off where it doesn't."""
+        public_key = public_key_of(peer)
+        if public_key is None or self._members.identity(public_key, now) is not None:
+            return True
+        self._outbox.emit(Cut(public_key))
+        return False
+
+    def _proved(self, peer: bytes, hello: m.Hello, now: float) -> m.Hello | None:
+        """Return a hello as the peer's key lets it be said, None where it doesn't.
+
+        A node is called what it was enrolled as; a worker is the one whose key its node has told.
+        """
+        identity = self._members.identity(public_key_of(peer) or "", now)
+        if identity is None:
+            self.is_admitted(peer, now)
+            return None
+        if not may_say(identity.role, type(hello), may_manage=identity.may_manage):
+            self.misunderstand(peer, f"{type(hello).__name__} is not for a {identity.role} to say")
+            return None
+        if isinstance(hello, m.HelloWorker):
+            if hello.worker_id != identity.worker_id:
+                self.misunderstand(peer, f"worker {identity.worker_id} says that it is {hello.worker_id}")
+                return None
+            return msgspec.structs.replace(hello, node=identity.name)
+        return msgspec.structs.replace(hello, name=identity.name)
+
+    def enrol(self, peer: bytes, enrol: m.Enrol, now: float) -> None:
+        """Begin to make a member of whoever came by an invitation."""
+        public_key = public_key_of(peer)
+        identity = None if public_key is None else self._members.identity(public_key, now)
+        if public_key is None or (identity is not None and identity.role != "newcomer"):
+            self.misunderstand(peer, "Enrol is for newcomers, who came by an invitation")
+        elif self.is_admitted(peer, now):
+            self._membership.enrol(peer, public_key, enrol, now)
+
+    def why_may_not_manage(self, peer: bytes, now: float) -> errors.RelayError | None:
+        """Say why a gateway may not have models, keys or members changed; None where it may."""
+        public_key = public_key_of(peer)
+        if public_key is None:
+            return None
+        identity = self._members.identity(public_key, now)
+        if identity is not None and identity.may_manage:
+            return None
+        return errors.MethodNotAllowed("This gateway was invited without the right to change anything.")
+
+    def add_worker_key(self, node: FleetNode, worker_id: int, public_key: str) -> None:
+        """Let a worker in by its own key that a node was told to start."""
+        node_key, worker = public_key_of(node.peer), self._fleet.workers.get(worker_id)
+        if node_key is None or worker is None or worker.node != node.peer:
+            self.misunderstand(node.peer, f"a key for worker {worker_id}, which it wasn't told to start")
+        elif not self._members.add_worker(public_key, worker_id, node_key):
+            self.misunderstand(node.peer, f"a key for worker {worker_id} that is somebody else's")
+
+    def remove_worker_key(self, node: FleetNode, worker_id: int) -> None:
+        """Let a worker in no more whose process has ended."""
+        if node_key := public_key_of(node.peer):
+            self._members.remove_worker(worker_id, node_key)
+
+    def may_fetch(self, node: FleetNode, archive: str) -> bool:
+        """Tell whether a node may have an archive: one with a key only what it was told to start."""
+        is_open = public_key_of(node.peer) is None
+        return is_open or any(worker.archive == archive for worker in self._fleet.of_node(node.peer))
+
+    def note_heard(self, now: float) -> None:
+        """Note, once in a while, which members live."""
+        if now < self._note_due:
+            return
+        self._note_due = now + NOTE_INTERVAL_S
+        members: Iterable[Gateway | FleetNode] = (*self.gateways.values(), *self.nodes.values())
+        for peer in members:
+            if public_key := public_key_of(peer.peer):
+                self._members.heard(public_key, min(now, peer.last_heard))
+
+    def end(self, public_keys: Collection[str], now: float) -> None:
+        """Drop and cut off whoever came by keys that have ended: what they had goes elsewhere."""
+        if not public_keys:
+            return
+        ended = set(public_keys)
+        for gateway in [one for one in self.gateways.values() if public_key_of(one.peer) in ended]:
+            self.drop_gateway(gateway, "its key has ended")
+        for node in [one for one in self.nodes.values() if public_key_of(one.peer) in ended]:
+            self.drop_node(node, now)
+        for worker in [one for peer, one in self.workers.items() if public_key_of(peer) in ended]:
+            self._lifecycle.drop(worker, "its node's key has ended", now)
+        for public_key in public_keys:
+            self._outbox.emit(Cut(public_key))
 
     # Nonsense
 

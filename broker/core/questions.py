@@ -14,6 +14,8 @@ from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import VersionQueue
+from torchrelay.broker.membership.members import Members
+from torchrelay.broker.membership.shown_members import members_read
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.changes import Management
 from torchrelay.broker.models.records import VersionRecord
@@ -41,6 +43,7 @@ class BrokerState:
     stats: Stats
     metrics: Metrics
     gateways: Mapping[bytes, Gateway]
+    members: Members
     epoch: int
     started_at: float
     #: Turn a time of the core into milliseconds since 1970, and into one of the monotonic clock.
@@ -75,7 +78,7 @@ class Questions:
             match question:
                 case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ListModels():
                     left -= QUESTIONS_PER_TURN
-                case m.DescribeModel():
+                case m.DescribeModel() | m.ReadMembers():
                     left -= 1
             if peer in self._state.gateways:
                 self._send(peer, answer(self._state, question, now), ())
@@ -100,6 +103,9 @@ def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
             case m.ReadHealth(number):
                 reasons = health_reasons(state, now)
                 return m.HealthRead(number, not reasons, state.management.is_starting)
+            case m.ReadMembers(number, role):
+                here = state.fleet.nodes.values() if role == "node" else state.gateways.values()
+                return members_read(number, role, here, state.fleet, state.members, now)
     except errors.RelayError as error:
         return ask_refused(question.ask, error)
 
@@ -211,7 +217,6 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
             node.slots,
             len(state.fleet.of_node(node.peer)),
             state.wall_ms(node.last_heard),
-            tuple(sorted(node.labels)),
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
     )

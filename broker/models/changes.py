@@ -71,6 +71,8 @@ class Management(RunningChanges):
                 self.enter(running_changes.AwaitingRenewal(caller, ask))
                 if not any(self.of_kind(Renewing)):
                     self._begin_renewal(now)
+            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
+                self.change_members(caller, ask, now)
             case _:
                 assert_never(ask)
 

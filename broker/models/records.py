@@ -6,7 +6,7 @@ A change is small on purpose: two of them in flight at once never overwrite one 
 from dataclasses import dataclass, field
 
 from torchrelay.shared.archives.model_config import ModelConfig
-from torchrelay.shared.wire.fields import KeyedApi
+from torchrelay.shared.wire.fields import KeyedApi, MemberRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,96 @@ class PutKeys:
     keys: tuple[KeyRecord, ...]
 
 
-Change = PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes | PutKeys
+@dataclass(frozen=True, slots=True)
+class InvitationRecord:
+    """An invitation: a key that lets newcomers in, who may only say by which key they come back.
+
+    `name` "" leaves the name to the newcomer. `models` is a pattern, "" for all. `uses_left` None is any
+    number.
+    """
+
+    public_key: str
+    role: MemberRole
+    name: str
+    models: str
+    made_at_ms: int
+    expires_at_ms: int | None
+    uses_left: int | None
+    is_ephemeral: bool
+    may_manage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """A gateway or node that has joined, by its key; the rest is as its invitation said."""
+
+    public_key: str
+    role: MemberRole
+    name: str
+    models: str
+    since_ms: int
+    is_ephemeral: bool
+    may_manage: bool
+
+
+#: Keys that let nobody in any more, the latest, of which it is still known why.
+ENDED_KEYS_LIMIT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EndedKey:
+    """A member's or an invitation's key that lets nobody in any more, and why, in words for the log."""
+
+    public_key: str
+    role: MemberRole
+    name: str
+    was_member: bool
+    why: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutInvitation:
+    """Add an invitation."""
+
+    invitation: InvitationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PutMember:
+    """Add a member, and count the use of its invitation; `ended` are the keys that end with that."""
+
+    member: MemberRecord
+    invitation: str
+    ended: tuple[EndedKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndKeys:
+    """Let nobody in any more by these keys, members' or invitations'."""
+
+    ended: tuple[EndedKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetKeys:
+    """Forget these keys, as if they had never been."""
+
+    public_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetDraining:
+    """Whether a node, by its name, gets no new work."""
+
+    node: str
+    is_draining: bool
+
+
+MemberChange = PutInvitation | PutMember | EndKeys | ForgetKeys | SetDraining
+Change = (
+    PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes | PutKeys | MemberChange
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,3 +222,7 @@ class Snapshot:
     defaults: tuple[tuple[str, str], ...] = ()
     nodes: tuple[str, ...] = ()
     keys: tuple[KeyRecord, ...] = ()
+    invitations: tuple[InvitationRecord, ...] = ()
+    members: tuple[MemberRecord, ...] = ()
+    ended_keys: tuple[EndedKey, ...] = ()
+    draining: tuple[str, ...] = ()

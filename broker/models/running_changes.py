@@ -182,6 +182,8 @@ class RunningChanges:
     epoch: int
     emit: Callable[[Effect], None]
     tell_gateways: Callable[[m.Message], None]
+    #: Begins changes of members and invitations, see `membership`.
+    change_members: Callable[[Caller, m.MemberChange, float], None]
     #: By token, in the order in which they began.
     steps: dict[int, Step] = field(default_factory=dict)
     #: Urls of the registrations of the start that have not come to an end.
@@ -199,7 +201,7 @@ class RunningChanges:
 
     def enter(self, step: Step) -> int:
         """Note a step that is being taken; return its token."""
-        token = self._token()
+        token = self.new_token()
         self.steps[token] = step
         return token
 
@@ -213,9 +215,10 @@ class RunningChanges:
 
     def new_registration(self) -> str:
         """Return a text that no other registration has, also not of another start of the broker."""
-        return f"{self.epoch}-{self._token()}"
+        return f"{self.epoch}-{self.new_token()}"
 
-    def _token(self) -> int:
+    def new_token(self) -> int:
+        """Return a number by which what is being stored comes back."""
         self._next_token += 1
         return self._next_token
 

@@ -223,6 +223,11 @@ class Connections:
         self.by_peer[peer] = known
         return known
 
+    def cut(self, peer: bytes, reason: str, now: float) -> None:
+        """End the connection of a peer, if it has one."""
+        if connection := self.by_peer.get(peer):
+            self._cut(connection, reason, now)
+
     # What is done about it
 
     def look(self, now: float) -> None:

@@ -21,7 +21,7 @@ from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import StoreFailed
 
 #: Kept in the file; a database of a newer layout is refused rather than misread.
-LAYOUT = 3
+LAYOUT = 4
 
 _metadata = sa.MetaData()
 _facts = sa.Table(
@@ -63,6 +63,44 @@ _keys = sa.Table(
     sa.Column("expires_at_ms", sa.BigInteger),
 )
 _nodes = sa.Table("nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
+_draining = sa.Table("draining_nodes", _metadata, sa.Column("name", sa.Text, primary_key=True))
+
+
+def _table_of_keys(name: str, *columns: sa.Column[Any]) -> sa.Table:
+    """Make a table by public keys of curve, which keeps the order in which they came."""
+    return sa.Table(
+        name,
+        _metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("public_key", sa.Text, nullable=False, unique=True),
+        sa.Column("role", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        *columns,
+    )
+
+
+_invitations = _table_of_keys(
+    "invitations",
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("made_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger),
+    sa.Column("uses_left", sa.BigInteger),
+    sa.Column("is_ephemeral", sa.Boolean, nullable=False),
+    sa.Column("may_manage", sa.Boolean, nullable=False),
+)
+_members = _table_of_keys(
+    "members",
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("since_ms", sa.BigInteger, nullable=False),
+    sa.Column("is_ephemeral", sa.Boolean, nullable=False),
+    sa.Column("may_manage", sa.Boolean, nullable=False),
+)
+_ended_keys = _table_of_keys(
+    "ended_keys",
+    sa.Column("was_member", sa.Boolean, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
 
 #: What leads from the layout of a number to the next.
 _MIGRATIONS = {
@@ -74,6 +112,7 @@ _MIGRATIONS = {
         "ALTER TABLE versions ADD COLUMN archive_path TEXT DEFAULT '' NOT NULL",
         "ALTER TABLE versions ADD COLUMN registration TEXT DEFAULT '' NOT NULL",
     ),
+    3: (),  # only tables are new, and made where they are missing
 }
 
 #: What may lie beside the file: its write-ahead log, and the index of that.
@@ -135,6 +174,10 @@ class Registry:
                 tuple((row[0], row[1]) for row in defaults),
                 tuple(nodes),
                 tuple(records.KeyRecord(*row) for row in keys),
+                tuple(records.InvitationRecord(**row) for row in _rows(connection, _invitations)),
+                tuple(records.MemberRecord(**row) for row in _rows(connection, _members)),
+                tuple(records.EndedKey(**row) for row in _rows(connection, _ended_keys)),
+                tuple(connection.execute(sa.select(_draining.c.name)).scalars()),
             )
 
     def apply(self, change: records.Change) -> None:
@@ -217,6 +260,52 @@ def _apply(connection: sa.Connection, change: records.Change) -> None:
             connection.execute(sa.delete(_keys))
             if keys:
                 connection.execute(sa.insert(_keys), [asdict(key) for key in keys])
+        case (
+            records.PutInvitation()
+            | records.PutMember()
+            | records.EndKeys()
+            | records.ForgetKeys()
+            | records.SetDraining()
+        ):
+            _apply_of_members(connection, change)
+
+
+def _apply_of_members(connection: sa.Connection, change: records.MemberChange) -> None:
+    match change:
+        case records.PutInvitation(invitation):
+            connection.execute(sa.insert(_invitations).values(**asdict(invitation)))
+        case records.PutMember(member, invitation_key, ended):
+            use = sa.update(_invitations).where(_invitations.c.public_key == invitation_key)
+            connection.execute(use.values(uses_left=_invitations.c.uses_left - 1))  # NULL stays NULL
+            put = insert(_members).values(**asdict(member))
+            connection.execute(put.on_conflict_do_update(index_elements=["public_key"], set_=asdict(member)))
+            _end(connection, ended)
+        case records.EndKeys(ended):
+            _end(connection, ended)
+        case records.ForgetKeys(public_keys):
+            for table in (_invitations, _members, _ended_keys):
+                connection.execute(sa.delete(table).where(table.c.public_key.in_(public_keys)))
+        case records.SetDraining(node, is_draining):
+            connection.execute(sa.delete(_draining).where(_draining.c.name == node))
+            if is_draining:
+                connection.execute(sa.insert(_draining).values(name=node))
+
+
+def _end(connection: sa.Connection, ended: tuple[records.EndedKey, ...]) -> None:
+    """Let nobody in by these keys; of those that have ended the latest are kept."""
+    for one in ended:
+        for table in (_invitations, _members, _ended_keys):
+            connection.execute(sa.delete(table).where(table.c.public_key == one.public_key))
+        connection.execute(sa.insert(_ended_keys).values(**asdict(one)))
+    latest = (
+        sa.select(_ended_keys.c.number).order_by(_ended_keys.c.number.desc()).limit(records.ENDED_KEYS_LIMIT)
+    )
+    connection.execute(sa.delete(_ended_keys).where(_ended_keys.c.number.not_in(latest)))
+
+
+def _rows(connection: sa.Connection, table: sa.Table) -> sa.MappingResult:
+    columns = [column for column in table.columns if column.name != "number"]
+    return connection.execute(sa.select(*columns).order_by(table.c.number)).mappings()
 
 
 def _is_version(model: str, version: str) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:

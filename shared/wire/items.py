@@ -10,6 +10,10 @@ import msgspec
 from torchrelay.shared.wire import fields as f
 
 
+class Message(msgspec.Struct, array_like=True, frozen=True):
+    """Base of all messages, see `messages` and `membership`."""
+
+
 class Item(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Base of the parts of messages; holds no cycle, so the collector need not look."""
 
@@ -36,8 +40,8 @@ class GpuUse(Item, frozen=True):
 
 
 class HeldWorker(Item, frozen=True):
-    """A worker process that a node holds when it joins; `archive` is the sha256 in hex. `claim` and what
-    follows it are as they were told with the order to start it.
+    """A worker process that a node holds when it joins; `archive` is the sha256 in hex, `claim` as it was
+    told with the order to start it.
     """
 
     worker_id: f.WorkerId
@@ -47,8 +51,8 @@ class HeldWorker(Item, frozen=True):
     device: f.DeviceName
     pid: f.Pid
     claim: f.Name = ""
-    devices: f.Devices[f.DeviceName] = ()
-    reserved_bytes: f.Number = 0
+    #: The key by which the worker comes; "" where parts need none.
+    public_key: f.PublicKeyOrNone = ""
 
 
 class SubmitItem(Item, frozen=True):
@@ -193,9 +197,6 @@ class NodeFacts(Item, frozen=True):
     slots: f.Whole
     slots_used: f.Whole
     last_seen_ms: f.Whole
-    labels: f.Labels = ()
-    #: Of each of its devices, how much memory is reserved for workers or in use, whichever is more.
-    taken_bytes: f.Devices[f.Whole] = ()
 
 
 class ModelEntry(Item, frozen=True):
@@ -247,3 +248,42 @@ class MetricFamily(Item, frozen=True):
     kind: Literal["counter", "gauge", "histogram"]
     help: f.Prose
     samples: tuple[Sample, ...]
+
+
+class MemberFacts(Item, frozen=True):
+    """A node or gateway as `nodes` and `gateways` show it.
+
+    `key` is as much of its public key as tells it from others, "" for one on the broker's host that needs
+    none. `state`: `here`, `draining` (a node that is here), `away`, `revoked`. `seen_at_ms` is when it was
+    last heard, None where that was before the broker's start. The rest as in Invite.
+    """
+
+    name: f.Name
+    role: f.MemberRole
+    key: f.Name
+    state: Literal["here", "draining", "away", "revoked"]
+    since_ms: f.Number | None = None
+    seen_at_ms: f.Number | None = None
+    models: f.Said = ""
+    ephemeral: bool = False
+    may_manage: bool = False
+    #: Workers that a node holds, and the jobs that they run.
+    workers: f.Number = 0
+    jobs_running: f.Number = 0
+
+
+class InvitationFacts(Item, frozen=True):
+    """An invitation that lets somebody in; `invitation` is as much of its public key as tells it from others.
+
+    `uses_left` is None for any number; the rest as in Invite.
+    """
+
+    invitation: f.Name
+    role: f.MemberRole
+    name: f.Name
+    models: f.Said
+    made_at_ms: f.Number
+    expires_at_ms: f.Number | None
+    uses_left: f.Number | None
+    ephemeral: bool
+    may_manage: bool

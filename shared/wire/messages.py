@@ -8,17 +8,14 @@ within one gateway process.
 
 from typing import Literal
 
-import msgspec
-
 from torchrelay.shared.wire import fields as f
 from torchrelay.shared.wire.items import *  # the parts of messages are found here, too: `m.Device`
+from torchrelay.shared.wire.membership import *  # and so are those about members
 
 #: Raised when a peer of the version before could not understand us.
-PROTOCOL_VERSION = 3
-
-
-class Message(msgspec.Struct, array_like=True, frozen=True):
-    """Base of all messages."""
+PROTOCOL_VERSION = 4
+#: The oldest that a broker still speaks: with peers of the version before, as they are replaced one by one.
+OLDEST_PROTOCOL_VERSION = 3
 
 
 class Bye(Message, frozen=True):
@@ -167,18 +164,13 @@ class ReadHealth(Message, frozen=True):
 
 
 class HelloNode(Message, frozen=True):
-    """A node joins with what it offers and what it already holds.
-
-    `memory_bytes` is the host's, which workers on its cpu share; 0 where unknown.
-    """
+    """A node joins with what it offers and what it already holds."""
 
     protocol: f.Number32
     name: f.Name
     devices: f.Devices[Device]
     slots: f.Slots
     workers: f.Held[HeldWorker]
-    labels: f.Labels = ()
-    memory_bytes: f.Number = 0
 
 
 class NodeBeat(Message, frozen=True):
@@ -478,9 +470,6 @@ class StartWorker(Message, frozen=True):
     #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
     archive_path: f.Prose = ""
     claim: f.Name = ""  # by it the broker, which alone can make it, knows that it had this worker started
-    #: All that it has, `device` first; its node says them again when it joins.
-    devices: f.Devices[f.DeviceName] = ()
-    reserved_bytes: f.Number = 0  # how much memory is kept for it on each of them
 
 
 class StopWorker(Message, frozen=True):
@@ -525,16 +514,26 @@ class CancelJobs(Message, frozen=True):
     indexes: f.Numbers
 
 
-Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth
-Change = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault | RenewKey
+Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadMembers
+ModelChange = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
+MemberChange = Invite | EndInvitation | ChangeMember | RotateBrokerKey
+Change = ModelChange | RenewKey | MemberChange
 Ask = Question | Change
-Made = ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
-Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead
+Made = (
+    ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
+    | Invited | InvitationEnded | MemberChanged | BrokerKeyRotated
+)  # fmt: skip
+Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead | MembersRead
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Ask | Bye
-FromNode = HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | FetchArchive | Bye
+FromNode = (
+    HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey | FetchArchive | Bye
+)  # fmt: skip
 FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
+#: What whoever was let in by an invitation may say, and is told.
+FromNewcomer = Enrol
+ToNewcomer = Enrolled | Leave | Misunderstood
 ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
-ToGateway = ToPeer | Answered | Refused | Forgotten | KeysChanged | Reply
-ToNode = ToPeer | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
+ToGateway = ToPeer | BrokerKeys | Answered | Refused | Forgotten | KeysChanged | Reply
+ToNode = ToPeer | BrokerKeys | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
 ToWorker = ToPeer | Assign | CancelJobs

@@ -8,11 +8,13 @@ but says nothing (a process that stands still) is kept for much longer, since no
 import ctypes
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import zmq
+from zmq.utils import z85
 
 from torchrelay.shared import ids
+from torchrelay.shared.wire.curve import KeyPair, Secured, secured_peer
 from torchrelay.shared.wire.presence import SLOWEST_BYTES_PER_S
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
@@ -41,6 +43,12 @@ TAKEN_AHEAD = 1000
 PEER_TAKES_AHEAD, PEER_SENDS_AHEAD = 10_000, 100_000
 #: Connections that wait to be accepted: a whole fleet comes back at the same moment.
 BACKLOG = 4096
+
+#: What a peer says of itself in the handshake, encrypted; libzmq wants names of ours to begin so.
+_SESSION = "X-Session"
+SESSION_LIMIT_BYTES = 64
+#: What libzmq says when it asks about keys.
+_DOMAIN = b"torchrelay"
 
 #: Plain numbers: two of zmq's flags take a microsecond to combine.
 LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -80,16 +88,100 @@ LISTENING = COMMON | {
 }
 
 
-def dial(context: Context, address: str, role: str, *, waits_to_send: bool = False) -> Socket:
+def dial(
+    context: Context,
+    address: str,
+    role: str,
+    *,
+    secured: Secured | None = None,
+    session: bytes = b"",
+    waits_to_send: bool = False,
+) -> Socket:
     """Make a peer's socket, with a routing id of its own, and have it connect.
 
-    With `waits_to_send` what is sent before there is a connection goes out on the first one.
+    With `secured` the connection is encrypted, and both sides prove who they are; by `session`, in letters
+    and digits, the broker then knows a peer again that dials anew by another socket. With `waits_to_send`
+    what is sent before there is a connection goes out on the first one.
     """
     options = DIALING | {zmq.IPV6: int("[" in address), zmq.IMMEDIATE: int(not waits_to_send)}
     made = _made(context, zmq.DEALER, options)
-    made.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
+    if secured is None:
+        made.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
+    else:
+        made.setsockopt(zmq.CURVE_SERVERKEY, bytes.fromhex(secured.broker_key))
+        made.setsockopt(zmq.CURVE_PUBLICKEY, bytes.fromhex(secured.own.public))
+        made.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(secured.own.secret))
+        session = session or ids.routing_id(role).hex().encode()
+        made.setsockopt(zmq.METADATA, f"{_SESSION}:".encode() + session)
     made.connect(address)
     return made
+
+
+def new_key_pair() -> KeyPair:
+    """Draw a pair of curve keys."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(z85.decode(public).hex(), z85.decode(secret).hex())
+
+
+def pair_of(secret_key: str) -> KeyPair:
+    """Return the pair that a secret key in hex belongs to."""
+    public = zmq.curve_public(z85.encode(bytes.fromhex(secret_key)))
+    return KeyPair(z85.decode(public).hex(), secret_key)
+
+
+def secured_listener(context: Context, own: KeyPair) -> Socket:
+    """Make the broker's socket for peers that prove who they are, to be bound after `gatekeeper` was made.
+
+    It gives each connection an id, which no peer can claim; see `peer_of` for who it is.
+    """
+    made = _made(context, zmq.ROUTER, LISTENING | {zmq.ROUTER_HANDOVER: 0, zmq.CURVE_SERVER: 1})
+    made.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(own.secret))
+    # Without both of these every key is let in while nobody answers for keys.
+    made.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
+    made.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    return made
+
+
+def peer_of(frame: zmq.Frame) -> bytes:
+    """Return who has sent a message to a secured listener, by its first part; the same after a reconnection.
+
+    PERF: 3 us, at the first message of a connection.
+    """
+    return secured_peer(str(frame.get("User-Id")), str(frame.get(_SESSION)).encode()[:SESSION_LIMIT_BYTES])
+
+
+def gatekeeper(context: Context) -> Socket:
+    """Make the socket on which libzmq asks at each handshake whether a key is let in."""
+    made = _made(context, zmq.ROUTER, {zmq.LINGER: 0})
+    made.bind("inproc://zeromq.zap.01")
+    return made
+
+
+class KeyQuestion(NamedTuple):
+    """A question of libzmq's: whether who dials from an address may come in with a public key, in hex."""
+
+    public_key: str
+    address: str
+    route: bytes
+    request: bytes
+
+
+def next_to_admit(gatekeeper: Socket) -> KeyQuestion | None:
+    """Return the next question, or None where there is none now."""
+    try:
+        # Envelope, version, request, domain, address, identity, mechanism; then what that brings.
+        route, _, _, request, _, address, _, _, *keys = gatekeeper.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    return KeyQuestion(keys[0].hex() if keys else "", address.decode("ascii", "replace"), route, request)
+
+
+def admit(gatekeeper: Socket, question: KeyQuestion, *, is_welcome: bool) -> None:
+    """Let somebody in, or not: then its socket learns that it was refused, and doesn't come back."""
+    status, user = (b"200", question.public_key.encode()) if is_welcome else (b"400", b"")
+    gatekeeper.send_multipart(
+        (question.route, b"", b"1.0", question.request, status, b"", user, b""), zmq.NOBLOCK
+    )
 
 
 def listener(context: Context) -> Socket:
@@ -111,6 +203,11 @@ def send(socket: Socket, parts: Sequence[Part]) -> None:
     for part in parts[:-1]:
         socket.send(part, MORE, copy=False)
     socket.send(parts[-1], LAST, copy=False)
+
+
+def tracked(part: bytes) -> zmq.Frame:
+    """Return a part whose tracker tells whether it has left."""
+    return zmq.Frame(part, track=True, copy=False)
 
 
 def has_more(socket: Socket) -> bool:

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 from tests.broker import invariants
 from torchrelay.broker.core import metrics_config
 from torchrelay.broker.core.effects import (
+    Cut,
     Effect,
+    KeepBrokerKeys,
     KeepKeys,
     Prepare,
     ReadChunk,
@@ -32,10 +34,13 @@ from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.torchserve_metrics import Line, Metrics
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs import batching
+from torchrelay.broker.membership.members import Members
+from torchrelay.broker.membership.membership_changes import OwnKeys
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.records import (
     Change,
     KeyRecord,
+    MemberChange,
     Prepared,
     PutKeys,
     RememberNodes,
@@ -48,6 +53,7 @@ from torchrelay.shared.errors import ModelNotFound, RelayError
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.curve import KeyPair
 from torchrelay.shared.wire.fields import KeyedApi
 
 MessageT = TypeVar("MessageT", bound=m.Message)
@@ -63,6 +69,11 @@ def settings(**changes: Any) -> BrokerSettings:  # Any: BrokerSettings' own fiel
     return BrokerSettings(**{"state_dir": "/nowhere", "enable_model_api": True, **changes})
 
 
+def key_pair(number: int) -> KeyPair:
+    """Return a pair that only looks like one."""
+    return KeyPair(f"{number:064x}", f"{number:x}".rjust(64, "f"))
+
+
 class MemoryRegistry:
     """A registry that survives the core but not the test."""
 
@@ -70,8 +81,12 @@ class MemoryRegistry:
         self.catalog = Catalog(Snapshot())
         self.nodes: tuple[str, ...] = ()
         self.keys: tuple[KeyRecord, ...] = ()
+        self.members = Members(Snapshot(), int, now=0.0)
 
     def apply(self, change: Change) -> None:
+        if isinstance(change, MemberChange):
+            self.members.apply(change, 0.0)
+            return
         self.catalog.apply(change)
         if isinstance(change, RememberNodes):
             self.nodes = change.names
@@ -81,7 +96,11 @@ class MemoryRegistry:
     def load(self) -> Snapshot:
         records = tuple(self.catalog)
         defaults = tuple((r.model, r.version) for r in records if self.catalog.is_default(r))
-        return Snapshot(records, defaults, self.nodes, self.keys)
+        members = self.members
+        return Snapshot(
+            records, defaults, self.nodes, self.keys, tuple(members.invitations.values()),
+            tuple(members.members.values()), tuple(members._ended.values()), tuple(members.draining),
+        )  # fmt: skip
 
 
 class Rig:
@@ -111,6 +130,11 @@ class Rig:
         #: What went into the metrics logs.
         self.lines: list[Line] = []
         self.store_error: RelayError | None = None
+        #: The keys whose connections were ended.
+        self.cuts: list[str] = []
+        #: The broker's own; the file of them.
+        self.own_keys = OwnKeys(key_pair(0)) if self.settings.asks_for_curve_keys else None
+        self._pairs = map(key_pair, count(1))
         #: What the key file shows, by API.
         self.key_file: dict[KeyedApi, str] = {}
         #: Peers that don't beat, though they are here.
@@ -150,6 +174,7 @@ class Rig:
         self.core = BrokerCore(
             self.settings, snapshot, keys, metrics, epoch=self.epoch, now=self.now, wall_ms=0,
             claims=CLAIMS, new_sequence_id=self._sequence_id or (lambda: f"made-{self.epoch}-{next(names)}"),
+            own_keys=self.own_keys, new_key_pair=lambda: next(self._pairs),
         )  # fmt: skip
         self.load_at_start(*self.at_start)
         self.feed()
@@ -237,15 +262,10 @@ class Rig:
                         self.archives.get(origin.url, ModelNotFound(f"Model not found at: {origin.url}")),
                     )
                 )
-            case Store(token, change):
-                if self.store_error is None:
-                    self.registry.apply(change)
-                results.append(Stored(token, self.store_error))
-            case KeepKeys(token, made):
-                if self.store_error is None:
-                    self.registry.apply(made.change())
-                    self.key_file = {api: key.text for api, key in made.newest.items()}
-                results.append(Stored(token, self.store_error))
+            case Store() | KeepKeys() | KeepBrokerKeys():
+                results.append(self._make_durable(effect))
+            case Cut(public_key):
+                self.cuts.append(public_key)
             case WriteMetrics(lines):
                 self.lines += lines
             case ReadChunk(peer, archive, offset, length):
@@ -255,6 +275,16 @@ class Rig:
                 results.append(Stored(token, None))
             case Report():
                 self.reports.append(effect)
+
+    def _make_durable(self, effect: Store | KeepKeys | KeepBrokerKeys) -> Stored:
+        if self.store_error is None:
+            match effect:
+                case Store(_, change):
+                    self.registry.apply(change)
+                case KeepKeys(_, made):
+                    self.registry.apply(made.change())
+                    self.key_file = {api: key.text for api, key in made.newest.items()}
+        return Stored(effect.token, self.store_error)
 
     def _note_sent(self, peer: bytes, message: m.Message) -> None:
         match message:

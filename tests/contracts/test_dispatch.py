@@ -13,7 +13,7 @@ UNIONS = (
     ("broker/core/effects.py", ("Effect",), ""),
     (
         "shared/wire/messages.py",
-        ("FromGateway", "FromNode", "FromWorker", "ToGateway", "ToNode", "ToWorker"),
+        ("FromGateway", "FromNode", "FromWorker", "ToGateway", "ToNode", "ToWorker", "ToNewcomer"),
         "Message",
     ),
 )
@@ -38,7 +38,7 @@ DISPATCHERS = (
     (MESSAGES, "Change", ("broker/models/",)),
 )
 #: A node logs it as it does everything else that it can't act on.
-BY_THE_REST = {("ToNode", "Misunderstood")}
+BY_THE_REST = {("ToNode", "Misunderstood"), ("ToNode", "BrokerKeys"), ("ToGateway", "BrokerKeys")}
 
 
 def members(tree: ast.Module, union: str) -> set[str]:

@@ -8,12 +8,12 @@ import pytest
 from tests.contracts.source import PREFIX, ROOT, calls, imports, modules, plant
 
 #: The folders of the broker that decide: values in, values out.
-PURE = ("broker/core", "broker/jobs", "broker/models", "broker/fleet")
+PURE = ("broker/core", "broker/jobs", "broker/models", "broker/fleet", "broker/membership")
 #: The standard library that they may use: nothing that waits, reads or writes, and no clock.
 PURE_LIBRARIES = frozenset({
-    "__future__", "abc", "bisect", "collections", "dataclasses", "encodings", "enum", "functools", "hashlib",
-    "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "traceback", "types",
-    "typing",
+    "__future__", "abc", "bisect", "collections", "dataclasses", "encodings", "enum", "fnmatch", "functools",
+    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "traceback",
+    "types", "typing",
     # `logging` for the names of its levels; msgspec for structs, yaml for the text of metrics.yaml, which the
     # shell has read.
     "logging", "urllib.parse", "msgspec", "yaml",

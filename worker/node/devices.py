@@ -3,6 +3,8 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 
+import psutil
+
 from torchrelay.shared import host
 from torchrelay.shared.settings import SettingsError
 from torchrelay.shared.wire import messages as m
@@ -22,7 +24,7 @@ def offered(
         for number, gpu in enumerate(host.visible_gpus(environment, probe))
     ]
     processor = f"{host.cpu_count()} x {platform.machine()}"
-    cpu = m.Device("cpu", "cpu", processor, host.memory_bytes())
+    cpu = m.Device("cpu", "cpu", processor, psutil.virtual_memory().total)
     known = {device.name: device for device in (cpu, *gpus)}
     found = []
     for name in wanted:

@@ -25,13 +25,14 @@ VERSION = m.VersionFacts(
 POINT = m.MetricPoint(
     "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)
 )
+KEY = "ab" * 32
 DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
-HELD = m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77, "mark", ("cuda:1", "cuda:2"), 9 << 30)
 
 #: One of each kind, with every field said.
 EXAMPLES: tuple[m.Message, ...] = (
     m.Bye(),
     m.Announced(9 << 20),
+    m.Enrol(4, KEY, "n"),
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
     m.Submit(
@@ -48,11 +49,17 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadFleet(1),
     m.ReadMetrics(1),
     m.ReadHealth(1),
-    m.HelloNode(1, "n", (DEVICE,), 8, (HELD,), (("zone", "a"),), 96 << 30),
+    m.Invite(1, "gateway", "g", "m*", None, 2, True, False, "pr"),
+    m.EndInvitation(1, "ab", "pr"),
+    m.ReadMembers(1, "node"),
+    m.ChangeMember(1, "node", "n", "drain", "pr"),
+    m.RotateBrokerKey(1, "pr"),
+    m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77, "mark", KEY),)),
     m.NodeBeat(((9000, 123),)),
     m.NodeMeasured("h", (POINT,), (GPU_USE,)),
     m.WorkerProgressed(9000, "fetching", 77, 5, 10),
     m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines"), False),
+    m.WorkerKey(9000, KEY),
     m.FetchArchive("ab", 0, 1 << 20),
     m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77, "mark"),
     m.WorkerBeat((3, 4)),
@@ -64,6 +71,8 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.IntroduceYourself(),
     m.Leave("no use"),
     m.Misunderstood("why"),
+    m.Enrolled("n", (KEY,)),
+    m.BrokerKeys((KEY, KEY)),
     m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False, 2))),
     m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", ""),)),
     m.AskRefused(1, "Conflict", "taken", ""),
@@ -76,16 +85,23 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ModelDescribed(1, (VERSION,)),
     m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
     m.FleetRead(
-        1, 3, 1.5, 2,
-        (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000, (("zone", "a"),), (9 << 30,)),),
-        (VERSION,), ("m.mar",),
+        1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,), ("m.mar",)
     ),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
     m.HealthRead(1, False, True),
+    m.Invited(1, "torchrelay-join-1.abc", "ab", 1_700_000_000_000),
+    m.InvitationEnded(1),
+    m.MembersRead(
+        1,
+        (m.MemberFacts("n", "node", "ab", "here", 1, 2, "m*", True, True, 3, 4),),
+        (m.InvitationFacts("ab", "node", "n", "m*", 1, None, 1, True, False),),
+    ),
+    m.MemberChanged(1),
+    m.BrokerKeyRotated(1, KEY),
     m.Forgotten((1,), (2,)),
     m.StartWorker(
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
-        b"yaml", (1, 2), True, "3-4", "/state/ab.archive", "mark", ("cuda:1", "cuda:2"), 9 << 30,
+        b"yaml", (1, 2), True, "3-4", "/state/ab.archive", "mark",
     ),
     m.StopWorker(9000, True, "why", True, (1, 2)),
     m.ArchiveChunk("ab", 0, 10),
@@ -101,7 +117,9 @@ def test_there_is_an_example_of_every_kind_and_every_kind_has_a_number() -> None
 
 def test_the_unions_of_all_directions_are_what_the_wire_knows() -> None:
     unions = (m.FromGateway, m.FromNode, m.FromWorker, m.ToGateway, m.ToNode, m.ToWorker)
-    assert {member for union in unions for member in get_args(union)} == set(codec.KINDS.values())
+    of_newcomers = {m.FromNewcomer, *get_args(m.ToNewcomer)}
+    known = {member for union in unions for member in get_args(union)} | of_newcomers
+    assert known == set(codec.KINDS.values())
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)

@@ -1,0 +1,1 @@
+"""Who may join, by which key, and what whoever has joined may say; pure."""
