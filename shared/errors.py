@@ -54,6 +54,8 @@ class RelayError(Exception):
     status: ClassVar[int]
     retryable: ClassVar[bool]
     blame: ClassVar[Blame]
+    #: What `Retry-After` says where the status is 503 and the same call may be tried again.
+    retry_after_s: int = 1
 
     def __init_subclass__(
         cls, *, type: str = "", status: int = 0, retryable: bool = False, blame: Blame | None = None
@@ -181,13 +183,20 @@ class OutOfResources(HandlerFault, type="InternalServerException", status=507):
 class ServiceUnavailable(FleetFault, type="ServiceUnavailableException", status=503, retryable=True):
     """No worker, no room in a queue, or no time left."""
 
+    def __init__(self, message: str, details: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(message, details)
+        self.retry_after_s = retry_after_s
+
 
 class BrokerUnreachable(FleetFault, type="ServiceUnavailableException", status=503, retryable=True):
     """The gateway has no broker to ask."""
 
 
 class PredictionTimeout(FleetFault, type="RequestTimeoutException", status=504, retryable=True):
-    """No answer within the model's clientTimeoutInMills, after which TorchServe never answers."""
+    """No answer within the time that the client gave, or the model's clientTimeoutInMills.
+
+    After the latter TorchServe never answers. A client's own header is ours alone.
+    """
 
 
 class StoreFailed(FleetFault, type="InternalServerException", status=500):
@@ -209,6 +218,8 @@ def _leaves(cls: type[RelayError]) -> dict[str, type[RelayError]]:
 BY_NAME = _leaves(RelayError)
 
 
-def rebuild(name: str, message: str, details: str = "") -> RelayError:
+def rebuild(name: str, message: str, details: str = "", retry_after_s: int = 1) -> RelayError:
     """Make the error that a peer named; an unknown name (a newer peer) becomes InternalError."""
-    return BY_NAME.get(name, InternalError)(message, details)
+    error = BY_NAME.get(name, InternalError)(message, details)
+    error.retry_after_s = retry_after_s
+    return error

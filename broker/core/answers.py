@@ -7,6 +7,7 @@ from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.jobs.queues import Job
 from torchrelay.shared import errors
+from torchrelay.shared.deadlines import TIMEOUT_HEADER
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
 
@@ -69,6 +70,11 @@ class Answers:
         self._stats.versions[job.key].outcomes[outcome] += 1
         del self.gateways[job.gateway].jobs[job.number]
 
+    def job(self, peer: bytes, number: int) -> Job | None:
+        """Return the job of a gateway by its number; None if it has ended."""
+        gateway = self.gateways.get(peer)
+        return gateway.jobs.get(number) if gateway else None
+
     def flush(self, gateway: Gateway) -> None:
         """Send a gateway the answers gathered so far."""
         if gateway.answered:
@@ -81,7 +87,7 @@ class Answers:
 
 def job_refused(number: int, error: errors.RelayError) -> m.RefusedItem:
     """Return the answer to a job that met an error, by the gateway's number for it."""
-    return m.RefusedItem(number, error.name, error.message, error.details)
+    return m.RefusedItem(number, error.name, error.message, error.details, error.retry_after_s)
 
 
 def ask_refused(number: int, error: errors.RelayError) -> m.AskRefused:
@@ -89,7 +95,7 @@ def ask_refused(number: int, error: errors.RelayError) -> m.AskRefused:
     return m.AskRefused(number, error.name, error.message, error.details)
 
 
-def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
+def no_worker(job: Job, details: str, retry_after_s: int = 1) -> errors.ServiceUnavailable:
     """Return TorchServe's one error for "no worker", "queue full" and more; so is the unpaired quote."""
     model, version = job.key
     named = f'Model "{model}" Version {version}"' if job.names_version else f'Model "{model}"'
@@ -97,21 +103,25 @@ def no_worker(job: Job, details: str) -> errors.ServiceUnavailable:
         return errors.ServiceUnavailable(
             f"{named} has no worker to serve describe request. Please use scale workers API to add workers.",
             details,
+            retry_after_s=retry_after_s,
         )
     return errors.ServiceUnavailable(
         f"{named} has no worker to serve inference request. Please use scale workers API to add workers. "
         "If this is a sequence inference, please check if it is closed, or expired; "
         "or exceeds maxSequenceJobQueueSize",
         details,
+        retry_after_s=retry_after_s,
     )
 
 
 def late(job: Job, limit_s: float) -> errors.PredictionTimeout:
-    """Return the error of a job that has not ended within its model's clientTimeoutInMills."""
-    limit_ms = 1000 * limit_s
+    """Return the error of a job that has not ended within its client's or its model's limit."""
+    limit = f"model's clientTimeoutInMills of {1000 * limit_s:.0f}"
+    if job.has_own_limit:
+        limit = f"request's {TIMEOUT_HEADER}"
     is_queued = job.state is JobState.QUEUED
     return errors.PredictionTimeout(
-        f"No answer within the model's clientTimeoutInMills of {limit_ms:.0f}",
+        f"No answer within the {limit}",
         "it waited for a worker all the time" if is_queued else "a worker was still at it",
     )
 

@@ -7,6 +7,8 @@ and a name that nobody knows yet is not "not found".
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from torchrelay.broker.core.answers import Answers, Gateway, Send, ask_refused
 from torchrelay.broker.models.origins import without_query
 from torchrelay.shared import errors
@@ -27,7 +29,22 @@ class EarlyRequest:
     gateway: Gateway
     request: m.SubmitItem | m.Ask
     frames: tuple[Frame, ...]
-    given_up_at: float
+    #: When it came; a job's `left_ms` counts from then.
+    since: float
+
+    @property
+    def given_up_at(self) -> float:
+        """When it is refused: earlier than others where its client waits for less."""
+        left_ms = self.request.left_ms if isinstance(self.request, m.SubmitItem) else 0
+        return self.since + (min(WAIT_LIMIT_S, left_ms / 1000) if left_ms else WAIT_LIMIT_S)
+
+    def job_now(self, now: float) -> m.SubmitItem:
+        """Return the job as if it had come now."""
+        assert isinstance(self.request, m.SubmitItem)
+        if not self.request.left_ms:
+            return self.request
+        left_ms = self.request.left_ms - int(1000 * (now - self.since))
+        return msgspec.structs.replace(self.request, left_ms=max(1, left_ms))
 
     @property
     def number(self) -> int:
@@ -75,12 +92,11 @@ class EarlyRequests:
             self.forget(*key)
 
     def expire(self, loading: Iterable[str], now: float) -> None:
-        """Refuse the requests that have waited for WAIT_LIMIT_S."""
+        """Refuse the requests that have waited for WAIT_LIMIT_S, or as long as their clients do."""
         for (peer, number), early in list(self.waiting.items()):
-            if early.given_up_at > now:
-                return  # those behind it came later
-            self.forget(peer, number)
-            self._refuse(early, loading)
+            if early.given_up_at <= now:
+                self.forget(peer, number)
+                self._refuse(early, loading)
 
     def take(self, must_wait: Callable[[m.SubmitItem | m.Ask], bool]) -> list[EarlyRequest]:
         """Remove and return the requests that need not wait any more."""

@@ -31,7 +31,7 @@ from typing import assert_never
 
 from torchrelay.broker.core import events
 from torchrelay.broker.core.answers import Answers, Gateway, ask_refused, job_refused
-from torchrelay.broker.core.early_requests import WAIT_LIMIT_S, EarlyRequest, EarlyRequests
+from torchrelay.broker.core.early_requests import EarlyRequest, EarlyRequests
 from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.peers import Peers
@@ -408,7 +408,7 @@ class BrokerCore:
     ) -> None:
         """Answer a job of a model that isn't known, or let it wait while that can still change."""
         if self._must_wait(item):
-            early = EarlyRequest(gateway, item, frames, now + WAIT_LIMIT_S)
+            early = EarlyRequest(gateway, item, frames, now)
             self.early.keep(early, self.management.loading)
         else:
             self._answers.refuse_unadmitted(gateway, item.job, error)
@@ -442,7 +442,7 @@ class BrokerCore:
         if (gateway.peer, ask.ask) in self.early.waiting:
             return  # it was sent again
         if self._must_wait(ask):
-            self.early.keep(EarlyRequest(gateway, ask, (), now + WAIT_LIMIT_S), self.management.loading)
+            self.early.keep(EarlyRequest(gateway, ask, (), now), self.management.loading)
         else:
             self._answer(gateway, ask, now)
 
@@ -476,7 +476,7 @@ class BrokerCore:
         """Take up what waited for the models that are registered by now, or for the end of the start."""
         for early in self.early.take(self._must_wait):
             if isinstance(early.request, m.SubmitItem):
-                job = early.request
+                job = early.job_now(now)
                 error = self.jobs.admit(early.gateway, job, early.frames, now, was_held=True)
                 if error is not None:
                     self._refuse_unknown(early.gateway, job, early.frames, error, now)

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappush
+from math import inf
 
 from torchrelay.broker.core.answers import Gateway, no_worker
-from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, VersionQueue
@@ -54,12 +53,13 @@ class Admission(JobsPart):
         queue = self.dispatch.queue_for(record)
         if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):
             return None
+        if item.left_ms or record.config.client_timeout_ms:
+            self._set_limit(job, item.left_ms, record.config.client_timeout_ms, now)
         if why_not := self._why_not(record, queue, job, now):
-            self.answers.refuse(job, no_worker(job, why_not))
+            self.answers.refuse(job, no_worker(job, why_not, self.retry_after_s(record, queue)))
             return None
-        if record.config.client_timeout_ms:
-            job.given_up_at = self.real_time(now) + record.config.client_timeout_ms / 1000
-            heappush(self.waiting.deadlines, (job.given_up_at, job.gateway, job.number))
+        if job.given_up_at < inf:
+            self.waiting.deadlines.add(job.given_up_at, (job.gateway, job.number))
         # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
         if queue.futile_waits and any(worker.leases for worker in self.fleet.of_version(key)):
             queue.futile_waits = 0
@@ -67,6 +67,11 @@ class Admission(JobsPart):
         self.waiting.queued_bytes += job.size
         self.waiting.changed[key] = None
         return None
+
+    def _set_limit(self, job: Job, own_ms: int, of_model_ms: int, now: float) -> None:
+        """Note when the client's patience ends: what it said itself, or its model says; 0 is nothing said."""
+        job.has_own_limit = bool(own_ms and (not of_model_ms or own_ms <= of_model_ms))
+        job.given_up_at = self.real_time(now) + (own_ms if job.has_own_limit else of_model_ms) / 1000
 
     def _why_not(self, record: VersionRecord, queue: VersionQueue, job: Job, now: float) -> str:
         """Say why a job can't be taken in; empty if it can."""
@@ -79,7 +84,7 @@ class Admission(JobsPart):
             return f"the queues hold {queued_bytes} bytes, the limit of queue_limit_bytes"
         comes_back = job.was_held or now < self.comes_back_until
         waiting = len(queue.row)
-        if not comes_back and record.config.use_job_ticket and self._places(record, queue) <= waiting:
+        if not comes_back and record.config.use_job_ticket and self.idle(record, queue) <= waiting:
             return "no worker is idle, and it takes requests only for one that is (useJobTicket)"
         if job.sequence:
             return queue.why_not(job, record, is_bounded=not comes_back)
@@ -90,12 +95,21 @@ class Admission(JobsPart):
             self.dispatch.dispatch(queue.key, now)  # a burst fills the workers first, then the queue
         if len(queue.row) >= limit and queue.bounded >= limit:
             return f"its queue holds {len(queue)} jobs, the limit of job_queue_size"
+        has_limit = job.given_up_at < inf
+        left_s = job.given_up_at - self.real_time(now) if has_limit else record.response_timeout_s
+        # PERF: at the worst all that waits runs one by one, which seldom takes so long.
+        if (waiting + 1) * queue.service_s > left_s:
+            return self._why_too_late(record, queue, left_s, now, has_limit=has_limit)
         return ""
 
-    def _places(self, record: VersionRecord, queue: VersionQueue) -> int:
-        """Return how many jobs could go to a worker at once."""
-        return sum(
-            batching.room(record, leases=len(worker.leases))
-            for worker in self.fleet.ready(queue.key)
-            if not worker.is_cut and worker.worker_id != queue.kept_worker
-        )
+    def _why_too_late(
+        self, record: VersionRecord, queue: VersionQueue, left_s: float, now: float, *, has_limit: bool
+    ) -> str:
+        """Say why a job can't begin within `left_s`, or with a limit of its own not end; "" if it can."""
+        load = self.load(record, queue, now)
+        if not load.comes_too_late(left_s, must_end=has_limit):
+            return ""
+        ahead = f"its turn would come in about {load.begins_in_s:.1f} s, behind {load.depth} jobs"
+        if not has_limit:
+            return f"{ahead}, which is more than response_timeout ({left_s:.0f} s)"
+        return f"{ahead}, a batch takes about {load.service_s:.1f} s, and its client waits {left_s:.1f} s"

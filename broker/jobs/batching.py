@@ -62,6 +62,11 @@ def room(record: VersionRecord, *, leases: int) -> int:
     return concurrent - leases if concurrent else record.batch_size * (not leases)
 
 
+def capacity(record: VersionRecord, *, workers: int) -> int:
+    """Return how many jobs so many workers run at a time."""
+    return workers * (concurrent_leases(record) or record.batch_size)
+
+
 def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float) -> bool:
     """Tell whether a worker that runs `leases` batches in order gets one more, so as not to wait for it.
 
@@ -70,9 +75,17 @@ def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float
     return leases == 1 and depth >= batch_size and 0 < service_s < SEND_AHEAD_LIMIT_S
 
 
-def smooth_service(average_s: float, latest_s: float) -> float:
-    """Return the new average service time."""
-    return latest_s if average_s == 0 else average_s + SERVICE_WEIGHT * (latest_s - average_s)
+def smooth_service(average_s: float, latest_s: float, *, was_whole: bool = True) -> float:
+    """Return the new average service time.
+
+    Where not all jobs were wanted to the end the handler may have left some out: it would have taken as long
+    at least, and only that is learnt. So what clients give up makes nothing look fast.
+    """
+    if average_s == 0:
+        return latest_s if was_whole else 0.0
+    if not was_whole and latest_s < average_s:
+        return average_s
+    return average_s + SERVICE_WEIGHT * (latest_s - average_s)
 
 
 def isolated_count(*, suspects: int, waited_share: float) -> int:

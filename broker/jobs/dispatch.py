@@ -9,7 +9,7 @@
 When a batch goes, `batching` says. What may have ended a worker goes its own way, see `isolation`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -17,6 +17,7 @@ from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Assign, Isolation
+from torchrelay.broker.jobs.load import is_hopeless
 from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
@@ -30,6 +31,8 @@ class Dispatch(JobsPart):
 
     isolation: Isolation
     assign: Assign
+    #: Turns a time of the core into real time, which is what clients wait in.
+    real_time: Callable[[float], float]
     #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
     due: dict[Key, float] = field(default_factory=dict)
 
@@ -56,7 +59,8 @@ class Dispatch(JobsPart):
             return
         for job in queue.take_expired(now):
             waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
-            self.waiting.refuse([job], waited + (self.fleet.explain(record, now) or "all busy"))
+            why = waited + (self.fleet.explain(record, now) or "all busy")
+            self.waiting.refuse([job], why, self.retry_after_s(record, queue))
         due = inf
         if queue.suspects or queue.kept_worker:
             due = self.isolation.hand_out(queue, record, now, self.assign)
@@ -102,6 +106,8 @@ class Dispatch(JobsPart):
             wait_s = _batch_wait_s(queue, queue.row, record, now)
             if wait_s > 0:
                 return now + wait_s
+            if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
+                continue
             count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
             self.assign(queue, queue.take(count), record, worker, now)
         return inf
@@ -114,8 +120,26 @@ class Dispatch(JobsPart):
             worker = best_worker(self.fleet, queue, late)
             if worker is None or len(worker.leases) >= limit:
                 break
+            if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
+                continue
             self.assign(queue, queue.take(1), record, worker, now)
         return inf
+
+    def _refuse_hopeless(self, queue: PlainQueue, record: VersionRecord, now: float) -> bool:
+        """Refuse the job whose turn has come where it can't be answered in time; tell whether it was.
+
+        Else a worker would run what nobody gets, and what waits behind it would come too late as well.
+        """
+        job = queue.row[0]
+        if job.given_up_at == inf:
+            return False
+        left_s = job.given_up_at - self.real_time(now)
+        if not is_hopeless(left_s=left_s, service_s=queue.service_s, others=len(queue.row) - 1):
+            return False
+        queue.remove(job)
+        why = f"its client waits {left_s:.1f} s more, and a batch takes about {queue.service_s:.1f} s"
+        self.waiting.refuse([job], why, self.retry_after_s(record, queue))
+        return True
 
     def _by_sequence(self, queue: SequenceQueue, record: VersionRecord, now: float) -> float:
         """Give each worker of the jobs that may run there; a new sequence sticks where the fewest do.

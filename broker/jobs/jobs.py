@@ -11,8 +11,6 @@ and everybody who waits is answered. The parts, in the order in which a job meet
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from heapq import heappop
-from math import inf
 
 from torchrelay.broker.core.answers import Answers, Send, late
 from torchrelay.broker.core.states import JobState
@@ -26,6 +24,7 @@ from torchrelay.broker.jobs.leases import Leases
 from torchrelay.broker.jobs.queues import Job
 from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
 from torchrelay.broker.models.catalog import Catalog, Key
+from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 
@@ -57,8 +56,8 @@ class Jobs:
         self.waiting = WaitingJobs(catalog, stats, answers)
         common = self.waiting, catalog, fleet, stats, settings, answers
         self._isolation = Isolation(*common, report)
-        self._leases = Leases(*common, self._isolation, send, next=(epoch << EPOCH_SHIFT) + 1)
-        self._dispatch = Dispatch(*common, self._isolation, self._leases.assign)
+        self._leases = Leases(*common, self._isolation, send, real_time, next=(epoch << EPOCH_SHIFT) + 1)
+        self._dispatch = Dispatch(*common, self._isolation, self._leases.assign, real_time)
         admission = Admission(
             *common, self._dispatch, self._isolation,
             comes_back_until=now + settings.settle_s if epoch > 1 else now,
@@ -80,13 +79,12 @@ class Jobs:
 
     def next_deadline(self) -> float:
         """Return the real time at which the next job must be looked at; infinity without one."""
-        return self.waiting.deadlines[0][0] if self.waiting.deadlines else inf
+        return self.waiting.deadlines.next
 
     def end_turn(self, now: float, real_now: float) -> None:
         """End what is late, and hand out what can go."""
-        while self.next_deadline() <= real_now:
-            _, peer, number = heappop(self.waiting.deadlines)
-            self._end_late(peer, number, real_now)
+        if self.next_deadline() <= real_now:
+            self._end_late(real_now)
         self._dispatch.run(now)
 
     def touch(self, key: Key) -> None:
@@ -96,28 +94,31 @@ class Jobs:
     def cancel(self, jobs: Iterable[Job]) -> None:
         """End jobs nobody waits for: at once where they wait; where they run, their worker is told."""
         jobs = list(jobs)
+        for job in self._unqueue(jobs):
+            self._answers.end(job, "cancelled")
+        self._leases.end_running(jobs, None)
+
+    def _end_late(self, real_now: float) -> None:
+        """End the jobs whose own limit has come: their clients hear it now, wherever they are."""
+        found = (self._answers.job(*named) for named in self.waiting.deadlines.take_due(real_now))
+        # Another may have come under its number meanwhile.
+        jobs = [job for job in found if job is not None and job.given_up_at <= real_now]
+        for job in self._unqueue(jobs):
+            self._answers.refuse(job, self._late(job))
+        self._leases.end_running(jobs, self._late)
+
+    def _late(self, job: Job) -> errors.PredictionTimeout:
+        return late(job, job.given_up_at - self._real_time(job.arrived_at))
+
+    def _unqueue(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take those of the jobs that wait out of their queues, by one pass through each, and return them."""
         waiting: defaultdict[Key, list[Job]] = defaultdict(list)
         for job in jobs:
             if job.state is JobState.QUEUED:
                 waiting[job.key].append(job)
         for of_version in waiting.values():
             self.waiting.unqueue(*of_version)
-            for job in of_version:
-                self._answers.end(job, "cancelled")
-        self._leases.end_running(jobs, None)
-
-    def _end_late(self, peer: bytes, number: int, real_now: float) -> None:
-        """End a job whose own limit has come, if it has not ended long ago."""
-        gateway = self._answers.gateways.get(peer)
-        job = gateway.jobs.get(number) if gateway else None
-        if job is None or job.given_up_at > real_now:
-            return
-        error = late(job, job.given_up_at - self._real_time(job.arrived_at))
-        if job.state is JobState.QUEUED:
-            self.waiting.unqueue(job)
-            self._answers.refuse(job, error)
-        else:
-            self._leases.end_running((job,), error)
+        return [job for of_version in waiting.values() for job in of_version]
 
     def refuse_queue(self, key: Key, why: str) -> None:
         """Answer everything that waits for a version."""

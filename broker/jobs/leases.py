@@ -1,7 +1,8 @@
 """Batches on workers, each under a lease: handed out, answered, and taken back. Pure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from torchrelay.broker.core.answers import Send, part_lost
 from torchrelay.broker.core.states import JobState
@@ -22,6 +23,8 @@ class Leases(JobsPart):
 
     isolation: Isolation
     send: Send
+    #: Turns a time of the core into real time, which is what clients wait in.
+    real_time: Callable[[float], float]
     #: The number of the next one.
     next: int
     by_number: dict[int, Lease] = field(default_factory=dict)
@@ -48,7 +51,8 @@ class Leases(JobsPart):
             job.attempt += 1
             job.lease = number
             self.waiting.queued_bytes -= job.size
-            items.append(m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence))
+            left_ms = self._left_ms(job, now) if job.given_up_at < inf else 0
+            items.append(m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence, left_ms))
             frames.extend(job.frames)
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
@@ -62,6 +66,10 @@ class Leases(JobsPart):
         worker.last_assigned_at = now
         self.by_number[number] = lease
         self.send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
+
+    def _left_ms(self, job: Job, now: float) -> int:
+        """Return how long a job's client still waits: not 0, which would mean for ever."""
+        return max(1, round(1000 * (job.given_up_at - self.real_time(now))))
 
     # Answers
 
@@ -80,7 +88,7 @@ class Leases(JobsPart):
         self._skip_to(worker, lease, now)
         lease.heard_at = now
         if message.number > lease.streamed:
-            self.end_running(lease.jobs, part_lost())
+            self.end_running(lease.jobs, lambda _: part_lost())
         lease.streamed = message.number + 1
         queue = lease.queue
         for item, frames in zip(message.items, parts, strict=True):
@@ -107,8 +115,6 @@ class Leases(JobsPart):
         began_at = lease.began_at
         if lease.is_in_order:
             self._skip_to(worker, lease, now)
-            if began_at is not None:
-                queue.service_s = batching.smooth_service(queue.service_s, now - began_at)
         is_whole = done.streamed == lease.streamed
         answered: list[tuple[Job, int]] = []
         for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
@@ -119,6 +125,10 @@ class Leases(JobsPart):
                 continue
             self.answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
             answered.append((job, item.status))
+        if began_at is not None and not lease.is_describe:
+            queue.service_s = batching.smooth_service(
+                queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
+            )
         self.stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
         )
@@ -152,18 +162,18 @@ class Leases(JobsPart):
             self.take_back(worker, skipped, now, reason="the batch was lost on its way")
             self._begin_next(worker, now)
 
-    def end_running(self, jobs: Iterable[Job], error: errors.RelayError | None) -> None:
-        """End jobs that run, with an error or because nobody waits, and tell their workers."""
+    def end_running(self, jobs: Iterable[Job], error_of: Callable[[Job], errors.RelayError] | None) -> None:
+        """End those of the jobs that run, with an error or because nobody waits, and tell their workers."""
         indexes: dict[int, list[int]] = {}
         for job in jobs:
             if job.state is not JobState.RUNNING:
                 continue
             lease = self.by_number[job.lease]
             indexes.setdefault(lease.number, []).append(lease.jobs.index(job))
-            if error is None:
+            if error_of is None:
                 self.answers.end(job, "cancelled")
             else:
-                self.answers.refuse(job, error)
+                self.answers.refuse(job, error_of(job))
         for number, of_lease in indexes.items():
             worker = self.fleet.workers[self.by_number[number].worker_id]
             assert worker.peer is not None, worker

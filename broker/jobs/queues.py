@@ -43,6 +43,8 @@ class Job:
     was_held: bool = False
     #: The real time at which the client's patience ends, whatever the job does then.
     given_up_at: float = inf
+    #: Its client has said so itself, not its model.
+    has_own_limit: bool = False
     #: What it belongs to, of a version that batches by sequence.
     sequence: str = ""
     #: Its client named no sequence: this one was made up for it.
@@ -140,7 +142,8 @@ class VersionQueue(ABC):
         self.runs_in_order = concurrent_leases(record) == 0
         #: Batching delays in a row that no further job came to share; see `batching`.
         self.futile_waits = 0
-        #: Average seconds a batch takes, weighted to the recent; 0 before the first.
+        #: Average seconds a batch takes, or one job of those that run side by side, weighted to the recent;
+        #: 0 before the first.
         self.service_s = 0.0
         #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
         self.suspects: deque[Job] = deque()

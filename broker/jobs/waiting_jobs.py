@@ -7,8 +7,13 @@ from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.worker import FleetWorker
+from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.load import QueueLoad, backlog_s, left_of_batch_s
 from torchrelay.broker.jobs.queues import Job, VersionQueue
 from torchrelay.broker.models.catalog import Catalog, Key
+from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.deadlines import Deadlines, retry_after_s
 from torchrelay.shared.settings import BrokerSettings
 
 
@@ -24,9 +29,11 @@ class WaitingJobs:
     queued_bytes: int = 0
     #: Versions whose queue or workers changed in this turn, in the order in which they did.
     changed: dict[Key, None] = field(default_factory=dict)
-    #: A heap of the jobs whose clients have a limit, by real time; only their names are kept (gateway and
-    #: number), so that one that has ended costs little.
-    deadlines: list[tuple[float, bytes, int]] = field(default_factory=list)
+    #: Of the jobs whose clients have a limit, by real time; a job is named by its gateway and its number.
+    deadlines: Deadlines[tuple[bytes, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadlines = Deadlines(lambda named: self.answers.job(*named) is not None)
 
     def unqueue(self, *jobs: Job) -> None:
         """Take jobs of one version out of its queue."""
@@ -36,11 +43,11 @@ class WaitingJobs:
         if any(job.suspicion for job in jobs):
             self.changed[key] = None  # a worker may be kept for them
 
-    def refuse(self, jobs: Iterable[Job], why: str) -> None:
+    def refuse(self, jobs: Iterable[Job], why: str, retry_after_s: int = 1) -> None:
         """Refuse jobs that have just left their queue."""
         for job in jobs:
             self.queued_bytes -= job.size
-            self.answers.refuse(job, no_worker(job, why))
+            self.answers.refuse(job, no_worker(job, why, retry_after_s))
 
     def put_back(self, queue: VersionQueue, jobs: Sequence[Job]) -> None:
         """Return jobs that ran to the head of their queue; refuse them where that is gone."""
@@ -76,3 +83,40 @@ class JobsPart:
     stats: Stats
     settings: BrokerSettings
     answers: Answers
+
+    def idle(self, record: VersionRecord, queue: VersionQueue) -> int:
+        """Return how many jobs could go to a worker at once."""
+        return sum(
+            batching.room(record, leases=len(worker.leases))
+            for worker in self._reachable(queue)
+            if worker.worker_id != queue.kept_worker
+        )
+
+    def load(self, record: VersionRecord, queue: VersionQueue, now: float) -> QueueLoad:
+        """Return what a new job of a version finds."""
+        service_s = queue.service_s
+        free_in_s: list[float] = []
+        for worker in self._reachable(queue):
+            left_s = [
+                left_of_batch_s(0.0 if lease.began_at is None else now - lease.began_at, service_s)
+                for lease in worker.leases
+            ]
+            if queue.runs_in_order:
+                free_in_s.append(sum(left_s))
+            else:
+                room = batching.room(record, leases=len(worker.leases))
+                free_in_s += left_s + [0.0] * room
+        return QueueLoad(
+            depth=len(queue.row),
+            batch_size=record.batch_size if queue.runs_in_order else 1,
+            free_in_s=sorted(free_in_s),
+            service_s=service_s,
+        )
+
+    def retry_after_s(self, record: VersionRecord, queue: VersionQueue) -> int:
+        """Return when to try again what finds no place: when what waits now is done, as far as is known."""
+        capacity = batching.capacity(record, workers=len(self._reachable(queue)))
+        return retry_after_s(backlog_s(depth=len(queue), capacity=capacity, service_s=queue.service_s))
+
+    def _reachable(self, queue: VersionQueue) -> list[FleetWorker]:
+        return [worker for worker in self.fleet.ready(queue.key) if not worker.is_cut]

@@ -56,7 +56,11 @@ class HeldWorker(Item, frozen=True):
 
 
 class SubmitItem(Item, frozen=True):
-    """One job. `version` None means the default."""
+    """One job. `version` None means the default.
+
+    `left_ms`: how long its client still waits, counted from here on, since hosts share no clock; 0 where the
+    client didn't say.
+    """
 
     job: f.Number
     model: f.Said
@@ -66,18 +70,21 @@ class SubmitItem(Item, frozen=True):
     frames: f.Number = 0
     #: What the request's sequence header says; "" where there is none.
     sequence: f.Said = ""
+    left_ms: f.Number32 = 0
 
 
 class AssignItem(Item, frozen=True):
     """One job of a batch.
 
     `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
+    `left_ms`: how long its client, or its model, still waits for the answer; 0 where neither has said.
     """
 
     meta: bytes
     frames: f.Number = 0
     sequence: f.Said = ""
     starts_sequence: bool = False
+    left_ms: f.Number32 = 0
 
 
 class CompletedItem(Item, frozen=True):
@@ -115,12 +122,16 @@ class AnsweredItem(Item, frozen=True):
 
 
 class RefusedItem(Item, frozen=True):
-    """The broker's own answer to a job: an error by class name, see `shared.errors`."""
+    """The broker's own answer to a job: an error by class name, see `shared.errors`.
+
+    `retry_after_s`: when another try may fare better, of what is unavailable now.
+    """
 
     job: f.Number
     error: f.Prose
     message: f.Prose
     details: f.Prose
+    retry_after_s: f.Number32 = 1
 
 
 class WorkerFacts(Item, frozen=True):

@@ -373,9 +373,9 @@ class Rig:
         return peer
 
     def submit(self, *jobs: int, model: str = "m", version: str | None = None, gateway: bytes = GATEWAY,
-               is_describe: bool = False, sequence: str = "") -> None:  # fmt: skip
+               is_describe: bool = False, sequence: str = "", left_ms: int = 0) -> None:  # fmt: skip
         items = tuple(
-            m.SubmitItem(job, model, version, is_describe, b"meta-%d" % job, sequence=sequence)
+            m.SubmitItem(job, model, version, is_describe, b"meta-%d" % job, 0, sequence, left_ms)
             for job in jobs
         )
         self.say(gateway, m.Submit(items))

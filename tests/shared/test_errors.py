@@ -29,3 +29,9 @@ def test_an_error_survives_the_wire(name: str) -> None:
 
 def test_an_error_of_a_newer_peer_is_still_an_error() -> None:
     assert errors.rebuild("FromTheFuture", "what").status == 500
+
+
+def test_when_to_try_again_survives_the_way_between_processes() -> None:
+    error = errors.ServiceUnavailable("busy", retry_after_s=7)
+    assert errors.rebuild(error.name, error.message, "", error.retry_after_s).retry_after_s == 7
+    assert errors.rebuild("ServiceUnavailable", "busy").retry_after_s == 1

@@ -342,6 +342,26 @@ def test_who_has_waited_too_long_for_the_start_is_told_to_come_again() -> None:
     assert not rig.core.early.waiting
 
 
+def test_who_waits_for_less_is_told_at_its_own_time_though_others_came_before_it() -> None:
+    rig = starting_rig()
+    rig.submit(1)
+    rig.submit(2, left_ms=3000)
+    rig.pass_time(2.9)
+    assert not rig.take(GATEWAY, m.Refused)
+    rig.pass_time(0.4)
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [2]
+    assert [number for _, number in rig.core.early.waiting] == [1]
+
+
+def test_what_a_request_has_waited_for_the_start_is_not_given_to_it_again() -> None:
+    rig = starting_rig()
+    rig.submit(1, left_ms=3000)
+    rig.pass_time(2.0)
+    rig.release()
+    (job,) = rig.core.gateways[GATEWAY].jobs.values()
+    assert job.given_up_at == rig.now + 1.0
+
+
 def test_what_waits_for_the_start_is_bounded() -> None:
     rig = starting_rig()
     rig.submit(*range(1, 101))

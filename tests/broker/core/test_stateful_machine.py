@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.broker.rig import Rig, held, settings
 from torchrelay.broker.core.events import Unreachable
@@ -177,12 +177,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(gateway=st.sampled_from(GATEWAYS), model=st.sampled_from(("a", "a", "b")), count=st.integers(1, 7),
           describe=st.sampled_from((False, False, False, True)),
-          sequence=st.sampled_from(SEQUENCES))  # fmt: skip
-    def submit(self, gateway: bytes, model: str, count: int, describe: bool, sequence: str) -> None:
+          sequence=st.sampled_from(SEQUENCES), left_ms=st.sampled_from((0, 0, 40, 1200)))  # fmt: skip
+    def submit(
+        self, gateway: bytes, model: str, count: int, describe: bool, sequence: str, left_ms: int
+    ) -> None:
         for job in range(self.jobs, self.jobs + count):
             self.waiting[gateway, job] = Wish(model, sequence, describe)
         self.rig.submit(*range(self.jobs, self.jobs + count), model=model, gateway=gateway,
-                        is_describe=describe, sequence=sequence)  # fmt: skip
+                        is_describe=describe, sequence=sequence, left_ms=left_ms)  # fmt: skip
         self.jobs += count
         self._see()
 
@@ -338,6 +340,14 @@ class Machine(RuleBasedStateMachine):
             else:
                 self.rig.submit(job, model=wish.model, gateway=gateway, is_describe=wish.is_describe,
                                 sequence=wish.sequence)  # fmt: skip
+
+    @invariant()
+    def nobody_waits_longer_than_he_said(self) -> None:
+        jobs = [job for gateway in self.rig.core.gateways.values() for job in gateway.jobs.values()]
+        late = [job.number for job in jobs if job.given_up_at <= self.rig.now]
+        assert not late, f"jobs {late} are past their limits"
+        unnoted = [job.number for job in jobs if job.given_up_at < self.rig.core.jobs.next_deadline()]
+        assert not unnoted, f"nothing will end the jobs {unnoted} at their limits"
 
     @rule(seconds=st.sampled_from((0.05, 0.3, 2.0, 12.0)))
     def time_passes(self, seconds: float) -> None:

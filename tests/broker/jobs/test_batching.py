@@ -86,3 +86,15 @@ def test_suspects_run_alone_until_they_have_waited_long() -> None:
     assert batching.isolated_count(suspects=9, waited_share=0.0) == 1
     assert batching.isolated_count(suspects=9, waited_share=batching.ALONE_SHARE) == 5
     assert batching.isolated_count(suspects=1, waited_share=1.0) == 1
+
+
+def test_what_was_given_up_makes_no_model_look_fast_but_may_make_it_look_slow() -> None:
+    assert batching.smooth_service(2.0, 0.1, was_whole=False) == 2.0
+    assert batching.smooth_service(0.0, 0.1, was_whole=False) == 0.0
+    assert batching.smooth_service(2.0, 4.0, was_whole=False) > 2.0
+
+
+def test_workers_run_as_many_jobs_as_their_batches_or_their_leases_have() -> None:
+    assert batching.capacity(record(), workers=3) == 24
+    assert batching.capacity(record(continuous_batching=True), workers=2) == 16
+    assert batching.capacity(record(async_communication=True), workers=1) == batching.ASYNC_LEASES_LIMIT

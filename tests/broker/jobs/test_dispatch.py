@@ -61,3 +61,50 @@ def test_a_job_waits_for_a_worker_no_longer_than_one_may_take_to_answer() -> Non
     assert [item.job for item in refusals(rig)] == [1]
     rig.pass_time(20)
     assert [item.job for item in refusals(rig)] == [2]
+
+
+def test_a_job_whose_turn_comes_too_late_leaves_the_worker_to_one_that_can_be_answered() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.pass_time(1.0)
+    rig.complete(worker, rig.only(worker, m.Assign))  # a batch takes a second
+    rig.submit(2)
+    rig.submit(3, left_ms=2400)
+    rig.submit(4, left_ms=5000)
+    rig.pass_time(2.0)  # this one took two
+    rig.complete(worker, rig.only(worker, m.Assign))
+    assert rig.only(worker, m.Assign).items[0].meta == b"meta-4"
+    (refused,) = refusals(rig)
+    assert (refused.job, refused.error) == (3, "ServiceUnavailable")
+    assert refused.details == "its client waits 0.4 s more, and a batch takes about 1.2 s"
+
+
+def test_the_only_job_that_waits_is_tried_though_there_may_be_too_little_time() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    rig.pass_time(1.0)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    rig.submit(2)
+    rig.submit(3, left_ms=2400)
+    rig.pass_time(2.0)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    assert rig.only(worker, m.Assign).items[0].meta == b"meta-3"
+
+
+def test_what_waited_too_long_is_told_when_what_waits_will_be_done() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(response_timeout_s=10)
+    rig.submit(1)
+    rig.pass_time(4.0)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    rig.submit(*range(2, 5))
+    lease = rig.only(worker, m.Assign)
+    rig.pass_time(9.9)  # the worker is at its limit, too
+    rig.complete(worker, lease)
+    lease = rig.only(worker, m.Assign)
+    rig.pass_time(0.3)
+    (refused,) = refusals(rig)
+    assert (refused.job, refused.retry_after_s) == (4, 1)
+    assert refused.details.startswith("it waited 10 s in the queue")

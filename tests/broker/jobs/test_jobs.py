@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from tests.broker.rig import GATEWAY, NODE, Rig
+from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.models.records import Prepared
 from torchrelay.shared.archives.model_config import ModelConfig
@@ -85,3 +85,37 @@ def test_a_limit_that_has_passed_says_nothing_to_a_job_of_the_same_number() -> N
     assert not refusals(rig)
     (job,) = rig.core.gateways[GATEWAY].jobs.values()
     assert job.state is JobState.RUNNING
+
+
+def test_many_jobs_whose_limit_comes_at_once_end_by_one_pass_and_one_message_for_each_batch() -> None:
+    rig = Rig(settings(job_queue_size=1000))
+    (worker,) = rig.ready_rig(batch_size=8, max_batch_delay_ms=1)
+    rig.submit(*range(200), left_ms=500)
+    batch = rig.only(worker, m.Assign)
+    rig.pass_time(0.5)
+    assert sorted(item.job for item in refusals(rig)) == list(range(200))
+    assert rig.only(worker, m.CancelJobs) == m.CancelJobs(batch.lease, tuple(range(8)))
+    rig.complete(worker, batch)
+    assert not answers(rig)
+
+
+def test_a_job_that_is_tried_again_has_the_time_that_is_left() -> None:
+    rig = Rig()
+    first, second = rig.ready_rig(workers=2)
+    rig.submit(1, left_ms=5000)
+    (ran,) = [worker for worker in (first, second) if rig.take(worker, m.Assign)]
+    rig.pass_time(2.0)
+    rig.exit_worker(int(ran[2:]), of_itself=False)
+    (other,) = {first, second} - {ran}
+    assert rig.only(other, m.Assign).items[0].left_ms == 3000
+
+
+def test_a_client_may_come_back_under_the_number_of_one_whose_limit_has_not_come_yet() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, left_ms=1000)
+    rig.say(GATEWAY, m.Cancel((1,)))
+    rig.complete(worker, rig.only(worker, m.Assign))
+    rig.submit(1)
+    rig.pass_time(2.0)
+    assert refusals(rig) == []

@@ -210,3 +210,22 @@ def test_a_lease_number_is_not_given_again_after_a_restart() -> None:
     (worker,) = rig.start_workers()
     rig.submit(1)
     assert rig.only(worker, m.Assign).lease > before + 1_000_000
+
+
+def test_the_time_of_a_batch_is_learnt_in_every_mode_and_not_from_what_was_given_up() -> None:
+    for config in (None, ASYNC):
+        rig = Rig()
+        (worker,) = rig.ready_rig(config=config)
+        rig.submit(1)
+        rig.pass_time(2.0)
+        rig.complete(worker, rig.only(worker, m.Assign))
+        assert rig.core.jobs.queues["m", "1.0"].service_s == 2.0
+        rig.submit(2)
+        rig.say(GATEWAY, m.Cancel((2,)))
+        rig.complete(worker, rig.only(worker, m.Assign))
+        assert rig.core.jobs.queues["m", "1.0"].service_s == 2.0, (
+            "a handler that saw that its client had left tells nothing"
+        )
+        rig.submit(3, is_describe=True)
+        rig.complete(worker, rig.only(worker, m.Assign))
+        assert rig.core.jobs.queues["m", "1.0"].service_s == 2.0, "a description takes no time"

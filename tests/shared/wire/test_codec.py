@@ -36,7 +36,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
     m.Submit(
-        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s"))
+        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s", 900))
     ),
     m.Cancel((7, 8)),
     m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False, True, "pr"),
@@ -74,7 +74,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Enrolled("n", (KEY,)),
     m.BrokerKeys((KEY, KEY)),
     m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False, 2))),
-    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", ""),)),
+    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", "", 5),)),
     m.AskRefused(1, "Conflict", "taken", ""),
     m.ModelRegistered(1, "m", "1.0", 2, True),
     m.ModelUnregistered(1, "m"),
@@ -106,7 +106,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.StopWorker(9000, True, "why", True, (1, 2)),
     m.ArchiveChunk("ab", 0, 10),
     m.ArchiveMissing("ab"),
-    m.Assign(3, False, (m.AssignItem(b"meta", 1, "s", True),)),
+    m.Assign(3, False, (m.AssignItem(b"meta", 1, "s", True, 900),)),
     m.CancelJobs(3, (0,)),
 )  # fmt: skip
 
