@@ -233,7 +233,8 @@ class GatewaySession(Presence, Generic[P]):
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
         if self.state == "welcomed":
-            return self.lose(now) if self.is_silent(now) else []
+            # What is sent from the last word on goes nowhere, so the outage began with that.
+            return self.lose(now, since=min(now, self._heard_at)) if self.is_silent(now) else []
         return self.settle_all(self.unreachable()) if self._is_given_up(now) else []
 
     def stood_still(self, seconds: float, now: float) -> None:
@@ -241,13 +242,13 @@ class GatewaySession(Presence, Generic[P]):
         self._heard_at = min(now, self._heard_at + seconds)
         self._away_since = min(now, self._away_since + seconds)
 
-    def lose(self, now: float) -> list[tuple[P, Outcome]]:
-        """Count the broker as away: it is silent, knows us no more, or takes no message."""
+    def lose(self, now: float, *, since: float | None = None) -> list[tuple[P, Outcome]]:
+        """Count the broker as away, `since` then or from now on: it is silent, or takes no message."""
         if self.state != "welcomed":
             self.greet(self.state, now)
             return []
         self.greet("away", now)
-        self._away_since = now
+        self._away_since = now if since is None else since
         momentary = [n for n, waiting in self._waiting.items() if isinstance(waiting.message, OF_THE_MOMENT)]
         return self._settled((number, self.unreachable()) for number in momentary)
 
