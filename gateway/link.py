@@ -217,6 +217,8 @@ class Link:
         self._held_back = 0
         #: Questions that need not be asked for each client.
         self._shared: dict[type[m.Ask], SharedQuestion] = {}
+        #: This process was told to stop: others shall be asked, though it still answers.
+        self.is_leaving = False
         #: What is kept for clients that take their answers slowly.
         self.unsent = Unsent(config.unsent_bytes)
 
@@ -268,6 +270,8 @@ class Link:
 
     async def why_not_ready(self) -> str:
         """Say why requests can't be served yet; "" where they can."""
+        if self.is_leaving:
+            return "this gateway is being stopped"
         if not self.is_up:
             return self.unreachable_reason
         try:

@@ -67,6 +67,11 @@ class ListenerApp:
             return self._refuse(refusal, scope, answer)
         return self._apps[key](scope, receive, answer)
 
+    def leave(self) -> None:
+        """Say from now on that this process leaves: it isn't ready, and each answer ends its connection."""
+        logger.info("gateway.leaving")
+        self._link.is_leaving = self._clients.is_leaving = True
+
     def add_own_name(self, name: str) -> None:
         """Take note of a name of this host, by which callers may ask for it; from any thread."""
         for check in self._checks.values():

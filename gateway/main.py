@@ -4,6 +4,7 @@ gunicorn's arbiter forks the processes that serve and starts another where one d
 the environment or the command line: settings are handed down.
 """
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -38,10 +39,10 @@ logger = logging.getLogger(__name__)
 
 #: Idle connections are kept longer than load balancers keep theirs, so that they never meet a closed one.
 KEEP_ALIVE_S = 75
-#: A process whose loop stands still for so long is killed and replaced.
-STUCK_S = 30
-#: The arbiter looks after its processes every second; so late, it stood still itself.
-LATE_LOOK_S = 5
+#: How often a process shows the arbiter that its loop runs.
+NOTIFY_S = 0.5
+#: The arbiter looks after its processes every second; so late, it stood still itself, and they may have.
+LATE_LOOK_S = 2.5
 #: Open files beside connections: listeners, logs, what Python opens now and then.
 SPARE_FILES = 128
 #: New objects between two looks for cycles.
@@ -103,6 +104,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
     ) -> None:
         self.certificates = certificates
         self.connection_limit = config.connection_limit
+        self.leave_lead_s = config.leave_lead_s
         self._config = config
         self._listeners = listeners
         super().__init__()
@@ -115,7 +117,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
             "worker_class": ServingProcess,
             "logger_class": PropagatingLogger,
             "graceful_timeout": self._config.graceful_timeout_s,
-            "timeout": max(STUCK_S, 2 * self._config.graceful_timeout_s + 1),
+            "timeout": self._config.stuck_after_s,
             "keepalive": KEEP_ALIVE_S,
             "proc_name": "torchrelay gateway",
             "post_fork": _tie,
@@ -147,9 +149,39 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             super().init_signals()
 
     def murder_workers(self) -> None:
-        """Kill the processes whose event loops hang, unless this process itself was stopped meanwhile."""
-        if self.may_judge(clock.monotonic()):
-            super().murder_workers()
+        """Kill the processes whose event loops hang, unless this process itself was stopped meanwhile.
+
+        At once: one that is stopped, or hangs, heeds no signal that could be caught, and its callers wait.
+        """
+        now = clock.monotonic()
+        if not self.may_judge(now):
+            return
+        for pid, worker in list(self.WORKERS.items()):
+            # Of one that is still starting, it is a time of day, and lies ahead.
+            silent_s = now - worker.tmp.last_update()
+            if silent_s > self.timeout:
+                facts = {"pid": pid, "silent_s": round(silent_s, 1)}
+                logger.error("gateway.process_stuck", extra=facts)
+                self.kill_worker(pid, signal.SIGKILL)
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop as the base does, but tell the processes first and keep the listeners open meanwhile.
+
+        They say by themselves that they leave, and go on for `leave_lead_s`; see `Server`.
+        """
+        if graceful and self.WORKERS and self.app.leave_lead_s:
+            self.kill_workers(signal.SIGTERM)
+            graceful = self._wait(self.app.leave_lead_s)
+        super().stop(graceful)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait while processes are left; return False if a signal asks for haste."""
+        until = clock.monotonic() + seconds
+        while self.WORKERS and (left_s := until - clock.monotonic()) > 0:
+            if {signal.SIGINT, signal.SIGQUIT}.intersection(self.wait_for_signals(min(left_s, 0.1))):
+                return False
+            self.reap_workers()
+        return True
 
     def may_judge(self, now: float) -> bool:
         """Tell whether this process has looked all the while in which others must have given a sign.
@@ -174,6 +206,8 @@ class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has
             "ws": "none",
             "lifespan": "on",
             "access_log": False,
+            # Each process does this by itself, also while it stops.
+            "callback_notify": None,
             # Who the client says it is behind a proxy is of no use here.
             "proxy_headers": False,
             "server_header": False,
@@ -187,11 +221,21 @@ class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has
     async def _serve(self) -> None:
         """Serve as the base does, with our server."""
         self.config.app = self.wsgi
-        server = Server(self.config, self.app.certificates, self.wsgi.cors, self.app.connection_limit)
+        self.server = Server(
+            self.config, self.app.certificates, self.wsgi.cors, self.app.connection_limit,
+            leave=self.wsgi.leave, lead_s=self.app.leave_lead_s,
+        )  # fmt: skip
         self._install_sigquit_handler()
-        await server.serve(sockets=self.sockets)
-        if not server.started:
+        notifying = asyncio.create_task(self._keep_notifying())
+        await self.server.serve(sockets=self.sockets)
+        notifying.cancel()
+        if not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _keep_notifying(self) -> None:
+        while True:
+            await self.callback_notify()
+            await asyncio.sleep(NOTIFY_S)
 
     async def callback_notify(self) -> None:
         """Say that this process lives; stop if the arbiter doesn't, should the kernel not have seen to it."""
@@ -205,7 +249,11 @@ class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has
             super().init_signals()
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """Stop as on SIGTERM: on SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know."""
+        """Stop as on SIGTERM, without its lead.
+
+        On SIGINT gunicorn sends its processes SIGQUIT, which uvicorn doesn't know.
+        """
+        self.server.lead_s = 0
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -288,8 +288,13 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     unsent_limit_bytes: NotNegative = 0
     #: How long requests wait for a broker that is away before they are answered 503.
     broker_outage_limit_s: PositiveSeconds = 30.0
-    #: How long open requests may go on after SIGTERM.
+    #: How long open requests may go on after SIGTERM, once leave_lead_s is over.
     graceful_timeout_s: Positive = 4
+    #: How long it goes on after SIGTERM as before, and says meanwhile that it leaves: /readyz and /ping fail,
+    #: answers have `connection: close`. As long as load balancers take to notice; 0 stops at once.
+    leave_lead_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    #: How long the event loop of a gateway process may stand still before it is killed, and replaced.
+    stuck_after_s: Positive = 4
     #: Whether models may be registered and unregistered; else that is refused (405). The broker has its own.
     enable_model_api: bool = False
     #: Whether the metrics port is opened.

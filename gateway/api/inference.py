@@ -37,7 +37,9 @@ class PingResource(Resource):
     async def on_request(self, _req: GatewayRequest, resp: Response, rest: str = "") -> None:
         """Answer any method, below any path."""
         try:
-            healthy = (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
+            healthy = not self._link.is_leaving and (
+                (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
+            )
         except errors.BrokerUnreachable:
             healthy = False
         body = HealthBody(status="Healthy" if healthy else "Unhealthy")

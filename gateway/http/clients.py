@@ -59,6 +59,8 @@ class Clients:
     #: Counts the bodies that have waited for room for long.
     _waiting_bodies: Callable[[], int]
     _give_back: Callable[[], None] = give_back_free_memory
+    #: The process leaves: what is answered from here on is the last on its connection.
+    is_leaving: bool = False
     _watched: set[Client] = field(default_factory=set)
     _most_kept_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None

@@ -319,7 +319,7 @@ class GatewayProtocol(asyncio.Protocol):
         scope["headers"] = self._headers
         scope["headers_by_name"] = by_name
         scope["raw_headers"] = self._raw_headers
-        scope["keep_alive"] = keep_alive and version != "1.0"
+        scope["keep_alive"] = keep_alive and version != "1.0" and not self._clients.is_leaving
         self._fed = Exchange(self, scope)
         self._exchanges.append(self._fed)
         self._headers = self._raw_headers = framing.TRAILERS

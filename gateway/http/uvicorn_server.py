@@ -8,15 +8,18 @@ import asyncio
 import contextlib
 import errno
 import logging
+import signal
 import socket as sockets
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import FrameType
 
 import uvicorn
 
 from torchrelay.gateway.http import standard_responses
 from torchrelay.gateway.http.addresses import Key
+from torchrelay.shared import clock
 from torchrelay.shared.api_bodies import StatusBody
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,11 @@ _DISCARD_BYTES = 64 * 1024
 
 
 class Server(uvicorn.Server):
-    """Serves on all listeners; `certificates` has a TLS context for each https one, by its port."""
+    """Serves on all listeners; `certificates` has a TLS context for each https one, by its port.
+
+    On SIGTERM it says that it leaves, by `leave`, and goes on for `lead_s`: whoever shares out requests has
+    that long to notice, and finds open listeners meanwhile.
+    """
 
     def __init__(
         self,
@@ -44,8 +51,16 @@ class Server(uvicorn.Server):
         certificates: Mapping[Key, ssl.SSLContext],
         cors: Iterable[tuple[bytes, bytes]],
         connection_limit: int,
+        *,
+        leave: Callable[[], None],
+        lead_s: float,
     ) -> None:
         super().__init__(config)
+        self.lead_s = lead_s
+        self._leave = leave
+        #: When SIGTERM came, and whether that has been said.
+        self._told_at: float | None = None
+        self._has_left = False
         self._handshake_limit = max(1, connection_limit // 8)
         self._certificates = certificates
         self._refusal = _http_refused(cors)
@@ -60,6 +75,23 @@ class Server(uvicorn.Server):
                     socket, certificate, self._make_protocol, self._refusal, self._handshake_limit
                 )
                 self.servers.append(listener)  # type: ignore[arg-type]  # has what uvicorn uses of it
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop as the base does, but for SIGTERM: once its lead is over."""
+        if sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+        elif self._told_at is None:
+            self._told_at = clock.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is due ten times a second; return whether it is time to stop."""
+        if self._told_at is not None:
+            if not self._has_left:
+                self._has_left = True
+                self._leave()
+            if clock.monotonic() >= self._told_at + self.lead_s:
+                self.should_exit = True
+        return await super().on_tick(counter)
 
     def _certificate_of(self, socket: sockets.socket) -> ssl.SSLContext | None:
         name = socket.getsockname()

@@ -160,7 +160,7 @@ def test_uvicorn_tells_of_a_transport_who_talks_to_whom() -> None:
 
 def test_gunicorn_has_what_our_process_overrides() -> None:
     overridden = {
-        Master: (gunicorn.arbiter.Arbiter, {"init_signals", "murder_workers"}),
+        Master: (gunicorn.arbiter.Arbiter, {"init_signals", "murder_workers", "stop"}),
         ServingProcess: (
             UvicornWorker,
             {"__init__", "_serve", "callback_notify", "handle_exit", "init_signals"},
@@ -174,6 +174,9 @@ def test_gunicorn_has_what_our_process_overrides() -> None:
     assert given == list(inspect.signature(ServingProcess.__init__).parameters)
     assert {"CONFIG_KWARGS", "_install_sigquit_handler"} <= set(dir(UvicornWorker))
     assert gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR
+    used = {"kill_worker", "kill_workers", "reap_workers", "wait_for_signals", "WORKERS"}
+    assert used <= set(dir(gunicorn.arbiter.Arbiter))
+    assert {"handle_exit", "on_tick"} <= set(dir(uvicorn.Server))
 
 
 # asyncio and uvloop: gateway/link.py, gateway/http/exchange.py

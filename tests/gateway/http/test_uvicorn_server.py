@@ -707,3 +707,56 @@ def test_a_port_in_use_is_told_in_one_line_with_its_setting(config: GatewaySetti
 def as_dict(config: GatewaySettings) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(config.to_json())
     return fields
+
+
+@pytest.fixture
+def lingering(config: GatewaySettings, broker: Broker, tmp_path: Path) -> Iterator[Served]:
+    """A gateway that takes its time to leave."""
+    lingering = Served(msgspec.structs.replace(config, leave_lead_s=600.0), tmp_path / "log")
+    eventually(lingering.is_ready)
+    yield lingering
+    if lingering.process.poll() is None:
+        lingering.stop(signal.SIGINT)
+
+
+def test_a_gateway_that_is_told_to_stop_says_so_and_answers_until_its_lead_is_over(lingering: Served) -> None:
+    kept = lingering.connect(lingering.config.inference_address)
+    kept.request("POST", "/predictions/m", b"one")
+    assert kept.getresponse().read() == b"one"
+    lingering.process.send_signal(signal.SIGTERM)
+    eventually(lambda: not lingering.is_ready())
+    response, body = lingering.get(lingering.config.management_address, "/readyz")
+    assert (response.status, "being stopped" in body.decode()) == (503, True)
+    assert lingering.get(lingering.config.management_address, "/livez")[0].status == 200
+    assert lingering.get(lingering.config.inference_address, "/ping")[0].status == 500
+    kept.request("POST", "/predictions/m", b"two")
+    for connection in (kept, lingering.connect(lingering.config.inference_address)):
+        if connection is not kept:
+            connection.request("POST", "/predictions/m", b"two")
+        response = connection.getresponse()
+        assert (response.status, response.read(), response.headers["connection"]) == (200, b"two", "close")
+    lingering.process.send_signal(signal.SIGTERM)
+    assert lingering.predict()[0].status == 200, "asking twice hurries nobody"
+    assert lingering.stop(signal.SIGINT) == 0
+
+
+def test_the_lead_ends_by_itself(config: GatewaySettings, broker: Broker, tmp_path: Path) -> None:
+    served = Served(msgspec.structs.replace(config, leave_lead_s=0.3), tmp_path / "log")
+    eventually(served.is_ready)
+    assert served.stop() == 0
+    assert "gateway.leaving" in served.log.read_text()
+
+
+def test_a_gateway_process_that_stands_still_is_replaced_before_its_callers_time_out(
+    config: GatewaySettings, broker: Broker, tmp_path: Path
+) -> None:
+    served = Served(msgspec.structs.replace(config, stuck_after_s=1), tmp_path / "log")
+    eventually(served.is_ready)
+    # The arbiter judges nobody before it has looked for as long itself.
+    (stuck,) = psutil.Process(served.process.pid).children()
+    stuck.suspend()
+    eventually(lambda: not stuck.is_running() or stuck.status() == psutil.STATUS_ZOMBIE)
+    eventually(served.is_ready)
+    assert served.predict()[1] == b"x"
+    assert "gateway.process_stuck" in served.log.read_text()
+    assert served.stop() == 0
