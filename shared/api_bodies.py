@@ -138,22 +138,27 @@ class VersionBody(JsonBody, frozen=True, kw_only=True):
 
 
 class DeviceBody(JsonBody, frozen=True, kw_only=True):
-    """A device of a node."""
+    """A device of a node.
+
+    `memory_taken_bytes` of its memory is reserved for workers, or in use where that is more.
+    """
 
     name: str
     kind: Literal["cpu", "gpu"]
     description: str
     memory_bytes: Count
+    memory_taken_bytes: Count = 0
 
 
 class NodeBody(JsonBody, frozen=True, kw_only=True):
-    """A node and how full it is."""
+    """A node and how full it is; by its `labels` models may choose it."""
 
     name: str
     devices: tuple[DeviceBody, ...]
     slots: Count
     slots_used: Count
     last_seen_ms: Count
+    labels: dict[str, str] = {}
 
 
 class FleetWorkerBody(JsonBody, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Name
+from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Labels, Name
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -356,6 +356,8 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
     devices: tuple[str, ...] = ("auto",)
+    #: What models may ask of the host they run on, such as `zone=a`: `placement` in model-config.yaml.
+    labels: Labels = ()
     #: Workers at the same time, 4096 at most. TorchServe has no bound; this one keeps a typo from using up
     #: the host.
     slots: Annotated[int, msgspec.Meta(ge=1, le=SLOTS_LIMIT)] = 32

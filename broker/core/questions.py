@@ -217,6 +217,7 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
             node.slots,
             len(state.fleet.of_node(node.peer)),
             state.wall_ms(node.last_heard),
+            tuple(sorted(node.labels)),
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
     )

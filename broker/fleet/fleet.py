@@ -108,7 +108,10 @@ class Fleet:
         self.must_reconcile = True
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
-        node = FleetNode(peer, hello.name, hello.devices, hello.slots, now, is_leaving, own_name=hello.name)
+        node = FleetNode(
+            peer, hello.name, hello.devices, hello.slots, now, is_leaving, labels=frozenset(hello.labels),
+            memory_bytes=hello.memory_bytes, own_name=hello.name,
+        )  # fmt: skip
         is_simple = known is None and not any(other.is_leaving for other in self.nodes.values())
         if is_simple:  # as `name_nodes` would, but at once: a thousand that join take no second
             node.name = free_name(hello.name, self.nodes.values())

@@ -25,6 +25,10 @@ class FleetNode:
     used_bytes: int | None = None
     #: What its GPUs had to do when it last measured, by device.
     gpus: dict[str, m.GpuUse] = field(default_factory=dict)
+    #: What models may ask for.
+    labels: frozenset[tuple[str, str]] = frozenset()
+    #: The host's memory; 0 where it doesn't tell.
+    memory_bytes: int = 0
     #: What it calls itself; `name` differs where another node has taken that, see `name_nodes`.
     own_name: str = ""
 

@@ -45,6 +45,15 @@ Devices = Annotated[
     list[str] | None,
     typer.Option("--device", metavar="D", help="`auto`, `cpu`, `cuda:0`, ...; may be given several times."),
 ]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME=VALUE",
+        envvar="TORCHRELAY_LABELS",
+        help="What models may ask of this host (`zone=a`); may be given several times.",
+    ),
+]
 CacheDir = Annotated[
     str | None,
     typer.Option(

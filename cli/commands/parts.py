@@ -115,6 +115,7 @@ def worker(
     name: Annotated[str | None, typer.Option(help="Shown in `status`. [default: the host's name]")] = None,
     device: options.Devices = None,
     slots: options.Slots = None,
+    label: options.Labels = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,
@@ -131,12 +132,13 @@ def worker(
 
     broker = broker or broker_address.of_this_user(environment())
     checks.require_broker_addresses(dialled=broker)
+    command_line = ConfigValues(node_labels=config_sources.node_labels(label))
     here = host.look(environment())
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:
             typer.echo(line, err=True)
         config = config_sources.read_config(ts_config, environment())
-        values = part_settings.merge(ConfigValues(), config)
+        values = part_settings.merge(command_line, config)
         settings = part_settings.node_settings(
             values,
             broker_address=broker,

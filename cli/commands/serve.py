@@ -40,6 +40,7 @@ def serve(
     allow_private_urls: options.AllowPrivateUrls = False,
     slots: options.Slots = None,
     device: options.Devices = None,
+    label: options.Labels = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,

@@ -18,7 +18,7 @@ from rich.text import Text
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote.client import RestClient
 from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summary
-from torchrelay.shared import api_bodies
+from torchrelay.shared import api_bodies, labels
 from torchrelay.shared.archives.model_archive import ArchiveInfo
 from torchrelay.shared.terminal import printable, printable_json
 
@@ -190,8 +190,13 @@ def _problems(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableTyp
 
 
 def _nodes(nodes: Sequence[api_bodies.NodeBody]) -> Table:
-    rows = ((node.name, _devices(node), f"{node.slots_used}/{node.slots}") for node in nodes)
-    return _table(("NODE", "DEVICES", "SLOTS USED"), rows, widths={"NODE": 32, "DEVICES": 32})
+    columns = ["NODE", "DEVICES", "SLOTS USED"]
+    rows = [[node.name, _devices(node), f"{node.slots_used}/{node.slots}"] for node in nodes]
+    if any(node.labels for node in nodes):
+        columns.append("LABELS")
+        for row, node in zip(rows, nodes, strict=True):
+            row.append(labels.shown(tuple(sorted(node.labels.items()))))
+    return _table(columns, rows, widths={"NODE": 32, "DEVICES": 32})
 
 
 def _devices(node: api_bodies.NodeBody) -> str:

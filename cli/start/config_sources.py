@@ -8,10 +8,12 @@ import msgspec
 import typer
 
 from torchrelay.cli.faults import Fault
+from torchrelay.shared import labels
 from torchrelay.shared.settings import LogLimits, SettingsError, StaticKey
 from torchrelay.shared.torchserve import config_keys, config_parsers, config_properties
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
+from torchrelay.shared.wire.fields import Labels
 
 
 def command_line_values(
@@ -27,6 +29,7 @@ def command_line_values(
     management_address: str | None = None,
     metrics_address: str | None = None,
     allowed_hosts: str | None = None,
+    label: Sequence[str] | None = None,
     **_others: object,
 ) -> ConfigValues:
     """Make values of a command's parameters, by their names, all of which `typer.Context.params` has.
@@ -58,9 +61,18 @@ def command_line_values(
             management_address=_address(management_address),
             metrics_address=_address(metrics_address),
             allowed_hosts=None if allowed_hosts is None else config_parsers.parse_hosts(allowed_hosts),
+            node_labels=node_labels(label),
         )
     except ValueError as error:
         raise Fault(str(error)) from error
+
+
+def node_labels(texts: Sequence[str] | None) -> Labels | None:
+    """Read the options `--label`; None where there is none. Raises Fault for what is no label."""
+    try:
+        return labels.parse(texts) if texts else None
+    except ValueError as error:
+        raise Fault(f"--label: {error}") from error
 
 
 def _address(text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 The texts are TorchServe's, since clients compare whole bodies; `shared.api_bodies` has the fields.
 """
 
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 import msgspec
@@ -110,8 +111,17 @@ def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:
 
 
 def _node(node: m.NodeFacts) -> api_bodies.NodeBody:
-    devices = tuple(_body(api_bodies.DeviceBody, device) for device in node.devices)
-    return _body(api_bodies.NodeBody, node, devices=devices, last_seen_ms=node.last_seen_ms)
+    devices = tuple(
+        _body(api_bodies.DeviceBody, device, memory_taken_bytes=taken)
+        for device, taken in zip(node.devices, chain(node.taken_bytes, repeat(0)), strict=False)
+    )
+    return _body(
+        api_bodies.NodeBody,
+        node,
+        devices=devices,
+        last_seen_ms=node.last_seen_ms,
+        labels=dict(node.labels),
+    )
 
 
 def _fleet_model(version: m.VersionFacts) -> api_bodies.FleetModelBody:

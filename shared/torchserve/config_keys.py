@@ -12,6 +12,7 @@ import msgspec
 
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.torchserve import config_parsers as p
+from torchrelay.shared.wire.fields import Labels
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -109,6 +110,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cors_allowed_headers: Annotated[Text, Key(p.parse_text, "gateway")] = None
     blacklist_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     # TorchServe ignores these.
+    node_labels: Annotated[Labels | None, Key(p.parse_labels, "node.labels")] = None
     install_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     install_timeout_s: Annotated[Number, Key(p.parse_number(1), "node")] = None
     download_timeout_s: Annotated[Number, Key(p.parse_number(1), "broker")] = None

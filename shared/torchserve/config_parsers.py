@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 import pyjson5
 
+from torchrelay.shared import labels
 from torchrelay.shared.settings import LoadAtStart, StartupModel
+from torchrelay.shared.wire.fields import Labels
 
 #: TorchServe's numbers have 32 bits; a larger one is a mistake.
 NUMBER_LIMIT = 2**31 - 1
@@ -84,6 +86,8 @@ def text_of(value: object) -> str:
 def _item(item: object) -> str:
     if isinstance(item, LoadAtStart):
         return item.url if item.name is None else f"{item.name}={item.url}"
+    if isinstance(item, tuple):  # a label
+        return "=".join(item)
     return str(item)
 
 
@@ -185,6 +189,11 @@ def parse_hosts(text: str) -> tuple[str, ...]:
         if not re.fullmatch(r"[A-Za-z0-9_.*-]{1,253}", name):
             raise ValueError(f"{name[:100]!r} is no name of a host; write NAME or *.DOMAIN, without a port")
     return names
+
+
+def parse_labels(text: str) -> Labels:
+    """Read `node_labels`: a comma list of NAME=VALUE."""
+    return labels.parse(part for part in text.split(",") if part.strip())
 
 
 def parse_pattern(text: str) -> str:

@@ -19,6 +19,8 @@ SLOTS_LIMIT = 4096
 #: Workers that a node names: twice its slots, since those that end are there for a while.
 HELD_LIMIT = 2 * SLOTS_LIMIT
 DEVICES_LIMIT = 256
+#: Labels of one node, or asked for by one model; a few are in use.
+LABELS_LIMIT = 32
 #: Jobs of one Submit, parts of one Streamed: far above what is sent.
 JOBS_LIMIT = 1024
 #: Jobs of one batch.
@@ -57,6 +59,8 @@ DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda(:(0|[1-9][0-9]{0,2}))?)\Z"
 PublicKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 #: The same, or "" for a part that needs none.
 PublicKeyOrNone = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
+#: Name or value of a label: nothing that a list, an assignment or a command line is made of.
+LabelText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._/-]{1,63}\Z")]
 #: The sha256 of an archive in hex, which nodes use as a file's name.
 ArchiveName = Annotated[str, Meta(pattern=r"^[\w.-]{0,128}\Z")]
 
@@ -68,6 +72,8 @@ MemberRole = Literal["node", "gateway"]
 
 Numbers = tuple[Number, ...]
 Devices = Annotated[tuple[ItemT, ...], Meta(max_length=DEVICES_LIMIT)]
+#: What an operator says of a host, and a model may ask for: (name, value).
+Labels = Annotated[tuple[tuple[LabelText, LabelText], ...], Meta(max_length=LABELS_LIMIT)]
 Held = Annotated[tuple[ItemT, ...], Meta(max_length=HELD_LIMIT)]
 OfOneTurn = Annotated[tuple[ItemT, ...], Meta(max_length=JOBS_LIMIT)]
 OfOneBatch = Annotated[tuple[ItemT, ...], Meta(max_length=BATCH_LIMIT_JOBS)]

@@ -40,8 +40,8 @@ class GpuUse(Item, frozen=True):
 
 
 class HeldWorker(Item, frozen=True):
-    """A worker process that a node holds when it joins; `archive` is the sha256 in hex, `claim` as it was
-    told with the order to start it.
+    """A worker process that a node holds when it joins; `archive` is the sha256 in hex. `claim` and what
+    follows it are as they were told with the order to start it.
     """
 
     worker_id: f.WorkerId
@@ -53,6 +53,8 @@ class HeldWorker(Item, frozen=True):
     claim: f.Name = ""
     #: The key by which the worker comes; "" where parts need none.
     public_key: f.PublicKeyOrNone = ""
+    devices: f.Devices[f.DeviceName] = ()
+    reserved_bytes: f.Number = 0
 
 
 class SubmitItem(Item, frozen=True):
@@ -208,6 +210,9 @@ class NodeFacts(Item, frozen=True):
     slots: f.Whole
     slots_used: f.Whole
     last_seen_ms: f.Whole
+    labels: f.Labels = ()
+    #: Of each of its devices, how much memory is reserved for workers or in use, whichever is more.
+    taken_bytes: f.Devices[f.Whole] = ()
 
 
 class ModelEntry(Item, frozen=True):

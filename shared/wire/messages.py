@@ -164,13 +164,18 @@ class ReadHealth(Message, frozen=True):
 
 
 class HelloNode(Message, frozen=True):
-    """A node joins with what it offers and what it already holds."""
+    """A node joins with what it offers and what it already holds.
+
+    `memory_bytes` is the host's, which workers on its cpu share; 0 where unknown.
+    """
 
     protocol: f.Number32
     name: f.Name
     devices: f.Devices[Device]
     slots: f.Slots
     workers: f.Held[HeldWorker]
+    labels: f.Labels = ()
+    memory_bytes: f.Number = 0
 
 
 class NodeBeat(Message, frozen=True):
@@ -470,6 +475,9 @@ class StartWorker(Message, frozen=True):
     #: Where the broker has the archive, for a node on its host; a folder there is the model itself.
     archive_path: f.Prose = ""
     claim: f.Name = ""  # by it the broker, which alone can make it, knows that it had this worker started
+    #: All that it has, `device` first; its node says them again when it joins.
+    devices: f.Devices[f.DeviceName] = ()
+    reserved_bytes: f.Number = 0  # how much memory is kept for it on each of them
 
 
 class StopWorker(Message, frozen=True):

@@ -3,8 +3,6 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 
-import psutil
-
 from torchrelay.shared import host
 from torchrelay.shared.settings import SettingsError
 from torchrelay.shared.wire import messages as m
@@ -24,7 +22,7 @@ def offered(
         for number, gpu in enumerate(host.visible_gpus(environment, probe))
     ]
     processor = f"{host.cpu_count()} x {platform.machine()}"
-    cpu = m.Device("cpu", "cpu", processor, psutil.virtual_memory().total)
+    cpu = m.Device("cpu", "cpu", processor, host.memory_bytes())
     known = {device.name: device for device in (cpu, *gpus)}
     found = []
     for name in wanted:

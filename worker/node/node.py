@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from torchrelay.shared import clock
+from torchrelay.shared import clock, host
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
@@ -158,6 +158,8 @@ class Node:
             devices=self._devices,
             slots=self._settings.slots,
             workers=self._workers.held(),
+            labels=self._settings.labels,
+            memory_bytes=host.memory_bytes(),
         )
 
     def _send(self, message: m.Message, epoch: int) -> bool:

@@ -177,6 +177,8 @@ class WorkerProcesses:
                 device=worker.start.device,
                 pid=worker.process.pid if worker.process else 0,
                 claim=worker.start.claim,
+                devices=worker.start.devices,
+                reserved_bytes=worker.start.reserved_bytes,
             )
             for worker in self._workers.values()
         )

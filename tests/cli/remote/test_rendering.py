@@ -23,7 +23,7 @@ MODEL = bodies.model(
     quarantined=(QUARANTINED,),
 )  # fmt: skip
 DEVICE = DeviceBody(name=ATTACK, kind="gpu", description=ATTACK, memory_bytes=1)
-HOSTILE = bodies.fleet(MODEL, nodes=(bodies.node(name=ATTACK, devices=(DEVICE,)),))
+HOSTILE = bodies.fleet(MODEL, nodes=(bodies.node(name=ATTACK, devices=(DEVICE,), labels={ATTACK: ATTACK}),))
 WORKER = bodies.worker(id=ATTACK, status=ATTACK, start_time=ATTACK, gpu_usage=ATTACK)
 DESCRIBED = [bodies.version(model_name=ATTACK, model_url=ATTACK, parallel_type=ATTACK, workers=(WORKER,))]
 ENTRY = ModelsEntryBody(model_name=ATTACK, model_url=ATTACK)

@@ -22,6 +22,14 @@ def test_an_address_without_scheme_is_a_fault() -> None:
         config_sources.command_line_values(inference_address="127.0.0.1:8080")
 
 
+def test_labels_are_read_and_faults_of_theirs_named_with_the_option() -> None:
+    said = config_sources.command_line_values(label=["zone=a", "rack=3"])
+    assert said.node_labels == (("rack", "3"), ("zone", "a"))
+    assert config_sources.command_line_values(label=[]).node_labels is None, "the file's count then"
+    with pytest.raises(Fault, match="--label: the label zone is given twice"):
+        config_sources.command_line_values(label=["zone=a", "zone=b"])
+
+
 def test_how_long_logs_become_is_read_from_the_environment() -> None:
     assert config_sources.log_limits({}) == LogLimits(100 << 20, 5)
     variables = {"TORCHRELAY_LOG_FILE_MB": "7", "TORCHRELAY_LOG_FILES": "0"}

@@ -317,6 +317,19 @@ def test_keys_that_are_given_and_switched_off_elsewhere_are_a_fault(defaults: Co
     assert plan(file=off, defaults=defaults).broker.static_keys == ()
 
 
+def test_labels_of_a_node_come_from_any_source_and_a_snapshot_repeats_them() -> None:
+    file = "node_labels = zone=a, rack=3,\nenable_envvars_config=true"
+    assert plan(file=file).node.labels == (("rack", "3"), ("zone", "a"))
+    typed = ConfigValues(node_labels=(("zone", "b"),))
+    assert plan(typed, file).node.labels == (("zone", "b"),)
+    assert plan(file=file, environ={"TS_NODE_LABELS": "zone=c"}).node.labels == (("zone", "c"),)
+    assert plan().node.labels == ()
+    assert ("node_labels", "zone=b") in plan(typed).broker.snapshot_config
+    for broken in ("zone", "zone=a,zone=b", "zone=a b"):
+        with pytest.raises(SettingsError, match="label"):
+            plan(file=f"node_labels={broken}")
+
+
 def test_names_that_callers_may_ask_by_come_from_any_source() -> None:
     file = "allowed_hosts = gateway, *.svc.cluster.local,\nenable_envvars_config=true"
     assert plan(file=file).gateway.allowed_hosts == ("gateway", "*.svc.cluster.local")

@@ -27,6 +27,7 @@ POINT = m.MetricPoint(
 )
 KEY = "ab" * 32
 DEVICE = m.Device("cuda:0", "gpu", "H100", 80 << 30)
+HELD = m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77, "mark", KEY, ("cuda:1", "cuda:2"), 9 << 30)
 
 #: One of each kind, with every field said.
 EXAMPLES: tuple[m.Message, ...] = (
@@ -54,7 +55,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadMembers(1, "node"),
     m.ChangeMember(1, "node", "n", "drain", "pr"),
     m.RotateBrokerKey(1, "pr"),
-    m.HelloNode(1, "n", (DEVICE,), 8, (m.HeldWorker(9000, "m", "1.0", "ab", "cpu", 77, "mark", KEY),)),
+    m.HelloNode(1, "n", (DEVICE,), 8, (HELD,), (("zone", "a"),), 96 << 30),
     m.NodeBeat(((9000, 123),)),
     m.NodeMeasured("h", (POINT,), (GPU_USE,)),
     m.WorkerProgressed(9000, "fetching", 77, 5, 10),
@@ -85,7 +86,9 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ModelDescribed(1, (VERSION,)),
     m.ModelsListed(1, (m.ModelEntry("m", "m.mar"),), 100),
     m.FleetRead(
-        1, 3, 1.5, 2, (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000),), (VERSION,), ("m.mar",)
+        1, 3, 1.5, 2,
+        (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000, (("zone", "a"),), (9 << 30,)),),
+        (VERSION,), ("m.mar",),
     ),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
     m.HealthRead(1, False, True),
@@ -101,7 +104,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Forgotten((1,), (2,)),
     m.StartWorker(
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
-        b"yaml", (1, 2), True, "3-4", "/state/ab.archive", "mark",
+        b"yaml", (1, 2), True, "3-4", "/state/ab.archive", "mark", ("cuda:1", "cuda:2"), 9 << 30,
     ),
     m.StopWorker(9000, True, "why", True, (1, 2)),
     m.ArchiveChunk("ab", 0, 10),
