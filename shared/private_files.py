@@ -13,7 +13,7 @@ from typing import IO
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 #: What others may do with a folder or file.
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _WRITING = stat.S_IWGRP | stat.S_IWOTH
 #: Somebody has set a folder with these up for several users.
 _SHARED = stat.S_ISVTX | stat.S_ISGID
@@ -22,7 +22,7 @@ _ROOT = 0
 
 def keep_own_rights() -> None:
     """Take from the umask what it takes from this user itself: files that we make are there to be used."""
-    os.umask(os.umask(_OTHERS) & _OTHERS)
+    os.umask(os.umask(OTHERS) & OTHERS)
 
 
 def make_folder(folder: Path) -> None:
@@ -74,7 +74,7 @@ def tighten(folder: Path, is_ours: Callable[[str], bool]) -> str | None:
     is another user's or was set up for several users is left as it is.
     """
     facts = folder.stat()
-    if not facts.st_mode & _OTHERS:
+    if not facts.st_mode & OTHERS:
         return None
     is_own = facts.st_uid == os.geteuid() and not facts.st_mode & _SHARED
     if is_own and all(map(is_ours, os.listdir(folder))):
@@ -88,7 +88,7 @@ def make_file(path: Path) -> None:
     refuse_others(path)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
-        keep_to_owner(fd, _OTHERS)
+        keep_to_owner(fd, OTHERS)
     finally:
         os.close(fd)
 

@@ -255,8 +255,11 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
 class GatewaySettings(Settings, frozen=True, kw_only=True):
     """The gateway's settings. Addresses are TorchServe's: http://HOST[:PORT]."""
 
-    #: Where the broker listens.
+    #: Where the broker listens; with credentials_file the addresses in it count instead.
     broker_address: str = DEFAULT_BROKER_ADDRESS
+    #: File with this host's key, the broker's and its addresses, made when the host joins. None where the
+    #: broker asks for no key: on a unix socket, and on tcp with `--insecure`.
+    credentials_file: str | None = None
     #: Listens for predictions, explanations and `/ping`.
     inference_address: str = "http://127.0.0.1:8080"
     #: Listens for registering, scaling, describing; may be the same as inference_address.
@@ -350,8 +353,11 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
 class NodeSettings(Settings, frozen=True, kw_only=True):
     """A node's settings."""
 
-    #: Where the broker listens.
+    #: Where the broker listens; with credentials_file the addresses in it count instead.
     broker_address: str = DEFAULT_BROKER_ADDRESS
+    #: File with this host's key, the broker's and its addresses, made when the host joins. None where the
+    #: broker asks for no key: on a unix socket, and on tcp with `--insecure`.
+    credentials_file: str | None = None
     #: Shown by `status`; the host's name by default.
     name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...
