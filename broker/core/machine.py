@@ -321,7 +321,7 @@ class BrokerCore:
             case _ if frames:
                 self._refuse(peer, message, "carries no frames")
             case m.WorkerBeat():
-                self.jobs.take_back_lost(worker, frozenset(message.leases), message.heard, now)
+                self.workers.beat(worker, message, now)
             case m.Measured():
                 self.metrics.measured(message.hostname, message.points, by_node=False)
             case m.Bye():

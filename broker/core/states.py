@@ -22,6 +22,8 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     #: It has loaded its model and takes batches.
     READY = "ready"
+    #: It has been ready, and its handler's is_ready() says no: it gets no batch until that says yes.
+    UNREADY = "unready"
     #: It finishes what it has and gets no more.
     DRAINING = "draining"
     #: Its node was ordered to stop it.
@@ -37,11 +39,18 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 
 WORKER_MOVES: dict[WorkerState, frozenset[WorkerState]] = {
     WorkerState.STARTING: frozenset({WorkerState.READY, WorkerState.STOPPING, WorkerState.GONE}),
-    WorkerState.READY: frozenset({WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.GONE}),
+    WorkerState.READY: frozenset(
+        {WorkerState.UNREADY, WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.GONE}
+    ),
+    WorkerState.UNREADY: frozenset(
+        {WorkerState.READY, WorkerState.DRAINING, WorkerState.STOPPING, WorkerState.GONE}
+    ),
     WorkerState.DRAINING: frozenset({WorkerState.STOPPING, WorkerState.GONE}),
     WorkerState.STOPPING: frozenset({WorkerState.GONE}),
     WorkerState.GONE: frozenset(),
 }
 
 #: States that count towards a version's target.
-LIVE = frozenset({WorkerState.STARTING, WorkerState.READY})
+LIVE = frozenset({WorkerState.STARTING, WorkerState.READY, WorkerState.UNREADY})
+#: States of a worker that has loaded its model and is to take batches, now or later.
+UP = frozenset({WorkerState.READY, WorkerState.UNREADY})

@@ -88,7 +88,7 @@ class Fleet:
 
     def is_installing(self, key: Key) -> bool:
         """Tell whether a worker of a version is still on its way to have what the archive requires."""
-        return any(w.state is WorkerState.STARTING and w.note != "loading" for w in self.of_version(key))
+        return any(w.state is WorkerState.STARTING and not w.is_loading for w in self.of_version(key))
 
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
@@ -271,8 +271,7 @@ class Explanations:
         lead = f"wants {record.min_workers}, has {ready}"
         condition = fleet.condition(key)
         if live >= record.min_workers:
-            notes = sorted({w.note for w in fleet.live(key) if w.state is WorkerState.STARTING and w.note})
-            return f"{lead}, {live - ready} starting" + (f" ({', '.join(notes)})" if notes else "")
+            return f"{lead}, {self._on_their_way(key)}"
         if condition.has_given_up:
             return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
         if fleet.is_settling(self._now):
@@ -288,4 +287,14 @@ class Explanations:
             ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
             gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
             return f"{lead}, no node with a free slot has {gpus}{ids} for each"
-        return f"{lead}, {live - ready} starting"
+        return f"{lead}, {self._on_their_way(key)}"
+
+    def _on_their_way(self, key: Key) -> str:
+        """Count the workers that are not ready, and say what they do or why they take no batches."""
+        parts = []
+        for state, words in ((WorkerState.STARTING, "starting"), (WorkerState.UNREADY, "not ready")):
+            workers = [worker for worker in self._fleet.live(key) if worker.state is state]
+            notes = sorted({worker.note for worker in workers if worker.note})
+            if workers:
+                parts.append(f"{len(workers)} {words}" + (f" ({', '.join(notes)})" if notes else ""))
+        return ", ".join(parts) or "0 starting"

@@ -7,6 +7,9 @@ from torchrelay.broker.fleet.nodes import gpu_id
 from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Key
 
+#: What is noted of a worker in the phases that startup_timeout is for, from the first to the last.
+LOADING_NOTES = {"loading": "loading", "warming": "warming", "waiting": "waiting for is_ready()"}
+
 
 @dataclass(slots=True, eq=False)
 class FleetWorker:
@@ -54,6 +57,11 @@ class FleetWorker:
         assert new in WORKER_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
         self.state = new
         self.since = now
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it was last heard to load its model, to be warmed, or to wait for its handler."""
+        return self.note in LOADING_NOTES.values()
 
     @property
     def metrics_label(self) -> str:

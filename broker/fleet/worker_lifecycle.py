@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torchrelay.broker.core.states import LIVE, WorkerState
+from torchrelay.broker.core.states import LIVE, UP, WorkerState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.restarts import Condition
-from torchrelay.broker.fleet.worker import FleetWorker
+from torchrelay.broker.fleet.worker import LOADING_NOTES, FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import Lease
@@ -78,13 +78,13 @@ class WorkerLifecycle:
         if worker is None or worker.node != node.peer or worker.state is not WorkerState.STARTING:
             return
         worker.last_heard = now
-        if progress.phase != "loading" or worker.note != "loading":
-            worker.since = now  # startup_timeout is for loading; fetching has its own pace
+        if not (worker.is_loading and progress.phase in LOADING_NOTES):
+            worker.since = now  # startup_timeout is for what comes from loading on; fetching has its own pace
         if worker.note == "installing" != progress.phase:
             self._fleet.must_reconcile = True  # a caller may wait for that
         if progress.pid:
             worker.pid = progress.pid
-        worker.note = progress.phase
+        worker.note = LOADING_NOTES.get(progress.phase, progress.phase)
         if progress.total_bytes:
             worker.note += f" {100 * progress.done_bytes // progress.total_bytes} %"
 
@@ -113,7 +113,29 @@ class WorkerLifecycle:
             self._report(logging.INFO, "worker.ready", **_facts(worker), node=hello.node,
                          device=hello.device, failures=failures)  # fmt: skip
         self._jobs.touch(worker.key)
+        self._said_readiness(worker, hello.why_not_ready, now)
         return ""
+
+    def beat(self, worker: FleetWorker, beat: m.WorkerBeat, now: float) -> None:
+        """Compare what a worker says of itself with what is known of it."""
+        self._jobs.take_back_lost(worker, frozenset(beat.leases), beat.heard, now)
+        self._said_readiness(worker, beat.why_not_ready, now)
+
+    def _said_readiness(self, worker: FleetWorker, why_not: str, now: float) -> None:
+        """Take a worker out of dispatch whose handler says that it isn't ready, or back into it."""
+        if worker.state not in UP:
+            return
+        if (state := WorkerState.UNREADY if why_not else WorkerState.READY) is worker.state:
+            worker.note = why_not
+            return
+        worker.move(state, now)
+        worker.note = why_not
+        self._fleet.must_reconcile = True  # a caller may wait for that
+        self._jobs.touch(worker.key)
+        if why_not:
+            self._report(logging.WARNING, "worker.unready", **_facts(worker), reason=why_not)
+        else:
+            self._report(logging.INFO, "worker.ready_again", **_facts(worker))
 
     def _make_ready(self, peer: bytes, hello: m.HelloWorker, now: float) -> FleetWorker | None:
         """Return the worker of a hello; None if it was told to stop, or another process has its id."""
@@ -147,7 +169,7 @@ class WorkerLifecycle:
 
     def said_goodbye(self, worker: FleetWorker, now: float) -> None:
         """Remove a worker whose process says that it ends."""
-        if worker.state is WorkerState.READY and not self._fleet.is_node_leaving(worker):
+        if worker.state in UP and not self._fleet.is_node_leaving(worker):
             self._fail(worker, "it was told to stop, but not by the broker", now)
         self._remove(worker, "it said goodbye", now)
 
@@ -158,13 +180,13 @@ class WorkerLifecycle:
             return
         is_excused = (
             gone.of_itself
-            and worker.state in (WorkerState.READY, WorkerState.DRAINING)
+            and worker.state in (*UP, WorkerState.DRAINING)
             and not node.is_leaving
             and self._jobs.blame(worker, gone, now)
         )
         has_failed = not (worker.installs_only and gone.exit_code == 0)
         if has_failed and worker.state in LIVE and not node.is_leaving:
-            was_ready = worker.state is WorkerState.READY
+            was_ready = worker.state in UP
             self._fail(worker, gone.reason, now, out_of_memory=gone.out_of_memory, is_excused=is_excused)
             self._report(logging.WARNING, "worker.failed", **_facts(worker), node=node.name,
                          reason=gone.reason, exit_code=gone.exit_code, signal=gone.signal,
@@ -203,7 +225,7 @@ class WorkerLifecycle:
         """Let the workers of a node that said goodbye finish what they have."""
         self._fleet.node_leaves(node)
         for worker in self._fleet.of_node(node.peer):
-            if worker.state is WorkerState.READY:
+            if worker.state in UP:
                 self._drain(worker, now)
 
     def retire(self, worker: FleetWorker, patience_s: float, now: float) -> None:
@@ -230,7 +252,7 @@ class WorkerLifecycle:
             match worker.state:
                 case WorkerState.STARTING:
                     self._end_if_late(worker, now)
-                case WorkerState.READY | WorkerState.DRAINING:
+                case WorkerState.READY | WorkerState.UNREADY | WorkerState.DRAINING:
                     record = self._catalog.get(worker.key)
                     limit_s = record.response_timeout_s if record else settings.default_response_timeout_s
                     if overdue := self._jobs.overdue(worker, limit_s, now):
@@ -239,6 +261,8 @@ class WorkerLifecycle:
                         self._end_drained(worker, now)
                     elif not worker.leases and now - max(worker.last_heard, listened_since) > silent_s:
                         self._give_up(worker, "it is idle but silent", now)
+                    elif worker.state is WorkerState.UNREADY:
+                        self._end_if_late(worker, now)
                 case WorkerState.STOPPING if now - worker.stop_sent_at > 2 * settings.stop_grace_s:
                     self._end_again(worker, now)
 
@@ -247,9 +271,12 @@ class WorkerLifecycle:
         limit_s = record.startup_timeout_s if record else self._settings.default_startup_timeout_s
         if now - worker.since <= limit_s:
             return
-        reason = f"not ready within startup_timeout of {limit_s} s"
+        was_ready = worker.state is WorkerState.UNREADY
+        reason = f"not ready {'again ' if was_ready else ''}within startup_timeout of {limit_s} s"
+        if worker.note:
+            reason += f": {worker.note}" if was_ready else f": still {worker.note}"
         self._give_up(worker, reason, now)
-        self._report(logging.WARNING, "worker.late", **_facts(worker), reason=reason, was_ready=False,
+        self._report(logging.WARNING, "worker.late", **_facts(worker), reason=reason, was_ready=was_ready,
                      **self._next_start(worker, now))  # fmt: skip
 
     def _end_stuck(self, worker: FleetWorker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:

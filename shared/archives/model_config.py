@@ -4,7 +4,9 @@ Pure. The file is not trusted: it is bounded before it is built, and a value tha
 is left out with a warning, as in TorchServe. Keys, defaults and clamps are TorchServe's.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -21,6 +23,9 @@ NUMBER_LIMIT = 2**31 - 1
 TEXT_LIMIT_CHARS = 1024
 #: No host has more.
 DEVICES_LIMIT = 1024
+#: Entries of `warmup`, and how often each may be repeated.
+WARMUP_LIMIT = 100
+WARMUP_REPEAT_LIMIT = 1000
 
 
 class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -34,6 +39,20 @@ class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     monitor_interval_s: int = 5
     node_rank: int = 0
     omp_threads: int = 1
+
+
+class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request that the handler answers before its worker counts as ready.
+
+    Its one input is `body`, or the content of a `file` of the archive.
+    """
+
+    body: str = ""
+    file: str = ""
+    content_type: str = ""
+    #: Of the input; a request whose body is no form has this name, too.
+    name: str = "body"
+    repeat: int = 1
 
 
 #: How a model is split over several GPUs, by TorchServe's names; "": it is not.
@@ -71,6 +90,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     max_sequences: int = 1
     async_communication: bool = False
     use_venv: bool = False
+    warmup: tuple[WarmupRequest, ...] = ()
 
     @property
     def gpus(self) -> int:
@@ -224,6 +244,61 @@ def _options(value: object) -> dict[object, object]:
     return value
 
 
+def _warmup(value: object) -> tuple[WarmupRequest, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of requests, found {_shown(value)}")
+    if len(value) > WARMUP_LIMIT:
+        raise ValueError(f"{len(value)} requests are more than the limit of {WARMUP_LIMIT}")
+    requests = []
+    for number, entry in enumerate(value, start=1):
+        try:
+            requests.append(_warmup_request(entry))
+        except ValueError as error:
+            raise ValueError(f"request {number}: {error}") from error
+    return tuple(requests)
+
+
+def _warmup_request(entry: object) -> WarmupRequest:
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected a mapping, found {_shown(entry)}")
+    unknown = [_shown(key) for key in entry if key not in _WARMUP_KEYS]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is not one of {', '.join(_WARMUP_KEYS)}")
+    if len([key for key in _WARMUP_CONTENT if key in entry]) != 1:
+        raise ValueError(f"expected one of {', '.join(_WARMUP_CONTENT)}")
+    repeat = _integer(1)(entry.get("repeat", 1))
+    if repeat > WARMUP_REPEAT_LIMIT:
+        raise ValueError(f"repeat: {repeat} is above the limit of {WARMUP_REPEAT_LIMIT}")
+    default_type = "application/json" if "json" in entry else ""
+    return WarmupRequest(
+        body=_warmup_body(entry),
+        file=_file_inside(entry["file"]) if "file" in entry else "",
+        content_type=_text(entry.get("content_type", default_type)),
+        name=_text(entry.get("name", "body")),
+        repeat=repeat,
+    )
+
+
+def _warmup_body(entry: dict[object, object]) -> str:
+    if "json" in entry:
+        try:
+            return json.dumps(entry["json"], allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"json: {quoted(error)}") from error
+    body = entry.get("body", "")
+    if not isinstance(body, str):
+        raise ValueError(f"body: expected text, found {_shown(body)}; write other values as `json`")
+    return body
+
+
+def _file_inside(value: object) -> str:
+    """Read the path of a file of the archive."""
+    path = PurePosixPath(_text(value))
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"file: {_shown(value)} is not the path of a file in the archive")
+    return str(path)
+
+
 def _shown(value: object) -> str:
     """Show a value in a line; a nested one only by its kind, since aliases may make it endless."""
     if isinstance(value, str | int | float | bool | None):
@@ -232,6 +307,9 @@ def _shown(value: object) -> str:
 
 
 _UNLIMITED = -NUMBER_LIMIT
+#: What a warm-up request has one of, and all that it may have.
+_WARMUP_CONTENT = ("body", "json", "file")
+_WARMUP_KEYS = (*_WARMUP_CONTENT, "content_type", "name", "repeat")
 _TORCHRUN_READERS: Readers = {
     "nproc-per-node": ("nproc_per_node", _integer(1)),
     "nnodes": ("nnodes", _integer(1)),
@@ -267,4 +345,5 @@ _READERS: Readers = {
     "maxNumSequence": ("max_sequences", _integer(_UNLIMITED, at_least=1)),
     "asyncCommunication": ("async_communication", _boolean),
     "useVenv": ("use_venv", _boolean),
+    "warmup": ("warmup", _warmup),
 }

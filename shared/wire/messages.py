@@ -199,11 +199,11 @@ class NodeMeasured(Message, frozen=True):
 
 class WorkerProgressed(Message, frozen=True):
     """A worker on its way up: `fetching` its archive (bytes), `unpacking`, `installing` what the
-    archive requires, or `loading`.
+    archive requires, `loading`, `warming` by requests of its own, or `waiting` for its handler's is_ready().
     """
 
     worker_id: f.WorkerId
-    phase: Literal["fetching", "unpacking", "installing", "loading"]
+    phase: Literal["fetching", "unpacking", "installing", "loading", "warming", "waiting"]
     pid: f.Pid = 0
     done_bytes: f.Number = 0
     total_bytes: f.Number = 0
@@ -234,7 +234,10 @@ class FetchArchive(Message, frozen=True):
 
 
 class HelloWorker(Message, frozen=True):
-    """A worker has loaded its model and is ready for batches; `claim` came with the order to start it."""
+    """A worker has loaded its model and is ready for batches; `claim` came with the order to start it.
+
+    One that comes back while its handler isn't ready says why, as in WorkerBeat.
+    """
 
     protocol: f.Number32
     worker_id: f.WorkerId
@@ -245,6 +248,7 @@ class HelloWorker(Message, frozen=True):
     device: f.DeviceName
     pid: f.Pid
     claim: f.Name = ""
+    why_not_ready: f.Said = ""
 
 
 class WorkerBeat(Message, frozen=True):
@@ -252,11 +256,12 @@ class WorkerBeat(Message, frozen=True):
 
     One that runs its batches in order beats between them, one with many leases at the same time
     whenever it can. `heard` is the number of the latest Beat: what it was given before that and doesn't
-    hold was lost.
+    hold was lost. `why_not_ready` says why the handler wants no batches now; empty if it takes them.
     """
 
     leases: f.Numbers = ()
     heard: f.Number = 0
+    why_not_ready: f.Said = ""
 
 
 class Completed(Message, frozen=True):

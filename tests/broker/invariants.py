@@ -1,7 +1,7 @@
 """What must hold of the broker's core after every step, whatever happened."""
 
 from torchrelay.broker.core.machine import BrokerCore
-from torchrelay.broker.core.states import LIVE, JobState, WorkerState
+from torchrelay.broker.core.states import LIVE, UP, JobState, WorkerState
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.queues import PlainQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
@@ -65,7 +65,7 @@ def _check_leases(core: BrokerCore) -> None:
             assert not lease.is_describe or len(lease.jobs) == 1, "a describe job has company"
             assert all(job.lease == lease.number for job in lease.jobs if job.state is JobState.RUNNING)
         if worker.leases:
-            assert worker.state in (WorkerState.READY, WorkerState.DRAINING, WorkerState.STOPPING)
+            assert worker.state in (*UP, WorkerState.DRAINING, WorkerState.STOPPING)
 
 
 def _check_suspects(core: BrokerCore, queue: PlainQueue) -> None:
@@ -82,7 +82,7 @@ def _check_suspects(core: BrokerCore, queue: PlainQueue) -> None:
 
 
 def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:
-    ready = {w.worker_id for w in core.fleet.ready(queue.key)}
+    ready = {w.worker_id for w in core.fleet.of_version(queue.key) if w.state in UP}
     in_sequences: list[int] = []
     for sequence in queue.sequences.values():
         waiting, running = sequence.waiting, sequence.running
@@ -115,4 +115,4 @@ def _check_workers(core: BrokerCore) -> None:
         assert len(new) <= max(node.slots, len(new) if node.is_leaving else node.slots)
     for worker in fleet.workers.values():
         assert worker.state is not WorkerState.GONE, "a worker that is gone is kept"
-        assert worker.state is not WorkerState.READY or worker.peer is not None
+        assert worker.state not in UP or worker.peer is not None

@@ -182,3 +182,15 @@ def test_the_reason_of_a_process_that_cannot_load_is_the_workers(server: Fleet) 
     refused = server.register("one_fails.mar", initial_workers=1)
     assert refused.status_code == 500
     assert "rank 1 has no weights" in refused.json()["details"]
+
+
+def test_the_processes_of_a_worker_are_warmed_together(server: Fleet) -> None:
+    assert server.store is not None
+    make(server.store, "warmed", code=SUMS, config=CONFIG + "warmup: [{body: '1'}, {body: '2'}]\n")
+    answer = server.register("warmed.mar", initial_workers=1, synchronous=True)
+    assert answer.status_code == 200, answer.text
+    # Had the others not run them, this sum would be one of theirs.
+    assert server.predict("warmed", b"5").text == "15.0"
+    counted = [line for line in server.http.get(f"{server.metrics}/metrics").text.splitlines()
+               if line.startswith("ts_inference_requests_total{") and '"warmed"' in line]  # fmt: skip
+    assert [line.rsplit(" ", 1)[1] for line in counted] == ["1.0"]

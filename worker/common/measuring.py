@@ -65,6 +65,11 @@ class Measuring:
         """Take note of a call that went well, and of its requests."""
         self._prediction = (handler_us, request_ids)
 
+    def forget_latest(self) -> None:
+        """Drop the latest call, and what was recorded since `is_due` was last asked."""
+        self._take_points()
+        self._prediction = None
+
     def is_due(self, now: float) -> bool:
         """Tell whether there is something that should be sent before the answer that it belongs to."""
         if taken := self._take_points():

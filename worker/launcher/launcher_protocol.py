@@ -5,7 +5,7 @@ any size, and pipes for the worker's stdout, its stderr and its last words.
 """
 
 import os
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -84,7 +84,13 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
     signal: int | None
 
 
-class LastWords(msgspec.Struct, frozen=True):
+class LoadingPhase(msgspec.Struct, frozen=True, tag=True):
+    """What is written into the status pipe of a worker that has loaded its model, and isn't ready yet."""
+
+    phase: Literal["warming", "waiting"]
+
+
+class LastWords(msgspec.Struct, frozen=True, tag=True):
     """What is written into the status pipe of a worker that could not be started, or load its model."""
 
     reason: str
@@ -93,3 +99,4 @@ class LastWords(msgspec.Struct, frozen=True):
 
 Order = Fork | Signal
 Report = Forked | Exited
+Status = LoadingPhase | LastWords

@@ -17,7 +17,13 @@ from torchrelay.shared import clock
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.model import outputs
-from torchrelay.worker.model.engines import AnswerSender, BatchEngine, client_gone
+from torchrelay.worker.model.engines import (
+    AnswerSender,
+    BatchEngine,
+    GenerationEngine,
+    Share,
+    client_gone,
+)
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part, SendParts
@@ -131,6 +137,15 @@ class AsyncEngine:
 
 #: Takes batches from the worker's leases and has each answered.
 Engine = BatchEngine | AsyncEngine
+
+
+def engine_for(runner: Runner, leases: HeldLeases, answers: AnswerSender, share: Share | None) -> Engine:
+    """Make the engine that a model's config asks for."""
+    model = runner.model
+    if model.loop is not None:
+        return AsyncEngine(runner, leases, answers, model.loop)
+    kind = GenerationEngine if model.config.continuous_batching else BatchEngine
+    return kind(runner, leases, answers, share)
 
 
 async def _outcome(awaited: Awaitable[object]) -> object:

@@ -14,7 +14,7 @@ from types import ModuleType
 import msgspec
 from ts.context import Context
 from ts.metrics.metrics_cache import MetricsCache
-from ts.model_loader import EntryPoint, resolve, wrap
+from ts.model_loader import EntryPoint, IsReady, resolve, wrap
 from ts.utils.util import get_yaml_config
 from ts.version import __version__ as server_version
 
@@ -32,6 +32,8 @@ class LoadedModel(msgspec.Struct, frozen=True):
     entry_point: EntryPoint
     context: Context
     config: ModelConfig = ModelConfig()
+    #: Says whether the handler takes requests now; None for one that takes them whenever it has loaded.
+    is_ready: IsReady | None = None
     #: The event loop of an async handler, on which it has been loaded; None for all others.
     loop: asyncio.AbstractEventLoop | None = None
 
@@ -69,7 +71,7 @@ def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:
     )
     config = server_config(model_dir)
     with launcher_traces.heeding_imports():
-        entry_point, initialize = resolve(start.handler, model_dir)
+        entry_point, initialize, is_ready = resolve(start.handler, model_dir)
     loop = None
     if config.async_communication:
         loop = asyncio.new_event_loop()
@@ -79,7 +81,7 @@ def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:
         loop.run_until_complete(loading)
     if start.service_envelope:
         entry_point = wrap(entry_point, start.service_envelope)
-    return LoadedModel(entry_point, context, config, loop)
+    return LoadedModel(entry_point, context, config, is_ready, loop)
 
 
 def server_config(model_dir: Path) -> ModelConfig:

@@ -29,14 +29,16 @@ from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
 from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.common.peer_session import PeerSession
-from torchrelay.worker.launcher.launcher_protocol import LastWords, WorkerSpec
+from torchrelay.worker.launcher.launcher_protocol import LastWords, LoadingPhase, WorkerSpec
 from torchrelay.worker.model import launcher_traces, ranks
-from torchrelay.worker.model.async_engine import AsyncEngine, Engine
-from torchrelay.worker.model.engines import BatchEngine, GenerationEngine, ended_sequences
+from torchrelay.worker.model.async_engine import Engine, engine_for
+from torchrelay.worker.model.engines import Share, ended_sequences
 from torchrelay.worker.model.held_leases import HeldLeases, batch_of
 from torchrelay.worker.model.loading import LoadedModel, hide_our_modules, load, server_config
+from torchrelay.worker.model.readiness import Readiness
 from torchrelay.worker.model.runner import Runner
 from torchrelay.worker.model.streaming import Part
+from torchrelay.worker.model.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +79,19 @@ class StopSignal:
 class WorkerLoop:
     """The loop of a worker: receives batches, has its engine run them, sends answers and beats."""
 
-    def __init__(self, spec: WorkerSpec, runner: Runner, socket: BrokerSocket, stop: StopSignal) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        runner: Runner,
+        socket: BrokerSocket,
+        stop: StopSignal,
+        readiness: Readiness | None = None,
+    ) -> None:
         self._spec = spec
         self._socket = socket
         self._stop = stop
+        #: Of a handler that says whether it is ready.
+        self._readiness = readiness
         #: Set by `serve`.
         self._engine: Engine | None = None
         self._session = PeerSession(clock.monotonic())
@@ -167,6 +178,8 @@ class WorkerLoop:
         now = clock.monotonic()
         self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush()
+        if self._readiness is not None:
+            self._readiness.ask_if_due(now)
         self._send_what_is_due(now)
 
     def receive_all(self) -> None:
@@ -234,8 +247,12 @@ class WorkerLoop:
                 if not self._socket.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
-                beat = m.WorkerBeat(self.leases.held, self._session.heard_beat)
+                beat = m.WorkerBeat(self.leases.held, self._session.heard_beat, self._why_not_ready)
                 self._socket.send(beat, self._session.epoch)
+
+    @property
+    def _why_not_ready(self) -> str:
+        return self._readiness.why_not if self._readiness else ""
 
     def _next_wake(self) -> float:
         return min(self._session.next_wake(), self._measuring.next_wake())
@@ -259,6 +276,7 @@ class WorkerLoop:
             device=start.device,
             pid=os.getpid(),
             claim=start.claim,
+            why_not_ready=self._why_not_ready,
         )
 
 
@@ -301,7 +319,15 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         launcher_traces.draw_own_randomness()
         ours = [*hide_our_modules(model_dir).values(), launcher_traces.hide_program()]
         model = load(start, model_dir)
-    _serve(spec, model, rank_role)
+        runner = _runner(spec, model)
+        readiness, share = None, None
+        if not isinstance(rank_role, ranks.Follower):
+            share = _share_of(model, rank_role)
+            readiness = _get_ready(runner, share, model_dir, status_fd)
+    if isinstance(rank_role, ranks.Follower):
+        rank_role.follow(runner)
+    else:
+        _serve(spec, runner, share, readiness)
     del ours  # our modules, kept alive until here
     return 0
 
@@ -310,32 +336,50 @@ def _print_on_stdout(kind: type[BaseException], error: BaseException, trace: Tra
     traceback.print_exception(kind, error, trace, file=sys.stdout)
 
 
-def _serve(spec: WorkerSpec, model: LoadedModel, rank_role: ranks.Leader | ranks.Follower | None) -> None:
-    start = spec.start
-    runner = Runner(
+def _runner(spec: WorkerSpec, model: LoadedModel) -> Runner:
+    return Runner(
         model=model,
-        decode_input=start.decode_input_request,
-        response_limit_bytes=start.max_response_bytes,
+        decode_input=spec.start.decode_input_request,
+        response_limit_bytes=spec.start.max_response_bytes,
         sequence_headers=spec.sequence_headers,
     )
-    if isinstance(rank_role, ranks.Follower):
-        rank_role.follow(runner)
-        return
-    share = None
-    if rank_role is not None and model.config.parallel_type != "pp":
-        # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
-        share = rank_role.share
+
+
+def _share_of(model: LoadedModel, leader: ranks.Leader | None) -> Share | None:
+    """Return what passes requests on to the worker's other processes, if those get any."""
+    # The other stages of a pipeline wait for rank 0's calls, and get no requests, as in TorchServe.
+    return leader.share if leader is not None and model.config.parallel_type != "pp" else None
+
+
+def _get_ready(runner: Runner, share: Share | None, model_dir: Path, status_fd: int) -> Readiness | None:
+    """Warm a model, then wait until its handler says that it is ready, as far as there is any of this."""
+    model = runner.model
+    if model.config.warmup:
+        _write_phase(status_fd, LoadingPhase("warming"))
+        warm_up(runner, share, model_dir)
+    if model.is_ready is None:
+        return None
+    _write_phase(status_fd, LoadingPhase("waiting"))
+    readiness = Readiness(model.is_ready, model.loop)
+    readiness.wait()
+    return readiness
+
+
+def _write_phase(status_fd: int, phase: LoadingPhase) -> None:
+    os.write(status_fd, msgspec.json.encode(phase) + b"\n")
+
+
+def _serve(spec: WorkerSpec, runner: Runner, share: Share | None, readiness: Readiness | None) -> None:
+    model = runner.model
     stop = StopSignal()
     socket = BrokerSocket(spec.broker_address, "worker", wake_fd=stop.fd)
-    worker = WorkerLoop(spec, runner, socket, stop)
+    worker = WorkerLoop(spec, runner, socket, stop, readiness)
+    engine = engine_for(runner, worker.leases, worker, share)
     try:
         if model.loop is not None:
-            engine = AsyncEngine(runner, worker.leases, worker, model.loop)
             model.loop.run_until_complete(worker.serve_async(engine))
-        elif model.config.continuous_batching:
-            worker.serve(GenerationEngine(runner, worker.leases, worker, share))
         else:
-            worker.serve(BatchEngine(runner, worker.leases, worker, share))
+            worker.serve(engine)
     finally:
         # Also where a handler ends the process: what it has sent before arrives.
         socket.close(LAST_SENDS_S)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from torchrelay.worker.launcher.launcher_protocol import LastWords
+from torchrelay.worker.launcher.launcher_protocol import LastWords, LoadingPhase, Status
 
 #: Last lines of a worker's output that go with the report of its end.
 LINES_KEPT = 50
@@ -184,17 +184,39 @@ class OutputReader:
 
 
 class StatusPipe(_Pipe):
-    """The pipe into which a worker writes why it could not load its model."""
+    """The pipe into which a worker writes how far it has come, and why it could not get ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._partial = b""
+        #: Where a worker has several processes, the first words are nearest to the cause.
+        self._words: LastWords | None = None
+
+    def phases(self) -> list[LoadingPhase] | None:
+        """Read what has come, and return the phases among it; None once nothing more can come."""
+        data = self.reader.read(READ_BYTES)
+        return None if data == b"" else self._heard(data or b"")
 
     def last_words(self) -> LastWords | None:
         """Read what the ended worker has written, and close."""
-        # Where a worker has several processes, the first words are nearest to the cause.
-        first, _, _ = (self.reader.read(PIPE_BYTES) or b"").partition(b"\n")
+        self._heard((self.reader.read(PIPE_BYTES) or b"") + b"\n")
         self.reader.close()
-        try:
-            return msgspec.json.decode(first, type=LastWords)
-        except msgspec.DecodeError:
-            return None  # it has written nothing, or a handler has written into the pipe
+        return self._words
+
+    def _heard(self, data: bytes) -> list[LoadingPhase]:
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        self._partial = self._partial[:PIPE_BYTES]
+        phases = []
+        for line in lines:
+            try:
+                status = msgspec.json.decode(line, type=Status)
+            except msgspec.DecodeError:
+                continue  # a handler has written into the pipe
+            if isinstance(status, LoadingPhase):
+                phases.append(status)
+            else:
+                self._words = self._words or status
+        return phases
 
 
 def _text(line: bytes) -> str:

@@ -266,6 +266,7 @@ class WorkerProcesses:
         finally:
             output.follow()
             status.writer.close()
+            self._loop.add_reader(status.reader.fileno(), self._on_status, worker, status)
 
     def _threads(self) -> int:
         """Share the cpus among the workers, unless the settings or the environment say how many threads."""
@@ -325,6 +326,15 @@ class WorkerProcesses:
             case None:
                 self._lose_launcher()
 
+    def _on_status(self, worker: StartedWorker, status: StatusPipe) -> None:
+        """Tell the broker how far a worker has come that has loaded its model."""
+        phases = status.phases()
+        if phases is None:
+            self._loop.remove_reader(status.reader.fileno())
+        for said in phases or ():
+            pid = worker.process.pid if worker.process else 0
+            self._send(m.WorkerProgressed(worker.start.worker_id, said.phase, pid=pid))
+
     def _lose_launcher(self) -> None:
         """Report every process as ended: the kernel kills them. The next start begins a new launcher."""
         assert self._launcher is not None
@@ -360,6 +370,7 @@ class WorkerProcesses:
         out_of_memory = False
         if worker.process is not None:
             last_lines = worker.process.output.close()
+            self._loop.remove_reader(worker.process.status.reader.fileno())
             words = worker.process.status.last_words()
             if words is not None:
                 reason, out_of_memory = words.reason, words.out_of_memory

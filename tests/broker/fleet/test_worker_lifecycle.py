@@ -160,3 +160,115 @@ def test_nothing_else_moves_a_worker_counts_its_failure_or_orders_it_to_stop() -
     modules = (ROOT / "broker").rglob("*.py")
     deciding = {str(path.relative_to(ROOT)) for path in modules if decides(path.read_text())}
     assert deciding == {"broker/fleet/worker_lifecycle.py"}
+
+
+def unready(rig: Rig, worker: bytes, why: str = "is_ready() says no") -> None:
+    rig.say(worker, m.WorkerBeat(tuple(rig.leases[worker]), 0, why))
+
+
+def test_a_worker_whose_handler_is_not_ready_gets_no_batch_until_it_is() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.silent |= {one, two}
+    unready(rig, one)
+    rig.submit(1)
+    rig.submit(2)
+    assert not rig.take(one, m.Assign)
+    rig.complete(two, rig.take(two, m.Assign)[0])
+    unready(rig, two)
+    rig.submit(3)
+    facts = described(rig)
+    assert [worker.state for worker in facts.workers] == ["unready", "unready"]
+    assert facts.explanation == "wants 2, has 0, 2 not ready (is_ready() says no)"
+    rig.say(one, m.WorkerBeat())
+    assert rig.only(one, m.Assign)
+    assert [worker.state for worker in described(rig).workers] == ["ready", "unready"]
+
+
+def described(rig: Rig) -> m.VersionFacts:
+    rig.say(GATEWAY, m.DescribeModel(50, "m", None))
+    (facts,) = rig.only(GATEWAY, m.ModelDescribed).versions
+    return facts
+
+
+def test_an_unready_worker_answers_what_it_has_and_is_not_replaced_at_once() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    unready(rig, worker)
+    rig.complete(worker, batch)
+    assert rig.only(GATEWAY, m.Answered).items[0].job == 1
+    assert not rig.take(NODE, m.StartWorker)
+    assert not rig.take(NODE, m.StopWorker)
+
+
+def test_a_worker_that_does_not_get_ready_again_is_replaced_after_startup_timeout() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(startup_timeout_s=5)
+    rig.silent.add(worker)  # it beats by hand
+    for _ in range(6):
+        unready(rig, worker, "is_ready() raised ValueError: lost")
+        rig.pass_time(1)
+    assert rig.only(NODE, m.StopWorker).kill
+    assert described(rig).last_error == (
+        "not ready again within startup_timeout of 5 s: is_ready() raised ValueError: lost"
+    )
+    assert rig.take(NODE, m.StartWorker)
+    assert any(report.event == "worker.unready" for report in rig.reports)
+
+
+def test_a_worker_that_comes_back_after_a_restart_tells_that_it_is_not_ready() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    order = rig.only(NODE, m.StartWorker)
+    hello = m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, "n-1", "m", "1.0", order.archive, "cpu", 77,
+                          order.claim, "is_ready() says no")  # fmt: skip
+    rig.say(b"w-%d" % order.worker_id, hello)
+    rig.submit(1)
+    assert not rig.take(b"w-%d" % order.worker_id, m.Assign)
+    assert described(rig).workers[0].state == "unready"
+
+
+@pytest.mark.parametrize("end", ["scaled", "drained", "goodbye", "lost"])
+def test_an_unready_worker_ends_as_any_other(end: str) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.silent.add(worker)
+    unready(rig, worker)
+    match end:
+        case "scaled":
+            rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 0, 0, synchronous=False))
+            assert rig.only(NODE, m.StopWorker)
+        case "drained":
+            rig.say(NODE, m.Bye())
+            assert [worker.state for worker in described(rig).workers] == ["draining"]
+        case "goodbye":
+            rig.say(worker, m.Bye())
+            assert rig.take(NODE, m.StartWorker)
+        case "lost":
+            rig.exit_worker(int(worker[2:]))
+            assert rig.take(NODE, m.StartWorker)
+
+
+def test_startup_timeout_is_for_loading_warming_and_waiting_together() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register(startup_timeout_s=10)
+    order = rig.only(NODE, m.StartWorker)
+    for phase, note in (
+        ("loading", "loading"),
+        ("warming", "warming"),
+        ("waiting", "waiting for is_ready()"),
+    ):
+        rig.say(NODE, m.WorkerProgressed(order.worker_id, phase))  # type: ignore[arg-type]  # one of them
+        assert described(rig).explanation == f"wants 1, has 0, 1 starting ({note})"
+        rig.pass_time(3)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.pass_time(2)
+    assert rig.only(NODE, m.StopWorker).kill
+    why = "not ready within startup_timeout of 10 s: still waiting for is_ready()"
+    assert described(rig).last_error == why

@@ -12,6 +12,7 @@ from torchrelay.shared.archives.model_config import (
     ModelConfig,
     Torchrun,
     Unreadable,
+    WarmupRequest,
     load,
     parse,
 )
@@ -117,6 +118,22 @@ def test_a_file_without_a_word_for_the_server_changes_nothing(content: bytes) ->
         "useJobTicket: 1",
         "continuousBatching: 'true'",
         "sequenceMaxIdleMSec: {}",
+        "warmup: true",
+        "warmup: {body: x}",
+        "warmup: [x]",
+        "warmup: [{}]",
+        "warmup: [{body: x, file: y}]",
+        "warmup: [{body: 3}]",
+        "warmup: [{body: x}, {json: .nan}]",
+        "warmup: [{json: 2020-01-01}]",
+        "warmup: [{file: /etc/passwd}]",
+        "warmup: [{file: a/../../b}]",
+        "warmup: [{file: ''}]",
+        "warmup: [{body: x, times: 3}]",
+        "warmup: [{body: x, repeat: 0}]",
+        "warmup: [{body: x, repeat: 1001}]",
+        "warmup: [{body: x, content_type: 3}]",
+        f"warmup: [{'{body: x}, ' * 101}]",
     ],
 )
 def test_a_value_that_cannot_be_meant_is_passed_over_with_a_warning(line: str) -> None:
@@ -124,6 +141,24 @@ def test_a_value_that_cannot_be_meant_is_passed_over_with_a_warning(line: str) -
     assert config == ModelConfig()
     assert len(warnings) == 1
     assert warnings[0].startswith(line.partition(":")[0])
+
+
+def test_warmup_requests_are_text_json_or_files_of_the_archive() -> None:
+    config, warnings = parse(
+        b"warmup:\n- body: hello\n- {json: {a: [1, true]}, repeat: 3}\n"
+        b"- {file: samples/cat.jpg, content_type: image/jpeg, name: data}"
+    )
+    assert not warnings
+    assert config.warmup == (
+        WarmupRequest(body="hello"),
+        WarmupRequest(body='{"a": [1, true]}', content_type="application/json", repeat=3),
+        WarmupRequest(file="samples/cat.jpg", content_type="image/jpeg", name="data"),
+    )
+
+
+def test_a_warmup_that_is_passed_over_names_the_request_and_what_is_wrong() -> None:
+    _, (warning,) = parse(b"warmup: [{body: x}, {fiel: y}]")
+    assert warning == "warmup: request 2: 'fiel' is not one of body, json, file, content_type, name, repeat"
 
 
 @pytest.mark.parametrize("text", [r"\ud800", r"\x1b[31m", r"\n", "x" * 1025])

@@ -513,3 +513,58 @@ def test_requirements_are_left_alone_unless_they_are_to_be_installed(joined: Fle
     loaded = load(joined, ECHO, files=files, manifest={"requirementsFile": "requirements.txt"})
     submit(joined, loaded.worker, b"x")
     assert answers(joined)[0].body == b"x"
+
+
+WARMED = """
+import os
+
+def handle(data, context):
+    if data is None:
+        return None
+    if data[0]["body"] == "bad":
+        raise ValueError("bad pixel")
+    if context.metrics is not None:
+        context.metrics.add_counter("Calls", 1)
+    print("ran", context.get_request_id())
+    return ["ok"]
+
+def is_ready():
+    return os.path.exists(os.environ["READY_FILE"])
+"""
+
+
+def phases(fleet: Fleet) -> list[str]:
+    return [said.phase for said in fleet.broker.all(m.WorkerProgressed)]
+
+
+def test_a_worker_is_warmed_and_asked_before_it_says_hello(fleet: Fleet, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    fleet.variables["READY_FILE"] = str(ready)
+    fleet.start_node()
+    fleet.join()
+    files, manifest = {CONFIG: "warmup: [{body: x, repeat: 2}]\n"}, {"configFile": CONFIG}
+    fleet.broker.send(fleet.node, order(fleet, WARMED, files=files, manifest=manifest))
+    fleet.broker.until(lambda: "waiting" in phases(fleet))
+    assert phases(fleet)[-3:] == ["loading", "warming", "waiting"]
+    eventually(lambda: "ran warmup-2" in fleet.node_log())
+    assert not fleet.broker.all(m.HelloWorker)
+    ready.touch()
+    hello, item = fleet.broker.expect(m.HelloWorker)
+    assert hello.why_not_ready == ""
+    submit(fleet, item.peer, b"x")
+    assert answers(fleet)[0].body == b"ok"
+    measured = [point.name for said in fleet.broker.all(m.Measured) for point in said.points]
+    assert measured.count("Calls") <= 1, "what the warm-up measured was told"
+    ready.unlink()
+    fleet.broker.expect(m.WorkerBeat, lambda beat: beat.why_not_ready == "is_ready() says no")
+    ready.touch()
+    fleet.broker.expect(m.WorkerBeat, lambda beat: beat.why_not_ready == "")
+
+
+def test_a_warmup_that_fails_ends_the_worker_with_its_words(joined: Fleet) -> None:
+    files, manifest = {CONFIG: "warmup: [{body: bad, content_type: text/plain}]\n"}, {"configFile": CONFIG}
+    joined.broker.send(joined.node, order(joined, WARMED, files=files, manifest=manifest))
+    exited, _ = joined.broker.expect(m.WorkerExited)
+    assert exited.reason == "WarmupFailed: warm-up request 1 of 1 failed: ValueError: bad pixel"
+    assert exited.exit_code == 1
+    assert any("ValueError: bad pixel" in line for line in exited.last_lines)

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from tests.support import eventually, eventually_async
-from torchrelay.worker.launcher.launcher_protocol import LastWords
+from torchrelay.worker.launcher.launcher_protocol import LastWords, LoadingPhase
 from torchrelay.worker.node.worker_output import (
     LINE_LIMIT_BYTES,
     LINES_KEPT,
@@ -217,6 +217,23 @@ def test_last_words_are_read_where_there_are_any() -> None:
         os.write(pipe.writer.fileno(), written)
         pipe.writer.close()
         assert pipe.last_words() == expected
+
+
+def test_phases_are_told_as_they_come_and_the_first_last_words_count() -> None:
+    pipe = StatusPipe()
+    warming, waiting = LoadingPhase("warming"), LoadingPhase("waiting")
+    assert pipe.phases() == []
+    encoded = msgspec.json.encode(warming)
+    os.write(pipe.writer.fileno(), encoded[:5])
+    assert pipe.phases() == []
+    os.write(pipe.writer.fileno(), encoded[5:] + b"\nrubbish\n" + msgspec.json.encode(waiting) + b"\n")
+    assert pipe.phases() == [warming, waiting]
+    for reason in ("first", "second"):
+        os.write(pipe.writer.fileno(), msgspec.json.encode(LastWords(reason, False)) + b"\n")
+    assert pipe.phases() == []
+    pipe.writer.close()
+    assert pipe.phases() is None
+    assert pipe.last_words() == LastWords("first", False)
 
 
 def test_last_words_are_not_waited_for() -> None:

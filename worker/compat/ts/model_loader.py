@@ -4,12 +4,13 @@ Failures are the archive's own exceptions: the first cause, not what happened on
 """
 
 import importlib
+import inspect
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any  # what handlers take and return
+from typing import Any, NamedTuple  # Any: what handlers take and return
 
 from torchrelay.shared.archives import model_archive
 from ts.context import Context
@@ -20,9 +21,20 @@ from ts.utils.util import list_classes_from_module
 #: Rows in, rows out; None while the model loads. What it returns is the handler's choice.
 EntryPoint = Callable[[Any, Context], Any]
 
+#: A handler's own word on whether it takes requests now: true or false, or something to be awaited for that.
+IsReady = Callable[[], Any]
 
-def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Context], object]]:
-    """Return the entry point and what initializes it: a function of the module, or its one class."""
+
+class Handler(NamedTuple):
+    """What is called to load a model and to run it; `is_ready` is None for handlers that don't say."""
+
+    entry_point: EntryPoint
+    initialize: Callable[[Context], object]
+    is_ready: IsReady | None = None
+
+
+def resolve(handler: str, model_dir: Path) -> Handler:
+    """Find a handler: a function of the module, or its one class."""
     name = model_archive.handler_module(handler)
     if not name:
         raise ValueError("the archive names no handler, and neither did its registration")
@@ -30,7 +42,7 @@ def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Contex
     module = _import_handler(name, model_dir)
     function: EntryPoint | None = getattr(module, function_name, None)
     if function is not None:
-        return function, lambda context: function(None, context)
+        return Handler(function, lambda context: function(None, context), _is_ready_of(module))
     classes = list_classes_from_module(module)
     if len(classes) != 1:
         found = ", ".join(cls.__name__ for cls in classes) or "none"
@@ -40,7 +52,19 @@ def resolve(handler: str, model_dir: Path) -> tuple[EntryPoint, Callable[[Contex
     service = classes[0]()
     if not callable(getattr(service, "handle", None)):
         raise ValueError(f"the class {classes[0].__name__} of {name} has no method handle")
-    return service.handle, service.initialize
+    return Handler(service.handle, service.initialize, _is_ready_of(service))
+
+
+def _is_ready_of(owner: object) -> IsReady | None:
+    """Return the owner's `is_ready`, if it can be called without arguments: else it is something else."""
+    found: IsReady | None = getattr(owner, "is_ready", None)
+    if not callable(found):
+        return None
+    try:
+        inspect.signature(found).bind()
+    except (TypeError, ValueError):
+        return None
+    return found
 
 
 def wrap(entry_point: EntryPoint, envelope: str) -> EntryPoint:
@@ -75,7 +99,7 @@ class TsModelLoader:
         folder = Path(model_dir)
         file = folder / model_archive.MANIFEST_NAME
         manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        entry_point, initialize = resolve(handler, folder)
+        entry_point, initialize, _ = resolve(handler, folder)
         if envelope:
             entry_point = wrap(entry_point, envelope)
         service = Service(
