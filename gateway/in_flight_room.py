@@ -6,8 +6,9 @@ A body takes a piece only while all of its rest would find room, so that the one
 always be read to its end. And one that has nothing yet stands behind those that wait.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 from torchrelay.shared import errors
 
@@ -25,6 +26,8 @@ class IncomingBody:
 
     #: What it may become.
     most_bytes: int
+    #: When its client gives up.
+    answer_by: float = inf
     held_bytes: int = 0
     #: What it waits to take.
     wanted_bytes: int = 0
@@ -34,8 +37,10 @@ class IncomingBody:
 class Room:
     """The bytes of one process: of jobs without an answer, and of bodies that are being read."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, retry_after_s: Callable[[], int] = lambda: 1) -> None:
+        """Make room for so much; `retry_after_s` tells when there may be some again."""
         self._limit_bytes = limit_bytes
+        self._retry_after_s = retry_after_s
         self.held_bytes = 0
         #: Bodies that wait, in the order in which they began to.
         self._waiting: dict[IncomingBody, None] = {}
@@ -80,7 +85,7 @@ class Room:
                 del self._waiting[body]
                 self._add(body, body.wanted_bytes)
                 yield body, True
-            elif now - body.waits_since >= WAIT_LIMIT_S:
+            elif now - body.waits_since >= WAIT_LIMIT_S or now >= body.answer_by:
                 del self._waiting[body]
                 yield body, False
             else:
@@ -97,6 +102,7 @@ class Room:
         return errors.ServiceUnavailable(
             "The gateway is busy.",
             f"as much is in flight as in_flight_limit_bytes allows ({self._limit_bytes}); try again later",
+            retry_after_s=self._retry_after_s(),
         )
 
     def _fits(self, body: IncomingBody) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
+from math import inf
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -173,8 +174,8 @@ class BodyReading(IncomingBody):
 
     __slots__ = ("_link", "_room", "_told")
 
-    def __init__(self, link: "Link", room: Room, most_bytes: int) -> None:
-        super().__init__(most_bytes)
+    def __init__(self, link: "Link", room: Room, most_bytes: int, answer_by: float | None) -> None:
+        super().__init__(most_bytes, inf if answer_by is None else answer_by)
         self._link = link
         self._room = room
         #: Ends when it need not wait any longer.
@@ -323,17 +324,21 @@ class Link:
         self._session.count_response(status)
 
     @contextmanager
-    def reading(self, limit: int, length: int | None) -> Iterator["BodyReading"]:
+    def reading(
+        self, limit: int, length: int | None, answer_by: float | None = None
+    ) -> Iterator["BodyReading"]:
         """Count a body towards in_flight_limit_bytes while it is read; without a length it may have `limit`.
 
-        Raises as `submit` does where it never could have room, and ServiceUnavailable where it has turned
-        out meanwhile that its sender should have been asked for a key.
+        It waits for room until `answer_by` at most. Raises as `submit` does where it never could have room,
+        and ServiceUnavailable where it has turned out meanwhile that its sender should have been asked for a
+        key.
         """
         asked = self.asks_for_keys
         room = self._session.room
         if length is not None and length > room.largest_body_bytes:
             raise room.full()
-        body = BodyReading(self, room, min(limit if length is None else length, room.largest_body_bytes))
+        most_bytes = min(limit if length is None else length, room.largest_body_bytes)
+        body = BodyReading(self, room, most_bytes, answer_by)
         try:
             yield body
         finally:
@@ -351,10 +356,11 @@ class Link:
         is_describe: bool = False,
         sequence: str = "",
         is_let_in: bool = False,
+        answer_by: float | None = None,
     ) -> Waiter[Answer]:
         """Have a job done; to be awaited once for each part of its answer, up to the final one.
 
-        `is_let_in`: its body had its room while it was read.
+        `is_let_in`: its body had its room while it was read. `answer_by`: when its client gives up.
         """
         waiter = Waiter(self, Answer)
         self._session.submit(
@@ -366,6 +372,7 @@ class Link:
             is_describe=is_describe,
             sequence=sequence,
             is_let_in=is_let_in,
+            answer_by=answer_by,
             now=clock.monotonic(),
         )
         self._flush_soon()

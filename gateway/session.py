@@ -15,8 +15,10 @@ from typing import Generic, TypeVar
 import msgspec
 
 from torchrelay.gateway import auth
+from torchrelay.gateway.answer_rate import AnswerRate
 from torchrelay.gateway.in_flight_room import Room
 from torchrelay.shared import errors, settings
+from torchrelay.shared.deadlines import TIMEOUT_HEADER, Deadlines
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.presence import Presence
@@ -34,6 +36,10 @@ ASK_LIMIT = 512
 OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
 #: A second try could answer "taken" or "not found" to a first that did happen.
 _NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
+
+
+#: The broker answers for what is late; an answer of its own has so long to come. Else it is away, or hangs.
+LATE_GRACE_S = 0.25
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -85,9 +91,13 @@ class GatewaySession(Presence, Generic[P]):
         #: All that is not settled, jobs and asks under one row of numbers, oldest first.
         self._waiting: dict[int, P] = {}
         #: What the jobs that wait, and bodies that are being read, take.
-        self.room = Room(config.in_flight_bytes)
+        self.room = Room(config.in_flight_bytes, self._retry_after_s)
         #: How many of `_waiting` are jobs.
         self._jobs = 0
+        #: How fast they get their answers.
+        self._rate = AnswerRate(now)
+        #: Of the jobs whose clients have said how long they wait.
+        self._deadlines: Deadlines[int] = Deadlines(lambda number: number in self._waiting)
         #: What of `_waiting` the broker has not been sent since it welcomed us, in order.
         self._unsent: dict[int, P] = {}
         #: Of those, the ones up to this number had to wait for the broker, or were sent in vain.
@@ -126,12 +136,13 @@ class GatewaySession(Presence, Generic[P]):
         is_describe: bool,
         sequence: str = "",
         is_let_in: bool = False,
+        answer_by: float | None = None,
         now: float,
     ) -> None:
         """Take a job in; with `is_let_in` one whose body had its room while it was read.
 
-        Raises ServiceUnavailable where too much is in flight, BrokerUnreachable where the broker has
-        been away for too long.
+        Its client waits until `answer_by`. Raises ServiceUnavailable where too much is in flight,
+        BrokerUnreachable where the broker has been away for too long, PredictionTimeout where it is too late.
         """
         if self._is_given_up(now):
             raise self.unreachable()
@@ -139,14 +150,20 @@ class GatewaySession(Presence, Generic[P]):
         if self._jobs >= self._config.in_flight_limit_jobs:
             limit = self._config.in_flight_limit_jobs
             why = f"as much is in flight as in_flight_limit_jobs allows ({limit}); try again later"
-            raise errors.ServiceUnavailable("The gateway is busy.", why)
+            raise errors.ServiceUnavailable("The gateway is busy.", why, retry_after_s=self._retry_after_s())
+        left_ms = 0
+        if answer_by is not None:
+            if answer_by <= now:
+                raise _late("the request itself took longer to come")
+            left_ms = max(1, round(1000 * (answer_by - now)))
+            self._deadlines.add(answer_by + LATE_GRACE_S, self._last_id + 1)
         if is_let_in:
             self.room.held_bytes += size
         else:
             self.room.take(size)
         self._jobs += 1
         number = self._last_id + 1
-        item = m.SubmitItem(number, model, version, is_describe, meta, len(frames), sequence)
+        item = m.SubmitItem(number, model, version, is_describe, meta, len(frames), sequence, left_ms)
         self._add(pending, item, frames, size, now)
 
     def ask(self, pending: P, ask: m.Ask, *, now: float) -> None:
@@ -160,7 +177,8 @@ class GatewaySession(Presence, Generic[P]):
         if self.state != "welcomed" and isinstance(ask, OF_THE_MOMENT):
             raise self.unreachable()
         if len(self._waiting) - self._jobs >= ASK_LIMIT and not isinstance(ask, OF_THE_MOMENT):
-            raise errors.ServiceUnavailable("The gateway is busy.", f"{ASK_LIMIT} management calls wait")
+            why = f"{ASK_LIMIT} management calls wait"
+            raise errors.ServiceUnavailable("The gateway is busy.", why, retry_after_s=self._retry_after_s())
         self._is_count_due |= isinstance(ask, m.ReadMetrics)
         self._add(pending, msgspec.structs.replace(ask, ask=self._last_id + 1), (), 0, now)
 
@@ -232,6 +250,19 @@ class GatewaySession(Presence, Generic[P]):
 
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
+        self._rate.note(self._last_id - len(self._waiting), len(self._waiting), now)
+        return [*self._end_late(now), *self._see_silence(now)]
+
+    def _end_late(self, now: float) -> list[tuple[P, Outcome]]:
+        """Settle what the broker should have answered by now, since no client waits longer."""
+        settled: list[tuple[P, Outcome]] = []
+        for number in self._deadlines.take_due(now) if now >= self._deadlines.next else ():
+            pending = self._waiting[number]
+            self.forget(pending)
+            settled.append((pending, _late("the broker, or the way to it, was held up")))
+        return settled
+
+    def _see_silence(self, now: float) -> list[tuple[P, Outcome]]:
         if self.state == "welcomed":
             # What is sent from the last word on goes nowhere, so the outage began with that.
             return self.lose(now, since=min(now, self._heard_at)) if self.is_silent(now) else []
@@ -268,9 +299,10 @@ class GatewaySession(Presence, Generic[P]):
             self._unsent.clear()
             if self._held_to:
                 held_to, self._held_to = self._held_to, 0
-                yield from _packed([one for one in unsent if one.number <= held_to], heard=m.HELD)
+                held = [one for one in unsent if one.number <= held_to]
+                yield from _packed(held, heard=m.HELD, now=now)
                 unsent = [one for one in unsent if one.number > held_to]
-            yield from _packed(unsent, heard=self.heard_beat)
+            yield from _packed(unsent, heard=self.heard_beat, now=now)
         if self._cancelled:
             jobs, self._cancelled = self._cancelled, []
             yield m.Cancel(tuple(jobs)), ()
@@ -380,6 +412,9 @@ class GatewaySession(Presence, Generic[P]):
 
     # Errors
 
+    def _retry_after_s(self) -> int:
+        return self._rate.retry_after_s(len(self._waiting))
+
     def _is_given_up(self, now: float) -> bool:
         return self.state != "welcomed" and now - self._away_since >= self._config.broker_outage_limit_s
 
@@ -390,7 +425,7 @@ class GatewaySession(Presence, Generic[P]):
         )
 
 
-def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Message, Frames]]:
+def _packed(waiting: Sequence[Pending], *, heard: int, now: float) -> Iterator[tuple[m.Message, Frames]]:
     """Group jobs into as few Submits as their limits allow; asks go one by one."""
     items: list[m.SubmitItem] = []
     frames: list[codec.Payload] = []
@@ -404,10 +439,21 @@ def _packed(waiting: Sequence[Pending], *, heard: int) -> Iterator[tuple[m.Messa
         if items and (is_full or len(frames) + len(one.frames) > codec.FRAMES_LIMIT):
             yield m.Submit(tuple(items), heard), frames
             items, frames, inline_bytes = [], [], len(one.message.meta)
-        items.append(one.message)
+        items.append(_as_of(now, one, one.message) if one.message.left_ms else one.message)
         frames.extend(one.frames)
     if items:
         yield m.Submit(tuple(items), heard), frames
+
+
+def _as_of(now: float, pending: Pending, item: m.SubmitItem) -> m.SubmitItem:
+    """Return a job with the time that its client still waits."""
+    waited_ms = round(1000 * (now - pending.since))
+    return msgspec.structs.replace(item, left_ms=max(1, item.left_ms - waited_ms)) if waited_ms > 0 else item
+
+
+def _late(why: str) -> errors.PredictionTimeout:
+    """Return the error of a job whose client's time is over."""
+    return errors.PredictionTimeout(f"No answer within the request's {TIMEOUT_HEADER}", why)
 
 
 def unchecked() -> errors.ServiceUnavailable:
@@ -416,7 +462,8 @@ def unchecked() -> errors.ServiceUnavailable:
 
 
 def _error_of(refusal: m.RefusedItem | m.AskRefused) -> errors.RelayError:
-    return errors.rebuild(refusal.error, refusal.message, refusal.details)
+    retry_after_s = refusal.retry_after_s if isinstance(refusal, m.RefusedItem) else 1
+    return errors.rebuild(refusal.error, refusal.message, refusal.details, retry_after_s)
 
 
 def _incomplete(what_happened: str) -> errors.BrokerUnreachable:

@@ -19,6 +19,8 @@ class GatewayRequest(falcon.asgi.Request):
 
     #: Whether its body came in more than one piece, and was counted.
     was_read_in_pieces = False
+    #: When its client gives up, if it has said so; in the time of `clock.monotonic`.
+    answer_by: float | None = None
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class GatewayRequest(falcon.asgi.Request):
         if length is not None and length > limit:
             raise _too_large(limit)
         self.was_read_in_pieces = True
-        with link.reading(limit, length) as counted:
+        with link.reading(limit, length, self.answer_by) as counted:
             return await self._read_on(body, limit, counted)
 
     async def _read_on(self, piece: Body, limit: int, counted: BodyReading) -> Body:

@@ -14,8 +14,9 @@ from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
-from torchrelay.shared import errors
+from torchrelay.shared import clock, errors
 from torchrelay.shared.api_bodies import HealthBody
+from torchrelay.shared.deadlines import TIMEOUT_HEADER, TIMEOUT_LIMIT_MS
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
@@ -25,6 +26,7 @@ Headers = Sequence[tuple[str, str]]
 
 #: Those below 200 announce a response and are none.
 _STATUSES = range(200, 1000)
+_TIMEOUT_HEADER = TIMEOUT_HEADER.encode()
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -66,6 +68,8 @@ class _ModelResource(Resource):
         responses.answer(resp, documents.of_model(model, self._config))
 
     async def _read(self, req: GatewayRequest) -> list[request_inputs.Input]:
+        if req.has(_TIMEOUT_HEADER):
+            req.answer_by = clock.monotonic() + timeout_ms(req.text_of(_TIMEOUT_HEADER)) / 1000
         body = await req.read_body(self._config.max_request_size, self._link)
         return request_inputs.read_inputs(body, req.content_type or "")
 
@@ -86,8 +90,9 @@ class _ModelResource(Resource):
         )
         sequence = req.text_of(self._sequence_header)
         job = self._link.submit(
-            model, version, meta, frames, sequence=sequence, is_let_in=req.was_read_in_pieces
-        )
+            model, version, meta, frames, sequence=sequence, is_let_in=req.was_read_in_pieces,
+            answer_by=req.answer_by,
+        )  # fmt: skip
         answer = await job
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
@@ -226,6 +231,17 @@ class KserveV2Resource(_ModelResource):
 async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
     """Refuse a prediction by a workflow: there are none."""
     raise errors.WorkflowNotFound(f"Workflow not found: {quoted(fields['workflow'])}")
+
+
+def timeout_ms(said: str) -> int:
+    """Read how many milliseconds a client waits for its answer. Raises BadRequest for any other text."""
+    value = int(said) if said.isascii() and said.isdigit() and len(said) <= len(str(TIMEOUT_LIMIT_MS)) else 0
+    if not 1 <= value <= TIMEOUT_LIMIT_MS:
+        raise errors.BadRequest(
+            f"The header {TIMEOUT_HEADER} must be a whole number from 1 to {TIMEOUT_LIMIT_MS}, "
+            f"the milliseconds that the client waits: {quoted(said)}"
+        )
+    return value
 
 
 def client_head(req: GatewayRequest, config: GatewaySettings) -> bytes:

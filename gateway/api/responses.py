@@ -35,7 +35,7 @@ def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
     resp.content_type = JSON
     resp.data = error_body(error, status)
     if error.retryable and status == 503:
-        resp.set_header("retry-after", "1")
+        resp.set_header("retry-after", str(error.retry_after_s))
 
 
 def description(

@@ -83,5 +83,7 @@ def whole_error(error: errors.RelayError, more: Iterable[tuple[bytes, bytes]] = 
         *standard_headers(ids.request_id(), keep_alive=False),
         *more,
     )
+    if error.retryable and error.status == 503:
+        headers = (*headers, (b"retry-after", b"%d" % error.retry_after_s))
     line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
     return line + lines(headers) + b"\r\n" + body

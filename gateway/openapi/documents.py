@@ -13,6 +13,7 @@ from urllib.parse import quote
 from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.openapi import operations, schemas
 from torchrelay.gateway.openapi.operations import Operation, Operations
+from torchrelay.shared.deadlines import RETRY_AFTER_LIMIT_S
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire.fields import KeyedApi
 
@@ -72,7 +73,10 @@ def _document(
     found: Operations, config: GatewaySettings, *, title: str = "TorchServe APIs", number: str = ""
 ) -> Document:
     has_keys = config.token_authorization
-    components: Document = {"schemas": schemas.COMPONENTS, "headers": {"RequestId": _REQUEST_ID}}
+    components: Document = {
+        "schemas": schemas.COMPONENTS,
+        "headers": {"RequestId": _REQUEST_ID, "RetryAfter": _RETRY_AFTER},
+    }
     if has_keys:
         components["securitySchemes"] = {
             f"{api}Key": {"type": "http", "scheme": "bearer"} for api in get_args(KeyedApi)
@@ -120,6 +124,8 @@ def _responses(operation: Operation, *, has_keys: bool) -> Document:
     failures = {400, *operation.failures, *((503,) if has_keys and operation.key else ())}
     for status in failures - set(described):
         error = _response(_FAILURES[status], JSON, schemas.ref("Error"))
+        if status == 503:
+            error = {**error, "headers": {**_REQUEST_ID_HEADER, **_RETRY_AFTER_HEADER}}
         described[status] = error if status != 413 else {"description": _FAILURES[413]}
     responses: Document = {str(status): described[status] for status in sorted(described)}
     if operation.is_handlers:
@@ -130,7 +136,7 @@ def _responses(operation: Operation, *, has_keys: bool) -> Document:
 def _response(description: str, media_type: str, schema: schemas.Schema | None) -> Document:
     described: Document = {
         "description": description,
-        "headers": {"x-request-id": {"$ref": "#/components/headers/RequestId"}},
+        "headers": _REQUEST_ID_HEADER,
     }
     if schema is not None:
         described["content"] = {media_type: {"schema": schema}}
@@ -141,6 +147,15 @@ _REQUEST_ID: Document = {
     "description": "A new UUID for each request; the handler sees the same.",
     "schema": {"type": "string", "format": "uuid"},
 }
+_RETRY_AFTER: Document = {
+    "description": (
+        "When to try again, in seconds: when what waits now will be done, as far as that is known."
+        " Not where the handler itself has failed."
+    ),
+    "schema": {"type": "integer", "minimum": 1, "maximum": RETRY_AFTER_LIMIT_S},
+}
+_REQUEST_ID_HEADER: Document = {"x-request-id": {"$ref": "#/components/headers/RequestId"}}
+_RETRY_AFTER_HEADER: Document = {"retry-after": {"$ref": "#/components/headers/RetryAfter"}}
 _SEGMENT: Document = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
 _IN_PATH = {
     "model_name": "The name under which the model is registered.",
@@ -156,6 +171,7 @@ _FAILURES = {
     409: "The version is registered already.",
     413: "The body is larger than max_request_size. This answer has neither body nor x-request-id.",
     500: "A worker died, did not answer in time, or could not be started.",
-    503: "No worker, no room in a queue, no broker, or the handler failed.",
+    503: "No worker, no room in a queue, no time for it, no broker, or the handler failed.",
+    504: "No answer within x-request-timeout-ms, or the model's clientTimeoutInMills.",
     507: "A worker ran out of memory.",
 }

@@ -15,6 +15,7 @@ from torchrelay.gateway.openapi.schemas import (
     ref,
     whole,
 )
+from torchrelay.shared.deadlines import TIMEOUT_HEADER, TIMEOUT_LIMIT_MS
 from torchrelay.shared.wire.fields import KeyedApi
 
 
@@ -43,6 +44,7 @@ class Operation:
     #: Statuses of errors, beside 400.
     failures: tuple[int, ...] = ()
     description: str = ""
+    #: Parameters of the query, and headers.
     query: tuple[Schema, ...] = ()
     body: Schema | None = None
     is_deprecated: bool = False
@@ -72,11 +74,23 @@ PING: Operations = (
 )  # fmt: skip
 
 
+_TIMEOUT = {
+    "in": "header",
+    "name": TIMEOUT_HEADER,
+    "required": False,
+    "description": (
+        "How many milliseconds the client waits for its answer. What can't be answered by then is refused at"
+        " once (503), or ends then (504)."
+    ),
+    "schema": whole(1, TIMEOUT_LIMIT_MS),
+}
+
+
 def _prediction(path: str, name: str, summary: str, query: tuple[Schema, ...] = ()) -> Operation:
     return Operation(
         "post", path, name, summary,
         {200: Success("What the handler returned, with a content type only if it sets one.", None)},
-        key="inference", failures=(404, 413, 500, 503, 507), query=query, is_handlers=True,
+        key="inference", failures=(404, 413, 500, 503, 504, 507), query=(*query, _TIMEOUT), is_handlers=True,
         description="Any method but OPTIONS predicts; OPTIONS describes the model's routes.",
         body={
             "description": (

@@ -105,7 +105,9 @@ class FakeLink(Link):
         parts = answer if isinstance(answer, list) else [answer]
         for number, part in enumerate(parts):
             if isinstance(part, errors.RelayError):
-                refused = messages.RefusedItem(item.job, part.name, part.message, part.details)
+                refused = messages.RefusedItem(
+                    item.job, part.name, part.message, part.details, part.retry_after_s
+                )
                 self._say(messages.Refused((refused,)))
             else:
                 meta, body = codec.pack_response(part)

@@ -46,6 +46,17 @@ def test_who_took_a_piece_last_is_always_read_to_its_end() -> None:
     assert room.held_bytes == 1
 
 
+def test_a_body_waits_for_room_no_longer_than_its_client_waits_for_its_answer() -> None:
+    room = Room(800, lambda: 7)
+    room.take(200)
+    body = IncomingBody(700, answer_by=2.0)
+    assert not room.grow(body, 1)
+    room.wait(body, 1, now=0.0)
+    assert list(room.settled(1.9)) == []
+    assert list(room.settled(2.0)) == [(body, False)]
+    assert room.full().retry_after_s == 7
+
+
 def test_who_has_nothing_yet_stands_behind_those_that_wait() -> None:
     room = Room(800)
     room.take(200)

@@ -11,7 +11,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.gateway.facts import key
 from torchrelay.gateway.in_flight_room import IncomingBody
-from torchrelay.gateway.session import ASK_LIMIT, SUBMIT_LIMIT_JOBS, Answer, GatewaySession, Outcome, Pending
+from torchrelay.gateway.session import (
+    ASK_LIMIT,
+    LATE_GRACE_S,
+    SUBMIT_LIMIT_JOBS,
+    Answer,
+    GatewaySession,
+    Outcome,
+    Pending,
+)
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, messages, presence
@@ -65,9 +73,10 @@ def submitted(
     now: float = 0.0,
     meta: bytes = b"m",
     frames: Sequence[bytes] = (),
+    answer_by: float | None = None,
 ) -> Named:
     pending = Named(name)
-    session.submit(pending, "model", None, meta, frames, is_describe=False, now=now)
+    session.submit(pending, "model", None, meta, frames, is_describe=False, answer_by=answer_by, now=now)
     return pending
 
 
@@ -603,6 +612,82 @@ def test_in_flight_is_bounded_in_bytes_of_jobs_and_of_bodies_being_read() -> Non
     assert submitted(session, "c", frames=[b"45"])
 
 
+def test_what_finds_no_place_is_told_when_those_before_it_will_have_their_answers() -> None:
+    session = welcomed(GatewaySettings(in_flight_limit_jobs=30, in_flight_limit_bytes=1000))
+    jobs = [submit(session, str(number)) for number in range(30)]
+    session.hear(answered(*jobs[:10]), EPOCH, (), now=0.0)
+    session.tick(2.0)  # five in a second
+    for number in range(10):
+        submit(session, str(number))
+    with pytest.raises(errors.ServiceUnavailable) as refusal:
+        submit(session, "one more")
+    assert refusal.value.retry_after_s == 6
+    session.hear(answered(jobs[10]), EPOCH, (), now=0.0)
+    with pytest.raises(errors.ServiceUnavailable, match="in_flight_limit_bytes") as refusal:
+        submit(session, "one more", meta=b"x" * 1000)
+    assert refusal.value.retry_after_s == 6
+
+
+# How long clients wait
+
+
+def left_ms(sent: list[Any]) -> dict[int, int]:
+    items = [item for message in sent if isinstance(message, messages.Submit) for item in message.items]
+    return {item.job: item.left_ms for item in items}
+
+
+def test_a_job_goes_out_with_the_time_that_its_client_still_waits() -> None:
+    session = make()
+    first = submitted(session, "a", answer_by=10.0)
+    second = submitted(session, "b")
+    session.hear(WELCOME, EPOCH, (), now=4.0)
+    assert left_ms(drain(session, 4.0)) == {first.number: 6000, second.number: 0}
+    session.hear(WELCOME, EPOCH + 1, (), now=7.5)
+    assert left_ms(drain(session, 7.5)) == {first.number: 2500, second.number: 0}
+    assert first.message == messages.SubmitItem(first.number, "model", None, False, b"m", left_ms=10_000)
+
+
+def test_a_job_that_comes_back_too_late_is_not_sent_as_one_that_waits_for_ever() -> None:
+    session = make()
+    job = submitted(session, "a", answer_by=3.0)
+    session.hear(WELCOME, EPOCH, (), now=3.2)
+    assert left_ms(drain(session, 3.2)) == {job.number: 1}
+
+
+def test_a_request_that_took_all_its_time_to_come_is_not_sent() -> None:
+    session = welcomed()
+    with pytest.raises(errors.PredictionTimeout, match="x-request-timeout-ms"):
+        submitted(session, "a", now=5.0, answer_by=5.0)
+    assert (session.waiting, session.room.held_bytes) == (0, 0)
+    assert drain(session, 5.0) == [messages.GatewayBeat({})]
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_the_broker_should_have_answered_is_answered_here_and_cancelled(is_away: bool) -> None:
+    session = make() if is_away else welcomed()
+    late = submitted(session, "late", answer_by=2.0)
+    patient = submitted(session, "patient", answer_by=9.0)
+    endless = submitted(session, "endless")
+    drain(session)
+    assert session.tick(2.0) == [], "the broker's own answer may be on its way"
+    ((settled, outcome),) = session.tick(2.0 + LATE_GRACE_S)
+    assert settled is late
+    assert isinstance(outcome, errors.PredictionTimeout)
+    cancelled = [message for message in drain(session, 2.5) if isinstance(message, messages.Cancel)]
+    assert cancelled == ([] if is_away else [messages.Cancel((late.number,))])
+    session.forget(patient)
+    assert session.tick(10.0) == []
+    assert session.waiting == 1
+    assert endless.number
+
+
+def test_an_answer_in_time_is_all_that_a_client_hears() -> None:
+    session = welcomed()
+    job = submitted(session, "a", answer_by=2.0)
+    assert len(session.hear(answered(job.number), EPOCH, (), now=1.0)) == 1
+    assert session.tick(3.0) == []
+
+
 def test_asks_are_bounded() -> None:
     session = welcomed()
     for number in range(ASK_LIMIT):
@@ -635,11 +720,13 @@ class AnyHistory(RuleBasedStateMachine):
             if not isinstance(outcome, Answer) or outcome.is_final:
                 self.settled[waiter.name] = self.settled.get(waiter.name, 0) + 1
 
-    @rule(size=st.integers(0, 40))
-    def submit(self, size: int) -> None:
+    @rule(size=st.integers(0, 40), waits_s=st.sampled_from((None, None, 0.1, 2.0)))
+    def submit(self, size: int, waits_s: float | None) -> None:
         with contextlib.suppress(errors.ServiceUnavailable, errors.BrokerUnreachable):
-            meta = b"x" * size
-            self.taken.append(submitted(self.session, str(len(self.taken)), now=self.now, meta=meta))
+            meta, answer_by = b"x" * size, None if waits_s is None else self.now + waits_s
+            self.taken.append(
+                submitted(self.session, str(len(self.taken)), now=self.now, meta=meta, answer_by=answer_by)
+            )
 
     @rule(kind=st.sampled_from([scale(), messages.RegisterModel(0, "u"), messages.ReadHealth(0)]))
     def ask(self, kind: Any) -> None:

@@ -287,9 +287,9 @@ def test_a_request_whose_body_comes_while_keys_become_needed_is_not_carried_out(
     entered = 0
 
     @contextlib.contextmanager
-    def interrupted(limit: int, length: int | None) -> Iterator[BodyReading]:
+    def interrupted(limit: int, length: int | None, answer_by: float | None = None) -> Iterator[BodyReading]:
         nonlocal entered
-        with reading(limit, length) as counted:
+        with reading(limit, length, answer_by) as counted:
             entered += 1
             gateway.link._session.hear(messages.Welcome(500, 3000, asks_for_keys=True), 99, (), now=0.0)
             yield counted

@@ -116,6 +116,27 @@ def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: 
     assert all(isinstance(gateway.requests[-1].outcomes[0], Answer) for gateway in world.gateways)
 
 
+@pytest.mark.parametrize("scenario", ["losses", "everything"])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_client_waits_longer_than_it_said_whatever_fails(scenario: str, seed: int) -> None:
+    world = fleet(seed, SCENARIOS[scenario])
+    world.is_faulty = True
+    world.begin_misfortune()
+    until = world.now + TROUBLE_S
+
+    def come() -> None:
+        if world.now < until:
+            world.rng.choice(world.gateways).request(waits_s=world.rng.choice((0.05, 0.5, 3.0)))
+            world.after(world.rng.expovariate(30), come)
+
+    come()
+    world.run_until(until + 3.5)
+    requests = [request for gateway in world.gateways for request in gateway.requests]
+    assert all(request.outcomes for request in requests)
+    kinds = {type(request.outcomes[0]) for request in requests}
+    assert {Answer, errors.PredictionTimeout} <= kinds, "some are in time, and some are not"
+
+
 @pytest.mark.parametrize("scenario", ["losses", "dying workers", "everything"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(2))

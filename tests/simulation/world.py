@@ -20,7 +20,7 @@ from torchrelay.broker.core.events import ArchivePrepared, Event, Received, Stor
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.records import Prepared
-from torchrelay.gateway.session import Answer, GatewaySession, Outcome, Pending
+from torchrelay.gateway.session import LATE_GRACE_S, Answer, GatewaySession, Outcome, Pending
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings
@@ -321,23 +321,25 @@ class SimulatedGateway:
         self.requests: list[Request] = []
         self._tick()
 
-    def request(self, *models: str) -> None:
+    def request(self, *models: str, waits_s: float | None = None) -> None:
         """Let a client of each of these models ask for something of its own, all at once."""
         for model in models or (MODEL,):
-            self._submit(model)
+            self._submit(model, waits_s)
         self._flush()
 
-    def _submit(self, model: str) -> None:
+    def _submit(self, model: str, waits_s: float | None) -> None:
         number = len(self.requests)
         payload = b"%s-%d" % (self._peer.identity, number)
         # A sequence is one gateway's here: only then is its order known.
         sequence = f"{self._peer.identity.decode()}/{number % SEQUENCES}"
         request = Request(payload, self._world.now)
+        if waits_s is not None:
+            request.answer_by = self._world.now + waits_s
         self.requests.append(request)
         try:
             self.session.submit(
                 request, model, None, payload, [payload * 2], is_describe=False, sequence=sequence,
-                now=self._world.now,
+                answer_by=request.answer_by, now=self._world.now,
             )  # fmt: skip
         except errors.RelayError as error:
             request.settle(error)
@@ -377,6 +379,9 @@ class SimulatedGateway:
     def _settle(self, settled: Sequence[tuple["Request", Outcome]]) -> None:
         for request, outcome in settled:
             request.settle(outcome)
+            if request.answer_by is not None and request.outcomes:
+                late_s = self._world.now - request.answer_by
+                assert late_s < LATE_GRACE_S + 2 * TICK_S, f"{request.payload!r} hears {late_s} s late"
 
     def _flush(self) -> None:
         for message, frames in self.session.outgoing(self._world.now):
@@ -393,6 +398,8 @@ class Request(Pending):
     outcomes: list[Outcome | None] = field(default_factory=list)
     got: int = 0
     is_poison: bool = False
+    #: When its client gives up, if it has said so.
+    answer_by: float | None = None
 
     def settle(self, outcome: Outcome | None) -> None:
         assert not self.outcomes, f"{self.payload!r} is settled, and now {outcome}"

@@ -428,6 +428,44 @@ def test_in_flight_is_bounded_in_bytes_and_says_which_setting() -> None:
     assert "in_flight_limit_bytes" in answer.json["details"]
 
 
+@pytest.mark.parametrize("said", ["1", "250", "007", "86400000"])
+@pytest.mark.parametrize("path", ["/predictions/m", "/invocations?model_name=m", "/v2/models/m/infer"])
+def test_a_job_has_the_time_that_its_client_gives_it(path: str, said: str) -> None:
+    gateway = Gateway()
+    answer = gateway.ask(INFERENCE, "POST", path, headers={"X-Request-Timeout-Ms": said})
+    assert answer.status_code == 200
+    (item,) = gateway.link.submitted
+    assert int(said) - 1000 < item.left_ms <= int(said)
+    assert item.left_ms >= 1
+    gateway.predict(path)
+    assert gateway.link.submitted[1].left_ms == 0
+
+
+@pytest.mark.parametrize("said", ["", "0", "-1", "1.5", "1e3", "ten", "86400001", "9" * 5000, "²", "5, 5"])
+def test_a_time_that_is_none_is_400_and_nothing_is_run(said: str) -> None:
+    gateway = Gateway()
+    answer = gateway.ask(INFERENCE, "POST", "/predictions/m", headers={"x-request-timeout-ms": said})
+    assert (answer.status_code, answer.json["type"]) == (400, "BadRequestException")
+    assert answer.json["message"].startswith(
+        "The header x-request-timeout-ms must be a whole number from 1 to 86400000"
+    )
+    assert len(answer.json["message"]) < 1000
+    assert not gateway.link.submitted
+
+
+def test_a_refusal_says_when_to_come_again_and_a_late_answer_that_it_is_late() -> None:
+    def refusing(error: errors.RelayError) -> Gateway:
+        return Gateway(worker=lambda request, values: error)
+
+    answer = refusing(errors.ServiceUnavailable("busy", "why", retry_after_s=17)).predict("/predictions/m")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "17")
+    answer = refusing(errors.PredictionTimeout("late", "why")).predict("/predictions/m")
+    assert (answer.status_code, answer.json["type"]) == (504, "RequestTimeoutException")
+    answer = refusing(errors.PredictionFailed("Prediction failed")).predict("/predictions/m")
+    assert answer.status_code == 503
+    assert "retry-after" not in answer.headers, "the handler would fail again"
+
+
 def test_a_large_body_that_finds_no_room_is_refused_before_it_is_read() -> None:
     gateway = Gateway(config=GatewaySettings(in_flight_limit_bytes=10_000))
     assert gateway.predict("/predictions/m", b"x" * 20_000).status_code == 503

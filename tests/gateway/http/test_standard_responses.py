@@ -21,6 +21,12 @@ def test_a_refusal_is_a_whole_response_whose_length_is_right() -> None:
     assert json.loads(body) == {"code": 400, "type": "BadRequestException", "message": "no"}
 
 
+def test_a_refusal_for_lack_of_room_says_when_to_come_again() -> None:
+    busy = standard_responses.whole_error(errors.ServiceUnavailable("busy", retry_after_s=3))
+    assert b"\r\nretry-after: 3\r\n" in busy
+    assert b"retry-after" not in standard_responses.whole_error(errors.RequestTimeout("slow"))
+
+
 def test_only_a_fault_of_ours_says_why() -> None:
     error = errors.ServiceUnavailable("busy", "the queue is full")
     assert json.loads(standard_responses.error_body(error, 503))["details"] == "the queue is full"

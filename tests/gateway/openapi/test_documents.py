@@ -76,6 +76,18 @@ def test_a_models_document_has_its_name_in_its_paths_and_no_more_parameters() ->
     assert document["info"]["title"] == "RESTful API for: ä {b}/c"
 
 
+def test_every_prediction_may_say_how_long_it_waits_and_hears_when_to_come_again() -> None:
+    document = documents.inference(GatewaySettings())
+    operations = [path["post"] for path in document["paths"].values() if "post" in path]  # type: ignore[attr-defined]  # JSON
+    assert len(operations) == 12
+    for operation in operations:
+        (header,) = [one for one in operation["parameters"] if one["in"] == "header"]
+        assert header["name"] == "x-request-timeout-ms"
+        assert header["schema"] == {"type": "integer", "minimum": 1, "maximum": 86_400_000}
+        assert "retry-after" in operation["responses"]["503"]["headers"]
+        assert "504" in operation["responses"]
+
+
 def test_keys_are_told_where_they_are_asked_for() -> None:
     managing: Any = documents.management(FULL)
     assert managing["paths"]["/v1/models/{model_name}"]["get"]["security"] == [{"managementKey": []}]
