@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import inference, management, metadata, metrics
+from torchrelay.gateway.api import inference, management, member_resources, metadata, metrics
 from torchrelay.gateway.api.base_app import App, bare_app
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http import addresses
@@ -16,6 +16,7 @@ from torchrelay.gateway.link import Link
 from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared.settings import GatewaySettings, is_reachable_from_outside
+from torchrelay.shared.wire.fields import MemberRole
 
 #: The only path whose case doesn't count; routes that fit as well, such as `/{model}/predict`, go first.
 _WORKFLOW = re.compile(r"/wfpredict/(?P<workflow>[^/]+)", re.IGNORECASE)
@@ -113,8 +114,27 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/fleet", management.FleetResource(link, config))
     app.add_route("/livez", management.ProbesResource(link, config), suffix="live")
     app.add_route("/readyz", management.ProbesResource(link, config), suffix="ready")
+    add_members(app, link, config, "node")
+    app.add_route("/nodes/{name}/drain", member_resources.MemberChangeResource(link, config, "node", "drain"))
+    app.add_route(
+        "/nodes/{name}/resume", member_resources.MemberChangeResource(link, config, "node", "resume")
+    )
+    add_members(app, link, config, "gateway")
+    app.add_route("/broker/key/rotate", member_resources.BrokerKeyResource(link, config))
     if config.token_authorization:
         app.add_route("/token", management.TokenResource(link, config))
+
+
+def add_members(app: App, link: Link, config: GatewaySettings, role: MemberRole) -> None:
+    """Add the routes of the members of a role."""
+    path = f"/{role}s"
+    app.add_route(path, member_resources.MemberListResource(link, config, role))
+    app.add_route(path + "/invitations", member_resources.InvitationListResource(link, config, role))
+    app.add_route(path + "/invitations/{invitation}", member_resources.InvitationResource(link, config, role))
+    app.add_route(path + "/{name}", member_resources.MemberResource(link, config, role))
+    app.add_route(
+        path + "/{name}/revoke", member_resources.MemberChangeResource(link, config, role, "revoke")
+    )
 
 
 def metrics_app(link: Link, config: GatewaySettings) -> App:

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from torchrelay.shared.archives.model_archive import RUNTIMES
 from torchrelay.shared.archives.model_config import ParallelType
+from torchrelay.shared.wire.fields import NAME_LIMIT_CHARS, NUMBER_32_LIMIT, SAID_LIMIT_CHARS
 
 Count = Annotated[int, Meta(ge=0)]
 #: -1 while there is no process.
@@ -151,7 +152,7 @@ class DeviceBody(JsonBody, frozen=True, kw_only=True):
 
 
 class NodeBody(JsonBody, frozen=True, kw_only=True):
-    """A node and how full it is; by its `labels` models may choose it."""
+    """A node and how full it is; by its `labels` models may choose it, one that drains gets no new work."""
 
     name: str
     devices: tuple[DeviceBody, ...]
@@ -159,6 +160,7 @@ class NodeBody(JsonBody, frozen=True, kw_only=True):
     slots_used: Count
     last_seen_ms: Count
     labels: dict[str, str] = {}
+    is_draining: bool = False
 
 
 class FleetWorkerBody(JsonBody, frozen=True, kw_only=True):
@@ -232,6 +234,99 @@ class FleetBody(JsonBody, frozen=True, kw_only=True):
     server_id: str
     nodes: tuple[NodeBody, ...]
     models: tuple[FleetModelBody, ...]
+
+
+class MemberBody(JsonBody, frozen=True, kw_only=True):
+    """A node or gateway; one on the broker's host needs no key, and is no member.
+
+    `state`: `here`, `draining` (a node that gets no new work), `away`, or `revoked`. `key` is as much of its
+    public key as tells it from others. `since` is when it joined, or was revoked; `last_seen` is absent where
+    that was before the broker's start. `models` is a pattern of those that a node may hold; without one, all.
+    """
+
+    name: str
+    state: Literal["here", "draining", "away", "revoked"]
+    workers: Count
+    jobs_running: Count
+    key: str = ""
+    since: Time | UnsetType = UNSET
+    last_seen: Time | UnsetType = UNSET
+    models: str = ""
+    ephemeral: bool = False
+    may_manage: bool = False
+
+
+class NodesBody(JsonBody, frozen=True, kw_only=True):
+    """All nodes by their names."""
+
+    nodes: tuple[MemberBody, ...]
+
+
+class GatewaysBody(JsonBody, frozen=True, kw_only=True):
+    """All gateways by their names; one that needs no key is there once for each host."""
+
+    gateways: tuple[MemberBody, ...]
+
+
+class InvitationBody(JsonBody, frozen=True, kw_only=True):
+    """An invitation that lets somebody in.
+
+    Without `expires` it never does; without `uses_left` it lets any number of hosts in.
+    """
+
+    id: str
+    made: Time
+    expires: Time | UnsetType = UNSET
+    uses_left: Count | UnsetType = UNSET
+    name: str = ""
+    models: str = ""
+    ephemeral: bool = False
+    may_manage: bool = False
+
+
+class InvitationsBody(JsonBody, frozen=True, kw_only=True):
+    """The invitations that let somebody in, oldest first."""
+
+    invitations: tuple[InvitationBody, ...]
+
+
+class InvitationRequestBody(JsonBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an invitation is to be."""
+
+    name: Annotated[
+        str, Meta(max_length=NAME_LIMIT_CHARS, description="What the host will be called; else it chooses.")
+    ] = ""
+    models: Annotated[
+        str, Meta(max_length=SAID_LIMIT_CHARS, description="A pattern of the models that a node may hold.")
+    ] = ""
+    ttl: Annotated[
+        int, Meta(ge=0, le=NUMBER_32_LIMIT, description="Seconds until it expires; 0: it never does.")
+    ] = 3600
+    uses: Annotated[
+        int, Meta(ge=0, le=NUMBER_32_LIMIT, description="Hosts that it lets in; 0: any number.")
+    ] = 1
+    ephemeral: Annotated[
+        bool, Meta(description="Whether hosts are forgotten once they have been silent for ten minutes.")
+    ] = False
+    manage: (
+        Annotated[bool, Meta(description="Whether a gateway may change models, keys and members; it may.")]
+        | UnsetType
+    ) = UNSET
+
+
+class InvitedBody(JsonBody, frozen=True, kw_only=True):
+    """A new invitation; `command` has it in it, and is to be run on the host that joins. Both are secrets."""
+
+    id: str
+    invitation: str
+    command: str
+    expires: Time | UnsetType = UNSET
+
+
+class BrokerKeyBody(JsonBody, frozen=True, kw_only=True):
+    """The public key that the broker will have from its next start on."""
+
+    next_key: str
 
 
 class ProtocolServerBody(JsonBody, frozen=True, kw_only=True):

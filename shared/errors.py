@@ -13,6 +13,8 @@
     │   ├── ModelNotFound           404 ModelNotFoundException
     │   ├── ModelVersionNotFound    404 ModelVersionNotFoundException
     │   ├── WorkflowNotFound        404 WorkflowNotFoundException
+    │   ├── MemberNotFound          404 MemberNotFoundException
+    │   ├── InvitationNotFound      404 InvitationNotFoundException
     │   ├── MethodNotAllowed        405 MethodNotAllowedException
     │   ├── RequestTimeout          408 RequestTimeoutException
     │   ├── Conflict                409 ConflictStatusException
@@ -135,6 +137,14 @@ class ModelVersionNotFound(CallerFault, type="ModelVersionNotFoundException", st
 
 class WorkflowNotFound(CallerFault, type="WorkflowNotFoundException", status=404):
     """No such workflow; there are none here."""
+
+
+class MemberNotFound(CallerFault, type="MemberNotFoundException", status=404):
+    """No node or gateway is called so. Ours alone."""
+
+
+class InvitationNotFound(CallerFault, type="InvitationNotFoundException", status=404):
+    """No such invitation, or it lets nobody in any more. Ours alone."""
 
 
 class MethodNotAllowed(CallerFault, type="MethodNotAllowedException", status=405):

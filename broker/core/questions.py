@@ -218,6 +218,7 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
             len(state.fleet.of_node(node.peer)),
             state.wall_ms(node.last_heard),
             tuple(sorted(node.labels)),
+            is_draining=node.name in state.members.draining,
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
     )

@@ -124,7 +124,7 @@ class Members:
             raise errors.BadRequest(f"There are {INVITATIONS_LIMIT} invitations: withdraw some")
         if ask.name and ask.uses != 1:
             raise errors.BadRequest("A name is for one host: an invitation with a name has one use")
-        if ask.name and not ask.name.isprintable():
+        if ask.name and not _is_usable(ask.name):
             raise errors.BadRequest(f"{quoted(ask.name)} can't be a name")
         if ask.models and ask.role != "node":
             raise errors.BadRequest("Only nodes hold models")
@@ -268,7 +268,7 @@ class Members:
         """Return a name that no other member has: the newcomer's own, or that with the start of its key."""
         others = (one for one in self.members.values() if one.public_key != public_key)
         taken = {one.name for one in others if one.role == role}
-        name = wanted if wanted.isprintable() and wanted else role
+        name = wanted if _is_usable(wanted) else role
         return f"{name}-{public_key[:8]}" if name in taken else name
 
     def _known(self, role: MemberRole, name: str) -> MemberRecord:
@@ -297,6 +297,12 @@ class Members:
         for worker_key in of_workers:
             del self._workers[worker_key]
         return [public_key, *of_workers]
+
+
+def _is_usable(name: str) -> bool:
+    """Tell whether a name can be shown, and be a part of a path in which `invitations` are something else."""
+    is_path = "/" in name or name in (".", "..", "invitations")
+    return bool(name.strip()) and name == name.strip() and name.isprintable() and not is_path
 
 
 def _for(name: str) -> str:

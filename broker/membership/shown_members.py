@@ -38,11 +38,12 @@ def members_read(
             members.seen_at_ms(key), member.models, member.is_ephemeral, member.may_manage,
             len(workers), _running(workers),
         ))  # fmt: skip
-    for peer in by_key[None]:
-        is_draining = role == "node" and peer.name in members.draining
-        workers = fleet.of_node(peer.peer)
+    for name in {peer.name for peer in by_key[None]}:
+        is_draining = role == "node" and name in members.draining
+        peers = [peer for peer in by_key[None] if peer.name == name]  # several processes of a gateway
+        workers = [worker for peer in peers for worker in fleet.of_node(peer.peer)]
         facts.append(m.MemberFacts(
-            peer.name, role, "", "draining" if is_draining else "here", may_manage=role == "gateway",
+            name, role, "", "draining" if is_draining else "here", may_manage=role == "gateway",
             workers=len(workers), jobs_running=_running(workers),
         ))  # fmt: skip
     facts += _revoked(role, members)

@@ -121,6 +121,7 @@ def _node(node: m.NodeFacts) -> api_bodies.NodeBody:
         devices=devices,
         last_seen_ms=node.last_seen_ms,
         labels=dict(node.labels),
+        is_draining=node.is_draining,
     )
 
 

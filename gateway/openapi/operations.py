@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.openapi.schemas import (
     FLAG,
+    INVITATION_REQUEST,
     REGISTRATION,
     TEXT,
     Schema,
@@ -16,7 +17,7 @@ from torchrelay.gateway.openapi.schemas import (
     whole,
 )
 from torchrelay.shared.deadlines import TIMEOUT_HEADER, TIMEOUT_LIMIT_MS
-from torchrelay.shared.wire.fields import KeyedApi
+from torchrelay.shared.wire.fields import KeyedApi, MemberRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,59 @@ FLEET: Operations = (
               {200: Success("The process is ready.", ref("Probe")),
                503: Success("The process is not ready; the body has the reason.", ref("Probe"))},
               key=None),
+)  # fmt: skip
+
+_INVITATION: tuple[Schema, ...] = tuple(
+    _query(name, {key: part for key, part in schema.items() if key != "description"}, schema["description"])
+    for name, schema in INVITATION_REQUEST.items()
+)
+
+
+def members(role: MemberRole) -> Operations:
+    """Describe what can be asked about nodes, or gateways, and the invitations by which they join."""
+    path, of = f"/{role}s", role.capitalize()
+    return (
+        Operation("get", path, f"list{of}s", f"List all {role}s.",
+                  {200: Success("All of them, by name.", ref(f"{of}s"))}, key="management", failures=(503,)),
+        Operation("get", path + "/{name}", f"describe{of}", f"Show a {role}.",
+                  {200: Success(f"The {role}.", ref("Member"))}, key="management", failures=(404, 503)),
+        Operation("delete", path + "/{name}", f"forget{of}", f"Forget a {role}, as if it had never joined.",
+                  {200: Success("It is forgotten.", ref("Status"))}, key="management",
+                  failures=(404, 408, 500, 503)),
+        Operation("post", path + "/{name}/revoke", f"revoke{of}", f"Revoke the key of a {role}.",
+                  {200: Success("It is cut off, and never let in again.", ref("Status"))}, key="management",
+                  failures=(404, 408, 500, 503)),
+        Operation("get", path + "/invitations", f"list{of}Invitations",
+                  f"List the invitations of {role}s that let somebody in.",
+                  {200: Success("Without what is secret of them.", ref("Invitations"))}, key="management",
+                  failures=(503,)),
+        Operation("post", path + "/invitations", f"invite{of}", f"Make an invitation by which {role}s join.",
+                  {200: Success("The invitation, which is told here alone.", ref("Invited"))},
+                  key="management", failures=(408, 413, 500, 503), query=_INVITATION,
+                  body={"content": {JSON: {"schema": ref("InvitationRequest")}}},
+                  description="Parameters are in the query or in a JSON body. A name has one use."),
+        Operation("delete", path + "/invitations/{invitation}", f"end{of}Invitation",
+                  f"Withdraw an invitation of {role}s.",
+                  {200: Success("It lets nobody in any more.", ref("Status"))}, key="management",
+                  failures=(404, 408, 500, 503)),
+    )  # fmt: skip
+
+
+DRAINING: Operations = (
+    Operation("post", "/nodes/{name}/drain", "drainNode", "Give a node no new work.",
+              {202: Success("Its workers are replaced on other nodes, and stop when they have ended their"
+                            " work.", ref("Status"))},
+              key="management", failures=(404, 408, 500, 503)),
+    Operation("post", "/nodes/{name}/resume", "resumeNode", "Give a node that drains work again.",
+              {200: Success("It gets work again.", ref("Status"))}, key="management",
+              failures=(404, 408, 500, 503)),
+)  # fmt: skip
+
+BROKER_KEY: Operations = (
+    Operation("post", "/broker/key/rotate", "rotateBrokerKey",
+              "Have the broker make its next key, for all members to know.",
+              {200: Success("The key that the broker has from its next start on.", ref("BrokerKey"))},
+              key="management", failures=(408, 500, 503)),
 )  # fmt: skip
 
 TOKEN: Operations = (

@@ -1,5 +1,7 @@
 """Schemas of OpenAPI documents: those of answers are made from `shared.api_bodies`."""
 
+from typing import Any
+
 import msgspec
 
 from torchrelay.shared import api_bodies
@@ -61,7 +63,11 @@ def _components() -> dict[str, Schema]:
         api_bodies.JsonBody.__subclasses__(), ref_template="#/components/schemas/{name}"
     )
     named: dict[str, Schema] = msgspec.json.decode(msgspec.json.encode(found).replace(b'Body"', b'"'))
-    return named
+    # OpenAPI 3.0 knows no empty list of required fields.
+    return {
+        name: {key: part for key, part in schema.items() if (key, part) != ("required", [])}
+        for name, schema in named.items()
+    }
 
 
 COMPONENTS: dict[str, Schema] = {
@@ -79,3 +85,6 @@ COMPONENTS: dict[str, Schema] = {
         },
     },
 }
+
+#: The parameters of an invitation, in the query or in a JSON body.
+INVITATION_REQUEST: dict[str, dict[str, Any]] = COMPONENTS["InvitationRequest"]["properties"]  # type: ignore[assignment]

@@ -27,6 +27,8 @@ JOBS_LIMIT = 1024
 BATCH_LIMIT_JOBS = 16_384
 #: Measured points of one message: twice what is sent.
 POINTS_LIMIT = 2048
+#: Of hosts, nodes and gateways.
+NAME_LIMIT_CHARS = 200
 #: What a request can say in its target or a header; a registration's texts in JSON are bounded by it as well.
 SAID_LIMIT_CHARS = 8192
 #: Last lines of a worker; its node keeps half as many.
@@ -49,7 +51,7 @@ Slots = Annotated[int, Meta(ge=0, le=SLOTS_LIMIT)]
 Signal = Annotated[int, Meta(ge=0, le=255)]
 
 #: The name of a host, node or gateway.
-Name = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)]
 Said = Annotated[str, Meta(max_length=SAID_LIMIT_CHARS)]
 #: What parts tell each other in words.
 Prose = Annotated[str, Meta(max_length=1 << 20)]

@@ -213,6 +213,7 @@ class NodeFacts(Item, frozen=True):
     labels: f.Labels = ()
     #: Of each of its devices, how much memory is reserved for workers or in use, whichever is more.
     taken_bytes: f.Devices[f.Whole] = ()
+    is_draining: bool = False
 
 
 class ModelEntry(Item, frozen=True):

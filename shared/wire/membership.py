@@ -101,6 +101,9 @@ class Invited(Message, frozen=True):
     invitation: f.Name
     expires_at_ms: f.Number | None
 
+    def __repr__(self) -> str:
+        return f"Invited(ask={self.ask}, invitation={self.invitation!r})"
+
 
 class InvitationEnded(Message, frozen=True):
     """Nobody is let in by it any more."""

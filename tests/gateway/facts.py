@@ -71,3 +71,9 @@ def told(secret: str) -> str:
     """Return what a broker tells of a key."""
     proof = hashlib.sha256(secret.encode()).hexdigest()
     return hashlib.sha256(proof.encode()).hexdigest()
+
+
+def members_read(ask: messages.ReadMembers) -> messages.MembersRead:
+    member = messages.MemberFacts("x", ask.role, "0" * 12, "here", 0, workers=2, jobs_running=3)
+    invitation = messages.InvitationFacts("x", ask.role, "", "", 0, None, None, False, False)
+    return messages.MembersRead(ask.ask, (member,), (invitation,))

@@ -77,6 +77,17 @@ def test_one_for_any_number_of_hosts_gives_each_a_name_of_its_own() -> None:
     assert {one.name for one in here.of_role("node")} == {"host", f"host-{OTHER[:8]}"}
 
 
+@pytest.mark.parametrize("name", ["", " a", "a\n", "a/b", "..", "invitations"])
+def test_a_host_whose_name_has_no_place_in_a_path_is_called_by_its_role(name: str) -> None:
+    here = members()
+    invited(here, node_invitation())
+    enrolled(here, NODE, name)
+    assert [one.name for one in here.of_role("node")] == ["node"]
+    if name:
+        with pytest.raises(errors.BadRequest, match="can't be a name"):
+            here.invite(node_invitation(name=name), OTHER, 0)
+
+
 def test_one_for_two_hosts_lets_in_two() -> None:
     here = members()
     invited(here, node_invitation(uses=2))

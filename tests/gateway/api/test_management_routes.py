@@ -103,7 +103,7 @@ def test_kserve_readiness_needs_a_worker_that_is_ready(
 
 def test_fleet_tells_why_things_are_as_they_are() -> None:
     devices = (messages.Device("cuda:0", "gpu", "", 24), messages.Device("cuda:1", "gpu", "", 24))
-    node = messages.NodeFacts("node-a", devices, 32, 1, 100, (("zone", "a"),), (9, 0))
+    node = messages.NodeFacts("node-a", devices, 32, 1, 100, (("zone", "a"),), (9, 0), True)
     gateway = Gateway(lambda ask: messages.FleetRead(ask.ask, EPOCH, 1.5, 1, (node,), (facts(GPU_WORKER),)))
     fleet = gateway.manage("GET", "/fleet").json
     assert fleet["nodes"][0]["labels"] == {"zone": "a"}
@@ -112,6 +112,7 @@ def test_fleet_tells_why_things_are_as_they_are() -> None:
     ]
     assert shown == [(24, 9), (24, None)]
     assert (fleet["epoch"], fleet["uptimeS"], fleet["nodes"][0]["slotsUsed"]) == (EPOCH, 1.5, 1)
+    assert fleet["nodes"][0]["isDraining"] is True
     (model,) = fleet["models"]
     assert (model["explanation"], model["lastError"]) == ("wants 1, has 0", "ImportError")
     assert (model["workersWanted"], model["workersReady"], model["oldestWaitMs"]) == (1, 0, 12)
