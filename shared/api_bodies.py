@@ -101,11 +101,20 @@ class JobQueueBody(JsonBody, frozen=True, kw_only=True):
     pending_requests: Count
 
 
+class PlacementBody(JsonBody, frozen=True, kw_only=True):
+    """Where workers may be: the memory that each needs on its devices, and what their nodes must have."""
+
+    memory_bytes: Count = 0
+    labels: dict[str, str] = {}
+    strategy: Literal["spread", "pack"]
+
+
 class VersionBody(JsonBody, frozen=True, kw_only=True):
     """A version as `describe` shows it.
 
     `max_batch_delay` is in milliseconds; `response_timeout` and `startup_timeout` are in seconds.
-    `customized_metadata` is what the handler says of itself, if it was asked.
+    `customized_metadata` is what the handler says of itself, if it was asked. TorchServe knows nothing of
+    `placement`; with it, `explanation` says why workers are missing.
     """
 
     model_name: str
@@ -136,6 +145,8 @@ class VersionBody(JsonBody, frozen=True, kw_only=True):
     workers: tuple[WorkerBody, ...]
     job_queue_status: JobQueueBody
     customized_metadata: Metadata | UnsetType = UNSET
+    placement: PlacementBody | UnsetType = UNSET
+    explanation: str = ""
 
 
 class DeviceBody(JsonBody, frozen=True, kw_only=True):

@@ -3,6 +3,10 @@
 The one place that counts them: for the start-up's defaults, for the devices that a node offers, and for what
 it measures. Reads a few files of the kernel and asks the GPUs' driver; never loads CUDA, which would cost
 seconds and memory. GPUs have torch's numbers, which count only what CUDA_VISIBLE_DEVICES leaves visible.
+
+CUDA by itself numbers the GPUs of a host by a measure of speed of its own, if they differ, and its driver by
+their places on the PCI bus. So workers are told to number them likewise (ORDER), or what one has in use would
+be taken for another's.
 """
 
 import logging
@@ -18,6 +22,8 @@ import msgspec
 logger = logging.getLogger(__name__)
 
 _CGROUPS = Path("/sys/fs/cgroup")
+#: The variable by which CUDA is told how to number GPUs, and the value by which it does as the driver.
+ORDER, BY_BUS = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 #: What CUDA reads of a number: what it begins with, and nothing behind that.
 _NUMBER = re.compile(r"\s*\+?(\d+)")
 
@@ -111,6 +117,14 @@ def visible_gpus(
     return [gpus[index] for index in visible_order(visible, [gpu.uuid for gpu in gpus])]
 
 
+def is_order_unsure(environment: Mapping[str, str], gpus: Sequence[Gpu]) -> bool:
+    """Tell whether CUDA may number these GPUs otherwise than they stand here; uuids are no numbers."""
+    if environment.get(ORDER, BY_BUS) == BY_BUS or len({gpu.name for gpu in gpus}) < 2:
+        return False
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return visible is None or any(_NUMBER.match(name) for name in visible.split(","))
+
+
 def visible_order(visible: str | None, uuids: Sequence[str]) -> list[int]:
     """Return the indexes of GPUs in CUDA's order.
 
@@ -133,7 +147,7 @@ def visible_order(visible: str | None, uuids: Sequence[str]) -> list[int]:
 
 
 def read_gpus() -> list[Gpu]:
-    """Ask the driver about all GPUs, in its own order; without a driver there are none."""
+    """Ask the driver about all GPUs, by their places on the PCI bus; without a driver there are none."""
     try:
         import pynvml  # where no worker can run it need not be installed
     except ImportError:
@@ -153,6 +167,10 @@ def read_gpus() -> list[Gpu]:
             return Gpu(uuid, name, int(memory.total), parts, int(memory.used))
         return Gpu(uuid, name, int(memory.total), parts, int(memory.used), int(busy.gpu), int(busy.memory))
 
+    def place_of(handle: object) -> tuple[int, int, int]:
+        pci = pynvml.nvmlDeviceGetPciInfo(handle)
+        return int(pci.domain), int(pci.bus), int(pci.device)
+
     def parts_of(handle: object) -> Iterator[Gpu]:
         try:
             for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
@@ -162,6 +180,7 @@ def read_gpus() -> list[Gpu]:
 
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(n) for n in range(pynvml.nvmlDeviceGetCount())]
+        handles.sort(key=place_of)  # its indexes come in this order, too, but nothing promises that
         return [read(handle, tuple(parts_of(handle))) for handle in handles]
     except pynvml.NVMLError as error:
         logger.warning("gpus.unreadable", extra={"reason": str(error)})

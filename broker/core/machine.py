@@ -339,7 +339,7 @@ class BrokerCore:
             case m.NodeBeat():
                 self.workers.reported(node, dict(message.memory), now)
             case m.NodeMeasured():
-                node.measured(message.points, message.gpus)
+                self.fleet.measured(node, message, now)
                 self.metrics.measured(message.hostname, message.points, by_node=True)
             case m.WorkerProgressed():
                 self.workers.progressed(node, message, now)

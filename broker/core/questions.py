@@ -9,7 +9,7 @@ from torchrelay.broker.core.answers import Gateway, Send, ask_refused
 from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.core.stats import Stats, samples_of
 from torchrelay.broker.core.torchserve_metrics import Metrics
-from torchrelay.broker.fleet.fleet import Explanations, Fleet
+from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs.jobs import Jobs
@@ -113,16 +113,13 @@ def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
 def _all_facts(
     state: BrokerState, records: Iterable[VersionRecord], now: float
 ) -> tuple[m.VersionFacts, ...]:
-    explanations = Explanations(state.fleet, now)
-    return tuple(version_facts(state, record, explanations, now) for record in records)
+    return tuple(version_facts(state, record, now) for record in records)
 
 
-def version_facts(
-    state: BrokerState, record: VersionRecord, explanations: Explanations, now: float
-) -> m.VersionFacts:
+def version_facts(state: BrokerState, record: VersionRecord, now: float) -> m.VersionFacts:
     """Describe one version."""
     key = (record.model, record.version)
-    config = record.config
+    config, wish = record.config, record.config.placement
     queue = state.jobs.queues.get(key)
     oldest = queue.oldest if queue else None
     oldest_s = now - oldest.arrived_at if oldest else 0.0
@@ -158,7 +155,7 @@ def version_facts(
             )
             for worker in state.fleet.of_record(record)
         ),
-        explanation=explanations.of(record),
+        explanation=state.fleet.explain(record, now),
         last_error=state.fleet.condition(key).last_error,
         client_timeout_ms=config.client_timeout_ms,
         parallel_type=config.parallel_type,
@@ -175,6 +172,9 @@ def version_facts(
         max_sequences=config.max_sequences if config.sequence_max_idle_ms else 0,
         max_sequence_queue_jobs=config.max_sequence_queue_jobs if config.sequence_max_idle_ms else 0,
         quarantined=() if queue is None else _quarantined(queue, now),
+        strategy=wish.strategy if wish else "",
+        memory_bytes=wish.memory_bytes if wish else 0,
+        labels=wish.labels if wish else (),
     )
 
 
@@ -218,6 +218,7 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
             len(state.fleet.of_node(node.peer)),
             state.wall_ms(node.last_heard),
             tuple(sorted(node.labels)),
+            _taken_bytes(state, node),
             is_draining=node.name in state.members.draining,
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
@@ -229,6 +230,11 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
                        tuple(state.management.loading))  # fmt: skip
 
 
+def _taken_bytes(state: BrokerState, node: FleetNode) -> tuple[int, ...]:
+    taken = state.fleet.taken_bytes(node)
+    return tuple(taken[device.name] for device in node.devices) if taken else ()
+
+
 def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
     """Name the default versions that lack workers and won't get them by themselves, and a start that goes on.
 
@@ -237,9 +243,8 @@ def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
     """
     if state.management.is_starting:
         return ("models named at start are being registered",)
-    explanations = Explanations(state.fleet, now)
     return tuple(
-        f"{record.model} {record.version}: {explanations.of(record)}"
+        f"{record.model} {record.version}: {state.fleet.explain(record, now)}"
         for record in state.catalog
         if state.catalog.is_default(record)
         and len(state.fleet.ready((record.model, record.version))) < record.min_workers

@@ -6,9 +6,9 @@ hasn't what it wants.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 
 from torchrelay.broker.core.states import LIVE, WorkerState
+from torchrelay.broker.fleet import device_memory
 from torchrelay.broker.fleet.nodes import FleetNode, free_name, name_nodes
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
@@ -44,8 +44,20 @@ class Fleet:
         self._settle_until = settle_until
         #: Versions whose requirements the next reconcile has installed.
         self._to_install: dict[Key, None] = {}
-        #: What is wanted or what is there has changed: the core compares them at the end of the turn.
-        self.must_reconcile = True
+        self._must_reconcile = True
+        #: The free places, until something changes.
+        self._placement: Placement | None = None
+
+    @property
+    def must_reconcile(self) -> bool:
+        """Whether what is wanted or what is there has changed: the core compares them at the turn's end."""
+        return self._must_reconcile
+
+    @must_reconcile.setter
+    def must_reconcile(self, is_due: bool) -> None:
+        self._must_reconcile = is_due
+        if is_due:
+            self._placement = None
 
     # Reading
 
@@ -96,7 +108,57 @@ class Fleet:
 
     def explain(self, record: VersionRecord, now: float) -> str:
         """Say why a version hasn't the workers it wants; empty if it has them."""
-        return Explanations(self, now).of(record)
+        key = record.key
+        ready, live = len(self.ready(key)), len(self.live(key))
+        if ready >= record.min_workers:
+            return ""
+        lead = f"wants {record.min_workers}, has {ready}"
+        condition = self.condition(key)
+        if live >= record.min_workers:
+            return f"{lead}, {self._on_their_way(key)}"
+        if condition.has_given_up:
+            return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
+        if self.is_settling(now):
+            return f"{lead}, waiting for nodes {', '.join(sorted(self.awaited))} to come back"
+        if not self.nodes:
+            return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
+        if condition.next_start_at > now:
+            return f"{lead}, next start in {condition.next_start_at - now:.0f} s after a failure"
+        return f"{lead}, {self._why_no_place(record) or self._on_their_way(key)}"
+
+    def _on_their_way(self, key: Key) -> str:
+        """Count the workers that are not ready, and say what they do or why they take no batches."""
+        parts = []
+        for state, words in ((WorkerState.STARTING, "starting"), (WorkerState.UNREADY, "not ready")):
+            workers = [worker for worker in self.live(key) if worker.state is state]
+            notes = sorted({worker.note for worker in workers if worker.note})
+            if workers:
+                parts.append(f"{len(workers)} {words}" + (f" ({', '.join(notes)})" if notes else ""))
+        return ", ".join(parts) or "0 starting"
+
+    def _why_no_place(self, record: VersionRecord) -> str:
+        """Say why no node has a place for one more worker of a version; empty if one has."""
+        places = self.free_places()
+        if record.config.placement is not None:
+            if places.fits(record):
+                return ""
+            advice = "add a node with that, or ask for less in `placement` of the archive's model-config.yaml"
+            return f"no node has a place: {places.shortages(record).words()}; {advice}"
+        if places.is_full:
+            slots = sum(node.slots for node in self.nodes.values())
+            return f"all {slots} slots of the fleet are taken; add a node or raise --slots"
+        if not places.fits(record):
+            ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
+            gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
+            return f"no node with a free slot has {gpus}{ids} for each"
+        return ""
+
+    def has_no_place_for(self, record: VersionRecord) -> bool:
+        """Tell whether no node that is here could hold a worker of a version, were there no others."""
+        if record.config.placement is None or not self.staying_nodes:
+            return False
+        places = self.free_places()
+        return not places.fits(record) and places.shortages(record).is_lasting
 
     # What is reported
 
@@ -112,6 +174,9 @@ class Fleet:
             peer, hello.name, hello.devices, hello.slots, now, is_leaving, labels=frozenset(hello.labels),
             memory_bytes=hello.memory_bytes, own_name=hello.name,
         )  # fmt: skip
+        if known is not None and known.devices == node.devices:  # it measures anew only now and then
+            node.used_bytes, node.gpus = known.used_bytes, known.gpus
+            node.measured_at, node.in_use = known.measured_at, known.in_use
         is_simple = known is None and not any(other.is_leaving for other in self.nodes.values())
         if is_simple:  # as `name_nodes` would, but at once: a thousand that join take no second
             node.name = free_name(hello.name, self.nodes.values())
@@ -124,13 +189,15 @@ class Fleet:
             if not self._claims.is_genuine(held):
                 continue
             if worker is None:
-                self.enter(FleetWorker(
+                worker = self.enter(FleetWorker(
                     held.worker_id, (held.model, held.version), held.archive, held.device, node.name,
                     peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
+                _remember(worker, held, now)
             elif worker.node is None and worker.key == (held.model, held.version):
                 self._put_on_node(worker, peer)
                 worker.node_name = node.name
+                _remember(worker, held, now)
 
     def remove_node(self, peer: bytes) -> list[FleetWorker]:
         """Remove a node; return the workers that are lost with it."""
@@ -160,6 +227,8 @@ class Fleet:
         self.must_reconcile = True
         del self.workers[worker.worker_id]
         if worker.node is not None:
+            if node := self.nodes.get(worker.node):
+                device_memory.worker_gone(node, worker)
             del self._by_node[worker.node][worker.worker_id]
             if not self._by_node[worker.node]:
                 del self._by_node[worker.node]
@@ -169,6 +238,7 @@ class Fleet:
 
     def enter(self, worker: FleetWorker) -> FleetWorker:
         """Add a worker."""
+        self._placement = None
         self.workers[worker.worker_id] = worker
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
         self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
@@ -178,12 +248,27 @@ class Fleet:
 
     def _put_on_node(self, worker: FleetWorker, node: bytes) -> None:
         """Note which node holds a worker that had none."""
+        self._placement = None
         worker.node = node
         self._by_node.setdefault(node, {})[worker.worker_id] = worker
 
     def free_places(self) -> Placement:
-        """Return the places for workers that are free now."""
-        return Placement(self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values())
+        """Return the places for workers that are free now; looked for once, until something changes."""
+        if self._placement is None:
+            self._placement = Placement(
+                self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values()
+            )
+        return self._placement
+
+    def taken_bytes(self, node: FleetNode) -> Counter[str]:
+        """Count the memory of a node that is taken, by device: reserved for workers, or in use if more is."""
+        return device_memory.taken(node, self._by_node.get(node.peer, {}).values())
+
+    def measured(self, node: FleetNode, measured: m.NodeMeasured, now: float) -> None:
+        """Take in what a node has measured."""
+        node.measured(measured.points, measured.gpus, now)
+        if measured.gpus is not None:
+            self._placement = None
 
     def forgive(self, key: Key) -> None:
         """Forget a version's failures: somebody registered or scaled it."""
@@ -238,63 +323,25 @@ class Fleet:
         installs_only: bool = False,
     ) -> list[FleetWorker]:
         placed = []
-        key = (record.model, record.version)
+        key = record.key
+        wish = record.config.placement
         condition = self.condition(key)
         here = Counter(worker.node for worker in self.of_version(key))
-        for node, devices in placement.place(record, count, failed_on=condition.failed_on, here=here):
+        places = placement.place(
+            record, count, failed_on=condition.failed_on, here=here, installs_only=installs_only
+        )
+        for node, devices in places:
             placed.append(self.enter(FleetWorker(
                 self._next_worker_id, key, record.archive, devices[0], node.name, node.peer,
                 WorkerState.STARTING, since=now, last_heard=now, devices=devices, installs_only=installs_only,
+                reserved_bytes=wish.memory_bytes if wish and not installs_only else 0,
             )))  # fmt: skip
             if condition.failed_workers:
                 condition.failed_workers.pop(0)
         return placed
 
 
-class Explanations:
-    """Explanations for versions of one fleet at one moment; what they share is computed once."""
-
-    def __init__(self, fleet: Fleet, now: float) -> None:
-        self._fleet = fleet
-        self._now = now
-
-    @cached_property
-    def _placement(self) -> Placement:
-        return self._fleet.free_places()
-
-    def of(self, record: VersionRecord) -> str:
-        """Say why a version hasn't the workers it wants; empty if it has them."""
-        fleet, key = self._fleet, (record.model, record.version)
-        ready, live = len(fleet.ready(key)), len(fleet.live(key))
-        if ready >= record.min_workers:
-            return ""
-        lead = f"wants {record.min_workers}, has {ready}"
-        condition = fleet.condition(key)
-        if live >= record.min_workers:
-            return f"{lead}, {self._on_their_way(key)}"
-        if condition.has_given_up:
-            return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
-        if fleet.is_settling(self._now):
-            return f"{lead}, waiting for nodes {', '.join(sorted(fleet.awaited))} to come back"
-        if not fleet.nodes:
-            return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
-        if condition.next_start_at > self._now:
-            return f"{lead}, next start in {condition.next_start_at - self._now:.0f} s after a failure"
-        if self._placement.is_full:
-            slots = sum(node.slots for node in fleet.nodes.values())
-            return f"{lead}, all {slots} slots of the fleet are taken; add a node or raise --slots"
-        if not self._placement.fits(record):
-            ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
-            gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
-            return f"{lead}, no node with a free slot has {gpus}{ids} for each"
-        return f"{lead}, {self._on_their_way(key)}"
-
-    def _on_their_way(self, key: Key) -> str:
-        """Count the workers that are not ready, and say what they do or why they take no batches."""
-        parts = []
-        for state, words in ((WorkerState.STARTING, "starting"), (WorkerState.UNREADY, "not ready")):
-            workers = [worker for worker in self._fleet.live(key) if worker.state is state]
-            notes = sorted({worker.note for worker in workers if worker.note})
-            if workers:
-                parts.append(f"{len(workers)} {words}" + (f" ({', '.join(notes)})" if notes else ""))
-        return ", ".join(parts) or "0 starting"
+def _remember(worker: FleetWorker, held: m.HeldWorker, now: float) -> None:
+    """Take from its node what was kept for a worker that an earlier broker had started."""
+    worker.devices, worker.reserved_bytes = held.devices, held.reserved_bytes
+    worker.loaded_at = now  # most have loaded long ago, and are in what the node measures next

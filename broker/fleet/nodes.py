@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from torchrelay.shared.wire import messages as m
 
@@ -25,6 +26,9 @@ class FleetNode:
     used_bytes: int | None = None
     #: What its GPUs had to do when it last measured, by device.
     gpus: dict[str, m.GpuUse] = field(default_factory=dict)
+    #: When that was, and how much of their memory was in use then, less what has been freed since.
+    measured_at: float = -inf
+    in_use: dict[str, int] = field(default_factory=dict)
     #: What models may ask for.
     labels: frozenset[tuple[str, str]] = frozenset()
     #: The host's memory; 0 where it doesn't tell.
@@ -32,7 +36,7 @@ class FleetNode:
     #: What it calls itself; `name` differs where another node has taken that, see `name_nodes`.
     own_name: str = ""
 
-    def measured(self, points: Iterable[m.MetricPoint], gpus: Iterable[m.GpuUse] | None) -> None:
+    def measured(self, points: Iterable[m.MetricPoint], gpus: Iterable[m.GpuUse] | None, now: float) -> None:
         """Take in what its host measured; figures that are missing or absurd leave those before them."""
         for point in points:
             if point.name == "MemoryUsed" and 0 <= point.value < MEMORY_LIMIT_MB:
@@ -41,6 +45,8 @@ class FleetNode:
         if gpus is not None:
             uses = {f"cuda:{gpu.number}": gpu for gpu in gpus}
             self.gpus = {device.name: uses[device.name] for device in self.devices if device.name in uses}
+            self.measured_at = now
+            self.in_use = {name: use.used_bytes for name, use in self.gpus.items()}
 
 
 def free_name(own_name: str, nodes: Iterable[FleetNode]) -> str:

@@ -40,8 +40,12 @@ class FleetWorker:
     last_assigned_at: float = 0.0
     #: While draining: when patience ends. None waits for the batch however long it takes.
     drain_until: float | None = None
-    #: All devices of one that was started here; `device` is the first.
+    #: All its devices, `device` first; () where a node of an earlier version holds it.
     devices: tuple[str, ...] = ()
+    #: What is kept for it on each of them, since it was placed there.
+    reserved_bytes: int = 0
+    #: When it had loaded its model: it uses what it needs since then.
+    loaded_at: float | None = None
     #: The order to stop it went out at, for repeating it should it get lost.
     stop_sent_at: float = 0.0
     #: It has answered a batch, whatever it said.
@@ -57,6 +61,13 @@ class FleetWorker:
         assert new in WORKER_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
         self.state = new
         self.since = now
+        if new is WorkerState.READY and self.loaded_at is None:
+            self.loaded_at = now
+
+    @property
+    def all_devices(self) -> tuple[str, ...]:
+        """All devices that it runs on, as far as they are known."""
+        return self.devices or (self.device,)
 
     @property
     def is_loading(self) -> bool:

@@ -63,6 +63,8 @@ class WorkerLifecycle:
             registration=record.registration,
             archive_path=record.archive_path,
             claim=self._claims.make(worker.worker_id, worker.key, worker.archive),
+            devices=worker.devices,
+            reserved_bytes=worker.reserved_bytes,
         ))  # fmt: skip
 
     def not_started(self, worker_id: int, reason: str, now: float, *, is_failure: bool) -> None:

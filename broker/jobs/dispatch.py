@@ -57,10 +57,12 @@ class Dispatch(JobsPart):
         queue = self.queue_for(record)
         if not (queue.row or queue.suspects or queue.kept_worker):
             return
-        for job in queue.take_expired(now):
-            waited = f"it waited {now - job.arrived_at:.0f} s in the queue; "
-            why = waited + (self.fleet.explain(record, now) or "all busy")
-            self.waiting.refuse([job], why, self.retry_after_s(record, queue))
+        if expired := queue.take_expired(now):
+            why = self.fleet.explain(record, now) or "all busy"
+            retry_after_s = self.retry_after_s(record, queue)
+            for job in expired:
+                waited = f"it waited {now - job.arrived_at:.0f} s in the queue; {why}"
+                self.waiting.refuse([job], waited, retry_after_s)
         due = inf
         if queue.suspects or queue.kept_worker:
             due = self.isolation.hand_out(queue, record, now, self.assign)

@@ -12,7 +12,7 @@ from torchrelay.broker.models.origins import parse, without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
 from torchrelay.broker.models.running_changes import Caller, Preparing, Registering, RunningChanges
-from torchrelay.broker.models.version_changes import WAIT_SLACK_S, check_target
+from torchrelay.broker.models.version_changes import PLACEMENT_PATIENCE_S, WAIT_SLACK_S, check_target
 from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
 
@@ -129,7 +129,10 @@ def _answer(
         running.fleet.install(record.key)
     text = f"Failed to start workers for model {record.model} version: {record.version}"
     deadline = now + record.startup_timeout_s + WAIT_SLACK_S
-    running.enter(running_changes.AwaitingWorkers(caller, record.key, reply, text, deadline, for_install))
+    placed_by = now + PLACEMENT_PATIENCE_S
+    running.enter(
+        running_changes.AwaitingWorkers(caller, record.key, reply, text, deadline, for_install, placed_by)
+    )
 
 
 def _refuse(running: RunningChanges, begun: Preparing, error: errors.RelayError) -> None:

@@ -8,6 +8,7 @@ of change.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 from torchrelay.broker.core.effects import DropArchive, Effect, Send, Store, WriteSnapshot
@@ -141,6 +142,8 @@ class AwaitingWorkers:
     deadline: float
     #: It is answered as soon as what the archive requires is installed.
     for_install: bool = False
+    #: When it is refused if no node could hold a worker even without others.
+    placed_by: float = inf
 
 
 @dataclass(frozen=True, slots=True)

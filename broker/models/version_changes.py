@@ -22,6 +22,8 @@ from torchrelay.shared.wire import messages as m
 #: A caller that waits for workers hears of a fleet without room after the model's startup_timeout and
 #: this much more, so that a worker's own startup_timeout is told first.
 WAIT_SLACK_S = 5.0
+#: How long such a caller waits for a node to join that can hold what no node here could.
+PLACEMENT_PATIENCE_S = 15.0
 
 
 def scale(running: RunningChanges, caller: Caller, ask: m.ScaleWorkers) -> None:
@@ -51,7 +53,8 @@ def scaled(running: RunningChanges, step: Scaling, error: errors.RelayError | No
         return
     text = f"Failed to start workers for model {ask.model} version: {ask.version or 'null'}"
     deadline = now + record.startup_timeout_s + WAIT_SLACK_S
-    running.enter(AwaitingWorkers(step.caller, record.key, reply, text, deadline))
+    placed_by = now + PLACEMENT_PATIENCE_S
+    running.enter(AwaitingWorkers(step.caller, record.key, reply, text, deadline, placed_by=placed_by))
 
 
 def check_target(workers: int, settings: BrokerSettings) -> None:
@@ -164,7 +167,9 @@ def _has_failed(running: RunningChanges, step: AwaitingWorkers, record: VersionR
     if step.for_install:
         return condition.failed_installing
     # Workers may be missing that nobody is starting; those that start have their own limit.
-    is_hopeless = now >= step.deadline and len(running.fleet.live(step.key)) < record.min_workers
+    is_hopeless = len(running.fleet.live(step.key)) < record.min_workers and (
+        now >= step.deadline or (now >= step.placed_by and running.fleet.has_no_place_for(record))
+    )
     return condition.failures > 0 or is_hopeless
 
 

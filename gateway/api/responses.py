@@ -62,7 +62,15 @@ def description(
             pending_requests=version.queue_depth,
         ),
         customized_metadata=customized_metadata,
+        placement=_placement(version),
+        explanation=version.explanation if version.strategy else "",
     )
+
+
+def _placement(version: m.VersionFacts) -> api_bodies.PlacementBody | UnsetType:
+    if not version.strategy:
+        return UNSET
+    return _body(api_bodies.PlacementBody, version, labels=dict(version.labels), strategy=version.strategy)
 
 
 def _body(kind: type[B], facts: msgspec.Struct, **others: Any) -> B:  # Any: of any field

@@ -1,17 +1,21 @@
 """What an archive's model-config.yaml asks of the server; the handler's own keys are left alone.
 
 Pure. The file is not trusted: it is bounded before it is built, and a value that can't be meant
-is left out with a warning, as in TorchServe. Keys, defaults and clamps are TorchServe's.
+is left out with a warning, as in TorchServe. Keys, defaults and clamps are TorchServe's, but for `placement`.
 """
 
 import json
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 import msgspec
 
+from torchrelay.shared.labels import checked
 from torchrelay.shared.quoting import quoted
+from torchrelay.shared.wire.fields import Labels
 
 #: Real ones have some hundred bytes; YAML is slow to read.
 SIZE_LIMIT_BYTES = 256 << 10
@@ -26,6 +30,7 @@ DEVICES_LIMIT = 1024
 #: Entries of `warmup`, and how often each may be repeated.
 WARMUP_LIMIT = 100
 WARMUP_REPEAT_LIMIT = 1000
+MEMORY_LIMIT_BYTES = 1 << 60
 
 
 class Torchrun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,6 +58,17 @@ class WarmupRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     #: Of the input; a request whose body is no form has this name, too.
     name: str = "body"
     repeat: int = 1
+
+
+class PlacementWish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where the workers of a model may be, and which places come first; TorchServe has no such key."""
+
+    #: On each device of a worker: what is kept free for it; 0 where nothing is said.
+    memory_bytes: int = 0
+    #: What its node must have, all of it.
+    labels: Labels = ()
+    #: Whether nodes and devices with little on them come first, or those with much.
+    strategy: Literal["spread", "pack"] = "spread"
 
 
 #: How a model is split over several GPUs, by TorchServe's names; "": it is not.
@@ -91,6 +107,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     async_communication: bool = False
     use_venv: bool = False
     warmup: tuple[WarmupRequest, ...] = ()
+    placement: PlacementWish | None = None
 
     @property
     def gpus(self) -> int:
@@ -128,6 +145,14 @@ def parse(content: bytes) -> tuple[ModelConfig, tuple[str, ...]]:
         warnings += [f"torchrun.{fault}" for fault in faults]
         torchrun = msgspec.convert(said, Torchrun)
         values |= {"torchrun": torchrun, "parallel_level": torchrun.nproc_per_node}
+    wish = values.get("placement")
+    if isinstance(wish, dict):
+        said, faults = _read(_PLACEMENT_READERS, wish)
+        warnings += [f"placement.{fault}" for fault in faults]
+        if unknown := [key for key in wish if key not in _PLACEMENT_READERS]:
+            known = ", ".join(_PLACEMENT_READERS)
+            warnings.append(f"placement: {_shown(unknown[0])} is not one of {known}")
+        values["placement"] = msgspec.convert(said, PlacementWish) if said else None
     if values.get("parallel_level") and not values.get("parallel_type"):
         warnings.append("parallelLevel: has no effect without a parallelType")
         del values["parallel_level"]
@@ -238,6 +263,35 @@ def _device_ids(value: object) -> tuple[int, ...]:
     return tuple(_integer(0)(item) for item in value)
 
 
+def _mapping(value: object) -> dict[object, object]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected keys with values, found {_shown(value)}")
+    return value
+
+
+def _memory(value: object) -> int:
+    """Read a size, which must have its unit: a bare 9 might be bytes, and might be gigabytes."""
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"expected a size with its unit, such as 9.1GiB or 500MB, found {_shown(value)}")
+    size = int(Decimal(found[1]) * _UNITS[found[2].lower()])
+    if not 0 < size <= MEMORY_LIMIT_BYTES:
+        raise ValueError(f"{_shown(value)} is no memory that a host may have")
+    return size
+
+
+def _labels(value: object) -> Labels:
+    """Read labels by name; a number is as good as its text, since `rack: 3` is one in YAML."""
+    texts: dict[str, str] = {}
+    for name, text in _mapping(value).items():
+        if isinstance(text, int) and not isinstance(text, bool) and abs(text) <= NUMBER_LIMIT:
+            text = str(text)
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ValueError(f"expected names with texts, found {_shown(name)}: {_shown(text)}; use quotes")
+        texts[name] = text
+    return checked(texts)
+
+
 def _options(value: object) -> dict[object, object]:
     if not isinstance(value, dict):
         raise ValueError(f"expected torchrun's options, found {_shown(value)}")
@@ -310,6 +364,18 @@ _UNLIMITED = -NUMBER_LIMIT
 #: What a warm-up request has one of, and all that it may have.
 _WARMUP_CONTENT = ("body", "json", "file")
 _WARMUP_KEYS = (*_WARMUP_CONTENT, "content_type", "name", "repeat")
+#: A size, and what its units stand for.
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) ?([kmgt]i?b)", re.IGNORECASE)
+_UNITS = {
+    f"{letter}{middle}b": base**power
+    for middle, base in (("", 1000), ("i", 1024))
+    for power, letter in enumerate("kmgt", start=1)
+}
+_PLACEMENT_READERS: Readers = {
+    "memory": ("memory_bytes", _memory),
+    "labels": ("labels", _labels),
+    "strategy": ("strategy", _word("spread", "pack")),
+}
 _TORCHRUN_READERS: Readers = {
     "nproc-per-node": ("nproc_per_node", _integer(1)),
     "nnodes": ("nnodes", _integer(1)),
@@ -346,4 +412,5 @@ _READERS: Readers = {
     "asyncCommunication": ("async_communication", _boolean),
     "useVenv": ("use_venv", _boolean),
     "warmup": ("warmup", _warmup),
+    "placement": ("placement", _mapping),
 }

@@ -200,6 +200,10 @@ class VersionFacts(Item, frozen=True):
     max_sequence_queue_jobs: f.Whole = 0
     #: The newest of them.
     quarantined: tuple[QuarantinedItem, ...] = ()
+    #: What its model config says of `placement`; the strategy is "" where it says nothing.
+    strategy: Literal["", "spread", "pack"] = ""
+    memory_bytes: f.Whole = 0
+    labels: f.Labels = ()
 
 
 class NodeFacts(Item, frozen=True):

@@ -1,7 +1,7 @@
 """A core on a bench: virtual time, peers played by the test, every message through the codec."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -326,9 +326,12 @@ class Rig:
         slots: int = 8,
         workers: tuple[m.HeldWorker, ...] = (),
         devices: tuple[m.Device, ...] = (CPU,),
+        labels: Mapping[str, str] | None = None,
+        memory_bytes: int = 0,
     ) -> bytes:
         self._held[peer] = {worker.worker_id for worker in workers}
-        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), devices, slots, workers)
+        hello = m.HelloNode(m.PROTOCOL_VERSION, name or peer.decode(), devices, slots, workers,
+                            tuple((labels or {}).items()), memory_bytes)  # fmt: skip
         self.say(peer, hello)
         self.only(peer, m.Welcome)
         return peer
@@ -439,8 +442,9 @@ class Rig:
 def held(order: m.StartWorker) -> m.HeldWorker:
     """What a node says of a worker that it was told to start."""
     return m.HeldWorker(
-        order.worker_id, order.model, order.version, order.archive, order.device, 77, order.claim
-    )
+        order.worker_id, order.model, order.version, order.archive, order.device, 77, order.claim,
+        devices=order.devices, reserved_bytes=order.reserved_bytes,
+    )  # fmt: skip
 
 
 def worker_hello(rig: Rig, model: str = "m", worker_id: int = 9000) -> m.HelloWorker:

@@ -62,8 +62,33 @@ def test_gpus_are_those_that_torch_sees(environment: dict[str, str], expected: l
     assert host.look(environment, lambda: GPUS).gpus == len(expected)
 
 
+DIFFERENT = [Gpu("GPU-a", "T4", 16), Gpu("GPU-b", "H100", 80)]
+FASTEST = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "expected"),
+    [
+        ({}, DIFFERENT, False),
+        ({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, DIFFERENT, False),
+        (FASTEST, DIFFERENT, True),
+        (FASTEST, GPUS, False),
+        ({**FASTEST, "CUDA_VISIBLE_DEVICES": "1"}, DIFFERENT, True),
+        ({**FASTEST, "CUDA_VISIBLE_DEVICES": "GPU-b,GPU-a"}, DIFFERENT, False),
+        ({**FASTEST, "CUDA_VISIBLE_DEVICES": ""}, DIFFERENT, False),
+    ],
+)
+def test_numbers_are_unsure_where_cuda_puts_the_fastest_of_different_gpus_first(
+    environment: dict[str, str], gpus: list[Gpu], expected: bool
+) -> None:
+    assert host.is_order_unsure(environment, gpus) is expected
+
+
 class FakeDriver(ModuleType):
-    """NVML of a host with one whole GPU and one that MIG has divided; a handle is a GPU's uuid."""
+    """NVML of a host with one whole GPU and one that MIG has divided; a handle is a GPU's uuid.
+
+    It lists the GPUs against their order on the PCI bus.
+    """
 
     class NVMLError(Exception):
         """What the real one raises."""
@@ -82,7 +107,10 @@ class FakeDriver(ModuleType):
         return 2
 
     def nvmlDeviceGetHandleByIndex(self, number: int) -> str:  # noqa: N802
-        return ("GPU-a", "GPU-b")[number]
+        return ("GPU-b", "GPU-a")[number]
+
+    def nvmlDeviceGetPciInfo(self, handle: str) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(domain=0, bus={"GPU-a": 0x3B, "GPU-b": 0xAF}[handle], device=0)
 
     def nvmlDeviceGetName(self, handle: str) -> str:  # noqa: N802
         return f"name of {handle}"

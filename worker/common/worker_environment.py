@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from torchrelay.shared.host import BY_BUS, ORDER
 from torchrelay.shared.settings import SettingsError
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
@@ -90,6 +91,7 @@ def for_worker(
     """Return what a worker finds beside what it inherits; `folders` come last in its PYTHONPATH."""
     path = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
     return {
+        ORDER: environment.get(ORDER, BY_BUS),
         "TS_DECODE_INPUT_REQUEST": str(start.decode_input_request).lower(),
         "TS_IPEX_ENABLE": environment.get("TS_IPEX_ENABLE", "false"),
         "TS_IPEX_GPU_ENABLE": environment.get("TS_IPEX_GPU_ENABLE", "false"),

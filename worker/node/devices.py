@@ -1,11 +1,14 @@
 """The devices that a node offers to the broker."""
 
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 
 from torchrelay.shared import host
 from torchrelay.shared.settings import SettingsError
 from torchrelay.shared.wire import messages as m
+
+logger = logging.getLogger(__name__)
 
 
 def offered(
@@ -33,3 +36,14 @@ def offered(
         else:
             raise SettingsError(f"This host has no device {name}; it has {', '.join(known)}")
     return tuple(dict.fromkeys(found))
+
+
+def warn_of_unsure_order(
+    environment: Mapping[str, str], probe: Callable[[], Sequence[host.Gpu]] | None = None
+) -> None:
+    """Warn where workers may get another GPU than the one that is measured under its number."""
+    if host.ORDER in environment and host.is_order_unsure(environment, (probe or host.read_gpus)()):
+        advice = (
+            f"unset {host.ORDER}, or set it to {host.BY_BUS}, or name GPUs by uuid in CUDA_VISIBLE_DEVICES"
+        )
+        logger.warning("gpus.order_unsure", extra={"order": environment[host.ORDER], "advice": advice})

@@ -50,6 +50,7 @@ class Node:
         self._settings = settings
         variables = environment()
         self._devices = devices.offered(settings.devices, variables)
+        devices.warn_of_unsure_order(variables)
         self._loop = asyncio.get_running_loop()
         self._link = BrokerSocket(settings.broker_address, "node")
         self._session = PeerSession(clock.monotonic())

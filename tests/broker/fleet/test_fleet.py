@@ -1,7 +1,7 @@
 """The fleet: what a version lacks, in words; placing and restarts have modules of their own."""
 
 from tests.broker.rig import CLAIMS, CPU, NODE
-from torchrelay.broker.fleet.fleet import Explanations, Fleet
+from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.wire import messages as m
@@ -11,10 +11,13 @@ class CountingFleet(Fleet):
     """Counts how often the free places of the whole fleet are gathered."""
 
     gathered = 0
+    _seen: Placement | None = None
 
     def free_places(self) -> Placement:
-        self.gathered += 1
-        return super().free_places()
+        places = super().free_places()
+        self.gathered += places is not self._seen
+        self._seen = places
+        return places
 
 
 def fleet() -> CountingFleet:
@@ -34,15 +37,15 @@ def test_what_many_versions_lack_is_explained_by_one_look_at_the_free_places() -
     start, _ = all_of_them.reconcile(records, 1.0)
     assert len(start) == 1
     all_of_them.gathered = 0
-    explanations = Explanations(all_of_them, 2.0)
-    texts = [explanations.of(one) for one in records.values()]
+    texts = [all_of_them.explain(one, 2.0) for one in records.values()]
     assert texts[0] == "wants 1, has 0, 1 starting"
     assert set(texts[1:]) == {
         "wants 1, has 0, all 1 slots of the fleet are taken; add a node or raise --slots"
     }
     assert all_of_them.gathered == 1
-    all_of_them.explain(records["m-0", "1.0"], 2.0)
-    assert all_of_them.gathered == 1, "it is only looked where that tells something"
+    all_of_them.explain(records["m-1", "1.0"], 3.0)
+    all_of_them.reconcile(records, 4.0)
+    assert all_of_them.gathered == 1, "nothing has changed since"
 
 
 def test_a_change_of_what_is_there_or_wanted_is_to_be_reconciled_and_nothing_else_is() -> None:

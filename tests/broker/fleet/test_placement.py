@@ -1,10 +1,31 @@
 """Which device a worker gets: what its model config allows, the least used first."""
 
+from collections import Counter
 from typing import Literal
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.broker.rig import CPU, GATEWAY, NODE, Rig
+from tests.broker.fleet.fleets import (
+    GIB,
+    check,
+    drawn_fleets,
+    drawn_records,
+    empty_fleet,
+    gpu,
+    join,
+    places,
+    record,
+    something_happens,
+    wish,
+)
+from tests.broker.rig import CPU, GATEWAY, NODE, Rig, held
+from torchrelay.broker.fleet import device_memory
+from torchrelay.broker.fleet.nodes import FleetNode
+from torchrelay.broker.fleet.placement import Placement
+from torchrelay.broker.fleet.shortages import Need
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
 
@@ -162,3 +183,153 @@ def test_the_kind_of_device_is_described_before_and_after_there_are_workers(
         rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, scale, scale, synchronous=False))
         rig.say(GATEWAY, m.DescribeModel(3, "m", None))
         assert rig.only(GATEWAY, m.ModelDescribed).versions[0].device_type == expected
+
+
+def test_a_worker_goes_where_all_its_labels_are() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0), labels={"zone": "a"})
+    join(fleet, "n-2", gpu(0), labels={"zone": "a", "rack": "3"})
+    join(fleet, "n-3", gpu(0), labels={"zone": "b", "rack": "3"})
+    wanted = record(ModelConfig(placement=wish(zone="a", rack="3")), 2)
+    assert places(fleet, wanted) == [("n-2", ("cuda:0",)), ("n-2", ("cuda:0",))]
+
+
+def test_memory_is_kept_for_workers_that_have_not_loaded_anything_yet() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0), gpu(1, 16))
+    wanted = record(ModelConfig(placement=wish(9.1)), 5)
+    assert places(fleet, wanted) == [("n-1", ("cuda:0",)), ("n-1", ("cuda:1",)), ("n-1", ("cuda:0",))]
+    assert places(fleet, wanted) == []
+
+
+def test_models_that_ask_for_no_memory_go_where_those_that_do_have_taken_it_all() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0))
+    assert places(fleet, record(ModelConfig(placement=wish(24))), record(ModelConfig(), model="plain")) == [
+        ("n-1", ("cuda:0",)),
+        ("n-1", ("cuda:0",)),
+    ]
+
+
+def test_every_gpu_of_a_worker_has_the_memory_that_it_asks_for() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0), gpu(1, 8), gpu(2), in_use={2: 20})
+    join(fleet, "n-2", gpu(0), gpu(1))
+    config = ModelConfig(parallel_type="tp", parallel_level=2, placement=wish(10))
+    wanted = record(config, 3)
+    assert places(fleet, wanted) == [("n-2", ("cuda:0", "cuda:1"))] * 2
+    assert "needs 2 GPUs and 10 GiB on each; cuda:1 of n-1 has 8 GiB free of 8; cuda:1 of n-2 has 4 GiB" in (
+        fleet.explain(wanted, 1.0)
+    )
+
+
+def test_packing_leaves_other_gpus_and_nodes_free() -> None:
+    packed, spread = empty_fleet(), empty_fleet()
+    for fleet, packs in ((packed, True), (spread, False)):
+        for name in ("n-1", "n-2"):
+            join(fleet, name, gpu(0), gpu(1))
+        wanted = record(ModelConfig(placement=wish(8, packs=packs)), 4)
+        found = Counter(places(fleet, wanted))
+        if packs:
+            assert found == {("n-1", ("cuda:0",)): 3, ("n-1", ("cuda:1",)): 1}
+        else:
+            assert set(found.values()) == {1}
+
+
+def test_packing_takes_the_gpu_on_which_least_is_left() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0, 80), gpu(1, 24), gpu(2, 16))
+    wanted = record(ModelConfig(placement=wish(20, packs=True)))
+    assert places(fleet, wanted) == [("n-1", ("cuda:1",))]
+
+
+def test_a_worker_that_only_installs_packages_needs_no_memory_but_its_labels() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0), in_use={0: 24})
+    join(fleet, "n-2", gpu(0), in_use={0: 24}, labels={"zone": "a"})
+    wanted = record(ModelConfig(placement=wish(9, zone="a")), 0)
+    fleet.install(wanted.key)
+    assert places(fleet, wanted) == [("n-2", ("cuda:0",))]
+    assert [worker.reserved_bytes for worker in fleet.workers.values()] == [0]
+
+
+def test_a_restarted_broker_counts_every_gpu_of_the_workers_that_survived() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=(gpu(0), gpu(1), gpu(2)))
+    config = ModelConfig(parallel_type="tp", parallel_level=2, placement=wish(20))
+    rig.register(config=config)
+    order = rig.only(NODE, m.StartWorker)
+    assert (order.devices, order.reserved_bytes) == (("cuda:0", "cuda:1"), 20 * GIB)
+    rig.worker_ready(order)
+    rig.restart()
+    rig.join_gateway()
+    rig.worker_ready_again(order, "n-1")  # before its node
+    rig.join_node(devices=(gpu(0), gpu(1), gpu(2)), workers=(held(order),))
+    rig.register("other", config=ModelConfig(placement=wish(10)))
+    assert rig.only(NODE, m.StartWorker).devices == ("cuda:2",)
+    rig.say(GATEWAY, m.ReadFleet(2))
+    (node,) = rig.only(GATEWAY, m.FleetRead).nodes
+    assert node.taken_bytes == (20 * GIB, 20 * GIB, 10 * GIB)
+
+
+def test_workers_that_a_node_of_an_earlier_version_holds_count_on_their_one_device() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node(devices=(gpu(0), gpu(1)))
+    rig.register()
+    order = rig.only(NODE, m.StartWorker)
+    old = msgspec.structs.replace(held(order), devices=(), reserved_bytes=0)
+    rig.restart()
+    rig.join_gateway()
+    rig.join_node(devices=(gpu(0), gpu(1)), workers=(old,))
+    rig.register("other")
+    assert rig.only(NODE, m.StartWorker).devices == ("cuda:1",)
+
+
+def test_the_free_places_of_a_thousand_nodes_are_gone_through_once_for_all_who_lack_the_same() -> None:
+    fleet = empty_fleet()
+    looked = Counter[str]()
+    for number in range(1000):
+        join(fleet, f"n-{number}", gpu(0), labels={"zone": "a"})
+    records = [record(ModelConfig(placement=wish(30)), model=f"m-{number}") for number in range(50)]
+    original = Placement._choose
+
+    def counting(self: Placement, node: FleetNode, need: Need) -> tuple[str, ...]:
+        looked[node.name] += 1
+        return original(self, node, need)
+
+    Placement._choose = counting  # type: ignore[method-assign]
+    try:
+        for _ in range(3):
+            assert places(fleet, *records) == []
+            texts = {fleet.explain(one, 1.0) for one in records}
+    finally:
+        Placement._choose = original  # type: ignore[method-assign]
+    assert set(looked.values()) == {1}
+    (text,) = texts
+    assert text.startswith("wants 1, has 0, no node has a place: needs 30 GiB; cuda:0 of n-0 has 24 GiB free")
+    assert "of 997 more nodes 997 too little free memory" in text
+    assert len(text) < 1000
+
+
+@given(st.data())
+def test_no_placement_exceeds_memory_slots_or_labels(data: st.DataObject) -> None:
+    """Whatever joins, ends and is measured in whatever order."""
+    fleet, records = data.draw(drawn_fleets()), data.draw(drawn_records())
+    for now in range(1, data.draw(st.integers(2, 8))):
+        something_happens(fleet, data.draw, now)
+        before = {node.peer: fleet.taken_bytes(node) for node in fleet.nodes.values()}
+        start, _ = fleet.reconcile(records, now)
+        check(fleet, records)
+        for worker in start:
+            node = fleet.nodes[worker.node or b""]
+            for device in worker.devices if worker.reserved_bytes else ():
+                total = device_memory.total(node, device)
+                assert before[node.peer][device] + worker.reserved_bytes <= total
+                assert fleet.taken_bytes(node)[device] <= total, "what is measured leaves less"
+        for one in records.values():
+            is_lacking = len(fleet.live(one.key)) < one.min_workers
+            assert not (is_lacking and fleet.free_places().fits(one)), (
+                "there is a place, and it was not taken"
+            )

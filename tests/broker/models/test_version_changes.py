@@ -4,7 +4,7 @@ import pytest
 
 from tests.broker.models.test_changes import joined, refusal
 from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
-from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.archives.model_config import ModelConfig, PlacementWish
 from torchrelay.shared.wire import messages as m
 
 
@@ -67,6 +67,44 @@ def test_scaling_to_the_same_number_revives_workers_that_were_given_up() -> None
     rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 1, 1, synchronous=True))
     rig.start_workers()
     rig.only(GATEWAY, m.WorkersScaled)
+
+
+def test_a_caller_who_asks_for_what_no_node_could_hold_is_told_why_soon() -> None:
+    rig = joined()
+    wish = PlacementWish(memory_bytes=9 << 30, labels=(("zone", "a"),))
+    rig.archive("u", config=ModelConfig(placement=wish))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=True))
+    rig.pass_time(14)
+    assert not rig.take(GATEWAY, m.AskRefused), "a node that can may be on its way"
+    rig.pass_time(2)
+    refused = rig.only(GATEWAY, m.AskRefused)
+    assert refused.error == "WorkerStartFailed"
+    assert "needs 9 GiB and the label zone=a; n-1 lacks the label zone=a; add a node" in refused.details
+    assert not list(rig.core.catalog), "it is rolled back as any other registration whose workers fail"
+
+
+def test_a_caller_waits_for_memory_that_others_may_free_as_for_anything_else() -> None:
+    rig = joined()
+    rig.join_node(b"n-2", devices=(m.Device("cuda:0", "gpu", "", 24 << 30),))
+    rig.register(config=ModelConfig(placement=PlacementWish(memory_bytes=20 << 30)))
+    order = rig.only(b"n-2", m.StartWorker)
+    rig.worker_ready(order, b"n-2")
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 2, 2, synchronous=True))
+    rig.pass_time(60)
+    assert not rig.take(GATEWAY, m.AskRefused)
+    rig.pass_time(70)
+    assert "cuda:0 of n-2 has 4 GiB free of 24" in rig.only(GATEWAY, m.AskRefused).details
+
+
+def test_a_caller_waits_for_the_first_node_of_all_whatever_it_asks_for() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.archive("u", config=ModelConfig(placement=PlacementWish(labels=(("zone", "a"),))))
+    rig.say(GATEWAY, m.RegisterModel(5, "u", initial_workers=1, synchronous=True))
+    rig.pass_time(60)
+    rig.join_node(labels={"zone": "a"})
+    rig.start_workers()
+    rig.only(GATEWAY, m.ModelRegistered)
 
 
 def test_how_long_a_scaling_lets_workers_finish_is_forgotten_after_it() -> None:

@@ -270,6 +270,15 @@ def test_scale_does_not_read_a_body() -> None:
 # Describe
 
 
+def test_what_an_archive_asks_of_its_nodes_is_described_with_what_is_missing() -> None:
+    asking = msgspec.structs.replace(facts(), strategy="pack", memory_bytes=9 << 30, labels=(("zone", "a"),))
+    (body,) = Gateway(described(asking)).manage("GET", "/models/echo").json
+    assert body["placement"] == {"memoryBytes": 9 << 30, "labels": {"zone": "a"}, "strategy": "pack"}
+    assert body["explanation"] == "wants 1, has 0"
+    (body,) = Gateway(described(facts())).manage("GET", "/models/echo").json
+    assert not {"placement", "explanation"} & body.keys(), "TorchServe's clients see what they know"
+
+
 def test_what_the_archives_own_config_says_is_described() -> None:
     version = msgspec.structs.replace(
         facts(),

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from openapi_schema_validator import OAS30Validator
 
@@ -16,8 +17,8 @@ from torchrelay.shared.wire import messages
 
 @pytest.mark.parametrize("name", ["Fleet", "Version"])
 def test_what_is_shown_of_fleet_and_models_is_what_the_schemas_say(name: str) -> None:
-    node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100)
-    version = facts(WORKER, GPU_WORKER)
+    node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100, (("zone", "a"),), (5,))
+    version = msgspec.structs.replace(facts(WORKER, GPU_WORKER), strategy="pack", labels=(("zone", "a"),))
     shown = {
         "Fleet": responses.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",))),
         "Version": responses.description(version),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torchrelay.shared.archives.model_config import (
     SIZE_LIMIT_BYTES,
     ModelConfig,
+    PlacementWish,
     Torchrun,
     Unreadable,
     WarmupRequest,
@@ -42,6 +43,7 @@ maxSequenceJobQueueSize: 11
 maxNumSequence: 12
 asyncCommunication: true
 useVenv: true
+placement: {memory: 9.1GiB, labels: {zone: a, rack: 3}, strategy: Pack}
 handler: {batchSize: not for the server}
 """
 
@@ -81,6 +83,9 @@ def test_every_key_is_read_and_those_of_the_handler_are_left_alone() -> None:
             max_sequences=12,
             async_communication=True,
             use_venv=True,
+            placement=PlacementWish(
+                memory_bytes=9_771_050_598, labels=(("rack", "3"), ("zone", "a")), strategy="pack"
+            ),
         ),
         (),
     )
@@ -134,6 +139,28 @@ def test_a_file_without_a_word_for_the_server_changes_nothing(content: bytes) ->
         "warmup: [{body: x, repeat: 1001}]",
         "warmup: [{body: x, content_type: 3}]",
         f"warmup: [{'{body: x}, ' * 101}]",
+        "placement: spread",
+        "placement: {memory: 9}",
+        "placement: {memory: 9.1}",
+        "placement: {memory: 0GiB}",
+        "placement: {memory: -1GiB}",
+        "placement: {memory: 9G}",
+        "placement: {memory: 9e3MB}",
+        "placement: {memory: '9,1GiB'}",
+        "placement: {memory: 999999999999999TiB}",
+        "placement: {memory: [9GiB]}",
+        "placement: {labels: zone=a}",
+        "placement: {labels: [a]}",
+        "placement: {labels: {zone: true}}",
+        "placement: {labels: {zone: 1.0}}",
+        "placement: {labels: {1: a}}",
+        "placement: {labels: {zone: ''}}",
+        "placement: {labels: {zone: 'a b'}}",
+        'placement: {labels: {zone: "\\x1b[31m"}}',
+        f"placement: {{labels: {{{', '.join(f'n{number}: a' for number in range(33))}}}}}",
+        "placement: {strategy: scatter}",
+        "placement: {zone: a}",
+        f"placement: {{{', '.join(f'n{number}: a' for number in range(2000))}}}",
     ],
 )
 def test_a_value_that_cannot_be_meant_is_passed_over_with_a_warning(line: str) -> None:
@@ -167,6 +194,24 @@ def test_what_can_be_neither_stored_nor_shown_is_passed_over(text: str) -> None:
     assert config.torchrun == Torchrun(nproc_per_node=2)
     assert warnings[-1].startswith("torchrun.rdzv-conf:")
     assert warnings[-1].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("500MB", 500_000_000), ("500 mb", 500_000_000), ("1.5KiB", 1536), ("2TiB", 2 << 40), ("1gib", 1 << 30)],
+)
+def test_a_size_has_its_unit(text: str, size: int) -> None:
+    config, warnings = parse(f"placement: {{memory: {text}}}".encode())
+    assert (config.placement, warnings) == (PlacementWish(memory_bytes=size), ())
+
+
+def test_what_can_be_meant_of_a_placement_counts_and_the_rest_is_named() -> None:
+    config, warnings = parse(b"placement: {memory: much, strategy: pack, labels: {zone: a}, node: x}")
+    assert config.placement == PlacementWish(strategy="pack", labels=(("zone", "a"),))
+    assert warnings == (
+        "placement.memory: expected a size with its unit, such as 9.1GiB or 500MB, found 'much'",
+        "placement: 'node' is not one of memory, labels, strategy",
+    )
 
 
 def test_a_bad_value_spoils_no_other() -> None:

@@ -20,7 +20,7 @@ WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1
 VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
     (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
-    2000, 3, 4, (m.QuarantinedItem("id", "exited with 1", 2, 5, 300_000),),
+    2000, 3, 4, (m.QuarantinedItem("id", "exited with 1", 2, 5, 300_000),), "pack", 9 << 30, (("zone", "a"),),
 )  # fmt: skip
 POINT = m.MetricPoint(
     "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)

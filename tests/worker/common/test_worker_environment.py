@@ -88,6 +88,7 @@ def test_a_worker_finds_what_torchserves_workers_find() -> None:
     headers = SequenceHeaders("x-id", "x-start", "x-end")
     found = for_worker(HAD, start_worker(decode_input_request=False), headers, Path("/model"))
     assert found == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "TS_DECODE_INPUT_REQUEST": "false",
         "TS_IPEX_ENABLE": "false",
         "TS_IPEX_GPU_ENABLE": "false",
@@ -96,6 +97,12 @@ def test_a_worker_finds_what_torchserves_workers_find() -> None:
         "TS_REQUEST_SEQUENCE_END": "x-end",
         "PYTHONPATH": "/a:/b:/model",
     }
+
+
+def test_the_operators_own_order_of_gpus_stays() -> None:
+    had = {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}
+    found = for_worker(had, start_worker(), SequenceHeaders(), Path("/model"))
+    assert found["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
 
 
 def test_what_the_operator_has_set_for_ipex_stays() -> None:
