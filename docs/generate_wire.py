@@ -35,6 +35,9 @@ out and never speak to each other. [The architecture](architecture.md) says whic
   forwards and doesn't open. `frames` of an item counts those that are its.
 - **Epoch**: rises with each start of a broker. What comes under another than the broker's is answered with
   `IntroduceYourself` and changes nothing.
+- **Keys**: on tcp a connection is encrypted by CURVE, and each side knows the other's public key. A peer is
+  who its key says, and its session (`X-Session` in the handshake, drawn at each start) tells that it is the
+  same again after a reconnection. On a unix socket, and with `--insecure`, there are no keys.
 - **Limits**: a head of {head_to_broker} bytes to the broker, {head} to the others, {frames} frames. What
   isn't a message, or none that its sender may send, is answered with `Misunderstood` and changes nothing.
 - **Time** travels as a duration: hosts share no clock. Names of fields end with their unit: `_s` seconds,

@@ -249,7 +249,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
         if not self.asks_for_curve_keys:
             return ()
         bound = (address for address in self.addresses if address.startswith("tcp://"))
-        return self.advertised_addresses or tuple(one for one in bound if not _is_wildcard(one))
+        return self.advertised_addresses or tuple(one for one in bound if not is_wildcard(one))
 
 
 class GatewaySettings(Settings, frozen=True, kw_only=True):
@@ -419,6 +419,11 @@ def environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
+def take_from_environment(variable: str) -> None:
+    """Keep a variable of this process's environment from all that it starts."""
+    os.environ.pop(variable, None)
+
+
 def add_to_environment(variables: Mapping[str, str]) -> None:
     """Set variables of this process's environment, for code that isn't ours and reads them there."""
     os.environ.update(variables)
@@ -441,7 +446,7 @@ def is_reachable_from_outside(address: str) -> bool:
     return not is_loopback(urlsplit(address).hostname or "")
 
 
-def _is_wildcard(address: str) -> bool:
+def is_wildcard(address: str) -> bool:
     """Return whether an address to bind stands for all of the host's."""
     return address.removeprefix("tcp://").rpartition(":")[0] in ("*", "0.0.0.0", "[::]")
 

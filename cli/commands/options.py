@@ -11,6 +11,34 @@ DEFAULT_INFERENCE = "http://127.0.0.1:8080"
 DEFAULT_MANAGEMENT = "http://127.0.0.1:8081"
 DEFAULT_METRICS = "http://127.0.0.1:8082"
 
+Join = Annotated[
+    str | None,
+    typer.Option(
+        metavar="INVITATION",
+        help="Join by what `nodes invite` or `gateways invite` printed. Else TORCHRELAY_JOIN.",
+    ),
+]
+JoinFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Join by the invitation in a file; `-` is standard input.")
+]
+Credentials = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="The key by which the broker knows this host. [default: in ~/.local/state/torchrelay]",
+    ),
+]
+PlainBroker = Annotated[
+    bool,
+    typer.Option("--insecure", help="Speak to a broker on tcp that was started so: without keys, in clear."),
+]
+Advertise = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Where other hosts reach the broker, for invitations; repeatable. [default: as it listens]",
+    ),
+]
 ModelStore = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of archives; without it nothing can be registered.")
 ]

@@ -17,8 +17,12 @@ def broker(
     more_models: options.MoreModels = None,
     address: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDR", help="Where to listen; repeatable. [default: this user's own socket]"),
+        typer.Option(
+            metavar="ADDR",
+            help="Where to listen, tcp:// or ipc://; repeatable. [default: this user's own socket]",
+        ),
     ] = None,
+    advertise: options.Advertise = None,
     state_dir: options.StateDir = ".torchrelay",
     model_store: options.ModelStore = None,
     models: options.Models = None,
@@ -46,16 +50,16 @@ def broker(
 
     static_keys = secrets_file.static_keys(keys, environment())
     command_line = config_sources.command_line_values(**ctx.params, static_keys=static_keys)
-    if not address:
-        place = broker_address.own_place(environment())
-        address = [place.address]
-        for line in place.warnings:
-            typer.echo(line, err=True)
+    place = broker_address.beside(address, state_dir) if address else broker_address.own_place(environment())
+    address = [*([place.address] if place.address else []), *(address or [])]
+    for line in place.warnings:
+        typer.echo(line, err=True)
     values = part_settings.merge(command_line, config_sources.read_config(ts_config, environment()))
     checks.raise_faults(part_settings.unused_key_faults(static_keys, values, command_line))
     settings = part_settings.broker_settings(
         values,
         addresses=tuple(address),
+        advertised_addresses=broker_address.advertised(address, advertise or ()),
         state_dir=state_dir,
         insecure=insecure,
         allow_private_urls=allow_private_urls,
@@ -86,23 +90,29 @@ def gateway(
     tokens: options.Tokens = None,
     insecure: options.Insecure = False,
     allowed_hosts: options.AllowedHosts = None,
+    join: options.Join = None,
+    join_file: options.JoinFile = None,
+    credentials: options.Credentials = None,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run the gateway: it speaks HTTP and hands requests to the broker."""
-    from torchrelay.cli.start import broker_address, checks, config_sources, part_settings
+    from torchrelay.cli.start import broker_address, checks, config_sources, joining, part_settings
     from torchrelay.shared.settings import environment
 
-    broker = broker or broker_address.of_this_user(environment())
+    environ = environment()
+    checks.require_broker_addresses(dialled=broker)
+    entry = joining.Joining.of_command("gateway", join, join_file, credentials, environ)
+    way = entry.way(broker, lambda: broker_address.of_this_user(environ), insecure=insecure)
     command_line = config_sources.command_line_values(**ctx.params)
-    config = config_sources.read_config(ts_config, environment())
+    config = config_sources.read_config(ts_config, environ)
     settings = part_settings.gateway_settings(
         part_settings.merge(command_line, config),
-        broker_address=broker,
+        broker_address=way.address,
+        credentials_file=way.credentials_file,
         processes=processes,
         insecure=insecure,
     )
-    checks.require_broker_addresses(dialled=broker)
     checks.raise_faults(part_settings.gateway_faults(settings))
     checks.require_free_listeners(settings)
     for line in part_settings.plain_http_warnings(settings):
@@ -120,20 +130,25 @@ def worker(
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,
     ts_config: options.TsConfigFile = None,
+    join: options.Join = None,
+    join_file: options.JoinFile = None,
+    credentials: options.Credentials = None,
+    insecure: options.PlainBroker = False,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
     """Run a node: it offers this host's devices and starts workers on them."""
-    from torchrelay.cli.start import broker_address, checks, config_sources, part_settings
+    from torchrelay.cli.start import broker_address, checks, config_sources, joining, part_settings
     from torchrelay.cli.start.folders import cache_of_node
     from torchrelay.shared import host
     from torchrelay.shared.settings import environment
     from torchrelay.shared.torchserve.config_keys import ConfigValues
 
-    broker = broker or broker_address.of_this_user(environment())
     checks.require_broker_addresses(dialled=broker)
     command_line = ConfigValues(node_labels=config_sources.node_labels(label))
     here = host.look(environment())
+    entry = joining.Joining.of_command("node", join, join_file, credentials, environment(), name)
+    way = entry.way(broker, lambda: broker_address.of_this_user(environment()), insecure=insecure)
     with cache_of_node(cache_dir, environment()) as cache:
         for line in cache.warnings:
             typer.echo(line, err=True)
@@ -141,7 +156,8 @@ def worker(
         values = part_settings.merge(command_line, config)
         settings = part_settings.node_settings(
             values,
-            broker_address=broker,
+            broker_address=way.address,
+            credentials_file=way.credentials_file,
             name=name or here.name,
             devices=part_settings.devices(values, tuple(device or ["auto"]), here),
             slots=slots or part_settings.default_slots(here),

@@ -1,4 +1,4 @@
-"""`torchrelay ping`: whether a broker answers; the only zmq module here."""
+"""`torchrelay ping`: whether a broker answers."""
 
 from typing import Annotated
 
@@ -13,24 +13,21 @@ def ping(
     timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How long to wait.")] = 3.0,
 ) -> None:
     """Ask a broker whether it is there; exit with 1 if it isn't."""
-    import zmq
-
-    from torchrelay.cli.start import broker_address, checks
+    from torchrelay.cli.start import broker_address, broker_dialogue, checks
     from torchrelay.shared.settings import environment
-    from torchrelay.shared.wire import codec, presence, sockets
+    from torchrelay.shared.wire import presence
 
     hint = "" if broker else "; one of another user or host is named by --broker"
     broker = broker or broker_address.of_this_user(environment())
     checks.require_broker_addresses(dialled=broker)
-    context = zmq.Context()
     try:
-        socket = sockets.dial(context, broker, "ping", waits_to_send=True)
-        socket.send(codec.encode(presence.PROBE, epoch=0))
-        if not socket.poll(int(timeout * 1000)):
-            raise Fault(f"no broker answers at {broker}: is it running, and can this host reach it?{hint}")
-        _, epoch = codec.decode(socket.recv())
-    except (zmq.ZMQError, codec.WireError) as error:
-        raise Fault(f"{broker} is no broker's address: {error}") from error
-    finally:
-        context.destroy()
-    typer.echo(f"The broker at {broker} lives (epoch {epoch}).")
+        _, epoch = broker_dialogue.ask(broker, presence.PROBE, timeout_s=timeout)
+    except broker_dialogue.OtherBroker:
+        # Not more than that it is one: who has no key learns neither its version nor its epoch.
+        typer.echo(f"A broker that asks for keys listens at {broker}.")
+    except broker_dialogue.NoAnswer as error:
+        raise Fault(
+            f"no broker answers at {broker}: is it running, and can this host reach it?{hint}"
+        ) from error
+    else:
+        typer.echo(f"The broker at {broker} lives (epoch {epoch}).")

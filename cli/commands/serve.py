@@ -35,6 +35,7 @@ def serve(
     broker: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Let nodes of other hosts join here, tcp://HOST:PORT.")
     ] = None,
+    advertise: options.Advertise = None,
     insecure: options.Insecure = False,
     allowed_hosts: options.AllowedHosts = None,
     allow_private_urls: options.AllowPrivateUrls = False,
@@ -51,6 +52,7 @@ def serve(
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.start import checks, config_sources, console, foreground, part_settings, secrets_file
+    from torchrelay.cli.start.broker_address import advertised
     from torchrelay.cli.start.child import LogTarget
     from torchrelay.cli.start.folders import folders
     from torchrelay.cli.start.progress import Terminal
@@ -70,6 +72,7 @@ def serve(
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
             socket_dir=made.sockets,
             broker_address=broker,
+            advertised_addresses=advertised([broker] if broker else [], advertise or ()),
             gateway_processes=gateway_processes,
             slots=slots,
             devices=tuple(device or ["auto"]),

@@ -14,15 +14,18 @@ from pathlib import Path
 import msgspec
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.start import part_settings
+from torchrelay.cli.start import checks, part_settings
 from torchrelay.shared import private_files
+from torchrelay.shared.settings import is_wildcard
 
 SOCKET_NAME = "broker.sock"
 ADVICE = "name an address with --address ipc://PATH"
+#: An address of documentation, to which nothing is sent.
+_ELSEWHERE = ("192.0.2.1", 9)
 
 
 class Place(msgspec.Struct, frozen=True):
-    """An address to listen on, and warnings about it."""
+    """An address to listen on, "" for none, and warnings about it."""
 
     address: str
     warnings: tuple[str, ...] = ()
@@ -113,3 +116,48 @@ def own_place(environ: Mapping[str, str]) -> Place:
 def of_this_user(environ: Mapping[str, str]) -> str:
     """Return the address of this user's broker for those that dial it."""
     return to_dial(folders(environ, os.getuid()), os.getuid())
+
+
+def beside(addresses: Sequence[str], state_dir: str) -> Place:
+    """Return a socket in the state folder for a broker that is told tcp addresses alone.
+
+    Commands and parts of the same host need no key there. It is left out where its path is too long.
+    """
+    folder = Path(state_dir).absolute()
+    if any(one.startswith("ipc://") for one in addresses):
+        return Place("")
+    if not part_settings.fits_socket(str(folder)):
+        return Place("", (f"The broker listens on no unix socket: {folder} is too long a path for one",))
+    return Place(f"ipc://{folder}/{SOCKET_NAME}")
+
+
+def advertised(addresses: Sequence[str], said: Sequence[str]) -> tuple[str, ...]:
+    """Return where other hosts reach a broker, for invitations: what was said, or what it listens on.
+
+    One that listens on all of its host's addresses is reached at the one that leads outwards, and by name.
+    Raises Fault for what can't be a broker's address.
+    """
+    for one in said:
+        checks.require_broker_addresses(dialled=one)
+    if said:
+        return tuple(said)
+    found: list[str] = []
+    for address in addresses:
+        if not address.startswith("tcp://"):
+            continue
+        if is_wildcard(address):
+            port = address.rpartition(":")[2]
+            found += [f"tcp://{host}:{port}" for host in (_outward_address(), socket.gethostname()) if host]
+        else:
+            found.append(address)
+    return tuple(dict.fromkeys(found))
+
+
+def _outward_address() -> str | None:
+    """Return the address of this host that others see; None where no route leads outwards."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_ELSEWHERE)  # sends nothing
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])

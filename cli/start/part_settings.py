@@ -44,6 +44,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     defaults: ConfigValues = SERVE_DEFAULTS
     #: A tcp address for nodes of other hosts, beside the socket of this one.
     broker_address: str | None = None
+    #: Where those reach it.
+    advertised_addresses: tuple[str, ...] = ()
     gateway_processes: int = 1
     slots: int | None = None
     devices: tuple[str, ...] = ("auto",)
@@ -95,10 +97,9 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
     """
     values = merge(command_line, config, options.defaults)
     socket = f"ipc://{options.socket_dir}/broker.sock"
-    faults = (
-        [] if fits_socket(options.socket_dir) else [f"{options.socket_dir}: too long a path for a socket"]
-    )
-    with_tokens = has_tokens(values)
+    faults = []
+    if not fits_socket(options.socket_dir):
+        faults.append(f"{options.socket_dir}: too long a path for a socket")
     gateway = gateway_settings(
         values,
         broker_address=socket,
@@ -112,7 +113,8 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
     broker = broker_settings(
         values,
         queue_limit_bytes=_queue_limit_bytes(gateway),
-        addresses=(socket, options.broker_address) if options.broker_address else (socket,),
+        addresses=(socket, *([options.broker_address] if options.broker_address else [])),
+        advertised_addresses=options.advertised_addresses,
         state_dir=options.state_dir,
         folders_in_place=options.broker_address is None,
         archives_in_place=options.broker_address is None and options.is_state_temporary,
@@ -124,8 +126,8 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         log_limits=options.log_limits,
         snapshot_dir=options.snapshot_dir,
         snapshot_config=snapshot_config(command_line, config),
-        key_file=options.key_file if with_tokens else None,
-        static_keys=options.static_keys if with_tokens else (),
+        key_file=options.key_file if has_tokens(values) else None,
+        static_keys=options.static_keys if has_tokens(values) else (),
     )
     node = node_settings(
         values,
@@ -224,9 +226,9 @@ def broker_exposure_faults(addresses: Sequence[str], insecure: bool) -> list[str
         return []
     return [
         f"whoever reaches {address} can run code on every node, other users of this host as well: use"
-        " ipc://PATH, or say --insecure where you trust all who reach it"
+        " ipc://PATH or tcp://HOST:PORT, or say --insecure where you trust all who reach it"
         for address in addresses
-        if settings.is_open_to_others(address)
+        if settings.is_open_to_others(address) and not address.startswith("tcp://")
     ]
 
 

@@ -173,7 +173,12 @@ def next_to_admit(gatekeeper: Socket) -> KeyQuestion | None:
         route, _, _, request, _, address, _, _, *keys = gatekeeper.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
-    return KeyQuestion(keys[0].hex() if keys else "", address.decode("ascii", "replace"), route, request)
+    return KeyQuestion(keys[0].hex() if keys else "", _shown(address), route, request)
+
+
+def _shown(address: bytes) -> str:
+    """Return an address as people write it: an IPv4 one is not one of IPv6."""
+    return address.decode("ascii", "replace").removeprefix("::ffff:")
 
 
 def admit(gatekeeper: Socket, question: KeyQuestion, *, is_welcome: bool) -> None:

@@ -55,8 +55,9 @@ class Server:
         models = [f"{name}={name}.mar" for name in MODELS]
         fleet.broker(*broker_options, "--models", *models)
         gateway = fleet.gateway()
-        fleet.run("worker", "--broker", fleet.broker_address, "--name", "node", "--slots", SLOTS,
-                  "--device", "cpu", "--cache-dir", str(self._folder / "cache"))  # fmt: skip
+        cache = str(self._folder / "cache")
+        fleet.run("worker", "--broker", fleet.broker_address, "--insecure", "--name", "node",
+                  "--slots", SLOTS, "--device", "cpu", "--cache-dir", cache)  # fmt: skip
         fleet.wait_until_up(gateway)
         for name in MODELS:
             eventually(partial(self._answers, name))

@@ -81,12 +81,13 @@ class Fleet:
     def gateway(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a gateway alone."""
         return self.run(
-            "gateway", "--broker", self.broker_address, "--enable-model-api", *self.listeners(), *arguments
-        )
+            "gateway", "--broker", self.broker_address, "--insecure", "--enable-model-api",
+            *self.listeners(), *arguments,
+        )  # fmt: skip
 
     def node(self, name: str) -> subprocess.Popen[bytes]:
         """Start a node with a cache of its own, as on a host of its own."""
-        return self.run("worker", "--broker", self.broker_address, "--name", name,
+        return self.run("worker", "--broker", self.broker_address, "--insecure", "--name", name,
                         "--cache-dir", str(self.folder / f"cache-{name}"))  # fmt: skip
 
     def listeners(self) -> list[str]:

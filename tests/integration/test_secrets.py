@@ -152,6 +152,8 @@ def open_to_others(folder: Path) -> dict[str, str]:
     for path in folder.rglob("*"):
         facts = path.lstat()
         forbidden = 0o077 if path.is_dir() else 0o022
+        if path.name == "__pycache__":
+            continue  # Python makes it by the umask, in a folder that others can't enter
         if not (path.is_symlink() or path.is_socket()) and facts.st_mode & forbidden:
             found[str(path.relative_to(folder))] = oct(stat.S_IMODE(facts.st_mode))
     return found

@@ -106,3 +106,30 @@ def test_a_socket_that_a_killed_broker_left_is_not_dialled(tmp_path: Path) -> No
     with listening(left):
         pass
     assert broker_address.to_dial([tmp_path / "first", left], ME) == f"ipc://{tmp_path}/first/broker.sock"
+
+
+def test_invitations_name_what_the_broker_listens_on_or_what_was_said() -> None:
+    listened_on = ["ipc:///run/broker.sock", "tcp://10.0.0.1:7700", "tcp://[2001:db8::1]:7700"]
+    assert broker_address.advertised(listened_on, ()) == tuple(listened_on[1:])
+    assert broker_address.advertised(listened_on, ["tcp://broker:7700"]) == ("tcp://broker:7700",)
+    assert broker_address.advertised(["ipc:///run/broker.sock"], ()) == ()
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:7701", "tcp://*:7701", "tcp://[::]:7701"])
+def test_one_that_listens_on_all_addresses_is_reached_by_one_that_others_see_or_by_name(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "rack1")
+    monkeypatch.setattr(broker_address, "_outward_address", lambda: "10.0.0.7")
+    assert broker_address.advertised([address], ()) == ("tcp://10.0.0.7:7701", "tcp://rack1:7701")
+    monkeypatch.setattr(broker_address, "_outward_address", lambda: None)
+    assert broker_address.advertised([address], ()) == ("tcp://rack1:7701",)
+
+
+def test_a_broker_on_tcp_has_a_socket_in_its_state_as_well() -> None:
+    tcp = ["tcp://10.0.0.1:7700"]
+    assert broker_address.beside(tcp, "/state").address == "ipc:///state/broker.sock"
+    assert broker_address.beside([*tcp, "ipc:///own.sock"], "/state") == broker_address.Place("")
+    too_long = broker_address.beside(tcp, "/" + "x" * 120)
+    assert too_long.address == ""
+    assert "too long" in too_long.warnings[0]

@@ -173,7 +173,7 @@ def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure(
     said = ConfigValues(inference_address="http://0.0.0.0:8080", metrics_address="http://[::]:8082")
     with pytest.raises(SettingsError) as caught:
         plan(said, broker_address="tcp://192.0.2.1:7700")
-    assert len(str(caught.value).splitlines()) == 3
+    assert len(str(caught.value).splitlines()) == 2
     assert plan(said, broker_address="tcp://192.0.2.1:7700", insecure=True).broker.insecure
     # Nobody listens there:
     assert plan(ConfigValues(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
@@ -196,10 +196,13 @@ def test_keys_that_others_can_read_on_their_way_are_warned_of() -> None:
     assert not part_settings.plain_http_warnings(insecure.gateway)
 
 
-def test_a_broker_on_tcp_is_open_to_others_also_on_loopback() -> None:
-    for address in ("tcp://127.0.0.1:7700", "tcp://[::1]:7700", "ipc://@abstract"):
-        with pytest.raises(SettingsError, match="other users of this host"):
-            plan(broker_address=address)
+def test_a_broker_on_tcp_asks_for_keys_and_one_that_could_not_is_refused() -> None:
+    for address in ("tcp://127.0.0.1:7700", "tcp://[::1]:7700", "tcp://0.0.0.0:7700"):
+        assert plan(broker_address=address).broker.asks_for_curve_keys
+        assert not plan(broker_address=address, insecure=True).broker.asks_for_curve_keys
+    with pytest.raises(SettingsError, match="other users of this host"):
+        plan(broker_address="ipc://@abstract")
+    assert not plan().broker.asks_for_curve_keys
     assert plan().broker.addresses == ("ipc:///tmp/x/broker.sock",)
 
 
