@@ -51,6 +51,7 @@ OF_SEVERAL_MODULES = {
     "tests/gateway/http/test_slow_clients.py": "clients that are slow or many, on real sockets",
     "tests/gateway/http/test_tls.py": "certificates and listeners that speak TLS",
     "tests/gateway/test_tokens.py": "keys on every route",
+    "tests/worker/model/test_cancellation.py": "what a running handler is told of its clients",
     "tests/worker/node/test_node_models.py": "what models may ask of a real node",
     "tests/worker/test_no_torch.py": "what the node's code imports, in a process of its own",
     "tests/worker/node/test_node_output.py": "handlers that print more than a node can write",

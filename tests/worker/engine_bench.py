@@ -1,6 +1,7 @@
 """An engine under test: a handler, leases, and a sender of answers that remembers what it was told."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import NamedTuple
 
 from ts.context import Context
@@ -36,10 +37,13 @@ class Bench:
         self.told: list[Part | Done] = []
         #: Leases whose clients are found to have gone while a handler runs.
         self.gone: list[int] = []
+        #: How often it was asked to look for what has come.
+        self.received = 0
         self.engine: Engine | None = None
 
     def receive_all(self) -> None:
         assert self.engine is not None
+        self.received += 1
         for lease in self.gone:
             self.engine.cancelled(lease, (0,))
 
@@ -51,10 +55,22 @@ class Bench:
         self.leases.completed(lease, handler_us, (), ())
         self.told.append(Done(lease, replies, ends))
 
-    def assign(self, lease: int, *bodies: bytes, is_describe: bool = False, sequence: str = "") -> None:
+    def assign(
+        self,
+        lease: int,
+        *bodies: bytes,
+        is_describe: bool = False,
+        sequence: str = "",
+        given_up_at: Sequence[float] = (),
+    ) -> None:
+        """Give it a batch; `given_up_at` says when the clients of the first jobs give up."""
+        limits = [*given_up_at, *[inf] * len(bodies)]
         jobs = [
             AssignedJob(
-                *codec.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]), sequence, bool(sequence)
+                *codec.pack_request(f"r{lease}-{idx}", [], [("body", "", body)]),
+                sequence,
+                bool(sequence),
+                limits[idx],
             )
             for idx, body in enumerate(bodies)
         ]

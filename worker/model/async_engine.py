@@ -26,7 +26,7 @@ from torchrelay.worker.model.engines import (
 )
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.runner import Runner
-from torchrelay.worker.model.streaming import Part, SendParts
+from torchrelay.worker.model.streaming import ClientWatch, Part, SendParts
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class AsyncEngine:
         if isinstance(context, BaseException):
             return outputs.raised(context)
         assert isinstance(context, type(self.runner.model.context))
-        part_sender = self.runner.new_part_sender(context, self._sender(call))
+        part_sender = self.runner.new_part_sender(context, self._sender(call), self._watch(call))
         data = self.runner.begin(context, [opened], is_describe=call.batch.is_describe)
-        part_sender.open([(call.batch.lease, idx)])
+        part_sender.open([(call.batch.lease, idx)], [opened])
         started = clock.monotonic()
         output = guarded(self.runner.model.entry_point, data, context)
         if inspect.isawaitable(output):
@@ -128,6 +128,15 @@ class AsyncEngine:
                 self.loop.call_soon_threadsafe(functools.partial(send, parts))
 
         return from_any_thread
+
+    def _watch(self, call: _Call) -> ClientWatch:
+        """Return what tells who waits. Of all threads only the loop's keeps the loop from receiving."""
+
+        def receive() -> None:
+            if _is_running(self.loop):
+                self.answers.receive_all()
+
+        return ClientWatch(receive, lambda lease, idx: self._is_wanted(call, idx))
 
     def _is_wanted(self, call: _Call, idx: int) -> bool:
         """Tell whether somebody waits for a request, and the broker still holds this worker to it."""

@@ -19,7 +19,7 @@ from torchrelay.worker.model import outputs
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.runner import Runner
-from torchrelay.worker.model.streaming import STREAM_HEADER, Part
+from torchrelay.worker.model.streaming import STREAM_HEADER, ClientWatch, Part
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,11 @@ class BatchEngine:
 
     def __post_init__(self) -> None:
         self._context = self.runner.model.context
-        self._part_sender = self.runner.new_part_sender(self._context, self._send)
+        watch = ClientWatch(self.answers.receive_all, self.leases.is_wanted) if self.share is None else None
+        self._part_sender = self.runner.new_part_sender(self._context, self._send, watch)
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
-        """Take note that the clients of these jobs have gone; a handler that runs is left alone."""
+        """Take note that the clients of these jobs have gone; a handler that runs may ask."""
         self.leases.cancelled(lease, indexes)
 
     def forget(self) -> None:

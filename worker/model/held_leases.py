@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 
@@ -11,12 +12,16 @@ from torchrelay.shared.wire.codec import Payload
 
 
 class AssignedJob(msgspec.Struct, frozen=True, gc=False):
-    """One job of a batch as it came; `sequence` is "" unless the model batches by sequence."""
+    """One job of a batch as it came; `sequence` is "" unless the model batches by sequence.
+
+    Its client waits until `given_up_at`, in the time of this process.
+    """
 
     meta: bytes
     frames: Sequence[Payload] = ()
     sequence: str = ""
     starts_sequence: bool = False
+    given_up_at: float = inf
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -27,11 +32,17 @@ class Batch(msgspec.Struct, frozen=True):
     jobs: list[AssignedJob]
 
 
-def batch_of(assign: m.Assign, frames: Sequence[Payload]) -> Batch:
+def batch_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> Batch:
     """Return the batch of a message that came with these frames. Raises WireError where they don't fit it."""
     parts = codec.split_frames([item.frames for item in assign.items], frames)
     jobs = [
-        AssignedJob(item.meta, part, item.sequence, item.starts_sequence)
+        AssignedJob(
+            item.meta,
+            part,
+            item.sequence,
+            item.starts_sequence,
+            now + item.left_ms / 1000 if item.left_ms else inf,
+        )
         for item, part in zip(assign.items, parts, strict=True)
     ]
     return Batch(assign.lease, assign.is_describe, jobs)
@@ -77,6 +88,10 @@ class HeldLeases:
     def is_gone(self, lease: int, index: int) -> bool:
         """Tell whether nobody waits for a job any more."""
         return bool(self._gone) and index in self._gone.get(lease, ())
+
+    def is_wanted(self, lease: int, index: int) -> bool:
+        """Tell whether a job was begun, and somebody waits for its answer, which has not been given."""
+        return lease in self._begun and not self.is_gone(lease, index)
 
     def next_batch(self) -> Batch | None:
         """Hand out the oldest batch, which is begun by it."""

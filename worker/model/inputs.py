@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 
@@ -23,6 +24,8 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     values: Sequence[codec.Payload]
     sequence: str = ""
     starts_sequence: bool = False
+    #: When its client gives up, in the time of this process.
+    given_up_at: float = inf
 
 
 def inputs(job: Opened, *, decode_input: bool) -> tuple[Row, Headers]:

@@ -174,7 +174,7 @@ class WorkerLoop:
 
     def _turn(self) -> None:
         """Receive what has come, send what waits, and say hello or beat if that is due."""
-        self.receive_all()
+        self._receive_all()
         now = clock.monotonic()
         self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush()
@@ -183,7 +183,12 @@ class WorkerLoop:
         self._send_what_is_due(now)
 
     def receive_all(self) -> None:
-        """Receive all messages that have come; also while a handler runs."""
+        """Receive all messages that have come, while a handler runs."""
+        self._receive_all()
+        if self._woken is not None:
+            self._woken.set()  # the wake-up for what came is taken
+
+    def _receive_all(self) -> None:
         coming = iter(self._socket.receive, None)
         while fault := first_fault(coming, self._receive):
             (message, _, _), error = fault
@@ -212,7 +217,7 @@ class WorkerLoop:
         if self._stop.is_set:
             return  # Bye hands it back
         try:
-            batch = batch_of(assign, frames)
+            batch = batch_of(assign, frames, clock.monotonic())
         except codec.WireError as error:
             # Left unanswered: that this worker doesn't hold it tells the broker that it is lost.
             logger.error("batch.unreadable: %s", error)

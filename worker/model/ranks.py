@@ -89,7 +89,7 @@ class Follower:
                 assert isinstance(assign, m.Assign)
                 packed = self._leader.recv_bytes()
                 frames = [self._leader.recv_bytes() for item in assign.items for _ in range(item.frames)]
-                yield batch_of(assign, frames), [lease for (lease,) in _LEASE.iter_unpack(packed)]
+                yield batch_of(assign, frames, 0.0), [lease for (lease,) in _LEASE.iter_unpack(packed)]
 
 
 def see_only(gpu_ids: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ from torchrelay.worker.model import inputs, outputs
 from torchrelay.worker.model.held_leases import AssignedJob, Batch
 from torchrelay.worker.model.inputs import Opened, Row
 from torchrelay.worker.model.loading import LoadedModel
-from torchrelay.worker.model.streaming import PartSender, Place, SendParts
+from torchrelay.worker.model.streaming import ClientWatch, PartSender, Place, SendParts
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,11 @@ class Runner:
         take_points = context.metrics.take_points if context.metrics else list
         self.measuring = Measuring(context.model_name, take_points)
 
-    def new_part_sender(self, context: Context, send: SendParts) -> PartSender:
+    def new_part_sender(
+        self, context: Context, send: SendParts, watch: ClientWatch | None = None
+    ) -> PartSender:
         """Give a context the sender of parts that its handlers use; they go to `send`."""
-        part_sender = PartSender(context, send, self.response_limit_bytes)
+        part_sender = PartSender(context, send, self.response_limit_bytes, watch)
         context.cl_socket = part_sender
         return part_sender
 
@@ -79,7 +81,7 @@ class Runner:
         except codec.WireError as error:
             logger.warning("job.unreadable: %s", error)
             return outputs.failed(InternalError("The request reached its worker in pieces.", str(error)))
-        return Opened(request, values, job.sequence, job.starts_sequence)
+        return Opened(request, values, job.sequence, job.starts_sequence, job.given_up_at)
 
     def call(
         self,
@@ -95,7 +97,7 @@ class Runner:
         The first `known` of the jobs are ones that the handler has seen before.
         """
         data = self.begin(part_sender.context, jobs, is_describe=is_describe, known=known)
-        part_sender.open(places)
+        part_sender.open(places, jobs)
         started = clock.monotonic()
         output = guarded(self.model.entry_point, data, part_sender.context)
         output = guarded(outputs.plain_output, output)

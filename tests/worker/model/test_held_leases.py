@@ -1,5 +1,7 @@
+from math import inf
+
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.model.held_leases import Batch, HeldLeases
+from torchrelay.worker.model.held_leases import Batch, HeldLeases, batch_of
 
 
 def batch(lease: int) -> Batch:
@@ -34,6 +36,23 @@ def test_a_lease_is_held_from_its_batch_until_its_answer_is_sent() -> None:
     assert leases.first() == (m.Completed(1, 7, ()), [b"frame"])
     leases.sent()
     assert leases.held == (2,)
+
+
+def test_a_job_is_wanted_from_its_beginning_to_its_answer_unless_its_client_leaves() -> None:
+    leases = HeldLeases()
+    leases.assigned(batch(1))
+    assert not leases.is_wanted(1, 0)
+    leases.next_batch()
+    leases.cancelled(1, (1,))
+    assert [leases.is_wanted(1, index) for index in range(3)] == [True, False, True]
+    leases.completed(1, 7, (), ())
+    assert not leases.is_wanted(1, 0)
+
+
+def test_the_time_that_is_left_to_a_job_counts_from_when_it_came() -> None:
+    items = (m.AssignItem(b"a", left_ms=1500), m.AssignItem(b"b"))
+    jobs = batch_of(m.Assign(1, False, items), (), 100.0).jobs
+    assert [job.given_up_at for job in jobs] == [101.5, inf]
 
 
 def test_parts_are_numbered_by_lease_and_the_answer_says_how_many_there_were() -> None:

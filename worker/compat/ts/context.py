@@ -96,6 +96,25 @@ class Context:
         """Return a request's id, or None while the model loads."""
         return None if self.request_ids is None else self.request_ids.get(idx)
 
+    def is_cancelled(self, idx: int | None = None) -> bool:
+        """Tell whether nobody waits for a request any more: its client has left, or its time is over.
+
+        Without an index: for none of the requests of this call, so that all of it can be given up. What is
+        returned for a request that is cancelled is dropped. False while the model loads, and where a worker
+        has several processes, which must all do the same. Ours alone: TorchServe has no such method.
+        """
+        return self.cl_socket is not None and bool(self.cl_socket.is_cancelled(idx))
+
+    def remaining_ms(self, idx: int | None = None) -> int | None:
+        """Return how many milliseconds a request's client still waits; None where nobody has said.
+
+        Without an index: the most patient client of this call. Ours alone: TorchServe has no such method.
+        """
+        if self.cl_socket is None:
+            return None
+        left_ms: int | None = self.cl_socket.remaining_ms(idx)
+        return left_ms
+
     def get_request_header(self, idx: int, key: str) -> Any:
         """Return a request's header by its exact name, or None."""
         return self.request_processor[idx].get_request_property(key)

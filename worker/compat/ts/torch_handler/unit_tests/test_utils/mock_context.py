@@ -34,6 +34,14 @@ class MockContext:
         if model_yaml_config_file:
             self.model_yaml_config = get_yaml_config(os.path.join(model_dir, model_yaml_config_file))
 
+    def is_cancelled(self, idx: int | None = None) -> bool:
+        """Say that somebody waits."""
+        return False
+
+    def remaining_ms(self, idx: int | None = None) -> int | None:
+        """Say that nobody has said how long."""
+        return None
+
     def get_request_header(self, idx: int, exp: str) -> bool:
         """Return True or False, as TorchServe's stand-in does, and for the first request always False."""
         return bool(idx and exp and self.explain)
