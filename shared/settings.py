@@ -386,6 +386,9 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     threads_per_worker: NotNegative = 0
     #: How long workers may finish their batch when the node stops.
     stop_grace_s: PositiveSeconds = 3.0
+    #: How long a node that is told to stop waits before that for its workers to be replaced on other nodes;
+    #: for what has no other place it doesn't wait.
+    leave_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     #: Regex: variables of the environment with such a name are kept from workers.
     blacklist_env_vars: str = ""
     #: Regex: variables with such a name are passed to the installer of an archive's requirements, beside

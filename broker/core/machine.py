@@ -350,6 +350,8 @@ class BrokerCore:
                 self.peers.add_worker_key(node, worker_id, public_key)
             case m.FetchArchive():
                 self._on_fetch(node, message)
+            case m.NodeLeaves(grace_ms):
+                self.workers.node_will_leave(node, grace_ms, now)
             case m.Bye():
                 self.workers.node_leaves(node, now)
                 self._outbox.report(logging.INFO, "node.leaving", node=node.name)

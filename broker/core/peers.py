@@ -107,6 +107,9 @@ class Peers:
                     self.gateways[peer] = Gateway(peer, hello.name, now, held_before=self._fleet.beat)
                     self._outbox.report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
+                if is_new and (former := self._fleet.former_self(hello)):
+                    self._outbox.report(logging.INFO, "node.restarted", node=former.name)
+                    self.drop_node(former, now)
                 self._fleet.add_node(peer, hello, now)
                 self._take_worker_keys(self.nodes[peer], hello)
                 if is_new:

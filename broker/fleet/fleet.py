@@ -12,6 +12,7 @@ from torchrelay.broker.fleet import device_memory
 from torchrelay.broker.fleet.nodes import FleetNode, free_name, name_nodes
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
+from torchrelay.broker.fleet.shares import Shares
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.catalog import Key
@@ -42,6 +43,10 @@ class Fleet:
         #: Nodes of before the broker's restart that haven't come back yet.
         self.awaited = set(awaited)
         self._settle_until = settle_until
+        #: Names of nodes that get no new workers, and whose workers are replaced elsewhere.
+        self.draining: set[str] = set()
+        #: What nodes had that have left on purpose, or are drained: theirs again when they are back.
+        self._shares = Shares()
         #: Versions whose requirements the next reconcile has installed.
         self._to_install: dict[Key, None] = {}
         self._must_reconcile = True
@@ -65,6 +70,19 @@ class Fleet:
     def staying_nodes(self) -> list[FleetNode]:
         """The nodes that are here to stay; one that has said goodbye is kept until it falls silent."""
         return [node for node in self.nodes.values() if not node.is_leaving]
+
+    def is_draining(self, node: FleetNode) -> bool:
+        """Tell whether the workers of a node are to be replaced elsewhere: it was drained, or will leave."""
+        return node.leaves_at is not None or node.name in self.draining
+
+    def takes_workers(self, node: FleetNode) -> bool:
+        """Tell whether a node may get new workers."""
+        return not (node.is_leaving or self.is_draining(node))
+
+    def must_move(self, worker: FleetWorker) -> bool:
+        """Tell whether a worker is to be replaced by one on another node."""
+        node = self.nodes.get(worker.node or b"")
+        return worker.is_moving or (node is not None and not node.is_leaving and self.is_draining(node))
 
     def of_version(self, key: Key) -> list[FleetWorker]:
         """Return a version's workers that are not gone, oldest first."""
@@ -139,13 +157,17 @@ class Fleet:
     def _why_no_place(self, record: VersionRecord) -> str:
         """Say why no node has a place for one more worker of a version; empty if one has."""
         places = self.free_places()
+        open_nodes = [node for node in self.nodes.values() if self.takes_workers(node)]
+        if not open_nodes:
+            names = ", ".join(sorted(node.name for node in self.nodes.values()))
+            return f"no node takes new workers: {names} is drained or stops; add or resume one"
         if record.config.placement is not None:
             if places.fits(record):
                 return ""
             advice = "add a node with that, or ask for less in `placement` of the archive's model-config.yaml"
             return f"no node has a place: {places.shortages(record).words()}; {advice}"
         if places.is_full:
-            slots = sum(node.slots for node in self.nodes.values())
+            slots = sum(node.slots for node in open_nodes)
             return f"all {slots} slots of the fleet are taken; add a node or raise --slots"
         if not places.fits(record):
             ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
@@ -157,6 +179,8 @@ class Fleet:
         """Tell whether no node that is here could hold a worker of a version, were there no others."""
         if record.config.placement is None or not self.staying_nodes:
             return False
+        if any(map(self.is_draining, self.staying_nodes)):
+            return False  # it may be back
         places = self.free_places()
         return not places.fits(record) and places.shortages(record).is_lasting
 
@@ -170,9 +194,11 @@ class Fleet:
         self.must_reconcile = True
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
+        leaves_at = known.leaves_at if known is not None else None
         node = FleetNode(
-            peer, hello.name, hello.devices, hello.slots, now, is_leaving, labels=frozenset(hello.labels),
-            memory_bytes=hello.memory_bytes, own_name=hello.name,
+            peer, hello.name, hello.devices, hello.slots, now, is_leaving, leaves_at,
+            labels=frozenset(hello.labels), memory_bytes=hello.memory_bytes, own_name=hello.name,
+            mark=hello.mark,
         )  # fmt: skip
         if known is not None and known.devices == node.devices:  # it measures anew only now and then
             node.used_bytes, node.gpus = known.used_bytes, known.gpus
@@ -199,6 +225,11 @@ class Fleet:
                 worker.node_name = node.name
                 _remember(worker, held, now)
 
+    def former_self(self, hello: m.HelloNode) -> FleetNode | None:
+        """Return the node of which a new one shows that it has ended: only a successor can tell its mark."""
+        former = (node for node in self.nodes.values() if hello.mark and node.mark == hello.mark)
+        return next(former, None)
+
     def remove_node(self, peer: bytes) -> list[FleetWorker]:
         """Remove a node; return the workers that are lost with it."""
         self.must_reconcile = True
@@ -206,9 +237,26 @@ class Fleet:
         self._name_nodes()
         return self.of_node(peer)
 
+    def set_draining(self, name: str, is_draining: bool) -> None:
+        """Have the workers of the node of this name replaced elsewhere, or let it have new ones again."""
+        self.must_reconcile = True
+        if is_draining:
+            for node in [node for node in self.nodes.values() if node.name == name]:
+                self._remember_share(node)
+            self.draining.add(name)
+        else:
+            self.draining.discard(name)
+
+    def node_will_leave(self, node: FleetNode, at: float) -> None:
+        """Take note that a node was told to stop: its workers are to be replaced before `at`."""
+        self.must_reconcile = True
+        self._remember_share(node)
+        node.leaves_at = at
+
     def node_leaves(self, node: FleetNode) -> None:
         """Take note that a node said goodbye: it gets no new workers, and another may have its name."""
         self.must_reconcile = True
+        self._remember_share(node)
         node.is_leaving = True
         self._name_nodes()
 
@@ -216,6 +264,11 @@ class Fleet:
         """Tell whether the node of a worker said goodbye."""
         node = self.nodes.get(worker.node or b"")
         return node is not None and node.is_leaving
+
+    def is_node_stopping(self, worker: FleetWorker) -> bool:
+        """Tell whether the node of a worker said goodbye, or was told to stop."""
+        node = self.nodes.get(worker.node or b"")
+        return node is not None and (node.is_leaving or node.leaves_at is not None)
 
     def _name_nodes(self) -> None:
         for node in name_nodes(self.nodes.values()):
@@ -256,7 +309,7 @@ class Fleet:
         """Return the places for workers that are free now; looked for once, until something changes."""
         if self._placement is None:
             self._placement = Placement(
-                self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values()
+                self.nodes.values(), lambda peer: self._by_node.get(peer, {}).values(), self.takes_workers
             )
         return self._placement
 
@@ -298,20 +351,76 @@ class Fleet:
             and ((record := wanted.get(worker.key)) is None or record.archive != worker.archive)
         ]
         placement = self.free_places()
+        self._move_shares_back(wanted, now)
         for key, record in wanted.items():
             live = [worker for worker in self.live(key) if worker.archive == record.archive]
-            if len(live) > record.max_workers:
-                # First what costs least to stop: not ready yet, then idle, then newest.
-                live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
-                stop += live[: len(live) - record.max_workers]
-            missing = record.min_workers - len(live)
+            # First what costs least to stop: not ready yet, then idle, then newest.
+            live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
+            moving = [worker for worker in live if self.must_move(worker)]
+            staying = [worker for worker in live if worker not in moving] if moving else live
+            stop += staying[: max(0, len(staying) - record.max_workers)]
+            missing = record.min_workers - len(staying)
             may_start = missing > 0 and not (self.is_settling(now) or self.has_given_up(key))
             if may_start and self.condition(key).next_start_at <= now:
-                start += self._place(placement, record, missing, now)
+                placed = self._place(placement, record, missing, now)
+                start += placed
+                staying = [*staying, *placed, *self._stay_here(moving, missing - len(placed))]
+                missing = 0  # for the others there is no place
+            if moving:
+                stop += self._replaced(record, moving, staying, missing)
         for key in [key for key in self._to_install if key in wanted]:
             start += self._place(placement, wanted[key], 1, now, installs_only=True)
         self._to_install.clear()
         return start, stop
+
+    def _stay_here(self, moving: list[FleetWorker], count: int) -> list[FleetWorker]:
+        """Let up to `count` of these workers stay for which no other place was found, if their node does."""
+        stay = [worker for worker in moving if worker.is_moving][:count]
+        for worker in stay:
+            worker.is_moving = False
+        stay = [worker for worker in stay if not self.must_move(worker)]
+        moving[:] = [worker for worker in moving if worker not in stay]
+        return stay
+
+    def _replaced(
+        self, record: VersionRecord, moving: list[FleetWorker], staying: list[FleetWorker], missing: int
+    ) -> list[FleetWorker]:
+        """Return which of the workers that are to move may go: those that nobody is still to replace.
+
+        `staying` are the others, with those that are starting in their place; `missing` more will be started.
+        """
+        ready = sum(worker.state is WorkerState.READY for worker in staying)
+        kept = max(0, min(record.min_workers - ready, len(staying) - ready + max(0, missing)))
+        going = moving[: max(0, len(moving) - kept)]
+        # One that isn't ready serves nobody, wherever its successor is.
+        going += [worker for worker in moving[len(going) :] if worker.state is WorkerState.STARTING]
+        return going
+
+    def _remember_share(self, node: FleetNode) -> None:
+        """Note what a node has, unless it is on its way already."""
+        if self.takes_workers(node):
+            live = (one for one in self.of_node(node.peer) if one.state in LIVE and not one.installs_only)
+            self._shares.remember(node.name, live)
+
+    def _move_shares_back(self, wanted: Mapping[Key, VersionRecord], now: float) -> None:
+        """Let nodes that are back have workers again that went elsewhere, one of a version at a time.
+
+        The first free place of a version is on a node that has none of its workers.
+        """
+        if not self._shares or self.is_settling(now):
+            return
+        for node in self.nodes.values():
+            if not self.takes_workers(node) or len(self.of_node(node.peer)) >= node.slots:
+                continue
+            for key in self._shares.of(node.name):
+                record, live = wanted.get(key), self.live(key)
+                if record is None or not _is_spread(record):
+                    self._shares.forget(node.name, key)
+                elif len(live) == record.min_workers and all(map(self._is_settled, live)):
+                    self._shares.next_to_move(node.name, key, node.peer, live)
+
+    def _is_settled(self, worker: FleetWorker) -> bool:
+        return worker.state is WorkerState.READY and not self.must_move(worker)
 
     def _place(
         self,
@@ -339,6 +448,10 @@ class Fleet:
             if condition.failed_workers:
                 condition.failed_workers.pop(0)
         return placed
+
+
+def _is_spread(record: VersionRecord) -> bool:
+    return record.config.placement is None or record.config.placement.strategy != "pack"
 
 
 def _remember(worker: FleetWorker, held: m.HeldWorker, now: float) -> None:

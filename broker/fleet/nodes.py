@@ -22,6 +22,8 @@ class FleetNode:
     last_heard: float
     #: It said goodbye: its workers finish what they have, and it gets no new ones.
     is_leaving: bool = False
+    #: It was told to stop, and says goodbye then, or once its workers have been replaced. None: it stays.
+    leaves_at: float | None = None
     #: The host's memory in use as it last measured; None until it does.
     used_bytes: int | None = None
     #: What its GPUs had to do when it last measured, by device.
@@ -35,6 +37,8 @@ class FleetNode:
     memory_bytes: int = 0
     #: What it calls itself; `name` differs where another node has taken that, see `name_nodes`.
     own_name: str = ""
+    #: What it alone can tell while it lives; "" where it can't be sure of that.
+    mark: str = ""
 
     def measured(self, points: Iterable[m.MetricPoint], gpus: Iterable[m.GpuUse] | None, now: float) -> None:
         """Take in what its host measured; figures that are missing or absurd leave those before them."""

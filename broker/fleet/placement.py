@@ -29,13 +29,16 @@ class Placement:
     """The free places of a fleet at one moment; each worker that is placed takes one."""
 
     def __init__(
-        self, nodes: Iterable[FleetNode], of_node: Callable[[bytes], Collection[FleetWorker]]
+        self,
+        nodes: Iterable[FleetNode],
+        of_node: Callable[[bytes], Collection[FleetWorker]],
+        takes_workers: Callable[[FleetNode], bool],
     ) -> None:
         self._of_node = of_node
         nodes = list(nodes)
         #: As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
         self._has_gpus = any(device.kind == "gpu" for node in nodes for device in node.devices)
-        self._staying = [node for node in nodes if not node.is_leaving]
+        self._staying = [node for node in nodes if takes_workers(node)]
         #: Free slots of the nodes that have some.
         self._free = {
             node.peer: free for node in self._staying if (free := node.slots - len(of_node(node.peer))) > 0

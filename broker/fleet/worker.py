@@ -46,6 +46,8 @@ class FleetWorker:
     reserved_bytes: int = 0
     #: When it had loaded its model: it uses what it needs since then.
     loaded_at: float | None = None
+    #: Another is started in its place, on a node that has come back; it goes once that one is ready.
+    is_moving: bool = False
     #: The order to stop it went out at, for repeating it should it get lost.
     stop_sent_at: float = 0.0
     #: It has answered a batch, whatever it said.

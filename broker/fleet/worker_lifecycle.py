@@ -171,7 +171,7 @@ class WorkerLifecycle:
 
     def said_goodbye(self, worker: FleetWorker, now: float) -> None:
         """Remove a worker whose process says that it ends."""
-        if worker.state in UP and not self._fleet.is_node_leaving(worker):
+        if worker.state in UP and not self._fleet.is_node_stopping(worker):
             self._fail(worker, "it was told to stop, but not by the broker", now)
         self._remove(worker, "it said goodbye", now)
 
@@ -223,6 +223,13 @@ class WorkerLifecycle:
 
     # It is taken out of service
 
+    def node_will_leave(self, node: FleetNode, grace_ms: int, now: float) -> None:
+        """Have the workers of a node replaced that was told to stop, and ends what is left of them then."""
+        is_new = node.leaves_at is None
+        self._fleet.node_will_leave(node, now + grace_ms / 1000)
+        if is_new:
+            self._report(logging.INFO, "node.leaving", node=node.name, grace_s=grace_ms / 1000)
+
     def node_leaves(self, node: FleetNode, now: float) -> None:
         """Let the workers of a node that said goodbye finish what they have."""
         self._fleet.node_leaves(node)
@@ -232,14 +239,18 @@ class WorkerLifecycle:
 
     def retire(self, worker: FleetWorker, patience_s: float, now: float) -> None:
         """Take a worker out of service: what it runs may end within `patience_s`; negative is for ever."""
+        reason = "it is not needed any more"
+        if self._fleet.must_move(worker) and self._catalog.get(worker.key) is not None:
+            # Its node ends it, if it has to; else what it runs ends by itself, or is found to be stuck.
+            reason, patience_s = "it is replaced by one on another node", -1
         if worker.state is WorkerState.STARTING or patience_s == 0:
             self._jobs.take_back(worker, worker.leases, now, reason="it was scaled away")
-            self._stop(worker, "it is not needed any more", now, kill=True)
+            self._stop(worker, reason, now, kill=True)
             return
         self._drain(worker, now)
         worker.drain_until = None if patience_s < 0 else now + patience_s
         if not worker.leases:
-            self._stop(worker, "it is not needed any more", now, kill=False)
+            self._stop(worker, reason, now, kill=False)
 
     def drop(self, worker: FleetWorker, reason: str, now: float) -> None:
         """Forget the peer that a worker is, and end its process."""

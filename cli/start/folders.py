@@ -37,7 +37,7 @@ STATE_ADVICE = f"choose another with --state-dir or {STATE_VARIABLE}"
 CACHE_ADVICE = f"name another with --cache-dir or {CACHE_VARIABLE}"
 #: Folders into which a broker and a node write: an earlier run of another user may have left them.
 PARTS_OF_STATE = ("archives", "logs")
-PARTS_OF_CACHE = ("archives", "models", "environments")
+PARTS_OF_CACHE = ("archives", "models", "environments", "nodes")
 #: All names of entries of a state and a cache folder: one with no other entries is used for nothing else.
 STATE_ENTRIES = re.compile(
     r"archives|logs|lock|key_file\.json|packing-.*|registry\.sqlite(-wal|-shm|-journal)?|worker_claims(\.new)?"

@@ -67,6 +67,7 @@ KINDS: dict[int, type[m.Message]] = {
     44: m.FetchArchive,
     45: m.NodeMeasured,
     46: m.WorkerKey,
+    47: m.NodeLeaves,
     50: m.HelloWorker,
     51: m.WorkerBeat,
     52: m.Completed,

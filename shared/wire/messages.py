@@ -167,6 +167,8 @@ class HelloNode(Message, frozen=True):
     """A node joins with what it offers and what it already holds.
 
     `memory_bytes` is the host's, which workers on its cpu share; 0 where unknown.
+    `mark` is "", or what no other process can tell while this one lives: another node that told the same is
+    dead.
     """
 
     protocol: f.Number32
@@ -176,6 +178,17 @@ class HelloNode(Message, frozen=True):
     workers: f.Held[HeldWorker]
     labels: f.Labels = ()
     memory_bytes: f.Number = 0
+    mark: f.Name = ""
+
+
+class NodeLeaves(Message, frozen=True):
+    """A node was told to stop, and says Bye within `grace_ms`, or once it holds no workers.
+
+    The broker gives it no more of them, has those that it holds replaced elsewhere, and stops each when its
+    successor is ready, or at once where no other node has a place.
+    """
+
+    grace_ms: f.Milliseconds
 
 
 class NodeBeat(Message, frozen=True):
@@ -540,7 +553,8 @@ Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsR
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Ask | Bye
 FromNode = (
-    HelloNode | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey | FetchArchive | Bye
+    HelloNode | NodeLeaves | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey
+    | FetchArchive | Bye
 )  # fmt: skip
 FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
 #: What whoever was let in by an invitation may say, and is told.

@@ -106,7 +106,7 @@ def _check_workers(core: BrokerCore) -> None:
     for record in core.catalog:
         live = [worker for worker in fleet.workers.values()
                 if worker.key == (record.model, record.version) and worker.state in LIVE
-                and not worker.installs_only]  # fmt: skip
+                and not worker.installs_only and not fleet.must_move(worker)]  # fmt: skip
         assert len(live) <= record.max_workers, f"{record.model} has {len(live)} of {record.max_workers}"
     names = [node.name for node in fleet.nodes.values()]
     assert len(names) == len(set(names)), "two nodes have one name"

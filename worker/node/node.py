@@ -11,6 +11,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from torchrelay.shared import clock, host
 from torchrelay.shared.containment import first_fault
@@ -21,6 +22,7 @@ from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
 from torchrelay.worker.node.host_metrics import HostMetricsReader
+from torchrelay.worker.node.succession import Succession
 from torchrelay.worker.node.worker_processes import WorkerProcesses
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ _ROOT = 0
 _AS_ROOT = "handlers are root, too: they can read and change every file and process of this host or container"
 #: How long the node waits after its Bye before it stops its workers, which send their own.
 BYE_LEAD_S = 0.1
+#: How often a node that waits for its workers to be replaced says so again, should a message have been lost.
+LEAVES_INTERVAL_S = 1.0
 #: The longest the loop waits while it stops, to see that all workers are gone.
 CLOSING_POLL_S = 0.02
 
@@ -65,7 +69,10 @@ class Node:
         self._warn_at = clock.monotonic() + WARN_AFTER_S
         #: Set when a signal or the broker ends this node; wakes the loop.
         self._stopping = asyncio.Event()
+        #: A second signal has come: nothing is waited for.
+        self._is_hurried = False
         self._exit_code = 0
+        self._succession = Succession(Path(settings.cache_dir), settings.name)
 
     async def open(self) -> None:
         """Remove leftovers and start the launcher, before `run`. Raises OSError."""
@@ -74,7 +81,7 @@ class Node:
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._stopping.set)
+            self._loop.add_signal_handler(number, self._on_signal)
         self._loop.add_reader(self._link.fd, self._receive_all)
         if os.geteuid() == _ROOT:
             logger.warning("node.runs_as_root", extra={"consequence": _AS_ROOT})
@@ -86,8 +93,29 @@ class Node:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, self._session.next_wake() - clock.monotonic())):
                     await self._stopping.wait()
+        if self._exit_code == 0:
+            await self._leave()
         await self._close()
         return self._exit_code
+
+    def _on_signal(self) -> None:
+        self._is_hurried = self._stopping.is_set()
+        self._stopping.set()
+
+    async def _leave(self) -> None:
+        """Let the broker replace our workers elsewhere, and stop each when its successor is ready."""
+        grace_s = self._settings.leave_grace_s
+        until = clock.monotonic() + grace_s
+        say_at = 0.0
+        if self._session.state != "welcomed" or not self._workers.held() or not grace_s:
+            return
+        logger.info("node.leaving", extra={"workers": len(self._workers.held()), "grace_s": grace_s})
+        while self._workers.held() and (now := clock.monotonic()) < until and not self._is_hurried:
+            self._send_what_is_due()
+            if now >= say_at and self._session.state == "welcomed":
+                say_at = now + LEAVES_INTERVAL_S
+                self._send(m.NodeLeaves(round((until - now) * 1000)), self._session.epoch)
+            await asyncio.sleep(CLOSING_POLL_S)
 
     async def _close(self) -> None:
         """Stop in order; each step leaves less for the next one to lose."""
@@ -106,6 +134,7 @@ class Node:
         # Last, since every step before sends messages.
         self._loop.remove_reader(self._link.fd)
         self._link.close(CLOSE_LINGER_S)
+        self._succession.close()
 
     def _send_what_is_due(self) -> None:
         """Receive all messages; then send a hello or a beat, if one is due."""
@@ -161,6 +190,7 @@ class Node:
             workers=self._workers.held(),
             labels=self._settings.labels,
             memory_bytes=host.memory_bytes(),
+            mark=self._succession.mark,
         )
 
     def _send(self, message: m.Message, epoch: int) -> bool:

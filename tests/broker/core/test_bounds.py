@@ -101,7 +101,7 @@ def test_placing_many_workers_looks_at_each_node_a_few_times() -> None:
         rig.join_node(b"n%d" % number, slots=100)
     rig.register(initial_workers=0)
     counting = CountingFleet(rig.core.fleet)
-    placement = Placement(rig.core.fleet.nodes.values(), counting.of_node)  # type: ignore[arg-type]  # counts
+    placement = Placement(rig.core.fleet.nodes.values(), counting.of_node, lambda _: True)  # type: ignore[arg-type]  # counts
     record = rig.core.catalog.resolve("m", None)
     places = placement.place(record, 1000, failed_on={}, here=Counter())
     assert len(places) == 1000

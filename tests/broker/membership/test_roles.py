@@ -20,7 +20,7 @@ MANAGERS: set[type[m.Message]] = {
 }  # fmt: skip
 NODES: set[type[m.Message]] = {
     m.HelloNode, m.NodeBeat, m.NodeMeasured, m.WorkerProgressed, m.WorkerExited, m.WorkerKey, m.FetchArchive,
-    m.Bye,
+    m.NodeLeaves, m.Bye,
 }  # fmt: skip
 WORKERS: set[type[m.Message]] = {m.HelloWorker, m.WorkerBeat, m.Streamed, m.Completed, m.Measured, m.Bye}
 BY_ROLE: dict[Role, set[type[m.Message]]] = {

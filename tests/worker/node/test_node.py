@@ -490,3 +490,44 @@ def test_a_node_that_can_not_use_its_folders_says_so_and_does_not_start(
     (record,) = caplog.records
     assert (record.message, record.exc_info) == ("node.not_started", None)
     assert "file" in vars(record)["reason"]
+
+
+def test_a_node_that_is_told_to_stop_waits_until_its_workers_have_been_replaced(fleet: Fleet) -> None:
+    node = fleet.start_node(leave_grace_s=600.0)
+    fleet.join()
+    loaded = load(fleet)
+    node.send_signal(signal.SIGTERM)
+    leaves, _ = fleet.broker.expect(m.NodeLeaves)
+    assert 0 < leaves.grace_ms <= 600_000
+    submit(fleet, loaded.worker, b"hi")
+    fleet.broker.expect(m.Completed)
+    assert node.poll() is None
+    fleet.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, False, "replaced"))
+    fleet.broker.until(lambda: node.poll() is not None)
+    assert node.returncode == 0
+    kinds = [type(item.message) for item in fleet.broker.heard if item.peer == loaded.node]
+    assert kinds.index(m.WorkerExited) < kinds.index(m.Bye)
+
+
+def test_a_node_that_is_told_to_stop_twice_waits_for_nobody(fleet: Fleet) -> None:
+    node = fleet.start_node(leave_grace_s=600.0)
+    fleet.join()
+    load(fleet)
+    node.send_signal(signal.SIGTERM)
+    fleet.broker.expect(m.NodeLeaves)
+    node.send_signal(signal.SIGTERM)
+    fleet.broker.until(lambda: node.poll() is not None)
+    assert node.returncode == 0
+    kinds = [type(item.message) for item in fleet.broker.heard if item.peer == fleet.node]
+    assert kinds.index(m.Bye) < kinds.index(m.WorkerExited)
+
+
+def test_a_node_that_was_killed_is_followed_by_one_that_can_tell_its_mark(fleet: Fleet) -> None:
+    node = fleet.start_node()
+    first, _ = fleet.broker.expect(m.HelloNode)
+    node.kill()
+    fleet.broker.heard.clear()
+    fleet.start_node()
+    fleet.broker.until(lambda: fleet.broker.all(m.HelloNode))
+    assert first.mark
+    assert fleet.broker.all(m.HelloNode)[-1].mark == first.mark
