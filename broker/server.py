@@ -91,7 +91,7 @@ def run(settings: BrokerSettings) -> int:
             server.close()
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.stop)
+        signal.signal(number, server.leave)
     try:
         server.serve()
     finally:
@@ -190,6 +190,8 @@ class BrokerServer:
             event: logs.LogRateLimit() for event in ("broker.turn_failed", "broker.effect_failed")
         }
         self._is_stopping = False
+        #: When it stops at the latest; None while nobody has told it to.
+        self._leaves_at: float | None = None
 
     def bind(self) -> None:
         """Listen on all addresses. Raises BindFailed."""
@@ -198,8 +200,20 @@ class BrokerServer:
                 self._address_locks.append(lock)
             self._peers.bind(address, is_open=self._settings.insecure)
 
-    def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """End `serve` after its current turn; safe in a signal handler."""
+    def leave(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """End `serve` once what runs has ended, or after leave_grace_s; told twice, at once.
+
+        Safe in a signal handler.
+        """
+        if self._leaves_at is not None or not self._settings.leave_grace_s:
+            self.stop()
+            return
+        self._leaves_at = clock.monotonic() + self._settings.leave_grace_s
+        self._results.put(events.Leaving())
+        self._wake()
+
+    def stop(self) -> None:
+        """End `serve` after its current turn."""
         self._is_stopping = True
         self._wake()
 
@@ -226,6 +240,8 @@ class BrokerServer:
         while not self._is_stopping:
             came, self._unsent = self._unsent, []
             yield came
+            if self._leaves_at is not None and self._has_left(self._leaves_at):
+                return
             wait_s, self._pause_s = self._pause_s or self._core.next_wake() - clock.monotonic(), 0.0
             if self._peers.wait(0 if self._unsent else max(0, int(wait_s * 1000 + 0.999))):
                 self._drain_wakes()  # before the results are taken, so that none comes unnoticed
@@ -251,6 +267,12 @@ class BrokerServer:
         self._wake_reader.close()
         self._wake_writer.close()
         logger.info("broker.stopped")
+
+    def _has_left(self, at_latest: float) -> bool:
+        """Tell whether a broker that was told to stop may: nothing that has begun would be lost."""
+        if self._unsent or not self._results.empty():
+            return False  # it has not heard of that yet
+        return self._core.is_at_rest() or clock.monotonic() >= at_latest
 
     def _loads_at_start(self) -> list[LoadAtStart | StartupModel]:
         if self._settings.snapshot is not None:

@@ -174,6 +174,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     settle_s: PositiveSeconds = 5.0
     #: Whether models may be registered and unregistered; else that is refused (405) to every gateway.
     enable_model_api: bool = False
+    #: How long a broker that is told to stop waits for what workers run; it hands out nothing more meanwhile.
+    leave_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     #: How long an unregistration waits for the workers to end; TorchServe's default.
     unregister_timeout_s: NotNegative = 120
     #: How long a worker may go on with a batch when it is told to stop.

@@ -86,9 +86,14 @@ class MetricsNotWritten:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """The broker was told to stop: what runs may end, and nothing else begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The broker stops: this is its last turn."""
 
 
-Own = ArchivePrepared | Stored | ChunkRead | Started | MetricsNotWritten | Stopping
+Own = ArchivePrepared | Stored | ChunkRead | Started | MetricsNotWritten | Leaving | Stopping
 Event = Received | Garbled | Unreachable | Unsendable | Own

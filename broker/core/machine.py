@@ -152,7 +152,6 @@ class BrokerCore:
         self._keys_due = now + KEYS_INTERVAL_S
         #: Events that raised since the last sweep.
         self._faults = 0
-        self._remembered_nodes = tuple(sorted(snapshot.nodes))
 
     def _membership(
         self, own_keys: OwnKeys | None, new_key_pair: Callable[[], KeyPair] | None
@@ -197,6 +196,10 @@ class BrokerCore:
         """Say why a public key lets nobody in, empty where it does; asked at handshakes, between turns."""
         return self.members.why_not(public_key, self._now)
 
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing runs, and no change is being made, that a stop would cut off."""
+        return not (self.jobs.leases or self.management.steps)
+
     def held_bytes(self) -> dict[bytes, int]:
         """Return what is held of each gateway's jobs; what waits for the end of the start is in none."""
         return {peer: sum(job.size for job in one.jobs.values()) for peer, one in self.gateways.items()}
@@ -236,6 +239,8 @@ class BrokerCore:
             case events.Started(loads):
                 for load in loads:
                     self.management.load_at_start(load)
+            case events.Leaving():
+                self.jobs.hold_back()
             case events.Stopping():
                 if self.settings.snapshot_dir is not None:
                     self._outbox.emit(WriteSnapshot(0, "shutdown", self.catalog.as_startup_models()))
@@ -354,7 +359,6 @@ class BrokerCore:
                 self.workers.node_will_leave(node, grace_ms, now)
             case m.Bye():
                 self.workers.node_leaves(node, now)
-                self._outbox.report(logging.INFO, "node.leaving", node=node.name)
             case m.HelloGateway() | m.HelloNode() | m.HelloWorker():
                 self.peers.greet(node.peer, message, now)
             case _:
@@ -550,7 +554,7 @@ class BrokerCore:
         self.workers.sweep(now, self.peers.listened_since)
         self.jobs.expire(now)
         self.early.expire(self.management.loading, now)
-        self._remember_nodes(now)
+        self.management.remember_nodes(now)
         self._reconcile(now)
 
     def _allow_for_standing_still(self, now: float) -> None:
@@ -565,12 +569,6 @@ class BrokerCore:
         if stood_still_s > self.settings.peer_timeout_s / 2:
             self.peers.stood_still(stood_still_s, now)
         self._was_late = stood_still_s > 0
-
-    def _remember_nodes(self, now: float) -> None:
-        names = tuple(sorted(node.name for node in self.fleet.staying_nodes))
-        if names != self._remembered_nodes and not self.fleet.is_settling(now):
-            self._remembered_nodes = names
-            self.management.remember_nodes(names)
 
     def _reconcile(self, now: float) -> None:
         """Close the gap between targets and workers, then tell callers who waited for that."""

@@ -232,6 +232,8 @@ class WorkerLifecycle:
 
     def node_leaves(self, node: FleetNode, now: float) -> None:
         """Let the workers of a node that said goodbye finish what they have."""
+        if node.leaves_at is None:
+            self._report(logging.INFO, "node.leaving", node=node.name)
         self._fleet.node_leaves(node)
         for worker in self._fleet.of_node(node.peer):
             if worker.state in UP:

@@ -35,6 +35,8 @@ class Dispatch(JobsPart):
     real_time: Callable[[float], float]
     #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
     due: dict[Key, float] = field(default_factory=dict)
+    #: The broker is about to stop, and what begins now would be cut off.
+    is_held_back: bool = False
 
     def next_due(self) -> float:
         """Return when there is something to hand out though nothing happens."""
@@ -52,7 +54,7 @@ class Dispatch(JobsPart):
         """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
         self.due.pop(key, None)
         record = self.catalog.get(key)
-        if record is None or key not in self.waiting.queues:
+        if record is None or key not in self.waiting.queues or self.is_held_back:
             return
         queue = self.queue_for(record)
         if not (queue.row or queue.suspects or queue.kept_worker):

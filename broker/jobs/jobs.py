@@ -11,6 +11,7 @@ and everybody who waits is answered. The parts, in the order in which a job meet
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from math import inf
 
 from torchrelay.broker.core.answers import Answers, Send, late
 from torchrelay.broker.core.states import JobState
@@ -58,7 +59,7 @@ class Jobs:
         self._isolation = Isolation(*common, report)
         self._leases = Leases(*common, self._isolation, send, real_time, next=(epoch << EPOCH_SHIFT) + 1)
         self._dispatch = Dispatch(*common, self._isolation, self._leases.assign, real_time)
-        admission = Admission(
+        self._admission = admission = Admission(
             *common, self._dispatch, self._isolation,
             comes_back_until=now + settings.settle_s if epoch > 1 else now,
             real_time=real_time, new_sequence_id=new_sequence_id,
@@ -86,6 +87,11 @@ class Jobs:
         if self.next_deadline() <= real_now:
             self._end_late(real_now)
         self._dispatch.run(now)
+
+    def hold_back(self) -> None:
+        """Hand out nothing more: who waits is sent again by gateways to the broker that comes next."""
+        self._dispatch.is_held_back = True
+        self._admission.comes_back_until = inf  # what can't be handed out is no surplus
 
     def touch(self, key: Key) -> None:
         """Have a version looked at in this turn: it may have got a worker."""

@@ -5,7 +5,7 @@ changes are begun, and go on as events come back.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from torchrelay.broker.core.effects import KeepKeys, Report
@@ -25,6 +25,11 @@ class Management(RunningChanges):
     """Begins changes and takes them further; they write the catalog, and read the fleet."""
 
     _has_started: bool = False
+    #: Those of the last start, or of the last change since.
+    _remembered_nodes: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._remembered_nodes = tuple(sorted(self.fleet.awaited))
 
     @property
     def is_starting(self) -> bool:
@@ -160,6 +165,9 @@ class Management(RunningChanges):
             self._has_started = True
             self.write_snapshot(running_changes.WritingSnapshot("startup"))
 
-    def remember_nodes(self, names: tuple[str, ...]) -> None:
-        """Note which nodes are here, for the next start."""
-        self.store(running_changes.RememberingNodes(names), RememberNodes(names))
+    def remember_nodes(self, now: float) -> None:
+        """Note which nodes are here, for the next start, where others are than were noted last."""
+        names = tuple(sorted(node.name for node in self.fleet.staying_nodes))
+        if names != self._remembered_nodes and not self.fleet.is_settling(now):
+            self._remembered_nodes = names
+            self.store(running_changes.RememberingNodes(names), RememberNodes(names))

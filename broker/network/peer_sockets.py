@@ -29,6 +29,8 @@ TURN_LIMIT_BYTES = codec.HEAD_TO_BROKER_LIMIT_BYTES
 TURN_LIMIT_DROPPED = 20_000
 #: Questions about keys that are answered in one turn; each is of somebody who knows the broker's public key.
 TURN_LIMIT_ADMISSIONS = 64
+#: How long the last answers have to leave: whose is lost is sent again, and run again.
+LAST_SENDS_MS = 200
 #: Connections that have ended and are remembered, since messages of theirs may still be waiting.
 ENDED_LIMIT = 4096
 
@@ -44,7 +46,7 @@ class _Listener:
 
     def close(self) -> None:
         self.watcher.close()
-        self.socket.close(linger=0)
+        self.socket.close(linger=LAST_SENDS_MS)
 
 
 class PeerSockets:

@@ -107,6 +107,26 @@ Broker = Annotated[
     str | None,
     typer.Option("--broker", metavar="ADDR", help="The broker's address. [default: this user's own socket]"),
 ]
+Grace = Annotated[
+    float,
+    typer.Option(
+        "--grace",
+        metavar="S",
+        envvar="TORCHRELAY_GRACE",
+        min=0,
+        help="Seconds that it takes at most to stop after SIGTERM; what runs ends meanwhile.",
+    ),
+]
+Lead = Annotated[
+    float,
+    typer.Option(
+        "--lead",
+        metavar="S",
+        envvar="TORCHRELAY_LEAD",
+        min=0,
+        help="Seconds of --grace in which it goes on as before, while /readyz and /ping fail.",
+    ),
+]
 MemoryLimit = Annotated[
     int,
     typer.Option(
@@ -171,5 +191,10 @@ Version = Annotated[
 TorchServeFlag = Annotated[bool, typer.Option("--start", "--foreground", hidden=True, help="Always so.")]
 
 DEFAULT_CACHE_LIMIT_GB = 200
+#: A worker's successor has to load its model in that time, a long request to end; container platforms give
+#: 30 s unless told otherwise.
+DEFAULT_GRACE_S = 25.0
+#: As long as balancers that look every second need to look twice.
+DEFAULT_LEAD_S = 3.0
 GIGABYTE = 1_000_000_000
 MEGABYTE = 1_000_000

@@ -32,6 +32,7 @@ def broker(
     metrics_mode: options.MetricsModeOption = None,
     enable_model_api: options.EnableModelApi = False,
     memory_limit_mb: options.MemoryLimit = 0,
+    grace: options.Grace = options.DEFAULT_GRACE_S,
     insecure: options.Insecure = False,
     allow_private_urls: options.AllowPrivateUrls = False,
     link_targets: Annotated[
@@ -67,6 +68,7 @@ def broker(
         metrics_log_dir=str(Path(state_dir, "logs").absolute()),
         log_limits=config_sources.log_limits(environment()),
         memory_limit_bytes=memory_limit_mb * options.MEGABYTE,
+        leave_grace_s=grace,
         key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
         static_keys=static_keys,
     )
@@ -93,6 +95,8 @@ def gateway(
     join: options.Join = None,
     join_file: options.JoinFile = None,
     credentials: options.Credentials = None,
+    grace: options.Grace = options.DEFAULT_GRACE_S,
+    lead: options.Lead = options.DEFAULT_LEAD_S,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
 ) -> None:
@@ -112,6 +116,7 @@ def gateway(
         credentials_file=way.credentials_file,
         processes=processes,
         insecure=insecure,
+        **part_settings.gateway_grace(grace, lead),
     )
     checks.raise_faults(part_settings.gateway_faults(settings))
     checks.require_free_listeners(settings)
@@ -129,6 +134,7 @@ def worker(
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,
+    grace: options.Grace = options.DEFAULT_GRACE_S,
     ts_config: options.TsConfigFile = None,
     join: options.Join = None,
     join_file: options.JoinFile = None,
@@ -165,6 +171,7 @@ def worker(
             cache_limit_bytes=cache_limit_gb * options.GIGABYTE,
             credential_env_vars=tuple(pass_credential or ()),
             secret_env_vars=part_settings.secret_variables(config),
+            **part_settings.node_grace(grace),
         )
         _run("worker", settings, verbose, json_logs)
 

@@ -45,6 +45,15 @@ def serve(
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="S",
+            envvar="TORCHRELAY_GRACE",
+            min=0,
+            help="Seconds that open requests have to end once it is told to stop; all else takes 3 s more.",
+        ),
+    ] = 2.0,
     verbose: options.Verbose = False,
     json_logs: options.JsonLogs = False,
     torchserve_flag: options.TorchServeFlag = False,
@@ -82,6 +91,7 @@ def serve(
             key_file=None if static_keys else str(Path(options.KEY_FILE_NAME).absolute()),
             static_keys=static_keys,
             metrics_log_dir=str(made.state / "logs"),
+            grace_s=grace,
             log_limits=limits,
         )
         plan = checks.plan(command_line, config, own)

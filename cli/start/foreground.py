@@ -42,7 +42,9 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
     launches = [launch("broker", broker), launch("gateway", gateway), launch("worker", plan.node)]
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
     later = launch("broker", msgspec.structs.replace(broker, load_models=(), snapshot=None))
-    supervisor = Supervisor(launches, watcher.process_ended, later=later)
+    supervisor = Supervisor(
+        launches, watcher.process_ended, later=later, requests_grace_s=gateway.graceful_timeout_s
+    )
     url = client_url(plan.gateway.management_address, "management")
     startup = Startup(url, (supervisor, watcher), key.key if key else None, gateway.server_id)
     asyncio.run(_run(supervisor, startup, watcher))

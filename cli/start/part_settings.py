@@ -5,6 +5,7 @@ beats the file, which beats the defaults of `shared.settings`. Which key sets wh
 `shared.torchserve.config_keys`.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from torchrelay.shared.torchserve.config_properties import Configuration
 #: A unix socket's path is at most this long (108 bytes with its closing zero).
 SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
+#: Of a node's time to stop, what its workers have at the end: as long as they ever needed, and not nothing.
+STOP_GRACE_S, MIN_STOP_GRACE_S = 3.0, 0.1
 #: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
 LARGEST_ANSWERS = 4
 #: The defaults of each command: TorchServe's own, and ours.
@@ -38,6 +41,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cache_limit_bytes: int = settings.DEFAULT_CACHE_LIMIT_BYTES
     #: Whether unpacked models are kept for the next run.
     keep_models: bool = True
+    #: How long open requests may go on once it is told to stop; with the rest of it, that is under 5 s.
+    grace_s: float = 2.0
     #: Whether state_dir is removed when the run ends.
     is_state_temporary: bool = False
     #: The weakest source.
@@ -106,7 +111,7 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         processes=options.gateway_processes,
         insecure=options.insecure,
         any_host_outside=options.any_host_outside and values.allowed_hosts is None,
-        graceful_timeout_s=2,  # all of serve stops within 5 s
+        graceful_timeout_s=max(1, math.ceil(options.grace_s)),
         access_log=options.access_log,
         log_limits=options.log_limits,
     )
@@ -212,6 +217,18 @@ def node_settings(values: ConfigValues, **more: object) -> settings.NodeSettings
     """Make a node's settings of values; `more` are fields that only one command sets."""
     metrics = {"system_metrics": not values.disable_system_metrics}
     return msgspec.convert(settings_from(values, "node") | metrics | more, settings.NodeSettings)
+
+
+def gateway_grace(grace_s: float, lead_s: float) -> dict[str, float]:
+    """Return the settings by which a gateway stops within `grace_s`, of which `lead_s` go first."""
+    lead_s = min(lead_s, max(0.0, grace_s - 1))
+    return {"leave_lead_s": lead_s, "graceful_timeout_s": max(1, int(grace_s - lead_s))}
+
+
+def node_grace(grace_s: float) -> dict[str, float]:
+    """Return the settings by which a node stops within `grace_s`; at the end workers finish a last batch."""
+    stop_s = max(MIN_STOP_GRACE_S, min(STOP_GRACE_S, grace_s / 2))
+    return {"leave_grace_s": max(0.0, grace_s - stop_s), "stop_grace_s": stop_s}
 
 
 def secret_variables(config: Configuration) -> tuple[str, ...]:

@@ -28,8 +28,11 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_LIMIT_S = 5.0
 #: After a child has lived so long, its next restart is at once again.
 STEADY_S = 10.0
-#: Each child's time to stop after SIGTERM, in the order in which they are stopped; under 5 s together.
+#: Each child's time to stop after SIGTERM, in the order in which they are stopped; under 5 s together, unless
+#: the gateway's requests are given more.
 STOP_GRACE_S = {"gateway": 2.5, "worker": 1.5, "broker": 0.8}
+#: What a gateway needs beside the time that its requests have.
+GATEWAY_END_S = 0.5
 
 
 class Supervisor(ServerWatcher):
@@ -44,11 +47,15 @@ class Supervisor(ServerWatcher):
         report: Callable[[str], None],
         command: Sequence[str] = CHILD_COMMAND,
         later: Launch | None = None,
+        *,
+        requests_grace_s: float = 0.0,
     ) -> None:
         self._launches = {launch.role: launch for launch in launches}
         self._report = report
         self._command = command
         self._later = later
+        gateway_s = max(STOP_GRACE_S["gateway"], requests_grace_s + GATEWAY_END_S)
+        self._stop_grace_s = {**STOP_GRACE_S, "gateway": gateway_s}
         self._processes: dict[str, Process] = {}
         self._is_up = False
         self._is_stopping = False
@@ -73,7 +80,7 @@ class Supervisor(ServerWatcher):
     async def stop(self) -> None:
         """Stop every child, in an order in which each can finish its work."""
         self._is_stopping = True
-        for role, grace_s in STOP_GRACE_S.items():
+        for role, grace_s in self._stop_grace_s.items():
             # The gateway first, so that no new work comes. The broker last, since answers go through it.
             process = self._processes.get(role)
             if process is not None and process.returncode is None:

@@ -246,3 +246,30 @@ def test_the_secret_of_workers_claims_is_kept_and_drawn_anew_where_it_was_cut_sh
     (tmp_path / "worker_claims").write_bytes(b"")
     assert len(start()) >= server.SECRET_BYTES_MIN
     assert (tmp_path / "worker_claims").stat().st_mode & 0o77 == 0
+
+
+@pytest.mark.parametrize("is_told_twice", [False, True])
+def test_a_broker_that_is_told_to_stop_waits_for_what_runs_and_when_told_twice_for_nothing(
+    tmp_path: Path, is_told_twice: bool
+) -> None:
+    settings = BrokerSettings(
+        addresses=(f"ipc://{tmp_path}/socket",), state_dir=str(tmp_path), leave_grace_s=600
+    )
+    broker = server.BrokerServer(settings, OneModel())
+    broker.bind()
+    core = broker._core
+    is_busy = threading.Event()
+    core.is_at_rest = lambda: not is_busy.is_set()  # type: ignore[method-assign]  # a worker, for short
+    is_busy.set()
+    thread = threading.Thread(target=broker.serve)
+    thread.start()
+    broker.leave()
+    eventually(broker._results.empty)
+    assert thread.is_alive()
+    if is_told_twice:
+        broker.leave()
+    else:
+        is_busy.clear()
+    thread.join(30)
+    assert not thread.is_alive()
+    broker.close()

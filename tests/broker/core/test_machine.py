@@ -4,7 +4,7 @@ import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.effects import WriteSnapshot
-from torchrelay.broker.core.events import MetricsNotWritten, Stopping, Unreachable
+from torchrelay.broker.core.events import Leaving, MetricsNotWritten, Stopping, Unreachable
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire import presence
 
@@ -358,3 +358,22 @@ def test_lines_that_the_metrics_log_did_not_take_are_counted() -> None:
     families = {family.name: family for family in rig.only(GATEWAY, m.MetricsRead).families}
     (sample,) = families["torchrelay_metric_points_dropped_total"].samples
     assert (sample.labels, sample.value) == ((("reason", "log behind"),), 5.0)
+
+
+def test_a_broker_that_leaves_lets_what_runs_end_and_begins_nothing_else() -> None:
+    rig = Rig(settings(job_queue_size=1))
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    (worker,) = rig.start_workers()
+    rig.submit(1)
+    batch = rig.only(worker, m.Assign)
+    rig.feed(Leaving())
+    assert not rig.core.is_at_rest()
+    rig.submit(2, 3)
+    assert rig.take(GATEWAY, m.Refused) == [], "its gateway sends to the next broker what waits here"
+    rig.complete(worker, batch)
+    assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
+    rig.pass_time(1)
+    assert rig.take(worker, m.Assign) == []
+    assert rig.core.is_at_rest()

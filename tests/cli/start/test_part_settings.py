@@ -348,3 +348,22 @@ def test_any_name_will_do_only_where_torchserve_says_none() -> None:
     assert not plan().gateway.any_host_outside
     assert plan(any_host_outside=True).gateway.any_host_outside
     assert not plan(file="allowed_hosts=gateway", any_host_outside=True).gateway.any_host_outside
+
+
+@pytest.mark.parametrize(
+    ("grace_s", "lead_s", "expected"),
+    [(25.0, 3.0, (3.0, 22)), (2.0, 3.0, (1.0, 1)), (0.0, 3.0, (0.0, 1)), (10.0, 0.0, (0.0, 10))],
+)
+def test_a_gateways_lead_is_a_part_of_its_grace(
+    grace_s: float, lead_s: float, expected: tuple[float, int]
+) -> None:
+    fields = part_settings.gateway_grace(grace_s, lead_s)
+    assert (fields["leave_lead_s"], fields["graceful_timeout_s"]) == expected
+
+
+@pytest.mark.parametrize(("grace_s", "expected"), [(25.0, (22.0, 3.0)), (2.0, (1.0, 1.0)), (0.0, (0.0, 0.1))])
+def test_a_nodes_workers_have_their_last_batch_within_its_grace(
+    grace_s: float, expected: tuple[float, float]
+) -> None:
+    fields = part_settings.node_grace(grace_s)
+    assert (fields["leave_grace_s"], fields["stop_grace_s"]) == expected
