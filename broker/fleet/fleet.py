@@ -393,7 +393,7 @@ class Fleet:
         kept = max(0, min(record.min_workers - ready, len(staying) - ready + max(0, missing)))
         going = moving[: max(0, len(moving) - kept)]
         # One that isn't ready serves nobody, wherever its successor is.
-        going += [worker for worker in moving[len(going) :] if worker.state is WorkerState.STARTING]
+        going += [worker for worker in moving[len(going) :] if worker.state is not WorkerState.READY]
         return going
 
     def _remember_share(self, node: FleetNode) -> None:
