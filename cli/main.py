@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from torchrelay.cli.commands import archive, keys, models, parts, ping, predict, serve, snapshot, status
+from torchrelay.cli.commands import (
+    archive,
+    broker_key,
+    gateways_command,
+    keys,
+    models,
+    nodes_command,
+    parts,
+    ping,
+    predict,
+    serve,
+    snapshot,
+    status,
+)
 from torchrelay.cli.faults import FaultReportingGroup
 from torchrelay.cli.start import standard_streams
 from torchrelay.shared import private_files
@@ -30,6 +43,9 @@ app.command()(predict.predict)
 app.add_typer(models.app, name="models")
 app.add_typer(archive.app, name="archive")
 app.add_typer(keys.app, name="keys")
+app.add_typer(nodes_command.app, name="nodes")
+app.add_typer(gateways_command.app, name="gateways")
+app.add_typer(broker_key.app, name="broker-key")
 app.command()(snapshot.snapshot)
 
 

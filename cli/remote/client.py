@@ -24,6 +24,9 @@ _ADVICE = {
     errors.MethodNotAllowed.type: "the server must run with --enable-model-api for this",
     errors.ModelNotFound.type: "`torchrelay models list` shows what is registered",
     errors.ModelVersionNotFound.type: "`torchrelay models describe NAME --all` shows its versions",
+    errors.MemberNotFound.type: "`torchrelay nodes list` and `torchrelay gateways list` show the names",
+    errors.InvitationNotFound.type: "`torchrelay nodes invitations` (or `gateways invitations`) shows the ids"
+    " of those that let somebody in",
     errors.Conflict.type: "unregister that version first, or give the archive another one",
     errors.ServiceUnavailable.type: "`torchrelay status` shows why",
     errors.InvalidModel.type: "`torchrelay archive inspect FILE` checks an archive",

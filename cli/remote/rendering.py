@@ -1,7 +1,7 @@
 """How answers are printed: as JSON, or as tables that fit 80 columns."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 from threading import Event
@@ -23,6 +23,8 @@ from torchrelay.shared.archives.model_archive import ArchiveInfo
 from torchrelay.shared.terminal import printable, printable_json
 
 T = TypeVar("T")
+#: What `show` prints for people.
+View = RenderableType
 POLL_INTERVAL_S = 0.3
 WATCH_INTERVAL_S = 1.0
 #: Fields of a version that are shown even where they are 0.
@@ -53,12 +55,12 @@ def model_list(models: Sequence[api_bodies.ModelsEntryBody]) -> RenderableType:
     """Lay out the model list."""
     if not models:
         return NO_MODEL
-    return _table(("MODEL", "ARCHIVE"), ((model.model_name, model.model_url) for model in models))
+    return make_table(("MODEL", "ARCHIVE"), ((model.model_name, model.model_url) for model in models))
 
 
 def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
     """Lay out the keys of a key file."""
-    return _table(("API", "EXPIRES"), ((entry["api"], entry["expires"]) for entry in entries))
+    return make_table(("API", "EXPIRES"), ((entry["api"], entry["expires"]) for entry in entries))
 
 
 def description(versions: Sequence[api_bodies.VersionBody]) -> RenderableType:
@@ -93,7 +95,7 @@ def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:
     gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
     head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
     models = [_models(seen.models), *_problems(seen.models)] if seen.models else [_text(NO_MODEL)]
-    hosts = _nodes(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start.")
+    hosts = node_table(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start.")
     return Group(_text(head), _text(""), *models, _text(""), hosts)
 
 
@@ -138,7 +140,12 @@ def _text(shown: str, style: str = "") -> Text:
     return Text(printable(shown), style)
 
 
-def _table(
+def one_below_the_other(parts: Sequence[View]) -> View:
+    """Make one view of several."""
+    return Group(*parts)
+
+
+def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]] = (), *, widths: dict[str, int] | None = None
 ) -> Table:
     """Make a table; `widths` bounds the columns (in characters) whose text may be long."""
@@ -148,6 +155,14 @@ def _table(
     for row in rows:
         table.add_row(*map(_text, row))
     return table
+
+
+def fact_list(rows: Mapping[str, str]) -> Table:
+    """Lay out names and values."""
+    made = _facts()
+    for name, value in rows.items():
+        made.add_row(_text(name), _text(value))
+    return made
 
 
 def _facts() -> Table:
@@ -160,7 +175,7 @@ def _facts() -> Table:
 
 def _models(models: Sequence[api_bodies.FleetModelBody]) -> Table:
     columns = ("MODEL", "VERSION", "READY", "QUEUED", "OLDEST", "STATE")
-    table = _table(columns, widths={"MODEL": 26, "VERSION": 16})
+    table = make_table(columns, widths={"MODEL": 26, "VERSION": 16})
     for model in models:
         style = "red" if model.has_failed else "" if model.is_ready else "yellow"
         table.add_row(
@@ -189,14 +204,23 @@ def _problems(models: Sequence[api_bodies.FleetModelBody]) -> list[RenderableTyp
     return [_text(""), *lines] if lines else []
 
 
-def _nodes(nodes: Sequence[api_bodies.NodeBody]) -> Table:
-    columns = ["NODE", "DEVICES", "SLOTS USED"]
-    rows = [[node.name, _devices(node), f"{node.slots_used}/{node.slots}"] for node in nodes]
+def node_table(nodes: Sequence[api_bodies.NodeBody]) -> Table:
+    """Lay out nodes that are here."""
+    columns = ["NODE", "STATE", "DEVICES", "SLOTS USED"]
+    rows = [
+        [
+            node.name,
+            "draining" if node.is_draining else "here",
+            _devices(node),
+            f"{node.slots_used}/{node.slots}",
+        ]
+        for node in nodes
+    ]
     if any(node.labels for node in nodes):
         columns.append("LABELS")
         for row, node in zip(rows, nodes, strict=True):
             row.append(labels.shown(tuple(sorted(node.labels.items()))))
-    return _table(columns, rows, widths={"NODE": 32, "DEVICES": 32})
+    return make_table(columns, rows, widths={"NODE": 28, "DEVICES": 26})
 
 
 def _devices(node: api_bodies.NodeBody) -> str:
@@ -207,7 +231,7 @@ def _devices(node: api_bodies.NodeBody) -> str:
 
 
 def _workers(workers: Sequence[api_bodies.WorkerBody]) -> Table:
-    table = _table(("WORKER", "STATUS", "PID", "MEMORY", "DEVICE", "SINCE"))
+    table = make_table(("WORKER", "STATUS", "PID", "MEMORY", "DEVICE", "SINCE"))
     for worker in workers:
         # `gpu` and `gpuUsage` say the same twice.
         gpu = re.search(r"gpuId::(\d+)", worker.gpu_usage)

@@ -8,7 +8,9 @@ from torchrelay.shared.api_bodies import (
     DeviceBody,
     FleetBody,
     FleetModelBody,
+    FleetWorkerBody,
     JobQueueBody,
+    MemberBody,
     NodeBody,
     VersionBody,
     WorkerBody,
@@ -37,6 +39,11 @@ _WORKER = WorkerBody(
     id="9000", start_time="2026-01-31T12:00:00.000Z", status="READY", memory_usage=391 << 20, pid=123456,
     gpu=False, gpu_usage="N/A",
 )  # fmt: skip
+_MEMBER = MemberBody(name="rack3", state="here", workers=0, jobs_running=0, key="0123456789ab")
+_FLEET_WORKER = FleetWorkerBody(
+    id=1, state="ready", node="rack3", device="cpu", pid=1, start_time="2026-01-31T12:00:00.000Z",
+    memory_bytes=1, jobs_running=0, note="",
+)  # fmt: skip
 
 
 def model(**changes: Any) -> FleetModelBody:
@@ -53,6 +60,14 @@ def fleet(*models: FleetModelBody, **changes: Any) -> FleetBody:
 
 def version(**changes: Any) -> VersionBody:
     return replace(_VERSION, **changes)
+
+
+def member(**changes: Any) -> MemberBody:
+    return replace(_MEMBER, **changes)
+
+
+def fleet_worker(**changes: Any) -> FleetWorkerBody:
+    return replace(_FLEET_WORKER, **changes)
 
 
 def worker(**changes: Any) -> WorkerBody:

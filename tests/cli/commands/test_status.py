@@ -34,3 +34,10 @@ def test_status_of_an_empty_fleet_says_what_is_missing() -> None:
         result = ask(server, "status")
     assert "No model is registered." in result.output
     assert "No node has joined" in result.output
+
+
+def test_status_shows_which_node_drains() -> None:
+    nodes = (bodies.node(name="a"), bodies.node(name="b", is_draining=True))
+    with serving({"GET /fleet": (200, bodies.fleet(nodes=nodes))}) as server:
+        lines = ask(server, "status").output.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith(("a ", "b "))] == ["here", "draining"]
