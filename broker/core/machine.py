@@ -159,7 +159,7 @@ class BrokerCore:
         return MembershipChanges(
             self.members, own_keys, self.settings.join_addresses, new_key_pair, self._outbox.emit,
             new_token=self.management.new_token, reply=self.management.reply,
-            refuse=self.management.refuse, tell_members=self._tell_members,
+            refuse=self.management.refuse, tell_members=self._tell_members, drain=self.fleet.set_draining,
         )  # fmt: skip
 
     # The shell's side

@@ -68,9 +68,15 @@ class MembershipChanges:
     reply: Callable[[Caller, m.Message], None]
     refuse: Callable[[Caller, errors.RelayError], None]
     tell_members: Callable[[m.Message], None]
+    #: Has the workers of a node replaced elsewhere, or lets it have some again.
+    drain: Callable[[str, bool], None]
     _waiting: deque[Request] = field(default_factory=deque)
     #: What is being stored, and by which token it comes back.
     _storing: tuple[int, Request, MemberChange | None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.members.draining:
+            self.drain(name, True)
 
     def ask(self, caller: Caller, ask: m.MemberChange, now: float) -> None:
         """Begin what a caller asks for."""
@@ -102,6 +108,8 @@ class MembershipChanges:
             self._refuse(request, error)
         else:
             ended = self.members.apply(change, now) if change is not None else []
+            if isinstance(change, SetDraining):
+                self.drain(change.node, change.is_draining)
             self._report(change)
             self._answer(request, change)
         self._begin_next(now)

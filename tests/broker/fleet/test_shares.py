@@ -208,3 +208,25 @@ def test_a_node_that_can_tell_its_former_selfs_mark_takes_its_place_at_once() ->
     assert A not in rig.core.fleet.nodes
     assert rig.core.fleet.nodes[b"a2"].name in ("a", "a-2")
     assert len(rig.take(b"a2", m.StartWorker)) + len(rig.take(b"x", m.StartWorker)) == 1
+
+
+def test_a_node_that_an_operator_drains_is_drained_by_a_restarted_broker_too() -> None:
+    rig = two_nodes()
+    rig.say(GATEWAY, m.ChangeMember(3, "node", "a", "drain"))
+    rig.only(GATEWAY, m.MemberChanged)
+    rig.start_workers(B)
+    assert obey_stops(rig, A) == 1
+    rig.restart()
+    rig.join_gateway()
+    rig.join_node(A)
+    rig.join_node(B)
+    rig.pass_time(rig.settings.settle_s)
+    rig.start_workers(B)
+    assert placed(rig) == {B: 2}
+    rig.say(GATEWAY, m.ScaleWorkers(4, "m", None, 3, 3, synchronous=False))
+    rig.start_workers(B)
+    assert placed(rig) == {B: 3}
+    rig.say(GATEWAY, m.ChangeMember(5, "node", "a", "resume"))
+    rig.say(GATEWAY, m.ScaleWorkers(6, "m", None, 4, 4, synchronous=False))
+    rig.start_workers(A)
+    assert placed(rig) == {A: 1, B: 3}
