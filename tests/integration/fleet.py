@@ -85,10 +85,10 @@ class Fleet:
             *self.listeners(), *arguments,
         )  # fmt: skip
 
-    def node(self, name: str) -> subprocess.Popen[bytes]:
+    def node(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a node with a cache of its own, as on a host of its own."""
         return self.run("worker", "--broker", self.broker_address, "--insecure", "--name", name,
-                        "--cache-dir", str(self.folder / f"cache-{name}"))  # fmt: skip
+                        "--cache-dir", str(self.folder / f"cache-{name}"), *arguments)  # fmt: skip
 
     def listeners(self) -> list[str]:
         return ["--inference-address", self.inference, "--management-address", self.management,

@@ -416,11 +416,22 @@ class Request(Pending):
 class SimulatedNode:
     """A host: starts workers as it is told; when it dies, so do they."""
 
-    def __init__(self, world: World, number: int, slots: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        number: int,
+        slots: int,
+        memory_bytes: int = 0,
+        labels: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self._world = world
         self.number = number
         self._slots = slots
+        self.memory_bytes = memory_bytes
+        self.labels = labels
         self._lives = 0
+        #: What it was ordered to start, and beside which workers.
+        self.orders: list[tuple[m.StartWorker, list[m.HeldWorker]]] = []
         self.workers: dict[int, SimulatedWorker] = {}
         self._start()
 
@@ -449,6 +460,7 @@ class SimulatedNode:
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
         match self._session.heard(message, epoch, self._world.now):
             case m.StartWorker() as order if order.worker_id not in self.workers:
+                self.orders.append((order, [worker.held for worker in self.workers.values()]))
                 self.workers[order.worker_id] = SimulatedWorker(self._world, self, order)
             case m.StopWorker(worker_id, kill) if worker_id in self.workers:
                 self.workers[worker_id].stop(kill)

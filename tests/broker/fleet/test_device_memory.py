@@ -47,6 +47,15 @@ def test_the_successor_of_a_worker_waits_for_no_measurement(gib: float, is_place
     assert bool(places(fleet, again, now=4.0)) is is_placed
 
 
+def test_a_measurement_that_finds_no_gpu_leaves_what_is_kept_for_workers_alone() -> None:
+    fleet = empty_fleet()
+    join(fleet, "n-1", gpu(0), in_use={0: 20})
+    wanted = record(ModelConfig(placement=wish(9)))
+    assert not places(fleet, wanted)
+    measure(fleet, "n-1", {}, now=2.0)  # as where the driver can't be read for once
+    assert places(fleet, wanted, now=3.0)
+
+
 def test_what_others_use_stays_when_a_worker_ends() -> None:
     fleet = empty_fleet()
     join(fleet, "n-1", gpu(0))
