@@ -16,7 +16,7 @@ import pytest
 from tests.simulation.world import MODEL, Faults, SimulatedGateway, SimulatedNode, World
 from torchrelay.gateway.session import Answer
 from torchrelay.shared import errors
-from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.archives.model_config import ModelConfig, PlacementWish
 from torchrelay.shared.settings import BrokerSettings
 
 #: Half the response_timeout again above what can follow one another: a node found silent, a worker found
@@ -63,13 +63,16 @@ def fleet(
     *,
     job_queue_size: int = 1000,
     models: Sequence[str] = (MODEL,),
+    zones: str = "ab",
 ) -> World:
     settings = BrokerSettings(
         state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0
     )
     world = World(seed, faults, settings, config)
     world.gateways = [SimulatedGateway(world, number) for number in range(2)]
-    world.nodes = [SimulatedNode(world, number, slots=4) for number in range(2)]
+    world.nodes = [
+        SimulatedNode(world, number, 4, 26 << 30, (("zone", zone),)) for number, zone in enumerate(zones)
+    ]
     world.is_faulty = False
     world.run_until(1.0)
     for model in models:
@@ -249,6 +252,35 @@ def test_a_seed_is_the_same_run_in_every_process() -> None:
     )  # fmt: skip
     assert one.count(b"Assign(") > 50, "too little happens to show anything"
     assert one == other
+
+
+ASKING = ModelConfig(placement=PlacementWish(memory_bytes=9 << 30, labels=(("zone", "a"),)))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_are_where_their_memory_and_labels_are_whatever_fails(scenario: str, seed: int) -> None:
+    """Two nodes of zone a have room for two workers each, and a fifth is wanted."""
+    world = fleet(seed, SCENARIOS[scenario], ASKING, workers=5, zones="aab")
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S)
+    world.run_until(world.now + TROUBLE_S)
+    world.is_faulty = False
+    world.run_until(world.now + RESTARTED_WITHIN_S)
+    for node in world.nodes:
+        assert not node.orders or node.labels == (("zone", "a"),)
+        for order, others in node.orders:
+            taken = order.reserved_bytes + sum(held.reserved_bytes for held in others)
+            # What is under way when the network is cut, arrives when the broker has given it up.
+            assert taken <= node.memory_bytes or SCENARIOS[scenario].cuts_per_s, f"{taken} bytes are ordered"
+    assert [len(node.workers) for node in world.nodes] == [2, 2, 0]
+    core = world.broker.core
+    assert core is not None
+    why = core.fleet.explain(core.catalog.resolve(MODEL, None), world.now)
+    assert why.startswith("wants 5, has 4, no node has a place: needs 9 GiB and the label zone=a;")
+    assert "cpu of n0 has 8 GiB free of 26" in why
+    assert "n2 lacks the label zone=a" in why
 
 
 POISONED_S = 20.0

@@ -475,7 +475,8 @@ class SimulatedNode:
             case "hello":
                 held = tuple(worker.held for worker in self.workers.values())
                 devices = (m.Device("cpu", "cpu"),)
-                hello = m.HelloNode(m.PROTOCOL_VERSION, self.name, devices, self._slots, held)
+                hello = m.HelloNode(m.PROTOCOL_VERSION, self.name, devices, self._slots, held, self.labels,
+                                    self.memory_bytes)  # fmt: skip
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self.report(m.NodeBeat(tuple((worker_id, 1) for worker_id in self.workers)))
@@ -493,7 +494,8 @@ class SimulatedWorker:
         self._node = node
         self._order = order
         self.held = m.HeldWorker(order.worker_id, order.model, order.version, order.archive, order.device, 1,
-                                 order.claim)  # fmt: skip
+                                 order.claim, devices=order.devices,
+                                 reserved_bytes=order.reserved_bytes)  # fmt: skip
         self._peer = SimulatedPeer(b"w%d-%d" % (node.number, order.worker_id), self._post)
         self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
         self._leases = HeldLeases()
