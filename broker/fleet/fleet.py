@@ -13,6 +13,7 @@ from torchrelay.broker.fleet.nodes import FleetNode, free_name, name_nodes
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
 from torchrelay.broker.fleet.shares import Shares
+from torchrelay.broker.fleet.shortages import listed
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.catalog import Key
@@ -137,7 +138,7 @@ class Fleet:
         if condition.has_given_up:
             return f"{lead}, gave up after {condition.failures} failures; scale the model to try again"
         if self.is_settling(now):
-            return f"{lead}, waiting for nodes {', '.join(sorted(self.awaited))} to come back"
+            return f"{lead}, waiting for nodes {listed(sorted(self.awaited))} to come back"
         if not self.nodes:
             return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
         if condition.next_start_at > now:
@@ -159,7 +160,7 @@ class Fleet:
         places = self.free_places()
         open_nodes = [node for node in self.nodes.values() if self.takes_workers(node)]
         if not open_nodes:
-            names = ", ".join(sorted(node.name for node in self.nodes.values()))
+            names = listed(sorted(node.name for node in self.nodes.values()))
             return f"no node takes new workers: {names} is drained or stops; add or resume one"
         if record.config.placement is not None:
             if places.fits(record):

@@ -110,7 +110,7 @@ class Shortages:
 
 def _needed(need: Need) -> str:
     gpus = f"{need.gpus} GPUs" if need.gpus > 1 else "a GPU" if need.device_ids else ""
-    ids = f" of deviceIds [{_listed(map(str, need.device_ids))}]" if need.device_ids else ""
+    ids = f" of deviceIds [{listed(map(str, need.device_ids))}]" if need.device_ids else ""
     size = amount(need.memory_bytes, need.memory_bytes, up=True) if need.memory_bytes else ""
     if size and need.gpus > 1:
         size += " on each"
@@ -138,10 +138,10 @@ def _of_node(need: Need, one: Shortage) -> str:
 def _labels(labels: Labels) -> str:
     if not labels:
         return ""
-    return f"the label{'s' if len(labels) > 1 else ''} {_listed(shown((one,)) for one in labels)}"
+    return f"the label{'s' if len(labels) > 1 else ''} {listed(shown((one,)) for one in labels)}"
 
 
-def _listed(texts: Iterable[str]) -> str:
+def listed(texts: Iterable[str]) -> str:
     """List texts, the first few of many."""
     every = list(texts)
     more = f" and {len(every) - ITEMS_SHOWN} more" if len(every) > ITEMS_SHOWN else ""

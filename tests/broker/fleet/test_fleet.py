@@ -59,3 +59,10 @@ def test_a_change_of_what_is_there_or_wanted_is_to_be_reconciled_and_nothing_els
     one.reconcile({}, 2.0)
     one.remove_node(NODE)
     assert one.must_reconcile
+
+
+def test_of_a_thousand_nodes_that_are_awaited_a_few_are_named() -> None:
+    names = [f"n-{number:03}-{'x' * 190}" for number in range(1000)]
+    settling = Fleet(epoch=2, claims=CLAIMS, awaited=names, settle_until=10.0)
+    text = settling.explain(record(0), 1.0)
+    assert f"waiting for nodes {names[0]}, {names[1]}, {names[2]} and 997 more to come back" in text
