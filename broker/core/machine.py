@@ -160,6 +160,7 @@ class BrokerCore:
             self.members, own_keys, self.settings.join_addresses, new_key_pair, self._outbox.emit,
             new_token=self.management.new_token, reply=self.management.reply,
             refuse=self.management.refuse, tell_members=self._tell_members, drain=self.fleet.set_draining,
+            nodes_here=lambda: {node.name for node in self.fleet.nodes.values()},
         )  # fmt: skip
 
     # The shell's side

@@ -186,16 +186,14 @@ class Members:
         keys = [one.public_key for one in ended if one.was_member]
         if (member := self.named(role, name)) is not None or not keys:
             keys.append((member or self._known(role, name)).public_key)
-        return ForgetKeys(tuple(keys))
+        return ForgetKeys(tuple(keys), (name,) if role == "node" else ())
 
     def forgettable(self, now: float) -> ForgetKeys | None:
         """Return which ephemeral members are to be forgotten, having been silent; None where none is."""
-        silent = [
-            key
-            for key, one in self.members.items()
-            if one.is_ephemeral and now - self._heard_at[key] > EPHEMERAL_SILENCE_S
-        ]
-        return ForgetKeys(tuple(silent)) if silent else None
+        ephemeral = [one for one in self.members.values() if one.is_ephemeral]
+        silent = [one for one in ephemeral if now - self._heard_at[one.public_key] > EPHEMERAL_SILENCE_S]
+        names = tuple(one.name for one in silent if one.role == "node")
+        return ForgetKeys(tuple(one.public_key for one in silent), names) if silent else None
 
     # What has become durable, or is not to be
 
@@ -214,7 +212,8 @@ class Members:
                 return [gone for gone in self._drop(ended) if gone != key]
             case EndKeys(ended):
                 return self._drop(ended)
-            case ForgetKeys(keys):
+            case ForgetKeys(keys, nodes):
+                self.draining.difference_update(nodes)
                 for key in keys:
                     self._ended.pop(key, None)
                 return [gone for key in keys for gone in self._remove(key)]

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -11,6 +11,7 @@ from torchrelay.broker.membership.members import Members
 from torchrelay.broker.models.records import EndKeys, ForgetKeys, MemberChange, PutMember, SetDraining
 from torchrelay.broker.models.running_changes import Caller
 from torchrelay.shared import errors
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import curve, invitations
 from torchrelay.shared.wire import messages as m
 
@@ -70,6 +71,8 @@ class MembershipChanges:
     tell_members: Callable[[m.Message], None]
     #: Has the workers of a node replaced elsewhere, or lets it have some again.
     drain: Callable[[str, bool], None]
+    #: Names of the nodes that are here.
+    nodes_here: Callable[[], Collection[str]]
     _waiting: deque[Request] = field(default_factory=deque)
     #: What is being stored, and by which token it comes back.
     _storing: tuple[int, Request, MemberChange | None] | None = None
@@ -159,6 +162,9 @@ class MembershipChanges:
             case "drain" | "resume" if ask.role != "node":
                 raise errors.BadRequest("Only nodes can be drained")
             case "drain" | "resume":
+                is_known = ask.name in self.nodes_here() or ask.name in self.members.draining
+                if not is_known and self.members.named("node", ask.name) is None:
+                    raise errors.BadRequest(f"There is no node {quoted(ask.name)}")
                 return SetDraining(ask.name, ask.change == "drain")
             case _:
                 assert_never(ask.change)

@@ -195,9 +195,10 @@ class EndKeys:
 
 @dataclass(frozen=True, slots=True)
 class ForgetKeys:
-    """Forget these keys, as if they had never been."""
+    """Forget these keys, as if they had never been, and that these nodes drain."""
 
     public_keys: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,8 @@ def _apply_of_members(connection: sa.Connection, change: records.MemberChange) -
             _end(connection, ended)
         case records.EndKeys(ended):
             _end(connection, ended)
-        case records.ForgetKeys(public_keys):
+        case records.ForgetKeys(public_keys, nodes):
+            connection.execute(sa.delete(_draining).where(_draining.c.name.in_(nodes)))
             for table in (_invitations, _members, _ended_keys):
                 connection.execute(sa.delete(table).where(table.c.public_key.in_(public_keys)))
         case records.SetDraining(node, is_draining):

@@ -283,8 +283,19 @@ def test_a_drain_and_its_end_are_durable(rig: Rig) -> None:
         rig.only(GATEWAY, m.MemberChanged)
         assert rig.core.members.draining == expected
         assert set(rig.registry.load().draining) == expected
-    rig.say(GATEWAY, m.ChangeMember(8, "gateway", "g", "drain"))
-    assert "Only nodes" in rig.only(GATEWAY, m.AskRefused).message
+    for role, name, words in (("gateway", "g", "Only nodes"), ("node", "n-9", "There is no node n-9")):
+        rig.say(GATEWAY, m.ChangeMember(8, role, name, "drain"))  # type: ignore[arg-type]
+        assert words in rig.only(GATEWAY, m.AskRefused).message
+
+
+def test_a_node_that_is_forgotten_drains_no_more_when_it_joins_again(rig: Rig) -> None:
+    joined(rig, ask=m.Invite(7, "node", "rack3"))
+    for change in ("drain", "forget"):
+        rig.say(GATEWAY, m.ChangeMember(8, "node", "rack3", change))
+        rig.only(GATEWAY, m.MemberChanged)
+    joined(rig, OTHER, m.Invite(7, "node", "rack3"))
+    assert rig.core.members.draining == set()
+    assert rig.registry.load().draining == ()
 
 
 def test_members_and_invitations_are_shown(rig: Rig) -> None:
