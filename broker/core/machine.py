@@ -299,11 +299,9 @@ class BrokerCore:
                 gateway.last_heard = now + silence_s(message)
             case m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey():
                 self._on_ask(gateway, message, now)
-            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
+            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers():
                 self._on_ask(gateway, message, now)
             case m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth():
-                self._on_ask(gateway, message, now)
-            case m.ReadMembers():
                 self._on_ask(gateway, message, now)
             case m.Bye():
                 self.peers.drop_gateway(gateway, "it said goodbye")

@@ -111,7 +111,7 @@ class Peers:
                     self._outbox.report(logging.INFO, "node.restarted", node=former.name)
                     self.drop_node(former, now)
                 self._fleet.add_node(peer, hello, now)
-                self._take_worker_keys(self.nodes[peer], hello)
+                self._take_as_member(self.nodes[peer], hello)
                 if is_new:
                     node = self.nodes[peer]
                     self._outbox.report(logging.INFO, "node.joined", node=node.name, held=len(hello.workers))
@@ -131,10 +131,11 @@ class Peers:
                 assert_never(hello)
         return True
 
-    def _take_worker_keys(self, node: FleetNode, hello: m.HelloNode) -> None:
+    def _take_as_member(self, node: FleetNode, hello: m.HelloNode) -> None:
         """Let the workers in that a node holds, by the keys that it made for them, and no others of it."""
         if (node_key := public_key_of(node.peer)) is None:
             return
+        node.models = self._members.members[node_key].models
         held = {worker.worker_id for worker in self._fleet.of_node(node.peer)}
         self._members.keep_workers(held, node_key)
         for worker in hello.workers:

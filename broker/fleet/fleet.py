@@ -162,10 +162,12 @@ class Fleet:
         if not open_nodes:
             names = listed(sorted(node.name for node in self.nodes.values()))
             return f"no node takes new workers: {names} is drained or stops; add or resume one"
-        if record.config.placement is not None:
+        if record.config.placement is not None or places.is_by_model:
             if places.fits(record):
                 return ""
-            advice = "add a node with that, or ask for less in `placement` of the archive's model-config.yaml"
+            advice = "add a node with that"
+            if record.config.placement is not None:
+                advice += ", or ask for less in `placement` of the archive's model-config.yaml"
             return f"no node has a place: {places.shortages(record).words()}; {advice}"
         if places.is_full:
             slots = sum(node.slots for node in open_nodes)

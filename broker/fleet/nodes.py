@@ -33,6 +33,8 @@ class FleetNode:
     in_use: dict[str, int] = field(default_factory=dict)
     #: What models may ask for.
     labels: frozenset[tuple[str, str]] = frozenset()
+    #: A pattern of the models that it may hold, as its invitation said; "" for all.
+    models: str = ""
     #: The host's memory; 0 where it doesn't tell.
     memory_bytes: int = 0
     #: What it calls itself; `name` differs where another node has taken that, see `name_nodes`.

@@ -8,6 +8,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torchrelay.broker.fleet import device_memory
 from torchrelay.broker.fleet.nodes import FleetNode, gpu_id
@@ -39,6 +40,8 @@ class Placement:
         #: As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
         self._has_gpus = any(device.kind == "gpu" for node in nodes for device in node.devices)
         self._staying = [node for node in nodes if takes_workers(node)]
+        #: Whether some node may hold only some models.
+        self.is_by_model = any(node.models for node in nodes)
         #: Free slots of the nodes that have some.
         self._free = {
             node.peer: free for node in self._staying if (free := node.slots - len(of_node(node.peer))) > 0
@@ -57,7 +60,10 @@ class Placement:
 
     def fits(self, record: VersionRecord) -> bool:
         """Tell whether some node has a place for a worker of a version."""
-        return self._fits(Need.of(record))
+        return self._fits(self._need(record))
+
+    def _need(self, record: VersionRecord, *, installs_only: bool = False) -> Need:
+        return Need.of(record, installs_only=installs_only, by_model=self.is_by_model)
 
     def _fits(self, need: Need) -> bool:
         if need not in self._unplaceable and not any(self._choose(n, need) for n in self._nodes.values()):
@@ -66,7 +72,7 @@ class Placement:
 
     def shortages(self, record: VersionRecord) -> Shortages:
         """Return what each node lacks for a worker of a version that doesn't fit."""
-        need = Need.of(record)
+        need = self._need(record)
         if need not in self._shortages:
             found = (self._shortage(node, need) for node in self._staying)
             self._shortages[need] = Shortages.gather(need, (one for one in found if one is not None))
@@ -86,7 +92,7 @@ class Placement:
         Then they are spread: first where the version has fewest, then where there is most room. Or packed:
         first where there is least. `here` counts the version's workers by node.
         """
-        need = Need.of(record, installs_only=installs_only)
+        need = self._need(record, installs_only=installs_only)
 
         def rank(node: FleetNode) -> tuple[int, int, float, str, bytes]:
             share = self._free[node.peer] / node.slots
@@ -134,6 +140,8 @@ class Placement:
         """Return the devices that a worker would get on a node with a free slot; none if it has no place."""
         if need.labels and not node.labels.issuperset(need.labels):
             return ()
+        if node.models and not fnmatchcase(need.model, node.models):
+            return ()
         names, wanted = self._allowed(node, need)
         if need.memory_bytes:
             names = [name for name in names if self._free_bytes(node, name) >= need.memory_bytes]
@@ -166,6 +174,8 @@ class Placement:
 
     def _shortage(self, node: FleetNode, need: Need) -> Shortage | None:
         """Say what a node lacks, None if it has a place."""
+        if node.models and not fnmatchcase(need.model, node.models):
+            return Shortage(node.name, "models", models=node.models)
         if missing := tuple(label for label in need.labels if label not in node.labels):
             return Shortage(node.name, "labels", labels=missing)
         names, wanted = self._allowed(node, need)

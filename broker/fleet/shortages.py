@@ -1,7 +1,7 @@
 """Why nodes have no place for a worker, and the words for it. Pure.
 
-Each node lacks one thing: the first of labels, devices, slots and memory that is missing, since what comes
-first is the hardest to change.
+Each node lacks one thing: the first of the right to hold the model, labels, devices, slots and memory that is
+missing, since what comes first is the hardest to change.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from typing import Literal
 
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.labels import shown
+from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire.fields import Labels
 
 #: Nodes of which it is said what they lack: those that lack least. The others are counted.
@@ -19,14 +20,15 @@ NODES_SHOWN = 3
 #: Labels and device ids that are named one by one.
 ITEMS_SHOWN = 3
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
-Kind = Literal["memory", "slots", "devices", "labels"]
+Kind = Literal["memory", "slots", "devices", "labels", "models"]
 #: From what may be there in a moment to what will not.
-_CLOSEST_FIRST: tuple[Kind, ...] = ("memory", "slots", "devices", "labels")
+_CLOSEST_FIRST: tuple[Kind, ...] = ("memory", "slots", "devices", "labels", "models")
 _COUNTED = {
     "memory": "{} too little free memory",
     "slots": "{} no free slot",
     "devices": "{} too few such devices",
     "labels": "{} not the labels",
+    "models": "{} not the right to hold it",
 }
 
 
@@ -40,16 +42,21 @@ class Need:
     device_type: str
     device_ids: tuple[int, ...]
     gpus: int
+    #: The model's name, where a node may hold only some.
+    model: str = ""
 
     @classmethod
-    def of(cls, record: VersionRecord, *, installs_only: bool = False) -> "Need":
-        """Return the need of a version's workers; one that only installs packages loads no model."""
+    def of(cls, record: VersionRecord, *, installs_only: bool = False, by_model: bool = False) -> "Need":
+        """Return the need of a version's workers; one that only installs packages loads no model.
+
+        `by_model` is for a fleet in which a node may hold only some models.
+        """
         config, wish = record.config, record.config.placement
         return cls(
             wish.memory_bytes if wish and not installs_only else 0,
             wish.labels if wish else (),
             wish is not None and wish.strategy == "pack",
-            config.device_type, config.device_ids, config.gpus,
+            config.device_type, config.device_ids, config.gpus, record.model if by_model else "",
         )  # fmt: skip
 
 
@@ -61,6 +68,8 @@ class Shortage:
     kind: Kind
     #: The labels that are not among its own.
     labels: Labels = ()
+    #: The pattern of the models that it may hold.
+    models: str = ""
     #: Of the devices that are needed, how many it has; and its slots.
     count: int = 0
     #: The device that is in the way, with its memory in bytes; a total of 0 is not known.
@@ -120,6 +129,8 @@ def _needed(need: Need) -> str:
 
 def _of_node(need: Need, one: Shortage) -> str:
     match one.kind:
+        case "models":
+            return f"{one.node} was invited for models {quoted(one.models)} alone"
         case "labels":
             return f"{one.node} lacks {_labels(one.labels)}"
         case "devices":

@@ -113,6 +113,8 @@ class MembershipChanges:
             ended = self.members.apply(change, now) if change is not None else []
             if isinstance(change, SetDraining):
                 self.drain(change.node, change.is_draining)
+            for name in change.nodes if isinstance(change, ForgetKeys) else ():
+                self.drain(name, False)
             self._report(change)
             self._answer(request, change)
         self._begin_next(now)

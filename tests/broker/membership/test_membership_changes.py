@@ -359,3 +359,17 @@ def test_so_many_changes_may_wait_and_no_more(rig: Rig, monkeypatch: pytest.Monk
     rig.feed(*(rig.event(GATEWAY, m.Invite(number, "node")) for number in range(10, 15)))
     assert len(rig.take(GATEWAY, m.Invited)) == 3
     assert {one.error for one in rig.take(GATEWAY, m.AskRefused)} == {"ServiceUnavailable"}
+
+
+def test_a_node_that_was_invited_for_some_models_gets_no_others_and_it_is_said_why(rig: Rig) -> None:
+    joined(rig, ask=m.Invite(7, "node", "rack3", "resnet*"))
+    rig.say(peer(HOST), hello())
+    rig.register("resnet-18")
+    assert rig.only(peer(HOST), m.StartWorker).model == "resnet-18"
+    rig.register("bert")
+    assert not rig.take(peer(HOST), m.StartWorker)
+    rig.say(GATEWAY, m.DescribeModel(3, "bert", None))
+    (version,) = rig.only(GATEWAY, m.ModelDescribed).versions
+    assert "rack3 was invited for models resnet* alone" in version.explanation
+    rig.join_node(b"n-1")
+    assert rig.only(b"n-1", m.StartWorker).model == "bert"
