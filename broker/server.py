@@ -36,7 +36,7 @@ from torchrelay.broker.network.connections import Connections, Kernel
 from torchrelay.broker.network.kernel import Linux, raise_fd_limit
 from torchrelay.broker.network.peer_sockets import PeerSockets
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
-from torchrelay.broker.storage import curve_keys, key_file, snapshots
+from torchrelay.broker.storage import curve_keys, invitation_files, key_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
 from torchrelay.broker.storage.registry import Registry
 from torchrelay.shared import clock, host, ids, locks, private_files
@@ -140,16 +140,18 @@ class BrokerServer:
         self._settings = settings
         self._registry = registry
         self._store = store.ArchiveStore(Path(settings.state_dir) / "archives")
-        snapshot = registry.load()
         now, wall_ms = clock.monotonic(), clock.wall_ms()
+        self._curve_keys_path = Path(settings.state_dir) / "broker_curve_keys.json"
+        own_keys = curve_keys.open_at_start(self._curve_keys_path) if settings.asks_for_curve_keys else None
+        if own_keys is not None:
+            invitation_files.keep(settings, own_keys, registry, wall_ms)
+        snapshot = registry.load()
         keys = Keyring(settings, clock.wall_of(now, wall_ms))
         self._open_keys(keys, snapshot, now)
         self._metrics_log = _open_metrics_log(settings)
         #: Archives of the versions that are registered when it starts; others are left-overs.
         self._archives = {record.archive for record in snapshot.versions}
         self._epoch = registry.begin_epoch()
-        self._curve_keys_path = Path(settings.state_dir) / "broker_curve_keys.json"
-        own_keys = curve_keys.open_at_start(self._curve_keys_path) if settings.asks_for_curve_keys else None
         self._core = BrokerCore(
             settings, snapshot, keys, _metrics(settings), epoch=self._epoch, now=now,
             wall_ms=wall_ms, new_sequence_id=ids.sequence_id,

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Labels, Name
+from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Labels, MemberRole, Name
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -94,6 +94,13 @@ def is_guessable_key(key: str) -> bool:
     return len(repeated) < KEY_LENGTH_MIN or len(pairs) < KEY_PAIRS_MIN
 
 
+class InvitationFile(msgspec.Struct, frozen=True):
+    """A file in which the broker keeps an invitation for parts that are started together with it."""
+
+    role: MemberRole
+    path: str
+
+
 class LogLimits(msgspec.Struct, frozen=True):
     """At how many bytes a log file is rotated, and how many older files are kept; TorchServe's defaults.
 
@@ -115,6 +122,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Where other hosts reach the broker, for invitations; by default those of its tcp addresses that name a
     #: host.
     advertised_addresses: tuple[str, ...] = ()
+    #: Files that hold an invitation each, for any number of gateways or nodes, which are forgotten when they
+    #: have been silent for ten minutes. Whoever can read such a file can join.
+    invitation_files: tuple[InvitationFile, ...] = ()
     #: Holds the registry (SQLite), the archives by content, and the broker's own keys.
     state_dir: str
     #: Folder of local archives, and of those fetched from urls; without it no model can be registered.

@@ -140,6 +140,10 @@ MemoryLimit = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Listen where others can reach it, though nobody checks who calls.")
 ]
+OpenHttp = Annotated[
+    bool,
+    typer.Option("--open-http", help="Listen for HTTP where others reach it, and ask for no key."),
+]
 AllowedHosts = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,13 @@ def broker(
         ),
     ] = None,
     advertise: options.Advertise = None,
+    invitation_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE=FILE",
+            help="Keep an invitation for any number of hosts in a file: node=FILE, gateway=FILE; repeatable.",
+        ),
+    ] = None,
     state_dir: options.StateDir = ".torchrelay",
     model_store: options.ModelStore = None,
     models: options.Models = None,
@@ -61,6 +68,7 @@ def broker(
         values,
         addresses=tuple(address),
         advertised_addresses=broker_address.advertised(address, advertise or ()),
+        invitation_files=part_settings.invitation_files(invitation_file or ()),
         state_dir=state_dir,
         insecure=insecure,
         allow_private_urls=allow_private_urls,
@@ -74,6 +82,7 @@ def broker(
     )
     checks.require_broker_addresses(*settings.addresses)
     checks.raise_faults(part_settings.broker_exposure_faults(settings.addresses, insecure))
+    checks.raise_faults(part_settings.invitation_faults(settings))
     checks.require_store(settings.model_store)
     for line in require_usable_state(Path(state_dir).absolute()):
         typer.echo(line, err=True)
@@ -91,6 +100,7 @@ def gateway(
     ts_config: options.TsConfigFile = None,
     tokens: options.Tokens = None,
     insecure: options.Insecure = False,
+    open_http: options.OpenHttp = False,
     allowed_hosts: options.AllowedHosts = None,
     join: options.Join = None,
     join_file: options.JoinFile = None,
@@ -115,7 +125,7 @@ def gateway(
         broker_address=way.address,
         credentials_file=way.credentials_file,
         processes=processes,
-        insecure=insecure,
+        insecure=insecure or open_http,
         **part_settings.gateway_grace(grace, lead),
     )
     checks.raise_faults(part_settings.gateway_faults(settings))

@@ -9,16 +9,18 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 
+from torchrelay.cli.faults import Fault
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import settings
 from torchrelay.shared.host import Host
 from torchrelay.shared.torchserve import config_keys, config_parsers, snapshot_files
 from torchrelay.shared.torchserve.config_keys import ConfigValues, settings_from
 from torchrelay.shared.torchserve.config_properties import Configuration
+from torchrelay.shared.wire.fields import MemberRole
 
 #: A unix socket's path is at most this long (108 bytes with its closing zero).
 SOCKET_PATH_LIMIT_BYTES = 107
@@ -55,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None
     devices: tuple[str, ...] = ("auto",)
     insecure: bool = False
+    open_http: bool = False
     #: Whether requests from other hosts may name any host, where allowed_hosts isn't set.
     any_host_outside: bool = False
     allow_private_urls: bool = False
@@ -109,7 +112,7 @@ def compose(command_line: ConfigValues, config: Configuration, options: Options,
         values,
         broker_address=socket,
         processes=options.gateway_processes,
-        insecure=options.insecure,
+        insecure=options.insecure or options.open_http,
         any_host_outside=options.any_host_outside and values.allowed_hosts is None,
         graceful_timeout_s=max(1, math.ceil(options.grace_s)),
         access_log=options.access_log,
@@ -249,6 +252,27 @@ def broker_exposure_faults(addresses: Sequence[str], insecure: bool) -> list[str
     ]
 
 
+def invitation_files(said: Sequence[str]) -> tuple[settings.InvitationFile, ...]:
+    """Read which files are to hold an invitation, each as ROLE=PATH. Raises Fault."""
+    found = []
+    for one in said:
+        role, _, path = one.partition("=")
+        if role not in get_args(MemberRole) or not path:
+            raise Fault(f"--invitation-file {one}: say node=PATH or gateway=PATH")
+        found.append(settings.InvitationFile(cast("MemberRole", role), str(Path(path).absolute())))
+    return tuple(found)
+
+
+def invitation_faults(broker: settings.BrokerSettings) -> list[str]:
+    """Return a fault where nobody could join by the invitations that files are to hold."""
+    if not broker.invitation_files or broker.join_addresses:
+        return []
+    return [
+        "--invitation-file is for hosts that join by a key: listen on --address tcp://HOST:7700 without"
+        " --insecure, and where that names no host say --advertise"
+    ]
+
+
 def unused_key_faults(
     keys: Sequence[settings.StaticKey], values: ConfigValues, command_line: ConfigValues
 ) -> list[str]:
@@ -271,7 +295,7 @@ def gateway_faults(gateway: settings.GatewaySettings) -> list[str]:
     if not gateway.insecure and not gateway.token_authorization:
         faults = [
             f"{address} can be reached from other hosts, and nothing checks who calls: say --tokens, use a"
-            " loopback address, or say --insecure where the network is your own"
+            " loopback address, or say --open-http where the network is your own"
             for address in listeners
             if settings.is_reachable_from_outside(address)
         ]

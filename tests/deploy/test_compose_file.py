@@ -115,9 +115,52 @@ def test_each_service_may_do_no_more_than_it_must(name: str) -> None:
 def test_what_a_service_writes_is_a_volume_or_in_memory(name: str) -> None:
     named = [word.partition("=") for word in SERVICES[name]["command"]]
     written = [folder for option, _, folder in named if option in WRITTEN]
-    assert set(written) == {volume.rpartition(":")[2] for volume in SERVICES[name].get("volumes", [])}
+    volumes = [volume for volume in SERVICES[name].get("volumes", []) if not volume.startswith("join-")]
+    assert set(written) == {volume.rpartition(":")[2] for volume in volumes}
     assert [mount.partition(":")[0] for mount in SERVICES[name]["tmpfs"]] == ["/tmp"]
     assert ("exec" in SERVICES[name]["tmpfs"][0]) == (name == "worker")
+
+
+def said(name: str, option: str) -> list[str]:
+    """The values of an option in a service's command."""
+    command = SERVICES[name]["command"]
+    return [word.partition("=")[2] for word in command if word.startswith(f"{option}=")]
+
+
+def test_no_part_is_told_to_do_without_keys() -> None:
+    assert not [name for name in SERVICES if "--insecure" in SERVICES[name]["command"]]
+    assert not [path.name for path in DOCKERFILES if "--insecure" in path.read_text()]
+
+
+@pytest.mark.parametrize(("name", "role"), [("worker", "node"), ("gateway", "gateway")])
+def test_a_part_joins_by_an_invitation_that_only_its_role_and_the_broker_have(name: str, role: str) -> None:
+    (folder,) = {Path(path).parent for path in said(name, "--join-file")}
+    assert f"{role}={said(name, '--join-file')[0]}" in said("broker", "--invitation-file")
+    volumes = {
+        service: [one for one in SERVICES[service].get("volumes", []) if one.startswith(f"join-{role}:")]
+        for service in SERVICES
+    }
+    assert volumes.pop("broker") == [f"join-{role}:{folder}"]
+    assert volumes.pop(name) == [f"join-{role}:{folder}:ro"]
+    assert not any(volumes.values())
+    assert f"join-{role}" in COMPOSE["volumes"]
+    for image in ("broker", name):
+        made = (ROOT / "deploy" / f"Dockerfile.{image}").read_text()
+        assert re.search(rf"--owner=torchrelay --mode=0700 .*{folder}\b", made), image
+
+
+@pytest.mark.parametrize("name", ["worker", "gateway"])
+def test_a_parts_key_is_in_memory_and_its_broker_is_where_the_invitation_says(name: str) -> None:
+    (credentials,) = said(name, "--credentials")
+    assert credentials.startswith("/tmp/")
+    assert not said(name, "--broker")
+    assert said("broker", "--advertise") == ["tcp://broker:7700"]
+
+
+def test_the_brokers_health_check_needs_no_key() -> None:
+    command = SERVICES["broker"]["healthcheck"]["test"]
+    (state_dir,) = said("broker", "--state-dir")
+    assert command[-1] == f"--broker=ipc://{state_dir}/broker.sock"
 
 
 def test_workers_reach_the_broker_and_neither_gateway_nor_outside() -> None:

@@ -1,14 +1,18 @@
 """Composing settings: who wins, and what is refused."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from torchrelay.cli.commands import options
+from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import part_settings
 from torchrelay.shared.host import Gpu, Host, look
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     QUEUE_LIMIT_BYTES,
+    BrokerSettings,
     LoadAtStart,
     SettingsError,
     StaticKey,
@@ -177,6 +181,39 @@ def test_everything_reachable_from_outside_is_refused_in_one_go_unless_insecure(
     assert plan(said, broker_address="tcp://192.0.2.1:7700", insecure=True).broker.insecure
     # Nobody listens there:
     assert plan(ConfigValues(metrics_address="http://[::]:8082"), "enable_metrics_api=false").gateway
+
+
+def test_open_http_is_about_the_listeners_alone() -> None:
+    said = ConfigValues(inference_address="http://0.0.0.0:8080")
+    made = plan(said, broker_address="tcp://192.0.2.1:7700", open_http=True)
+    assert made.gateway.insecure
+    assert made.broker.asks_for_curve_keys
+
+
+def test_files_for_invitations_are_named_with_their_roles() -> None:
+    node, gateway = part_settings.invitation_files(["node=/a=b", "gateway=c"])
+    assert (node.role, node.path) == ("node", "/a=b")
+    assert (gateway.role, gateway.path) == ("gateway", str(Path("c").absolute()))
+    for wrong in ("worker=/a", "/a", "node=", "=x"):
+        with pytest.raises(Fault, match="node=PATH"):
+            part_settings.invitation_files([wrong])
+
+
+@pytest.mark.parametrize(
+    ("addresses", "insecure", "is_fine"),
+    [
+        (("tcp://10.0.0.1:7700",), False, True),
+        (("tcp://0.0.0.0:7700",), False, False),
+        (("tcp://10.0.0.1:7700",), True, False),
+        (("ipc:///x/broker.sock",), False, False),
+    ],
+)
+def test_a_file_for_an_invitation_by_which_nobody_could_join_is_refused(
+    addresses: tuple[str, ...], insecure: bool, is_fine: bool
+) -> None:
+    files = part_settings.invitation_files(["node=/a"])
+    broker = BrokerSettings(addresses=addresses, state_dir="s", insecure=insecure, invitation_files=files)
+    assert (part_settings.invitation_faults(broker) == []) == is_fine
 
 
 def test_keys_that_others_can_read_on_their_way_are_warned_of() -> None:
