@@ -22,6 +22,7 @@ from torchrelay.shared.deadlines import TIMEOUT_HEADER, Deadlines
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.presence import Presence
+from torchrelay.shared.wire.serials import InOrder
 
 Frames = Sequence[codec.Payload]
 
@@ -102,7 +103,13 @@ class GatewaySession(Presence, Generic[P]):
         self._unsent: dict[int, P] = {}
         #: Of those, the ones up to this number had to wait for the broker, or were sent in vain.
         self._held_to = 0
+        #: Of all, the ones that a broker before this one had been sent.
+        self._sent_before: set[int] = set()
         self._cancelled: list[int] = []
+        #: Rises from Submit to Submit, whoever the broker is.
+        self._submits = 0
+        #: Which of the broker's answers have come.
+        self._answers_heard = InOrder()
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses = [0] * 10
         #: Keys since then that opened nothing.
@@ -231,11 +238,12 @@ class GatewaySession(Presence, Generic[P]):
         if epoch != self.epoch:
             return []
         self.note(message, now)
+        if isinstance(message, m.Answered | m.Refused):
+            return self._answered(message, frames) if self._answers_heard.takes(message.serial) else []
         match message:
-            case m.Answered():
-                return self._answers(message, frames)
-            case m.Refused():
-                return self._settled((item.job, _error_of(item)) for item in message.items)
+            case m.Beat():
+                self._answers_heard.told(message.serial)
+                return []
             case m.AskRefused():
                 return self._settled([(message.ask, _error_of(message))])
             case m.Forgotten():
@@ -291,6 +299,9 @@ class GatewaySession(Presence, Generic[P]):
                 self._told_since = now
                 yield self._hello, ()
             return
+        if self._answers_heard.has_missed:
+            self._answers_heard.has_missed = False
+            yield m.Missed(self._answers_heard.latest), ()
         if self._is_count_due:
             self._is_count_due = False
             yield self._counts(), ()
@@ -299,10 +310,14 @@ class GatewaySession(Presence, Generic[P]):
             self._unsent.clear()
             if self._held_to:
                 held_to, self._held_to = self._held_to, 0
-                held = [one for one in unsent if one.number <= held_to]
-                yield from _packed(held, heard=m.HELD, now=now)
+                before = self._sent_before
+                if before:
+                    sent = [one for one in unsent if one.number in before]
+                    yield from self._packed(sent, heard=m.HELD, again=True, now=now)
+                held = [one for one in unsent if one.number <= held_to and one.number not in before]
+                yield from self._packed(held, heard=m.HELD, now=now)
                 unsent = [one for one in unsent if one.number > held_to]
-            yield from _packed(unsent, heard=self.heard_beat, now=now)
+            yield from self._packed(unsent, heard=self.heard_beat, now=now)
         if self._cancelled:
             jobs, self._cancelled = self._cancelled, []
             yield m.Cancel(tuple(jobs)), ()
@@ -329,8 +344,11 @@ class GatewaySession(Presence, Generic[P]):
             return keyless
         what_happened = "lost sight of this gateway" if is_same else "was restarted"
         self._cancelled.clear()
+        self._answers_heard = InOrder()
+        sent = self._waiting.keys() - self._unsent.keys()
         settled = self._send_again(list(self._waiting), what_happened)
         self._unsent = self._waiting.copy()  # the same, oldest first
+        self._sent_before = (self._sent_before | sent) & self._unsent.keys()
         return keyless + settled
 
     def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
@@ -351,7 +369,9 @@ class GatewaySession(Presence, Generic[P]):
                 self._held_to = max(self._held_to, number)
         return self._settled(refused)
 
-    def _answers(self, message: m.Answered, frames: Frames) -> list[tuple[P, Outcome]]:
+    def _answered(self, message: m.Answered | m.Refused, frames: Frames) -> list[tuple[P, Outcome]]:
+        if isinstance(message, m.Refused):
+            return self._settled((item.job, _error_of(item)) for item in message.items)
         parts = codec.split_frames([item.frames for item in message.items], frames)
         settled: list[tuple[P, Outcome]] = []
         for item, part in zip(message.items, parts, strict=True):
@@ -400,7 +420,8 @@ class GatewaySession(Presence, Generic[P]):
             if waiting.since + 2 * self._beat_interval_s > now:
                 break
             (jobs if isinstance(waiting.message, m.SubmitItem) else asks).append(number)
-        return msgspec.structs.replace(self._counts(), jobs=tuple(jobs), asks=tuple(asks))
+        answered = self._answers_heard.latest
+        return msgspec.structs.replace(self._counts(), jobs=tuple(jobs), asks=tuple(asks), answered=answered)
 
     def _counts(self) -> m.GatewayBeat:
         """Return what was counted since the last call; a handler's own status above 599 counts as 5xx."""
@@ -409,6 +430,31 @@ class GatewaySession(Presence, Generic[P]):
         responses[5] += sum(responses[6:])
         by_class = {f"{hundreds}xx": count for hundreds, count in enumerate(responses[:6]) if count}
         return m.GatewayBeat(by_class, wrong_keys=wrong_keys)
+
+    def _packed(
+        self, waiting: Sequence[P], *, heard: int, again: bool = False, now: float
+    ) -> Iterator[tuple[m.Message, Frames]]:
+        """Group jobs into as few Submits as their limits allow; asks go one by one."""
+        items: list[m.SubmitItem] = []
+        frames: list[codec.Payload] = []
+        inline_bytes = 0
+        for one in waiting:
+            if not isinstance(one.message, m.SubmitItem):
+                yield one.message, ()
+                continue
+            inline_bytes += len(one.message.meta)
+            is_full = len(items) == SUBMIT_LIMIT_JOBS or inline_bytes > SUBMIT_LIMIT_BYTES
+            if items and (is_full or len(frames) + len(one.frames) > codec.FRAMES_LIMIT):
+                yield self._submit(items, heard, again=again), frames
+                items, frames, inline_bytes = [], [], len(one.message.meta)
+            items.append(_as_of(now, one, one.message) if one.message.left_ms else one.message)
+            frames.extend(one.frames)
+        if items:
+            yield self._submit(items, heard, again=again), frames
+
+    def _submit(self, items: list[m.SubmitItem], heard: int, *, again: bool) -> m.Submit:
+        self._submits += 1
+        return m.Submit(tuple(items), heard, self._submits, again, self._answers_heard.latest)
 
     # Errors
 
@@ -423,26 +469,6 @@ class GatewaySession(Presence, Generic[P]):
         return errors.BrokerUnreachable(
             "The broker can't be reached.", f"no broker answers at {self._config.broker_address}"
         )
-
-
-def _packed(waiting: Sequence[Pending], *, heard: int, now: float) -> Iterator[tuple[m.Message, Frames]]:
-    """Group jobs into as few Submits as their limits allow; asks go one by one."""
-    items: list[m.SubmitItem] = []
-    frames: list[codec.Payload] = []
-    inline_bytes = 0
-    for one in waiting:
-        if not isinstance(one.message, m.SubmitItem):
-            yield one.message, ()
-            continue
-        inline_bytes += len(one.message.meta)
-        is_full = len(items) == SUBMIT_LIMIT_JOBS or inline_bytes > SUBMIT_LIMIT_BYTES
-        if items and (is_full or len(frames) + len(one.frames) > codec.FRAMES_LIMIT):
-            yield m.Submit(tuple(items), heard), frames
-            items, frames, inline_bytes = [], [], len(one.message.meta)
-        items.append(_as_of(now, one, one.message) if one.message.left_ms else one.message)
-        frames.extend(one.frames)
-    if items:
-        yield m.Submit(tuple(items), heard), frames
 
 
 def _as_of(now: float, pending: Pending, item: m.SubmitItem) -> m.SubmitItem:

@@ -10,9 +10,16 @@ from torchrelay.shared import errors
 from torchrelay.shared.deadlines import TIMEOUT_HEADER
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
+from torchrelay.shared.wire.serials import ROW_BITS, Unheard
 
 #: Answers in one message to a gateway; what a turn has above it goes in further ones.
 ANSWERS_PER_MESSAGE = 256
+
+#: Answers that are kept for a gateway until it has them: messages, and the bytes of their bodies.
+KEPT_LIMIT = 8192
+KEPT_LIMIT_BYTES = 32 << 20
+#: A gateway's answers are numbered in so many rows at most, as 2 is to the power of it.
+ROWS_OF_ONE_BITS = 8
 
 Send = Callable[[bytes, m.Message, Sequence[Frame]], None]
 
@@ -31,6 +38,20 @@ class Gateway:
     answered: list[m.AnsweredItem] = field(default_factory=list)
     frames: list[Frame] = field(default_factory=list)
     refused: list[m.RefusedItem] = field(default_factory=list)
+    #: What it was answered and has not said to have; None of one whose protocol doesn't number it.
+    unheard: Unheard[m.Answered | m.Refused, Frame] | None = None
+    #: The serial of its latest Submit.
+    submitted: int = 0
+
+    def begin_row(self, number: int) -> None:
+        """Number its answers from now on, in a row after all those that it may have heard of."""
+        self.unheard = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES, (number << ROW_BITS) << ROWS_OF_ONE_BITS)
+
+    @property
+    def unheard_jobs(self) -> set[int]:
+        """Its jobs whose answers are kept for it."""
+        kept = self.unheard.kept if self.unheard else ()
+        return {item.job for message, _ in kept for item in message.items}
 
 
 class Answers:
@@ -75,13 +96,29 @@ class Answers:
         gateway = self.gateways.get(peer)
         return gateway.jobs.get(number) if gateway else None
 
+    def send_again(self, gateway: Gateway, after: int) -> None:
+        """Send a gateway its answers after this serial once more."""
+        if gateway.unheard is not None:
+            for message, frames in gateway.unheard.after(after):
+                self._send(gateway.peer, message, frames)
+
     def flush(self, gateway: Gateway) -> None:
         """Send a gateway the answers gathered so far."""
+        unheard = gateway.unheard
         if gateway.answered:
-            self._send(gateway.peer, m.Answered(tuple(gateway.answered)), gateway.frames)
+            answered = m.Answered(tuple(gateway.answered), unheard.next_serial() if unheard else 0)
+            if unheard:
+                size = sum([len(item.meta) for item in gateway.answered])
+                if gateway.frames:
+                    size += sum(map(len, gateway.frames))
+                unheard.keep(answered, gateway.frames, size)
+            self._send(gateway.peer, answered, gateway.frames)
             gateway.answered, gateway.frames = [], []
         if gateway.refused:
-            self._send(gateway.peer, m.Refused(tuple(gateway.refused)), ())
+            refused = m.Refused(tuple(gateway.refused), unheard.next_serial() if unheard else 0)
+            if unheard:
+                unheard.keep(refused, (), 0)
+            self._send(gateway.peer, refused, ())
             gateway.refused = []
 
 

@@ -31,8 +31,9 @@ from typing import assert_never
 
 from torchrelay.broker.core import events
 from torchrelay.broker.core.answers import Answers, Gateway, ask_refused, job_refused
-from torchrelay.broker.core.early_requests import EarlyRequest, EarlyRequests
+from torchrelay.broker.core.early_requests import EarlyRequests
 from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
+from torchrelay.broker.core.gateway_requests import GatewayRequests
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.core.questions import BrokerState, Questions
@@ -67,11 +68,8 @@ TURNS_PER_BEAT = 2
 FAULTS_PER_SWEEP = 5
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
-#: Jobs of one gateway that have not ended: far above in_flight_limit_jobs.
-JOBS_PER_GATEWAY_LIMIT = 32_768
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
-STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
 
 Frames = tuple[Frame, ...]
 FromPeer = m.FromGateway | m.FromNode | m.FromWorker
@@ -143,11 +141,14 @@ class BrokerCore:
             ),
             outbox.send,
         )  # fmt: skip
+        self.requests = GatewayRequests(
+            self.catalog, self.jobs, self.early, self.management, self._questions, self.peers, self._answers,
+            self.stats, self.metrics, outbox.send, self._wall_ms,
+        )  # fmt: skip
         #: A gateway that has said nothing for so long has missed a beat, and half the time to the next.
         self._late_s = 1.5 * settings.beat_interval_s
         #: Of the turn.
-        self._now = now
-        self._was_late = False
+        self._now, self._was_late = now, False
         self._sweep_due = now
         self._keys_due = now + KEYS_INTERVAL_S
         #: Events that raised since the last sweep.
@@ -288,21 +289,23 @@ class BrokerCore:
     def _from_gateway(self, gateway: Gateway, message: FromPeer, frames: Frames, now: float) -> None:
         match message:
             case m.Submit():
-                self._on_submit(gateway, message, frames, now)
+                self.requests.submit(gateway, message, frames, now)
             case _ if frames:
                 self._refuse(gateway.peer, message, "carries no frames")
             case m.Cancel():
-                self._on_cancel(gateway, message)
+                self.requests.cancel(gateway, message)
             case m.GatewayBeat():
-                self._on_gateway_beat(gateway, message, now)
+                self.requests.beat(gateway, message, now)
             case m.Announced():
                 gateway.last_heard = now + silence_s(message)
+            case m.Missed():
+                self._answers.send_again(gateway, message.after)
             case m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey():
-                self._on_ask(gateway, message, now)
+                self.requests.ask(gateway, message, now)
             case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers():
-                self._on_ask(gateway, message, now)
+                self.requests.ask(gateway, message, now)
             case m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth():
-                self._on_ask(gateway, message, now)
+                self.requests.ask(gateway, message, now)
             case m.Bye():
                 self.peers.drop_gateway(gateway, "it said goodbye")
             case m.HelloGateway() | m.HelloNode() | m.HelloWorker():
@@ -315,6 +318,8 @@ class BrokerCore:
         self, worker: FleetWorker, peer: bytes, message: FromPeer, frames: Frames, now: float
     ) -> None:
         match message:
+            case m.Completed() | m.Streamed() if not worker.answers.takes(message.serial):
+                self._ask_for_missed(worker, peer)
             case m.Completed():
                 parts = split_frames([item.frames for item in message.items], frames)
                 if self.jobs.completed(worker, message, parts, now):
@@ -325,6 +330,8 @@ class BrokerCore:
             case _ if frames:
                 self._refuse(peer, message, "carries no frames")
             case m.WorkerBeat():
+                worker.answers.told(message.serial)
+                self._ask_for_missed(worker, peer)
                 self.workers.beat(worker, message, now)
             case m.Measured():
                 self.metrics.measured(message.hostname, message.points, by_node=False)
@@ -335,6 +342,11 @@ class BrokerCore:
             case _:
                 misdirected: m.FromGateway | m.FromNode = message
                 self._refuse(peer, misdirected, "is not for a worker to say")
+
+    def _ask_for_missed(self, worker: FleetWorker, peer: bytes) -> None:
+        if worker.answers.has_missed:
+            worker.answers.has_missed = False
+            self._outbox.send(peer, m.Missed(worker.answers.latest))
 
     def _from_node(self, node: FleetNode, message: FromPeer, frames: Frames, now: float) -> None:
         match message:
@@ -387,106 +399,6 @@ class BrokerCore:
             # By this a gateway ends what waits there: it would else send the same again.
             self.peers.misunderstand(peer, f"{type(message).__name__} met a fault in the broker")
             self.peers.drop(peer, now)
-
-    # From gateways
-
-    def _on_submit(self, gateway: Gateway, message: m.Submit, frames: Frames, now: float) -> None:
-        parts = split_frames([item.frames for item in message.items], frames)
-        if len(gateway.jobs) + len(message.items) > JOBS_PER_GATEWAY_LIMIT:
-            why = f"it has {len(gateway.jobs)} jobs of one gateway"
-            full = errors.ServiceUnavailable("The broker is busy.", why)
-            for item in message.items:
-                if item.job not in gateway.jobs:
-                    self._answers.refuse_unadmitted(gateway, item.job, full)
-            return
-        was_held = message.heard == m.HELD or 0 < message.heard < gateway.held_before
-        early = self.early.waiting
-        for item, of_item in zip(message.items, parts, strict=True):
-            if item.job in gateway.jobs or (early and (gateway.peer, item.job) in early):
-                continue  # it was sent again
-            error = self.jobs.admit(gateway, item, of_item, now, was_held=was_held)
-            if error is not None:
-                self._refuse_unknown(gateway, item, of_item, error, now)
-
-    def _refuse_unknown(
-        self, gateway: Gateway, item: m.SubmitItem, frames: Frames, error: errors.RelayError, now: float
-    ) -> None:
-        """Answer a job of a model that isn't known, or let it wait while that can still change."""
-        if self._must_wait(item):
-            early = EarlyRequest(gateway, item, frames, now)
-            self.early.keep(early, self.management.loading)
-        else:
-            self._answers.refuse_unadmitted(gateway, item.job, error)
-
-    def _on_cancel(self, gateway: Gateway, message: m.Cancel) -> None:
-        for number in message.jobs:
-            self.early.forget(gateway.peer, number)
-        jobs = (gateway.jobs.get(number) for number in message.jobs)
-        self.jobs.cancel([job for job in jobs if job is not None])
-
-    def _on_gateway_beat(self, gateway: Gateway, beat: m.GatewayBeat, now: float) -> None:
-        for status_class, count in beat.responses.items():
-            if status_class in STATUS_CLASSES:
-                self.stats.responses[status_class] += count
-                self.metrics.count_responses(status_class, count, self._wall_ms(now))
-        self.stats.wrong_keys += beat.wrong_keys
-        peer, early = gateway.peer, self.early.waiting
-        jobs = tuple(n for n in beat.jobs if n not in gateway.jobs and (peer, n) not in early)
-        asks = tuple(
-            n
-            for n in beat.asks
-            if not self.management.is_pending(peer, n)
-            and (peer, n) not in early
-            and (peer, n) not in self._questions.waiting
-        )
-        if jobs or asks:
-            self._answers.flush(gateway)  # what it misses may be among the answers of this very turn
-            self._outbox.send(peer, m.Forgotten(jobs, asks))
-
-    def _on_ask(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
-        if (gateway.peer, ask.ask) in self.early.waiting:
-            return  # it was sent again
-        if self._must_wait(ask):
-            self.early.keep(EarlyRequest(gateway, ask, (), now), self.management.loading)
-        else:
-            self._answer(gateway, ask, now)
-
-    def _answer(self, gateway: Gateway, ask: m.Ask, now: float) -> None:
-        if isinstance(ask, m.Question):
-            self._questions.ask(gateway.peer, ask)
-        elif why_not := self.peers.why_may_not_manage(gateway.peer, now):
-            self._outbox.send(gateway.peer, ask_refused(ask.ask, why_not))
-        else:
-            self.management.ask(gateway.peer, ask, now)
-
-    # While models of the start are being registered
-
-    def _must_wait(self, request: m.SubmitItem | m.Ask) -> bool:
-        """Tell whether only the end of the start shows what the answer is: no name is unknown before."""
-        if not self.management.loading:
-            return False
-        match request:
-            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.RenewKey() | m.ReadMembers():
-                return False
-            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
-                return False
-            case m.ListModels() | m.DescribeModel(every=True):
-                return self.management.is_starting
-            case m.SubmitItem() | m.DescribeModel():
-                return not self.catalog.knows(request.model, request.version)
-            case _:  # a change, which the start must neither undo nor contradict
-                return True
-
-    def _take_early(self, now: float) -> None:
-        """Take up what waited for the models that are registered by now, or for the end of the start."""
-        for early in self.early.take(self._must_wait):
-            if isinstance(early.request, m.SubmitItem):
-                job = early.job_now(now)
-                error = self.jobs.admit(early.gateway, job, early.frames, now, was_held=True)
-                if error is not None:
-                    self._refuse_unknown(early.gateway, job, early.frames, error, now)
-            else:
-                self._answer(early.gateway, early.request, now)
 
     # From nodes
 
@@ -571,7 +483,7 @@ class BrokerCore:
 
     def _reconcile(self, now: float) -> None:
         """Close the gap between targets and workers, then tell callers who waited for that."""
-        self._take_early(now)
+        self.requests.take_waiting(now)
         wanted = {(record.model, record.version): record for record in self.catalog}
         start, stop = self.fleet.reconcile(wanted, now)
         for worker in stop:

@@ -63,6 +63,8 @@ class Peers:
         self._beat_due = self._note_due = self.listened_since
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
+        #: Gateways that have joined so far.
+        self._rows = 0
 
     def knows(self, peer: bytes) -> bool:
         """Tell whether a peer has joined."""
@@ -88,10 +90,15 @@ class Peers:
 
     def _why_not_greet(self, peer: bytes, hello: m.Hello) -> str:
         """Say why a peer can't join, empty if it can; workers are as many as were ordered."""
-        if hello.protocol != m.PROTOCOL_VERSION:
+        if not m.OLDEST_PROTOCOL_VERSION <= hello.protocol <= m.PROTOCOL_VERSION:
+            what_to_do = (
+                "upgrade the broker first, then nodes and gateways"
+                if hello.protocol > m.PROTOCOL_VERSION
+                else "upgrade the peer"
+            )
             return (
-                f"this broker speaks protocol {m.PROTOCOL_VERSION}, the peer {hello.protocol}:"
-                " run the same torchrelay version everywhere"
+                f"this broker speaks protocols {m.OLDEST_PROTOCOL_VERSION} to {m.PROTOCOL_VERSION},"
+                f" the peer {hello.protocol}: {what_to_do}"
             )
         match hello:
             case m.HelloGateway() if peer not in self.gateways and len(self.gateways) >= GATEWAYS_LIMIT:
@@ -104,7 +111,11 @@ class Peers:
         match hello:
             case m.HelloGateway():
                 if is_new:
-                    self.gateways[peer] = Gateway(peer, hello.name, now, held_before=self._fleet.beat)
+                    gateway = Gateway(peer, hello.name, now, held_before=self._fleet.beat)
+                    if hello.protocol >= m.NUMBERED_SINCE_PROTOCOL:
+                        self._rows += 1
+                        gateway.begin_row(self._rows)
+                    self.gateways[peer] = gateway
                     self._outbox.report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
                 if is_new and (former := self._fleet.former_self(hello)):
@@ -295,8 +306,13 @@ class Peers:
             return
         self._beat_due = now + self._settings.beat_interval_s
         self._fleet.beat += 1
-        for peer in (*self.gateways, *self.nodes, *self.workers):
+        for peer, gateway in self.gateways.items():
+            serial = gateway.unheard.latest if gateway.unheard else 0
+            self._outbox.send(peer, m.Beat(self._fleet.beat, serial))
+        for peer in self.nodes:
             self._outbox.send(peer, m.Beat(self._fleet.beat))
+        for peer, worker in self.workers.items():
+            self._outbox.send(peer, m.Beat(self._fleet.beat, worker.answers.latest))
 
     def drop_silent(self, now: float) -> None:
         """Drop gateways and nodes that have said nothing for a peer timeout, though they were listened to."""

@@ -6,6 +6,7 @@ from torchrelay.broker.core.states import WORKER_MOVES, WorkerState
 from torchrelay.broker.fleet.nodes import gpu_id
 from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Key
+from torchrelay.shared.wire.serials import InOrder
 
 #: What is noted of a worker in the phases that startup_timeout is for, from the first to the last.
 LOADING_NOTES = {"loading": "loading", "warming": "warming", "waiting": "waiting for is_ready()"}
@@ -38,6 +39,10 @@ class FleetWorker:
     #: In the order they were given; which of them run, each says.
     leases: list[Lease] = field(default_factory=list)
     last_assigned_at: float = 0.0
+    #: Which of its answers have come.
+    answers: InOrder = field(default_factory=InOrder)
+    #: Leases of a broker before this one, which its hello named, are its to answer.
+    keeps_leases: bool = False
     #: While draining: when patience ends. None waits for the batch however long it takes.
     drain_until: float | None = None
     #: All its devices, `device` first; () where a node of an earlier version holds it.

@@ -24,6 +24,7 @@ from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.serials import InOrder
 
 
 @dataclass(eq=False)
@@ -109,6 +110,7 @@ class WorkerLifecycle:
         if peer not in self.by_peer:
             self._jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self.by_peer[peer] = worker
+            worker.answers = InOrder(max(0, hello.next_serial - 1))
             if loading_s is not None:
                 self._metrics.worker_loaded(worker.metrics_label, loading_s, self._wall_ms(now))
             failures = self._fleet.condition(worker.key).failures
@@ -120,7 +122,8 @@ class WorkerLifecycle:
 
     def beat(self, worker: FleetWorker, beat: m.WorkerBeat, now: float) -> None:
         """Compare what a worker says of itself with what is known of it."""
-        self._jobs.take_back_lost(worker, frozenset(beat.leases), beat.heard, now)
+        if beat.serial <= worker.answers.latest:  # else the answer to what it doesn't hold may have been lost
+            self._jobs.take_back_lost(worker, frozenset(beat.leases), beat.heard, now)
         self._said_readiness(worker, beat.why_not_ready, now)
 
     def _said_readiness(self, worker: FleetWorker, why_not: str, now: float) -> None:

@@ -52,7 +52,17 @@ class Leases(JobsPart):
             job.lease = number
             self.waiting.queued_bytes -= job.size
             left_ms = self._left_ms(job, now) if job.given_up_at < inf else 0
-            items.append(m.AssignItem(job.meta, len(job.frames), job.sequence, job.starts_sequence, left_ms))
+            items.append(
+                m.AssignItem(
+                    job.meta,
+                    len(job.frames),
+                    job.sequence,
+                    job.starts_sequence,
+                    left_ms,
+                    job.gateway,
+                    job.number,
+                )
+            )
             frames.extend(job.frames)
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
@@ -212,7 +222,7 @@ class Leases(JobsPart):
             if (one.beat < heard or one.has_crossed(late)) and one.number not in held
         ]
         if lost:
-            self.take_back(worker, lost, now, reason="the batch or its result was lost", is_lost=True)
+            self.take_back(worker, lost, now, reason="the batch was lost on its way", is_lost=True)
             self._begin_next(worker, now)
             self.waiting.changed[worker.key] = None
 

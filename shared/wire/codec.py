@@ -41,6 +41,7 @@ KINDS: dict[int, type[m.Message]] = {
     1: m.Bye,
     2: m.Announced,
     3: m.Enrol,
+    10: m.Missed,
     20: m.HelloGateway,
     21: m.GatewayBeat,
     22: m.Submit,
@@ -106,6 +107,7 @@ KINDS: dict[int, type[m.Message]] = {
     113: m.ArchiveMissing,
     120: m.Assign,
     121: m.CancelJobs,
+    122: m.AnswerAgain,
 }
 _NUMBERS = {cls: number for number, cls in KINDS.items()}
 

@@ -57,6 +57,30 @@ class HeldWorker(Item, frozen=True):
     reserved_bytes: f.Number = 0
 
 
+class HeldJob(Item, frozen=True):
+    """A job that a worker holds: its gateway's peer id and the gateway's number for it, as no other job's.
+
+    Where a gateway comes back as another process, its peer id is another one.
+    """
+
+    gateway: bytes
+    job: f.Number
+    sequence: f.Said = ""
+
+
+class HeldLease(Item, frozen=True):
+    """A lease that a worker holds when it says hello; with `is_answered` one that it has answered lately.
+
+    `streamed` counts the Streamed messages that there were for it.
+    """
+
+    lease: f.Number
+    is_answered: bool
+    is_describe: bool
+    streamed: f.Number
+    jobs: f.OfOneBatch[HeldJob]
+
+
 class SubmitItem(Item, frozen=True):
     """One job. `version` None means the default.
 
@@ -80,6 +104,7 @@ class AssignItem(Item, frozen=True):
 
     `sequence` is set for models that batch by sequence; `starts_sequence` where the broker made it up.
     `left_ms`: how long its client, or its model, still waits for the answer; 0 where neither has said.
+    `gateway` and `job` are its own, see HeldJob.
     """
 
     meta: bytes
@@ -87,6 +112,8 @@ class AssignItem(Item, frozen=True):
     sequence: f.Said = ""
     starts_sequence: bool = False
     left_ms: f.Number32 = 0
+    gateway: bytes = b""
+    job: f.Number = 0
 
 
 class CompletedItem(Item, frozen=True):

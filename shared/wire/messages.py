@@ -12,10 +12,12 @@ from torchrelay.shared.wire import fields as f
 from torchrelay.shared.wire.items import *  # the parts of messages are found here, too: `m.Device`
 from torchrelay.shared.wire.membership import *  # and so are those about members
 
-#: Raised when a peer of the version before could not understand us.
+#: Raised with a release that appends to the wire.
 PROTOCOL_VERSION = 4
-#: The oldest that a broker still speaks: with peers of the version before, as they are replaced one by one.
+#: A broker works with peers from this version on, and sends them no kind of message that they don't know.
 OLDEST_PROTOCOL_VERSION = 3
+#: Answers are numbered, and sent again where they were lost, between peers from this version on.
+NUMBERED_SINCE_PROTOCOL = 4
 
 
 class Bye(Message, frozen=True):
@@ -26,6 +28,12 @@ class Announced(Message, frozen=True):
     """The next message is large: nothing else is heard from its sender until it has crossed the network."""
 
     size_bytes: f.Number
+
+
+class Missed(Message, frozen=True):
+    """Send your numbered messages after this serial again: they have not come; see `shared.wire.serials`."""
+
+    after: f.Number
 
 
 class HelloGateway(Message, frozen=True):
@@ -42,12 +50,14 @@ class GatewayBeat(Message, frozen=True):
     `wrong_keys` came in as long with requests.
     `jobs` and `asks` have waited for an answer longer than a peer_timeout: the broker answers
     `Forgotten` with those it doesn't know, since a broken connection can swallow messages.
+    `answered` as in Submit.
     """
 
     responses: f.Responses
     jobs: f.Numbers = ()
     asks: f.Numbers = ()
     wrong_keys: f.Number = 0
+    answered: f.Number = 0
 
 
 #: See Submit.
@@ -59,10 +69,15 @@ class Submit(Message, frozen=True):
 
     `heard` is the number of the latest Beat that had come when they were taken in, 0 before the first.
     HELD: they had to wait for a broker that was away, or were lost on the way before.
+    `serial` rises from Submit to Submit. `again`: a broker before this one was sent these jobs, so that
+    workers may have run them. `answered` is the serial up to which answers have come.
     """
 
     items: f.OfOneTurn[SubmitItem]
     heard: f.NumberOrMinusOne = 0
+    serial: f.Number = 0
+    again: bool = False
+    answered: f.Number = 0
 
 
 class Cancel(Message, frozen=True):
@@ -250,6 +265,7 @@ class HelloWorker(Message, frozen=True):
     """A worker has loaded its model and is ready for batches; `claim` came with the order to start it.
 
     One that comes back while its handler isn't ready says why, as in WorkerBeat.
+    `held`: the leases that it has, oldest first, and those that it has answered lately.
     """
 
     protocol: f.Number32
@@ -262,6 +278,8 @@ class HelloWorker(Message, frozen=True):
     pid: f.Pid
     claim: f.Name = ""
     why_not_ready: f.Said = ""
+    held: f.Held[HeldLease] = ()
+    next_serial: f.Number = 0
 
 
 class WorkerBeat(Message, frozen=True):
@@ -270,24 +288,26 @@ class WorkerBeat(Message, frozen=True):
     One that runs its batches in order beats between them, one with many leases at the same time
     whenever it can. `heard` is the number of the latest Beat: what it was given before that and doesn't
     hold was lost. `why_not_ready` says why the handler wants no batches now; empty if it takes them.
+    `serial` is that of its latest Completed or Streamed.
     """
 
     leases: f.Numbers = ()
     heard: f.Number = 0
     why_not_ready: f.Said = ""
+    serial: f.Number = 0
 
 
 class Completed(Message, frozen=True):
     """A batch is done: one item per job, in the order assigned, with their frames.
 
-    Sent for every lease, also where all its jobs were cancelled. `streamed` counts the Streamed
-    messages sent for it.
+    Sent for every lease, also a cancelled one. `streamed` counts the Streamed messages sent for it.
     """
 
     lease: f.Number
     handler_us: f.Number
     items: f.OfOneBatch[CompletedItem]
     streamed: f.Number = 0
+    serial: f.Number = 0
 
 
 class Streamed(Message, frozen=True):
@@ -299,6 +319,7 @@ class Streamed(Message, frozen=True):
     lease: f.Number
     items: f.OfOneTurn[StreamedItem]
     number: f.Number = 0
+    serial: f.Number = 0
 
 
 class Measured(Message, frozen=True):
@@ -314,7 +335,7 @@ class Welcome(Message, frozen=True):
     `is_new`: the broker holds nothing of this peer, because one of the two is new or the peer had been
     silent for too long. A gateway then submits again what waits, a worker throws away its batches.
     `beat` is the number of the latest Beat. `asks_for_keys`: callers of a gateway need keys, which
-    KeysChanged tells.
+    KeysChanged tells. `keeps_leases`: what the worker's hello named as held is still its to answer.
     """
 
     beat_interval_ms: f.Milliseconds
@@ -322,12 +343,17 @@ class Welcome(Message, frozen=True):
     is_new: bool = True
     beat: f.Number = 0
     asks_for_keys: bool = False
+    keeps_leases: bool = False
 
 
 class Beat(Message, frozen=True):
-    """The broker lives. `number` rises from beat to beat; peers say which one they have heard."""
+    """The broker lives. `number` rises from beat to beat; peers say which one they have heard.
+
+    `serial`: the latest that a gateway was sent, or up to which all of a worker's messages have come.
+    """
 
     number: f.Number = 0
+    serial: f.Number = 0
 
 
 class IntroduceYourself(Message, frozen=True):
@@ -350,12 +376,14 @@ class Answered(Message, frozen=True):
     """Workers' answers of one turn of the broker's loop, with their frames."""
 
     items: tuple[AnsweredItem, ...]
+    serial: f.Number = 0
 
 
 class Refused(Message, frozen=True):
     """Jobs the broker had to answer itself."""
 
     items: tuple[RefusedItem, ...]
+    serial: f.Number = 0
 
 
 class KeysChanged(Message, frozen=True):
@@ -540,6 +568,12 @@ class CancelJobs(Message, frozen=True):
     indexes: f.Numbers
 
 
+class AnswerAgain(Message, frozen=True):
+    """Of the leases that the worker's hello named as answered, these: send their answers once more."""
+
+    leases: f.Numbers
+
+
 Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadMembers
 ModelChange = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
 MemberChange = Invite | EndInvitation | ChangeMember | RotateBrokerKey
@@ -551,7 +585,7 @@ Made = (
 )  # fmt: skip
 Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead | MembersRead
 Hello = HelloGateway | HelloNode | HelloWorker
-FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Ask | Bye
+FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Missed | Ask | Bye
 FromNode = (
     HelloNode | NodeLeaves | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey
     | FetchArchive | Bye
@@ -563,4 +597,4 @@ ToNewcomer = Enrolled | Leave | Misunderstood
 ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
 ToGateway = ToPeer | BrokerKeys | Answered | Refused | Forgotten | KeysChanged | Reply
 ToNode = ToPeer | BrokerKeys | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
-ToWorker = ToPeer | Assign | CancelJobs
+ToWorker = ToPeer | Assign | CancelJobs | Missed | AnswerAgain

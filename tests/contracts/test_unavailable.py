@@ -30,7 +30,7 @@ A_SECOND = {
     ("broker/models/changes.py", "The broker is busy."),
     ("broker/membership/membership_changes.py", "The broker is busy."),
     ("broker/core/questions.py", "The broker is busy."),
-    ("broker/core/machine.py", "The broker is busy."),
+    ("broker/core/gateway_requests.py", "The broker is busy."),
     ("gateway/http/connection.py", "The gateway is busy."),
     ("gateway/link.py", "The client takes its answer too slowly."),
 }

@@ -164,6 +164,28 @@ def test_every_mode_settles_every_request_once_with_its_parts_in_order(
             assert numbers == sorted(set(numbers)), f"{sequence} ran out of order, or a job of it twice"
 
 
+@pytest.mark.parametrize("scenario", ["losses", "broken connections", "broker that stands still"])
+@pytest.mark.parametrize("mode", [None, "streams", "async", "sequences"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_handler_runs_a_request_twice_while_no_part_dies(
+    seed: int, mode: str | None, scenario: str
+) -> None:
+    world = fleet(seed, SCENARIOS[scenario], MODES[mode] if mode else None)
+    world.parts_max = 3 if mode else 0
+    world.is_faulty = True
+    world.begin_misfortune()
+    ask_now_and_then(world, world.now + TROUBLE_S / 2)
+    world.run_until(world.now + TROUBLE_S / 2)
+    world.is_faulty = False
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    assert len(world.runs) > 100
+    assert set(world.runs.values()) == {1}
+    outcomes = [request.outcomes[0] for gateway in world.gateways for request in gateway.requests]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, errors.RelayError)]
+    if scenario != "losses" and mode != "sequences":  # of a batch that is lost in each of its tries
+        assert not failed, f"{len(failed)} of {len(outcomes)}, first {failed[0]}"
+
+
 def test_a_calm_fleet_answers_everything_with_nothing_tried_twice() -> None:
     world = fleet(1, Faults())
     ask_now_and_then(world, world.now + 10)

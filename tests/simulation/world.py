@@ -8,7 +8,7 @@ seed, so that a run can be repeated to the last message.
 
 import heapq
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count, repeat
@@ -78,6 +78,8 @@ class World:
         self.parts_max = 0
         #: Jobs of sequences by the order in which workers began them.
         self.begun: defaultdict[str, list[int]] = defaultdict(list)
+        #: How often a handler began each request, by its meta.
+        self.runs: Counter[bytes] = Counter()
         #: Metas of requests that end the worker which runs them, and how often one did.
         self.poisons: set[bytes] = set()
         self.poisoned = 0
@@ -545,42 +547,64 @@ class SimulatedWorker:
     def _turn(self) -> None:
         if not self._peer.is_alive or self._is_busy:
             return
-        session = self._session
-        assert session is not None
-        for message, epoch, frames in self._mail:
-            match session.heard(message, epoch, self._world.now):
-                case m.Assign() as assign:
-                    parts = codec.split_frames([item.frames for item in assign.items], frames)
-                    jobs = [AssignedJob(item.meta, tuple(memoryview(frame) for frame in part), item.sequence)
-                            for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
-                    self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
-                case m.Welcome(is_new=True):
-                    self._leases.forget()
-                case m.Leave():
-                    self.die("sent away")
-                    return
-        self._mail.clear()
-        match session.due(self._world.now):
-            case "hello":
-                o = self._order
-                hello = m.HelloWorker(m.PROTOCOL_VERSION, o.worker_id, self._node.name, o.model, o.version,
-                                      o.archive, o.device, 1, o.claim)  # fmt: skip
-                self._world.to_broker(self._peer, hello, 0)
-            case "beat":
-                self._world.to_broker(
-                    self._peer, m.WorkerBeat(self._leases.held, session.heard_beat), session.epoch
-                )
+        self._read_mail()
+        if not self._peer.is_alive:
+            return
+        self._send()
+        self._say_what_is_due()
         while batch := self._leases.next_batch():
             self._begin(batch)
             if self._is_busy:
                 return
         self._world.after(TICK_S / 2, self._turn)
 
+    def _read_mail(self) -> None:
+        session = self._session
+        assert session is not None
+        for message, epoch, frames in self._mail:
+            match session.heard(message, epoch, self._world.now):
+                case m.Assign() as assign:
+                    parts = codec.split_frames([item.frames for item in assign.items], frames)
+                    jobs = [AssignedJob(item.meta, tuple(memoryview(frame) for frame in part), item.sequence,
+                                        gateway=item.gateway, number=item.job)
+                            for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
+                    self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
+                case m.Missed(after):
+                    self._leases.missed(after)
+                case m.AnswerAgain(leases):
+                    self._leases.answer_again(leases)
+                case None if isinstance(message, m.Beat) and epoch == session.epoch:
+                    self._leases.heard(message.serial)
+                case m.Welcome(is_new=True, keeps_leases=False):
+                    self._leases.forget()
+                case m.Leave():
+                    self.die("sent away")
+                    return
+        self._mail.clear()
+
+    def _say_what_is_due(self) -> None:
+        session = self._session
+        assert session is not None
+        match session.due(self._world.now):
+            case "hello":
+                o = self._order
+                hello = m.HelloWorker(m.PROTOCOL_VERSION, o.worker_id, self._node.name, o.model, o.version,
+                                      o.archive, o.device, 1, o.claim, held=self._leases.named,
+                                      next_serial=self._leases.serial + 1)  # fmt: skip
+                self._world.to_broker(self._peer, hello, 0)
+            case "beat":
+                self._world.to_broker(
+                    self._peer,
+                    m.WorkerBeat(self._leases.held, session.heard_beat, serial=self._leases.serial),
+                    session.epoch,
+                )
+
     def _begin(self, batch: Batch) -> None:
         config = self._world.config
         self._is_busy = not (config.continuous_batching or config.async_communication)
         names = [job.sequence for job in batch.jobs if job.sequence]
         assert len(names) == len(set(names)), "two jobs of one sequence in a batch"
+        self._world.runs.update(bytes(job.meta) for job in batch.jobs)
         for job in batch.jobs:
             if job.sequence:
                 self._world.begun[job.sequence].append(int(bytes(job.meta).rpartition(b"-")[2]))

@@ -1,7 +1,12 @@
-"""The leases that a worker holds, and its answers to them until they are sent. Pure: no socket, no clock."""
+"""The leases that a worker holds, and its answers until the broker has them. Pure: no socket, no clock.
+
+An answer is kept beyond its sending: it is sent again where it was lost on the way, and to the next broker,
+should this one end before the answer got to its gateway.
+"""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from math import inf
 
 import msgspec
@@ -9,12 +14,21 @@ import msgspec
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Payload
+from torchrelay.shared.wire.fields import HELD_LIMIT
+from torchrelay.shared.wire.serials import Unheard
+
+#: Answers that are kept though they were sent: messages, and bytes. Far more than can be on their way.
+KEPT_LIMIT = 4096
+KEPT_LIMIT_BYTES = 16 << 20
+#: Beats of the broker for which it keeps what the broker has: by then that is at its gateway.
+KEPT_BEATS = 3
 
 
 class AssignedJob(msgspec.Struct, frozen=True, gc=False):
     """One job of a batch as it came; `sequence` is "" unless the model batches by sequence.
 
     Its client waits until `given_up_at`, in the time of this process.
+    `gateway` and `number` are its own in the whole fleet.
     """
 
     meta: bytes
@@ -22,6 +36,8 @@ class AssignedJob(msgspec.Struct, frozen=True, gc=False):
     sequence: str = ""
     starts_sequence: bool = False
     given_up_at: float = inf
+    gateway: bytes = b""
+    number: int = 0
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -42,28 +58,69 @@ def batch_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> Batch:
             item.sequence,
             item.starts_sequence,
             now + item.left_ms / 1000 if item.left_ms else inf,
+            item.gateway,
+            item.job,
         )
         for item, part in zip(assign.items, parts, strict=True)
     ]
     return Batch(assign.lease, assign.is_describe, jobs)
 
 
+class _Begun(msgspec.Struct):
+    """A lease that was begun and is not answered."""
+
+    batch: Batch
+    #: The Streamed messages that there were for it.
+    streamed: int = 0
+
+
 class HeldLeases:
-    """What a worker holds: batches to begin, oldest first, those begun, and what could not be sent yet."""
+    """What a worker holds: batches to begin, oldest first, those begun, and its answers."""
 
     def __init__(self) -> None:
         self._waiting: deque[Batch] = deque()
-        #: Leases begun and not answered -> the Streamed messages there were for each.
-        self._begun: dict[int, int] = {}
+        self._begun: dict[int, _Begun] = {}
         #: Leases waiting or begun -> the indexes of jobs whose clients have gone.
         self._gone: dict[int, set[int]] = {}
         self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[Payload]]] = deque()
+        self._sent: Unheard[m.Completed | m.Streamed, Payload] = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES)
+        #: Leases whose answers are in either of these -> their jobs. In between two beats it may have more.
+        self._answered: dict[int, tuple[m.HeldJob, ...]] = {}
+        #: What the broker said with each of its latest beats: up to which serial it has our messages.
+        self._heard: deque[int] = deque(maxlen=KEPT_BEATS)
+        #: The latest lease that was assigned: they rise, so that one up to it came before.
+        self._latest = -1
 
     @property
     def held(self) -> tuple[int, ...]:
         """All leases whose answers have not been sent."""
         answered = (message.lease for message, _ in self._outbox if isinstance(message, m.Completed))
         return (*answered, *self._begun, *(batch.lease for batch in self._waiting))
+
+    @property
+    def named(self) -> tuple[m.HeldLease, ...]:
+        """What a broker that has just begun must know: what is held, oldest first, and was answered lately.
+
+        Of more than one message has room for, the answers from longest ago are left out.
+        """
+        held = [_named(one.batch, one.streamed) for one in self._begun.values()]
+        held += [_named(batch, 0) for batch in self._waiting]
+        answered = (
+            m.HeldLease(lease, True, False, 0, self._answered[lease]) for lease in reversed(self._answered)
+        )
+        named: list[m.HeldLease] = []
+        room = codec.HEAD_FILL_BYTES
+        for one in chain(held, answered):
+            room -= 32 + sum(32 + len(job.gateway) + 4 * len(job.sequence) for job in one.jobs)
+            if room < 0 or len(named) == HELD_LIMIT:
+                break
+            named.append(one)
+        return tuple(named)
+
+    @property
+    def serial(self) -> int:
+        """The serial of the latest message that was sent."""
+        return self._outbox[0][0].serial - 1 if self._outbox else self._sent.latest
 
     @property
     def has_waiting(self) -> bool:
@@ -76,8 +133,9 @@ class HeldLeases:
         return bool(self._begun)
 
     def assigned(self, batch: Batch) -> None:
-        """Take a batch; one that is held already came twice."""
-        if not self._is_open(batch.lease):
+        """Take a batch, unless it has come before."""
+        if batch.lease > self._latest:
+            self._latest = batch.lease
             self._waiting.append(batch)
 
     def cancelled(self, lease: int, indexes: tuple[int, ...]) -> None:
@@ -98,39 +156,88 @@ class HeldLeases:
         if not self._waiting:
             return None
         batch = self._waiting.popleft()
-        self._begun[batch.lease] = 0
+        self._begun[batch.lease] = _Begun(batch)
         return batch
 
     def streamed(self, lease: int, items: tuple[m.StreamedItem, ...], frames: Sequence[Payload]) -> None:
         """Keep parts of answers until they are sent; of a lease that is not begun any more, nothing."""
-        number = self._begun.get(lease)
-        if number is not None:
-            self._begun[lease] = number + 1
-            self._outbox.append((m.Streamed(lease, items, number), frames))
+        begun = self._begun.get(lease)
+        if begun is not None:
+            number, begun.streamed = begun.streamed, begun.streamed + 1
+            self._outbox.append((m.Streamed(lease, items, number, self._sent.next_serial()), frames))
 
     def completed(
         self, lease: int, handler_us: int, items: tuple[m.CompletedItem, ...], frames: Sequence[Payload]
     ) -> None:
         """Keep a batch's answer until it is sent; of one that is not begun any more, nothing."""
-        number = self._begun.pop(lease, None)
+        begun = self._begun.pop(lease, None)
         self._gone.pop(lease, None)
-        if number is not None:
-            self._outbox.append((m.Completed(lease, handler_us, items, number), frames))
+        if begun is not None:
+            self._answered[lease] = _jobs(begun.batch)
+            serial = self._sent.next_serial()
+            self._outbox.append((m.Completed(lease, handler_us, items, begun.streamed, serial), frames))
+
+    # Sending
 
     def first(self) -> tuple[m.Completed | m.Streamed, Sequence[Payload]] | None:
         """Return the oldest message to send, which stays the oldest until `sent`."""
         return self._outbox[0] if self._outbox else None
 
     def sent(self) -> None:
-        """Drop the oldest message, which has been sent."""
-        self._outbox.popleft()
+        """Take note that the oldest message has been sent."""
+        message, frames = self._outbox.popleft()
+        self._sent.keep(message, frames, _size(message, frames))
+        if len(self._answered) > 2 * KEPT_LIMIT:
+            self._forget_answered()
+
+    def heard(self, serial: int) -> None:
+        """Take note of a beat of the broker, which has had our messages up to this serial."""
+        self._heard.append(serial)
+        if self._answered and len(self._heard) == KEPT_BEATS:
+            self._sent.heard(self._heard[0])
+            self._forget_answered()
+
+    def missed(self, after: int) -> None:
+        """Send again what was sent after this serial: it was lost."""
+        for message, frames in self._outbox:
+            self._sent.keep(message, frames, _size(message, frames))
+        self._outbox = deque(self._sent.after(after))
+        self._sent.clear()
+
+    def answer_again(self, leases: Collection[int]) -> None:
+        """Send answers again, to a broker that was not there when they were sent first."""
+        for message, frames in self._sent.kept:
+            if message.lease in leases:
+                numbered = msgspec.structs.replace(message, serial=self._sent.next_serial())
+                self._outbox.append((numbered, frames))
 
     def forget(self) -> None:
         """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""
+        self._sent.latest = self.serial
         self._waiting.clear()
         self._begun.clear()
         self._gone.clear()
         self._outbox.clear()
+        self._sent.clear()
+        self._answered.clear()
+        self._heard.clear()
 
     def _is_open(self, lease: int) -> bool:
         return lease in self._begun or any(batch.lease == lease for batch in self._waiting)
+
+    def _forget_answered(self) -> None:
+        kept = chain((message for message, _ in self._sent.kept), (message for message, _ in self._outbox))
+        leases = {message.lease for message in kept if isinstance(message, m.Completed)}
+        self._answered = {lease: jobs for lease, jobs in self._answered.items() if lease in leases}
+
+
+def _named(batch: Batch, streamed: int) -> m.HeldLease:
+    return m.HeldLease(batch.lease, False, batch.is_describe, streamed, _jobs(batch))
+
+
+def _jobs(batch: Batch) -> tuple[m.HeldJob, ...]:
+    return tuple(m.HeldJob(job.gateway, job.number, job.sequence) for job in batch.jobs)
+
+
+def _size(message: m.Completed | m.Streamed, frames: Sequence[Payload]) -> int:
+    return sum([len(item.meta) for item in message.items]) + sum(map(len, frames))

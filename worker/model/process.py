@@ -204,7 +204,11 @@ class WorkerLoop:
                 self._take_batch(batch, frames)
             case m.CancelJobs(lease, indexes):
                 engine.cancelled(lease, indexes)
-            case m.Welcome(is_new=True):
+            case m.Missed(after):
+                self.leases.missed(after)
+            case m.AnswerAgain(leases):
+                self.leases.answer_again(leases)
+            case m.Welcome(is_new=True, keeps_leases=False):
                 engine.forget()
                 self.leases.forget()
             case m.Leave(reason):
@@ -212,6 +216,8 @@ class WorkerLoop:
                 self._is_wanted = False
             case m.Misunderstood(reason):
                 logger.error("worker.misunderstood: %s", reason)
+            case None if isinstance(message, m.Beat) and epoch == self._session.epoch:
+                self.leases.heard(message.serial)
 
     def _take_batch(self, assign: m.Assign, frames: list[memoryview]) -> None:
         if self._stop.is_set:
@@ -252,7 +258,9 @@ class WorkerLoop:
                 if not self._socket.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
-                beat = m.WorkerBeat(self.leases.held, self._session.heard_beat, self._why_not_ready)
+                beat = m.WorkerBeat(
+                    self.leases.held, self._session.heard_beat, self._why_not_ready, self.leases.serial
+                )
                 self._socket.send(beat, self._session.epoch)
 
     @property
@@ -282,6 +290,8 @@ class WorkerLoop:
             pid=os.getpid(),
             claim=start.claim,
             why_not_ready=self._why_not_ready,
+            held=self.leases.named,
+            next_serial=self.leases.serial + 1,
         )
 
 

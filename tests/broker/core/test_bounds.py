@@ -5,7 +5,7 @@ from collections import Counter, deque
 import pytest
 
 from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
-from torchrelay.broker.core import machine, peers
+from torchrelay.broker.core import gateway_requests, peers
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.jobs.queues import Job, PlainQueue
@@ -58,11 +58,11 @@ def test_a_gateway_has_so_many_jobs_at_most_and_others_have_theirs() -> None:
     rig.ready_rig()
     rig.join_gateway(b"g-2")
     count = fields.JOBS_LIMIT
-    for first in range(0, machine.JOBS_PER_GATEWAY_LIMIT, count):
+    for first in range(0, gateway_requests.JOBS_PER_GATEWAY_LIMIT, count):
         rig.core.handle([rig.event(GATEWAY, _held_jobs(count, first))], now=rig.now)
     rig.say(GATEWAY, _held_jobs(1, 10**6))
     assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [10**6]
-    assert len(rig.core.gateways[GATEWAY].jobs) == machine.JOBS_PER_GATEWAY_LIMIT
+    assert len(rig.core.gateways[GATEWAY].jobs) == gateway_requests.JOBS_PER_GATEWAY_LIMIT
     rig.core.handle([rig.event(b"g-2", _held_jobs(1))], now=rig.now)
     assert len(rig.core.gateways[b"g-2"].jobs) == 1
 

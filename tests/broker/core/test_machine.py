@@ -31,7 +31,8 @@ def test_frames_travel_with_their_own_items() -> None:
     done = (m.CompletedItem(200, b"x", 0), m.CompletedItem(200, b"y", 2))
     rig.say(worker, m.Completed(message.lease, 1, done), (b"y0", b"y1"))
     answered, frames = rig.inbox[GATEWAY].pop()
-    assert answered == m.Answered((m.AnsweredItem(1, b"x", 0), m.AnsweredItem(2, b"y", 2)))
+    assert isinstance(answered, m.Answered)
+    assert answered == m.Answered((m.AnsweredItem(1, b"x", 0), m.AnsweredItem(2, b"y", 2)), answered.serial)
     assert frames == (b"y0", b"y1")
 
 

@@ -65,7 +65,7 @@ def test_a_second_hello_is_welcomed_again_but_not_as_another_kind_of_peer() -> N
 def test_a_peer_of_another_protocol_is_sent_away_with_the_remedy() -> None:
     rig = Rig()
     rig.say(b"new", m.HelloGateway(m.PROTOCOL_VERSION + 1, "gateway", 1))
-    assert "same torchrelay version" in rig.only(b"new", m.Leave).reason
+    assert "upgrade the broker first" in rig.only(b"new", m.Leave).reason
     assert not rig.core.gateways
 
 
@@ -75,7 +75,7 @@ def test_peers_without_marks_and_proofs_are_sent_away() -> None:
     rig.say(b"gateway", m.HelloGateway(1, "gateway", 1))
     rig.say(b"node", m.HelloNode(1, "n", (), 1, ()))
     for peer in (b"gateway", b"node"):
-        assert "same torchrelay version" in rig.only(peer, m.Leave).reason
+        assert "upgrade the peer" in rig.only(peer, m.Leave).reason
     assert not rig.core.gateways
     assert not rig.core.fleet.staying_nodes
 

@@ -14,6 +14,8 @@ from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
 GOLDEN = Path(__file__).parents[1] / "golden_wire.txt"
+#: The same of the versions before, as they were when they were released.
+RELEASED = {version: GOLDEN.with_name(f"golden_wire_{version}.txt") for version in (3,)}
 
 GPU_USE = m.GpuUse(0, 2 << 30, 12, 3)
 WORKER = m.WorkerFacts(9000, "ready", "node", "cuda:0", 77, 1_700_000_000_000, 1 << 30, 2, "", GPU_USE)
@@ -34,10 +36,12 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Bye(),
     m.Announced(9 << 20),
     m.Enrol(4, KEY, "n"),
+    m.Missed(5),
     m.HelloGateway(1, "g", 42),
-    m.GatewayBeat({"2xx": 3}, (1, 2), (3,)),
+    m.GatewayBeat({"2xx": 3}, (1, 2), (3,), 4, 5),
     m.Submit(
-        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s", 900))
+        (m.SubmitItem(7, "m", None, False, b"meta", 1), m.SubmitItem(8, "m", "1.0", True, b"", 0, "s", 900)),
+        m.HELD, 9, True, 5,
     ),
     m.Cancel((7, 8)),
     m.RegisterModel(1, "m.mar", "m", "h:f", "python", 8, 100, 120, 60, 2, False, True, "pr"),
@@ -63,20 +67,23 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.WorkerExited(9000, None, 9, "killed by signal 9", True, ("last", "lines"), False),
     m.WorkerKey(9000, KEY),
     m.FetchArchive("ab", 0, 1 << 20),
-    m.HelloWorker(1, 9000, "n", "m", "1.0", "ab", "cpu", 77, "mark", "is_ready() says no"),
-    m.WorkerBeat((3, 4), 5, "is_ready() says no"),
-    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0, ("s",))), 2),
-    m.Streamed(3, (m.StreamedItem(0, b"meta", 1),), 1),
+    m.HelloWorker(
+        1, 9000, "n", "m", "1.0", "ab", "cpu", 77, "mark", "is_ready() says no",
+        (m.HeldLease(3, True, False, 2, (m.HeldJob(b"g", 7, "s"),)),), 6,
+    ),
+    m.WorkerBeat((3, 4), 5, "is_ready() says no", 5),
+    m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0, ("s",))), 2, 5),
+    m.Streamed(3, (m.StreamedItem(0, b"meta", 1),), 1, 4),
     m.Measured("h", (POINT,)),
-    m.Welcome(500, 3000, False),
-    m.Beat(),
+    m.Welcome(500, 3000, False, 2, True, True),
+    m.Beat(2, 5),
     m.IntroduceYourself(),
     m.Leave("no use"),
     m.Misunderstood("why"),
     m.Enrolled("n", (KEY,)),
     m.BrokerKeys((KEY, KEY)),
-    m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False, 2))),
-    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", "", 5),)),
+    m.Answered((m.AnsweredItem(7, b"meta", 1), m.AnsweredItem(8, b"", 0, False, 2)), 5),
+    m.Refused((m.RefusedItem(7, "ModelNotFound", "Model not found: m", "", 5),), 6),
     m.AskRefused(1, "Conflict", "taken", ""),
     m.ModelRegistered(1, "m", "1.0", 2, True),
     m.ModelUnregistered(1, "m"),
@@ -110,7 +117,8 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.StopWorker(9000, True, "why", True, (1, 2)),
     m.ArchiveChunk("ab", 0, 10),
     m.ArchiveMissing("ab"),
-    m.Assign(3, False, (m.AssignItem(b"meta", 1, "s", True, 900),)),
+    m.Assign(3, False, (m.AssignItem(b"meta", 1, "s", True, 900, b"g", 7),)),
+    m.AnswerAgain((3,)),
     m.CancelJobs(3, (0,)),
 )  # fmt: skip
 
@@ -135,6 +143,64 @@ def test_the_bytes_of_every_message_are_the_golden_ones() -> None:
     """A change here breaks a fleet of mixed versions: append fields with a default, raise the version."""
     lines = [f"{type(example).__name__} {codec.encode(example, 7).hex()}" for example in EXAMPLES]
     assert lines == GOLDEN.read_text(encoding="ascii").splitlines()
+
+
+def lines_of(version: int) -> list[str]:
+    return RELEASED[version].read_text(encoding="ascii").splitlines()
+
+
+def test_the_bytes_of_every_version_that_is_spoken_are_kept() -> None:
+    assert set(RELEASED) == set(range(m.OLDEST_PROTOCOL_VERSION, m.PROTOCOL_VERSION))
+
+
+@pytest.mark.parametrize(
+    ("version", "line"), [(version, line) for version in RELEASED for line in lines_of(version)]
+)
+def test_a_message_of_a_version_before_is_read_with_its_values_and_todays_defaults(
+    version: int, line: str
+) -> None:
+    """What it says stays what it says; what it doesn't say is what the field's default means."""
+    name, digits = line.split(" ")
+    head = bytes.fromhex(digits)
+    message, epoch = codec.decode(head)
+    assert (type(message).__name__, epoch) == (name, 7)
+    said = msgpack.unpackb(head[codec.PREFIX.size :], use_list=False)
+    assert_says(message, said)
+
+
+def assert_says(message: object, said: object) -> None:
+    """Check that a value of today holds all that was said, and beyond that nothing but defaults."""
+    if isinstance(message, msgspec.Struct):
+        assert isinstance(said, tuple)
+        fields = msgspec.structs.fields(message)
+        assert len(said) <= len(fields)
+        for field, value in zip(fields, said, strict=False):
+            assert_says(getattr(message, field.name), value)
+        for field in fields[len(said) :]:
+            assert getattr(message, field.name) == field.default, f"{field.name} has no default"
+    elif isinstance(message, tuple) and isinstance(said, tuple):
+        assert len(message) == len(said)
+        for mine, value in zip(message, said, strict=True):
+            assert_says(mine, value)
+    else:
+        assert message == said
+
+
+@pytest.mark.parametrize("version", RELEASED)
+def test_a_peer_of_a_version_before_reads_the_fields_that_it_knows_where_it_expects_them(
+    version: int,
+) -> None:
+    """Its messages begin as today's do: fields are appended, and never moved or taken out."""
+    today = {type(example).__name__: codec.encode(example, 7) for example in EXAMPLES}
+    for line in lines_of(version):
+        name, digits = line.split(" ")
+        then, now = bytes.fromhex(digits), today[name]
+        assert now[: codec.PREFIX.size] == then[: codec.PREFIX.size], f"{name} has another kind"
+        fields_then = msgpack.unpackb(then[codec.PREFIX.size :], use_list=False, strict_map_key=False)
+        fields_now = msgpack.unpackb(now[codec.PREFIX.size :], use_list=False, strict_map_key=False)
+        assert len(fields_now) >= len(fields_then), f"{name} lost a field"
+        for one, other in zip(fields_now, fields_then, strict=False):
+            assert type(one) is type(other) or None in (one, other), f"{name} changed a field's type"
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)

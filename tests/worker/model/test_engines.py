@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -336,7 +337,7 @@ def test_a_failure_of_one_process_is_not_the_others() -> None:
     assert made.said() == [(1, ["Prediction failed"]), (2, 0, b"r2-0 1;"), (2, [b"r2-0 0;"])]
 
 
-def test_a_lease_that_was_taken_back_means_nothing_to_the_next_of_its_number() -> None:
+def test_a_lease_that_was_taken_back_means_nothing_to_those_after_it() -> None:
     echoed: Calls = []
     made, _ = with_echo(counting([]), counting(echoed))
     made.assign(1, b"9")
@@ -345,9 +346,9 @@ def test_a_lease_that_was_taken_back_means_nothing_to_the_next_of_its_number() -
     made.engine.forget()
     made.leases.forget()
     made.assign(2, b"1")
-    made.assign(1, b"4")
+    made.assign(3, b"4")
     work(made)
-    assert echoed[-1] == (["r2-0", "r1-0"], ["1", "4"])
+    assert echoed[-1] == (["r2-0", "r3-0"], ["1", "4"])
 
 
 def test_a_batch_of_several_runs_in_one_call_and_in_order() -> None:
@@ -376,9 +377,10 @@ def test_what_is_measured_goes_out_at_once_when_idle_and_gathered_when_busy() ->
     made = Bench(handler)
     made.engine = BatchEngine(made.runner, made.leases, made)
     measuring = made.runner.measuring
+    leases = count()
 
     def due(now: float, *, is_idle: bool) -> list[str]:
-        made.assign(1, b"x")
+        made.assign(next(leases), b"x")
         work(made)
         measured = measuring.due(now, is_idle=is_idle)
         if measured is None:

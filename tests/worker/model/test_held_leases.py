@@ -1,7 +1,8 @@
 from math import inf
 
 from torchrelay.shared.wire import messages as m
-from torchrelay.worker.model.held_leases import Batch, HeldLeases, batch_of
+from torchrelay.worker.model import held_leases
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases, batch_of
 
 
 def batch(lease: int) -> Batch:
@@ -33,7 +34,7 @@ def test_a_lease_is_held_from_its_batch_until_its_answer_is_sent() -> None:
     assert (leases.held, leases.has_waiting, leases.has_begun) == ((1, 2), True, True)
     leases.completed(1, 7, (), [b"frame"])
     assert (leases.held, leases.has_begun) == ((1, 2), False)
-    assert leases.first() == (m.Completed(1, 7, ()), [b"frame"])
+    assert leases.first() == (m.Completed(1, 7, (), serial=1), [b"frame"])
     leases.sent()
     assert leases.held == (2,)
 
@@ -67,11 +68,11 @@ def test_parts_are_numbered_by_lease_and_the_answer_says_how_many_there_were() -
     leases.completed(1, 0, (), [])
     leases.completed(2, 0, (), [])
     assert sent(leases) == [
-        m.Streamed(1, part, 0),
-        m.Streamed(2, part, 0),
-        m.Streamed(1, part, 1),
-        m.Completed(1, 0, (), 2),
-        m.Completed(2, 0, (), 1),
+        m.Streamed(1, part, 0, 1),
+        m.Streamed(2, part, 0, 2),
+        m.Streamed(1, part, 1, 3),
+        m.Completed(1, 0, (), 2, 4),
+        m.Completed(2, 0, (), 1, 5),
     ]
 
 
@@ -104,8 +105,8 @@ def test_a_client_that_has_gone_is_remembered_as_long_as_its_job_is_open() -> No
     assert not leases.is_gone(2, 0)
     leases.cancelled(2, (0,))
     leases.forget()
-    leases.assigned(batch(2))
-    assert not leases.is_gone(2, 0)
+    leases.assigned(batch(3))
+    assert not leases.is_gone(3, 0)
 
 
 def test_a_batch_that_comes_twice_is_held_once_whether_it_waits_or_was_begun() -> None:
@@ -116,3 +117,113 @@ def test_a_batch_that_comes_twice_is_held_once_whether_it_waits_or_was_begun() -
     leases.assigned(batch(1))
     assert leases.next_batch() is None
     assert leases.held == (1,)
+
+
+def test_a_batch_is_not_run_again_though_its_message_comes_again_after_its_answer() -> None:
+    leases = HeldLeases()
+    for lease in (1, 2):
+        leases.assigned(batch(lease))
+        leases.next_batch()
+        leases.completed(lease, 0, (), [])
+    sent(leases)
+    leases.forget()
+    for lease in (1, 2):
+        leases.assigned(batch(lease))
+    assert leases.next_batch() is None
+
+
+def run(leases: HeldLeases, *numbers: int) -> None:
+    """Answer leases, each with a part first."""
+    for number in numbers:
+        leases.assigned(Batch(number, False, [AssignedJob(b"", gateway=b"g", number=10 * number)]))
+        leases.next_batch()
+        leases.streamed(number, (), [])
+        leases.completed(number, 0, (), [])
+
+
+def test_what_was_lost_on_the_way_is_sent_again_before_what_waits() -> None:
+    leases = HeldLeases()
+    run(leases, 1)
+    first = sent(leases)
+    run(leases, 2)
+    leases.missed(1)
+    again = sent(leases)
+    assert again[0] == first[1]
+    assert [message.serial for message in again] == [2, 3, 4]
+    leases.missed(4)
+    assert sent(leases) == []
+
+
+def test_an_answer_is_kept_for_some_beats_after_the_broker_had_it() -> None:
+    leases = HeldLeases()
+    run(leases, 1)
+    sent(leases)
+    for _ in range(held_leases.KEPT_BEATS):
+        assert [one.lease for one in leases.named] == [1]
+        leases.heard(2)
+    assert leases.named == ()
+    leases.missed(0)
+    assert sent(leases) == []
+
+
+def test_an_answer_that_the_broker_never_had_is_kept_however_often_it_beats() -> None:
+    leases = HeldLeases()
+    run(leases, 1)
+    sent(leases)
+    for _ in range(3 * held_leases.KEPT_BEATS):
+        leases.heard(0)
+    assert [one.lease for one in leases.named] == [1]
+
+
+def test_a_hello_names_what_is_held_and_was_answered_with_its_jobs() -> None:
+    leases = HeldLeases()
+    run(leases, 1)
+    for number in (2, 3):
+        leases.assigned(Batch(number, number == 3, [AssignedJob(b"", (), "s", gateway=b"g", number=number)]))
+    leases.next_batch()
+    leases.streamed(2, (), [])
+    assert leases.named == (
+        m.HeldLease(2, False, False, 1, (m.HeldJob(b"g", 2, "s"),)),
+        m.HeldLease(3, False, True, 0, (m.HeldJob(b"g", 3, "s"),)),
+        m.HeldLease(1, True, False, 0, (m.HeldJob(b"g", 10),)),
+    )
+
+
+def test_a_hello_has_room_for_the_latest_answers_only() -> None:
+    leases = HeldLeases()
+    run(leases, *range(1, 9_000))
+    named = [one.lease for one in leases.named]
+    assert named == list(range(8_999, 8_999 - len(named), -1))
+    assert len(named) == 8192
+
+
+def test_no_more_is_kept_than_the_limits_allow() -> None:
+    leases = HeldLeases()
+    for start in range(0, 5 * held_leases.KEPT_LIMIT, 100):
+        run(leases, *range(start + 1, start + 101))
+        sent(leases)
+        assert len(leases.named) <= 2 * held_leases.KEPT_LIMIT
+    leases.missed(0)
+    assert len(sent(leases)) == held_leases.KEPT_LIMIT
+
+
+def test_an_answer_that_the_next_broker_asks_for_is_sent_under_a_new_serial() -> None:
+    leases = HeldLeases()
+    run(leases, 1, 2)
+    sent(leases)
+    leases.answer_again((2,))
+    again = sent(leases)
+    assert [(type(message), message.lease, message.serial) for message in again] == [
+        (m.Streamed, 2, 5),
+        (m.Completed, 2, 6),
+    ]
+
+
+def test_serials_go_on_from_what_was_said_in_the_hello_when_the_broker_has_it_forget() -> None:
+    leases = HeldLeases()
+    run(leases, 1)
+    leases.first()
+    assert leases.serial == 0
+    leases.forget()
+    run(leases, 2)
+    assert [message.serial for message in sent(leases)] == [1, 2]
