@@ -158,8 +158,7 @@ class Fleet:
     def _why_no_place(self, record: VersionRecord) -> str:
         """Say why no node has a place for one more worker of a version; empty if one has."""
         places = self.free_places()
-        open_nodes = [node for node in self.nodes.values() if self.takes_workers(node)]
-        if not open_nodes:
+        if not places.open_nodes:
             names = listed(sorted(node.name for node in self.nodes.values()))
             return f"no node takes new workers: {names} is drained or stops; add or resume one"
         if record.config.placement is not None or places.is_by_model:
@@ -170,7 +169,7 @@ class Fleet:
                 advice += ", or ask for less in `placement` of the archive's model-config.yaml"
             return f"no node has a place: {places.shortages(record).words()}; {advice}"
         if places.is_full:
-            slots = sum(node.slots for node in open_nodes)
+            slots = sum(node.slots for node in places.open_nodes)
             return f"all {slots} slots of the fleet are taken; add a node or raise --slots"
         if not places.fits(record):
             ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""

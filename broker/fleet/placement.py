@@ -39,14 +39,15 @@ class Placement:
         nodes = list(nodes)
         #: As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
         self._has_gpus = any(device.kind == "gpu" for node in nodes for device in node.devices)
-        self._staying = [node for node in nodes if takes_workers(node)]
+        #: Those that take workers, whether they have a free slot or not.
+        self.open_nodes = [node for node in nodes if takes_workers(node)]
         #: Whether some node may hold only some models.
         self.is_by_model = any(node.models for node in nodes)
         #: Free slots of the nodes that have some.
         self._free = {
-            node.peer: free for node in self._staying if (free := node.slots - len(of_node(node.peer))) > 0
+            node.peer: free for node in self.open_nodes if (free := node.slots - len(of_node(node.peer))) > 0
         }
-        self._nodes = {node.peer: node for node in self._staying if node.peer in self._free}
+        self._nodes = {node.peer: node for node in self.open_nodes if node.peer in self._free}
         #: Of the nodes that were looked at.
         self._loads: dict[bytes, _Load] = {}
         #: What has no place, and has none later either: places only become fewer.
@@ -74,7 +75,7 @@ class Placement:
         """Return what each node lacks for a worker of a version that doesn't fit."""
         need = self._need(record)
         if need not in self._shortages:
-            found = (self._shortage(node, need) for node in self._staying)
+            found = (self._shortage(node, need) for node in self.open_nodes)
             self._shortages[need] = Shortages.gather(need, (one for one in found if one is not None))
         return self._shortages[need]
 
