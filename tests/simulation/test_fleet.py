@@ -38,7 +38,8 @@ SCENARIOS = {
     "dying broker": Faults(broker_deaths_per_s=0.1),
     "broker that stands still": Faults(broker_pauses_per_s=0.2, delay_s=0.01),
     "cuts": Faults(cuts_per_s=0.15, delay_s=0.01),
-    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.05, 0.05, 0.1),
+    "nodes that are stopped": Faults(node_stops_per_s=0.2, drop=0.01),
+    "everything": Faults(0.01, 0.01, 0.01, 0.2, 0.2, 0.05, 0.05, 0.05, 0.05, 0.1, 0.05),
 }
 
 
@@ -117,6 +118,32 @@ def test_every_request_is_settled_once_and_in_bounded_time(scenario: str, seed: 
         gateway.request()
     world.run_until(world.now + 2.0)
     assert all(isinstance(gateway.requests[-1].outcomes[0], Answer) for gateway in world.gateways)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_request_fails_though_nodes_are_stopped_one_after_the_other(seed: int) -> None:
+    """Nothing else breaks: each node waits for the one before it to be back. One worker is always ready."""
+    world = fleet(seed, Faults(), workers=1)
+    until = world.now + TROUBLE_S
+    ready: list[int] = []
+
+    def watch() -> None:
+        assert world.broker.core is not None
+        ready.append(len(world.broker.core.fleet.ready((MODEL, "1.0"))))
+        if world.now < until:
+            world.after(0.1, watch)
+
+    ask_now_and_then(world, until)
+    watch()
+    for node in world.nodes:
+        node.leave()
+        world.run_until(world.now + TROUBLE_S / len(world.nodes))
+    world.run_until(world.now + SETTLED_WITHIN_S)
+    outcomes = [outcome for gateway in world.gateways for one in gateway.requests for outcome in one.outcomes]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, errors.RelayError)]
+    assert min(ready) == 1
+    assert len(outcomes) > 100
+    assert not failed, f"{len(failed)} of {len(outcomes)} failed, first {failed[0]}"
 
 
 @pytest.mark.parametrize("scenario", ["losses", "everything"])

@@ -34,6 +34,8 @@ TICK_S = 0.05
 DISK_S = 0.005
 #: A connection on which nothing is acknowledged for so long is given up, and what is on it lost.
 CONNECTION_LASTS_S = 3.0
+#: How long a node that is told to stop waits for its workers to be replaced; what it says last has so long.
+NODE_GRACE_S, NODE_LAST_SENDS_S = 8.0, 0.6
 MODEL = "m"
 #: Each gateway's clients have so many sequences, if the model batches by them.
 SEQUENCES = 3
@@ -53,6 +55,7 @@ class Faults:
     broker_pauses_per_s: float = 0.0
     cuts_per_s: float = 0.0
     failed_loads: float = 0.0
+    node_stops_per_s: float = 0.0
 
 
 @dataclass
@@ -173,6 +176,7 @@ class World:
             (self.faults.broker_deaths_per_s, self.broker.die),
             (self.faults.broker_pauses_per_s, self.broker.pause),
             (self.faults.cuts_per_s, self._cut),
+            (self.faults.node_stops_per_s, self._stop_a_node),
         ):
             if rate:
                 self._again(rate, action)
@@ -202,6 +206,9 @@ class World:
 
     def _kill_a_node(self) -> None:
         self.rng.choice(self.nodes).die()
+
+    def _stop_a_node(self) -> None:
+        self.rng.choice(self.nodes).leave()
 
 
 class SimulatedBroker:
@@ -443,6 +450,8 @@ class SimulatedNode:
 
     def _start(self) -> None:
         self._lives += 1
+        #: When it stops at the latest, once it is told to; None while it stays.
+        self._leaves_at: float | None = None
         self._session = PeerSession(self._world.now)
         self._peer = SimulatedPeer(b"n%d-%d" % (self.number, self._lives), self._hear)
         self._world.join(self._peer)
@@ -458,6 +467,22 @@ class SimulatedNode:
             worker.vanish()
         self.workers.clear()
         self._world.after(self._world.rng.uniform(0.5, 6.0), self._start)
+
+    def leave(self) -> None:
+        """Be told to stop: wait until the workers have been replaced, as far as the grace goes."""
+        if self._peer.is_alive and self._leaves_at is None:
+            self._leaves_at = self._world.now + NODE_GRACE_S
+
+    def _go_on_leaving(self, leaves_at: float) -> None:
+        left_s = leaves_at - self._world.now
+        if self.workers and left_s > 0:
+            self.report(m.NodeLeaves(max(1, int(left_s * 1000))))
+            return
+        self.report(m.Bye())
+        for worker in list(self.workers.values()):
+            worker.stop(kill=False)
+        # What it has just said is under way; who loses power says nothing more.
+        self._world.after(NODE_LAST_SENDS_S, self.die)
 
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
         match self._session.heard(message, epoch, self._world.now):
@@ -482,6 +507,8 @@ class SimulatedNode:
                 self._world.to_broker(self._peer, hello, 0)
             case "beat":
                 self.report(m.NodeBeat(tuple((worker_id, 1) for worker_id in self.workers)))
+                if self._leaves_at is not None:
+                    self._go_on_leaving(self._leaves_at)
         self._world.after(TICK_S, lambda: self._tick(life))
 
 
