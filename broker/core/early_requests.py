@@ -6,6 +6,7 @@ and a name that nobody knows yet is not "not found".
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import msgspec
 
@@ -31,12 +32,15 @@ class EarlyRequest:
     frames: tuple[Frame, ...]
     #: When it came; a job's `left_ms` counts from then.
     since: float
+    #: A job that a broker before this one was sent: a worker may have it.
+    is_again: bool = False
 
     @property
     def given_up_at(self) -> float:
         """When it is refused: earlier than others where its client waits for less."""
         left_ms = self.request.left_ms if isinstance(self.request, m.SubmitItem) else 0
-        return self.since + (min(WAIT_LIMIT_S, left_ms / 1000) if left_ms else WAIT_LIMIT_S)
+        limit_s = inf if self.is_again else WAIT_LIMIT_S
+        return self.since + (min(limit_s, left_ms / 1000) if left_ms else limit_s)
 
     def job_now(self, now: float) -> m.SubmitItem:
         """Return the job as if it had come now."""
@@ -74,7 +78,8 @@ class EarlyRequests:
     def keep(self, early: EarlyRequest, loading: Iterable[str]) -> None:
         """Let a request wait, or refuse it where too much waits already."""
         is_too_large = self._bytes and self._bytes + early.size > self.limit_bytes
-        if len(self.waiting) >= self.limit or is_too_large:
+        # What came again had been accepted, and gateways bound it.
+        if not early.is_again and (len(self.waiting) >= self.limit or is_too_large):
             self._refuse(early, loading)
             return
         self.waiting[early.gateway.peer, early.number] = early
@@ -98,9 +103,9 @@ class EarlyRequests:
                 self.forget(peer, number)
                 self._refuse(early, loading)
 
-    def take(self, must_wait: Callable[[m.SubmitItem | m.Ask], bool]) -> list[EarlyRequest]:
+    def take(self, must_wait: Callable[[EarlyRequest], bool]) -> list[EarlyRequest]:
         """Remove and return the requests that need not wait any more."""
-        taken = [early for early in self.waiting.values() if not must_wait(early.request)]
+        taken = [early for early in self.waiting.values() if not must_wait(early)]
         for early in taken:
             self.forget(early.gateway.peer, early.number)
         return taken

@@ -9,6 +9,7 @@ from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.core.questions import Questions
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
+from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.changes import Management
@@ -28,6 +29,7 @@ class GatewayRequests:
     """Takes in what gateways ask for; times are the core's."""
 
     _catalog: Catalog
+    _fleet: Fleet
     _jobs: Jobs
     _early: EarlyRequests
     _management: Management
@@ -60,10 +62,17 @@ class GatewayRequests:
                     self._answers.refuse_unadmitted(gateway, item.job, full)
             return
         was_held = message.again or message.heard == m.HELD or 0 < message.heard < gateway.held_before
+        # One of a protocol that doesn't say so may have sent whatever it held.
+        is_again = message.again or (not message.serial and message.heard == m.HELD)
+        is_again = is_again and self._jobs.recovery.is_open(now)
         early = self._early.waiting
         for item, of_item in zip(message.items, parts, strict=True):
             if item.job in gateway.jobs or (early and (gateway.peer, item.job) in early):
                 continue  # it was sent again
+            if is_again:
+                self._early.keep(EarlyRequest(gateway, item, of_item, now, is_again=True), ())
+                self._fleet.must_reconcile = True  # what need not wait goes on at the end of the turn
+                continue
             error = self._jobs.admit(gateway, item, of_item, now, was_held=was_held)
             if error is not None:
                 self._refuse_unknown(gateway, item, of_item, error, now)
@@ -144,12 +153,27 @@ class GatewayRequests:
             case _:  # a change, which the start must neither undo nor contradict
                 return True
 
+    def _must_still_wait(self, early: EarlyRequest, now: float) -> bool:
+        """Tell whether a request that waits has to go on: for the end of the start, or a worker's answer."""
+        job = early.request
+        if not early.is_again or not isinstance(job, m.SubmitItem):
+            return self._must_wait(job)
+        try:
+            record = self._catalog.resolve(job.model, job.version)
+        except errors.RelayError:
+            return self._must_wait(job)
+        return self._jobs.recovery.must_wait(early.gateway.peer, job, record, now)
+
     def take_waiting(self, now: float) -> None:
         """Take up what waited for the models that are registered by now, or for the end of the start."""
-        for early in self._early.take(self._must_wait):
+        for early in self._early.take(lambda early: self._must_still_wait(early, now)):
             if isinstance(early.request, m.SubmitItem):
-                job = early.job_now(now)
-                error = self._jobs.admit(early.gateway, job, early.frames, now, was_held=True)
+                job, gateway = early.job_now(now), early.gateway
+                answer = self._jobs.recovery.claim(gateway.peer, job.job) if early.is_again else None
+                if answer is not None:
+                    error = self._jobs.answer_recovered(gateway, job, early.frames, answer, now)
+                else:
+                    error = self._jobs.admit(gateway, job, early.frames, now, was_held=True)
                 if error is not None:
                     self._refuse_unknown(early.gateway, job, early.frames, error, now)
             else:

@@ -142,8 +142,8 @@ class BrokerCore:
             outbox.send,
         )  # fmt: skip
         self.requests = GatewayRequests(
-            self.catalog, self.jobs, self.early, self.management, self._questions, self.peers, self._answers,
-            self.stats, self.metrics, outbox.send, self._wall_ms,
+            self.catalog, self.fleet, self.jobs, self.early, self.management, self._questions, self.peers,
+            self._answers, self.stats, self.metrics, outbox.send, self._wall_ms,
         )  # fmt: skip
         #: A gateway that has said nothing for so long has missed a beat, and half the time to the next.
         self._late_s = 1.5 * settings.beat_interval_s
@@ -465,6 +465,7 @@ class BrokerCore:
         self.workers.sweep(now, self.peers.listened_since)
         self.jobs.expire(now)
         self.early.expire(self.management.loading, now)
+        self.jobs.recovery.expire(now)
         self.management.remember_nodes(now)
         self._reconcile(now)
 

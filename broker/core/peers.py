@@ -157,7 +157,11 @@ class Peers:
         beat_ms = max(1, int(self._settings.beat_interval_s * 1000))
         timeout_ms = max(1, int(self._settings.peer_timeout_s * 1000))
         asks_for_keys = isinstance(hello, m.HelloGateway) and self._settings.token_authorization
-        self._outbox.send(peer, m.Welcome(beat_ms, timeout_ms, is_new, self._fleet.beat, asks_for_keys))
+        worker = self.workers.get(peer)
+        keeps = worker is not None and worker.keeps_leases
+        self._outbox.send(
+            peer, m.Welcome(beat_ms, timeout_ms, is_new, self._fleet.beat, asks_for_keys, keeps)
+        )
         if asks_for_keys:
             self._outbox.send(peer, self._keys.message(now))
         own, is_member = self._membership.broker_keys, not isinstance(hello, m.HelloWorker)

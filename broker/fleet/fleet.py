@@ -40,7 +40,7 @@ class Fleet:
         #: And by the node that holds them; written by `_put_on_node` and `remove_worker` alone.
         self._by_node: dict[bytes, dict[int, FleetWorker]] = {}
         self.conditions: dict[Key, Condition] = {}
-        self._next_worker_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
+        self._next_worker_id = self._first_own_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
         #: Nodes of before the broker's restart that haven't come back yet.
         self.awaited = set(awaited)
         self._settle_until = settle_until
@@ -124,6 +124,10 @@ class Fleet:
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
         return bool(self.awaited) and now < self._settle_until
+
+    def is_of_before(self, worker: FleetWorker) -> bool:
+        """Tell whether a broker before this one had a worker started."""
+        return worker.worker_id < self._first_own_id
 
     def explain(self, record: VersionRecord, now: float) -> str:
         """Say why a version hasn't the workers it wants; empty if it has them."""

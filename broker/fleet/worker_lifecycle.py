@@ -111,6 +111,7 @@ class WorkerLifecycle:
             self._jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self.by_peer[peer] = worker
             worker.answers = InOrder(max(0, hello.next_serial - 1))
+            worker.keeps_leases = self._jobs.recovery.named(worker, hello.held)
             if loading_s is not None:
                 self._metrics.worker_loaded(worker.metrics_label, loading_s, self._wall_ms(now))
             failures = self._fleet.condition(worker.key).failures

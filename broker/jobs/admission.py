@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from torchrelay.broker.core.answers import Gateway, no_worker
+from torchrelay.broker.core.answers import Gateway, no_worker, part_lost
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, VersionQueue
+from torchrelay.broker.jobs.recovery import RecoveredAnswer
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
@@ -35,6 +36,58 @@ class Admission(JobsPart):
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
             return error
+        job = self._enter(gateway, item, frames, record, now, was_held=was_held)
+        queue = self.dispatch.queue_for(record)
+        if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):
+            return None
+        if item.left_ms or record.config.client_timeout_ms:
+            self._set_limit(job, item.left_ms, record.config.client_timeout_ms, now)
+        if why_not := self._why_not(record, queue, job, now):
+            self.answers.refuse(job, no_worker(job, why_not, self.retry_after_s(record, queue)))
+            return None
+        if job.given_up_at < inf:
+            self.waiting.deadlines.add(job.given_up_at, (job.gateway, job.number))
+        # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
+        if queue.futile_waits and any(worker.leases for worker in self.fleet.of_version(queue.key)):
+            queue.futile_waits = 0
+        queue.push(job)
+        self.waiting.queued_bytes += job.size
+        self.waiting.changed[queue.key] = None
+        return None
+
+    def answer_recovered(
+        self,
+        gateway: Gateway,
+        item: m.SubmitItem,
+        frames: tuple[Frame, ...],
+        answer: RecoveredAnswer,
+        now: float,
+    ) -> errors.RelayError | None:
+        """Answer a job that came again by what a worker said to it; of an unknown model, return the error."""
+        try:
+            record = self.catalog.resolve(item.model, item.version)
+        except errors.RelayError as error:
+            return error
+        job = self._enter(gateway, item, frames, record, now, was_held=True)
+        if answer.is_broken:
+            self.answers.refuse(job, part_lost())
+            return None
+        for meta, of_part in answer.parts:
+            self.answers.pass_on(job, meta, of_part, is_final=False)
+        has_failed = answer.final.status >= 500
+        self.answers.pass_on(job, answer.final.meta, answer.frames, is_final=True, has_failed=has_failed)
+        return None
+
+    def _enter(
+        self,
+        gateway: Gateway,
+        item: m.SubmitItem,
+        frames: tuple[Frame, ...],
+        record: VersionRecord,
+        now: float,
+        *,
+        was_held: bool,
+    ) -> Job:
         key = (record.model, record.version)
         job = Job(
             gateway.peer, item.job, key, item.version is not None, item.is_describe, item.meta, frames,
@@ -50,23 +103,7 @@ class Admission(JobsPart):
             if not stats.is_touched:
                 self.stats.touch(key, stats)
         gateway.jobs[job.number] = job
-        queue = self.dispatch.queue_for(record)
-        if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):
-            return None
-        if item.left_ms or record.config.client_timeout_ms:
-            self._set_limit(job, item.left_ms, record.config.client_timeout_ms, now)
-        if why_not := self._why_not(record, queue, job, now):
-            self.answers.refuse(job, no_worker(job, why_not, self.retry_after_s(record, queue)))
-            return None
-        if job.given_up_at < inf:
-            self.waiting.deadlines.add(job.given_up_at, (job.gateway, job.number))
-        # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
-        if queue.futile_waits and any(worker.leases for worker in self.fleet.of_version(key)):
-            queue.futile_waits = 0
-        queue.push(job)
-        self.waiting.queued_bytes += job.size
-        self.waiting.changed[key] = None
-        return None
+        return job
 
     def _set_limit(self, job: Job, own_ms: int, of_model_ms: int, now: float) -> None:
         """Note when the client's patience ends: what it said itself, or its model says; 0 is nothing said."""

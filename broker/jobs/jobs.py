@@ -6,6 +6,7 @@ and everybody who waits is answered. The parts, in the order in which a job meet
 - `admission`: whether a job is taken in;
 - `queues` and `sequences`: where it waits, of which `waiting_jobs` has one for each version;
 - `dispatch`: which worker gets it, and when; `isolation` where it may have ended a worker;
+- `recovery`: what a worker has of it since before the broker's restart;
 - `leases`: what runs on workers, its answers, and what is taken back from them.
 """
 
@@ -23,6 +24,7 @@ from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.leases import Leases
 from torchrelay.broker.jobs.queues import Job
+from torchrelay.broker.jobs.recovery import Recovery
 from torchrelay.broker.jobs.waiting_jobs import WaitingJobs
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.shared import errors
@@ -56,8 +58,11 @@ class Jobs:
         self._answers = answers
         self.waiting = WaitingJobs(catalog, stats, answers)
         common = self.waiting, catalog, fleet, stats, settings, answers
+        self.recovery = Recovery(fleet, send, epoch << EPOCH_SHIFT, now, settings.settle_s)
         self._isolation = Isolation(*common, report)
-        self._leases = Leases(*common, self._isolation, send, real_time, next=(epoch << EPOCH_SHIFT) + 1)
+        self._leases = Leases(
+            *common, self._isolation, send, real_time, (epoch << EPOCH_SHIFT) + 1, self.recovery
+        )
         self._dispatch = Dispatch(*common, self._isolation, self._leases.assign, real_time)
         self._admission = admission = Admission(
             *common, self._dispatch, self._isolation,
@@ -68,6 +73,7 @@ class Jobs:
         self.leases = self._leases.by_number
         # What one part does alone: called without a step in between, as every job and batch comes by.
         self.admit = admission.admit
+        self.answer_recovered = admission.answer_recovered
         self.streamed = self._leases.streamed
         self.completed = self._leases.completed
         self.next_due = self._dispatch.next_due

@@ -10,6 +10,7 @@ from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Isolation
 from torchrelay.broker.jobs.queues import Job, Lease, VersionQueue
+from torchrelay.broker.jobs.recovery import Recovery
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
@@ -27,6 +28,7 @@ class Leases(JobsPart):
     real_time: Callable[[float], float]
     #: The number of the next one.
     next: int
+    recovery: Recovery
     by_number: dict[int, Lease] = field(default_factory=dict)
 
     def assign(
@@ -89,6 +91,7 @@ class Leases(JobsPart):
         """Pass parts of answers on. Raises WireError for what the worker can't mean."""
         lease = self._lease_of(worker, message.lease)
         if lease is None:
+            self.recovery.streamed(message, parts)
             return
         if not all(0 <= item.index < len(lease.jobs) for item in message.items):
             raise WireError(f"a part for a job outside of a batch of {len(lease.jobs)}")
@@ -118,6 +121,7 @@ class Leases(JobsPart):
         """
         lease = self._lease_of(worker, done.lease)
         if lease is None:
+            self.recovery.completed(done, parts, now)
             return False
         if len(done.items) != len(lease.jobs):
             raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
@@ -159,7 +163,8 @@ class Leases(JobsPart):
         """
         lease = self.by_number.get(number)
         if lease is None:
-            self.stats.stale_results += 1
+            if number not in self.recovery.leases:
+                self.stats.stale_results += 1
             return None
         if lease.worker_id != worker.worker_id:
             raise WireError(f"lease {number} is another worker's")

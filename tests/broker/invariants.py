@@ -18,7 +18,8 @@ def check(core: BrokerCore) -> None:
             _check_suspects(core, queue)
     _check_workers(core)
     if not core.management.loading:
-        assert not core.early.waiting, "a request waits for a start that is over"
+        waiting = [early for early in core.early.waiting.values() if not early.is_again]
+        assert not waiting, "a request waits for a start that is over"
 
 
 def _check_jobs(core: BrokerCore) -> None:
