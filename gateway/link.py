@@ -1,4 +1,4 @@
-"""The gateway's one socket to the broker, on the event loop; the only module here that knows zmq.
+"""The gateway's socket to the broker, on the event loop; the only module here that knows zmq.
 
 It feeds `gateway.session` with what comes, sends what that wants sent, and hands outcomes to the
 requests that wait for them. Rules: never a blocking call; the socket's fd tells only of changes, so
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -33,11 +34,13 @@ from torchrelay.gateway.session import (
     unchecked,
 )
 from torchrelay.gateway.shared_questions import SharedQuestion
-from torchrelay.shared import clock, errors, settings
+from torchrelay.shared import clock, errors, member_credentials, settings
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
+from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.broker_dialer import BrokerDialer
 from torchrelay.shared.wire.fields import KeyedApi
 
 logger = logging.getLogger(__name__)
@@ -230,8 +233,7 @@ class Link:
             self._config, name=socket.gethostname(), pid=os.getpid(), now=clock.monotonic()
         )
         self._context = zmq.Context()
-        self._socket = sockets.dial(self._context, self._config.broker_address, "gateway")
-        self.loop.add_reader(self._socket.fileno(), self._receive)
+        self._dial()
         self._logged = self._session.state, self._session.epoch
         self._ticked_at = clock.monotonic()
         self._timer = self.loop.call_later(0, self._tick)
@@ -239,13 +241,61 @@ class Link:
     async def close(self) -> None:
         """Refuse what still waits, send Bye, and close the socket."""
         self._timer.cancel()
-        self.loop.remove_reader(self._socket.fileno())
+        self._dialer.on_closing = self._stop_listening
+        self._stop_listening()
         self._settle(self._session.settle_all(errors.ServiceUnavailable("The gateway stops.")))
         self._flush()  # cancels of what has just been given up
         if self._session.state == "welcomed":
             self._send(m.Bye(), ())
-        self._socket.close(linger=LINGER_MS)
+        self._dialer.close(LINGER_MS)
         self._context.term()
+
+    def _dial(self) -> None:
+        """Begin to reach the broker. Raises SystemExit where there are no credentials that it asks for."""
+        file = self._config.credentials_file
+        try:
+            place = member_credentials.broker_place(self._config.broker_address, file)
+        except CredentialsError as error:
+            logger.error("gateway.cannot_start", extra={"reason": str(error)})
+            raise SystemExit(DISMISSED_STATUS) from error
+        self._dialer = BrokerDialer(self._context, "gateway", place, now=clock.monotonic())
+        self._dialer.on_closing, self._dialer.on_dialled = self._lose_socket, self._listen
+        self._dialer.complain = self._complain
+        if file is not None:
+            keep = partial(member_credentials.keep_broker_keys, Path(file), place.secret_key)
+            self._dialer.keep_keys = partial(self.loop.run_in_executor, None, keep)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have the loop tell of the present socket."""
+        self._socket = self._dialer.socket
+        self._fds = {sockets.fd_of(self._socket): self._receive}
+        if self._dialer.watcher_fd is not None:
+            self._fds[self._dialer.watcher_fd] = self._see_dialling
+        for fd, callback in self._fds.items():
+            self.loop.add_reader(fd, callback)
+        self.loop.call_soon(self._see_dialling)  # what has come before wakes nobody up
+        self._flush_soon()
+
+    def _stop_listening(self) -> None:
+        for fd in self._fds:
+            self.loop.remove_reader(fd)
+        self._fds = {}
+
+    def _lose_socket(self) -> None:
+        """Count the broker as away, whose socket is about to be closed; what waits goes out on the next."""
+        self._stop_listening()
+        self._settle(self._session.lose(clock.monotonic()))
+        self._log_change()
+
+    def _see_dialling(self) -> None:
+        self._dialer.see(clock.monotonic())
+        self._session.why_unreachable = self._dialer.policy.reason
+        if self._dialer.policy.is_refused and self._config.ends_when_refused:
+            raise SystemExit(REFUSED_STATUS)
+
+    def _complain(self, reason: str) -> None:
+        logger.error("gateway.not_let_in", extra={"broker": self._dialer.address, "reason": reason})
 
     # What requests use
 
@@ -459,9 +509,9 @@ class Link:
             self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._is_flush_due = False
         if self._socket.closed:
             return
-        self._is_flush_due = False
         now = clock.monotonic()
         for message, frames in self._session.outgoing(now):
             if not self._send(message, frames):
@@ -492,6 +542,11 @@ class Link:
         self._ticked_at = now
         self._settle(self._session.tick(now))
         self._let_in(now)
+        if now >= self._dialer.next_wake:
+            self._see_dialling()
+        if self._session.broker_keys:
+            self._dialer.know(self._session.broker_keys)
+            self._session.broker_keys = ()
         self._log_change()
         self._flush_soon()
 
@@ -511,7 +566,7 @@ class Link:
         if after == self._logged:
             return
         self._logged = after
-        facts = {"broker": self._config.broker_address, "epoch": after[1], "waiting": self._session.waiting}
+        facts = {"broker": self._dialer.address, "epoch": after[1], "waiting": self._session.waiting}
         if after[0] != "welcomed":
             logger.warning("gateway.broker_lost", extra=facts)
         else:

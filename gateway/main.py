@@ -17,6 +17,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,7 +32,8 @@ from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.http.uvicorn_server import Server
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.listener_app import ListenerApp
-from torchrelay.shared import clock
+from torchrelay.shared import clock, member_credentials
+from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
 from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.settings import GatewaySettings, SettingsError, is_reachable_from_outside
 
@@ -52,12 +54,17 @@ BYE_S = 1
 
 
 def run(config: GatewaySettings) -> int:
-    """Serve until SIGINT or SIGTERM and return an exit status: 1 where it could not start or go on."""
+    """Serve until SIGINT or SIGTERM and return an exit status: 1 where it could not start or go on.
+
+    It is REFUSED_STATUS where the broker doesn't know this host's key and the settings say to end then.
+    """
     try:
+        if config.credentials_file is not None:
+            member_credentials.require(Path(config.credentials_file))
         encrypted = addresses.encrypted(config)
         certificate = certificates.context(config) if encrypted else None
         listeners = addresses.bind_all(config)
-    except (SettingsError, OSError) as error:
+    except (SettingsError, CredentialsError, OSError) as error:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
     config = with_open_files(config)
@@ -71,6 +78,8 @@ def run(config: GatewaySettings) -> int:
     except SystemExit as stop:
         if os.getpid() != pid:
             raise  # a forked process ends here
+        if stop.code == REFUSED_STATUS:
+            return REFUSED_STATUS
         return 1 if stop.code else 0
     return 0
 

@@ -118,6 +118,10 @@ class GatewaySession(Presence, Generic[P]):
         self._is_count_due = False
         #: Keys outlive the broker that told them: who may call doesn't change while it is away.
         self.keys = auth.KnownKeys()
+        #: The broker's own keys, when it has told them, until whoever keeps them has taken them from here.
+        self.broker_keys: tuple[str, ...] = ()
+        #: Why the broker can't be talked to, where it isn't merely away.
+        self.why_unreachable = ""
         #: Whether callers need keys: because this gateway was told so, or the broker has some.
         self.asks_for_keys = config.token_authorization
         #: Whether the broker that last welcomed us has some.
@@ -250,11 +254,16 @@ class GatewaySession(Presence, Generic[P]):
                 return self._send_again([*message.jobs, *message.asks], "lost a message")
         if isinstance(message, m.Reply):
             return self._settled([(message.ask, message)])
+        self._note_keys(message, now)
+        return []
+
+    def _note_keys(self, message: m.Message, now: float) -> None:
         if isinstance(message, m.KeysChanged):
             # They were told after the hello; how long the message was on its way, nobody knows.
             self.keys.replace(message.keys, now=now if self._told_since is None else self._told_since)
             self._told_since = None
-        return []
+        elif isinstance(message, m.BrokerKeys):
+            self.broker_keys = message.keys
 
     def tick(self, now: float) -> list[tuple[P, Outcome]]:
         """Let time pass and return what it settles; call it many times a second."""
@@ -466,9 +475,8 @@ class GatewaySession(Presence, Generic[P]):
 
     def unreachable(self) -> errors.BrokerUnreachable:
         """Return the error that no broker answers."""
-        return errors.BrokerUnreachable(
-            "The broker can't be reached.", f"no broker answers at {self._config.broker_address}"
-        )
+        why = self.why_unreachable or f"no broker answers at {self._config.broker_address}"
+        return errors.BrokerUnreachable("The broker can't be reached.", why)
 
 
 def _as_of(now: float, pending: Pending, item: m.SubmitItem) -> m.SubmitItem:

@@ -3,6 +3,7 @@
 The file is its owner's alone. Blocking.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,15 @@ import msgspec
 
 from torchrelay.shared import private_files
 from torchrelay.shared.quoting import quoted
+from torchrelay.shared.wire import curve
 from torchrelay.shared.wire import fields as f
 from torchrelay.shared.wire.invitations import ADDRESSES_LIMIT
+from torchrelay.shared.wire.redial_policy import BrokerPlace
 
+logger = logging.getLogger(__name__)
+
+#: Exit status of a gateway or node whose key the broker refuses, where its settings ask for one.
+REFUSED_STATUS = 4
 #: A file above this isn't ours: it would hold thousands of addresses.
 SIZE_LIMIT_BYTES = 256 << 10
 #: The present key of the broker, the next, and some that a broker has had.
@@ -64,6 +71,41 @@ def read(path: Path) -> Credentials | None:
         return msgspec.json.decode(content, type=Credentials)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _is_other(path) from None  # whose text could show a key
+
+
+def require(path: Path) -> Credentials:
+    """Read a member's credentials as `read` does; raises CredentialsError also where there are none."""
+    credentials = read(path)
+    if credentials is None:
+        raise CredentialsError(
+            f"There are no credentials in {quoted(path)}: on the broker's host run `torchrelay nodes invite`"
+            " (or `gateways invite`), and start here with --join"
+        )
+    return credentials
+
+
+def broker_place(broker_address: str, credentials_file: str | None) -> BrokerPlace:
+    """Return where a part finds its broker by its settings. Raises CredentialsError."""
+    if credentials_file is None:
+        return BrokerPlace((broker_address,))
+    kept = require(Path(credentials_file))
+    return BrokerPlace(kept.addresses, kept.broker_keys, kept.secret_key)
+
+
+def keep_broker_keys(path: Path, own: str, broker_keys: tuple[str, ...]) -> None:
+    """Write the keys that the broker has by now for the member with the secret key `own`; log a failure.
+
+    The keys are announced again while they are news, so a failure is no end.
+    """
+    try:
+        kept = read(path)
+        if kept is None or kept.secret_key != own or kept.broker_keys == broker_keys:
+            return  # the host has joined anew meanwhile, or another process has written them
+        write(path, msgspec.structs.replace(kept, broker_keys=broker_keys))
+    except CredentialsError as error:
+        logger.error("credentials.not_written", extra={"reason": str(error)})
+        return
+    logger.info("credentials.broker_keys_kept", extra={"keys": ", ".join(map(curve.shown, broker_keys))})
 
 
 def write(path: Path, credentials: Credentials) -> None:

@@ -272,6 +272,9 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     #: File with this host's key, the broker's and its addresses, made when the host joins. None where the
     #: broker asks for no key: on a unix socket, and on tcp with `--insecure`.
     credentials_file: str | None = None
+    #: Whether it ends, with exit status 4, when the broker doesn't know its key any more, as where whoever
+    #: started it has an invitation to join anew by; else it tries again and again.
+    ends_when_refused: bool = False
     #: Listens for predictions, explanations and `/ping`.
     inference_address: str = "http://127.0.0.1:8080"
     #: Listens for registering, scaling, describing; may be the same as inference_address.
@@ -370,6 +373,9 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: File with this host's key, the broker's and its addresses, made when the host joins. None where the
     #: broker asks for no key: on a unix socket, and on tcp with `--insecure`.
     credentials_file: str | None = None
+    #: Whether it ends, with exit status 4, when the broker doesn't know its key any more, as where whoever
+    #: started it has an invitation to join anew by; else it tries again and again.
+    ends_when_refused: bool = False
     #: Shown by `status`; the host's name by default.
     name: Name
     #: `auto` offers every GPU, or the cpu where there is none; else `cpu`, `cuda:0`, ...

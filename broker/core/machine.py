@@ -160,7 +160,7 @@ class BrokerCore:
         return MembershipChanges(
             self.members, own_keys, self.settings.join_addresses, new_key_pair, self._outbox.emit,
             new_token=self.management.new_token, reply=self.management.reply,
-            refuse=self.management.refuse, tell_members=self._tell_members, drain=self.fleet.set_draining,
+            refuse=self.management.refuse, tell_members=self._tell_secured, drain=self.fleet.set_draining,
             nodes_here=lambda: {node.name for node in self.fleet.nodes.values()},
         )  # fmt: skip
 
@@ -506,7 +506,7 @@ class BrokerCore:
         for peer in self.gateways:
             self._outbox.send(peer, message)
 
-    def _tell_members(self, message: m.Message) -> None:
-        for peer in (*self.gateways, *self.fleet.nodes):
+    def _tell_secured(self, message: m.Message) -> None:
+        for peer in (*self.gateways, *self.fleet.nodes, *self.workers.by_peer):
             if public_key_of(peer) is not None:
                 self._outbox.send(peer, message)

@@ -164,8 +164,8 @@ class Peers:
         )
         if asks_for_keys:
             self._outbox.send(peer, self._keys.message(now))
-        own, is_member = self._membership.broker_keys, not isinstance(hello, m.HelloWorker)
-        if own is not None and own.next is not None and is_member and public_key_of(peer) is not None:
+        own = self._membership.broker_keys
+        if own is not None and own.next is not None and public_key_of(peer) is not None:
             self._outbox.send(peer, m.BrokerKeys(own.public))
 
     # Peers with a key

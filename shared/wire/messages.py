@@ -597,4 +597,4 @@ ToNewcomer = Enrolled | Leave | Misunderstood
 ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
 ToGateway = ToPeer | BrokerKeys | Answered | Refused | Forgotten | KeysChanged | Reply
 ToNode = ToPeer | BrokerKeys | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
-ToWorker = ToPeer | Assign | CancelJobs | Missed | AnswerAgain
+ToWorker = ToPeer | BrokerKeys | Assign | CancelJobs | Missed | AnswerAgain

@@ -16,10 +16,12 @@ from zmq.utils import z85
 from torchrelay.shared import ids
 from torchrelay.shared.wire.curve import KeyPair, Secured, secured_peer
 from torchrelay.shared.wire.presence import SLOWEST_BYTES_PER_S
+from torchrelay.shared.wire.redial_policy import News
 
 Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Socket: TypeAlias = "zmq.Socket[bytes]"
 Part: TypeAlias = bytes | bytearray | memoryview | zmq.Frame
+Options: TypeAlias = dict[zmq.SocketOption, int]
 
 #: How long data may lie unacknowledged: as long as the broker lets a peer be silent. Without it the kernel
 #: waits ever longer between its tries, and comes back a multiple of a cut's length after the cut.
@@ -49,6 +51,16 @@ _SESSION = "X-Session"
 SESSION_LIMIT_BYTES = 64
 #: What libzmq says when it asks about keys.
 _DOMAIN = b"torchrelay"
+
+_NEWS: dict[int, News] = {
+    int(zmq.EVENT_CONNECTED): "connected",
+    int(zmq.EVENT_CONNECT_RETRIED): "retrying",
+    int(zmq.EVENT_HANDSHAKE_SUCCEEDED): "done",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "refused",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "broken",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "mismatch",
+    int(zmq.EVENT_DISCONNECTED): "ended",
+}
 
 #: Plain numbers: two of zmq's flags take a microsecond to combine.
 LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -104,6 +116,27 @@ def dial(
     what is sent before there is a connection goes out on the first one.
     """
     options = DIALING | {zmq.IPV6: int("[" in address), zmq.IMMEDIATE: int(not waits_to_send)}
+    made = _dialling(context, role, options, secured, session)
+    made.connect(address)
+    return made
+
+
+def dial_watched(
+    context: Context, address: str, role: str, *, secured: Secured | None = None, session: bytes = b""
+) -> tuple[Socket, Socket]:
+    """Do the same; return the socket, and one that tells what becomes of it, for `next_news`.
+
+    Both are closed by `close_watched`.
+    """
+    made = _dialling(context, role, DIALING | {zmq.IPV6: int("[" in address)}, secured, session)
+    watching = _watcher(context, made, list(_NEWS))
+    made.connect(address)
+    return made, watching
+
+
+def _dialling(
+    context: Context, role: str, options: Options, secured: Secured | None, session: bytes
+) -> Socket:
     made = _made(context, zmq.DEALER, options)
     if secured is None:
         made.setsockopt(zmq.ROUTING_ID, ids.routing_id(role))
@@ -111,10 +144,13 @@ def dial(
         made.setsockopt(zmq.CURVE_SERVERKEY, bytes.fromhex(secured.broker_key))
         made.setsockopt(zmq.CURVE_PUBLICKEY, bytes.fromhex(secured.own.public))
         made.setsockopt(zmq.CURVE_SECRETKEY, bytes.fromhex(secured.own.secret))
-        session = session or ids.routing_id(role).hex().encode()
-        made.setsockopt(zmq.METADATA, f"{_SESSION}:".encode() + session)
-    made.connect(address)
+        made.setsockopt(zmq.METADATA, f"{_SESSION}:".encode() + (session or new_session(role)))
     return made
+
+
+def new_session(role: str) -> bytes:
+    """Draw what tells one start of a part from the next."""
+    return ids.routing_id(role).hex().encode()
 
 
 def new_key_pair() -> KeyPair:
@@ -225,12 +261,7 @@ def has_more(socket: Socket) -> bool:
 
 def watcher(context: Context, listening: Socket) -> Socket:
     """Make the socket that tells of a listening socket's connections; to be closed before that."""
-    address = f"inproc://watched-{ids.folder_suffix()}"
-    listening.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-    # No bound: libzmq's own thread would wait at one.
-    made = _made(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
-    made.connect(address)
-    return made
+    return _watcher(context, listening, [zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED])
 
 
 def next_connection(watcher: Socket) -> tuple[bool, int] | None:
@@ -243,7 +274,39 @@ def next_connection(watcher: Socket) -> tuple[bool, int] | None:
     return event == zmq.EVENT_ACCEPTED, fd
 
 
-def _made(context: Context, kind: int, options: dict[zmq.SocketOption, int]) -> Socket:
+def fd_of(socket: Socket) -> int:
+    """Return an fd that turns readable when something has come; it tells of changes alone."""
+    return int(socket.getsockopt(zmq.FD))
+
+
+def next_news(watcher: Socket) -> News | None:
+    """Return what has become of a dialled socket; None where there is nothing new."""
+    try:
+        told, _ = watcher.recv_multipart(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
+    return _NEWS[struct.unpack("=Hi", told)[0]]
+
+
+def close_watched(socket: Socket, watcher: Socket, linger_ms: int = 0) -> None:
+    """Close a dialled socket, and the one that watches it."""
+    socket.disable_monitor()  # libzmq's own thread would wait for who reads it
+    watcher.close()
+    socket.close(linger=linger_ms)
+
+
+def _watcher(context: Context, watched: Socket, events: Sequence[int]) -> Socket:
+    address = f"inproc://watched-{ids.folder_suffix()}"
+    watched.monitor(address, sum(events))
+    # No bound: libzmq's own thread would wait at one.
+    made = _made(context, zmq.PAIR, {zmq.LINGER: 0, zmq.RCVHWM: 0})
+    made.connect(address)
+    # Its fd tells of what comes to a reader that has found nothing before, and not of the very first.
+    made.getsockopt(zmq.EVENTS)
+    return made
+
+
+def _made(context: Context, kind: int, options: Options) -> Socket:
     made = context.socket(kind)
     for option, value in options.items():
         made.setsockopt(option, value)

@@ -38,7 +38,7 @@ DISPATCHERS = (
     (MESSAGES, "Change", ("broker/models/",)),
 )
 #: A node logs it as it does everything else that it can't act on.
-BY_THE_REST = {("ToNode", "Misunderstood"), ("ToNode", "BrokerKeys"), ("ToGateway", "BrokerKeys")}
+BY_THE_REST = {("ToNode", "Misunderstood")}
 
 
 def members(tree: ast.Module, union: str) -> set[str]:

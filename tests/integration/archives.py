@@ -40,6 +40,14 @@ class OnDevice:
     def handle(self, data, context):
         return [{"device": str(self.weights.device), "sum": self.weights.sum().item()} for _ in data]
 """,
+    "tells_what_it_was_given": """
+import os
+
+def handle(data, context):
+    given = open("/proc/self/environ").read() + open("/proc/self/cmdline").read() + str(dict(os.environ))
+    given += str(vars(context)) + str(context.system_properties)
+    return data and [given for _ in data]
+""",
     "describes": """
 class Describes:
     def initialize(self, context):

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.redial_policy import BrokerPlace
 
 #: Of packets with numbers alone in them.
 PACKET_LIMIT_BYTES = 4096
@@ -32,7 +33,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     start: m.StartWorker
     node: str
-    broker_address: str
+    broker: BrokerPlace
     model_dir: str
     threads: int
     sequence_headers: SequenceHeaders = SequenceHeaders()

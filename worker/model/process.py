@@ -117,7 +117,7 @@ class WorkerLoop:
         self._engine = engine
         loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
-        loop.add_reader(self._socket.fd, self._woken.set)
+        self._socket.watch(loop, self._woken.set)
         loop.add_reader(self._stop.fd, self._see_stop)
         while self._is_wanted and (not self._stop.is_set or self.leases.has_begun):
             # First: what comes from here on must not be missed.
@@ -130,7 +130,7 @@ class WorkerLoop:
                     await self._woken.wait()
             except TimeoutError:
                 continue
-        loop.remove_reader(self._socket.fd)
+        self._socket.stop_watching()
         engine.forget()
         self._leave()
 
@@ -214,6 +214,8 @@ class WorkerLoop:
             case m.Leave(reason):
                 logger.info("worker.leaves: %s", reason)
                 self._is_wanted = False
+            case m.BrokerKeys(keys):
+                self._socket.know(keys)
             case m.Misunderstood(reason):
                 logger.error("worker.misunderstood: %s", reason)
             case None if isinstance(message, m.Beat) and epoch == self._session.epoch:
@@ -387,7 +389,7 @@ def _write_phase(status_fd: int, phase: LoadingPhase) -> None:
 def _serve(spec: WorkerSpec, runner: Runner, share: Share | None, readiness: Readiness | None) -> None:
     model = runner.model
     stop = StopSignal()
-    socket = BrokerSocket(spec.broker_address, "worker", wake_fd=stop.fd)
+    socket = BrokerSocket(spec.broker, "worker", wake_fd=stop.fd)
     worker = WorkerLoop(spec, runner, socket, stop, readiness)
     engine = engine_for(runner, worker.leases, worker, share)
     try:

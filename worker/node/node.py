@@ -11,13 +11,16 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from torchrelay.shared import clock, host
+from torchrelay.shared import clock, host, member_credentials
 from torchrelay.shared.containment import first_fault
+from torchrelay.shared.member_credentials import CredentialsError
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
@@ -50,15 +53,22 @@ class Node:
     """Offers a host to the broker, and has its workers started, watched and stopped."""
 
     def __init__(self, settings: NodeSettings, measure: Callable[[], m.NodeMeasured] | None = None) -> None:
-        """Make a node; `measure` reads the host's metrics in place of `host_metrics`, and may block."""
+        """Make a node; `measure` reads the host's metrics in place of `host_metrics`, and may block.
+
+        Raises CredentialsError.
+        """
         self._settings = settings
         variables = environment()
         self._devices = devices.offered(settings.devices, variables)
         devices.warn_of_unsure_order(variables)
         self._loop = asyncio.get_running_loop()
-        self._link = BrokerSocket(settings.broker_address, "node")
+        place = member_credentials.broker_place(settings.broker_address, settings.credentials_file)
+        self._link = BrokerSocket(place, "node")
+        self._link.call(
+            complain=self._complain, keep_keys=partial(self._keep_keys, place), on_connected=self._connected
+        )
         self._session = PeerSession(clock.monotonic())
-        self._workers = WorkerProcesses(settings, variables, self._send_or_keep)
+        self._workers = WorkerProcesses(settings, variables, self._send_or_keep, lambda: self._link.place)
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
         self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
@@ -82,12 +92,10 @@ class Node:
         """Serve until SIGTERM or SIGINT, or until the broker has no place for this node."""
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_signal)
-        self._loop.add_reader(self._link.fd, self._receive_all)
+        self._link.watch(self._loop, self._receive_all)
         if os.geteuid() == _ROOT:
             logger.warning("node.runs_as_root", extra={"consequence": _AS_ROOT})
-        logger.info(
-            "node.started", extra={"node": self._settings.name, "broker": self._settings.broker_address}
-        )
+        logger.info("node.started", extra={"node": self._settings.name, "broker": self._link.address})
         while not self._stopping.is_set():
             self._send_what_is_due()
             with contextlib.suppress(TimeoutError):
@@ -111,6 +119,8 @@ class Node:
             return
         logger.info("node.leaving", extra={"workers": len(self._workers.held()), "grace_s": grace_s})
         while self._workers.held() and (now := clock.monotonic()) < until and not self._is_hurried:
+            if self._link.is_refused:
+                return  # there is nobody to replace them
             self._send_what_is_due()
             if now >= say_at and self._session.state == "welcomed":
                 say_at = now + LEAVES_INTERVAL_S
@@ -132,9 +142,28 @@ class Node:
             await asyncio.sleep(CLOSING_POLL_S)
         await self._workers.close()
         # Last, since every step before sends messages.
-        self._loop.remove_reader(self._link.fd)
+        self._link.stop_watching()
         self._link.close(CLOSE_LINGER_S)
         self._succession.close()
+
+    def _complain(self, reason: str) -> None:
+        logger.error("node.not_let_in", extra={"broker": self._link.address, "reason": reason})
+        if self._link.is_refused and self._settings.ends_when_refused:
+            self._exit_code = member_credentials.REFUSED_STATUS
+            self._is_hurried = True
+            self._stopping.set()
+
+    def _keep_keys(self, place: BrokerPlace, broker_keys: tuple[str, ...]) -> None:
+        """Have a thread write which keys the broker has."""
+        if self._settings.credentials_file is not None:
+            path = Path(self._settings.credentials_file)
+            keep = partial(member_credentials.keep_broker_keys, path, place.secret_key, broker_keys)
+            self._loop.run_in_executor(None, keep)
+
+    def _connected(self) -> None:
+        """Say again what is in no beat; a broker that doesn't know this node gets it with the hello."""
+        if self._session.state == "welcomed":
+            self._workers.tell_keys()
 
     def _send_what_is_due(self) -> None:
         """Receive all messages; then send a hello or a beat, if one is due."""
@@ -144,9 +173,9 @@ class Node:
         due = self._session.due(now)
         if state == "greeting" and now >= self._warn_at:
             self._warn_at = now + WARN_INTERVAL_S
-            logger.warning("broker.awaited", extra={"broker": self._settings.broker_address})
+            logger.warning("broker.awaited", extra={"broker": self._link.address})
         if self._session.state == "away" != state:
-            logger.warning("broker.away", extra={"broker": self._settings.broker_address})
+            logger.warning("broker.away", extra={"broker": self._link.address})
         if due == "hello":
             if not self._send(self._hello(), epoch=0):
                 self._session.hello_unsent(now)
@@ -226,6 +255,8 @@ class Node:
                 self._workers.cache.missing(archive)
             case m.Welcome() as welcome:
                 self._welcomed(welcome)
+            case m.BrokerKeys(keys):
+                self._link.know(keys)
             case m.Leave(reason):
                 logger.error("node.unwanted", extra={"reason": reason})
                 self._exit_code = 1
@@ -244,13 +275,16 @@ class Node:
 
 
 def run(settings: NodeSettings) -> int:
-    """Run a node until it is told to stop; return its exit code."""
+    """Run a node until it is told to stop; return its exit code.
+
+    It is REFUSED_STATUS where the broker doesn't know this host's key and the settings say to end then.
+    """
 
     async def serve() -> int:
         try:
             node = Node(settings)
             await node.open()
-        except OSError as error:  # its folders, the launcher's process
+        except (OSError, CredentialsError) as error:  # its folders, the launcher's process
             logger.error("node.not_started", extra={"reason": str(error)})
             return 1
         return await node.run()

@@ -20,7 +20,10 @@ from torchrelay.shared.locks import SharedLock
 from torchrelay.shared.logs import logs
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.curve import KeyPair
 from torchrelay.shared.wire.fields import SAID_LIMIT_CHARS
+from torchrelay.shared.wire.redial_policy import BrokerPlace
+from torchrelay.shared.wire.sockets import new_key_pair
 from torchrelay.worker.common import worker_environment
 from torchrelay.worker.common.measuring import PrintedMetrics
 from torchrelay.worker.launcher.launcher_protocol import Exited, Forked, SequenceHeaders, WorkerSpec
@@ -66,6 +69,8 @@ class StartedWorker(msgspec.Struct, eq=False):
     progress_at: float = 0.0
     #: The folder of its model, which it has until its process has ended.
     model_dir: SharedDir | None = None
+    #: By which it comes to the broker, where that asks for keys; it never has its node's.
+    own: KeyPair | None = None
     #: Keeps the environment that it uses.
     lock: SharedLock | None = None
 
@@ -74,9 +79,15 @@ class WorkerProcesses:
     """All workers of a node, by id."""
 
     def __init__(
-        self, settings: NodeSettings, environment: Mapping[str, str], send: Callable[[m.Message], None]
+        self,
+        settings: NodeSettings,
+        environment: Mapping[str, str],
+        send: Callable[[m.Message], None],
+        broker: Callable[[], BrokerPlace],
     ) -> None:
+        """Have messages sent by `send`; `broker` tells where workers find theirs, with the node's own key."""
         self._settings = settings
+        self._broker = broker
         self._send = send
         self._variables = worker_environment.inherited(
             environment,
@@ -124,8 +135,21 @@ class WorkerProcesses:
             return  # the order was repeated
         worker = StartedWorker(order)
         self._workers[order.worker_id] = worker
+        if self._broker().secret_key:
+            worker.own = new_key_pair()
+            # Its archive takes longer to come, and its process to start, than this to arrive.
+            self._tell_key(worker)
         worker.startup = asyncio.create_task(self._start_up(worker))
         worker.startup.add_done_callback(partial(self._startup_ended, worker))
+
+    def tell_keys(self) -> None:
+        """Tell the broker the keys of all workers again: what was told before may have been lost."""
+        for worker in self._workers.values():
+            self._tell_key(worker)
+
+    def _tell_key(self, worker: StartedWorker) -> None:
+        if worker.own is not None:
+            self._send(m.WorkerKey(worker.start.worker_id, worker.own.public))
 
     def stop(self, worker_id: int, reason: str, *, kill: bool, is_unregistered: bool) -> None:
         """Stop a worker: at once, or by SIGTERM, and by SIGKILL if that takes too long."""
@@ -177,6 +201,7 @@ class WorkerProcesses:
                 device=worker.start.device,
                 pid=worker.process.pid if worker.process else 0,
                 claim=worker.start.claim,
+                public_key=worker.own.public if worker.own else "",
                 devices=worker.start.devices,
                 reserved_bytes=worker.start.reserved_bytes,
             )
@@ -250,7 +275,9 @@ class WorkerProcesses:
         spec = WorkerSpec(
             start=worker.start,
             node=self._settings.name,
-            broker_address=self._settings.broker_address,
+            broker=msgspec.structs.replace(
+                self._broker(), secret_key=worker.own.secret if worker.own else ""
+            ),
             model_dir=str(folder),
             threads=self._threads(),
             sequence_headers=self._sequence_headers,

@@ -8,6 +8,7 @@ import pytest
 
 from tests.worker.models import start_worker
 from torchrelay.shared.settings import environment
+from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.worker.launcher.launcher_protocol import (
     Exited,
     Fork,
@@ -57,7 +58,7 @@ WorkerForkServer(socket.socket(fileno=int(sys.argv[1]))).serve()
 
 
 def test_where_no_process_can_be_forked_the_launcher_says_so_and_goes_on() -> None:
-    spec = WorkerSpec(start_worker(), "n", "tcp://127.0.0.1:1", "/", 1)
+    spec = WorkerSpec(start_worker(), "n", BrokerPlace(("tcp://127.0.0.1:1",)), "/", 1)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(60)
     with ours:

@@ -18,6 +18,7 @@ from tests.worker.models import ECHO, start_worker, write_archive
 from tests.worker.nodes import Fleet, answers, copies, is_alive, launcher_of, load, order, submit
 from torchrelay.shared.settings import NodeSettings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.worker.common.broker_socket import BrokerSocket
 from torchrelay.worker.node import node as node_module
 from torchrelay.worker.node.node import Node, run
@@ -462,7 +463,7 @@ async def test_what_others_fill_the_disk_with_takes_the_place_of_unused_models(
 
 
 def test_a_link_that_was_closed_sends_nothing(fleet: Fleet) -> None:
-    link = BrokerSocket(fleet.broker.address, "node")
+    link = BrokerSocket(BrokerPlace((fleet.broker.address,)), "node")
     link.close(0)
     assert not link.send(m.NodeBeat(()), 1)
     assert link.receive() is None
