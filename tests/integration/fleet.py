@@ -44,6 +44,8 @@ class Fleet:
         #: What runs the command.
         self.prefix: list[str] = []
         self._seen: set[psutil.Process] = set()
+        #: Those that run all parts.
+        self._servers: list[subprocess.Popen[bytes]] = []
 
     # Processes
 
@@ -60,6 +62,8 @@ class Fleet:
                 start_new_session=True,
             )
         self.processes.append(process)
+        if arguments[0] == "serve":
+            self._servers.append(process)
         return process
 
     def serve(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -128,6 +132,8 @@ class Fleet:
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
+                if process not in self._servers:  # a part that is told twice waits for nobody
+                    process.send_signal(signal.SIGINT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(15)
         self.http.close()

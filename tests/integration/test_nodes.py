@@ -24,7 +24,7 @@ def test_replicas_spread_over_nodes_and_move_when_one_stops(tmp_path: Path) -> N
         assert parts.scale("echo", min_worker=4, synchronous=True).status_code == 200
         assert Counter(worker["node"] for worker in parts.ready("echo")) == {"one": 2, "two": 2}
         one.send_signal(signal.SIGTERM)
-        assert one.wait(10) == 0
+        assert one.wait(60) == 0
         eventually(lambda: Counter(worker["node"] for worker in parts.ready("echo")) == {"two": 4})
         assert parts.predict("echo").content == b"hello"
         eventually(lambda: {node["name"] for node in parts.status()["nodes"]} == {"two"})
