@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
 OF_SEVERAL_MODULES = {
     "tests/broker/core/test_bounds.py": "what one peer may have, and what a message may cost",
     "tests/broker/core/test_contained_faults.py": "events that raise in the core",
+    "tests/broker/core/test_protocols.py": "peers of the version before",
     "tests/broker/core/test_rare_orders.py": "orders of events that are rare",
     "tests/broker/core/test_standing_still.py": "a broker that was stopped for a while",
     "tests/broker/core/test_stateful_machine.py": "the core under any order of events",
