@@ -219,7 +219,7 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
             state.wall_ms(node.last_heard),
             tuple(sorted(node.labels)),
             _taken_bytes(state, node),
-            is_draining=node.name in state.members.draining,
+            is_draining=state.fleet.is_draining(node),
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
     )

@@ -108,17 +108,17 @@ def drain(
 ) -> None:
     """Give a node no new work, and wait until nothing is left on it.
 
-    Its workers are started on other nodes, and end when these are ready and their work is done.
+    Its workers are started on other nodes, and end when these are ready and their work is done. Where there
+    is no place for one, it ends all the same, and that is said.
     """
     from torchrelay.cli.remote import drain_watch, rendering
+    from torchrelay.shared.terminal import printable
 
     calls = _calls(management)
-    status = calls.change(name, "drain")
     if no_wait:
-        rendering.show(status, as_json, lambda said: said.status)
+        rendering.show(calls.change(name, "drain"), as_json, lambda said: said.status)
         return
-    typer.echo(f"{status.status}. Ctrl-C ends the waiting, not the draining.", err=True)
-    node = drain_watch.wait(calls, name, lambda line: typer.echo(line, err=as_json))
+    node = drain_watch.drain(calls, name, lambda line: typer.echo(printable(line), err=as_json))
     rendering.show(node, as_json, lambda done: drain_watch.summary(done))
 
 

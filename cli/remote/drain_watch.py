@@ -1,6 +1,6 @@
 """Follows a node that drains: what is left on it, and whether its workers have a place on other nodes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from threading import Event
 
 from torchrelay.cli.faults import Fault
@@ -14,30 +14,32 @@ ADVICE = (
 )
 
 
-def wait(
+def drain(
     calls: MemberCalls, name: str, say: Callable[[str], None], interval_s: float = POLL_INTERVAL_S
 ) -> MemberBody:
-    """Wait until nothing is left on a node, and say each change in a line.
+    """Have a node drain and wait until nothing is left on it; say each change in a line.
 
     Raises Fault where somebody has it work again.
     """
-    said: set[str] = set()
-    line = ""
+    # Before: what has no place elsewhere may have gone by the first look.
+    moving = held(name, calls.client.fleet())
+    status = calls.change(name, "drain")
+    say(f"{status.status}. Ctrl-C ends the waiting, not the draining.")
+    line, said = "", ""
     while True:
-        node = calls.member(name)
-        if is_done(node):
-            return node
+        node, fleet = calls.member(name), calls.client.fleet()
         if node.state == "here":
             raise Fault(f"{name} drains no longer: somebody has resumed it")
-        fleet = calls.client.fleet()
-        if (now_left := left(node, fleet)) != line:
+        moving |= held(name, fleet)
+        if not is_done(node) and (now_left := left(node, moving, fleet)) != line:
             line = now_left
             say(f"{name}: {line}")
-        problems = without_place(node, fleet)
-        for problem in problems:
-            if problem not in said:
-                say(f"{problem}\n  {ADVICE}")
-        said = set(problems)
+        if (problems := "\n".join(without_place(node, moving, fleet))) != said:
+            said = problems
+            if problems:
+                say(f"{problems}\n  {ADVICE}")
+        if is_done(node):
+            return node
         Event().wait(interval_s)
 
 
@@ -58,30 +60,31 @@ def is_done(node: MemberBody) -> bool:
     return node.workers == 0 or node.state in ("away", "revoked")
 
 
-def left(node: MemberBody, fleet: FleetBody) -> str:
-    """Say what is left on a node, and of each of its models how many workers are ready on other nodes."""
+def held(node: str, fleet: FleetBody) -> set[str]:
+    """Name the models that have workers on a node."""
+    return {model.label for model in fleet.models if any(worker.node == node for worker in model.workers)}
+
+
+def left(node: MemberBody, moving: Collection[str], fleet: FleetBody) -> str:
+    """Say what is left on a node, and of each model that moves how many workers are ready on other nodes."""
     counts = f"{_count(node.workers, 'worker')} and {_count(node.jobs_running, 'running request')} left"
     replaced = [
         f"{model.label} has {_ready_elsewhere(model, node.name)} of {model.workers_wanted} elsewhere"
-        for model in _held(node, fleet)
+        for model in fleet.models
+        if model.label in moving
     ]
     return "; ".join([counts, *replaced])
 
 
-def without_place(node: MemberBody, fleet: FleetBody) -> list[str]:
-    """Name the models whose workers can't be started elsewhere, with the broker's reason."""
+def without_place(node: MemberBody, moving: Collection[str], fleet: FleetBody) -> list[str]:
+    """Name the models of which too few workers are ready, or start, elsewhere, with the broker's reason."""
     return [
         f"{model.label} has no place elsewhere: {model.explanation}"
-        for model in _held(node, fleet)
-        if model.explanation and _ready_elsewhere(model, node.name) < model.workers_wanted
+        for model in fleet.models
+        if model.label in moving and model.explanation
+        if _ready_elsewhere(model, node.name) < model.workers_wanted
         if not any(worker.node != node.name and worker.state != "ready" for worker in model.workers)
     ]
-
-
-def _held(node: MemberBody, fleet: FleetBody) -> Iterator[FleetModelBody]:
-    for model in fleet.models:
-        if any(worker.node == node.name for worker in model.workers):
-            yield model
 
 
 def _ready_elsewhere(model: FleetModelBody, node: str) -> int:

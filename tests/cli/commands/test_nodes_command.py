@@ -154,6 +154,7 @@ def test_a_drain_ends_when_nothing_is_left() -> None:
     answers: dict[str, Answer] = {
         "POST /nodes/rack3/drain": (202, StatusBody(status='Node "rack3" drains')),
         "GET /nodes/rack3": (200, bodies.member(state="draining")),
+        "GET /fleet": (200, bodies.fleet()),
     }
     with serving(answers) as server:
         result = ask(server, "nodes", "drain", "rack3")

@@ -10,7 +10,7 @@ from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import drain_watch
 from torchrelay.cli.remote.client import RestClient
 from torchrelay.cli.remote.member_calls import MemberCalls
-from torchrelay.shared.api_bodies import FleetBody, MemberBody
+from torchrelay.shared.api_bodies import FleetBody, MemberBody, StatusBody
 
 
 class Script(dict[str, Any]):
@@ -23,12 +23,13 @@ class Script(dict[str, Any]):
 
 def follow(states: list[tuple[MemberBody, FleetBody]]) -> tuple[MemberBody, list[str]]:
     said: list[str] = []
-    script = Script(
-        {"GET /nodes/rack3": [node for node, _ in states], "GET /fleet": [seen for _, seen in states]}
-    )
+    nodes, fleets = [node for node, _ in states], [states[0][1], *(seen for _, seen in states)]
+    accepted = [StatusBody(status='Node "rack3" drains')]
+    script = Script({"GET /nodes/rack3": nodes, "GET /fleet": fleets, "POST /nodes/rack3/drain": accepted})
     with serving(script) as server:
         calls = MemberCalls(RestClient("management", server.url), "node")
-        node = drain_watch.wait(calls, "rack3", said.append, interval_s=0.0)
+        node = drain_watch.drain(calls, "rack3", said.append, interval_s=0.0)
+    assert said.pop(0).startswith('Node "rack3" drains. Ctrl-C')
     return node, said
 
 
@@ -63,6 +64,20 @@ def test_where_replacements_have_no_place_that_is_said_once_with_what_to_do() ->
     assert len(said) == 2
     assert said[1].startswith(f"m 1.0 has no place elsewhere: {why}\n")
     assert "torchrelay nodes invite" in said[1]
+
+
+def test_what_went_without_a_successor_is_said_in_the_end() -> None:
+    why = "wants 1, has 0, no node takes new workers: rack3 is drained or stops; add or resume one"
+    before, after = bodies.fleet(bodies.model(workers=(HERE,))), bodies.fleet(bodies.model(explanation=why))
+    said: list[str] = []
+    script = Script({
+        "GET /nodes/rack3": [draining(0)], "GET /fleet": [before, after],
+        "POST /nodes/rack3/drain": [StatusBody(status="")],
+    })  # fmt: skip
+    with serving(script) as server:
+        calls = MemberCalls(RestClient("management", server.url), "node")
+        drain_watch.drain(calls, "rack3", said.append, interval_s=0.0)
+    assert said[1].startswith(f"m 1.0 has no place elsewhere: {why}\n")
 
 
 def test_who_resumes_the_node_ends_the_waiting() -> None:
