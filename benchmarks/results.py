@@ -31,6 +31,8 @@ class RunPlan(Record, frozen=True, kw_only=True):
     job_queue_size: int = 1024
     #: torchrelay's.
     gateway_processes: int = 1
+    #: Further lines of config.properties.
+    properties: tuple[str, ...] = ()
 
 
 class StartUp(Record, frozen=True, kw_only=True):

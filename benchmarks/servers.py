@@ -213,6 +213,7 @@ def config_properties(ports: list[int], plan: RunPlan) -> str:
         "disable_system_metrics=true",
         "disable_token_authorization=true",
         "enable_model_api=true",
+        *plan.properties,
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 

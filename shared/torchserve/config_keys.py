@@ -85,6 +85,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     client_least_rate: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     client_stall_s: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     unsent_limit_bytes: Annotated[Number, Key(p.parse_number(0), "gateway")] = None
+    in_flight_limit_jobs: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     in_flight_limit_bytes: Annotated[Number, Key(p.parse_number(0), "gateway")] = None
     disable_system_metrics: Annotated[Flag, Key(p.is_true, effect="whether nodes measure their host")] = None
     metric_time_interval: Annotated[

@@ -125,6 +125,17 @@ def test_a_job_that_comes_back_was_accepted_and_is_not_judged_again() -> None:
     assert refusals(rig) == []
 
 
+def test_the_place_of_a_client_that_leaves_is_there_for_the_next_at_once() -> None:
+    rig, _ = busy_rig(service_s=3.0, job_queue_size=2)
+    rig.submit(1, 2, 3)
+    assert [item.job for item in refusals(rig)] == [3]
+    rig.feed(
+        rig.event(GATEWAY, m.Cancel((1,))),
+        rig.event(GATEWAY, m.Submit((m.SubmitItem(4, "m", None, False, b""),))),
+    )
+    assert refusals(rig) == [], "in the very turn in which it is heard"
+
+
 def test_a_full_queue_says_when_what_waits_will_be_done() -> None:
     rig, _ = busy_rig(service_s=3.0, job_queue_size=5)
     rig.submit(*range(6))
