@@ -100,6 +100,9 @@ def management_app(link: Link, config: GatewaySettings) -> App:
     app = bare_app(documents.management(config), link, config, "management")
     add_management(app, link, config)
     app.add_route("/v1/models/{target}", management.ReadinessResource(link, config))
+    ready = metadata.ModelReadyResource(link, config)
+    app.add_route("/v2/models/{model}/ready", ready)
+    app.add_route("/v2/models/{model}/versions/{version}/ready", ready)
     return app
 
 
@@ -121,6 +124,8 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     )
     add_members(app, link, config, "gateway")
     app.add_route("/broker/key/rotate", member_resources.BrokerKeyResource(link, config))
+    app.add_route("/readyz/{model}", management.ModelProbesResource(link, config))
+    app.add_route("/readyz/{model}/{version}", management.ModelProbesResource(link, config))
     if config.token_authorization:
         app.add_route("/token", management.TokenResource(link, config))
 

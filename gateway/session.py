@@ -34,7 +34,7 @@ SUBMIT_LIMIT_BYTES = 256 * 1024
 ASK_LIMIT = 512
 
 #: Not worth waiting for where there is no broker: they ask how it is now, and all clients the same.
-OF_THE_MOMENT = (m.ReadHealth, m.ReadMetrics, m.ReadFleet)
+OF_THE_MOMENT = (m.ReadHealth, m.ReadReadiness, m.ReadMetrics, m.ReadFleet)
 #: A second try could answer "taken" or "not found" to a first that did happen.
 _NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
 

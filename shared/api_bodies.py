@@ -221,6 +221,17 @@ class FleetModelBody(JsonBody, frozen=True, kw_only=True):
         return f"{self.model_name} {self.model_version}"
 
     @property
+    def status(self) -> str:
+        """What it is in one word, for people."""
+        if not self.workers_wanted:
+            return "off"
+        if self.is_ready:
+            return "ready"
+        if any(worker.state == "unready" for worker in self.workers):
+            return "not ready"
+        return "failing" if self.has_failed else "starting"
+
+    @property
     def is_ready(self) -> bool:
         """Whether every worker that is wanted is there."""
         return self.workers_ready >= self.workers_wanted
@@ -229,6 +240,14 @@ class FleetModelBody(JsonBody, frozen=True, kw_only=True):
     def has_failed(self) -> bool:
         """Whether the last thing that was heard of it is an error."""
         return not self.is_ready and bool(self.last_error)
+
+
+class NotLoadedBody(JsonBody, frozen=True, kw_only=True):
+    """A model of the start that could not be registered; its callers get 503."""
+
+    model_name: str
+    model_url: str
+    reason: str
 
 
 class FleetBody(JsonBody, frozen=True, kw_only=True):
@@ -245,6 +264,7 @@ class FleetBody(JsonBody, frozen=True, kw_only=True):
     server_id: str
     nodes: tuple[NodeBody, ...]
     models: tuple[FleetModelBody, ...]
+    not_loaded: tuple[NotLoadedBody, ...] = ()
 
 
 class MemberBody(JsonBody, frozen=True, kw_only=True):

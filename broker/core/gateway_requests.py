@@ -142,9 +142,9 @@ class GatewayRequests:
         if not self._management.loading:
             return False
         match request:
-            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.RenewKey() | m.ReadMembers():
+            case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ReadReadiness() | m.RenewKey():
                 return False
-            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
+            case m.ReadMembers() | m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
                 return False
             case m.ListModels() | m.DescribeModel(every=True):
                 return self._management.is_starting

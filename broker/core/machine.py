@@ -304,7 +304,8 @@ class BrokerCore:
                 self.requests.ask(gateway, message, now)
             case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers():
                 self.requests.ask(gateway, message, now)
-            case m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth():
+            case (m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth()
+                  | m.ReadReadiness()):  # fmt: skip
                 self.requests.ask(gateway, message, now)
             case m.Bye():
                 self.peers.drop_gateway(gateway, "it said goodbye")

@@ -76,7 +76,7 @@ class Questions:
             (peer, number), question = next(iter(self.waiting.items()))
             del self.waiting[peer, number]
             match question:
-                case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ListModels():
+                case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ReadReadiness() | m.ListModels():
                     left -= QUESTIONS_PER_TURN
                 case m.DescribeModel() | m.ReadMembers():
                     left -= 1
@@ -103,6 +103,8 @@ def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
             case m.ReadHealth(number):
                 reasons = health_reasons(state, now)
                 return m.HealthRead(number, not reasons, state.management.is_starting)
+            case m.ReadReadiness(number):
+                return m.ReadinessRead(number, readiness(state, now), state.management.is_starting)
             case m.ReadMembers(number, role):
                 here = state.fleet.nodes.values() if role == "node" else state.gateways.values()
                 return members_read(number, role, here, state.fleet, state.members, now)
@@ -227,7 +229,7 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
     versions = _all_facts(state, records, now)
     uptime_s = state.real_time(now) - state.real_time(state.started_at)
     return m.FleetRead(ask, state.epoch, uptime_s, len(state.gateways), nodes, versions,
-                       tuple(state.management.loading))  # fmt: skip
+                       tuple(state.management.loading), state.catalog.not_loaded)  # fmt: skip
 
 
 def _taken_bytes(state: BrokerState, node: FleetNode) -> tuple[int, ...]:
@@ -239,7 +241,8 @@ def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
     """Name the default versions that lack workers and won't get them by themselves, and a start that goes on.
 
     As TorchServe's /ping: workers that are starting, or have crashed for less than the model's recovery
-    window, count as healthy.
+    window, count as healthy. What it doesn't know counts by what is said: a worker whose handler isn't ready
+    is none, and a version that has no worker and nowhere to start one lacks it.
     """
     if state.management.is_starting:
         return ("models named at start are being registered",)
@@ -247,15 +250,35 @@ def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
         f"{record.model} {record.version}: {state.fleet.explain(record, now)}"
         for record in state.catalog
         if state.catalog.is_default(record)
-        and len(state.fleet.ready((record.model, record.version))) < record.min_workers
-        and _is_past_recovery(state, record, now)
+        and len(state.fleet.ready(record.key)) < record.min_workers
+        and (
+            _is_past_recovery(state, record, now)
+            or any(worker.state is WorkerState.UNREADY for worker in state.fleet.of_version(record.key))
+            or state.fleet.is_unplaced(record, now)
+        )
     )
 
 
 def _is_past_recovery(state: BrokerState, record: VersionRecord, now: float) -> bool:
-    condition = state.fleet.condition((record.model, record.version))
+    condition = state.fleet.condition(record.key)
     window_s = _or(record.config.restart_window_s, state.settings.restart_window_s)
     return condition.failures > 0 and now - condition.first_failure_at >= window_s
+
+
+def readiness(state: BrokerState, now: float) -> tuple[m.VersionReadiness, ...]:
+    """Tell of each version, and of each model of the start that isn't registered, if it can answer now."""
+    versions = []
+    for record in state.catalog:
+        is_ready = bool(state.fleet.ready(record.key))
+        why_not = "" if is_ready else state.fleet.explain(record, now) or "it has been scaled to 0 workers"
+        is_wanted = record.min_workers > 0
+        is_default = state.catalog.is_default(record)
+        versions.append(m.VersionReadiness(*record.key, is_default, is_ready, is_wanted, why_not))
+    known = {record.model for record in state.catalog}
+    for one in state.catalog.not_loaded:
+        why_not = f"it could not be loaded at start: {one.reason}"
+        versions.append(m.VersionReadiness(one.model, "", one.model not in known, False, True, why_not))
+    return tuple(versions)
 
 
 def metric_families(state: BrokerState, now: float) -> list[m.MetricFamily]:

@@ -121,6 +121,12 @@ class Fleet:
         """Tell whether a worker of a version is still on its way to have what the archive requires."""
         return any(w.state is WorkerState.STARTING and not w.is_loading for w in self.of_version(key))
 
+    def is_unplaced(self, record: VersionRecord, now: float) -> bool:
+        """Tell whether a version lacks every worker, and there was nowhere to start one."""
+        key = record.key
+        is_due = self.condition(key).next_start_at <= now and not self.has_given_up(key)
+        return is_due and not (record.min_workers == 0 or self.live(key) or self.is_settling(now))
+
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
         return bool(self.awaited) and now < self._settle_until

@@ -199,16 +199,19 @@ class Leases(JobsPart):
     def overdue(self, worker: FleetWorker, timeout_s: float, now: float) -> list[Lease]:
         """Return the leases of a worker of which nothing has been heard for too long.
 
-        An asynchronous handler may take any time over a job, as in TorchServe, while its worker beats.
+        An asynchronous handler may take any time over a job, as in TorchServe, while its worker beats; but
+        once nobody waits for the job, which cancels it, it has to end in that time.
         """
         record = self.catalog.get(worker.key)
-        is_async = record is not None and record.config.async_communication
-        return [
-            lease
-            for lease in worker.leases
-            if lease.began_at is not None
-            and now - (max(lease.heard_at, worker.last_heard) if is_async else lease.heard_at) > timeout_s
-        ]
+        if record is None or not record.config.async_communication:
+            return [
+                lease
+                for lease in worker.leases
+                if lease.began_at is not None and now - lease.heard_at > timeout_s
+            ]
+        if now - worker.last_heard > timeout_s:
+            return [lease for lease in worker.leases if now - lease.heard_at > timeout_s]
+        return [lease for lease in worker.leases if lease.abandoned_s(now) > timeout_s]
 
     def give_up(self, worker: FleetWorker, leases: Sequence[Lease], reason: str, now: float) -> None:
         """Answer the batches that ran into their deadline; they aren't tried again, their time is over."""

@@ -87,6 +87,16 @@ class Lease:
     heard_at: float = 0.0
     #: Messages with parts of its answers that have come.
     streamed: int = 0
+    #: When it was first seen that nobody waits for any of its jobs.
+    abandoned_at: float | None = None
+
+    def abandoned_s(self, now: float) -> float:
+        """Return for how long it has been seen that nobody waits for its jobs; 0 while somebody does."""
+        if any(job.state is JobState.RUNNING for job in self.jobs):
+            return 0.0
+        if self.abandoned_at is None:
+            self.abandoned_at = now
+        return now - self.abandoned_at
 
     def has_crossed(self, by: float) -> bool:
         """Tell whether its message must have reached its worker; a large one takes its time."""

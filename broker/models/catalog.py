@@ -25,6 +25,8 @@ class Catalog:
         self._versions: dict[Key, VersionRecord] = {v.key: v for v in snapshot.versions}
         #: Has exactly the models of `_versions`.
         self._defaults = dict(snapshot.defaults)
+        #: Models of the start that could not be registered, by the name that their callers know.
+        self._not_loaded: dict[str, messages.NotLoaded] = {}
 
     def __iter__(self) -> Iterator[VersionRecord]:
         return iter(self._versions.values())
@@ -36,12 +38,17 @@ class Catalog:
     def resolve(self, model: str, version: str | None) -> VersionRecord:
         """Return the version that a request means; None means the default.
 
-        Raises ModelNotFound or ModelVersionNotFound.
+        Raises ModelNotFound or ModelVersionNotFound, or ServiceUnavailable where the start should have
+        brought it.
         """
         default = self._defaults.get(model)
+        record = self._versions.get((model, (default or "") if version is None else version))
+        if record is None and (missing := self._not_loaded.get(model)):
+            raise errors.ServiceUnavailable(
+                f"Model {quoted(model)} could not be loaded at start.", f"{missing.url}: {missing.reason}"
+            )
         if default is None:
             raise errors.ModelNotFound(f"Model not found: {quoted(model)}")
-        record = self._versions.get((model, default if version is None else version))
         if record is None:
             raise errors.ModelVersionNotFound(
                 f"Model version: {quoted(version)} does not exist for model: {model}"
@@ -60,6 +67,19 @@ class Catalog:
         self.resolve(model, None)
         found = [record for record in self._versions.values() if record.model == model]
         return sorted(found, key=lambda record: (_java_bucket(record.version), record.version))
+
+    @property
+    def not_loaded(self) -> tuple[messages.NotLoaded, ...]:
+        """The models of the start that could not be registered, and have not been since."""
+        return tuple(self._not_loaded.values())
+
+    def could_not_load(self, missing: messages.NotLoaded) -> None:
+        """Take note that a model of the start can't be registered: it is missing, not unknown."""
+        self._not_loaded[missing.model] = missing
+
+    def forget_not_loaded(self, model: str) -> None:
+        """Let a model be unknown again that could not be loaded: nobody expects it any more."""
+        self._not_loaded.pop(model, None)
 
     def is_default(self, record: VersionRecord) -> bool:
         """Tell whether the version answers when none is named."""
@@ -107,6 +127,7 @@ class Catalog:
         match change:
             case records.PutVersion(record):
                 self._versions[record.key] = record
+                self._not_loaded.pop(record.model, None)
                 self._defaults.setdefault(record.model, record.version)
             case records.RemoveVersion(model, version):
                 self._versions.pop((model, version), None)

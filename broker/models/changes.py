@@ -160,6 +160,7 @@ class Management(RunningChanges):
     def after_reconciling(self, now: float) -> None:
         """Tell callers what has come about, now that targets and workers were compared."""
         self.patience_s.clear()
+        registering.load_again(self, now)
         version_changes.check_waiting(self, now)
         if not self._has_started and not self.loading:
             self._has_started = True

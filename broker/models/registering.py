@@ -5,16 +5,22 @@ At start nobody asks: then the first version of a name is its default, whichever
 
 import logging
 from dataclasses import replace
+from math import inf
 
 from torchrelay.broker.core.effects import Prepare, Report
 from torchrelay.broker.models import running_changes
-from torchrelay.broker.models.origins import parse, without_query
+from torchrelay.broker.models.origins import file_of, parse, without_query
 from torchrelay.broker.models.precedence import settle, starts_workers
 from torchrelay.broker.models.records import Prepared, PutVersion, SetDefaultVersion, VersionRecord
 from torchrelay.broker.models.running_changes import Caller, Preparing, Registering, RunningChanges
 from torchrelay.broker.models.version_changes import PLACEMENT_PATIENCE_S, WAIT_SLACK_S, check_target
 from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
+
+#: How often a model of the start is tried again that could not be fetched or stored.
+LOAD_AGAIN_S = 30.0
+#: What such a failure is; archives that are not there, or can't be served, stay so.
+TRANSIENT = (errors.DownloadFailed, errors.StoreFailed)
 
 
 def begin(running: RunningChanges, step: Preparing) -> None:
@@ -50,7 +56,7 @@ def _take_prepared(running: RunningChanges, begun: Preparing, outcome: Prepared 
     except errors.RelayError as error:
         if isinstance(outcome, Prepared):
             running.let_go[outcome.archive, begun.ask.url] = None
-        _refuse(running, begun, error)
+        _refuse(running, begun, error, outcome if isinstance(outcome, Prepared) else None)
     running.drop_unused_archives()
 
 
@@ -77,7 +83,7 @@ def stored(running: RunningChanges, step: Registering, error: errors.RelayError 
     if error:
         running.let_go[record.archive, record.url] = None
         running.drop_unused_archives()
-        _refuse(running, begun, error)
+        _refuse(running, begun, error, step.prepared)
         return
     running.catalog.apply(PutVersion(record))
     running.fleet.forgive(record.key)
@@ -135,17 +141,47 @@ def _answer(
     )
 
 
-def _refuse(running: RunningChanges, begun: Preparing, error: errors.RelayError) -> None:
+def _refuse(
+    running: RunningChanges, begun: Preparing, error: errors.RelayError, prepared: Prepared | None
+) -> None:
     if begun.caller is not None:
         running.refuse(begun.caller, error)
         return
     # The reason repeats the url, too.
     url, shown = begun.ask.url, without_query(begun.ask.url)
     reason = str(error).replace(url, shown) if url else str(error)
-    running.emit(Report(logging.ERROR, "model.not_loaded", {"url": shown, "reason": reason}))
+    facts: dict[str, object] = {"url": shown, "reason": reason}
+    is_transient = isinstance(error, TRANSIENT)
+    if is_transient:
+        facts["retry_in_s"] = LOAD_AGAIN_S
+    running.emit(Report(logging.WARNING if is_transient else logging.ERROR, "model.not_loaded", facts))
+    name = begun.ask.model_name or (prepared and (prepared.model_name or prepared.file_name)) or name_of(url)
+    running.catalog.could_not_load(m.NotLoaded(name, shown, reason))
+    if is_transient:
+        running.load_again.append(begun)
     _end_loading(running, begun)
 
 
+def name_of(url: str) -> str:
+    """Return the name by which callers know an archive that can't be read: its file's, as a rule."""
+    name = file_of(url)
+    return name.removesuffix(".mar").removesuffix(".model")
+
+
+def load_again(running: RunningChanges, now: float) -> None:
+    """Try again, at a bounded pace, what could not be loaded at start for a reason that may pass."""
+    if not running.load_again or now < running.load_again_at:
+        return
+    missing = {one.url for one in running.catalog.not_loaded}
+    if running.load_again_at > -inf:
+        due, running.load_again = running.load_again, []
+        for begun in due:
+            if without_query(begun.ask.url) in missing:  # else somebody has registered or given up the model
+                begin(running, replace(begun, outcome=None))
+    running.load_again_at = now + LOAD_AGAIN_S
+
+
 def _end_loading(running: RunningChanges, begun: Preparing) -> None:
-    running.loading.remove(begun.ask.url)
+    if begun.ask.url in running.loading:  # not where it is tried again
+        running.loading.remove(begun.ask.url)
     running.fleet.must_reconcile = True

@@ -191,6 +191,9 @@ class RunningChanges:
     steps: dict[int, Step] = field(default_factory=dict)
     #: Urls of the registrations of the start that have not come to an end.
     loading: list[str] = field(default_factory=list)
+    #: Registrations of the start that failed for a reason that may pass, and when to try them again.
+    load_again: list[Preparing] = field(default_factory=list)
+    load_again_at: float = -inf
     #: How long workers that this turn retires may finish, by version; negative is for ever.
     patience_s: dict[Key, float] = field(default_factory=dict)
     #: (archive, url) of what versions used, or might have used, until it is known whether any does.

@@ -99,6 +99,7 @@ def _check_known(running: RunningChanges, ask: m.SetDefault) -> None:
 
 def remove(running: RunningChanges, caller: Caller, ask: m.UnregisterModel) -> None:
     """Have a version removed. Raises ModelNotFound, ModelVersionNotFound or InvalidModelVersion."""
+    running.catalog.forget_not_loaded(ask.model)
     record = running.catalog.resolve(ask.model, ask.version)
     if running.catalog.is_default(record) and len(running.catalog.versions_of(record.model)) > 1:
         raise errors.InvalidModelVersion(f"Cannot remove default version for model {record.model}")

@@ -95,6 +95,8 @@ def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:
     gateways = f"{seen.gateways} gateway{'' if seen.gateways == 1 else 's'}"
     head = f"{url}: up {duration(seen.uptime_s)}, {gateways}, {nodes}"
     models = [_models(seen.models), *_problems(seen.models)] if seen.models else [_text(NO_MODEL)]
+    models += [_text(f"{url}: being registered", "yellow") for url in seen.loading]
+    models += [_text(f"{one.model_name}: not loaded: {one.reason}", "red") for one in seen.not_loaded]
     hosts = node_table(seen.nodes) if seen.nodes else _text("No node has joined: no worker can start.")
     return Group(_text(head), _text(""), *models, _text(""), hosts)
 
@@ -184,7 +186,7 @@ def _models(models: Sequence[api_bodies.FleetModelBody]) -> Table:
             f"{model.workers_ready}/{model.workers_wanted}",
             f"{model.queue_depth}/{model.queue_limit}",
             f"{model.oldest_wait_ms:.0f} ms",
-            _text("failing" if model.has_failed else "ready" if model.is_ready else "starting", style),
+            _text(model.status, style),
         )
     return table
 

@@ -178,10 +178,9 @@ class ReadinessResource(UndescribedResource):
     """`/v1/models/{model}`: KServe's question whether a model is ready."""
 
     async def on_get(self, _req: GatewayRequest, resp: Response, target: str) -> None:
-        """Tell whether a worker can take a batch; one that is still loading can't."""
+        """Tell at once whether a worker can take a batch; one that is still loading can't."""
         model = target.partition(":")[0]
-        described = await self._link.ask(m.DescribeModel(0, model, None), m.ModelDescribed)
-        ready = any(worker.state == "ready" for facts in described.versions for worker in facts.workers)
+        ready = not await self._link.why_no_answers(model)
         responses.answer(resp, api_bodies.ReadinessBody(name=model, ready=ready))
 
 
@@ -248,6 +247,20 @@ class ProbesResource(ManagementResource):
         """Tell whether requests can be taken on to the broker, and whether that knows its models."""
         req.scope["is_uncounted"] = True
         if reason := await self._link.why_not_ready():
+            responses.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
+        else:
+            responses.answer(resp, api_bodies.ProbeBody(status="ready"))
+
+
+class ModelProbesResource(UndescribedResource):
+    """`/readyz/{model}[/{version}]`: whether a version can answer requests now."""
+
+    async def on_get(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Tell whether a worker of it is ready, and if not, why."""
+        req.scope["is_uncounted"] = True
+        if reason := await self._link.why_no_answers(model, version):
             responses.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
         else:
             responses.answer(resp, api_bodies.ProbeBody(status="ready"))

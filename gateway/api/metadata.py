@@ -38,12 +38,27 @@ class HealthResource(Resource):
         responses.answer(resp, api_bodies.ProtocolLiveBody(live=True))
 
     async def on_request_ready(self, _req: GatewayRequest, resp: Response) -> None:
-        """Tell whether requests can be taken on to the broker, and whether that knows its models."""
-        is_ready = not await self._link.why_not_ready()
+        """Tell whether every model that should answer requests can, as the protocol has it."""
+        is_ready = not await self._link.why_not_all_answer()
         responses.answer(resp, api_bodies.ProtocolReadyBody(ready=is_ready), 200 if is_ready else 503)
 
     on_options_live = on_request_live
     on_options_ready = on_request_ready
+
+
+class ModelReadyResource(Resource):
+    """`/v2/models/{model}/ready`, on the management port: on the other one TorchServe has nothing there."""
+
+    opened_by = "management"
+
+    async def on_get(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Tell whether a worker of the model is ready, by the status too."""
+        req.scope["is_uncounted"] = True
+        is_ready = not await self._link.why_no_answers(model, version)
+        body = api_bodies.ReadinessBody(name=model, ready=is_ready)
+        responses.answer(resp, body, 200 if is_ready else 503)
 
 
 class ModelVersionsResource:

@@ -115,6 +115,10 @@ def fleet(read: m.FleetRead, server_id: str = "") -> api_bodies.FleetBody:
         server_id=server_id,
         nodes=tuple(map(_node, read.nodes)),
         models=tuple(map(_fleet_model, read.versions)),
+        not_loaded=tuple(
+            api_bodies.NotLoadedBody(model_name=one.model, model_url=one.url, reason=one.reason)
+            for one in read.not_loaded
+        ),
     )
 
 

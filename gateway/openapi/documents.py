@@ -28,6 +28,7 @@ def inference(config: GatewaySettings) -> Document:
 def management(config: GatewaySettings) -> Document:
     """Describe the management port."""
     found = operations.DESCRIPTION + _management(config) + operations.readiness("management")
+    found += operations.PROTOCOL_PROBES
     return _document(found, config)
 
 
@@ -65,7 +66,7 @@ def _inference(config: GatewaySettings) -> Operations:
 
 
 def _management(config: GatewaySettings) -> Operations:
-    found = operations.MODELS + operations.MODEL + operations.FLEET
+    found = operations.MODELS + operations.MODEL + operations.FLEET + operations.MODEL_PROBES
     found += operations.members("node") + operations.DRAINING + operations.members("gateway")
     found += operations.BROKER_KEY
     return found + operations.TOKEN if config.token_authorization else found

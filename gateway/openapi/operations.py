@@ -127,14 +127,16 @@ PREDICTIONS: Operations = (
 
 _LIVES = "Tell that this process lives."
 _IS_READY = "Tell whether this process can take requests on to the broker."
+_ALL_READY = "Tell whether every model that should answer requests can."
+_ONE_READY = "Tell whether {} can answer requests now."
 OPEN_INFERENCE_PROTOCOL: Operations = (
     Operation("get", "/v2", "serverMetadata", "Tell what serves here.",
               {200: Success("The name and version of the server.", ref("ProtocolServer"))}, key="inference"),
     Operation("get", "/v2/health/live", "serverLive", _LIVES,
               {200: Success("The process lives.", ref("ProtocolLive"))}, key="inference"),
-    Operation("get", "/v2/health/ready", "serverReady", _IS_READY,
-              {200: Success("The process is ready.", ref("ProtocolReady")),
-               503: Success("There is no broker to ask.", ref("ProtocolReady"))},
+    Operation("get", "/v2/health/ready", "serverReady", _ALL_READY,
+              {200: Success("Every model is ready.", ref("ProtocolReady")),
+               503: Success("A model isn't, or there is no broker to ask.", ref("ProtocolReady"))},
               key="inference"),
     Operation("get", "/v2/models/{model_name}/versions/{model_version}", "modelVersion",
               "Refuse: models have no versions in this protocol.",
@@ -272,6 +274,29 @@ BROKER_KEY: Operations = (
               {200: Success("The key that the broker has from its next start on.", ref("BrokerKey"))},
               key="management", failures=(408, 500, 503)),
 )  # fmt: skip
+
+
+def _model_probe(path: str, operation: str, of: str, body: str) -> Operation:
+    return Operation("get", path, operation, _ONE_READY.format(of),
+                     {200: Success("A worker is ready.", ref(body)),
+                      503: Success("None is, or there is no broker to ask.", ref(body))},
+                     key="management", failures=(404,))  # fmt: skip
+
+
+MODEL_PROBES: Operations = (
+    _model_probe("/readyz/{model_name}", "modelReadyz", "the default version", "Probe"),
+    _model_probe("/readyz/{model_name}/{model_version}", "versionReadyz", "a version", "Probe"),
+)
+#: On a port of their own alone: where there is inference, TorchServe has nothing there.
+PROTOCOL_PROBES: Operations = (
+    _model_probe("/v2/models/{model_name}/ready", "protocolModelReady", "the default version", "Readiness"),
+    _model_probe(
+        "/v2/models/{model_name}/versions/{model_version}/ready",
+        "protocolVersionReady",
+        "a version",
+        "Readiness",
+    ),
+)
 
 TOKEN: Operations = (
     Operation("get", "/token", "renewKey", "Make a new key, which is written to the key file of the server.",

@@ -233,6 +233,25 @@ class VersionFacts(Item, frozen=True):
     labels: f.Labels = ()
 
 
+class VersionReadiness(Item, frozen=True):
+    """Whether a version can answer requests now; `is_wanted` is false where it shall have no workers."""
+
+    model: f.Prose
+    version: f.Prose
+    is_default: bool
+    is_ready: bool
+    is_wanted: bool = True
+    why_not: f.Prose = ""
+
+
+class NotLoaded(Item, frozen=True):
+    """A model of the start that could not be registered; callers know it by `model`."""
+
+    model: f.Prose
+    url: f.Prose
+    reason: f.Prose
+
+
 class NodeFacts(Item, frozen=True):
     """A node as `status` shows it."""
 

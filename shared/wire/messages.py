@@ -11,6 +11,7 @@ from typing import Literal
 from torchrelay.shared.wire import fields as f
 from torchrelay.shared.wire.items import *  # the parts of messages are found here, too: `m.Device`
 from torchrelay.shared.wire.membership import *  # and so are those about members
+from torchrelay.shared.wire.model_questions import *  # and questions about models and the fleet
 
 #: Raised with a release that appends to the wire.
 PROTOCOL_VERSION = 4
@@ -141,41 +142,6 @@ class RenewKey(Message, frozen=True):
     ask: f.Number
     api: Literal["inference", "management"]
     proof: f.Name = ""
-
-
-class DescribeModel(Message, frozen=True):
-    """Describe the default version, one version, or with `every` all of them."""
-
-    ask: f.Number
-    model: f.Said
-    version: f.Said | None
-    every: bool = False
-
-
-class ListModels(Message, frozen=True):
-    """List models by name, from `offset` on."""
-
-    ask: f.Number
-    limit: f.Number
-    offset: f.Number
-
-
-class ReadFleet(Message, frozen=True):
-    """Ask for all that `status` shows."""
-
-    ask: f.Number
-
-
-class ReadMetrics(Message, frozen=True):
-    """The broker's figures, which are the whole fleet's."""
-
-    ask: f.Number
-
-
-class ReadHealth(Message, frozen=True):
-    """Whether every default version has the workers it wants, or may still get them."""
-
-    ask: f.Number
 
 
 class HelloNode(Message, frozen=True):
@@ -470,6 +436,8 @@ class FleetRead(Message, frozen=True):
     versions: tuple[VersionFacts, ...]
     #: Urls of the models of the start that are neither registered nor refused yet.
     loading: tuple[f.Prose, ...] = ()
+    #: And those that could not be registered.
+    not_loaded: tuple[NotLoaded, ...] = ()
 
 
 class MetricsRead(Message, frozen=True):
@@ -487,6 +455,17 @@ class HealthRead(Message, frozen=True):
 
     ask: f.Number
     healthy: bool
+    is_starting: bool = False
+
+
+class ReadinessRead(Message, frozen=True):
+    """Every version, and whether it can answer requests now; `is_starting` as in HealthRead.
+
+    A model of the start that could not be registered is one of them, without a version.
+    """
+
+    ask: f.Number
+    versions: tuple[VersionReadiness, ...]
     is_starting: bool = False
 
 
@@ -574,7 +553,7 @@ class AnswerAgain(Message, frozen=True):
     leases: f.Numbers
 
 
-Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadMembers
+Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadReadiness | ReadMembers
 ModelChange = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
 MemberChange = Invite | EndInvitation | ChangeMember | RotateBrokerKey
 Change = ModelChange | RenewKey | MemberChange
@@ -583,7 +562,10 @@ Made = (
     ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
     | Invited | InvitationEnded | MemberChanged | BrokerKeyRotated
 )  # fmt: skip
-Reply = AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead | MembersRead
+Reply = (
+    AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead | ReadinessRead
+    | MembersRead
+)  # fmt: skip
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Missed | Ask | Bye
 FromNode = (

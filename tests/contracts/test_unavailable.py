@@ -22,6 +22,8 @@ A_SECOND = {
     ("shared/archives/reader.py", "The server stops."),
     ("gateway/link.py", "The keys are not known."),
     ("gateway/session.py", "The keys are not known."),
+    # What could not be fetched may be there at the next try, within 30 s.
+    ("broker/models/catalog.py", "Model {quoted(model)} could not be loaded at start."),
     # A broker that is away.
     ("gateway/session.py", "The broker can't be reached."),
     ("gateway/session.py", "The broker's answer was lost."),

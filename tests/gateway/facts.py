@@ -59,6 +59,14 @@ def healthy(ask: messages.ReadHealth) -> messages.HealthRead:
     return messages.HealthRead(ask.ask, True)
 
 
+def readiness(*, is_starting: bool = False, **why_not: str) -> Any:
+    """Say of models, by their names, why they can't answer; empty where they can."""
+    versions = tuple(
+        messages.VersionReadiness(model, "1.0", True, not why, True, why) for model, why in why_not.items()
+    )
+    return lambda ask: messages.ReadinessRead(ask.ask, versions, is_starting)
+
+
 def described(*versions: messages.VersionFacts) -> Any:
     return lambda ask: messages.ModelDescribed(ask.ask, versions)
 

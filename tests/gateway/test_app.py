@@ -1,6 +1,6 @@
 """Listeners with equal addresses share one app."""
 
-from tests.gateway.facts import WORKER, described, facts
+from tests.gateway.facts import WORKER, described, facts, readiness
 from tests.gateway.fakes import Gateway
 from torchrelay.shared.settings import GatewaySettings
 
@@ -11,7 +11,8 @@ def test_equal_addresses_share_one_listener_for_all() -> None:
     assert gateway.ask(8080, "GET", "/models/echo/1.0").status_code == 200
     assert gateway.ask(8080, "POST", "/predictions/echo", body=b"x").content == b"x"
     assert gateway.ask(8080, "POST", "/models/echo/invoke", body=b"x").content == b"x"
-    assert gateway.ask(8080, "GET", "/v1/models/echo").json == {"name": "echo", "ready": True}
+    asked = Gateway(readiness(echo=""), config=config)
+    assert asked.ask(8080, "GET", "/v1/models/echo").json == {"name": "echo", "ready": True}
     assert gateway.ask(8080, "POST", "/v1/models/echo:predict", body=b"x").content == b"x"
     paths = gateway.ask(8080, "OPTIONS", "/").json["paths"]
     assert {"/models", "/predictions/{model_name}"} <= set(paths)

@@ -32,7 +32,7 @@ SHARED = GatewaySettings(
 #: What anybody may call, by TorchServe's rules; probes are ours, and those who probe have no keys.
 OPEN = {"/", "/api-description", "/livez", "/readyz", "/metrics", "/metrics/x"}
 #: What the management key opens on a port that all APIs share.
-MANAGING = ("/models", "/workflows", "/fleet", "/nodes", "/gateways", "/broker")
+MANAGING = ("/models", "/workflows", "/fleet", "/nodes", "/gateways", "/broker", "/readyz/")
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 
 FAILED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"

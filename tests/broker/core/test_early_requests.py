@@ -10,6 +10,7 @@ from torchrelay.broker.core.early_requests import default_versions_first
 from torchrelay.broker.core.effects import Prepare
 from torchrelay.broker.core.events import ArchivePrepared, Event, Started, Stored
 from torchrelay.broker.models.records import Prepared
+from torchrelay.broker.models.registering import LOAD_AGAIN_S
 from torchrelay.shared import errors
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
@@ -277,6 +278,8 @@ def test_the_fleet_and_its_health_are_told_while_models_of_the_start_are_being_r
     assert health().is_starting
     assert not health().healthy
     rig.release()
+    assert health() == m.HealthRead(5, False), "there is no node for their workers"
+    rig.join_node()
     assert health() == m.HealthRead(5, True)
 
 
@@ -296,17 +299,91 @@ def test_a_request_goes_on_as_soon_as_its_own_model_is_registered() -> None:
     assert (GATEWAY, 2) in rig.core.early.waiting
 
 
-def test_a_model_of_the_start_that_can_not_be_registered_is_not_found_then_and_the_log_says_why() -> None:
-    rig = starting_rig(LoadAtStart("nosuch.mar", "m"))
+@pytest.mark.parametrize("name", ["m", None])
+def test_a_model_of_the_start_that_can_not_be_registered_is_missing_and_not_unknown(name: str | None) -> None:
+    url = "nosuch.mar" if name else "https://x/m.mar?key=secret"
+    rig = starting_rig(LoadAtStart(url, name))
     rig.submit(1)
     rig.say(GATEWAY, m.DescribeModel(2, "m", None))
     assert not rig.take(GATEWAY, m.Refused)
     rig.release()
     (item,) = rig.only(GATEWAY, m.Refused).items
-    assert (item.error, item.message) == ("ModelNotFound", "Model not found: m")
-    assert rig.only(GATEWAY, m.AskRefused).error == "ModelNotFound"
+    assert (item.error, item.message) == ("ServiceUnavailable", "Model m could not be loaded at start.")
+    assert "Model not found at: " in item.details
+    assert "secret" not in item.details
+    assert rig.only(GATEWAY, m.AskRefused).error == "ServiceUnavailable"
     (report,) = [report for report in rig.reports if report.level == logging.ERROR]
-    assert (report.event, report.facts["url"]) == ("model.not_loaded", "nosuch.mar")
+    assert (report.event, report.facts["url"]) == ("model.not_loaded", url.partition("?")[0])
+    rig.say(GATEWAY, m.ReadFleet(3))
+    assert [one.model for one in rig.only(GATEWAY, m.FleetRead).not_loaded] == ["m"]
+    rig.say(GATEWAY, m.ReadReadiness(4))
+    read = rig.only(GATEWAY, m.ReadinessRead)
+    assert [(one.model, one.is_ready) for one in read.versions] == [("m", False)]
+    assert not read.is_starting
+    rig.submit(5, model="other")
+    assert rig.only(GATEWAY, m.Refused).items[0].error == "ModelNotFound"
+
+
+def missing_rig() -> Rig:
+    rig = Rig()
+    rig.join_gateway()
+    rig.archives["m.mar"] = errors.DownloadFailed("Failed to download archive", "no answer")
+    rig.load_at_start(LoadAtStart("m.mar"))
+    rig.feed()
+    return rig
+
+
+def submitted(rig: Rig) -> str:
+    """Submit a job; return the error that it is refused with, "" if it is let in."""
+    rig.submit(7)
+    refused = rig.take(GATEWAY, m.Refused)
+    rig.say(GATEWAY, m.Cancel((7,)))
+    return refused[0].items[0].error if refused else ""
+
+
+def test_what_could_not_be_fetched_at_start_is_tried_again_until_it_is_there() -> None:
+    rig = missing_rig()
+    for _ in range(3):
+        assert submitted(rig) == "ServiceUnavailable"
+        rig.pass_time(LOAD_AGAIN_S + 1)
+    failures = [report for report in rig.reports if report.event == "model.not_loaded"]
+    assert 3 <= len(failures) <= 4
+    assert all(report.facts["retry_in_s"] == LOAD_AGAIN_S for report in failures)
+    assert not rig.core.management.is_starting
+    rig.archive("m.mar")
+    rig.pass_time(LOAD_AGAIN_S + 1)
+    assert submitted(rig) == ""
+    assert rig.core.catalog.not_loaded == ()
+    assert rig.core.catalog.resolve("m", None).loaded_at_startup
+
+
+def test_what_is_not_in_the_store_at_start_is_not_looked_for_again() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.load_at_start(LoadAtStart("m.mar"))
+    rig.feed()
+    rig.archive("m.mar")
+    rig.pass_time(3 * LOAD_AGAIN_S)
+    assert submitted(rig) == "ServiceUnavailable"
+
+
+def test_who_registers_the_model_ends_its_being_missing() -> None:
+    rig = missing_rig()
+    rig.register(initial_workers=0)
+    assert rig.core.catalog.not_loaded == ()
+    rig.archive("m.mar", version="2.0")
+    rig.pass_time(2 * LOAD_AGAIN_S)
+    assert [record.version for record in rig.core.catalog] == ["1.0"], "the start came in between"
+
+
+def test_who_unregisters_a_missing_model_makes_it_unknown() -> None:
+    rig = missing_rig()
+    rig.say(GATEWAY, m.UnregisterModel(3, "m", None))
+    assert rig.only(GATEWAY, m.AskRefused).error == "ModelNotFound"
+    assert submitted(rig) == "ModelNotFound"
+    rig.archive("m.mar")
+    rig.pass_time(2 * LOAD_AGAIN_S)
+    assert submitted(rig) == "ModelNotFound"
 
 
 def test_after_a_restart_what_is_registered_is_served_while_the_start_goes_on() -> None:

@@ -198,6 +198,23 @@ def test_an_asynchronous_job_may_take_any_time_while_its_worker_beats_and_not_lo
     assert rig.only(NODE, m.StopWorker).kill
 
 
+def test_an_asynchronous_job_that_nobody_waits_for_must_end_within_response_timeout() -> None:
+    rig = Rig()
+    rig.ready_rig(config=ASYNC, response_timeout_s=5)
+    rig.submit(1)
+    rig.pass_time(60)
+    rig.say(GATEWAY, m.Cancel((1,)))
+    rig.pass_time(4)
+    rig.submit(2)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.pass_time(2)
+    assert rig.only(NODE, m.StopWorker).kill
+    (again,) = rig.start_workers()
+    assert [item.meta for item in rig.only(again, m.Assign).items] == [b"meta-2"], (
+        "it had not run into anything"
+    )
+
+
 def test_a_lease_number_is_not_given_again_after_a_restart() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()

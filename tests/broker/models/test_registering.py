@@ -10,6 +10,7 @@ from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.effects import Prepare
 from torchrelay.broker.models.precedence import starts_workers
 from torchrelay.broker.models.records import Prepared
+from torchrelay.broker.models.registering import LOAD_AGAIN_S
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.settings import LoadAtStart, StartupModel
@@ -124,6 +125,7 @@ def test_a_secret_in_the_url_of_a_model_that_cannot_be_loaded_stays_out_of_the_l
         {
             "url": "https://x/m.mar",
             "reason": "Failed to download archive from: https://x/m.mar (no route)",
+            "retry_in_s": LOAD_AGAIN_S,
         }
     ]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.facts import GPU_WORKER, NOT_ALLOWED, WORKER, described, facts, scaled
+from tests.gateway.facts import GPU_WORKER, NOT_ALLOWED, described, facts, readiness, scaled
 from tests.gateway.fakes import EPOCH, Gateway
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
@@ -93,12 +93,47 @@ def test_scale_describe_list_and_default_work_with_the_model_api_switched_off() 
 
 
 @pytest.mark.parametrize("path", ["/v1/models/echo", "/v1/models/echo:predict"])
-@pytest.mark.parametrize(("workers", "ready"), [((WORKER,), True), ((GPU_WORKER,), False), ((), False)])
-def test_kserve_readiness_needs_a_worker_that_is_ready(
-    path: str, workers: tuple[messages.WorkerFacts, ...], ready: bool
-) -> None:
-    answer = Gateway(described(facts(*workers))).manage("GET", path)
-    assert answer.json == {"name": "echo", "ready": ready}
+@pytest.mark.parametrize("why_not", ["", "wants 1, has 0"])
+def test_kserve_readiness_needs_a_worker_that_is_ready(path: str, why_not: str) -> None:
+    answer = Gateway(readiness(echo=why_not)).manage("GET", path)
+    assert (answer.status_code, answer.json) == (200, {"name": "echo", "ready": not why_not})
+
+
+@pytest.mark.parametrize(
+    "path", ["/readyz/{}", "/readyz/{}/1.0", "/v2/models/{}/ready", "/v2/models/{}/versions/1.0/ready"]
+)
+def test_the_probes_of_a_model_tell_by_their_status_whether_it_can_answer(path: str) -> None:
+    gateway = Gateway(readiness(good="", bad="wants 1, has 0"))
+    assert gateway.manage("GET", path.format("good")).status_code == 200
+    answer = gateway.manage("GET", path.format("bad"))
+    assert answer.status_code == 503
+    told = (
+        {"name": "bad", "ready": False}
+        if "v2" in path
+        else {"status": "not ready", "reason": "wants 1, has 0"}
+    )
+    assert answer.json == told
+    assert gateway.link.counted == []
+    missing = gateway.manage("GET", path.format("nobody"))
+    assert (missing.status_code, missing.json["message"]) == (404, "Model not found: nobody")
+
+
+def test_a_probe_names_a_version_that_there_is_not() -> None:
+    answer = Gateway(readiness(m="")).manage("GET", "/readyz/m/2.0")
+    words = "Model version: 2.0 does not exist for model: m"
+    assert (answer.status_code, answer.json["message"]) == (404, words)
+
+
+def test_no_model_is_unknown_to_probes_while_those_of_the_start_are_being_registered() -> None:
+    gateway = Gateway(lambda ask: messages.ReadinessRead(ask.ask, (), is_starting=True))
+    assert gateway.manage("GET", "/readyz/m").status_code == 503
+    assert gateway.manage("GET", "/v1/models/m").json == {"name": "m", "ready": False}
+
+
+def test_probes_of_models_do_not_wait_for_a_broker_that_is_away() -> None:
+    gateway = Gateway(is_away=True)
+    for path in ("/readyz/m", "/v1/models/m", "/v2/models/m/ready"):
+        assert gateway.manage("GET", path).status_code == 503
 
 
 def test_fleet_tells_why_things_are_as_they_are() -> None:

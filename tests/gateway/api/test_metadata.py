@@ -7,6 +7,13 @@ from tests.gateway.fakes import Gateway
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
 
+
+def all_ready(ask: messages.ReadReadiness | messages.ReadHealth) -> messages.Message:
+    if isinstance(ask, messages.ReadReadiness):
+        return messages.ReadinessRead(ask.ask, ())
+    return healthy(ask)
+
+
 OIP = GatewaySettings(open_inference_protocol=True)
 
 
@@ -22,7 +29,7 @@ OIP = GatewaySettings(open_inference_protocol=True)
 def test_the_open_inference_protocol_has_its_metadata(
     method: str, path: str, status: int, told: object
 ) -> None:
-    answer = Gateway(healthy, config=OIP).predict(path, method=method)
+    answer = Gateway(all_ready, config=OIP).predict(path, method=method)
     assert (answer.status_code, answer.json) == (status, told)
 
 
@@ -35,6 +42,25 @@ def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered()
     gateway = Gateway(lambda ask: messages.HealthRead(ask.ask, False, is_starting=True), config=OIP)
     answer = gateway.predict("/v2/health/ready", method="GET")
     assert (answer.status_code, answer.json) == (503, {"ready": False})
+
+
+def test_the_server_is_ready_when_every_model_that_should_answer_can() -> None:
+    versions = (
+        messages.VersionReadiness("off", "1.0", True, False, False, "scaled to 0"),
+        messages.VersionReadiness("old", "1.0", False, False, True, "wants 1, has 0"),
+        messages.VersionReadiness("m", "1.0", True, False, True, "wants 1, has 0"),
+    )
+
+    def gateway(count: int) -> Gateway:
+        def reply(ask: messages.Ask) -> messages.Message:
+            if isinstance(ask, messages.ReadReadiness):
+                return messages.ReadinessRead(ask.ask, versions[:count])
+            return messages.HealthRead(ask.ask, True)
+
+        return Gateway(reply, config=OIP)
+
+    assert gateway(2).predict("/v2/health/ready", method="GET").status_code == 200
+    assert gateway(3).predict("/v2/health/ready", method="GET").status_code == 503
 
 
 def test_a_gateway_without_a_broker_is_not_ready() -> None:

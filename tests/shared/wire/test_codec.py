@@ -54,6 +54,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadFleet(1),
     m.ReadMetrics(1),
     m.ReadHealth(1),
+    m.ReadReadiness(1),
     m.Invite(1, "gateway", "g", "m*", None, 2, True, False, "pr"),
     m.EndInvitation(1, "ab", "pr"),
     m.ReadMembers(1, "node"),
@@ -96,10 +97,11 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.FleetRead(
         1, 3, 1.5, 2,
         (m.NodeFacts("n", (DEVICE,), 8, 1, 1_700_000_000_000, (("zone", "a"),), (9 << 30,)),),
-        (VERSION,), ("m.mar",),
+        (VERSION,), ("m.mar",), (m.NotLoaded("n", "n.mar", "not found"),),
     ),
     m.MetricsRead(1, (m.MetricFamily("x", "counter", "help", (m.Sample("_total", (("a", "b"),), 1.0),)),)),
     m.HealthRead(1, False, True),
+    m.ReadinessRead(1, (m.VersionReadiness("m", "1.0", True, False, True, "wants 1, has 0"),), True),
     m.Invited(1, "torchrelay-join-1.abc", "ab", 1_700_000_000_000),
     m.InvitationEnded(1),
     m.MembersRead(
