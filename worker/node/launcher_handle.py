@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -10,7 +11,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from torchrelay.shared import clock
 from torchrelay.worker.launcher import launcher_protocol as protocol
+
+#: How long a launcher may take to obey an order; before its first answer it may still be importing torch.
+ANSWER_LIMIT_S = 5.0
+FIRST_ANSWER_LIMIT_S = 120.0
 
 
 class Launcher:
@@ -32,6 +38,20 @@ class Launcher:
             )
         #: Worker id -> pid of the workers that it has forked and not reported as exited.
         self._pids: dict[int, int] = {}
+        #: (whether it is to end, worker id) of what it has not reported yet -> when that was ordered.
+        self._ordered: dict[tuple[bool, int], float] = {}
+        self._has_answered = False
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def hangs(self, now: float) -> bool:
+        """Tell whether an order has not been obeyed for too long, and no report waits to be read."""
+        limit_s = ANSWER_LIMIT_S if self._has_answered else FIRST_ANSWER_LIMIT_S
+        is_late = now - min(self._ordered.values(), default=now) > limit_s
+        return is_late and not select.select([self._socket], [], [], 0)[0]
 
     @property
     def fd(self) -> int:
@@ -42,6 +62,7 @@ class Launcher:
         """Order a worker; the launcher gets its own copies of the fds. Raises OSError if that fails."""
         spec_fd = protocol.write_spec(spec)
         order = msgspec.json.encode(protocol.Fork(spec.start.worker_id))
+        self._ordered[False, spec.start.worker_id] = clock.monotonic()
         try:
             # A launcher that is gone shows at `fd`, and its orders with it.
             with contextlib.suppress(BrokenPipeError):
@@ -51,6 +72,8 @@ class Launcher:
 
     def signal(self, worker_id: int, number: int) -> None:
         """Order a signal; for a worker that has ended nothing happens."""
+        if number == signal.SIGKILL and worker_id in self._pids:
+            self._ordered.setdefault((True, worker_id), clock.monotonic())
         with contextlib.suppress(BrokenPipeError):
             self._socket.send(msgspec.json.encode(protocol.Signal(worker_id, number)))
 
@@ -61,10 +84,14 @@ class Launcher:
         except ConnectionResetError:
             packet = b""
         report = msgspec.json.decode(packet, type=protocol.Report) if packet else None
+        self._has_answered = True
         match report:
             case protocol.Forked(worker_id, pid):
+                self._ordered.pop((False, worker_id), None)
                 self._pids[worker_id] = pid
             case protocol.Exited(worker_id):
+                self._ordered.pop((False, worker_id), None)
+                self._ordered.pop((True, worker_id), None)
                 self._pids.pop(worker_id, None)  # not there if it could not be forked
         return report
 

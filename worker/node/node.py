@@ -180,6 +180,7 @@ class Node:
             if not self._send(self._hello(), epoch=0):
                 self._session.hello_unsent(now)
         elif due == "beat":
+            self._workers.check_launchers(now)
             if now >= self._memory_at:
                 self._memory_at = now + MEMORY_INTERVAL_S
                 self._workers.measure_memory()

@@ -4,7 +4,9 @@ Runs on the node's event loop. Messages for the broker go to `send`.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -49,6 +51,7 @@ OUTPUT_CLOSE_S = 2.0
 class ForkedProcess(msgspec.Struct, eq=False):
     """A process that the launcher was told to fork; `pid` is 0 until it has."""
 
+    launcher: Launcher
     output: Output
     status: StatusPipe
     oom_kills_before: int
@@ -105,6 +108,8 @@ class WorkerProcesses:
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, StartedWorker] = {}
         self._launcher: Launcher | None = None
+        #: Launchers that don't obey, while they have workers.
+        self._hung: list[Launcher] = []
         root = Path(settings.cache_dir).resolve()
         self._output = OutputReader(self._wait_for_logs)
         self._eviction = Eviction(root, settings.cache_limit_bytes)
@@ -125,9 +130,9 @@ class WorkerProcesses:
         self._start_launcher()
 
     def _start_launcher(self) -> Launcher:
-        self._launcher = Launcher(self._variables)
-        self._loop.add_reader(self._launcher.fd, self._on_report)
-        return self._launcher
+        launcher = self._launcher = Launcher(self._variables)
+        self._loop.add_reader(launcher.fd, self._on_report, launcher)
+        return launcher
 
     def start(self, order: m.StartWorker) -> None:
         """Start a worker; its progress and its end are sent."""
@@ -178,9 +183,9 @@ class WorkerProcesses:
         await self.cache.stop_fetching()
         self._reader.close()  # there is no time left for those that wait for it
         await self._installer.close()
-        if self._launcher is not None:
-            self._loop.remove_reader(self._launcher.fd)
-            self._launcher.close(LAUNCHER_CLOSE_S)
+        for launcher in filter(None, (self._launcher, *self._hung)):
+            self._loop.remove_reader(launcher.fd)
+            launcher.close(0 if launcher in self._hung else LAUNCHER_CLOSE_S)
         for worker in list(self._workers.values()):
             self._end(worker)
         await asyncio.to_thread(self._output.close, OUTPUT_CLOSE_S)
@@ -270,7 +275,7 @@ class WorkerProcesses:
     def _fork(self, worker: StartedWorker, folder: Path, environment: Environment | None) -> None:
         launcher = self._launcher or self._start_launcher()
         output, status = Output(self._output, partial(self._on_lines, worker)), StatusPipe()
-        worker.process = ForkedProcess(output, status, host.oom_kills())
+        worker.process = ForkedProcess(launcher, output, status, host.oom_kills())
         packages = [Path(environment.packages)] if environment and environment.packages else []
         spec = WorkerSpec(
             start=worker.start,
@@ -302,8 +307,15 @@ class WorkerProcesses:
         return max(1, host.cpu_count() // max(2, len(self._workers)))
 
     def _signal(self, worker: StartedWorker, number: int) -> None:
-        if self._launcher is not None and self._workers.get(worker.start.worker_id) is worker:
-            self._launcher.signal(worker.start.worker_id, number)
+        process = worker.process
+        if process is None or self._workers.get(worker.start.worker_id) is not worker:
+            return
+        if process.launcher not in self._hung:
+            process.launcher.signal(worker.start.worker_id, number)
+            return
+        # As long as its launcher has not reported its end, its number is no one else's.
+        with contextlib.suppress(ProcessLookupError):
+            (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
 
     def _wait_for_logs(self) -> None:
         logs.wait_for_room()
@@ -337,21 +349,49 @@ class WorkerProcesses:
                     m.WorkerProgressed(worker_id, phase, done_bytes=done_bytes, total_bytes=total_bytes)
                 )
 
-    def _on_report(self) -> None:
-        assert self._launcher is not None
-        match self._launcher.report():
+    def check_launchers(self, now: float) -> None:
+        """Set a launcher aside that doesn't obey: its workers go on, new ones come from another.
+
+        It is killed when its last worker has ended.
+        """
+        if self._launcher is not None and self._launcher.hangs(now):
+            hung, self._launcher = self._launcher, None
+            self._hung.append(hung)
+            logger.error("launcher.hangs", extra={"pid": hung.pid, "workers": len(self._forked_by(hung))})
+            for worker in self._forked_by(hung):
+                if worker.process is None or not worker.process.pid:
+                    self._end(worker, reason="its launcher hangs, and has not started it")
+                elif worker.stop_reason:
+                    self._signal(worker, signal.SIGKILL)
+        for launcher in list(self._hung):
+            for worker in self._forked_by(launcher):
+                if worker.process is not None and _has_ended(worker.process.pid):
+                    self._end(worker, reason="it ended while its launcher hung")
+            if not self._forked_by(launcher):
+                self._lose_launcher(launcher)
+
+    def _forked_by(self, launcher: Launcher) -> list[StartedWorker]:
+        return [one for one in self._workers.values() if one.process and one.process.launcher is launcher]
+
+    def _on_report(self, launcher: Launcher) -> None:
+        report = launcher.report()
+        if report is None:
+            self._lose_launcher(launcher)
+            return
+        worker = self._workers.get(report.worker_id)
+        if worker is None or worker.process is None or worker.process.launcher is not launcher:
+            if isinstance(report, Forked):  # it hung, and its worker was given up
+                launcher.signal(report.worker_id, signal.SIGKILL)
+            return
+        match report:
             case Forked(worker_id, pid):
-                worker = self._workers[worker_id]
-                assert worker.process is not None
                 worker.process.pid = pid
                 self._send(m.WorkerProgressed(worker_id, "loading", pid=pid))
                 logger.info(
                     "worker.forked", extra={"worker": worker_id, "model": worker.start.model, "pid": pid}
                 )
-            case Exited(worker_id, exit_code, signal_number):
-                self._end(self._workers[worker_id], exit_code=exit_code, signal_number=signal_number)
-            case None:
-                self._lose_launcher()
+            case Exited(_, exit_code, signal_number):
+                self._end(worker, exit_code=exit_code, signal_number=signal_number)
 
     def _on_status(self, worker: StartedWorker, status: StatusPipe) -> None:
         """Tell the broker how far a worker has come that has loaded its model."""
@@ -362,14 +402,16 @@ class WorkerProcesses:
             pid = worker.process.pid if worker.process else 0
             self._send(m.WorkerProgressed(worker.start.worker_id, said.phase, pid=pid))
 
-    def _lose_launcher(self) -> None:
+    def _lose_launcher(self, launcher: Launcher) -> None:
         """Report every process as ended: the kernel kills them. The next start begins a new launcher."""
-        assert self._launcher is not None
-        self._loop.remove_reader(self._launcher.fd)
-        exit_code = self._launcher.close(LAUNCHER_CLOSE_S)
-        self._launcher = None
+        self._loop.remove_reader(launcher.fd)
+        exit_code = launcher.close(0 if launcher in self._hung else LAUNCHER_CLOSE_S)
+        if launcher in self._hung:
+            self._hung.remove(launcher)
+        else:
+            self._launcher = None
         logger.error("launcher.lost", extra={"exit_code": exit_code})
-        for worker in [worker for worker in self._workers.values() if worker.process]:
+        for worker in self._forked_by(launcher):
             self._end(worker, signal_number=signal.SIGKILL, reason=f"its launcher exited with {exit_code}")
 
     def _end(
@@ -418,6 +460,13 @@ class WorkerProcesses:
         )
         facts = {"worker": start.worker_id, "model": start.model, "version": start.version, "reason": reason}
         logger.log(logging.INFO if worker.stop_reason else logging.WARNING, "worker.exited", extra=facts)
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _ending(exit_code: int | None, signal_number: int | None) -> str:

@@ -338,6 +338,37 @@ def test_a_killed_launcher_takes_its_workers_along_and_another_one_takes_over(fl
     assert hello.worker_id == 2
 
 
+def test_a_launcher_that_hangs_is_replaced_and_its_workers_go_on(fleet: Fleet) -> None:
+    loaded = load(fleet)
+    launcher = launcher_of(psutil.Process(fleet.nodes[0].pid))
+    launcher.suspend()
+    fleet.broker.send(loaded.node, order(fleet, ECHO, worker_id=2))
+    exited, _ = fleet.broker.expect(m.WorkerExited)
+    assert (exited.worker_id, exited.of_itself) == (2, False)
+    assert exited.reason == "its launcher hangs, and has not started it"
+    fleet.broker.send(loaded.node, order(fleet, ECHO, worker_id=3))
+    hello, _ = fleet.broker.expect(m.HelloWorker)
+    assert hello.worker_id == 3
+    submit(fleet, loaded.worker, b"still here")
+    assert answers(fleet)[0].body == b"still here"
+    fleet.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, True, "not needed"))
+    exited, _ = fleet.broker.expect(m.WorkerExited)
+    assert (exited.worker_id, exited.reason) == (loaded.hello.worker_id, "it ended while its launcher hung")
+    eventually(lambda: not is_alive(launcher))
+
+
+def test_a_worker_that_is_to_end_ends_though_its_launcher_hangs(fleet: Fleet) -> None:
+    loaded = load(fleet)
+    worker = psutil.Process(loaded.hello.pid)
+    launcher = launcher_of(psutil.Process(fleet.nodes[0].pid))
+    launcher.suspend()
+    fleet.broker.send(loaded.node, m.StopWorker(loaded.hello.worker_id, True, "not needed"))
+    fleet.broker.expect(m.WorkerExited)
+    eventually(lambda: not is_alive(worker) and not is_alive(launcher))
+    fleet.broker.send(loaded.node, order(fleet, ECHO, worker_id=2))
+    fleet.broker.expect(m.HelloWorker)
+
+
 @pytest.mark.parametrize("victim", ["node", "launcher", "worker"])
 def test_what_a_handler_has_started_ends_with_what_is_killed(fleet: Fleet, victim: str) -> None:
     # It doesn't stop when told to.
