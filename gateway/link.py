@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from torchrelay.gateway import auth
+from torchrelay.gateway import auth, model_readiness
 from torchrelay.gateway.http.client_pace import ClientBacklog, Unsent
 from torchrelay.gateway.http.exchange import ClientLeft
 from torchrelay.gateway.in_flight_room import IncomingBody, Room
@@ -38,7 +38,6 @@ from torchrelay.shared import clock, errors, member_credentials, settings
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
 from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
-from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
@@ -63,8 +62,6 @@ DISMISSED_STATUS = 3
 BACKLOG_LIMIT_PARTS = 4096
 BACKLOG_LIMIT_BYTES = 16 << 20
 
-#: Models that a reason names.
-SHOWN_LIMIT = 5
 #: Guesses of keys that wait at a time: each holds a connection.
 HELD_BACK_LIMIT = 100
 
@@ -342,17 +339,7 @@ class Link:
         if self.is_leaving:
             return "this gateway is being stopped"
         read = await self.ask(m.ReadReadiness(0), m.ReadinessRead)
-        of_model = [one for one in read.versions if one.model == model]
-        for one in of_model:
-            if one.version == version or (version is None and one.is_default) or not one.version:
-                return one.why_not
-        if read.is_starting:
-            return "models named at start are being registered"
-        if of_model:
-            raise errors.ModelVersionNotFound(
-                f"Model version: {quoted(version)} does not exist for model: {model}"
-            )
-        raise errors.ModelNotFound(f"Model not found: {quoted(model)}")
+        return model_readiness.why_not(read, model, version)
 
     async def why_not_all_answer(self) -> str:
         """Say why requests can't be served, or which default versions can't answer; "" where all can."""
@@ -362,8 +349,7 @@ class Link:
             read = await self.ask(m.ReadReadiness(0), m.ReadinessRead)
         except errors.FleetFault as error:
             return error.details
-        missing = [one for one in read.versions if one.is_default and one.is_wanted and not one.is_ready]
-        return "; ".join(f"{one.model}: {one.why_not}" for one in missing[:SHOWN_LIMIT])
+        return model_readiness.why_not_all(read)
 
     def bodies_waiting_long(self) -> int:
         """Count the bodies that have waited for room for so long that others should make some."""
