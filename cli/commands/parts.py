@@ -9,6 +9,7 @@ from torchrelay.cli.commands import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
     from torchrelay.cli.start.child import Role
+    from torchrelay.cli.start.joining import Joining
     from torchrelay.shared.settings import Settings
 
 
@@ -124,6 +125,7 @@ def gateway(
         part_settings.merge(command_line, config),
         broker_address=way.address,
         credentials_file=way.credentials_file,
+        ends_when_refused=entry.invitation is not None,
         processes=processes,
         insecure=insecure or open_http,
         **part_settings.gateway_grace(grace, lead),
@@ -132,7 +134,7 @@ def gateway(
     checks.require_free_listeners(settings)
     for line in part_settings.plain_http_warnings(settings):
         typer.echo(line, err=True)
-    _run("gateway", settings, verbose, json_logs)
+    _run("gateway", settings, verbose, json_logs, entry)
 
 
 def worker(
@@ -174,6 +176,7 @@ def worker(
             values,
             broker_address=way.address,
             credentials_file=way.credentials_file,
+            ends_when_refused=entry.invitation is not None,
             name=name or here.name,
             devices=part_settings.devices(values, tuple(device or ["auto"]), here),
             slots=slots or part_settings.default_slots(here),
@@ -183,21 +186,25 @@ def worker(
             secret_env_vars=part_settings.secret_variables(config),
             **part_settings.node_grace(grace),
         )
-        _run("worker", settings, verbose, json_logs)
+        _run("worker", settings, verbose, json_logs, entry)
 
 
-def _run(role: "Role", settings: "Settings", verbose: bool, json_logs: bool) -> None:
+def _run(
+    role: "Role", settings: "Settings", verbose: bool, json_logs: bool, entry: "Joining | None" = None
+) -> None:
     import msgspec
 
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.start import child
     from torchrelay.shared.logs import logs
+    from torchrelay.shared.member_credentials import REFUSED_STATUS
     from torchrelay.shared.settings import SettingsError
 
     # A part that runs alone has no other output than its log.
     logs.configure(role, level="DEBUG" if verbose else "INFO", log_format="json" if json_logs else "text")
     try:
-        code = child.run(role, msgspec.Raw(settings.to_json()))
+        while (code := child.run(role, msgspec.Raw(settings.to_json()))) == REFUSED_STATUS and entry:
+            entry.enrol_anew()
     except SettingsError as error:
         raise Fault(str(error)) from error
     raise typer.Exit(code)

@@ -133,6 +133,11 @@ class Joining:
             self._keep(known)
         return Way(known.addresses[0], str(self.path))
 
+    def enrol_anew(self) -> None:
+        """Join by the invitation once more: the key that it had is known no more. Raises Fault."""
+        if self.invitation is not None:
+            self._enrol(self.invitation, None, None)
+
     def _is_let_in(self, known: Credentials, broker: str | None) -> bool:
         """Tell whether the stored key is good, or nobody answers, who may be on the way; else join anew."""
         if known.is_confirmed and self.invitation is None:

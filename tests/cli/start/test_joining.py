@@ -124,6 +124,16 @@ def test_a_key_that_is_refused_is_replaced_where_an_invitation_is_at_hand(broker
     assert "joining anew" in said[0]
 
 
+def test_a_part_whose_key_is_refused_while_it_runs_joins_anew(broker: Broker, path: Path) -> None:
+    of = entry(path, INVITATION)
+    way(of)
+    before = path.read_bytes()
+    broker.invitations.add(CARD.public)
+    of.enrol_anew()
+    assert path.read_bytes() != before
+    assert len(broker.members) == 2
+
+
 def test_an_answer_that_was_lost_costs_nothing_at_the_next_start(broker: Broker, path: Path) -> None:
     broker.loses_answer = True
     with pytest.raises(Fault, match="it has been used"):
