@@ -3,6 +3,8 @@
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,18 +12,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.integration.archives import make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.integration.load import Load
 from tests.support import HANG_S, eventually
+from torchrelay.shared import member_credentials
+from torchrelay.shared.member_credentials import Credentials
+from torchrelay.shared.settings import GatewaySettings, NodeSettings, Settings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.fields import MemberRole
 from torchrelay.shared.wire.redial_policy import BrokerPlace
+from torchrelay.shared.wire.sockets import new_key_pair
 from torchrelay.worker.common.broker_socket import BrokerSocket
 
 pytestmark = pytest.mark.integration
 
+RUN_NODE = """
+import sys, msgspec
+from torchrelay.shared.settings import NodeSettings
+from torchrelay.worker.node import node
+sys.exit(node.run(msgspec.json.decode(sys.argv[1], type=NodeSettings)))
+"""
+RUN_GATEWAY = """
+import sys, msgspec
+from torchrelay.gateway import main
+from torchrelay.shared.settings import GatewaySettings
+sys.exit(main.run(msgspec.json.decode(sys.argv[1], type=GatewaySettings)))
+"""
 SAID = b"a body that nobody on the way shall read"
 
 
@@ -203,6 +223,29 @@ def test_a_worker_is_given_neither_its_nodes_key_nor_the_way_to_it(encrypted: En
     kept = json.loads(encrypted.credentials("one").read_bytes())
     for secret in (kept["secret_key"], *kept["broker_keys"], "one.json", "torchrelay-join"):
         assert secret not in given
+
+
+@pytest.mark.parametrize("role", ["node", "gateway"])
+def test_a_part_whose_key_is_refused_ends_where_it_is_told_to(
+    encrypted: Encrypted, tmp_path: Path, role: MemberRole
+) -> None:
+    kept = msgspec.json.decode(encrypted.credentials("one").read_bytes(), type=Credentials)
+    unknown = msgspec.structs.replace(kept, secret_key=new_key_pair().secret, role=role)
+    member_credentials.write(tmp_path / "c.json", unknown)
+    file, settings = str(tmp_path / "c.json"), Settings()
+    if role == "node":
+        code = RUN_NODE
+        settings = NodeSettings(
+            name="n", cache_dir=f"{tmp_path}/cache", credentials_file=file, ends_when_refused=True
+        )
+    else:
+        code = RUN_GATEWAY
+        settings = GatewaySettings(
+            inference_address=f"unix:{tmp_path}/i", management_address=f"unix:{tmp_path}/m",
+            enable_metrics_api=False, credentials_file=file, ends_when_refused=True,
+        )  # fmt: skip
+    ended = subprocess.run([sys.executable, "-c", code, settings.to_json()], timeout=HANG_S, check=False)
+    assert ended.returncode == member_credentials.REFUSED_STATUS
 
 
 def test_a_revoked_nodes_work_moves_and_its_link_says_what_to_do(encrypted: Encrypted) -> None:

@@ -4,11 +4,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import pytest
 import zmq
 
+from tests.secured_broker import OURS, OWN, SecuredBroker
 from tests.support import eventually
 from torchrelay.shared import clock
 from torchrelay.shared.wire import sockets
@@ -16,39 +16,7 @@ from torchrelay.shared.wire.broker_dialer import BrokerDialer
 from torchrelay.shared.wire.curve import KeyPair
 from torchrelay.shared.wire.redial_policy import BrokerPlace, Kind
 
-OURS, NEXT, OWN = (sockets.new_key_pair() for _ in range(3))
-
-
-@dataclass
-class Broker:
-    """A listener that asks for keys, or for none, and knows those in `welcome`."""
-
-    context: sockets.Context
-    key: KeyPair | None
-    address: str = "tcp://127.0.0.1:*"
-    welcome: set[str] = field(default_factory=lambda: {OWN.public})
-    asked: int = 0
-
-    def __post_init__(self) -> None:
-        self.gatekeeper = sockets.gatekeeper(self.context) if self.key else None
-        self.socket = (
-            sockets.listener(self.context)
-            if self.key is None
-            else sockets.secured_listener(self.context, self.key)
-        )
-        self.socket.bind(self.address)
-        self.address = bytes(self.socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
-
-    def turn(self) -> None:
-        while self.gatekeeper and (question := sockets.next_to_admit(self.gatekeeper)) is not None:
-            self.asked += 1
-            sockets.admit(self.gatekeeper, question, is_welcome=question.public_key in self.welcome)
-
-    def close(self) -> None:
-        self.socket.close(linger=0)
-        if self.gatekeeper is not None:
-            self.gatekeeper.close()
-        self.context.term()
+NEXT = sockets.new_key_pair()
 
 
 class Part:
@@ -83,10 +51,10 @@ class Scene:
     """All brokers and parts of a test."""
 
     def __init__(self) -> None:
-        self.all: list[Broker | Part] = []
+        self.all: list[SecuredBroker | Part] = []
 
-    def broker(self, key: KeyPair | None = OURS, address: str = "tcp://127.0.0.1:*") -> Broker:
-        made = Broker(zmq.Context(), key, address)
+    def broker(self, key: KeyPair | None = OURS, address: str = "tcp://127.0.0.1:*") -> SecuredBroker:
+        made = SecuredBroker(zmq.Context(), key, address)
         self.all.append(made)
         return made
 
@@ -95,14 +63,14 @@ class Scene:
         self.all.append(made)
         return made
 
-    def end(self, one: Broker | Part) -> None:
+    def end(self, one: SecuredBroker | Part) -> None:
         self.all.remove(one)
         one.close()
 
     def until(self, predicate: Callable[[], object]) -> None:
         def holds() -> object:
             for one in self.all:
-                if isinstance(one, Broker):
+                if isinstance(one, SecuredBroker):
                     one.turn()
                 else:
                     one.dialer.see(clock.monotonic())
@@ -110,7 +78,7 @@ class Scene:
 
         eventually(holds)
 
-    def until_heard(self, part: Part, broker: Broker) -> None:
+    def until_heard(self, part: Part, broker: SecuredBroker) -> None:
         """Have the part say something, by whatever socket, until the broker hears it."""
 
         def is_heard() -> bool:
