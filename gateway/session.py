@@ -167,13 +167,14 @@ class GatewaySession(Presence, Generic[P]):
             if answer_by <= now:
                 raise _late("the request itself took longer to come")
             left_ms = max(1, round(1000 * (answer_by - now)))
-            self._deadlines.add(answer_by + LATE_GRACE_S, self._last_id + 1)
         if is_let_in:
             self.room.held_bytes += size
         else:
             self.room.take(size)
         self._jobs += 1
         number = self._last_id + 1
+        if answer_by is not None:  # not before it is sure to be taken: another would get its number
+            self._deadlines.add(answer_by + LATE_GRACE_S, number)
         item = m.SubmitItem(number, model, version, is_describe, meta, len(frames), sequence, left_ms)
         self._add(pending, item, frames, size, now)
 

@@ -662,6 +662,17 @@ def test_a_request_that_took_all_its_time_to_come_is_not_sent() -> None:
     assert drain(session, 5.0) == [messages.GatewayBeat({})]
 
 
+def test_the_deadline_of_a_request_that_was_refused_is_not_the_next_ones() -> None:
+    session = welcomed(GatewaySettings(in_flight_limit_bytes=64))
+    submitted(session, "a", meta=b"x" * 40)
+    with pytest.raises(errors.ServiceUnavailable):
+        submitted(session, "refused", meta=b"x" * 40, answer_by=0.1)
+    brief, now = submitted(session, "brief", answer_by=0.1), 5.0
+    settled = session.tick(now)
+    assert [one for one, _ in settled if one is brief] == [brief]
+    assert session.waiting == 1
+
+
 @pytest.mark.parametrize("is_away", [False, True])
 def test_what_the_broker_should_have_answered_is_answered_here_and_cancelled(is_away: bool) -> None:
     session = make() if is_away else welcomed()
