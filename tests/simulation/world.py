@@ -15,8 +15,8 @@ from itertools import count, repeat
 
 from tests.broker import invariants
 from tests.broker.rig import MemoryRegistry
-from torchrelay.broker.core.effects import Effect, Prepare, Send, Store
-from torchrelay.broker.core.events import ArchivePrepared, Event, Received, Stored, Unreachable
+from torchrelay.broker.core.effects import Effect, Prepare, Report, Send, Store
+from torchrelay.broker.core.events import ArchivePrepared, Event, Garbled, Received, Stored, Unreachable
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.records import Prepared
@@ -37,6 +37,8 @@ CONNECTION_LASTS_S = 3.0
 #: How long a node that is told to stop waits for its workers to be replaced; what it says last has so long.
 NODE_GRACE_S, NODE_LAST_SENDS_S = 8.0, 0.6
 MODEL = "m"
+#: What a client's leaving, and a batch that was under way to its worker then, may take.
+LEFT_LONG_AGO_S = 0.6
 #: Each gateway's clients have so many sequences, if the model batches by them.
 SEQUENCES = 3
 
@@ -55,7 +57,20 @@ class Faults:
     broker_pauses_per_s: float = 0.0
     cuts_per_s: float = 0.0
     failed_loads: float = 0.0
+    #: A node that is told to stop.
     node_stops_per_s: float = 0.0
+    #: A worker that never goes on with what it runs, and one that stands still for a while.
+    worker_hangs_per_s: float = 0.0
+    worker_pauses_per_s: float = 0.0
+    #: A host that stands still, with its node and workers.
+    node_pauses_per_s: float = 0.0
+    gateway_deaths_per_s: float = 0.0
+    #: Of the registry's writes: its disk is full, or read-only.
+    failed_stores: float = 0.0
+    #: Of what is on its way when the broker dies: it comes to, or from, the next one's peers.
+    late: float = 0.0
+    #: Of messages: a bit is another, and nothing authenticates them.
+    corrupted: float = 0.0
 
 
 @dataclass
@@ -81,6 +96,9 @@ class World:
         self.parts_max = 0
         #: Jobs of sequences by the order in which workers began them.
         self.begun: defaultdict[str, list[int]] = defaultdict(list)
+        #: When clients hung up, by payload, and the payloads that workers began long after that.
+        self.left: dict[bytes, float] = {}
+        self.begun_in_vain: list[bytes] = []
         #: How often a handler began each request, by its meta.
         self.runs: Counter[bytes] = Counter()
         #: Metas of requests that end the worker which runs them, and how often one did.
@@ -97,6 +115,8 @@ class World:
         self.peers: dict[bytes, SimulatedPeer] = {}
         #: When the last message of a connection and direction arrives: a connection keeps its order.
         self._arrival: dict[tuple[bytes, int, str], float] = {}
+        #: Registrations that were acknowledged, and what was asked for without an answer.
+        self.registrations = Registrations()
         self.broker = SimulatedBroker(self)
         self.nodes: list[SimulatedNode] = []
         self.gateways: list[SimulatedGateway] = []
@@ -128,7 +148,7 @@ class World:
     def to_broker(
         self, peer: SimulatedPeer, message: m.Message, epoch: int, frames: Sequence[bytes] = ()
     ) -> None:
-        head = codec.encode(message, epoch)
+        head = self._perhaps_corrupted(codec.encode(message, epoch))
         self._carry(peer, "up", lambda: self.broker.receive(peer.identity, head, frames))
 
     def to_peer(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> bool:
@@ -136,16 +156,26 @@ class World:
         peer = self.peers.get(identity)
         if peer is None:
             return False
-        decoded, epoch = codec.decode(head)
+        try:
+            decoded, epoch = codec.decode(self._perhaps_corrupted(head))
+        except codec.WireError:
+            return True  # whoever gets it logs it, and drops it
         self._carry(peer, "down", lambda: peer.hear(decoded, epoch, frames))
         return True
 
-    def _carry(self, peer: SimulatedPeer, direction: str, deliver: Callable[[], object]) -> None:
-        if not peer.is_alive or self._happens(self.faults.drop):
+    def _perhaps_corrupted(self, head: bytes) -> bytes:
+        if not self.happens(self.faults.corrupted):
+            return head
+        changed = bytearray(head)
+        changed[self.rng.randrange(len(changed))] ^= 1 << self.rng.randrange(8)
+        return bytes(changed)
+
+    def _carry(self, peer: SimulatedPeer, direction: str, deliver: Callable[[], None]) -> None:
+        if not peer.is_alive or self.happens(self.faults.drop):
             return
         if self.now < self._cut_until and self._loses_what_is_cut:
             return
-        copies = 2 if self._happens(self.faults.duplicate) else 1
+        copies = 2 if self.happens(self.faults.duplicate) else 1
         connection, life = peer.connection, self.broker.life
         key = (peer.identity, connection, direction)
         for _ in range(copies):
@@ -157,12 +187,17 @@ class World:
             self._arrival[key] = arrives
 
             def arrive() -> None:
-                if peer.is_alive and peer.connection == connection and self.broker.life == life:
+                if not peer.is_alive or peer.connection != connection:
+                    return
+                if self.broker.life == life:
                     deliver()
+                elif self.happens(self.faults.late):
+                    # Something between them has kept it, and another broker is there by then.
+                    self.after(self.rng.uniform(0.2, 3.0), lambda: deliver() if peer.is_alive else None)
 
             self.after(arrives - self.now, arrive)
 
-    def _happens(self, probability: float) -> bool:
+    def happens(self, probability: float) -> bool:
         return self.is_faulty and self.rng.random() < probability
 
     # Misfortune
@@ -177,6 +212,10 @@ class World:
             (self.faults.broker_pauses_per_s, self.broker.pause),
             (self.faults.cuts_per_s, self._cut),
             (self.faults.node_stops_per_s, self._stop_a_node),
+            (self.faults.worker_hangs_per_s, lambda: self._strike_a_worker("hang")),
+            (self.faults.worker_pauses_per_s, lambda: self._strike_a_worker("pause")),
+            (self.faults.node_pauses_per_s, lambda: self.rng.choice(self.nodes).pause()),
+            (self.faults.gateway_deaths_per_s, lambda: self.rng.choice(self.gateways).die()),
         ):
             if rate:
                 self._again(rate, action)
@@ -200,15 +239,34 @@ class World:
         self._loses_what_is_cut = seconds > CONNECTION_LASTS_S
 
     def _kill_a_worker(self) -> None:
+        self._strike_a_worker("die")
+
+    def _strike_a_worker(self, how: str) -> None:
         workers = [worker for node in self.nodes for worker in node.workers.values()]
         if workers:
-            self.rng.choice(workers).die(None)
+            worker = self.rng.choice(workers)
+            {"die": lambda: worker.die(None), "hang": worker.hang, "pause": worker.pause}[how]()
 
     def _kill_a_node(self) -> None:
         self.rng.choice(self.nodes).die()
 
     def _stop_a_node(self) -> None:
         self.rng.choice(self.nodes).leave()
+
+
+@dataclass
+class Registrations:
+    """What clients of the management API were told."""
+
+    wanted: set[str] = field(default_factory=set)
+    unsure: set[str] = field(default_factory=set)
+
+    def faults(self, listed: set[str]) -> list[str]:
+        """Say what is not registered though it was acknowledged, or the other way round."""
+        lost, foreign = self.wanted - self.unsure - listed, listed - self.wanted - self.unsure
+        return [f"{name} was acknowledged, and is not there" for name in sorted(lost)] + [
+            f"{name} is there, and was not acknowledged" for name in sorted(foreign)
+        ]
 
 
 class SimulatedBroker:
@@ -255,7 +313,11 @@ class SimulatedBroker:
 
     def receive(self, identity: bytes, head: bytes, frames: Sequence[bytes]) -> None:
         if self.core is not None:
-            message, epoch = codec.decode(head)
+            try:
+                message, epoch = codec.decode(head)
+            except codec.WireError as error:
+                self._add(Garbled(identity, str(error)))
+                return
             self._add(Received(identity, message, epoch, tuple(frames)))
 
     def _add(self, event: Event) -> None:
@@ -292,6 +354,8 @@ class SimulatedBroker:
 
     def _perform(self, effect: Effect) -> None:
         match effect:
+            case Report(event="broker.fault"):
+                raise AssertionError(f"a fault in the broker was contained: {effect}")
             case Send(peer, message, frames):
                 head = codec.encode(message, self.epoch)
                 if not self._world.to_peer(peer, head, frames):  # type: ignore[arg-type]  # bytes here
@@ -302,8 +366,16 @@ class SimulatedBroker:
                 prepared = Prepared(f"sha-{url}", 1, url, "1.0", "h", "python", url, config)
                 self._later(DISK_S, lambda: self._add(ArchivePrepared(token, prepared)))
             case Store(token, change):
+                if self._world.happens(self._world.faults.failed_stores):
+                    error = errors.StoreFailed("The registry can't be written.", "its disk is full")
+                    self._later(DISK_S, lambda: self._add(Stored(token, error)))
+                    return
                 self._registry.apply(change)
                 self._later(DISK_S, lambda: self._add(Stored(token, None)))
+
+    def registered(self) -> set[str]:
+        """Return the models on its disk."""
+        return {record.model for record in self._registry.catalog}
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after a while, unless the broker has died meanwhile."""
@@ -321,14 +393,33 @@ class SimulatedGateway:
 
     def __init__(self, world: World, number: int) -> None:
         self._world = world
+        self._number = number
+        self._lives = 0
+        self.requests: list[Request] = []
+        self._start()
+
+    def _start(self) -> None:
         settings = GatewaySettings(broker_outage_limit_s=20.0)
+        number, world = self._number, self._world
         self.session: GatewaySession[Request] = GatewaySession(
             settings, name=f"g{number}", pid=number, now=world.now
         )
-        self._peer = SimulatedPeer(b"g%d" % number, self._hear)
+        suffix = b"-%d" % self._lives if self._lives else b""
+        self._lives += 1
+        self._peer = SimulatedPeer(b"g%d%s" % (number, suffix), self._hear)
         world.join(self._peer)
-        self.requests: list[Request] = []
-        self._tick()
+        self._tick(self._lives)
+
+    def die(self) -> None:
+        """End as a process does: clients see their connections break; another one is started."""
+        if not self._peer.is_alive:
+            return
+        self._peer.is_alive = False
+        del self._world.peers[self._peer.identity]
+        for request in self.requests:
+            if not request.outcomes:
+                request.settle(None)
+        self._world.after(self._world.rng.uniform(0.1, 1.0), self._start)
 
     def request(self, *models: str, waits_s: float | None = None) -> None:
         """Let a client of each of these models ask for something of its own, all at once."""
@@ -338,13 +429,16 @@ class SimulatedGateway:
 
     def _submit(self, model: str, waits_s: float | None) -> None:
         number = len(self.requests)
-        payload = b"%s-%d" % (self._peer.identity, number)
+        payload = b"g%d-%d" % (self._number, number)
         # A sequence is one gateway's here: only then is its order known.
-        sequence = f"{self._peer.identity.decode()}/{number % SEQUENCES}"
+        sequence = f"g{self._number}/{number % SEQUENCES}"
         request = Request(payload, self._world.now)
         if waits_s is not None:
             request.answer_by = self._world.now + waits_s
         self.requests.append(request)
+        if not self._peer.is_alive:
+            request.settle(None)  # nobody takes its connection
+            return
         try:
             self.session.submit(
                 request, model, None, payload, [payload * 2], is_describe=False, sequence=sequence,
@@ -365,25 +459,51 @@ class SimulatedGateway:
 
     def leave(self, request: "Request") -> None:
         """Let a client hang up."""
-        if not request.outcomes:
-            self.session.forget(request)
-            request.settle(None)
+        if request.outcomes:
+            return
+        self.session.forget(request)
+        request.settle(None)
+        self._world.left[request.payload] = self._world.now
         self._flush()
 
     def register(self, workers: int, batch_size: int, model: str = MODEL) -> None:
         ask = m.RegisterModel(0, model, initial_workers=workers, batch_size=batch_size,
                               max_batch_delay_ms=20, response_timeout_s=8, synchronous=False)  # fmt: skip
-        self.session.ask(Request(b"", self._world.now), ask, now=self._world.now)
+        self._ask(Request(b"", self._world.now), ask)
+
+    def change(self, name: str, *, is_there: bool) -> None:
+        """Let a client of the management API register a model without workers, or unregister it."""
+        ask: m.Ask = m.UnregisterModel(0, name, None)
+        if is_there:
+            ask = m.RegisterModel(0, name, initial_workers=0, synchronous=True)
+        self._ask(
+            Change(
+                b"", self._world.now, registrations=self._world.registrations, name=name, is_there=is_there
+            ),
+            ask,
+        )
+
+    def _ask(self, request: "Request", ask: m.Ask) -> None:
+        if not self._peer.is_alive:
+            return
+        if isinstance(request, Change):
+            self.requests.append(request)
+        try:
+            self.session.ask(request, ask, now=self._world.now)
+        except errors.RelayError as error:
+            request.settle(error)
         self._flush()
 
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
         self._settle(self.session.hear(message, epoch, frames, now=self._world.now))
         self._flush()
 
-    def _tick(self) -> None:
+    def _tick(self, life: int) -> None:
+        if life != self._lives or not self._peer.is_alive:
+            return
         self._settle(self.session.tick(self._world.now))
         self._flush()
-        self._world.after(TICK_S, self._tick)
+        self._world.after(TICK_S, lambda: self._tick(life))
 
     def _settle(self, settled: Sequence[tuple["Request", Outcome]]) -> None:
         for request, outcome in settled:
@@ -422,6 +542,25 @@ class Request(Pending):
         self.outcomes.append(outcome)
 
 
+@dataclass
+class Change(Request):
+    """A change of what is registered: the model must be there then, or not be."""
+
+    registrations: Registrations = field(default_factory=Registrations)
+    name: str = ""
+    is_there: bool = True
+
+    def settle(self, outcome: Outcome | None) -> None:
+        """Keep what the client may count on from now on."""
+        assert not self.outcomes, f"{self.name} is settled, and now {outcome}"
+        self.outcomes.append(outcome)
+        known = self.registrations
+        if isinstance(outcome, m.Reply):
+            (known.wanted.add if self.is_there else known.wanted.discard)(self.name)
+        else:
+            known.unsure.add(self.name)
+
+
 class SimulatedNode:
     """A host: starts workers as it is told; when it dies, so do they."""
 
@@ -442,11 +581,16 @@ class SimulatedNode:
         #: What it was ordered to start, and beside which workers.
         self.orders: list[tuple[m.StartWorker, list[m.HeldWorker]]] = []
         self.workers: dict[int, SimulatedWorker] = {}
+        self.stands_still_until = 0.0
         self._start()
 
     @property
     def name(self) -> str:
         return f"n{self.number}"
+
+    def pause(self) -> None:
+        """Stand still as a host does that sleeps: nothing is done, no connection breaks."""
+        self.stands_still_until = self._world.now + self._world.rng.choice((0.5, 2.0, 5.0))
 
     def _start(self) -> None:
         self._lives += 1
@@ -485,6 +629,12 @@ class SimulatedNode:
         self._world.after(NODE_LAST_SENDS_S, self.die)
 
     def _hear(self, message: m.Message, epoch: int, frames: Sequence[bytes]) -> None:
+        if not self._peer.is_alive:
+            return
+        if self._world.now < self.stands_still_until:
+            left_s = self.stands_still_until - self._world.now
+            self._world.after(left_s, lambda: self._hear(message, epoch, frames))
+            return
         match self._session.heard(message, epoch, self._world.now):
             case m.StartWorker() as order if order.worker_id not in self.workers:
                 self.orders.append((order, [worker.held for worker in self.workers.values()]))
@@ -497,6 +647,11 @@ class SimulatedNode:
 
     def _tick(self, life: int) -> None:
         if life != self._lives or not self._peer.is_alive:
+            return
+        if self._world.now < self.stands_still_until:
+            # What came meanwhile is read first.
+            left_s = self.stands_still_until - self._world.now + TICK_S
+            self._world.after(left_s, lambda: self._tick(life))
             return
         match self._session.due(self._world.now):
             case "hello":
@@ -529,7 +684,8 @@ class SimulatedWorker:
         self._mail: list[tuple[m.Message, int, Sequence[bytes]]] = []
         self._leases = HeldLeases()
         self._session: PeerSession | None = None
-        self._is_busy = self._is_told_to_stop = False
+        self._is_busy = self._is_told_to_stop = self._hangs = False
+        self._stands_still_until = 0.0
         world.after(world.rng.uniform(*world.loading_s), self._loaded)
 
     def _loaded(self) -> None:
@@ -544,7 +700,7 @@ class SimulatedWorker:
 
     def stop(self, kill: bool) -> None:
         self._is_told_to_stop = True
-        if kill or not self._is_busy:
+        if kill or not (self._is_busy or self._hangs or self._still_s()):
             self.die("told to stop")
 
     def die(self, reason: str | None) -> None:
@@ -564,6 +720,19 @@ class SimulatedWorker:
             )
         )
 
+    def hang(self) -> None:
+        """Do nothing ever again."""
+        self._hangs = True
+
+    def pause(self) -> None:
+        """Stand still for a while."""
+        self._stands_still_until = self._world.now + self._world.rng.choice((0.5, 3.0, 10.0))
+
+    def _still_s(self) -> float:
+        """Return for how long it stands still from now on."""
+        until = max(self._stands_still_until, self._node.stands_still_until)
+        return max(0.0, until - self._world.now)
+
     def vanish(self) -> None:
         self._peer.is_alive = False
         self._world.peers.pop(self._peer.identity, None)
@@ -572,7 +741,10 @@ class SimulatedWorker:
         self._mail.append((message, epoch, frames))
 
     def _turn(self) -> None:
-        if not self._peer.is_alive or self._is_busy:
+        if not self._peer.is_alive or self._is_busy or self._hangs:
+            return
+        if still_s := self._still_s():
+            self._world.after(still_s, self._turn)
             return
         self._read_mail()
         if not self._peer.is_alive:
@@ -635,12 +807,15 @@ class SimulatedWorker:
         for job in batch.jobs:
             if job.sequence:
                 self._world.begun[job.sequence].append(int(bytes(job.meta).rpartition(b"-")[2]))
+            self._world.runs[bytes(job.meta)] += 1
+            left_at = self._world.left.get(bytes(job.meta))
+            if left_at is not None and self._world.now - left_at > LEFT_LONG_AGO_S:
+                self._world.begun_in_vain.append(bytes(job.meta))
         if any(job.meta in self._world.poisons for job in batch.jobs):
             self._world.after(self._world.rng.uniform(0.001, 0.05), self._succumb)
             return
         parts = self._world.rng.randint(0, self._world.parts_max)
         self._world.after(
-            self._world.rng.uniform(*self._world.running_s), lambda: self._go_on(batch, 0, parts)
         )
 
     def _succumb(self) -> None:
@@ -651,7 +826,10 @@ class SimulatedWorker:
 
     def _go_on(self, batch: Batch, number: int, parts: int) -> None:
         """Send the next part of each answer of a batch, or the last."""
-        if not self._peer.is_alive:
+        if not self._peer.is_alive or self._hangs:
+            return
+        if still_s := self._still_s():
+            self._world.after(still_s, lambda: self._go_on(batch, number, parts))
             return
         metas = [b"%s/%d" % (job.meta, number) for job in batch.jobs]
         counts = [len(job.frames) for job in batch.jobs]
