@@ -7,7 +7,7 @@ SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constraints.txt --universal --upgrade \
     --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
-.PHONY: serve test check attack fuzz lock compare-torchserve clean
+.PHONY: serve test check attack fuzz matrix soak lock compare-torchserve clean
 
 # The demo: both example models in the foreground. What is there already is not made again.
 serve: .venv/.demo models/.built
@@ -20,7 +20,7 @@ test: .venv/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not matrix"
 
 # What a person runs before a commit: seconds, no process started.
 check: .venv/.dev
@@ -37,6 +37,18 @@ attack: .venv/.dev
 # Peers and bytes that say anything, seed after seed, until it is stopped; FUZZ="--seed 7" runs one again.
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+
+# Each fault of each part of a fleet, as root; about ten minutes. Writes what docs/reliability.md is made of.
+matrix: .venv/.dev
+	rm -f benchmarks/results/matrix.jsonl
+	MATRIX_RESULTS=benchmarks/results/matrix.jsonl $(BIN)/pytest tests/reliability/test_matrix.py
+	$(BIN)/python -m tests.reliability.page
+
+# Random faults under load, as root. The same seed is the same schedule; the report goes to build/soak.{json,md}.
+MINUTES ?= 10
+SEED ?= 1
+soak: .venv/.dev
+	$(BIN)/python -m tests.reliability.soak --minutes $(MINUTES) --seed $(SEED)
 
 # The same requests to the real TorchServe (needs Java 17) and to ours; takes about twenty minutes.
 compare-torchserve: .venv/.dev build/torchserve-venv/.made

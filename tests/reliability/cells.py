@@ -130,7 +130,7 @@ _RUN = (
     Cell("corrupted bytes", "registry", seconds=1.0),
     Cell("disk full", "node", needs="mount"),
     Cell("disk full", "registry", seconds=3.0, needs="mount", is_quick=True),
-    Cell("read-only disk", "node", needs="mount"),
+    Cell("read-only disk", "node", seconds=4.0, needs="mount"),
     Cell("read-only disk", "registry", seconds=3.0, needs="mount"),
     *(Cell("file descriptors", target, seconds=3.0, is_quick=target == "broker") for target in _PROCESSES),
     *(Cell("clock jump", target, seconds=2.0, is_quick=target == "broker") for target in _PROCESSES),

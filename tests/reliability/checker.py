@@ -68,7 +68,7 @@ def of_runs(runs: Mapping[int, int], most: int = RUNS_MAX) -> list[str]:
 def runs_of(text: str, first: int, end: int) -> Counter[int]:
     """Count the runs of requests `first` <= number < `end` in what handlers wrote, a line for each run."""
     words = (line.split() for line in text.splitlines())
-    numbers = (int(line[0]) for line in words if len(line) == 2 and line[0].isdigit())
+    numbers = (int(line[0]) for line in words if len(line) == 2 and line[0].isascii() and line[0].isdigit())
     return Counter(number for number in numbers if first <= number < end)
 
 

@@ -228,14 +228,26 @@ class Hosts(Fleet):
 
     def registered(self) -> set[str]:
         """Return the names of what is registered, but for the model that is called."""
-        listed = self.http.get(f"{self.management}/models", params={"limit": 1000}).json()["models"]
-        return {entry["modelName"] for entry in listed} - {MODEL}
+        names: set[str] = set()
+        query = {"limit": "100"}
+        while True:
+            page = self.http.get(f"{self.management}/models", params=query).json()
+            names |= {entry["modelName"] for entry in page["models"]}
+            if "nextPageToken" not in page:
+                return names - {MODEL}
+            query["next_page_token"] = page["nextPageToken"]
 
     def process(self, role: str) -> psutil.Process:
         """Return the process of a role; where there are several, one that works."""
-        processes = self.processes_of(role)
-        assert processes, f"there is no {role}"
-        return processes[0]
+        found: list[psutil.Process] = []
+
+        def is_there() -> bool:
+            with contextlib.suppress(psutil.Error):
+                found[:] = self.processes_of(role)
+            return bool(found)
+
+        eventually(is_there)
+        return found[0]
 
     def processes_of(self, role: str) -> list[psutil.Process]:
         """Return the processes of a role; of nodes, launchers and workers those of the first rack."""

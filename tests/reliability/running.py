@@ -9,7 +9,7 @@ import psutil
 from tests.reliability import checker
 from tests.reliability.cells import Cell
 from tests.reliability.checker import Holding
-from tests.reliability.hosts import MODEL, Hosts, wait_for
+from tests.reliability.hosts import MODEL, RACKS, Hosts, wait_for
 from tests.reliability.numbered_load import NumberedLoad
 from tests.reliability.striking import strike
 from tests.reliability.writer import Writer
@@ -45,18 +45,28 @@ class CellResult(msgspec.Struct, frozen=True):
     changes_refused: int
 
 
-def run_cell(hosts: Hosts, cell: Cell) -> CellResult:
-    """Run a cell; the fleet must be whole, and is again unless the result has faults."""
+def run_cell(hosts: Hosts, *cells: Cell, deadline_s: float = 0.0) -> CellResult:
+    """Run a cell, or several that strike one after another; the fleet must be whole.
+
+    It is whole again unless the result has faults.
+    """
+    cell = cells[0]
+    deadline_s = deadline_s or cell.deadline_s
+    tolerates = frozenset[str]().union(*(one.tolerates for one in cells))
     before = holdings(hosts)
+    # A node has one from its first worker on.
+    before["launcher"] = msgspec.structs.replace(before["launcher"], processes=len(RACKS))
     first = hosts.first_number
     faults: list[str] = []
-    pause_s = FAST_PAUSE_S if cell.target == "registry" else WRITE_PAUSE_S
-    load = NumberedLoad(hosts.socket, MODEL, per_s=PER_S, deadline_s=cell.deadline_s, first=first)
+    pause_s = FAST_PAUSE_S if any(one.target == "registry" for one in cells) else WRITE_PAUSE_S
+    load = NumberedLoad(hosts.socket, MODEL, per_s=PER_S, deadline_s=deadline_s, first=first)
     writer = Writer(hosts, cell.name, pause_s)
     with load, writer:
         wait_for(QUIET_S)
         struck_at = clock.monotonic()
-        with strike(hosts, cell):
+        with contextlib.ExitStack() as stack:
+            for one in cells:
+                stack.enter_context(strike(hosts, one))
             lifted_at = clock.monotonic()
             try:
                 eventually(lambda: _is_over(hosts, before), RECOVERY_LIMIT_S)
@@ -65,15 +75,16 @@ def run_cell(hosts: Hosts, cell: Cell) -> CellResult:
         whole_at = clock.monotonic()
         wait_for(QUIET_S)
     hosts.first_number = load.next_number
-    faults += checker.of_requests(load.outcomes, load.sent, cell.deadline_s, cell.tolerates)
-    runs = checker.runs_of(hosts.runs.read_text(), first, load.next_number)
-    faults += checker.of_runs(runs, cell.runs_max)
+    faults += checker.of_requests(load.outcomes, load.sent, deadline_s, tolerates)
+    runs = checker.runs_of(hosts.runs.read_text(errors="replace"), first, load.next_number)
+    faults += checker.of_runs(runs, max(one.runs_max for one in cells))
     faults += _afterwards(hosts, before)
     hosts.changed(writer.wanted, writer.unsure)
     faults += checker.of_registrations(hosts.registered(), hosts.wanted, hosts.unsure)
     ends = load.ends()
     return CellResult(
-        cell.fault, cell.target, tuple(faults), load.sent, dict(ends),
+        " + ".join(one.fault for one in cells), " + ".join(one.target for one in cells),
+        tuple(faults), load.sent, dict(ends),
         run_again=sum(count > 1 for count in runs.values()),
         slowest_s=max((one.took_s for one in load.outcomes if one.end == "answered"), default=0.0),
         outage_s=checker.outage_s(load.outcomes),

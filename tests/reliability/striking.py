@@ -243,8 +243,8 @@ def _read_only_registry(hosts: Hosts, cell: Cell) -> Iterator[None]:
     with hosts.left_alone():
         broker = hosts.process("broker")
         broker.kill()
-        eventually(lambda: not _lives(broker))
-        _remount(hosts.state, "ro")
+        # Until the last of its threads and children has ended, files are open.
+        eventually(lambda: not _lives(broker) and _remount(hosts.state, "ro", check=False))
     wait_for(cell.seconds)
     _remount(hosts.state, "rw")
     yield
@@ -252,10 +252,13 @@ def _read_only_registry(hosts: Hosts, cell: Cell) -> Iterator[None]:
 
 @contextmanager
 def _read_only_cache(hosts: Hosts, cell: Cell) -> Iterator[None]:
-    cache = hosts.cache(RACKS[0])
-    eventually(lambda: _remount(cache, "ro", check=False), 10)
-    _replace_a_worker(hosts)
-    _remount(cache, "rw")
+    """End the node, which holds files there open, and have it start with a cache that it can't write."""
+    with hosts.left_alone():
+        node = hosts.process("node")
+        node.kill()
+        eventually(lambda: _remount(hosts.cache(RACKS[0]), "ro", check=False))
+    wait_for(cell.seconds)
+    _remount(hosts.cache(RACKS[0]), "rw")
     yield
 
 

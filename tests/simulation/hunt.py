@@ -47,11 +47,22 @@ _NO_REFUSAL = frozenset({"lost and doubled messages", "doubled messages", "reque
 
 def hunt(seed: int) -> str:
     """Run one seed; return what was broken, or nothing."""
+    return hunt_and_count(seed)[0]
+
+
+def hunt_and_count(seed: int) -> tuple[str, int]:
+    """Do the same, and count the requests as well."""
     kind = list(KINDS)[seed % len(KINDS)]
     try:
-        return _broken(kind, run(seed, kind))
+        world = run(seed, kind)
+        return _broken(kind, world), sum(len(gateway.requests) for gateway in world.gateways)
     except Exception as error:  # noqa: BLE001  # a mutant may break anything in any way
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}", 0
+
+
+def simulated_s() -> float:
+    """Return how long the fleet of one seed is looked at."""
+    return 4.0 + TROUBLE_S + AFTERWARDS_S
 
 
 def run(seed: int, kind: str) -> World:

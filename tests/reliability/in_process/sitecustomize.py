@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def _hang(seconds: float) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):  # what signals raise: a hang heeds nothing
-            time.sleep(until - time.monotonic())
+            select.select([], [], [], max(0.0, until - time.monotonic()))
 
 
 def _hang_with_gil(seconds: float) -> None:
