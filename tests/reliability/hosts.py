@@ -84,6 +84,8 @@ class Hosts(Fleet):
         self._orders = folder / "orders"
         self._orders.mkdir()
         self.parts: dict[str, subprocess.Popen[bytes]] = {}
+        #: The number of each part's present log among all.
+        self.logs: dict[str, int] = {}
         self._is_kept = threading.Event()
         self._lock = threading.RLock()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -133,6 +135,7 @@ class Hosts(Fleet):
             "env",
             *(f"{name}={value}" for name, value in variables.items()),
         ]
+        self.logs[part] = len(self.processes)
         self.parts[part] = self._start_command(part, host)
 
     def _start_command(self, part: str, host: str) -> subprocess.Popen[bytes]:
@@ -143,11 +146,11 @@ class Hosts(Fleet):
         address = f"tcp://{self.network.hub_address(host)}:{PORT}"
         if part == "gateway":
             unix = f"unix:{self.socket}"
-            return self.run("gateway", "--broker", address, "--enable-model-api", "--processes",
+            return self.run("gateway", "--broker", address, "--insecure", "--enable-model-api", "--processes",
                             str(GATEWAY_PROCESSES), "--inference-address", unix, "--management-address", unix,
                             "--metrics-address", unix)  # fmt: skip
-        return self.run("worker", "--broker", address, "--name", host, "--slots", "3", "--device", "cpu",
-                        "--cache-dir", str(self.cache(host)))  # fmt: skip
+        return self.run("worker", "--broker", address, "--insecure", "--name", host, "--slots", "3",
+                        "--device", "cpu", "--cache-dir", str(self.cache(host)))  # fmt: skip
 
     @property
     def state(self) -> Path:
@@ -203,6 +206,7 @@ class Hosts(Fleet):
                 fleet["gateways"] == GATEWAY_PROCESSES
                 and self._have_joined(self.processes_of("gateway process"))
                 and {node["name"] for node in fleet["nodes"]} == set(RACKS)
+                and all("broker.joined" in self._log(part) for part in ("node", "other node"))
                 and all(clock.wall_ms() - node["lastSeenMs"] < SEEN_MS for node in fleet["nodes"])
                 and model["workersReady"] == model["workersWanted"] == len(model["workers"]) == WORKERS
                 and all(psutil.pid_exists(worker["pid"]) for worker in model["workers"])
@@ -216,9 +220,13 @@ class Hosts(Fleet):
 
     def _have_joined(self, gateways: list[psutil.Process]) -> bool:
         """Whether the broker has let these gateway processes in, by its log."""
-        logs = sorted(self.folder.glob("broker-*.log"), key=lambda path: int(path.stem.partition("-")[2]))
-        words = logs[-1].read_text(errors="replace").split()
+        words = self._log("broker").split()
         return len(gateways) == GATEWAY_PROCESSES and all(f"pid={one.pid}" in words for one in gateways)
+
+    def _log(self, part: str) -> str:
+        """Return what the present process of a part has said."""
+        (path,) = self.folder.glob(f"*-{self.logs[part]}.log")
+        return path.read_text(errors="replace")
 
     def is_at_rest(self) -> bool:
         """Whether no request waits or runs anywhere, by the broker's account."""

@@ -323,7 +323,7 @@ def _second_gateway(hosts: Hosts, cell: Cell) -> Iterator[None]:
     """Start another gateway on the same address."""
     unix = f"unix:{hosts.socket}"
     words = [*hosts.network.command(FRONT), command("torchrelay"), "gateway", "--broker",
-             f"tcp://{hosts.network.hub_address(FRONT)}:{PORT}", "--inference-address", unix,
+             f"tcp://{hosts.network.hub_address(FRONT)}:{PORT}", "--insecure", "--inference-address", unix,
              "--management-address", unix, "--metrics-address", unix]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done.stdout + done.stderr
