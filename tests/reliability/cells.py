@@ -9,6 +9,7 @@ FAULTS = (
     "link cut", "link slow", "corrupted bytes", "disk full", "read-only disk", "file descriptors",
     "clock jump", "garbage peer", "stale lease", "duplicate", "revoked key",
 )  # fmt: skip
+BROKER_DEADLINE_S = 20.0
 TARGETS = ("gateway process", "arbiter", "broker", "node", "launcher", "worker", "registry")
 
 NONE: frozenset[str] = frozenset()
@@ -160,4 +161,11 @@ def cells() -> list[Cell]:
     """Return those that are run, in the order of the table."""
     pairs = ((fault, target) for fault in FAULTS for target in TARGETS)
     found = (MATRIX[pair] for pair in pairs)
-    return [cell for cell in found if isinstance(cell, Cell)]
+    return [_with_time(cell) for cell in found if isinstance(cell, Cell)]
+
+
+def _with_time(cell: Cell) -> Cell:
+    """Give requests the time that a broker's start may take on a slow machine: all of them wait for it."""
+    if cell.target not in ("broker", "registry"):
+        return cell
+    return msgspec.structs.replace(cell, deadline_s=BROKER_DEADLINE_S)
