@@ -13,6 +13,7 @@ from types import FunctionType
 from typing import Any
 
 from torchrelay.broker.core.answers import Answers
+from torchrelay.broker.core.gateway_requests import GatewayRequests
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.jobs.leases import Leases
@@ -65,10 +66,10 @@ MUTANTS = (
          "self._cancelled.append(pending.number)", "pass"),
     _one("a try is not counted", Leases.assign, "job.attempt += 1", "job.attempt += 0"),
     _one("a lost batch is not missed", Leases.take_back_lost, "if lost:", "if False:"),
-    _one("a gateway is not told what the broker never got", BrokerCore._on_gateway_beat,
+    _one("a gateway is not told what the broker never got", GatewayRequests.beat,
          "if jobs or asks:", "if False:"),
     _one("a worker that hangs is never found", Leases.overdue, "> timeout_s", "> 1e9"),
-    _one("a request that comes twice is taken twice", BrokerCore._on_submit,
+    _one("a request that comes twice is taken twice", GatewayRequests.submit,
          "item.job in gateway.jobs or", "False or"),
     _one("bytes of the queue are not given back", Leases.assign,
          "self.waiting.queued_bytes -= job.size", "pass"),

@@ -807,7 +807,6 @@ class SimulatedWorker:
         for job in batch.jobs:
             if job.sequence:
                 self._world.begun[job.sequence].append(int(bytes(job.meta).rpartition(b"-")[2]))
-            self._world.runs[bytes(job.meta)] += 1
             left_at = self._world.left.get(bytes(job.meta))
             if left_at is not None and self._world.now - left_at > LEFT_LONG_AGO_S:
                 self._world.begun_in_vain.append(bytes(job.meta))
@@ -816,6 +815,7 @@ class SimulatedWorker:
             return
         parts = self._world.rng.randint(0, self._world.parts_max)
         self._world.after(
+            self._world.rng.uniform(*self._world.running_s), lambda: self._go_on(batch, 0, parts)
         )
 
     def _succumb(self) -> None:
