@@ -160,7 +160,8 @@ def _broken(kind: str, world: World) -> str:
         return f"workers were ended {world.poisoned} times"
     if kind in _NO_REFUSAL:
         refused = [one for one in requests if not (isinstance(one, Change) or one.is_poison)
-                   and not (one.outcomes[0] is None or isinstance(one.outcomes[0], Answer))]  # fmt: skip
+                   and not (one.outcomes[0] is None or isinstance(one.outcomes[0], Answer))
+                   and world.runs[one.payload] < RUNS_MAX]  # fmt: skip
         if refused:
             return f"{len(refused)} innocent requests were refused"
     return _does_not_answer(world)
