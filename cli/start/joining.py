@@ -226,8 +226,10 @@ class Joining:
 def _read(join_file: str) -> str:
     try:
         return sys.stdin.read() if join_file == "-" else Path(join_file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Fault(f"--join-file {join_file} can't be read: {error}") from error
+    except OSError as error:
+        raise Fault(f"--join-file {join_file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Fault(f"--join-file {join_file} holds no invitation: it is no text") from error
 
 
 def _dials(known: Credentials, broker: str | None) -> Iterator[tuple[str, str]]:
