@@ -12,7 +12,7 @@ from torchrelay.shared.wire import messages as m
 #: Written once more, by hand: whoever adds a message decides who may say it.
 GATEWAYS: set[type[m.Message]] = {
     m.HelloGateway, m.GatewayBeat, m.Announced, m.Submit, m.Cancel, m.Missed, m.DescribeModel, m.ListModels,
-    m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ReadMembers, m.Bye,
+    m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ReadReadiness, m.ReadMembers, m.Bye,
 }  # fmt: skip
 MANAGERS: set[type[m.Message]] = {
     m.RegisterModel, m.UnregisterModel, m.ScaleWorkers, m.SetDefault, m.RenewKey, m.Invite, m.EndInvitation,

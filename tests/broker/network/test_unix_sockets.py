@@ -5,6 +5,7 @@ import socket
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from torchrelay.broker import server
@@ -90,9 +91,12 @@ def test_addresses_without_a_file_need_no_lock() -> None:
     assert unix_sockets.claim("ipc://@abstract") is None
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:7700", "tcp://10.0.0.1:7700", "ipc://@abstract"])
-def test_an_address_that_other_users_can_reach_needs_insecure(address: str) -> None:
+def test_an_address_that_other_users_can_reach_without_a_key_needs_insecure() -> None:
+    open_one = BrokerSettings(addresses=("ipc://@abstract",), state_dir="s")
     with pytest.raises(unix_sockets.BindFailed, match="other users of this host"):
-        server.check_addresses(BrokerSettings(addresses=(address,), state_dir="s"))
-    server.check_addresses(BrokerSettings(addresses=(address,), state_dir="s", insecure=True))
+        server.check_addresses(open_one)
+    server.check_addresses(msgspec.structs.replace(open_one, insecure=True))
+    tcp = BrokerSettings(addresses=("tcp://127.0.0.1:7700", "tcp://10.0.0.1:7700"), state_dir="s")
+    server.check_addresses(tcp)
+    assert tcp.asks_for_curve_keys
     server.check_addresses(BrokerSettings(addresses=("ipc:///x/socket",), state_dir="s"))
