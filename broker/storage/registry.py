@@ -143,7 +143,7 @@ class Registry:
             _metadata.create_all(connection)
             if _has_lost_its_layout(connection):
                 raise StoreFailed(f"The registry {path} doesn't say its layout", _BROKEN)
-            layout = _migrate(connection, _increment(connection, "layout", by=0, first=LAYOUT))
+            layout = _migrate(connection, _layout(connection))
         if layout != LAYOUT:
             self.close()
             raise StoreFailed(
@@ -327,6 +327,12 @@ def _migrate(connection: sa.Connection, layout: int) -> int:
             connection.execute(sa.text(statement))
         layout = _increment(connection, "layout", by=1, first=LAYOUT)
     return layout
+
+
+def _layout(connection: sa.Connection) -> int:
+    """Return a database's layout, noting it in a new one; one that has it already is not written to."""
+    known = connection.execute(sa.select(_facts.c.value).where(_facts.c.name == "layout")).scalar()
+    return int(known) if known is not None else _increment(connection, "layout", by=0, first=LAYOUT)
 
 
 def _increment(connection: sa.Connection, name: str, *, by: int, first: int) -> int:

@@ -248,7 +248,7 @@ def test_a_broker_that_stands_still_ends_no_worker_and_refuses_nothing(seed: int
 
 
 @pytest.mark.parametrize("scenario", ["broker that stands still", "cuts"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, 3, 4, 5, 6])  # with 2 nobody asks while something is cut
 def test_what_had_to_wait_is_let_in_whatever_made_it_wait(scenario: str, seed: int) -> None:
     world = fleet(seed, SCENARIOS[scenario], job_queue_size=25)
     world.is_faulty = True
