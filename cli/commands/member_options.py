@@ -1,10 +1,17 @@
-"""Options of the commands about nodes and gateways, and what they ask before what can't be taken back."""
+"""What the commands about nodes and gateways share: options, questions, and the commands that are alike."""
 
 import re
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from torchrelay.cli.commands import options
+
+if TYPE_CHECKING:  # they take time to load, and `--help` needs none
+    from torchrelay.cli.remote.member_calls import MemberCalls
+    from torchrelay.shared.api_bodies import InvitedBody
+    from torchrelay.shared.wire.fields import MemberRole
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What `list` calls it.")]
 InvitationId = Annotated[str, typer.Argument(metavar="ID", help="As `invitations` shows it.")]
@@ -39,3 +46,78 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask on a terminal whether to go on; end the command where the answer isn't yes."""
     if not yes and sys.stdin.isatty():
         typer.confirm(question, abort=True, err=True)
+
+
+def calls_of(role: "MemberRole", management: str) -> "MemberCalls":
+    """Return the calls about members of one role, to the management API at an address."""
+    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.member_calls import MemberCalls
+
+    return MemberCalls(RestClient("management", management), role)
+
+
+def show_invited(invited: "InvitedBody", role: "MemberRole", uses: int, *, as_json: bool) -> None:
+    """Print the line that the new host runs, in one however narrow the terminal is, and advice beside it."""
+    from torchrelay.cli.remote import member_tables, rendering
+
+    if as_json:
+        rendering.show(invited, as_json, lambda one: one.command)
+    else:
+        typer.echo(invited.command)
+        typer.echo(member_tables.advice(invited, role, uses), err=True)
+
+
+def add_list(app: typer.Typer, role: "MemberRole") -> None:
+    """Add `list`."""
+    text = f"List {role}s: those that are here, and those that have joined and are away."
+
+    @app.command("list", help=text)
+    def list_members(
+        management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
+    ) -> None:
+        from torchrelay.cli.remote import member_tables, rendering
+
+        found = calls_of(role, management).members()
+        rendering.show(found, as_json, lambda listed: member_tables.members(listed, role))
+
+
+def add_invitations(app: typer.Typer, role: "MemberRole") -> None:
+    """Add `invitations` and `uninvite`."""
+    text = f"List the invitations that let a {role} in, without what is secret of them."
+
+    @app.command(help=text)
+    def invitations(
+        management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
+    ) -> None:
+        from torchrelay.cli.remote import member_tables, rendering
+
+        found = calls_of(role, management).invitations()
+        rendering.show(found, as_json, lambda listed: member_tables.invitations(listed, role))
+
+    @app.command(help="Withdraw an invitation; who has joined by it stays.")
+    def uninvite(
+        invitation: InvitationId,
+        management: options.Management = options.DEFAULT_MANAGEMENT,
+        as_json: options.Json = False,
+    ) -> None:
+        from torchrelay.cli.remote import rendering
+
+        ended = calls_of(role, management).end_invitation(invitation)
+        rendering.show(ended, as_json, lambda said: said.status)
+
+
+def add_forget(app: typer.Typer, role: "MemberRole") -> None:
+    """Add `forget`."""
+    text = f"Forget a {role}, as if it had never joined: one that is gone, or was revoked."
+
+    @app.command(help=text)
+    def forget(
+        name: Name,
+        yes: Yes = False,
+        management: options.Management = options.DEFAULT_MANAGEMENT,
+        as_json: options.Json = False,
+    ) -> None:
+        from torchrelay.cli.remote import rendering
+
+        confirm(f"Forget {name}? If it still runs, it is cut off and has to join anew.", yes=yes)
+        rendering.show(calls_of(role, management).forget(name), as_json, lambda said: said.status)
