@@ -6,7 +6,6 @@ nobody in any more is kept for a while, so that the log can say it.
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Literal, assert_never
 
 from torchrelay.broker.models.records import (
@@ -110,11 +109,6 @@ class Members:
     def seen_at_ms(self, public_key: str) -> int | None:
         """Return when a member was last heard; None where that was before the broker's start."""
         return self._wall_ms(self._heard_at[public_key]) if public_key in self._was_heard else None
-
-    def may_hold(self, node_key: str | None, model: str) -> bool:
-        """Tell whether a node may be given a model; one that needs no key may be given all."""
-        member = self.members.get(node_key or "")
-        return member is None or not member.models or fnmatchcase(model, member.models)
 
     # What a change is to be, for the registry; each raises what the caller is told
 

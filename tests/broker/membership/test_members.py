@@ -193,15 +193,6 @@ def test_silence_before_the_brokers_start_does_not_count() -> None:
     assert later.seen_at_ms(NODE) is None
 
 
-def test_a_node_is_given_only_models_of_its_pattern() -> None:
-    here = members()
-    invited(here, node_invitation(models="resnet*"))
-    enrolled(here, NODE)
-    assert here.may_hold(NODE, "resnet-18")
-    assert not here.may_hold(NODE, "bert")
-    assert here.may_hold(None, "bert"), "a node on the broker's own socket"
-
-
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
