@@ -35,8 +35,10 @@ RECONNECT_MS, RECONNECT_MAX_MS = 100, 500
 HANDSHAKE_MS = 5000
 #: A message part above this ends the connection; the largest are bodies, see `settings.BODY_LIMIT_BYTES`.
 PART_LIMIT_BYTES = 1 << 31
-#: zmq's own beat, which keeps data under way. Its silence proves nothing: who is lost is told by the beats in
-#: our own messages, and zmq hears nobody while a message part arrives. So it waits for the largest part.
+#: zmq's own beat, which keeps data under way, both ways: who listens answers it. Its silence proves nothing:
+#: who is lost is told by the beats in our own messages, and zmq hears nobody while a part arrives. So it
+#: waits for the largest part. A listener has none of its own: libzmq aborts by an assertion (of `!_io_error`)
+#: when a beat is due on a connection that was reset while more of its messages than RCVHWM were waiting.
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 1000 * PART_LIMIT_BYTES // SLOWEST_BYTES_PER_S
 TCP_KEEPALIVE_IDLE_S = 30
 #: Messages of one peer that the broker's socket takes in before they are read: a few turns' worth.
@@ -69,13 +71,13 @@ COMMON = {
     zmq.LINGER: 0,
     zmq.MAXMSGSIZE: PART_LIMIT_BYTES,
     zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
     zmq.TCP_MAXRT: UNACKNOWLEDGED_MS,
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: TCP_KEEPALIVE_IDLE_S,
 }
 DIALING = COMMON | {
+    zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+    zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
     # What a broker that hangs, or floods, makes its peers hold. A worker reads nothing while its handler
     # runs; meanwhile two beats a second come.
     zmq.SNDHWM: PEER_SENDS_AHEAD,

@@ -96,6 +96,8 @@ print(listener.bind_to_random_port("tcp://127.0.0.1"), flush=True)
 while True:
     print(listener.recv_multipart(), flush=True)
 """
+#: Prints its port, and takes what has come only when it is told to.
+BUSY = LISTENER.replace("while True:", "input()\nwhile True:")
 #: What an unseeded generator gives first in every process (glibc's, with which libzmq's wheels are built).
 FIRST_ID = struct.pack("!BI", 0, 0x6B8B4567)
 
@@ -103,8 +105,10 @@ FIRST_ID = struct.pack("!BI", 0, 0x6B8B4567)
 class Listener:
     """A listening socket in a process of its own."""
 
-    def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE)
+    def __init__(self, code: str = LISTENER) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.out = cast("IO[bytes]", self.process.stdout)
         self.port = int(self.out.readline())
         self._peers: list[Peer] = []
@@ -137,8 +141,7 @@ class Listener:
         for peer in self._peers:
             peer.close()
         self.process.kill()
-        self.process.wait(5)
-        self.out.close()
+        self.process.communicate()
 
 
 @pytest.fixture
@@ -235,3 +238,23 @@ def test_nothing_that_a_peer_says_in_zmtp_aborts_the_listener(listener: Listener
         attack(listener)
         listener.hears()
         assert listener.process.poll() is None, name
+
+
+@pytest.mark.integration
+def test_a_peer_that_resets_while_a_busy_listener_has_not_taken_its_messages_aborts_nothing() -> None:
+    listener = Listener(BUSY)
+    try:
+        peer = listener.joined(b"many")
+        peer.pour(
+            frame(b"x") * sockets.TAKEN_AHEAD, 20_000, within_s=0.5
+        )  # 60 MB: more than the kernel holds
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() - began > 1.2 * sockets.HEARTBEAT_MS / 1000)
+        assert listener.process.stdin is not None
+        listener.process.stdin.write(b"\n")
+        listener.process.stdin.flush()
+        listener.hears()
+    finally:
+        listener.close()
