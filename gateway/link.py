@@ -263,6 +263,7 @@ class Link:
         self._dialer.complain = self._complain
         if file is not None:
             keep = partial(member_credentials.keep_broker_keys, Path(file), place.secret_key)
+            self._dialer.others_keys = partial(member_credentials.broker_keys, Path(file), place.secret_key)
             self._dialer.keep_keys = partial(self.loop.run_in_executor, None, keep)
         self._listen()
 

@@ -92,6 +92,15 @@ def broker_place(broker_address: str, credentials_file: str | None) -> BrokerPla
     return BrokerPlace(kept.addresses, kept.broker_keys, kept.secret_key)
 
 
+def broker_keys(path: Path, own: str) -> tuple[str, ...]:
+    """Return the keys that are kept by now for the member with the secret key `own`; none if it has none."""
+    try:
+        kept = read(path)
+    except CredentialsError:
+        return ()
+    return kept.broker_keys if kept is not None and kept.secret_key == own else ()
+
+
 def keep_broker_keys(path: Path, own: str, broker_keys: tuple[str, ...]) -> None:
     """Write the keys that the broker has by now for the member with the secret key `own`; log a failure.
 

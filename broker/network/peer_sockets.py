@@ -199,6 +199,8 @@ class PeerSockets:
 
     def _identify(self, route: bytes, first: zmq.Frame, fd: int) -> bytes:
         """Return who has sent the first message of a connection; an earlier one of the same peer ends."""
+        if self._secured is not None:
+            self._note_connections(self._secured)  # one that had this fd before must not end it later
         if (ended := self._ended.get(route)) is not None:
             return ended  # it lay waiting when its connection ended, and is no way to answer
         peer = sockets.peer_of(first)

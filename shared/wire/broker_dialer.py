@@ -29,6 +29,8 @@ class BrokerDialer:
         self.complain: Callable[[str], None] = _ignore
         #: Told by which keys the broker is known from now on.
         self.keep_keys: Callable[[tuple[str, ...]], object] = _ignore
+        #: Asked by which keys others of this host know the broker, while it can't be talked to.
+        self.others_keys: Callable[[], tuple[str, ...]] = tuple
         self._dial(now)
 
     @property
@@ -83,6 +85,8 @@ class BrokerDialer:
             self.keep_keys(self._kept_keys)
 
     def _dial(self, now: float) -> None:
+        if self.policy.reason:
+            self.policy.learn(self.others_keys())
         address, broker_key = self.policy.dial(now)
         secured = None if self._own is None else Secured(broker_key, self._own)
         if self.policy.is_watched:

@@ -107,6 +107,14 @@ class RedialPolicy:
         if self.broker_keys and broker_keys:
             self.broker_keys, self._key_at = broker_keys, 0
 
+    def learn(self, broker_keys: tuple[str, ...]) -> None:
+        """Take on what others of this host have been told since; keys before those known here are past."""
+        known_to = max(
+            (broker_keys.index(key) + 1 for key in self.broker_keys if key in broker_keys), default=0
+        )
+        if self.broker_keys:
+            self.broker_keys += broker_keys[known_to:]
+
     def heard(self, news: News, now: float) -> bool:
         """Take in what became of dialling; return whether the socket is of no use, and is to be closed."""
         match news:

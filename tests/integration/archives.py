@@ -147,6 +147,18 @@ def handle(data, context):
         os.kill(os.getpid(), signal.SIGSEGV)
     return rows
 """,
+    "waits_for_a_file": """
+import os, time
+
+def handle(data, context):
+    if data is None:
+        return None
+    path = bytes(data[0]["body"]).decode()
+    open(path + ".begun", "w").close()
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    return [str(os.getpid()) for _ in data]
+""",
     "never_returns": """
 import time
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,17 @@ class Encrypted:
             operator.close(0.5)
         return invited[-1].text
 
+    def rotate_key(self) -> str:
+        """Have the broker take another key at its next start; return it once it is kept."""
+        (old,) = self.broker_keys("one")[:1]
+        answer = self.parts.http.post(f"{self.parts.management}/broker/key/rotate")
+        assert answer.status_code == 200, answer.text
+        following = answer.json()["nextKey"]
+        for member in ("one", "gateway"):
+            eventually(partial(lambda name: self.broker_keys(name) == [old, following], member))
+        assert isinstance(following, str)
+        return following
+
     def pids(self, model: str) -> set[int]:
         return {worker["pid"] for worker in self.parts.ready(model)}
 
@@ -162,7 +174,7 @@ class Encrypted:
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encrypted]:
     folder = tmp_path_factory.mktemp("e")
-    store = make_store(folder / "models", "echo", "tells_what_it_was_given")
+    store = make_store(folder / "models", "echo", "tells_what_it_was_given", "waits_for_a_file")
     with fleet(folder, store) as parts:
         made = Encrypted(parts)
         parts.register("echo.mar", initial_workers=1)
@@ -202,17 +214,31 @@ def test_after_the_brokers_death_all_parts_come_back_and_no_model_is_loaded_anew
 
 
 def test_the_brokers_key_is_rotated_over_a_restart_and_all_parts_follow(encrypted: Encrypted) -> None:
-    pids, (old,) = encrypted.pids("echo"), encrypted.broker_keys("one")[:1]
-    answer = encrypted.parts.http.post(f"{encrypted.parts.management}/broker/key/rotate")
-    assert answer.status_code == 200, answer.text
-    following = answer.json()["nextKey"]
-    for member in ("one", "gateway"):
-        eventually(partial(lambda name: encrypted.broker_keys(name) == [old, following], member))
+    pids = encrypted.pids("echo")
+    following = encrypted.rotate_key()
     encrypted.restart_broker()
     eventually(lambda: encrypted.answers("echo"))
     for member in ("one", "gateway"):
         eventually(partial(lambda name: encrypted.broker_keys(name) == [following], member))
     eventually(lambda: encrypted.pids("echo") == pids)
+
+
+def test_a_worker_that_is_busy_while_the_key_is_rotated_follows_when_it_has_time(
+    encrypted: Encrypted, tmp_path: Path
+) -> None:
+    encrypted.parts.register("waits_for_a_file.mar", initial_workers=1)
+    (pid,) = encrypted.pids("waits_for_a_file")
+    until = tmp_path / "until"
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(encrypted.parts.predict, "waits_for_a_file", str(until).encode())
+        eventually(Path(f"{until}.begun").exists)
+        encrypted.rotate_key()
+        encrypted.restart_broker()
+        eventually(lambda: encrypted.answers("echo"))
+        until.touch()
+        assert answer.result(HANG_S).text == str(pid)
+    assert encrypted.pids("waits_for_a_file") == {pid}
+    encrypted.parts.scale("waits_for_a_file", min_worker=0, synchronous=True)
 
 
 def test_a_worker_is_given_neither_its_nodes_key_nor_the_way_to_it(encrypted: Encrypted) -> None:
@@ -262,9 +288,8 @@ def test_a_revoked_nodes_work_moves_and_its_link_says_what_to_do(encrypted: Encr
         eventually(lambda: len(parts.ready("echo")) == 2)
     assert set(load.statuses) == {200}, load.statuses
     assert not load.wrong
-    eventually(lambda: "doesn't know this host's key" in encrypted.log("worker"))
+    assert second.wait(HANG_S) == 1, "its invitation, by which it would join anew, is used up"
+    assert "doesn't know this host's key" in encrypted.log("worker")
+    assert "it has been used" in encrypted.log("worker")
     assert "torchrelay nodes invite" in encrypted.log("worker")
-    assert second.poll() is None, "it tries again: nobody has told it to end"
-    second.terminate()
-    second.wait(HANG_S)
     parts.scale("echo", min_worker=1, synchronous=True)

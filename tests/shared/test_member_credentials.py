@@ -111,3 +111,13 @@ def test_a_disk_that_takes_nothing_changes_nothing(tmp_path: Path, monkeypatch: 
         member_credentials.write(path, msgspec.structs.replace(MADE, is_confirmed=True))
     monkeypatch.undo()
     assert member_credentials.read(path) == MADE
+
+
+def test_the_keys_kept_by_now_are_told_to_the_member_that_they_are_of(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    assert member_credentials.broker_keys(path, MADE.secret_key) == ()
+    member_credentials.write(path, MADE)
+    assert member_credentials.broker_keys(path, MADE.secret_key) == MADE.broker_keys
+    assert member_credentials.broker_keys(path, "e" * 64) == ()
+    os.truncate(path, 5)
+    assert member_credentials.broker_keys(path, MADE.secret_key) == ()

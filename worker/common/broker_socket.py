@@ -26,14 +26,24 @@ Received = tuple[m.Message, int, list[memoryview]]
 class BrokerSocket:
     """A connection to the broker that may come and go."""
 
-    def __init__(self, place: BrokerPlace, kind: Kind, wake_fd: int | None = None) -> None:
-        """Dial; `wait` also ends when `wake_fd` is readable."""
+    def __init__(
+        self,
+        place: BrokerPlace,
+        kind: Kind,
+        wake_fd: int | None = None,
+        others_keys: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        """Dial; `wait` also ends when `wake_fd` is readable.
+
+        `others_keys` says by which keys others of this host know the broker.
+        """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._secret_key = place.secret_key
         self._addresses = place.addresses
         self._dialer = BrokerDialer(self._context, kind, place, now=clock.monotonic())
         self._dialer.on_closing, self._dialer.on_dialled = self._stop_following, self._follow
         self._dialer.complain = partial(logger.error, "broker.not_let_in: %s")
+        self._dialer.others_keys = others_keys
         self._poller = zmq.Poller()
         if wake_fd is not None:
             self._poller.register(wake_fd, zmq.POLLIN)

@@ -28,7 +28,8 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     """All that a worker process needs to know; `threads` are torch's on the cpu, 0 for what it finds itself.
 
     `variables` are added to its environment. With an `interpreter` it is a process of that, which finds
-    what lies in the folder `packages` first; without one it is a fork of the launcher.
+    what lies in the folder `packages` first; without one it is a fork of the launcher. By what is in
+    `broker_keys_file` its node knows the broker; a broker that asks for no key needs none.
     """
 
     start: m.StartWorker
@@ -40,6 +41,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     variables: dict[str, str] = {}
     interpreter: str = ""
     packages: str = ""
+    broker_keys_file: str = ""
 
 
 def write_spec(spec: WorkerSpec) -> int:

@@ -25,6 +25,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.worker.common import broker_keys_file
 from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
 from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
@@ -389,7 +390,8 @@ def _write_phase(status_fd: int, phase: LoadingPhase) -> None:
 def _serve(spec: WorkerSpec, runner: Runner, share: Share | None, readiness: Readiness | None) -> None:
     model = runner.model
     stop = StopSignal()
-    socket = BrokerSocket(spec.broker, "worker", wake_fd=stop.fd)
+    others_keys = partial(broker_keys_file.read, Path(spec.broker_keys_file))
+    socket = BrokerSocket(spec.broker, "worker", wake_fd=stop.fd, others_keys=others_keys)
     worker = WorkerLoop(spec, runner, socket, stop, readiness)
     engine = engine_for(runner, worker.leases, worker, share)
     try:

@@ -21,6 +21,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.redial_policy import BrokerPlace
+from torchrelay.worker.common import broker_keys_file
 from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
@@ -86,6 +87,9 @@ class Node:
 
     async def open(self) -> None:
         """Remove leftovers and start the launcher, before `run`. Raises OSError."""
+        if self._settings.credentials_file is not None:
+            shared = broker_keys_file.path_of(self._settings)
+            await asyncio.to_thread(broker_keys_file.write, shared, self._link.place.broker_keys)
         await self._workers.open()
 
     async def run(self) -> int:
@@ -154,11 +158,13 @@ class Node:
             self._stopping.set()
 
     def _keep_keys(self, place: BrokerPlace, broker_keys: tuple[str, ...]) -> None:
-        """Have a thread write which keys the broker has."""
+        """Have a thread write which keys the broker has, for the next start and for the workers."""
         if self._settings.credentials_file is not None:
             path = Path(self._settings.credentials_file)
             keep = partial(member_credentials.keep_broker_keys, path, place.secret_key, broker_keys)
             self._loop.run_in_executor(None, keep)
+            shared = broker_keys_file.path_of(self._settings)
+            self._loop.run_in_executor(None, broker_keys_file.write, shared, broker_keys)
 
     def _connected(self) -> None:
         """Say again what is in no beat; a broker that doesn't know this node gets it with the hello."""

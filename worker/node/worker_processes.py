@@ -26,7 +26,7 @@ from torchrelay.shared.wire.curve import KeyPair
 from torchrelay.shared.wire.fields import SAID_LIMIT_CHARS
 from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.shared.wire.sockets import new_key_pair
-from torchrelay.worker.common import worker_environment
+from torchrelay.worker.common import broker_keys_file, worker_environment
 from torchrelay.worker.common.measuring import PrintedMetrics
 from torchrelay.worker.launcher.launcher_protocol import Exited, Forked, SequenceHeaders, WorkerSpec
 from torchrelay.worker.node.archive_cache import ArchiveCache, Phase
@@ -291,6 +291,7 @@ class WorkerProcesses:
             ),
             interpreter=environment.interpreter if environment else "",
             packages=environment.packages if environment else "",
+            broker_keys_file=str(broker_keys_file.path_of(self._settings)),
         )
         try:
             writers = (output.stdout.writer, output.stderr.writer, status.writer)

@@ -111,6 +111,14 @@ def test_a_key_that_is_known_later_comes_in_by_a_new_socket(scene: Scene) -> Non
     assert part.closed == part.dialled
 
 
+def test_a_key_that_others_of_the_host_were_told_brings_a_part_back(scene: Scene) -> None:
+    broker = scene.broker(NEXT)
+    part = scene.part(broker.address)
+    part.dialer.others_keys = lambda: (OURS.public, NEXT.public)
+    scene.until_heard(part, broker)
+    assert part.kept[-1] == (NEXT.public,)
+
+
 def test_the_peer_is_the_same_by_each_of_its_sockets(scene: Scene) -> None:
     broker = scene.broker()
     part = scene.part(broker.address)

@@ -144,9 +144,30 @@ def test_keys_that_are_announced_count_from_then_on() -> None:
     assert policy.target.broker_key == OLD
 
 
+@pytest.mark.parametrize(
+    ("others", "known"),
+    [
+        ((OLD, NEW), (OLD, NEW)),  # announced while this part was busy
+        ((NEW,), (OLD, NEW)),  # and proved by the others meanwhile
+        ((OLD,), (OLD,)),
+        ((), (OLD,)),
+        (("past", OLD), (OLD,)),
+        (("past", OLD, NEW), (OLD, NEW)),
+    ],
+)
+def test_from_others_later_keys_are_learnt_and_earlier_ones_are_not(
+    others: tuple[str, ...], known: tuple[str, ...]
+) -> None:
+    policy = begun(keys=(OLD,))
+    policy.learn(others)
+    assert policy.broker_keys == known
+    assert policy.target.broker_key == OLD
+
+
 def test_whoever_needs_no_key_learns_none() -> None:
     policy = begun(keys=())
     policy.know((NEW,))
+    policy.learn((NEW,))
     assert policy.target == Target(HERE, "")
 
 
