@@ -1,5 +1,5 @@
--- The check before the timed load: every body is different, and an answer is right if it has status 200
--- and is the body of a request that was sent and not answered yet.
+-- The check before the timed load: every body is different, of so many bytes as the first argument says, and
+-- an answer is right if it has status 200 and is the body of a request that was sent and not answered yet.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/octet-stream"
 
@@ -14,9 +14,13 @@ function setup(thread)
   table.insert(threads, thread)
 end
 
+function init(args)
+  padding = string.rep("0", tonumber(args[1]) - 64)
+end
+
 function request()
   sent = sent + 1
-  local body = string.format("%064d", sent)
+  local body = padding .. string.format("%064d", sent)
   open[body] = true
   return wrk.format(nil, nil, nil, body)
 end

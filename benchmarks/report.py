@@ -3,13 +3,15 @@
 Pure but for `write` and `main`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import msgspec
 
-from benchmarks.results import Load, Point, ProcessFacts, Results
+from benchmarks import encryption_report
+from benchmarks.results import EncryptionResults, Load, Point, ProcessFacts, Results
+from benchmarks.tables import cpu_by_role, table
 
 REPORT = Path("docs/performance.md")
 RESULTS = Path("benchmarks/results/performance.json")
@@ -38,20 +40,18 @@ def write(results: Results, raw: Path, report: Path) -> None:
     for path in (raw, report):
         path.parent.mkdir(parents=True, exist_ok=True)
     raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    report.write_text(render(results))
+    encryption = None
+    if encryption_report.RESULTS.exists():
+        encryption = msgspec.json.decode(encryption_report.RESULTS.read_bytes(), type=EncryptionResults)
+    report.write_text(render(results, encryption))
 
 
-def render(results: Results) -> str:
+def render(results: Results, encryption: EncryptionResults | None = None) -> str:
     """Write the whole report."""
     sections = [_top(results), _load(results), _cpu(results), _starts(results), _memory(results),
-                _loops(results), HOW_TO_READ]  # fmt: skip
+                encryption_report.render(encryption) if encryption else "", _loops(results),
+                HOW_TO_READ]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table; every column but the first is aligned to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def summarise(loads: Sequence[Load]) -> tuple[str, str, str, str, str]:
@@ -70,13 +70,6 @@ def summarise(loads: Sequence[Load]) -> tuple[str, str, str, str, str]:
 def ratio(ours: Sequence[Load], theirs: Sequence[Load]) -> str:
     """Write how many times as many requests a second the first ones answer, by their medians."""
     return f"{median(load.rate for load in ours) / median(load.rate for load in theirs):.2f}"
-
-
-def cpu_by_role(points: Sequence[Point]) -> dict[str, float]:
-    """Return each role's CPU time per request in microseconds, over all given runs together."""
-    requests = sum(point.load.requests for point in points)
-    roles = dict.fromkeys(role for point in points for role in point.cpu_s)
-    return {role: sum(point.cpu_s.get(role, 0.0) for point in points) / requests * 1e6 for role in roles}
 
 
 def _top(results: Results) -> str:

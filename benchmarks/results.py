@@ -96,6 +96,25 @@ class Point(Record, frozen=True, kw_only=True):
     cpu_s: dict[str, float]
 
 
+class EncryptionPoint(Point, frozen=True, kw_only=True):
+    """A timed run of a fleet of one kind; `gateway` says how that reaches the broker."""
+
+    gateway: str
+    body_bytes: int
+
+
+class EncryptionResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.encryption` found; a point's server is `plain` or `secured`."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    plan: RunPlan
+    checks: tuple[Check, ...] = ()
+    points: tuple[EncryptionPoint, ...] = ()
+
+
 class Loop(Record, frozen=True, kw_only=True):
     """Work done in a plain loop inside one process, without sockets."""
 

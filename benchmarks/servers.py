@@ -192,7 +192,7 @@ def running(
         watcher = threading.Thread(target=_note_start, args=(server,))
         watcher.start()
         stack.callback(watcher.join)
-        stack.callback(_stop, process)
+        stack.callback(stop, process)
         yield server
 
 
@@ -255,7 +255,7 @@ def _note_start(server: StartedServer) -> None:
         pause(POLL_S)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """End a server with everything it started, whatever process group that is in."""
     try:
         family = psutil.Process(process.pid).children(recursive=True)

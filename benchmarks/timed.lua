@@ -1,8 +1,12 @@
--- The timed load: one fixed 64-byte body. wrk itself counts statuses of 400 and more; looking at answers
+-- The timed load: one fixed body of so many bytes as the first argument says. wrk itself counts statuses of 400 and more; looking at answers
 -- from Lua would make the generator, which shares the machine, part of what is measured.
 wrk.method = "POST"
-wrk.body = string.rep("torchrelay-64-by", 4)
 wrk.headers["Content-Type"] = "application/octet-stream"
+
+function init(args)
+  local size = tonumber(args[1])
+  wrk.body = string.sub(string.rep("torchrelay-64-by", math.ceil(size / 16)), 1, size)
+end
 
 function done(summary, latency, requests)
   local errors = summary.errors

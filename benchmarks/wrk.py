@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from benchmarks.results import Load
 
 HERE = Path(__file__).parent
 INSTALL = "apt-get install wrk   # Debian, Ubuntu; elsewhere: https://github.com/wg/wrk"
+#: Of a body, unless something else is asked for.
+BODY_BYTES = 64
 #: An answer that takes longer counts as broken.
 ANSWER_LIMIT_S = 10
 #: Beyond its duration wrk needs this long at most to connect and to end.
@@ -34,14 +37,18 @@ def require() -> None:
         raise WrkFailed(f"wrk, the load generator, is not installed:\n    {INSTALL}")
 
 
-def measure(url: str, connections: int, seconds: float) -> Load:
-    """Put load on `url` over kept-alive connections, and time it."""
-    return parse_timed(_run(url, connections, seconds, HERE / "timed.lua"))
+def measure(
+    url: str, connections: int, seconds: float, *, body_bytes: int = BODY_BYTES, prefix: Sequence[str] = ()
+) -> Load:
+    """Put load on `url` over kept-alive connections, and time it; `prefix` comes before the command."""
+    return parse_timed(_run(url, connections, seconds, HERE / "timed.lua", body_bytes, prefix))
 
 
-def check(url: str, connections: int, seconds: float) -> Verdict:
+def check(
+    url: str, connections: int, seconds: float, *, body_bytes: int = BODY_BYTES, prefix: Sequence[str] = ()
+) -> Verdict:
     """Put load on `url` and compare every answer with what was sent."""
-    return parse_checked(_run(url, connections, seconds, HERE / "checked.lua"))
+    return parse_checked(_run(url, connections, seconds, HERE / "checked.lua", body_bytes, prefix))
 
 
 def parse_timed(output: str) -> Load:
@@ -61,10 +68,12 @@ def _numbers(output: str, tag: str) -> dict[str, int]:
     return {name: int(value) for name, _, value in (word.partition("=") for word in line[1].split())}
 
 
-def _run(url: str, connections: int, seconds: float, script: Path) -> str:
-    command = ["wrk", "--threads", "1", "--connections", str(connections)]
+def _run(
+    url: str, connections: int, seconds: float, script: Path, body_bytes: int, prefix: Sequence[str]
+) -> str:
+    command = [*prefix, "wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{max(1, round(seconds))}s", "--timeout", f"{ANSWER_LIMIT_S}s"]
-    command += ["--script", str(script), url]
+    command += ["--script", str(script), url, "--", str(body_bytes)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK_S, check=False)
     except subprocess.TimeoutExpired as error:

@@ -1,8 +1,10 @@
 import os
 
 import pytest
+import zmq
 
 from benchmarks import processes
+from tests.support import eventually
 
 CHILD = ["python", "-P", "-m", "torchrelay.cli.start.child"]
 
@@ -52,3 +54,9 @@ def test_cpu_time_is_summed_by_role() -> None:
     spent = processes.cpu_seconds(os.getpid(), lambda command, parent: "all")
     assert set(spent) == {"all"}
     assert spent["all"] > 0
+
+
+def test_the_threads_of_libzmq_are_counted_apart() -> None:
+    with zmq.Context() as context, context.socket(zmq.PAIR):
+        eventually(lambda: processes.thread_seconds(os.getpid()).keys() == {"", "zmq"})  # once they are named
+        assert processes.thread_seconds(os.getpid())[""] > 0

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from benchmarks import report
 from benchmarks.results import Check, Load, Loop, Machine, Point, ProcessFacts, Results, RunPlan, StartUp
@@ -50,12 +49,6 @@ def results() -> Results:
     )  # fmt: skip
 
 
-def test_a_table_has_its_numbers_to_the_right() -> None:
-    assert report.table(("a", "b"), [("x", "1"), ("y", "2")]) == (
-        "| a | b |\n| --- | ---: |\n| x | 1 |\n| y | 2 |"
-    )
-
-
 def test_runs_are_summarised_by_medians_and_their_spread() -> None:
     loads = [load(1000, p50_us=500), load(9000, p50_us=700), load(2000, p50_us=600)]
     assert report.summarise(loads) == ("2,000", "1,000 to 9,000", "0.60", "2.00", "0")
@@ -67,11 +60,6 @@ def test_errors_of_all_runs_are_counted_against_all_requests() -> None:
 
 def test_the_ratio_is_that_of_the_medians() -> None:
     assert report.ratio([load(3000), load(1000), load(2000)], [load(500), load(1000), load(800)]) == "2.50"
-
-
-def test_cpu_time_is_divided_by_the_requests_of_all_runs() -> None:
-    points = [point("s", 64, 1000, {"broker": 0.02}), point("s", 64, 3000, {"broker": 0.06, "node": 0.004})]
-    assert report.cpu_by_role(points) == pytest.approx({"broker": 20.0, "node": 1.0})
 
 
 def test_the_report_has_the_ratio_of_each_number_of_connections() -> None:
