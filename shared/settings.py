@@ -162,7 +162,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: Memory above which the broker closes the connection that holds most of it. 0 takes half of the host's
     #: or cgroup's, or more if queue_limit_bytes and 1 GiB beside it need it, up to nine tenths.
     memory_limit_bytes: NotNegative = 0
-    #: Tries per job, so that a job that ends workers can't end one after the other.
+    #: Tries per job, so that a job that ends workers can't end one after the other. Where it is above 1, one
+    #: that may not be to blame, or not have begun, has one more.
     attempt_limit: Positive = 2
     #: How long requests are refused whose content has ended as many workers as a job has tries, two at
     #: least; 0 refuses none. Long enough to look into it, short enough where the content is not the cause.

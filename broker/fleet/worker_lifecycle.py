@@ -111,6 +111,7 @@ class WorkerLifecycle:
             self._jobs.take_back(worker, worker.leases, now, reason="it joined anew")
             self.by_peer[peer] = worker
             worker.answers = InOrder(max(0, hello.next_serial - 1))
+            worker.answers.has_skipped = not hello.next_serial  # its protocol doesn't number them
             worker.keeps_leases = self._jobs.recovery.named(worker, hello.held)
             if loading_s is not None:
                 self._metrics.worker_loaded(worker.metrics_label, loading_s, self._wall_ms(now))
@@ -301,7 +302,7 @@ class WorkerLifecycle:
     def _end_stuck(self, worker: FleetWorker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:
         reason = f"no answer within response_timeout of {limit_s} s"
         self._jobs.give_up(worker, overdue, reason, now)
-        self._give_up(worker, reason, now, is_lost=False)
+        self._give_up(worker, reason, now)
         self._report(logging.WARNING, "worker.stuck", **_facts(worker), reason=reason, was_ready=True,
                      **self._next_start(worker, now))  # fmt: skip
 
@@ -313,7 +314,7 @@ class WorkerLifecycle:
 
     def _end_again(self, worker: FleetWorker, now: float) -> None:
         """Repeat an order to stop that had no effect."""
-        self._jobs.take_back(worker, worker.leases, now, reason="it could not be stopped", is_lost=True)
+        self._jobs.take_back(worker, worker.leases, now, reason="it could not be stopped")
         if worker.node is None:
             self._remove(worker, "its node never came back", now)
         else:
@@ -341,13 +342,12 @@ class WorkerLifecycle:
             worker, reason, now, out_of_memory=out_of_memory, is_excused=is_excused,
             window_s=self._settings.restart_window_s if window_s is None else window_s,
         )  # fmt: skip
-        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True,
-                             out_of_memory=out_of_memory)  # fmt: skip
+        self._jobs.take_back(worker, worker.leases, now, reason=reason, out_of_memory=out_of_memory)
 
-    def _give_up(self, worker: FleetWorker, reason: str, now: float, *, is_lost: bool = True) -> None:
+    def _give_up(self, worker: FleetWorker, reason: str, now: float) -> None:
         """Count a failure, take all jobs back, and have the process killed."""
         self._fail(worker, reason, now)
-        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=is_lost)
+        self._jobs.take_back(worker, worker.leases, now, reason=reason)
         if worker.state is not WorkerState.STOPPING:
             self._stop(worker, reason, now, kill=True)
 
@@ -371,7 +371,7 @@ class WorkerLifecycle:
 
     def _remove(self, worker: FleetWorker, reason: str, now: float) -> None:
         """Forget a worker whose process is gone."""
-        self._jobs.take_back(worker, worker.leases, now, reason=reason, is_lost=True)
+        self._jobs.take_back(worker, worker.leases, now, reason=reason)
         self._jobs.leave_service(worker)
         self.by_peer.pop(worker.peer or b"", None)
         self._metrics.worker_gone(worker.metrics_label)

@@ -2,7 +2,8 @@
 
 Rules, of which the first is that no request is refused because of others in its batch:
 
-- what ran on a worker that ended by itself is suspect, and is run again with nothing beside it;
+- what ran on a worker that ended by itself is suspect, and is run again with nothing beside it; where it had
+  no try left and ran beside others, it has one more;
 - at most one worker of a version is used for that at a time, while another serves the other requests; where
   there is one alone, it serves them first for as long as it took to come up, and between two suspects;
 - one that ends that worker, too, has its content quarantined; those that were lost with it are cleared;
@@ -38,7 +39,7 @@ Assign = Callable[[VersionQueue, tuple[Job, ...], VersionRecord, FleetWorker, fl
 
 
 def judge(
-    queue: VersionQueue, worker: FleetWorker, *, attempt_limit: int, deaths_needed: int, now: float
+    queue: VersionQueue, worker: FleetWorker, *, deaths_needed: int, now: float
 ) -> tuple[bool, list[Job]]:
     """Find out which of the jobs that a worker was running ended it, or put all of them under suspicion.
 
@@ -57,8 +58,7 @@ def judge(
     is_alone = len(running) == 1
     is_excused = worker.has_answered or all(job.suspicion and job.suspicion.is_excused for job in running)
     for job in running:
-        if not is_alone and job.attempt >= attempt_limit > 1:
-            job.attempt = attempt_limit - 1  # others ran with it: this was not its last try
+        job.has_spare_try = not is_alone
     find = queue.suspicions.find
     if known := [job for job in running if (one := find(job.meta, job.frames)) and one.digest]:
         return True, known
@@ -171,7 +171,11 @@ class Isolation(JobsPart):
         head = queue.suspects[0]
         share = (now - head.arrived_at) / (head.expires_at - head.arrived_at)
         count = batching.isolated_count(suspects=len(queue.suspects), waited_share=share)
-        jobs = queue.take_suspects(min(count, batching.room(record, leases=len(kept.leases))))
+        count = min(count, batching.room(record, leases=len(kept.leases)))
+        limit = self.settings.attempt_limit
+        if count > 1 and any(job.attempt >= limit for job in islice(queue.suspects, count)):
+            count = 1  # it has its spare try alone: there is none after it
+        jobs = queue.take_suspects(count)
         for batch in [jobs] if queue.runs_in_order else [(job,) for job in jobs]:
             assign(queue, batch, record, kept, now)
         queue.isolated_at = now
@@ -188,7 +192,7 @@ class Isolation(JobsPart):
         # All of a client's requests may be the same: a second kill by chance would have them all refused.
         was_killed = gone.signal == SIGKILL and not gone.out_of_memory
         needed = max(2, limit) + was_killed
-        is_excused, culprits = judge(queue, worker, attempt_limit=limit, deaths_needed=needed, now=now)
+        is_excused, culprits = judge(queue, worker, deaths_needed=needed, now=now)
         set_apart(queue)
         if not self.settings.quarantine_s:
             return is_excused

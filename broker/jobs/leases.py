@@ -17,6 +17,9 @@ from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError
 
+#: What is said of a batch that its worker doesn't have.
+LOST = "the batch was lost on its way"
+
 
 @dataclass(slots=True, eq=False)
 class Leases(JobsPart):
@@ -174,7 +177,7 @@ class Leases(JobsPart):
         """Take note that a worker is at this lease: what should have come before never reached it."""
         if lease.is_in_order and worker.leases[0] is not lease:
             skipped = worker.leases[: worker.leases.index(lease)]
-            self.take_back(worker, skipped, now, reason="the batch was lost on its way")
+            self.take_back(worker, skipped, now, reason=LOST, never_came=not worker.answers.has_skipped)
             self._begin_next(worker, now)
 
     def end_running(self, jobs: Iterable[Job], error_of: Callable[[Job], errors.RelayError] | None) -> None:
@@ -230,7 +233,7 @@ class Leases(JobsPart):
             if (one.beat < heard or one.has_crossed(late)) and one.number not in held
         ]
         if lost:
-            self.take_back(worker, lost, now, reason="the batch was lost on its way", is_lost=True)
+            self.take_back(worker, lost, now, reason=LOST, never_came=not worker.answers.has_skipped)
             self._begin_next(worker, now)
             self.waiting.changed[worker.key] = None
 
@@ -238,8 +241,7 @@ class Leases(JobsPart):
         """Take back a lease whose message found no connection."""
         lease = self.by_number.get(number)
         if lease is not None and lease.worker_id == worker.worker_id:
-            lease.began_at = None
-            self.take_back(worker, [lease], now, reason="it is cut off")
+            self.take_back(worker, [lease], now, reason="it is cut off", never_came=True)
             self._begin_next(worker, now)
 
     def take_back(
@@ -249,28 +251,35 @@ class Leases(JobsPart):
         now: float,
         *,
         reason: str,
-        is_lost: bool = False,
+        never_came: bool = False,
         out_of_memory: bool = False,
     ) -> None:
         """Return the jobs of some of a worker's leases to the head of their queue.
 
-        With `is_lost` the worker died: the jobs of a batch it was running have used up a try, and one
-        that has used up all is answered, so that it can't bring down worker after worker. So is one that
-        has streamed, and one of a sequence that may have been run: a second run would not be the same.
+        Unless it is known that they `never_came`, they may have begun, and have used up a try: one sent ahead
+        may have begun unheard. A job that has used up all is answered, so that it is not run more often than
+        is said, and can't bring down worker after worker. So is one that has streamed, and one of a sequence
+        that may have been run: a second run would not be the same.
         """
         broken: list[str] = []
         for lease in tuple(leases):
+            if never_came:
+                lease.began_at = None
             back: list[Job] = []
             for job in lease.jobs:
                 if job.state is not JobState.RUNNING:
                     continue
-                if not (is_lost and lease.began_at is not None):
+                if never_came:
                     job.attempt -= 1
+                    job.misses += 1
+                elif lease.began_at is None:
+                    job.has_spare_try = True
                 if lease.queue.may_run_again(job, lease, self.settings.attempt_limit):
                     back.append(job)
                 else:
                     cls = errors.OutOfResources if out_of_memory else errors.WorkerDied
-                    self.answers.refuse(job, cls("Worker died.", f"{reason} (in {job.attempt} tries)"))
+                    tries = job.attempt + job.misses
+                    self.answers.refuse(job, cls("Worker died.", f"{reason} (in {tries} tries)"))
                     broken.append(job.sequence)
             self._drop_lease(worker, lease, now)
             self.waiting.put_back(lease.queue, back)

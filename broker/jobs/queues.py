@@ -18,6 +18,9 @@ from torchrelay.shared.wire.presence import SLOWEST_BYTES_PER_S
 
 #: Metas of one batch: half of what a head may hold, so that the rest of it fits in any case.
 METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
+#: Messages to workers that may be lost with a job, each noticed within two beats: far more than a bad network
+#: loses, and as few as one may cost that no worker can read.
+MISSES_LIMIT = 8
 #: Looking a job up in a queue takes a moment for each that is ahead of it: of more, one pass takes them all.
 SINGLY_LIMIT = 8
 
@@ -49,8 +52,12 @@ class Job:
     sequence: str = ""
     #: Its client named no sequence: this one was made up for it.
     starts_sequence: bool = False
-    #: Tries that began, this one included while running.
+    #: Tries that may have begun, this one included while running: its handler ran as often at most.
     attempt: int = 0
+    #: A try ended beside others that may be to blame, or maybe before it began: it may have one more.
+    has_spare_try: bool = False
+    #: Tries that never reached their worker.
+    misses: int = 0
     #: The lease it runs under; 0 while it waits.
     lease: int = 0
     #: Parts of its answer that have been passed on; after the first it isn't tried again.
@@ -225,7 +232,9 @@ class VersionQueue(ABC):
 
     def may_run_again(self, job: Job, lease: Lease, attempt_limit: int) -> bool:
         """Tell whether a job that is taken back from a worker may go to another one."""
-        return not job.parts and job.attempt < attempt_limit
+        if job.parts or job.misses >= MISSES_LIMIT:
+            return False
+        return job.attempt < attempt_limit or (job.has_spare_try and job.attempt == attempt_limit > 1)
 
     # Sequences; a queue without them has none to care for
 

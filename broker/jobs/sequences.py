@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from torchrelay.broker.jobs.quarantine import Suspicion
-from torchrelay.broker.jobs.queues import Job, Lease, Strategy, VersionQueue, fitting
+from torchrelay.broker.jobs.queues import MISSES_LIMIT, Job, Lease, Strategy, VersionQueue, fitting
 from torchrelay.broker.models.records import VersionRecord
 
 
@@ -107,7 +107,8 @@ class SequenceQueue(VersionQueue):
         if not job.sequence:
             return super().may_run_again(job, lease, attempt_limit)
         sequence = self.sequences.get(job.sequence)
-        return not (job.parts or lease.began_at is not None or sequence is None or sequence.is_closed)
+        has_begun = job.parts or job.misses >= MISSES_LIMIT or lease.began_at is not None
+        return not (has_begun or sequence is None or sequence.is_closed)
 
     # Jobs come and go
 

@@ -89,6 +89,8 @@ class InOrder:
     latest: int = 0
     #: Messages after it are to be asked for; whoever asks sets it to False.
     has_missed: bool = False
+    #: Messages were passed over that the other side didn't have any more.
+    has_skipped: bool = False
     #: After which serial they have been asked for.
     _asked: int = -1
 
@@ -118,3 +120,4 @@ class InOrder:
     def _see_row(self, serial: int) -> None:
         if serial >> ROW_BITS > self.latest >> ROW_BITS:
             self.latest = serial >> ROW_BITS << ROW_BITS
+            self.has_skipped = True

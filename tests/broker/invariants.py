@@ -42,7 +42,12 @@ def _check_jobs(core: BrokerCore) -> None:
         assert stats.submitted == waiting + sum(stats.outcomes.values()), (
             f"{key}: submitted {stats.submitted} is not waiting {waiting} + ended {stats.outcomes}"
         )
-    assert all(job.attempt <= core.settings.attempt_limit for job in open_jobs), "a job has too many tries"
+    limit = core.settings.attempt_limit
+    most = limit + (limit > 1)
+    assert all(job.attempt <= most for job in open_jobs), "a job has too many tries"
+    assert all(job.attempt <= limit or job.has_spare_try for job in open_jobs), (
+        "a job has one try more for nothing"
+    )
 
 
 def _check_leases(core: BrokerCore) -> None:

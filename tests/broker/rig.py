@@ -363,15 +363,17 @@ class Rig:
         """Let a node obey its orders to start: each worker says that it is ready."""
         return [self.worker_ready(order, node) for order in self.take(node, m.StartWorker)]
 
-    def worker_ready(self, order: m.StartWorker, node: bytes = NODE) -> bytes:
-        return self.worker_ready_again(order, self.core.fleet.nodes[node].own_name)
+    def worker_ready(self, order: m.StartWorker, node: bytes = NODE, *, next_serial: int = 0) -> bytes:
+        name = self.core.fleet.nodes[node].own_name
+        return self.worker_ready_again(order, name, next_serial=next_serial)
 
-    def worker_ready_again(self, order: m.StartWorker, name: str) -> bytes:
-        """Let a worker say hello; its node, called `name`, need not be here."""
+    def worker_ready_again(self, order: m.StartWorker, name: str, *, next_serial: int = 0) -> bytes:
+        """Let a worker say hello; its node, called `name`, need not be here. `next_serial`: it numbers."""
         peer = f"w-{order.worker_id}".encode()
         self.leases[peer] = []
         self.say(peer, m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, name, order.model, order.version,
-                                     order.archive, order.device, 77, order.claim))  # fmt: skip
+                                     order.archive, order.device, 77, order.claim,
+                                     next_serial=next_serial))  # fmt: skip
         self.take(peer, m.Welcome)
         return peer
 

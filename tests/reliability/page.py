@@ -37,7 +37,8 @@ faults for minutes, and a simulation by seed with faults planted into the code.
   `response_timeout` of the model, or the request's `x-request-timeout-ms`.
 - **Nothing that dies loses a request that was taken**, but with what held its connection, a gateway process. A
   worker, launcher, node or broker that ends, hangs, is stopped or cut off costs time, at most.
-- **A handler runs for a request once**, and once more if its worker, or the broker, was lost.
+- **A handler runs for a request once**, and once more if its worker, or the broker, was lost. It never runs more than
+  three times while a broker lives; the third is for what others may be to blame for ([exactly](architecture.md#once)).
 - **What was acknowledged is registered**: after any end of the broker, on a full disk, on one that became read-only.
   What was refused changes nothing.
 - **What ends is replaced** and leaves no process, file descriptor or memory behind.

@@ -286,15 +286,21 @@ class SimulatedBroker:
         self._stands_still_until = 0.0
         #: Turns of its loop; a core that spins shows here.
         self.turns = 0
+        self._started_at: list[float] = []
         self.start()
 
     def start(self) -> None:
         self.epoch += 1
+        self._started_at.append(self._world.now)
         self.core = BrokerCore(self._world.settings, self._registry.load(), epoch=self.epoch,
                                now=self._world.now, wall_ms=0,
                                new_sequence_id=lambda: f"made-{next(self._sequences)}",
                                claims=Claims(b"secret"))  # fmt: skip
         self._turn_soon(0.0)
+
+    def starts_since(self, time: float) -> int:
+        """Return how often it has been started since then."""
+        return sum(started_at > time for started_at in self._started_at)
 
     def die(self) -> None:
         if self.core is None:

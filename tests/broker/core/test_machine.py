@@ -155,22 +155,25 @@ def test_a_second_batch_is_sent_ahead_once_the_worker_is_known_to_be_quick() -> 
     assert len(rig.take(worker, m.Assign)) == 2
 
 
-def test_a_batch_sent_ahead_to_a_worker_that_dies_has_not_used_up_a_try() -> None:
+def test_a_batch_that_was_sent_ahead_to_workers_that_die_has_one_try_more_and_no_second_one() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
     rig.submit(1)
-    rig.complete(worker, rig.only(worker, m.Assign))
-    rig.submit(2, 3)
-    assert len(rig.take(worker, m.Assign)) == 1  # how long it takes was 0 s, which is not known yet
-    rig.exit_worker(int(worker[2:]))
-    rig.pass_time(1)
-    (worker,) = rig.start_workers()
-    ahead = rig.only(worker, m.Assign)
-    assert (ahead.items[0].meta, rig.attempt(ahead)) == (b"meta-3", 1)
-    rig.complete(worker, ahead)
-    rig.pass_time(1)
-    again = rig.only(worker, m.Assign)
-    assert (again.items[0].meta, rig.attempt(again)) == (b"meta-2", 2)
+    first = rig.only(worker, m.Assign)
+    rig.pass_time(0.01)
+    rig.complete(worker, first)
+    rig.submit(2)
+    rig.pass_time(0.001)
+    rig.submit(3)
+    refused: list[tuple[int, str]] = []
+    for tries in ([1, 1], [2, 2], [3]):
+        assert [rig.attempt(batch) for batch in rig.take(worker, m.Assign)] == tries
+        rig.exit_worker(int(worker[2:]), of_itself=False)
+        refused += [(item.job, item.details) for one in rig.take(GATEWAY, m.Refused) for item in one.items]
+        rig.pass_time(10)
+        workers = rig.start_workers()
+        worker = workers[0]
+    assert refused == [(2, "killed by signal 9 (in 2 tries)"), (3, "killed by signal 9 (in 3 tries)")]
 
 
 def test_a_job_that_no_worker_takes_is_answered_when_its_time_is_over() -> None:

@@ -2,7 +2,8 @@
 
 `invariants.check` runs after every turn (the rig does it); the rules here add what only an onlooker can
 know: nobody is answered twice, parts come in order and never after the end, what has begun to be
-answered is not run again, sequences keep their order, and in the end everybody is answered.
+answered is not run again, nothing is run more often than is promised, sequences keep their order, and in the
+end everybody is answered.
 """
 
 from collections import Counter
@@ -23,6 +24,8 @@ NODES = ("n-1", "n-2")
 MODELS = ("a", "b")
 VERSIONS = ("1.0", "2.0")
 SEQUENCES = ("", "s", "t")
+#: attempt_limit, and the one try more of what ran beside others, or maybe never began.
+RUNS_MAX = 3
 
 _SEQUENTIAL = ModelConfig(sequence_batching=True, sequence_max_idle_ms=3000, sequence_timeout_ms=10_000,
                           max_sequence_queue_jobs=3, max_sequences=2)  # fmt: skip
@@ -75,6 +78,8 @@ class Machine(RuleBasedStateMachine):
         self.lives = 0
         #: Jobs that were begun to be answered, whatever became of them.
         self.begun: set[bytes] = set()
+        #: How often workers of this broker may have begun a job.
+        self.runs: Counter[bytes] = Counter()
         #: The latest job given to a worker, by model, version and sequence.
         self.latest: dict[tuple[str, str, str], int] = {}
 
@@ -127,6 +132,8 @@ class Machine(RuleBasedStateMachine):
         assert len(names) == len(set(names)), "two jobs of one sequence in a batch"
         for item in assign.items:
             assert item.meta not in self.begun, f"{item.meta!r} is tried again after its first part"
+            self.runs[item.meta] += 1
+            assert self.runs[item.meta] <= RUNS_MAX, f"{item.meta!r} may have been run too often"
             if item.sequence:
                 job = int(item.meta[5:])
                 key = (player.order.model, player.order.version, item.sequence)
@@ -275,6 +282,7 @@ class Machine(RuleBasedStateMachine):
         else:
             batch = player.held.pop()
             self.rig.lose_lease(worker, batch)
+            self.runs.subtract(item.meta for item in batch.items)
             for item in batch.items:  # they may be given again
                 self.latest.pop((player.order.model, player.order.version, item.sequence), None)
             self.rig.feed(Unreachable(worker, batch))
@@ -321,6 +329,7 @@ class Machine(RuleBasedStateMachine):
     def _restart_broker(self, *, nodes_first: bool) -> None:
         self.rig.restart()
         self.latest.clear()
+        self.runs.clear()
         for gateway in GATEWAYS:
             self.rig.join_gateway(gateway)
         self.orders.clear()

@@ -122,6 +122,25 @@ def test_a_quarantine_ends_in_its_time_and_with_a_new_archive() -> None:
     assert refused(rig) == []
 
 
+def test_what_ran_beside_others_twice_has_one_more_try_alone_and_no_fourth() -> None:
+    rig = Rig(settings(quarantine_s=0))
+    (worker,) = rig.ready_rig(batch_size=4, max_batch_delay_ms=10, response_timeout_s=300)
+    fill(rig, range(1, 5))
+    rig.pass_time(0.1)
+    tries: list[tuple[int, int]] = []
+    while rig.core.gateways[GATEWAY].jobs:
+        for batch in rig.take(worker, m.Assign):
+            tries.append((len(batch.items), rig.attempt(batch)))
+            rig.pass_time(80 if len(tries) == 1 else 1)  # after which suspects are not run one by one
+            rig.exit_worker(int(worker[2:]))
+            rig.pass_time(1)
+        workers = rig.start_workers()
+        worker = workers[0] if workers else worker
+        rig.pass_time(1)
+    assert tries == [(4, 1), (2, 2), (1, 3), (1, 3), (1, 2), (1, 2)]
+    assert [error for _, error in refused(rig)] == ["WorkerDied"] * 4
+
+
 def test_without_a_quarantine_a_content_is_tried_each_time_it_comes() -> None:
     rig, node = host(rig=Rig(settings(quarantine_s=0)))
     for job in (1, 2):

@@ -4,7 +4,9 @@ import pytest
 
 from tests.broker.jobs.test_jobs import ASYNC, CONTINUOUS, answers, refusals
 from tests.broker.rig import GATEWAY, NODE, Rig
+from torchrelay.broker.jobs.queues import MISSES_LIMIT
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.serials import ROW_BITS
 
 
 def test_parts_reach_the_gateway_in_order_and_before_the_last_one() -> None:
@@ -155,6 +157,76 @@ def test_a_beat_tells_which_of_several_leases_were_lost() -> None:
     (again,) = rig.take(worker, m.Assign)
     assert (again.items[0].meta, rig.attempt(again)) == (b"meta-2", 2)
     assert len(rig.core.jobs.leases) == 3
+
+
+def lose_on_the_way(rig: Rig, worker: bytes) -> m.Assign:
+    """Have a worker that beats know nothing of the batch that it was given."""
+    batch = rig.only(worker, m.Assign)
+    rig.lose_lease(worker, batch)
+    rig.pass_time(5)
+    return batch
+
+
+def test_a_batch_that_never_reached_its_worker_has_used_up_no_try_however_often_that_happens() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    worker = rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=1)
+    rig.submit(1)
+    for _ in range(MISSES_LIMIT - 1):
+        lose_on_the_way(rig, worker)
+    again = rig.only(worker, m.Assign)
+    assert rig.attempt(again) == 1
+    rig.complete(worker, again)
+    assert [item.job for item in answers(rig)] == [1]
+
+
+def test_a_batch_that_no_worker_can_read_is_refused_in_the_end() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    worker = rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=1)
+    rig.submit(1)
+    for _ in range(MISSES_LIMIT):
+        lose_on_the_way(rig, worker)
+    (refused,) = refusals(rig)
+    assert refused.details == f"the batch was lost on its way (in {MISSES_LIMIT} tries)"
+    assert not rig.take(worker, m.Assign)
+
+
+@pytest.mark.parametrize("twist", ["it doesn't number its answers", "it has let answers go"])
+def test_a_batch_may_have_run_where_its_answer_may_be_lost(twist: str) -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    worker = rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=int("let go" in twist))
+    if "let" in twist:
+        row = 1 << ROW_BITS
+        rig.say(worker, m.WorkerBeat(serial=row))
+    rig.submit(1)
+    lose_on_the_way(rig, worker)
+    lose_on_the_way(rig, worker)
+    assert [item.job for item in refusals(rig)] == [1]
+
+
+def test_what_ran_on_a_worker_that_was_scaled_away_at_once_has_used_up_a_try() -> None:
+    rig = Rig()
+    one, two = rig.ready_rig(workers=2)
+    rig.submit(1)
+    (holder,) = [peer for peer in (one, two) if rig.take(peer, m.Assign)]
+    # The one that runs nothing would go first.
+    other = two if holder == one else one
+    rig.submit(2)
+    rig.only(other, m.Assign)
+    rig.say(GATEWAY, m.ScaleWorkers(2, "m", None, 1, 1, False, 0))
+    (stop,) = rig.take(NODE, m.StopWorker)
+    left = next(peer for peer in (one, two) if peer != b"w-%d" % stop.worker_id)
+    (lease,) = rig.core.jobs.leases.values()
+    rig.say(left, m.Completed(lease.number, 1, (m.CompletedItem(200, b""),)))
+    assert rig.attempt(rig.only(left, m.Assign)) == 2
 
 
 def test_a_lost_lease_that_had_streamed_ends_its_job() -> None:
