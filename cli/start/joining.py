@@ -126,7 +126,12 @@ class Joining:
                 f"this invitation is for a {self.invitation.role}: {_START[self.invitation.role]} --join"
             )
         if known is None or not self._is_let_in(known, broker):
-            assert self.invitation is not None
+            if self.invitation is None:
+                raise Fault(
+                    f"this host has begun to join, and the broker doesn't know the key in {self.path}: on the"
+                    f" broker's host run `{_INVITE[self.role]}`, and start here what it prints"
+                    f" ({_START[self.role]} --join ...)"
+                )
             known = self._enrol(self.invitation, known, broker)
         if broker is not None and known.addresses[0] != broker:
             known = msgspec.structs.replace(known, addresses=(broker,))
@@ -147,14 +152,15 @@ class Joining:
             try:
                 self._ask(address, presence.PROBE, Secured(broker_key, own))
             except KeyRefused:
-                self.say(f"The broker at {address} doesn't let this host in by its key; joining anew")
+                if self.invitation is not None:
+                    self.say(f"The broker at {address} doesn't let this host in by its key; joining anew")
                 return False
             except (NoAnswer, OtherBroker):
                 continue
             if not known.is_confirmed:
                 self._keep(msgspec.structs.replace(known, is_confirmed=True))
             return True
-        return known.is_confirmed
+        return known.is_confirmed or self.invitation is None
 
     def _enrol(self, invitation: Invitation, known: Credentials | None, broker: str | None) -> Credentials:
         """Have the broker take this host's own key on."""

@@ -1,7 +1,8 @@
 """A fleet on hosts of its own: a broker on the hub, a gateway of two processes, a node on each of two racks.
 
-Each part is restarted when it ends, as service managers do. Clients come by a unix socket, so that they need
-no place in a namespace; every connection between parts goes through the proxy.
+They have joined by invitations and speak over tcp with keys. Each part is restarted when it ends, as service
+managers do. Clients come by a unix socket, so that they need no place in a namespace; every connection
+between parts goes through the proxy.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -27,6 +29,7 @@ from tests.reliability.namespaces import HUB, Namespaces
 from tests.reliability.proxy import HOST_VARIABLE, Edge, Order, Trouble
 from tests.support import eventually
 from torchrelay.shared import clock
+from torchrelay.shared.wire.fields import MemberRole
 
 MODEL = "numbered"
 #: Workers of it: one on each rack.
@@ -38,6 +41,8 @@ PORT = 7700
 #: So long may a worker take for a batch of the model: longer than a node may be silent, so that what is lost
 #: with one is tried elsewhere, and doesn't end with its time.
 RESPONSE_TIMEOUT_S = 5
+#: What has waited while a part was away is answered soon, and nothing is refused for want of room.
+QUEUE_JOBS, BATCH_SIZE = 1000, 8
 #: Each part that ended is started again after so long.
 RESTART_S = 0.2
 #: Two beats: a node that was heard since then is there.
@@ -53,11 +58,22 @@ def handle(data, context):
         return None
     rows = [bytes(row.get("body") or b"") for row in data]
     os.write(RUNS, b"".join(b"%s %d\\n" % (row[:24].split()[0], os.getpid()) for row in rows if row.strip()))
-    time.sleep(0.003)
+    time.sleep(0.01)
     return rows
 """
 #: The parts in the order in which they are started: where each runs.
 PARTS = {"broker": HUB, "gateway": FRONT, "node": RACKS[0], "other node": RACKS[1]}
+#: Where the broker listens, on the hub.
+OWN_ADDRESS = f"tcp://127.0.0.1:{PORT}"
+#: Joins by invitations: by words of four, the role, the name, the credentials and the invitation's file.
+JOIN = """
+import sys
+from torchrelay.cli.start.joining import Joining
+words = iter(sys.argv[2:])
+for role, name, credentials, file in zip(words, words, words, words):
+    Joining.of_command(role, None, file, credentials, {}, name).way(sys.argv[1], str, insecure=False)
+"""
+MEMBERS: dict[str, MemberRole] = {"gateway": "gateway", "node": "node", "other node": "node"}
 
 
 class Hosts(Fleet):
@@ -67,7 +83,7 @@ class Hosts(Fleet):
         store = folder / "store"
         store.mkdir()
         super().__init__(folder, store)
-        archives.make(store, MODEL, code=HANDLER)
+        archives.make(store, MODEL, code=HANDLER, config=f"jobQueueSize: {QUEUE_JOBS}\n")
         self.network = network
         #: The management writer's archive is this one, too: it starts no worker.
         self.socket = folder / "http.sock"
@@ -96,13 +112,17 @@ class Hosts(Fleet):
     def start(self) -> None:
         """Start all parts and have the model served."""
         self._start_proxy()
-        for part in PARTS:
+        self.start_part("broker")
+        eventually(lambda: all(self._invitation(role).exists() for role in MEMBERS.values()))
+        self.join(*MEMBERS)
+        for part in MEMBERS:
             self.start_part(part)
         self._is_kept.set()
         self._keeper.start()
         self.wait_until_up(self.parts["gateway"])
         eventually(lambda: len(self.status()["nodes"]) == len(RACKS))
-        answer = self.register(f"{MODEL}.mar", initial_workers=WORKERS, response_timeout=RESPONSE_TIMEOUT_S)
+        answer = self.register(f"{MODEL}.mar", initial_workers=WORKERS, response_timeout=RESPONSE_TIMEOUT_S,
+                               batch_size=BATCH_SIZE, max_batch_delay=1)  # fmt: skip
         assert answer.status_code == 200, answer.text
         eventually(self.is_whole)
 
@@ -140,17 +160,24 @@ class Hosts(Fleet):
 
     def _start_command(self, part: str, host: str) -> subprocess.Popen[bytes]:
         if part == "broker":
-            return self.run("broker", "--address", f"tcp://127.0.0.1:{PORT}", "--insecure",
-                            "--enable-model-api", "--state-dir", str(self.state),
-                            "--model-store", str(self.store))  # fmt: skip
-        address = f"tcp://{self.network.hub_address(host)}:{PORT}"
+            files = [f"--invitation-file={role}={self._invitation(role)}" for role in set(MEMBERS.values())]
+            return self.run("broker", "--address", OWN_ADDRESS, "--enable-model-api", "--state-dir",
+                            str(self.state), "--model-store", str(self.store), *files)  # fmt: skip
+        words = ["--broker", f"tcp://{self.network.hub_address(host)}:{PORT}", "--credentials",
+                 str(self.credentials(part))]  # fmt: skip
         if part == "gateway":
             unix = f"unix:{self.socket}"
-            return self.run("gateway", "--broker", address, "--insecure", "--enable-model-api", "--processes",
-                            str(GATEWAY_PROCESSES), "--inference-address", unix, "--management-address", unix,
+            return self.run("gateway", *words, "--enable-model-api", "--processes", str(GATEWAY_PROCESSES),
+                            "--inference-address", unix, "--management-address", unix,
                             "--metrics-address", unix)  # fmt: skip
-        return self.run("worker", "--broker", address, "--insecure", "--name", host, "--slots", "3",
-                        "--device", "cpu", "--cache-dir", str(self.cache(host)))  # fmt: skip
+        return self.run("worker", *words, "--name", host, "--slots", "3", "--device", "cpu",
+                        "--cache-dir", str(self.cache(host)))  # fmt: skip
+
+    def _invitation(self, role: MemberRole) -> Path:
+        return self.folder / f"{role}-invitation"
+
+    def credentials(self, part: str) -> Path:
+        return self.folder / f"{part.replace(' ', '-')}.json"
 
     @property
     def state(self) -> Path:
@@ -166,6 +193,21 @@ class Hosts(Fleet):
                     if process.poll() is not None and self._is_kept.is_set():
                         self.start_part(part)
             threading.Event().wait(RESTART_S)
+
+    def join(self, *parts: str) -> None:
+        """Have parts join by their role's invitation, as `--join-file` does, without starting them."""
+        words: list[object] = []
+        for part in parts:
+            role = MEMBERS[part]
+            words += [role, PARTS[part], self.credentials(part), self._invitation(role)]
+        command = [*self.network.command(HUB), sys.executable, "-c", JOIN, OWN_ADDRESS, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+    def join_anew(self, part: str) -> None:
+        """Bring a part back whose key is known no more."""
+        self.join(part)
+        self.parts[part].terminate()
 
     @contextmanager
     def left_alone(self) -> Iterator[None]:
@@ -206,12 +248,21 @@ class Hosts(Fleet):
                 fleet["gateways"] == GATEWAY_PROCESSES
                 and self._have_joined(self.processes_of("gateway process"))
                 and {node["name"] for node in fleet["nodes"]} == set(RACKS)
-                and all("broker.joined" in self._log(part) for part in ("node", "other node"))
+                and all("broker.joined" in self.log(part) for part in ("node", "other node"))
                 and all(clock.wall_ms() - node["lastSeenMs"] < SEEN_MS for node in fleet["nodes"])
                 and model["workersReady"] == model["workersWanted"] == len(model["workers"]) == WORKERS
                 and all(psutil.pid_exists(worker["pid"]) for worker in model["workers"])
             )
         return False
+
+    def get_ready(self) -> None:
+        """Have all there, and a worker on each rack: what was lost before may have been replaced on one."""
+        eventually(self.is_whole)
+        if {worker["node"] for worker in self.workers(MODEL)} != set(RACKS):
+            for count in (WORKERS - 1, WORKERS):
+                answer = self.scale(MODEL, min_worker=count, synchronous=True)
+                assert answer.status_code == 200, answer.text
+            eventually(self.is_whole)
 
     def changed(self, wanted: set[str], unsure: set[str]) -> None:
         """Take in what one client's changes came to."""
@@ -220,13 +271,18 @@ class Hosts(Fleet):
 
     def _have_joined(self, gateways: list[psutil.Process]) -> bool:
         """Whether the broker has let these gateway processes in, by its log."""
-        words = self._log("broker").split()
+        words = self.log("broker").split()
         return len(gateways) == GATEWAY_PROCESSES and all(f"pid={one.pid}" in words for one in gateways)
 
-    def _log(self, part: str) -> str:
+    def log(self, part: str) -> str:
         """Return what the present process of a part has said."""
         (path,) = self.folder.glob(f"*-{self.logs[part]}.log")
         return path.read_text(errors="replace")
+
+    def members(self, role: MemberRole) -> list[Any]:  # Any: JSON objects
+        answer = self.http.get(f"{self.management}/{role}s")
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()[f"{role}s"])
 
     def is_at_rest(self) -> bool:
         """Whether no request waits or runs anywhere, by the broker's account."""

@@ -57,6 +57,4 @@ def missing(cell: Cell) -> str:
             return striking.has_memory_groups()
         case "mount":
             return can_mount()
-        case "keys":
-            return "members have no keys on a plain connection"
     return ""

@@ -133,5 +133,5 @@ def judge(answer: bytes, body: bytes) -> tuple[str, int, str]:
     if len(rest) > length:
         return "twice", status, rest[length : length + 80].decode(errors="replace")
     if status != 200:
-        return "refused", status, rest[:300].decode(errors="replace")
+        return "refused", status, rest[-300:].decode(errors="replace")  # the details come last
     return ("answered", 200, "") if rest == body else ("wrong", 200, rest[:80].decode(errors="replace"))

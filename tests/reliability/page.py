@@ -48,11 +48,13 @@ faults for minutes, and a simulation by seed with faults planted into the code.
 
 - A connection ends with its gateway process: its client sees that, and may ask again. Nobody listens while the
   only gateway of an address is started again: have two behind a balancer.
+- A gateway process that has no file descriptor left for a connection closes it, before it has read anything.
+- Who is revoked gets nothing more: requests that a revoked gateway holds end with an error.
 - What a worker has not answered within `response_timeout` is refused, not tried again: its time is over. A
   `response_timeout` below the 3 s after which a silent node is lost has requests of that node refused.
 - A request that loses both of its tries is refused: "Worker died".
 - Plain TCP (`--insecure`) carries what it is given. Flipped bits may come as another answer, and messages that
-  somebody repeats may be run again.
+  somebody repeats may be run again. With keys both end the connection, which is made anew.
 - Parts that end have to be started again by something: systemd, a container platform, `torchrelay serve`. Nothing
   replaces a broker or node that hangs; the fleet goes on when it does.
 """
@@ -71,15 +73,16 @@ def _matrix(results: Sequence[CellResult]) -> str:
     head = f"""\
 ## The matrix
 
-`make matrix` runs a broker, a gateway of two processes and two nodes in network namespaces of their own, {PER_S:g}
-requests/s with numbers, and changes of the registry, and does to one of them after the other what is named here.
+`make matrix` runs a broker, a gateway of two processes and two nodes in network namespaces of their own, which have
+joined by invitations and speak with keys, {PER_S:g} requests/s with numbers, and changes of the registry, and does to one
+of them after the other what is named here.
 `make test` runs some of it. After each cell is checked: every request ended once, with its own answer, in time; no
 handler ran too often; nothing waits, runs or is held that wasn't before; the registry has what was acknowledged.
 
 Of {len(MATRIX)} cells {count} are run; {len(known)} were in the last run, of which {held} held. A cell says the longest
 time in which nobody got an answer / the time from the fault (its end, where it lasts) until everything was there again,
 in seconds, and how many requests of how many broke with their connection (b), found nobody listening (n), were
-refused (r), or were answered wrongly on a plain connection (w). Load and fleet shared two cores with others, so times
+refused (r). Load and fleet shared two cores with others, so times
 are upper bounds. **!** is a broken promise, – a cell that makes no sense ([why](#why-some-cells-are-not-run)).
 """
     rows = [[fault, *(_cell(fault, target, known) for target in TARGETS)] for fault in FAULTS]
@@ -93,7 +96,7 @@ def _cell(fault: str, target: str, known: dict[tuple[str, str], CellResult]) -> 
     if result is None:
         return "not run"
     text = f"{result.outage_s:.1f} / {max(0.0, result.recovery_s):.1f}"
-    letters = {"broken": "b", "not taken": "n", "refused": "r", "wrong": "w"}
+    letters = {"broken": "b", "not taken": "n", "refused": "r"}
     lost = [f"{result.ends[end]}{letter}" for end, letter in letters.items() if result.ends.get(end)]
     if lost:
         text += f" ({' '.join(lost)} of {result.sent})"
@@ -106,12 +109,6 @@ def _reasons() -> str:
     for text in dict.fromkeys(value for _, value in reasons):
         pairs = [f"{fault}: {target}" for (fault, target), value in reasons if value == text]
         rows.append([", ".join(pairs), text])
-    waiting = [value for value in MATRIX.values() if isinstance(value, Cell) and value.needs == "keys"]
-    if waiting:
-        named = ", ".join(f"{one.fault}: {one.target}" for one in waiting)
-        rows.append(
-            [named, "skipped: this suite's fleet has plain connections, on which members have no keys"]
-        )
     return f"### Why some cells are not run\n\n{_table(['cells', 'why'], rows)}\n"
 
 

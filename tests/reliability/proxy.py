@@ -47,7 +47,7 @@ class Trouble(msgspec.Struct, frozen=True):
     bytes_per_s: float = 0.0
     #: One bit in so many bytes is another.
     flip_every_bytes: int = 0
-    #: Every so manieth message comes twice (plain ZMTP only: it has to be read for that).
+    #: Every so manieth message comes twice; on a connection with keys, every so manieth part of one.
     double_every: int = 0
 
 
@@ -62,7 +62,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Doubler:
-    """Doubles every so manieth message of a ZMTP stream; bytes in, bytes out."""
+    """Doubles every so manieth message of a ZMTP stream; bytes in, bytes out.
+
+    With keys each part of a message is sealed in a frame of its own, which then is what comes twice.
+    """
 
     def __init__(self) -> None:
         self._waiting = b""
@@ -108,15 +111,15 @@ class Direction:
         self.moved = asyncio.Event()
         self._due = 0.0
         self._seen_bytes = 0
-        #: Counts messages from the first byte on; reads nothing on a connection with CURVE.
-        self.doubler: Doubler | None = Doubler()
+        #: Counts messages from the first byte on.
+        self._doubler = Doubler()
 
     def add(self, data: bytes, trouble: Trouble) -> None:
-        if self.doubler is not None:
-            data = self.doubler.feed(data, trouble.double_every)
+        data = self._doubler.feed(data, trouble.double_every)
         if every := trouble.flip_every_bytes:
             changed = bytearray(data)
-            first = -self._seen_bytes % every
+            # A new connection comes through its handshake: it breaks when it carries something.
+            first = (every // 2 - self._seen_bytes) % every
             for place in range(first, len(changed), every):
                 changed[place] ^= 0x10
             self._seen_bytes += len(data)
@@ -155,9 +158,7 @@ class Connection:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def carry(
-        self, down: asyncio.StreamReader, up: asyncio.StreamWriter, edge: Edge, is_curve: bool
-    ) -> None:
+    async def carry(self, down: asyncio.StreamReader, up: asyncio.StreamWriter, edge: Edge) -> None:
         """Carry both ways until one side closes, or it is reset."""
         self._writers.append(up)
         while self.trouble.is_cut:
@@ -165,8 +166,6 @@ class Connection:
         reader, writer = await asyncio.open_connection(edge.to_host, edge.to_port)
         self._writers.append(writer)
         ways = [(down, Direction(writer)), (reader, Direction(up))]
-        for _, way in ways:
-            way.doubler = None if is_curve else way.doubler
         try:
             async with asyncio.TaskGroup() as group:
                 for source, way in ways:
@@ -209,8 +208,7 @@ class Connection:
 class Proxy:
     """All edges, the connections on them, and the trouble that there is."""
 
-    def __init__(self, is_curve: bool) -> None:
-        self._is_curve = is_curve
+    def __init__(self) -> None:
         self._orders: list[Order] = []
         self._connections: set[Connection] = set()
 
@@ -226,7 +224,7 @@ class Proxy:
         connection.set(self._trouble_of(connection))
         self._connections.add(connection)
         try:
-            await connection.carry(reader, writer, edge, self._is_curve)
+            await connection.carry(reader, writer, edge)
         except OSError:
             pass  # no broker there: whoever dials sees the end, and dials again
         finally:
@@ -284,7 +282,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     edges = msgspec.json.decode(await lines.readline(), type=list[Edge])
-    proxy = Proxy(is_curve="--curve" in sys.argv)
+    proxy = Proxy()
     for edge in edges:
         await proxy.listen(edge)
     _answer()

@@ -7,6 +7,7 @@ where one has left it broken. All is checked after each as in the matrix. Ends w
 import argparse
 import contextlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,15 +15,16 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import msgspec
 import psutil
 
 from tests.installation import ROOT
 from tests.reliability import namespaces
 from tests.reliability.cells import Cell, cells
+from tests.reliability.hosts import Hosts
 from tests.reliability.lending import Lent, missing
 from tests.reliability.running import PER_S, CellResult, run_cell
-from tests.support import eventually
 from torchrelay.shared import clock
 
 WIDTH = 80
@@ -32,8 +34,6 @@ DEADLINE_S = 20.0
 DOUBLE_SHARE = 0.4
 #: With two faults a request may lose both of its tries: it is refused then, as is promised.
 SECOND_LOSS = frozenset({"refused"})
-#: Bytes that nothing authenticates may say anything; that is the matrix's to show.
-LEFT_OUT = ("corrupted bytes", "duplicate")
 
 
 class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,18 +68,21 @@ def plan(rng: random.Random, choices: Sequence[Cell]) -> tuple[Cell, ...]:
     return first, msgspec.structs.replace(second, tolerates=second.tolerates | SECOND_LOSS)
 
 
-def run(minutes: float, seed: int, folder: Path) -> SoakReport:
-    """Let faults come until the time is over."""
+def run(minutes: float, seed: int, folder: Path, logs: Path) -> SoakReport:
+    """Let faults come until the time is over; what the parts of a broken fleet said is kept in `logs`."""
     rng = random.Random(seed)
-    choices = [cell for cell in cells() if cell.fault not in LEFT_OUT and not missing(cell)]
+    choices = [cell for cell in cells() if not missing(cell)]
     lent = Lent(folder)
     rounds: list[CellResult] = []
     until = clock.monotonic() + 60 * minutes
     try:
         while clock.monotonic() < until:
             chosen = plan(rng, choices)
-            result = _round(lent, chosen)
+            hosts, result = _round(lent, chosen)
             rounds.append(result)
+            if result.faults:
+                _keep_logs(hosts, logs / f"round-{len(rounds)}")
+                lent.close()
             say(line(len(rounds), until - clock.monotonic(), result))
     finally:
         lent.close()
@@ -90,18 +93,21 @@ def run(minutes: float, seed: int, folder: Path) -> SoakReport:
     )  # fmt: skip
 
 
-def _round(lent: Lent, chosen: tuple[Cell, ...]) -> CellResult:
+def _round(lent: Lent, chosen: tuple[Cell, ...]) -> tuple[Hosts, CellResult]:
+    hosts = lent.whole()
     try:
-        hosts = lent.whole()
-        eventually(hosts.is_whole)
-        result = run_cell(hosts, *chosen, deadline_s=DEADLINE_S)
-    except (AssertionError, psutil.Error, OSError) as error:
-        lent.close()
+        hosts.get_ready()
+        return hosts, run_cell(hosts, *chosen, deadline_s=DEADLINE_S)
+    except (AssertionError, httpx.HTTPError, psutil.Error, OSError) as error:
         names = " + ".join(one.fault for one in chosen), " + ".join(one.target for one in chosen)
-        return CellResult(*names, (f"{type(error).__name__}: {error}"[:300],), 0, {}, 0, 0, 0, 0, 0, 0, 0)
-    if result.faults:
-        lent.close()
-    return result
+        fault = f"{type(error).__name__}: {error}"[:300]
+        return hosts, CellResult(*names, (fault,), 0, {}, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _keep_logs(hosts: Hosts, place: Path) -> None:
+    place.mkdir(parents=True)
+    for path in (*hosts.folder.glob("*.log"), hosts.runs):
+        shutil.copy(path, place)
 
 
 def line(number: int, left_s: float, result: CellResult) -> str:
@@ -161,13 +167,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--report", type=Path, default=Path("build/soak"), help="writes .json and .md there")
+    parser.add_argument(
+        "--report", type=Path, default=Path("build/soak"), help="writes .json and .md there, and logs"
+    )
     options = parser.parse_args(arguments)
     if why := namespaces.why_not():
         say(why)
         return 1
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        report = run(options.minutes, options.seed, Path(folder))
+        logs = options.report.with_suffix("")
+        shutil.rmtree(logs, ignore_errors=True)
+        report = run(options.minutes, options.seed, Path(folder), logs)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.with_suffix(".json").write_bytes(
         msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"

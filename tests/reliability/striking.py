@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.installation import command
+from tests.reliability import revoking
 from tests.reliability.cells import Cell
 from tests.reliability.hosts import FRONT, PORT, RACKS, Hosts, wait_for
 from tests.reliability.namespaces import HUB
@@ -170,7 +171,8 @@ _GARBAGE = """
 import os, random, socket, sys, time
 rng, until = random.Random(7), time.monotonic() + float(sys.argv[2])
 half = b"\\xff" + bytes(8) + b"\\x7f"
-starts = [b"", b"GET / HTTP/1.1\\r\\n\\r\\n", half, half + b"\\x03\\x01NULL"]
+null, curve = (half + b"\\x03\\x01" + name for name in (b"NULL", b"CURVE".ljust(20, bytes(1)) + bytes(32)))
+starts = [b"", b"GET / HTTP/1.1\\r\\n\\r\\n", half, null, curve]
 held = []
 while time.monotonic() < until:
     one = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
@@ -306,15 +308,33 @@ def _damaged_registry(hosts: Hosts, cell: Cell) -> Iterator[None]:
     yield
 
 
+#: The command `torchrelay`, once it is told to go on: its start takes long where there is much to do.
+_HELD_COMMAND = """
+import sys
+import torchrelay.broker.server, torchrelay.cli.commands.parts
+from torchrelay.cli.main import main
+print("loaded", flush=True)
+sys.stdin.readline()
+sys.argv[0] = "torchrelay"
+main()
+"""
+
+
 @contextmanager
 def _second_broker(hosts: Hosts, cell: Cell) -> Iterator[None]:
     """Start another broker on the same state, while the one works or, as for a stale lock, stands still."""
-    words = [*hosts.network.command(HUB), command("torchrelay"), "broker", "--insecure", "--state-dir",
+    words = [*hosts.network.command(HUB), command("python"), "-c", _HELD_COMMAND, "broker", "--state-dir",
              str(hosts.state), "--address", f"tcp://127.0.0.1:{PORT + 1}"]  # fmt: skip
-    with hosts.stopped(hosts.process("broker")) if cell.fault == "stale lease" else contextlib.nullcontext():
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert str(hosts.state) in done.stderr, done.stderr
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "loaded\n"
+        is_stale = cell.fault == "stale lease"
+        with hosts.stopped(hosts.process("broker")) if is_stale else contextlib.nullcontext():
+            wait_for(cell.seconds)
+            out, said = second.communicate("\n", timeout=60)
+    assert second.returncode == 1, out + said
+    assert str(hosts.state) in said, said
     yield
 
 
@@ -323,8 +343,9 @@ def _second_gateway(hosts: Hosts, cell: Cell) -> Iterator[None]:
     """Start another gateway on the same address."""
     unix = f"unix:{hosts.socket}"
     words = [*hosts.network.command(FRONT), command("torchrelay"), "gateway", "--broker",
-             f"tcp://{hosts.network.hub_address(FRONT)}:{PORT}", "--insecure", "--inference-address", unix,
-             "--management-address", unix, "--metrics-address", unix]  # fmt: skip
+             f"tcp://{hosts.network.hub_address(FRONT)}:{PORT}", "--credentials",
+             str(hosts.credentials("gateway")), "--inference-address", unix, "--management-address", unix,
+             "--metrics-address", unix]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1, done.stdout + done.stderr
     yield
@@ -381,4 +402,9 @@ _OF_CELLS: dict[tuple[str, str], Strike] = {
     ("stale lease", "registry"): _second_broker,
     ("duplicate", "registry"): _second_broker,
     ("duplicate", "arbiter"): _second_gateway,
+    ("revoked key", "gateway process"): revoking.of_a_gateway,
+    ("revoked key", "broker"): revoking.of_the_broker,
+    ("revoked key", "node"): revoking.of_a_node,
+    ("revoked key", "worker"): revoking.of_a_worker,
+    ("revoked key", "registry"): revoking.in_the_registry,
 }

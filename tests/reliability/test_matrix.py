@@ -15,7 +15,6 @@ from tests.reliability import namespaces
 from tests.reliability.cells import FAULTS, MATRIX, TARGETS, Cell, cells
 from tests.reliability.lending import Lent, missing
 from tests.reliability.running import CellResult, run_cell
-from tests.support import eventually
 
 RESULTS = os.environ.get("MATRIX_RESULTS")
 
@@ -45,7 +44,7 @@ def test_a_fleet_keeps_its_promises_whatever_fails(cell: Cell, lent: Lent) -> No
         pytest.skip(why)
     hosts = lent.whole()
     try:
-        eventually(hosts.is_whole)
+        hosts.get_ready()
         result = run_cell(hosts, cell)
     except BaseException:
         lent.give_up()

@@ -19,7 +19,7 @@ def test_the_committed_matrix_is_whole_and_broke_no_promise() -> None:
     lines = page.read(page.MATRIX_RESULTS).splitlines()
     results = [msgspec.json.decode(line, type=CellResult) for line in lines]
     run = {(one.fault, one.target) for one in results}
-    assert {(one.fault, one.target) for one in cells() if one.needs != "keys"} == run
+    assert {(one.fault, one.target) for one in cells()} == run
     assert not [one for one in results if one.faults]
 
 

@@ -34,7 +34,7 @@ class Broker:
     members: set[str] = field(default_factory=set)
     asked: list[tuple[str, m.Message]] = field(default_factory=list)
     #: What comes before a normal answer.
-    failures: list[Exception] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
     #: Whether the answer to the next Enrol is lost.
     loses_answer: bool = False
     leave: str = ""
@@ -142,6 +142,20 @@ def test_an_answer_that_was_lost_costs_nothing_at_the_next_start(broker: Broker,
     known = member_credentials.read(path)
     assert known is not None
     assert known.is_confirmed
+
+
+def test_a_start_without_the_invitation_after_one_that_broke_off_says_what_to_do(
+    broker: Broker, path: Path
+) -> None:
+    broker.failures = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        way(entry(path, INVITATION))
+    said: list[str] = []
+    with pytest.raises(Fault, match=r"has begun to join, and the broker doesn't know the key .* --join"):
+        way(entry(path, said=said))
+    assert said == []
+    broker.failures = [NoAnswer()]
+    assert way(entry(path)) == Way(TCP, str(path)), "the part itself waits for the broker"
 
 
 def test_a_broker_that_is_on_its_way_is_waited_for(broker: Broker, path: Path) -> None:
