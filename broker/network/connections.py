@@ -193,10 +193,11 @@ class Connections:
             return
         self.closed(fd)
         self._by_fd[fd] = self.unidentified[fd] = PeerConnection(fd, identity, None, self._spare, now)
+        # Of those that have said nothing the oldest: who has a key is done with a handshake within a blink.
         if len(self.unidentified) > UNIDENTIFIED_LIMIT:
             self._cut(next(iter(self.unidentified.values())), "too many connections join", now)
         elif len(self._by_fd) > FDS_SHARE * self.fds:
-            self._cut(self._by_fd[fd], "there are too many connections", now)
+            self._cut(next(iter(self.unidentified.values())), "there are too many connections", now)
 
     def closed(self, fd: int) -> None:
         """Take note that a connection has ended."""

@@ -179,6 +179,9 @@ class RedialPolicy:
         self._fail(why, now, UNPROVED_PATIENCE_S)
 
     def _mismatch(self, now: float) -> None:
+        if self._is_up:
+            self._fail(self._why_spoilt(), now)
+            return
         why = self._why_mismatch()
         self._turn_to_next_address()
         self._fail(why, now)
@@ -212,6 +215,10 @@ class RedialPolicy:
         broker = f"the broker at {self.target.address}"
         why = f"{broker} has another key than these credentials say ({known}), asks for none, or is away"
         return why if self._kind == "worker" else f"{why}; if it has lost its own, {self._advice}"
+
+    def _why_spoilt(self) -> str:
+        how = "changed, repeated or left out on the way" if self.broker_keys else "changed on the way"
+        return f"what came from the broker at {self.target.address} was {how}: the connection was ended"
 
     def _why_mismatch(self) -> str:
         if self.broker_keys:

@@ -4,6 +4,7 @@ from tests.attacks import (
     hostile_archives,
     hostile_urls,
     http_requests,
+    port_floods,
     port_messages,
     port_sockets,
     slow_clients,
@@ -47,5 +48,11 @@ _ALL = (
     Attack("large-values", "wrong values of 7 MB", port_messages.large_values),
     Attack("silent-connections", "500 connections to the broker that say nothing",
            port_sockets.silent_connections),
+    Attack("garbage", "500 idle connections to the broker and garbage beside them",
+           port_floods.garbage, seconds=30.0),
+    Attack("slow-handshakes", "300 handshakes with the broker, byte by byte", port_floods.slow_handshakes),
+    Attack("unknown-keys", "handshakes by unknown keys and used invitations", port_floods.unknown_keys),
+    Attack("repeated-frames", "what a member has said, said again", port_floods.repeated_frames),
+    Attack("resets", "more messages than are taken ahead, and resets", port_floods.resets, seconds=30.0),
 )  # fmt: skip
 ATTACKS = {attack.name: attack for attack in _ALL}

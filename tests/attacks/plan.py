@@ -34,6 +34,16 @@ class Target(msgspec.Struct, frozen=True):
     archive_bytes: int = 0
     #: The id of the worker that answers honest requests.
     worker: int = 0
+    #: The broker's public key, and secret keys of members that mean harm, in hex.
+    broker_key: str = ""
+    node_key: str = ""
+    gateway_key: str = ""
+    #: The key of a node that means none.
+    probe_key: str = ""
+    #: Secret keys of invitations: for any number of nodes, one that was used, one that has expired.
+    invitation: str = ""
+    used_invitation: str = ""
+    expired_invitation: str = ""
 
 
 class AttackRun(msgspec.Struct, frozen=True):

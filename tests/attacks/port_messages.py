@@ -1,4 +1,4 @@
-"""Attacks on the broker's port by what messages say: values out of range, others' workers, too many peers."""
+"""Attacks on the broker's port by what members say: values out of range, others' workers, too many peers."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ def out_of_range(attacker: Attacker) -> None:
     seed = random.Random(1)
     for number in attacker.rounds():
         hello, message = next(tries)
-        peer = zmtp.dial(attacker)
+        peer = zmtp.dial(attacker, role=zmtp.role_of(hello))
         if peer is None:
             continue
         is_welcome = peer.hello(hello, within_s=0.5)
@@ -147,7 +147,7 @@ def many_workers(attacker: Attacker) -> None:
     """Be thousands of workers on one connection, and thousands that a node holds."""
     ids = itertools.count(50_000)
     for _ in attacker.rounds(0.1):
-        peer = zmtp.dial(attacker)
+        peer = zmtp.dial(attacker, role="node")
         if peer is None:
             continue
         workers = [held(next(ids), attacker) for _ in range(MANY_WORKERS)]
@@ -163,7 +163,7 @@ def many_nodes_of_one_name(attacker: Attacker) -> None:
     """Be a thousand nodes of one name."""
     nodes: list[zmtp.Peer] = []
     for _ in attacker.rounds():
-        peer = zmtp.dial(attacker)
+        peer = zmtp.dial(attacker, role="node")
         if peer is None:
             continue
         peer.say(node("many", slots=1))
@@ -181,7 +181,7 @@ def taken_workers(attacker: Attacker) -> None:
     hello = m.HelloWorker(zmtp.PROTOCOL, mine.worker_id, "node", "echo", "1.0", mine.archive, "cpu", 1)
     before = _workers_of_echo(attacker)
     for number in attacker.rounds(0.2):
-        peer = zmtp.dial(attacker)
+        peer = zmtp.dial(attacker, role="node")
         if peer is None:
             continue
         if number % 2:
@@ -216,10 +216,11 @@ def large_heads(attacker: Attacker) -> None:
     rows = b"\x91\xdd" + (HEAD_BYTES // len(row)).to_bytes(4, "big") + row * (HEAD_BYTES // len(row))
     for _ in attacker.rounds():
         if peer is None or peer.line.is_closed:
-            peer = zmtp.dial(attacker)
+            hello: m.Hello = gateway() if number % 2 else node("heads", slots=1)
+            peer = zmtp.dial(attacker, role=zmtp.role_of(hello))
             if peer is None:
                 continue
-            peer.hello(gateway() if number % 2 else node("heads", slots=1))
+            peer.hello(hello)
         kind = (45, 41, 22, 23, 21)[number % 5]
         number += 1
         peer.send(codec.PREFIX.pack(codec.WIRE_VERSION, kind, 0, peer.epoch) + rows)
@@ -232,10 +233,11 @@ def large_values(attacker: Attacker) -> None:
     """Send a wrong value of 7 MB, which no log or answer may repeat."""
     bad = "v" * VALUE_BYTES
     for number in attacker.rounds():
-        peer = zmtp.dial(attacker)
+        hello: m.Hello = gateway() if number % 2 else node("values", slots=1)
+        peer = zmtp.dial(attacker, role=zmtp.role_of(hello))
         if peer is None:
             continue
-        if not peer.hello(gateway() if number % 2 else node("values", slots=1)):
+        if not peer.hello(hello):
             attacker.counts["no welcome"] += 1
         kind, value = (
             (24, [1, "echo.mar", bad, bad]),
@@ -257,7 +259,7 @@ def unknown_workers(attacker: Attacker) -> None:
     ids = itertools.count(1_000_000)
     for _ in attacker.rounds():
         if peer is None or peer.line.is_closed:
-            peer = zmtp.dial(attacker, receive_bytes=4096)
+            peer = zmtp.dial(attacker, role="node", receive_bytes=4096)
             if peer is None or not peer.hello(node("beats", slots=1)):
                 peer = None
                 pause(0.2)

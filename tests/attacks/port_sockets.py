@@ -3,10 +3,12 @@
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 
 from tests.attacks import zmtp
 from tests.attacks.attacker import Attacker, pause
 from tests.attacks.port_messages import node
+from tests.curve_client import GREETING
 from torchrelay.shared.wire import messages as m
 
 #: What `rand` of the C library gives first where nobody seeded it, with which libzmq numbers its connections.
@@ -36,21 +38,17 @@ def claimed_identities(attacker: Attacker) -> None:
 
 def endless_messages(attacker: Attacker) -> None:
     """Send parts of one message without end: empty ones, small ones, large ones; and one part without end."""
-    more = [zmtp.frame(b"", more=True) * (PIECE_BYTES // 2), zmtp.frame(b"a" * 100, more=True) * 300,
-            zmtp.frame(b"a" * 1_000_000, more=True)]  # fmt: skip
-    pieces: list[tuple[bytes, Callable[[], bytes]]] = [(b"", lambda piece=piece: piece) for piece in more]  # type: ignore[misc]  # a default binds the loop's variable
-    # The head of a part of 2 GB, of which much comes.
-    pieces.append((b"\x02" + (2_000_000_000).to_bytes(8, "big"), lambda: b"a" * PIECE_BYTES))
+    kinds = itertools.cycle(((b"", 2000), (b"a" * 100, 300), (b"a" * 1_000_000, 1), (b"", 0)))
     peers: list[tuple[zmtp.Peer, Callable[[], bytes]]] = []
-    kinds = itertools.cycle(pieces)
     for _ in attacker.rounds():
-        while len(peers) < len(pieces) and not attacker.is_over:
-            opening, piece = next(kinds)
+        while len(peers) < 4 and not attacker.is_over:
+            part, count = next(kinds)
             peer = zmtp.dial(attacker)
             if peer is None:
                 continue
-            peer.line.send(opening)
-            peers.append((peer, piece))
+            if not count:  # the head of a part of 2 GB, of which much comes
+                peer.line.send(b"\x02" + (2_000_000_000).to_bytes(8, "big"))
+            peers.append((peer, partial(_parts, peer, part, count)))
             attacker.counts["connections"] += 1
         for peer, piece in list(peers):
             if not peer.line.send(piece()) and peer.line.is_closed:
@@ -61,13 +59,20 @@ def endless_messages(attacker: Attacker) -> None:
         peer.close()
 
 
+def _parts(peer: zmtp.Peer, part: bytes, count: int) -> bytes:
+    """Seal parts of a message that goes on; with no count, bytes of a part that has begun."""
+    if not count:
+        return b"a" * PIECE_BYTES
+    return b"".join(peer.client.message(part, more=True) for _ in range(count))
+
+
 def unread_chunks(attacker: Attacker) -> None:
     """Ask for chunks of an archive and read none."""
     peers: list[zmtp.Peer] = []
     offsets = itertools.cycle(range(0, attacker.target.archive_bytes - CHUNK_BYTES, CHUNK_BYTES))
     for number in attacker.rounds():
         if len(peers) < 4:
-            peer = zmtp.dial(attacker, receive_bytes=4096)
+            peer = zmtp.dial(attacker, role="node", receive_bytes=4096)
             if peer is None or not peer.hello(node(f"fetcher-{number}", slots=1)):
                 attacker.counts["not welcome"] += 1
                 pause(0.2)
@@ -87,7 +92,8 @@ def unread_chunks(attacker: Attacker) -> None:
 
 def silent_connections(attacker: Attacker) -> None:
     """Connect and say nothing, half of a greeting, or garbage."""
-    kinds = [b"", zmtp.GREETING[:20], os.urandom(200), zmtp.GREETING, b"GET / HTTP/1.1\r\n\r\n"]
+    kinds = [b"", GREETING[:20], os.urandom(200), GREETING, zmtp.PLAIN_GREETING,
+             b"GET / HTTP/1.1\r\n\r\n"]  # fmt: skip
     kept = []
     for number in attacker.rounds(0.005):
         line = attacker.dial(attacker.target.broker_port)

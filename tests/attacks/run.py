@@ -21,6 +21,8 @@ from torchrelay.shared import clock
 
 #: For those who wait.
 TELL_EVERY_S = 5.0
+#: Of what one of our processes writes on a line.
+REPORT_LIMIT_BYTES = 1 << 24
 #: Of what is said when a server doesn't start.
 WORDS_LIMIT = 300
 
@@ -66,8 +68,10 @@ def run(name: str, seconds: float | None, folder: Path, tell: Tell, times: Times
 async def _attack(
     name: str, attack_runs: Sequence[plan.AttackRun], watch: Watch, tell: Tell, times: Times
 ) -> tuple[verdicts.Measurements, str]:
-    clients = Clients(attack_runs[0].target.address, INFERENCE)
+    target = attack_runs[0].target
+    clients = Clients(target.address, INFERENCE)
     load = asyncio.create_task(clients.run())
+    probe = await _python("tests.attacks.member_probe", msgspec.json.encode(target) + b"\n")
     await _pass(times.warm_up_s)
     alone_at = clock.monotonic()
     tell(f"{name}: honest requests alone")
@@ -86,6 +90,7 @@ async def _attack(
     over_at = clock.monotonic()
     clients.stop()
     await load
+    members = await _probed(probe, begun_at)
     measured = verdicts.Measurements(
         before=verdicts.honest(clients.outcomes, alone_at, begun_at),
         during=verdicts.honest(clients.outcomes, begun_at, ended_at),
@@ -94,6 +99,8 @@ async def _attack(
         ended=ended,
         log_bytes=log_bytes,
         breaches=tuple(breach for seen in all_seen for breach in seen.breaches),
+        questions=verdicts.honest(members.answers, begun_at, ended_at),
+        joins=verdicts.honest(members.joins, begun_at, ended_at),
     )
     if len(all_seen) == 1:
         return measured, all_seen[0].text
@@ -114,17 +121,41 @@ async def _tell(name: str, clients: Clients, watch: Watch, tell: Tell) -> None:
         tell(f"{name}: {len(clients.outcomes)} honest requests, {failed} failed; {watch.largest()}")
 
 
+async def _python(module: str, to_say: bytes, *prefix: str) -> asyncio.subprocess.Process:
+    """Start a module of ours and tell it what to do."""
+    process = await asyncio.create_subprocess_exec(
+        *prefix, sys.executable, "-m", module, cwd=ROOT, stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, limit=REPORT_LIMIT_BYTES,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.write(to_say)
+    return process
+
+
+async def _probed(probe: asyncio.subprocess.Process, since: float) -> verdicts.MemberOutcomes:
+    """End the members that mean no harm, and return what became of what they did."""
+    try:
+        async with asyncio.timeout(plan.OVERTIME_S):
+            out, err = await probe.communicate(b"")
+    except TimeoutError:
+        out, err = b"", b"it had to be stopped"
+    finally:
+        with suppress(ProcessLookupError):
+            probe.kill()
+        await probe.wait()
+    if probe.returncode:
+        failed = verdicts.Outcome(since, 0.0, err.decode(errors="replace")[-WORDS_LIMIT:])
+        return verdicts.MemberOutcomes([failed], [failed])
+    return msgspec.json.decode(out, type=verdicts.MemberOutcomes)
+
+
 async def _run(attack_run: plan.AttackRun) -> plan.AttackReport:
     """Run an attacker, and stop one that doesn't end."""
     # Nice, so that on a machine of few processors it is the server that gets them: an attacker has its own.
-    process = await asyncio.create_subprocess_exec(
-        "nice", sys.executable, "-m", "tests.attacks.attacker",
-        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    process = await _python("tests.attacks.attacker", msgspec.json.encode(attack_run), "nice")
     try:
         async with asyncio.timeout(attack_run.seconds + plan.OVERTIME_S):
-            out, err = await process.communicate(msgspec.json.encode(attack_run))
+            out, err = await process.communicate(b"")
     except TimeoutError:
         return plan.AttackReport(f"{attack_run.attack} had to be stopped")
     finally:

@@ -32,7 +32,9 @@ def heading(honest_per_s: float) -> str:
     text = (
         f"Attackers send from one address, together at most {megabytes(plan.BYTES_PER_S)}/s and"
         f" {plan.MESSAGES_PER_S} messages/s, beside {honest_per_s:g} honest predictions/s. An attack is held"
-        f" where none of these fails, p99 stays below {verdicts.P99_LIMIT_S:g} s, each process below"
+        f" where none of these fails, p99 stays below {verdicts.P99_LIMIT_S:g} s, the broker answers each"
+        f" question of a node within {verdicts.MEMBER_LIMIT_S:g} s, hosts join within"
+        f" {verdicts.JOIN_LIMIT_S:g} s, each process stays below"
         f" {megabytes(verdicts.MEMORY_LIMIT_BYTES)}, none ends, and {verdicts.RECOVERY_S:g} s later latency"
         " and memory are back to normal. p99: just before the attack, and during it."
     )
@@ -52,7 +54,13 @@ def row(one: Row) -> str:
         f"{largest.most_bytes / 1e6:.0f} MB {largest.role}",
     )
     lines = [first[:WIDTH].rstrip()]
-    for text in [f"! {'; '.join(one.faults)}"] * (not one.has_held) + [one.seen] * bool(one.seen):
+    questions, joins = measured.questions, measured.joins
+    members = (
+        f"a node's {questions.sent} questions to the broker took {duration(questions.slowest_s)} at most,"
+        f" {joins.sent} joinings {duration(joins.slowest_s)}"
+    )
+    texts = [f"! {'; '.join(one.faults)}"] * (not one.has_held)
+    for text in [*texts, *[one.seen] * bool(one.seen), *[members] * bool(questions.sent)]:
         lines += textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
 

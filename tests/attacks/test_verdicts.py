@@ -42,6 +42,18 @@ def test_each_thing_that_an_attack_reached_is_named(found: Measurements, fault: 
     assert verdicts.faults(found) == [fault]
 
 
+def test_what_members_meet_at_the_brokers_port_counts_by_the_slowest() -> None:
+    quick, slow = HonestRequests(9, {}, 0.1, 0.2, 0.9), HonestRequests(9, {}, 0.1, 0.2, 5.1)
+    failed = HonestRequests(9, {"no answer": 1}, 0.1, 0.2, 0.2)
+    assert not verdicts.faults(Measurements(QUIET, QUIET, QUIET, questions=quick, joins=quick))
+    assert verdicts.faults(Measurements(QUIET, QUIET, QUIET, questions=slow, joins=slow)) == [
+        "a node's questions: one took 5.1 s", "hosts' joining: one took 5.1 s",
+    ]  # fmt: skip
+    assert verdicts.faults(Measurements(QUIET, QUIET, QUIET, joins=failed)) == [
+        "hosts' joining: 1 of 9 failed (no answer x 1)"
+    ]
+
+
 def test_a_machine_that_was_slow_before_may_be_as_slow_after() -> None:
     slow = HonestRequests(100, {}, 0.1, 0.4)
     assert not verdicts.faults(Measurements(slow, slow, slow))
@@ -54,7 +66,7 @@ def test_a_percentile_is_the_value_that_so_many_do_not_exceed(percent: float, va
 
 def test_requests_count_in_the_stretch_in_which_they_began() -> None:
     outcomes = [Outcome(0.9, 5.0), Outcome(1.0, 0.1), Outcome(1.9, 0.2, "503"), Outcome(2.0, 9.0)]
-    assert verdicts.honest(outcomes, 1.0, 2.0) == HonestRequests(2, {"503": 1}, 0.1, 0.2)
+    assert verdicts.honest(outcomes, 1.0, 2.0) == HonestRequests(2, {"503": 1}, 0.1, 0.2, 0.2)
 
 
 def test_a_stretch_without_requests_has_figures_all_the_same() -> None:

@@ -1,12 +1,16 @@
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import zmq
 
 from tests.attacks import plan, zmtp
 from tests.attacks.attacker import Attacker, Line
-from torchrelay.shared.wire import codec, sockets
+from tests.secured_broker import OURS, OWN, SecuredBroker
+from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
 TARGET = plan.Target(address="127.0.0.1", broker_port=0, store="", scratch="")
@@ -16,30 +20,56 @@ def attacker() -> Attacker:
     return Attacker(plan.AttackRun("none", TARGET, 5.0))
 
 
-def test_a_peer_of_raw_bytes_is_understood_and_understands() -> None:
-    context = zmq.Context()
-    router = sockets.listener(context)
+@pytest.fixture
+def broker() -> Iterator[SecuredBroker]:
+    made = SecuredBroker(zmq.Context(), OURS, "tcp://127.0.0.1:*")
+    is_over = threading.Event()
+
+    def let_in() -> None:
+        while not is_over.is_set():
+            assert made.gatekeeper is not None
+            made.gatekeeper.poll(20)
+            made.turn()
+
+    gatekeeping = threading.Thread(target=let_in)
+    gatekeeping.start()
     try:
-        port = router.bind_to_random_port("tcp://127.0.0.1")
-        one = attacker()
-        one.target = plan.Target(address="127.0.0.1", broker_port=port, store="", scratch="")
-        peer = zmtp.dial(one, b"raw")
-        assert peer is not None
-        assert peer.say(m.RegisterModel(1, "a" * 300), b"x" * 1000)
-        assert router.poll(5000)
-        identity, head, frame = router.recv_multipart()
-        assert (identity, frame) == (b"raw", b"x" * 1000)
-        assert codec.decode(head) == (m.RegisterModel(1, "a" * 300), 0)
-        router.send_multipart([b"raw", codec.encode(m.ModelUnregistered(1, "a" * 100), 7), b"a frame"])
-        router.send_multipart([b"raw", codec.encode(m.Welcome(1, 2), 7)])
-        assert peer.hear(m.Welcome) == m.Welcome(1, 2)
-        assert peer.epoch == 7
-        router.send_multipart([b"raw", codec.encode(m.Leave("no use"), 7)])
-        assert peer.hear(m.Welcome) is None
-        peer.close()
+        yield made
     finally:
-        router.close(linger=0)
-        context.term()
+        is_over.set()
+        gatekeeping.join()
+        made.close()
+
+
+def dialled(broker: SecuredBroker, **how: Any) -> zmtp.Peer | None:  # Any: what dial takes
+    one = attacker()
+    port = int(broker.address.rpartition(":")[2])
+    one.target = plan.Target(
+        address="127.0.0.1", broker_port=port, store="", scratch="", broker_key=OURS.public,
+        gateway_key=OWN.secret,
+    )  # fmt: skip
+    return zmtp.dial(one, **how)
+
+
+def test_a_peer_of_raw_bytes_is_understood_and_understands(broker: SecuredBroker) -> None:
+    peer = dialled(broker)
+    assert peer is not None
+    assert peer.say(m.RegisterModel(1, "a" * 300), b"x" * 1000)
+    assert broker.socket.poll(5000)
+    identity, head, frame = broker.socket.recv_multipart()
+    assert frame == b"x" * 1000
+    assert codec.decode(head) == (m.RegisterModel(1, "a" * 300), 0)
+    broker.socket.send_multipart([identity, codec.encode(m.ModelUnregistered(1, "a" * 100), 7), b"a frame"])
+    broker.socket.send_multipart([identity, codec.encode(m.Welcome(1, 2), 7)])
+    assert peer.hear(m.Welcome) == m.Welcome(1, 2)
+    assert peer.epoch == 7
+    broker.socket.send_multipart([identity, codec.encode(m.Leave("no use"), 7)])
+    assert peer.hear(m.Welcome) is None
+    peer.close()
+
+
+def test_nobody_is_let_in_by_a_key_that_is_not_known(broker: SecuredBroker) -> None:
+    assert dialled(broker, secret="11" * 32) is None
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ RECOVERY_S = 5.0
 NORMAL_FACTOR, NORMAL_S = 3.0, 0.25
 #: Memory that an allocator keeps for itself counts as normal up to here.
 NORMAL_GROWTH_BYTES = 128_000_000
+#: What the broker's answer to a member may take, always, and joining, or connecting anew.
+MEMBER_LIMIT_S, JOIN_LIMIT_S = 1.0, 5.0
 #: What logs may grow by.
 LOG_LIMIT_BYTES = 20_000_000
 
@@ -28,6 +30,13 @@ class Outcome(msgspec.Struct, frozen=True):
     fault: str = ""
 
 
+class MemberOutcomes(msgspec.Struct, frozen=True):
+    """Questions of a node to the broker, and hosts that joined or connected anew."""
+
+    answers: list[Outcome]
+    joins: list[Outcome]
+
+
 class HonestRequests(msgspec.Struct, frozen=True):
     """Honest requests of a stretch of time."""
 
@@ -35,6 +44,7 @@ class HonestRequests(msgspec.Struct, frozen=True):
     faults: dict[str, int] = {}
     p50_s: float = 0.0
     p99_s: float = 0.0
+    slowest_s: float = 0.0
 
     @property
     def failed(self) -> int:
@@ -62,6 +72,9 @@ class Measurements(msgspec.Struct, frozen=True):
     ended: tuple[str, ...] = ()
     log_bytes: int = 0
     breaches: tuple[str, ...] = ()
+    #: Of members on the broker's port: a node's questions, and hosts that joined or connected anew.
+    questions: HonestRequests = HonestRequests()
+    joins: HonestRequests = HonestRequests()
 
     @property
     def largest(self) -> Memory:
@@ -84,7 +97,8 @@ def honest(outcomes: Iterable[Outcome], since: float, until: float) -> HonestReq
     ours = [one for one in outcomes if since <= one.started_at < until]
     took = [one.took_s for one in ours]
     faults = Counter(one.fault for one in ours if one.fault)
-    return HonestRequests(len(ours), dict(faults.most_common()), percentile(took, 50), percentile(took, 99))
+    slowest = (percentile(took, percent) for percent in (50, 99, 100))
+    return HonestRequests(len(ours), dict(faults.most_common()), *slowest)
 
 
 def faults(measured: Measurements) -> list[str]:
@@ -97,6 +111,14 @@ def faults(measured: Measurements) -> list[str]:
         found.append(f"{measured.during.failed} honest requests failed ({_causes(measured.during)})")
     if measured.during.p99_s > P99_LIMIT_S:
         found.append(f"p99 above {P99_LIMIT_S:g} s")
+    for whose, requests, limit_s in (
+        ("a node's questions", measured.questions, MEMBER_LIMIT_S),
+        ("hosts' joining", measured.joins, JOIN_LIMIT_S),
+    ):
+        if requests.failed:
+            found.append(f"{whose}: {requests.failed} of {requests.sent} failed ({_causes(requests)})")
+        elif requests.slowest_s > limit_s:
+            found.append(f"{whose}: one took {duration(requests.slowest_s)}")
     found += [f"{one.role} held {megabytes(one.most_bytes)}" for one in measured.memory
               if one.most_bytes > MEMORY_LIMIT_BYTES]  # fmt: skip
     if measured.after.failed:

@@ -1,44 +1,37 @@
-"""ZeroMQ's wire as raw bytes (ZMTP 3.0, https://rfc.zeromq.org/spec/23/), to be sent as no library would."""
+"""ZeroMQ's wire as raw bytes (ZMTP 3.0, https://rfc.zeromq.org/spec/23/), to be sent as no library would.
+
+Whoever is let in has a key: what it says is sealed, as CurveZMQ has it.
+"""
 
 import os
-import struct
+from typing import Literal
 
-from tests.attacks.attacker import Attacker, Line
+from tests import curve_client
+from tests.attacks.attacker import Attacker, Line, pause
+from tests.curve_client import COMMAND, GREETING, CurveClient
 from torchrelay.shared import clock
 from torchrelay.shared.wire import codec, messages
 
-GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-MORE, LONG, COMMAND = 1, 2, 4
+PLAIN_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 HANDSHAKE_LIMIT_S = 2.0
 WELCOME_LIMIT_S = 5.0
 REFUSALS = (messages.Misunderstood, messages.Leave)
 PROTOCOL = messages.PROTOCOL_VERSION
+Role = Literal["gateway", "node"]
 
 
-def frame(data: bytes, *, more: bool = False, command: bool = False) -> bytes:
-    """Write one frame."""
-    flags = MORE * more | COMMAND * command
-    if len(data) < 256:
-        return bytes((flags, len(data))) + data
-    return struct.pack("!BQ", flags | LONG, len(data)) + data
-
-
-def ready(identity: bytes) -> bytes:
-    """Write the command that ends a handshake; an empty identity has the broker make one up."""
-    values = {b"Socket-Type": b"DEALER", b"Identity": identity}
-    properties = b"".join(
-        bytes((len(name),)) + name + struct.pack("!I", len(value)) + value for name, value in values.items()
-    )
-    return frame(b"\x05READY" + properties, command=True)
+def role_of(hello: messages.Message) -> Role:
+    """Return who may say a hello; a worker's is said by its node, which may not."""
+    return "gateway" if isinstance(hello, messages.HelloGateway) else "node"
 
 
 class Peer:
-    """A connection to the broker's port."""
+    """A connection to the broker's port, by a key that is let in."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, client: CurveClient) -> None:
         self.line = line
+        self.client = client
         self.epoch = 0
-        self._greeted = False
         self._is_more = False
 
     def say(self, message: messages.Message, *frames: bytes) -> bool:
@@ -48,8 +41,10 @@ class Peer:
     def send(self, head: bytes, *frames: bytes) -> bool:
         """Send a message whose head may be anything."""
         parts = [head, *frames]
-        data = b"".join(frame(part, more=number < len(parts) - 1) for number, part in enumerate(parts))
-        return self.line.send(data, messages=1)
+        sealed = (
+            self.client.message(part, more=number < len(parts) - 1) for number, part in enumerate(parts)
+        )
+        return self.line.send(b"".join(sealed), messages=1)
 
     def hello(self, message: messages.Message, within_s: float = WELCOME_LIMIT_S) -> bool:
         """Say hello and wait for the Welcome, which tells the epoch; return False where none comes."""
@@ -72,27 +67,14 @@ class Peer:
 
     def _messages(self) -> list[messages.Message]:
         """Take apart what has come; frames behind a head are passed over."""
-        data, found = self.line.received, []
-        if not self._greeted:
-            if len(data) < len(GREETING):
-                return []
-            del data[: len(GREETING)]
-            self._greeted = True
-        while len(data) >= 2:
-            flags = data[0]
-            start = 9 if flags & LONG else 2
-            if len(data) < start:
-                break
-            size = struct.unpack("!Q", data[1:9])[0] if flags & LONG else data[1]
-            if len(data) < start + size:
-                break
-            body = bytes(data[start : start + size])
-            del data[: start + size]
+        found = []
+        while (body := curve_client.take_frame(self.line.received)) is not None:
+            flags, said = self.client.heard(body)
             if flags & COMMAND:
                 continue
-            is_head, self._is_more = not self._is_more, bool(flags & MORE)
+            is_head, self._is_more = not self._is_more, bool(flags & curve_client.MORE)
             if is_head:
-                message, self.epoch = codec.decode(body)
+                message, self.epoch = codec.decode(said)
                 found.append(message)
         return found
 
@@ -100,23 +82,61 @@ class Peer:
         self.line.close()
 
 
-def dial(attacker: Attacker, identity: bytes | None = None, *, receive_bytes: int = 0) -> Peer | None:
-    """Connect to the broker as a peer of this identity, a random one if none is given."""
+def dial(
+    attacker: Attacker,
+    identity: bytes | None = None,
+    *,
+    role: Role = "gateway",
+    secret: str = "",
+    receive_bytes: int = 0,
+) -> Peer | None:
+    """Connect to the broker by the key of a member, or by another; None where it lets nobody in.
+
+    An identity means nothing to a broker that asks for keys.
+    """
     line = attacker.dial(attacker.target.broker_port, receive_bytes=receive_bytes)
     if line is None:
         return None
-    # In steps, as libraries do: libzmq leaves what comes together with a greeting until more comes.
+    own = secret or (attacker.target.gateway_key if role == "gateway" else attacker.target.node_key)
+    properties = {b"X-Session": os.urandom(8).hex().encode()}
+    if identity is not None:
+        properties[b"Identity"] = identity
+    client = CurveClient(bytes.fromhex(attacker.target.broker_key), bytes.fromhex(own), properties)
+    if shake_hands(line, client):
+        return Peer(line, client)
+    line.close()
+    attacker.counts["handshakes that failed"] += 1
+    pause(0.02)
+    return None
+
+
+def shake_hands(line: Line, client: CurveClient) -> bool:
+    """Go through a handshake in its steps; tell whether the broker has let in whoever it is."""
     line.send(GREETING)
-    if _has_come(line, len(GREETING)):
-        line.send(ready(b"x" + os.urandom(16) if identity is None else identity))
-        _has_come(line, len(GREETING) + len(ready(b"")))
-    return Peer(line)
-
-
-def _has_come(line: Line, size: int) -> bool:
     until = clock.monotonic() + HANDSHAKE_LIMIT_S
-    while len(line.received) < size and not line.is_closed:
-        if not line.has_news(until - clock.monotonic()):
+    while len(line.received) < len(GREETING):
+        if not _has_more(line, until):
             return False
-        line.receive()
+    del line.received[: len(GREETING)]
+    line.send(client.hello())
+    welcome = next_frame(line, until)
+    if welcome is None or not welcome.startswith(b"\x07WELCOME"):
+        return False
+    line.send(client.initiate(welcome))
+    ready = next_frame(line, until)
+    return ready is not None and ready.startswith(b"\x05READY")
+
+
+def next_frame(line: Line, until: float) -> bytes | None:
+    """Return the next frame's body; None where none comes."""
+    while (body := curve_client.take_frame(line.received)) is None:
+        if not _has_more(line, until):
+            return None
+    return body
+
+
+def _has_more(line: Line, until: float) -> bool:
+    if line.is_closed or not line.has_news(until - clock.monotonic()):
+        return False
+    line.receive()
     return not line.is_closed

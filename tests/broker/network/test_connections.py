@@ -296,6 +296,16 @@ def test_connections_leave_fds_to_the_rest_of_the_process() -> None:
     assert system.cuts == [50, 51, 52, 53, 54]
 
 
+def test_a_newcomer_takes_the_place_of_the_oldest_that_has_said_nothing() -> None:
+    system = System(fds=100)
+    for fd in range(50):
+        system.connect(fd)
+    system.join(50)
+    system.join(51)
+    assert system.cuts == [0, 1]
+    assert system.all.by_peer.keys() == {b"p-50", b"p-51"}
+
+
 def test_what_a_connection_held_is_given_back_when_it_ends_by_itself(system: System) -> None:
     for fd in (1, 2):
         system.join(fd)

@@ -84,6 +84,15 @@ def test_another_reason_is_said_at_once() -> None:
     assert "asks for no key" in policy.complaint(1.0)
 
 
+def test_bytes_that_were_spoilt_on_the_way_say_nothing_of_who_listens() -> None:
+    policy = begun(addresses=(HERE, THERE))
+    policy.heard("connected", 0.0)
+    policy.heard("done", 0.0)
+    assert policy.heard("mismatch", 5.0)
+    assert "changed, repeated or left out on the way" in policy.complaint(5.0)
+    assert policy.dial(policy.next_wake).address == HERE
+
+
 def test_a_worker_says_nothing_while_its_node_may_still_be_on_its_way() -> None:
     policy = begun("worker")
     policy.heard("refused", 0.0)
