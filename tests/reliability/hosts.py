@@ -207,7 +207,10 @@ class Hosts(Fleet):
     def join_anew(self, part: str) -> None:
         """Bring a part back whose key is known no more."""
         self.join(part)
-        self.parts[part].terminate()
+        if part == "gateway":
+            self.parts[part].kill()  # it would wait all its grace for answers to what it was asked
+        else:
+            self.parts[part].terminate()
 
     @contextmanager
     def left_alone(self) -> Iterator[None]:
@@ -279,10 +282,23 @@ class Hosts(Fleet):
         (path,) = self.folder.glob(f"*-{self.logs[part]}.log")
         return path.read_text(errors="replace")
 
+    def status(self) -> Any:  # Any: JSON
+        return self._read("/fleet")
+
     def members(self, role: MemberRole) -> list[Any]:  # Any: JSON objects
-        answer = self.http.get(f"{self.management}/{role}s")
-        assert answer.status_code == 200, answer.text
-        return list(answer.json()[f"{role}s"])
+        return list(self._read(f"/{role}s")[f"{role}s"])
+
+    def _read(self, path: str) -> Any:  # Any: JSON
+        """Return what the management API says, once it says something: a part may be away."""
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            with contextlib.suppress(httpx.HTTPError):
+                answers.append(self.http.get(f"{self.management}{path}"))
+            return bool(answers) and answers[-1].status_code == 200
+
+        eventually(is_answered)
+        return answers[-1].json()
 
     def is_at_rest(self) -> bool:
         """Whether no request waits or runs anywhere, by the broker's account."""
