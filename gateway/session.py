@@ -233,7 +233,7 @@ class GatewaySession(Presence, Generic[P]):
             case m.Welcome():
                 return self._welcome(message, epoch, now)
             case m.IntroduceYourself():
-                return self.lose(now)
+                return [] if self._is_of_before(epoch, now) else self.lose(now)
             case m.Leave():
                 self.dismissed = message.reason
                 return []
@@ -339,6 +339,8 @@ class GatewaySession(Presence, Generic[P]):
     def _welcome(self, welcome: m.Welcome, epoch: int, now: float) -> list[tuple[P, Outcome]]:
         if self.state == "welcomed" and epoch == self.epoch:
             return []  # the answer to a hello that we said twice
+        if self._is_of_before(epoch, now):
+            return []
         if not self.epoch:
             # TorchServe's listeners are not open yet when ours say that the fleet is still coming up.
             self._responses = [0] * 10
@@ -360,6 +362,13 @@ class GatewaySession(Presence, Generic[P]):
         self._unsent = self._waiting.copy()  # the same, oldest first
         self._sent_before = (self._sent_before | sent) & self._unsent.keys()
         return keyless + settled
+
+    def _is_of_before(self, epoch: int, now: float) -> bool:
+        """Tell whether a broker before this one has said something that comes late.
+
+        Once this one has been silent for long, an earlier state of its registry may have been put back.
+        """
+        return epoch < self.epoch and now < self._heard_at + self._peer_timeout_s
 
     def _send_again(self, numbers: Sequence[int], what_happened: str) -> list[tuple[P, Outcome]]:
         """Queue what was sent in vain; what can't be repeated safely is settled instead."""

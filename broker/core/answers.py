@@ -48,6 +48,13 @@ class Gateway:
         self.unheard = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES, (number << ROW_BITS) << ROWS_OF_ONE_BITS)
 
     @property
+    def is_owed(self) -> bool:
+        """Whether workers run something for it, or answers are kept for it: else that would be run again."""
+        if self.unheard is None:
+            return False
+        return bool(self.unheard.kept) or any(job.state is JobState.RUNNING for job in self.jobs.values())
+
+    @property
     def unheard_jobs(self) -> set[int]:
         """Its jobs whose answers are kept for it."""
         kept = self.unheard.kept if self.unheard else ()

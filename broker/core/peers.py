@@ -11,6 +11,7 @@ from torchrelay.broker.core.answers import Answers, Gateway
 from torchrelay.broker.core.early_requests import EarlyRequests
 from torchrelay.broker.core.effects import Cut, Outbox
 from torchrelay.broker.core.keyring import Keyring
+from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
@@ -30,6 +31,9 @@ from torchrelay.shared.wire.curve import public_key_of
 GATEWAYS_LIMIT = NODES_LIMIT = 1024
 #: How often it is noted that members live, which matters after minutes.
 NOTE_INTERVAL_S = 1.0
+#: For so many peer timeouts a silent gateway is kept that is owed something: most that are not dead are back
+#: by then, and what runs for the dead may go on so long.
+OWED_TIMEOUTS = 3
 #: Misunderstood messages that are logged one by one between two sweeps; anybody can send thousands.
 COMPLAINTS_PER_SWEEP = 20
 
@@ -319,12 +323,21 @@ class Peers:
             self._outbox.send(peer, m.Beat(self._fleet.beat, worker.answers.latest))
 
     def drop_silent(self, now: float) -> None:
-        """Drop gateways and nodes that have said nothing for a peer timeout, though they were listened to."""
+        """Drop gateways and nodes that have said nothing for a peer timeout, though they were listened to.
+
+        A gateway that is owed something has longer, in which nothing new is begun for it: should it come
+        back, it gets its answers, and asks for what was dropped (`Forgotten`).
+        """
         heard_by = now - self._settings.peer_timeout_s
         if heard_by <= self.listened_since:
             return
+        owed_by = now - OWED_TIMEOUTS * self._settings.peer_timeout_s
         for gateway in [one for one in self.gateways.values() if one.last_heard < heard_by]:
-            self.drop_gateway(gateway, "it has been silent")
+            if gateway.last_heard < owed_by or not gateway.is_owed:
+                self.drop_gateway(gateway, "it has been silent")
+                continue
+            self._jobs.cancel([job for job in gateway.jobs.values() if job.state is JobState.QUEUED])
+            self._early.forget_gateway(gateway.peer)
         for node in [one for one in self.nodes.values() if one.last_heard < heard_by]:
             self.drop_node(node, now)
 

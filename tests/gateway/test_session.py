@@ -422,6 +422,26 @@ def test_silence_counts_as_away_and_a_new_epoch_gets_everything_again_in_order()
     assert jobs_in(drain(session, 3.2)) == jobs
 
 
+def test_what_a_broker_before_this_one_said_changes_nothing_when_it_comes_late() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    for message in (WELCOME, messages.IntroduceYourself()):
+        assert session.hear(message, EPOCH - 1, (), now=1.0) == []
+    assert drain(session, 1.0) == [messages.GatewayBeat({}, jobs=(job,))]
+    assert (session.state, session.epoch) == ("welcomed", EPOCH)
+
+
+def test_a_broker_whose_registry_was_put_back_is_taken_for_one_once_the_other_is_silent() -> None:
+    session = welcomed()
+    job = submit(session, "a")
+    drain(session)
+    session.tick(3.0)
+    drain(session, 3.0)
+    session.hear(WELCOME, EPOCH - 1, (), now=3.1)
+    assert jobs_in(drain(session, 3.1)) == [job]
+
+
 def test_a_broker_that_announced_a_large_message_may_be_silent_for_it() -> None:
     session = welcomed()
     session.hear(messages.Announced(10 * presence.SLOWEST_BYTES_PER_S), EPOCH, (), now=1.0)

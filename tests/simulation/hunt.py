@@ -59,7 +59,8 @@ _KEPT_TRACK = frozenset({"doubled messages", "workers that end", "hosts that end
                          "requests that end workers", "a registry that can't be written"})  # fmt: skip
 #: Where no worker is lost that runs something: nothing is run twice.
 _RUNS_ONCE = frozenset({"lost and doubled messages", "doubled messages", "gateway processes that end",
-                        "a registry that can't be written", "nodes that are told to stop"})  # fmt: skip
+                        "brokers that end", "a registry that can't be written",
+                        "nodes that are told to stop"})  # fmt: skip
 #: Where nobody is refused who did no harm.
 _NO_REFUSAL = frozenset({"lost and doubled messages", "doubled messages", "requests that end workers"})
 

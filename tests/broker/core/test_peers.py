@@ -9,11 +9,53 @@ from torchrelay.shared.wire import presence
 
 def test_a_gateway_that_falls_silent_has_its_jobs_cancelled() -> None:
     rig = Rig()
-    rig.ready_rig()
+    (worker,) = rig.ready_rig()
     rig.submit(1, 2)
+    batch = rig.only(worker, m.Assign)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    assert list(rig.core.gateways[GATEWAY].jobs) == [1], "the one that runs"
+    rig.pass_time(6)
+    assert not rig.core.gateways
+    assert rig.only(worker, m.CancelJobs) == m.CancelJobs(batch.lease, (0,))
+
+
+def test_a_silent_gateway_for_which_nothing_runs_is_dropped_at_once() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.register()
+    rig.submit(1)
     rig.silent.add(GATEWAY)
     rig.pass_time(4)
     assert not rig.core.gateways
+
+
+@pytest.mark.parametrize("when", ["while it is away", "when it is back"])
+def test_a_gateway_that_was_cut_off_gets_the_answers_of_what_ran_meanwhile(when: str) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig()
+    rig.submit(1, 2)
+    batch = rig.only(worker, m.Assign)
+    rig.silent.add(GATEWAY)
+    rig.pass_time(4)
+    if when == "while it is away":
+        rig.complete(worker, batch)
+        rig.take(GATEWAY, m.Answered)  # which is lost
+        rig.pass_time(4)
+    assert not rig.take(worker, m.Assign), "the other waits for its gateway"
+    rig.silent.clear()
+    rig.say(GATEWAY, m.HelloGateway(m.PROTOCOL_VERSION, "gateway", 1))
+    assert not rig.only(GATEWAY, m.Welcome).is_new
+    rig.say(GATEWAY, m.GatewayBeat({}, jobs=(1, 2)))
+    assert rig.only(GATEWAY, m.Forgotten).jobs == (2,)
+    if when == "while it is away":
+        rig.say(GATEWAY, m.Missed(rig.core.gateways[GATEWAY].unheard.kept[0][0].serial - 1))  # type: ignore[union-attr]  # it numbers them
+    else:
+        rig.complete(worker, batch)
+    assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [1]
+    rig.submit(2)
+    rig.complete(worker, rig.only(worker, m.Assign))
+    assert [item.job for item in rig.only(GATEWAY, m.Answered).items] == [2]
 
 
 def test_a_gateway_that_announced_a_large_message_may_be_silent_for_it_and_no_longer() -> None:
@@ -31,9 +73,9 @@ def test_what_was_heard_behind_a_large_message_ends_the_patience_with_its_sender
     rig = Rig()
     rig.ready_rig()
     rig.say(GATEWAY, m.Announced(100 * presence.SLOWEST_BYTES_PER_S))
-    rig.submit(1)
+    rig.submit(1, model="nosuch")
     rig.silent.add(GATEWAY)
-    rig.pass_time(4)
+    rig.pass_time(10)
     assert not rig.core.gateways
 
 
