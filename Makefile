@@ -13,14 +13,15 @@ LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constrain
 serve: .venv/.demo models/.built
 	$(BIN)/torchrelay serve --model-store models --models all --enable-model-api
 
-# All that CI runs. Most tests wait for processes, so two go side by side; those of a file share its servers.
-# Bytecode is kept whatever the environment says: two processes collect, and what they start imports the same again.
+# All that CI runs. Most tests wait for processes, so four go side by side, on two cores too; those of a file share
+# its servers, and tests/conftest.py says which file comes first.
+# Bytecode is kept whatever the environment says: those processes collect, and what they start imports the same again.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not matrix"
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m "not matrix"
 
 # What a person runs before a commit: seconds, no process started.
 check: .venv/.dev

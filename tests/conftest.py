@@ -1,6 +1,9 @@
-"""Undoes what whoever starts the tests has passed on to them and to all that they start."""
+"""Undoes what whoever starts the tests has passed on to all that they start, and says what comes first."""
 
 import signal
+from collections import Counter
+
+import pytest
 
 
 def _pass_none_on(number: int) -> None:
@@ -14,3 +17,14 @@ def pytest_configure() -> None:
     # Shells ignore the one in what they start in the background, nohup the other.
     _pass_none_on(signal.SIGINT)
     _pass_none_on(signal.SIGHUP)
+
+
+@pytest.hookimpl(trylast=True)  # of those that were chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the files that start most processes, where several are run at a time.
+
+    A file goes to one of them. Those that take seconds come last, so that none waits long for another.
+    """
+    if hasattr(config, "workerinput"):
+        starts = Counter(item.path for item in items if item.get_closest_marker("integration"))
+        items.sort(key=lambda item: -starts[item.path])

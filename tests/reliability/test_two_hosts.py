@@ -21,7 +21,7 @@ from tests.integration.fleet import Fleet
 from tests.reliability.namespaces import HUB, Namespaces, namespaces, why_not
 from tests.support import eventually
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 
 #: Words that cross the network in a request, its answer, and the name of what answers.
 HEADER, BODY, MODEL = "header-that-nobody-else-may-read", b"body-that-nobody-else-may-read", "private-model"
