@@ -4,6 +4,7 @@ TorchServe opens its ports when the models of its start are registered; here gat
 and a name that nobody knows yet is not "not found".
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -32,7 +33,8 @@ class EarlyRequest:
     frames: tuple[Frame, ...]
     #: When it came; a job's `left_ms` counts from then.
     since: float
-    #: A job that a broker before this one was sent: a worker may have it.
+    #: A job that a broker before this one was sent, so that a worker may have it; or one behind such a job of
+    #: its sequence.
     is_again: bool = False
 
     @property
@@ -49,6 +51,12 @@ class EarlyRequest:
             return self.request
         left_ms = self.request.left_ms - int(1000 * (now - self.since))
         return msgspec.structs.replace(self.request, left_ms=max(1, left_ms))
+
+    @property
+    def sequence(self) -> tuple[bytes, str] | None:
+        """The sequence, of its gateway, in which it came again."""
+        has_one = self.is_again and isinstance(self.request, m.SubmitItem) and self.request.sequence
+        return (self.gateway.peer, has_one) if has_one else None
 
     @property
     def number(self) -> int:
@@ -72,6 +80,8 @@ class EarlyRequests:
     limit_bytes: int
     #: By gateway and its own number, which counts jobs and asks together.
     waiting: dict[tuple[bytes, int], EarlyRequest] = field(default_factory=dict)
+    #: How many wait of each sequence that came again.
+    _sequences: Counter[tuple[bytes, str]] = field(default_factory=Counter)
     #: Sum of their sizes.
     _bytes: int = 0
 
@@ -84,12 +94,22 @@ class EarlyRequests:
             return
         self.waiting[early.gateway.peer, early.number] = early
         self._bytes += early.size
+        if early.sequence:
+            self._sequences[early.sequence] += 1
+
+    def has_before(self, gateway: Gateway, item: m.SubmitItem) -> bool:
+        """Tell whether jobs of a new one's sequence wait here, which it must not overtake."""
+        return bool(item.sequence) and (gateway.peer, item.sequence) in self._sequences
 
     def forget(self, peer: bytes, number: int) -> None:
         """Forget a request whose client has left."""
         early = self.waiting.pop((peer, number), None)
         if early is not None:
             self._bytes -= early.size
+            if early.sequence:
+                self._sequences[early.sequence] -= 1
+                if not self._sequences[early.sequence]:
+                    del self._sequences[early.sequence]
 
     def forget_gateway(self, peer: bytes) -> None:
         """Forget all requests of a gateway."""

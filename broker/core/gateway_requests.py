@@ -69,7 +69,7 @@ class GatewayRequests:
         for item, of_item in zip(message.items, parts, strict=True):
             if item.job in gateway.jobs or (early and (gateway.peer, item.job) in early):
                 continue  # it was sent again
-            if is_again:
+            if is_again or (early and self._early.has_before(gateway, item)):
                 self._early.keep(EarlyRequest(gateway, item, of_item, now, is_again=True), ())
                 self._fleet.must_reconcile = True  # what need not wait goes on at the end of the turn
                 continue

@@ -140,6 +140,11 @@ class World:
             action()
         self.now = time
 
+    def out_of_order(self) -> str:
+        """Say which sequence was not begun in its order, or with a job twice."""
+        wrong = [name for name, numbers in self.begun.items() if numbers != sorted(set(numbers))]
+        return f"{wrong[0]} ran as {self.begun[wrong[0]]}" if wrong else ""
+
     # Network
 
     def join(self, peer: SimulatedPeer) -> None:

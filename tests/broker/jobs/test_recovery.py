@@ -3,6 +3,7 @@
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
 
 SETTLE_S = 5.0
@@ -12,9 +13,9 @@ OLD_LEASE = 1 << 32 | 7
 class Restarted:
     """A rig whose broker was restarted while a worker ran job 1; the gateway is back, and sends it again."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig | None = None) -> None:
         self.rig = rig = Rig(settings(settle_s=SETTLE_S))
-        rig.ready_rig()
+        rig.ready_rig(config=config)
         record = next(iter(rig.core.catalog))
         worker = next(iter(rig.core.fleet.workers.values()))
         claim = rig.core.workers._claims.make(worker.worker_id, worker.key, record.archive)
@@ -24,8 +25,8 @@ class Restarted:
         rig.restart()
         rig.join_gateway()
 
-    def submit(self, *jobs: int) -> None:
-        items = tuple(m.SubmitItem(job, "m", None, False, b"meta") for job in jobs)
+    def submit(self, *jobs: int, sequence: str = "") -> None:
+        items = tuple(m.SubmitItem(job, "m", None, False, b"meta", sequence=sequence) for job in jobs)
         self.rig.say(GATEWAY, m.Submit(items, m.HELD, 1, again=True))
 
     def node_comes_back(self) -> None:
@@ -141,6 +142,23 @@ def test_a_new_job_waits_for_nobody() -> None:
     made = Restarted()
     made.rig.say(GATEWAY, m.Submit((m.SubmitItem(2, "m", None, False, b""),), 1, 1))
     assert list(made.rig.core.gateways[GATEWAY].jobs) == [2]
+
+
+def test_a_new_job_of_a_sequence_waits_behind_those_that_came_again() -> None:
+    made = Restarted(ModelConfig(sequence_batching=True, sequence_max_idle_ms=60_000))
+    made.submit(1, 2, sequence="s")
+    for job, sequence in ((3, "s"), (4, "t")):
+        item = m.SubmitItem(job, "m", None, False, b"meta-%d" % job, sequence=sequence)
+        made.rig.say(GATEWAY, m.Submit((item,), 0, job))
+    made.node_comes_back()
+    made.worker_comes_back()
+    order: list[int] = []
+    while batches := made.rig.take(made.worker, m.Assign):
+        for number, batch in enumerate(batches, start=len(order)):
+            order += [item.job for item in batch.items]
+            made.complete(batch.lease, 5 + number)
+    assert [job for job in order if job != 4] == [1, 2, 3]
+    assert order[0] == 4, "another sequence waits for nobody"
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
