@@ -71,6 +71,10 @@ class Kernel:
         """Return a number that tells an fd's socket from the next one of that fd; None if it has none."""
         return None
 
+    def address(self, fd: int) -> str:
+        """Return the address of a connection's other end; "" where that isn't known."""
+        return ""
+
     def traffic(self, fd: int) -> Traffic | None:
         """Return the counts of a connection; None where the fd is no socket any more."""
         return None

@@ -10,6 +10,7 @@ import struct
 import termios
 
 from torchrelay.broker.network.connections import Kernel, Traffic
+from torchrelay.shared.wire.sockets import IPV4_IN_IPV6
 
 #: Fds of the broker's process: more than any fleet has connections.
 FDS_LIMIT = 65_536
@@ -39,6 +40,12 @@ class Linux(Kernel):
             return os.fstat(fd).st_ino
         except OSError:
             return None
+
+    def address(self, fd: int) -> str:
+        """Ask for the other end's address."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
+            return str(connection.getpeername()[0]).removeprefix(IPV4_IN_IPV6)
+        return ""
 
     def traffic(self, fd: int) -> Traffic | None:
         """Ask the kernel for its counts of bytes."""

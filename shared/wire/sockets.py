@@ -8,7 +8,7 @@ but says nothing (a process that stands still) is kept for much longer, since no
 import ctypes
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import zmq
 from zmq.utils import z85
@@ -51,6 +51,8 @@ BACKLOG = 4096
 #: What a peer says of itself in the handshake, encrypted; libzmq wants names of ours to begin so.
 _SESSION = "X-Session"
 SESSION_LIMIT_BYTES = 64
+#: What a socket for both writes before an address of IPv4; people don't.
+IPV4_IN_IPV6 = "::ffff:"
 #: What libzmq says when it asks about keys.
 _DOMAIN = b"torchrelay"
 
@@ -61,6 +63,15 @@ _NEWS: dict[int, News] = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "refused",
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "broken",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "mismatch",
+    int(zmq.EVENT_DISCONNECTED): "ended",
+}
+
+#: What is told of a listener's connections. The one that ends next was `leaving` where the other side has
+#: given it up in its handshake, or was too slow there; that has no fd.
+ConnectionNews = Literal["accepted", "leaving", "ended"]
+_OF_CONNECTIONS: dict[int, ConnectionNews] = {
+    int(zmq.EVENT_ACCEPTED): "accepted",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "leaving",
     int(zmq.EVENT_DISCONNECTED): "ended",
 }
 
@@ -211,12 +222,8 @@ def next_to_admit(gatekeeper: Socket) -> KeyQuestion | None:
         route, _, _, request, _, address, _, _, *keys = gatekeeper.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
-    return KeyQuestion(keys[0].hex() if keys else "", _shown(address), route, request)
-
-
-def _shown(address: bytes) -> str:
-    """Return an address as people write it: an IPv4 one is not one of IPv6."""
-    return address.decode("ascii", "replace").removeprefix("::ffff:")
+    shown = address.decode("ascii", "replace").removeprefix(IPV4_IN_IPV6)
+    return KeyQuestion(keys[0].hex() if keys else "", shown, route, request)
 
 
 def admit(gatekeeper: Socket, question: KeyQuestion, *, is_welcome: bool) -> None:
@@ -262,18 +269,22 @@ def has_more(socket: Socket) -> bool:
 
 
 def watcher(context: Context, listening: Socket) -> Socket:
-    """Make the socket that tells of a listening socket's connections; to be closed before that."""
-    return _watcher(context, listening, [zmq.EVENT_ACCEPTED, zmq.EVENT_DISCONNECTED])
+    """Make the socket that tells of a listening socket's connections; to be closed before that.
+
+    It doesn't tell of bytes that can't be. libzmq would; but once it has told that of a live connection it
+    takes it for a reason to wait, and the connection stays, mute.
+    """
+    return _watcher(context, listening, list(_OF_CONNECTIONS))
 
 
-def next_connection(watcher: Socket) -> tuple[bool, int] | None:
-    """Return whether a connection has been made or has ended, and its fd; None where there is nothing new."""
+def next_connection(watcher: Socket) -> tuple[ConnectionNews, int] | None:
+    """Return what has become of a connection, and its fd; None where there is nothing new."""
     try:
         told, _ = watcher.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:
         return None
     event, fd = struct.unpack("=Hi", told)
-    return event == zmq.EVENT_ACCEPTED, fd
+    return _OF_CONNECTIONS[event], fd
 
 
 def fd_of(socket: Socket) -> int:

@@ -166,6 +166,9 @@ def test_a_recorded_connection_gets_nothing_and_does_nothing_when_it_is_repeated
             assert b"\x05READY" not in heard
             assert b"\x07MESSAGE" not in heard
         assert member.invited() == 1
+        lines = [line for line in broker.log.splitlines() if "peer.refused" in line]
+        assert {"said again what another has said" in line for line in lines} == {True}
+        assert len(lines) <= 2, "one of its address, and one where it was gone before that was seen"
         assert len(tap.said) == 1, "its own connection is none the worse for it"
 
 

@@ -146,7 +146,9 @@ def test_an_unknown_key_is_refused_says_nothing_and_is_logged_once(
 
 
 @pytest.mark.parametrize("how", ["no key", "another broker's key", "no protocol"])
-def test_whoever_does_not_speak_as_the_port_demands_gets_nothing(port: Port, how: str) -> None:
+def test_whoever_does_not_speak_as_the_port_demands_gets_nothing(
+    port: Port, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     if how == "no protocol":
         with socket.create_connection(("127.0.0.1", int(port.tcp.rpartition(":")[2]))) as raw:
             raw.settimeout(10)
@@ -157,6 +159,7 @@ def test_whoever_does_not_speak_as_the_port_demands_gets_nothing(port: Port, how
                     got += more
             assert b"torchrelay" not in got
             assert port.came == []
+        port.until(lambda: "its handshake failed" in str([one.__dict__ for one in caplog.records]))
         return
     secured = None if how == "no key" else curve.Secured(MALLORY.public, ALICE)
     made = sockets.dial(port.context, port.tcp, "node", secured=secured, waits_to_send=True)
@@ -165,6 +168,20 @@ def test_whoever_does_not_speak_as_the_port_demands_gets_nothing(port: Port, how
     sockets.send(made, (BYE,))
     port.until(has_failed)
     assert port.came == []
+    port.until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.msg == "peer.refused"
+    assert record.__dict__["address"] in ("127.0.0.1", "unknown")  # it may be gone before it is seen
+    assert "without a key, or with another key" in record.__dict__["reason"]
+
+
+def test_who_connects_and_leaves_is_not_reported(port: Port, caplog: pytest.LogCaptureFixture) -> None:
+    for said in (b"", b"\xff" + bytes(8)):
+        with socket.create_connection(("127.0.0.1", int(port.tcp.rpartition(":")[2]))) as raw:
+            raw.sendall(said)
+            port.until(lambda: port.peers._strangers)
+        port.until(lambda: not port.peers._strangers)
+    assert not caplog.records
 
 
 def test_a_peer_that_connects_anew_is_the_same_and_answers_go_to_its_new_connection(port: Port) -> None:

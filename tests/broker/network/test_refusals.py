@@ -15,6 +15,17 @@ def test_what_is_logged_is_bounded_by_key_and_by_time(caplog: pytest.LogCaptureF
     assert len(caplog.records) == 2
     caplog.clear()
     lines = refusals.Refusals()
-    for number in range(refusals.KEYS_LIMIT + 100):
+    for number in range(refusals.NAMES_LIMIT + 100):
         lines.log(f"{number:064x}", "127.0.0.1", "why", 100.0)
-    assert len(caplog.records) == refusals.KEYS_LIMIT + 1
+    assert len(caplog.records) == refusals.NAMES_LIMIT + 1
+
+
+def test_an_address_is_told_once_whatever_its_connections_fail_for(caplog: pytest.LogCaptureFixture) -> None:
+    lines = refusals.Refusals()
+    caplog.set_level(logging.WARNING)
+    lines.log("ab" * 32, "10.0.0.1", "its key is unknown", 0.0)
+    lines.log_stranger("10.0.0.1", 1.0)  # the connection of that key
+    for at in (1.0, 2.0, 60.9, 61.0):
+        lines.log_stranger("10.0.0.2", at)
+    told = [(record.__dict__["address"], record.__dict__["reason"]) for record in caplog.records]
+    assert told == [("10.0.0.1", "its key is unknown"), *[("10.0.0.2", refusals.WHY_STRANGE)] * 2]
