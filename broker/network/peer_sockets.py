@@ -78,7 +78,7 @@ class PeerSockets:
         self._refusals = Refusals()
         #: Of the secured socket, by fds: connections that have said nothing yet; whether they had not ended
         #: by the time when they were noted, and their addresses.
-        self._strangers: dict[int, tuple[bool, str]] = {}
+        self._silent: dict[int, tuple[bool, str]] = {}
         #: Of the secured socket: who a connection is, by the id that it was given; and the other way round.
         self._peers: dict[bytes, bytes] = {}
         self._routes: dict[bytes, bytes] = {}
@@ -213,7 +213,7 @@ class PeerSockets:
             self._forget_route(earlier)
             self._connections.cut(peer, "it has connected anew", clock.monotonic())
         self._peers[route], self._routes[peer], self._route_by_fd[fd] = peer, route, route
-        self._strangers.pop(fd, None)
+        self._silent.pop(fd, None)
         return peer
 
     def _forget_route(self, route: bytes) -> None:
@@ -242,21 +242,21 @@ class PeerSockets:
                 self._connections.opened(fd, clock.monotonic())
                 if listener is self._secured:
                     is_there = fd in self._connections.unidentified
-                    self._strangers[fd] = is_there, self._connections.kernel.address(fd) or "unknown"
+                    self._silent[fd] = is_there, self._connections.kernel.address(fd) or "unknown"
                 continue
             if listener is self._secured:
-                self._note_end_of_stranger(fd, is_leaving=listener.is_leaving)
+                self._note_end_of_silent(fd, is_leaving=listener.is_leaving)
             listener.is_leaving = False
             self._connections.closed(fd)
             if listener is self._secured and (route := self._route_by_fd.pop(fd, None)):
                 self._forget_route(route)
 
-    def _note_end_of_stranger(self, fd: int, *, is_leaving: bool) -> None:
+    def _note_end_of_silent(self, fd: int, *, is_leaving: bool) -> None:
         """Report a connection that has said nothing, and was ended for what came in its handshake."""
-        was_there, address = self._strangers.pop(fd, (False, ""))
+        was_there, address = self._silent.pop(fd, (False, ""))
         was_cut = was_there and fd not in self._connections.unidentified
         if address and not was_cut and not is_leaving:
-            self._refusals.log_stranger(address, clock.monotonic())
+            self._refusals.log_failed_handshake(address, clock.monotonic())
 
     def _answer_for_keys(self, gatekeeper: sockets.Socket) -> None:
         for _ in range(TURN_LIMIT_ADMISSIONS):

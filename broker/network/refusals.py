@@ -13,7 +13,7 @@ INTERVAL_S = 60.0
 #: Keys and addresses about which a line was written lately; for more there is one line in a second.
 NAMES_LIMIT = 1024
 OTHERS_INTERVAL_S = 1.0
-WHY_STRANGE = (
+WHY_FAILED = (
     "its handshake failed: it came without a key, or with another key of this broker's than it has,"
     " or said again what another has said"
 )
@@ -32,10 +32,10 @@ class Refusals:
             facts = {"key": curve.shown(public_key), "address": quoted(address), "reason": reason}
             logger.warning("peer.refused", extra=facts)
 
-    def log_stranger(self, address: str, now: float) -> None:
+    def log_failed_handshake(self, address: str, now: float) -> None:
         """Report a handshake that has failed for what was said in it; libzmq doesn't tell more."""
         if self._addresses.is_due(address, now):
-            logger.warning("peer.refused", extra={"address": quoted(address), "reason": WHY_STRANGE})
+            logger.warning("peer.refused", extra={"address": quoted(address), "reason": WHY_FAILED})
 
 
 class _Intervals:

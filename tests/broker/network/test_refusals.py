@@ -24,8 +24,8 @@ def test_an_address_is_told_once_whatever_its_connections_fail_for(caplog: pytes
     lines = refusals.Refusals()
     caplog.set_level(logging.WARNING)
     lines.log("ab" * 32, "10.0.0.1", "its key is unknown", 0.0)
-    lines.log_stranger("10.0.0.1", 1.0)  # the connection of that key
+    lines.log_failed_handshake("10.0.0.1", 1.0)  # the connection of that key
     for at in (1.0, 2.0, 60.9, 61.0):
-        lines.log_stranger("10.0.0.2", at)
+        lines.log_failed_handshake("10.0.0.2", at)
     told = [(record.__dict__["address"], record.__dict__["reason"]) for record in caplog.records]
-    assert told == [("10.0.0.1", "its key is unknown"), *[("10.0.0.2", refusals.WHY_STRANGE)] * 2]
+    assert told == [("10.0.0.1", "its key is unknown"), *[("10.0.0.2", refusals.WHY_FAILED)] * 2]
