@@ -1,7 +1,7 @@
 """The differences from TorchServe that are meant, read from where its users read of them."""
 
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
@@ -20,3 +20,15 @@ def differences(document: str) -> dict[str, Set[str]]:
     for transcript, case in _ROW.findall(section):
         found.setdefault(transcript, set()).add(case)
     return dict(found)
+
+
+EXPECTED = differences(DOCUMENT.read_text(encoding="utf-8"))
+
+
+def check(transcript: str, found: Mapping[str, str]) -> None:
+    """Fail if other cases of a transcript differ than those that are meant to."""
+    wanted = EXPECTED.get(transcript, frozenset())
+    races = {case for name, case in RACES if name == transcript}
+    unexpected = {case: how for case, how in found.items() if case not in wanted | races}
+    assert not unexpected
+    assert not wanted - found.keys(), "these differ no more: take them off the list in the documentation"

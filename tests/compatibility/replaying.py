@@ -1,5 +1,6 @@
 """Runs the replayer of `tests/golden` against a server that it starts, and reads what it prints."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,10 +11,27 @@ from tests.installation import command
 GOLDEN = Path(__file__).parents[1] / "golden"
 #: Options of `torchserve`; the replayer fills them in.
 START_OPTIONS = "--start --foreground --model-store {store} --ts-config {config} {flags}"
+#: With what most transcripts have their server started.
+USUAL_OPTIONS = {
+    "config": ["disable_system_metrics=true"],
+    "env": {},
+    "flags": ["--ncs", "--disable-token-auth", "--enable-model-api"],
+}
 #: What our answers may have beyond TorchServe's: a 5xx says why.
 EXTRA_FIELDS = "details"
 
 _DIFFERENCE = re.compile(r"^FAIL [^/\s]+\.jsonl/([^:\s]+): (.*)$", re.MULTILINE)
+
+
+def transcripts(*, usual: bool) -> list[Path]:
+    """Return the transcripts of servers with the usual options, or those of all others."""
+    return [path for path in sorted((GOLDEN / "transcripts").glob("*.jsonl"))
+            if (_options(path) == USUAL_OPTIONS) == usual]  # fmt: skip
+
+
+def _options(transcript: Path) -> object:
+    with transcript.open(encoding="utf-8") as lines:
+        return json.loads(next(lines))["server"]
 
 
 def build_store(folder: Path) -> None:
