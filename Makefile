@@ -87,7 +87,8 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.made pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # pip does it on one core; some files are of other Pythons
 	touch $@ .venv/.demo
 
 models/.built: .venv/.demo examples/build.py $(wildcard examples/*/*.py)
