@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
@@ -45,6 +46,8 @@ KEEP_ALIVE_S = 75
 NOTIFY_S = 0.5
 #: The arbiter looks after its processes every second; so late, it stood still itself, and they may have.
 LATE_LOOK_S = 2.5
+#: After a process that couldn't be started, while others serve, the next try comes so much later.
+START_AGAIN_S = 1.0
 #: Open files beside connections: listeners, logs, what Python opens now and then.
 SPARE_FILES = 128
 #: New objects between two looks for cycles.
@@ -150,7 +153,7 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     """The process that starts and watches those that serve."""
 
-    _looked_at = _looks_since = -math.inf
+    _looked_at = _looks_since = _start_again_at = -math.inf
 
     def init_signals(self) -> None:
         """Handle signals as the base does; a hangup that `nohup` has us ignore stays so."""
@@ -172,6 +175,36 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
                 facts = {"pid": pid, "silent_s": round(silent_s, 1)}
                 logger.error("gateway.process_stuck", extra=facts)
                 self.kill_worker(pid, signal.SIGKILL)
+
+    def manage_workers(self) -> None:
+        """Start what is missing as the base does, which ends where there is no file for it."""
+        if clock.monotonic() < self._start_again_at:
+            return
+        try:
+            super().manage_workers()
+        except OSError as error:
+            if not self.is_serving():
+                raise
+            self._start_later(str(error))
+
+    def reap_workers(self) -> None:
+        """See who has ended as the base does, which ends all where one couldn't start."""
+        try:
+            super().reap_workers()
+        except HaltServer as halt:
+            if halt.exit_status != self.WORKER_BOOT_ERROR or not self.is_serving():
+                raise
+            self._start_later("it ended while it was being set up")
+
+    def is_serving(self) -> bool:
+        """Tell whether there is a process that serves; until one does, its last sign of life lies ahead."""
+        now = clock.monotonic()
+        return any(worker.tmp.last_update() <= now for worker in self.WORKERS.values())
+
+    def _start_later(self, reason: str) -> None:
+        self._start_again_at = clock.monotonic() + START_AGAIN_S
+        facts = {"reason": reason, "processes": len(self.WORKERS), "retry_in_s": START_AGAIN_S}
+        logger.error("gateway.process_not_started", extra=facts)
 
     def stop(self, graceful: bool = True) -> None:
         """Stop as the base does, but tell the processes first and keep the listeners open meanwhile.

@@ -34,6 +34,8 @@ _ACCEPT_BUDGET = 64
 #: then, as asyncio's own listeners do: they would only be refused again and again.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 ACCEPT_RETRY_S = 1.0
+#: Between the last connection that a stopping process takes, and the end of those on which nobody has asked.
+LAST_REQUESTS_S = 0.5
 #: What is read of a request that is refused, so that closing doesn't overtake the answer.
 _DISCARD_BYTES = 64 * 1024
 
@@ -92,6 +94,16 @@ class Server(uvicorn.Server):
             if clock.monotonic() >= self._told_at + self.lead_s:
                 self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[sockets.socket] | None = None) -> None:
+        """Take no more connections, and stop as the base does once those taken last had time to ask.
+
+        The base resets what has no request yet, though it be on its way, as it always is on a new connection.
+        """
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_REQUESTS_S)
+        await super().shutdown(sockets)
 
     def _certificate_of(self, socket: sockets.socket) -> ssl.SSLContext | None:
         name = socket.getsockname()

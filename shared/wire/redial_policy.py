@@ -164,12 +164,15 @@ class RedialPolicy:
         self._wait_s = WAITS_S[self._kind][0]
 
     def _count_broken(self, now: float) -> None:
-        self._broken = self._broken + 1 if now <= self._broken_at + SOON_S else 1
+        is_soon = now <= self._broken_at + SOON_S
+        # It may hang; or all takes long, as on a busy host: the keys that it may have are tried in turn.
+        is_other_due = self._broken > 0 and not is_soon and len(self.broker_keys) > 1
+        self._broken = self._broken + 1 if is_soon else 1
         self._broken_at = now
-        if self._broken < BROKEN_LIMIT:
+        if self._broken < BROKEN_LIMIT and not is_other_due:
             return
-        if self._key_at + 1 < len(self.broker_keys):
-            self._key_at += 1
+        if is_other_due or self._key_at + 1 < len(self.broker_keys):
+            self._key_at = (self._key_at + 1) % len(self.broker_keys)
             self._has_socket, self.next_wake = False, now
             return
         why = self._why_another_key()

@@ -56,6 +56,8 @@ IPV4_IN_IPV6 = "::ffff:"
 #: What libzmq says when it asks about keys.
 _DOMAIN = b"torchrelay"
 
+_LENT = b"lent"
+
 _NEWS: dict[int, News] = {
     int(zmq.EVENT_CONNECTED): "connected",
     int(zmq.EVENT_CONNECT_RETRIED): "retrying",
@@ -320,6 +322,9 @@ def _watcher(context: Context, watched: Socket, events: Sequence[int]) -> Socket
 
 
 def _made(context: Context, kind: int, options: Options) -> Socket:
+    # The first part that is lent to zmq has pyzmq import a module, and start a thread with sockets of its
+    # own: now, since later there may be no file descriptor left for that.
+    zmq.Frame(_LENT, copy_threshold=0)
     made = context.socket(kind)
     for option, value in options.items():
         made.setsockopt(option, value)

@@ -160,7 +160,10 @@ def test_uvicorn_tells_of_a_transport_who_talks_to_whom() -> None:
 
 def test_gunicorn_has_what_our_process_overrides() -> None:
     overridden = {
-        Master: (gunicorn.arbiter.Arbiter, {"init_signals", "murder_workers", "stop"}),
+        Master: (
+            gunicorn.arbiter.Arbiter,
+            {"init_signals", "manage_workers", "murder_workers", "reap_workers", "stop"},
+        ),
         ServingProcess: (
             UvicornWorker,
             {"__init__", "_serve", "callback_notify", "handle_exit", "init_signals"},

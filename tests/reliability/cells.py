@@ -151,7 +151,9 @@ _RUN = (
     Cell("duplicate", "arbiter"),
     Cell("duplicate", "registry", is_quick=True),
     Cell("revoked key", "gateway process", tolerates=_LOST_WITH["arbiter"] | {"refused"}),
-    *(Cell("revoked key", target) for target in ("broker", "node", "worker", "registry")),
+    *(Cell("revoked key", target) for target in ("broker", "node", "worker")),
+    # Its worker is lost, and then the broker.
+    Cell("revoked key", "registry", runs_max=3),
 )  # fmt: skip
 
 #: Each pair of a fault and a target: how it is run, or why it isn't.

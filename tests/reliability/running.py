@@ -78,7 +78,8 @@ def run_cell(hosts: Hosts, *cells: Cell, deadline_s: float = 0.0) -> CellResult:
     hosts.first_number = load.next_number
     faults += checker.of_requests(load.outcomes, load.sent, deadline_s, tolerates)
     runs = checker.runs_of(hosts.runs.read_text(errors="replace"), first, load.next_number)
-    faults += checker.of_runs(runs, max(one.runs_max for one in cells))
+    # Each loss may cost a run.
+    faults += checker.of_runs(runs, 1 + sum(one.runs_max - 1 for one in cells))
     faults += _afterwards(hosts, before)
     hosts.changed(writer.wanted, writer.unsure)
     faults += checker.of_registrations(hosts.registered(), hosts.wanted, hosts.unsure)

@@ -1,9 +1,11 @@
 """The real thing: gunicorn, uvicorn, sockets, and a broker of the test's own behind ZeroMQ."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -141,13 +143,12 @@ def free_ports(count: int) -> list[int]:
 class Served:
     """A gateway in a process of its own."""
 
-    def __init__(self, config: GatewaySettings, log: Path) -> None:
+    def __init__(self, config: GatewaySettings, log: Path, *more: str) -> None:
         self.config = config
         self.log = log
+        words = [sys.executable, "-m", "tests.gateway.serve", config.to_json().decode(), *more]
         with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.gateway.serve", config.to_json().decode()], cwd=ROOT, stderr=out
-            )
+            self.process = subprocess.Popen(words, cwd=ROOT, stderr=out)
 
     def get(
         self,
@@ -622,6 +623,55 @@ def test_several_processes_share_the_ports(config: GatewaySettings, broker: Brok
     assert len({hello.pid for hello in broker.saw(messages.HelloGateway)}) == 2
     eventually(served.is_ready)
     assert served.stop() == 0
+
+
+def test_a_process_that_cannot_be_replaced_for_want_of_files_leaves_the_others_serving(
+    config: GatewaySettings, broker: Broker, tmp_path: Path
+) -> None:
+    served = Served(GatewaySettings(**(as_dict(config) | {"processes": 2})), tmp_path / "log")
+    eventually(lambda: len(broker.saw(messages.HelloGateway)) >= 2 and served.is_ready())
+    first, second = children(served.process.pid)
+    arbiter = psutil.Process(served.process.pid)
+    before = resource.prlimit(arbiter.pid, resource.RLIMIT_NOFILE)
+
+    def is_said_again() -> bool:
+        """Whether a start has failed more than once since `first` was killed."""
+        return served.log.read_text().count("gateway.process_not_started") > said + 1
+
+    # For none at all, and then for the first few that a new process needs.
+    for spare in (0, 2):
+        said = served.log.read_text().count("gateway.process_not_started")
+        resource.prlimit(arbiter.pid, resource.RLIMIT_NOFILE, (arbiter.num_fds() + spare, before[1]))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGKILL)
+        eventually(is_said_again)
+        assert served.is_ready()
+    assert second in children(served.process.pid)
+    resource.prlimit(arbiter.pid, resource.RLIMIT_NOFILE, before)
+    eventually(lambda: len({hello.pid for hello in broker.saw(messages.HelloGateway)}) == 3)
+    assert served.stop() == 0
+
+
+def test_a_connection_that_a_stopping_process_has_taken_is_answered(
+    config: GatewaySettings, broker: Broker, tmp_path: Path
+) -> None:
+    served = Served(config, tmp_path / "log", "3")
+    eventually(served.is_ready)
+    host, port = config.inference_address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 20) as client:
+        served.process.send_signal(signal.SIGTERM)
+        eventually(lambda: refuses_connections(host, int(port)))
+        client.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 ")
+    assert served.process.wait(20) == 0
+
+
+def refuses_connections(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_unix_sockets_serve_too(config: GatewaySettings, broker: Broker, tmp_path: Path) -> None:

@@ -181,10 +181,21 @@ def test_whoever_needs_no_key_learns_none() -> None:
 
 
 def test_a_broker_that_hangs_is_not_taken_for_one_with_another_key() -> None:
-    policy = begun(keys=(OLD, NEW))
+    policy = begun()
     with pytest.raises(AssertionError, match="is kept"):
         break_off(policy, 0.0, apart_s=SOON_S + 1)
     assert policy.reason == ""
+
+
+def test_where_handshakes_take_long_each_key_is_tried_in_turn() -> None:
+    policy, now, tried = begun(keys=(OLD, NEW)), 0.0, []
+    for _ in range(4):
+        now = break_off(policy, now, apart_s=SOON_S + 1)
+        assert policy.next_wake == now
+        tried.append(policy.dial(now).broker_key)
+        now += SOON_S + 1
+    assert tried == [NEW, OLD, NEW, OLD]
+    assert policy.reason == "", "it may hang"
 
 
 def test_a_port_that_asks_for_a_key_is_told_from_one_that_asks_for_none() -> None:
