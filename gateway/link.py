@@ -113,7 +113,12 @@ class Waiter(Pending, Generic[T]):
         if isinstance(outcome, self._wanted):
             return outcome
         if isinstance(outcome, errors.RelayError):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                # Its traceback holds this frame: with this name the two, and the whole request that waits
+                # here, would be left to the collector, 41 objects for each refusal.
+                del outcome
         raise errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)
 
     def tell(self, outcome: Outcome) -> None:

@@ -1,6 +1,9 @@
 """A gateway's link over a real socket: by which key it comes, and what waits while it may not."""
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ from tests.secured_broker import OURS, SecuredBroker, credentials
 from tests.support import eventually_async
 from torchrelay.gateway.link import Link, Waiter
 from torchrelay.gateway.session import Answer
-from torchrelay.shared import member_credentials
+from torchrelay.shared import errors, member_credentials
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, sockets
 from torchrelay.shared.wire import messages as m
@@ -86,6 +89,27 @@ async def test_keys_that_the_broker_announces_are_kept_on_disk(broker: SecuredBr
         announced = m.BrokerKeys((OURS.public, following))
         await until(broker, lambda: member_credentials.require(path).broker_keys == announced.keys, announced)
         assert link.is_up
+
+
+class Request:
+    """Stands for all that a request holds while it waits."""
+
+
+async def test_a_request_that_is_refused_goes_at_once_and_not_when_the_collector_comes() -> None:
+    waiter = Waiter(Link(GatewaySettings()), Answer)
+    waiter.tell(errors.ServiceUnavailable("full"))
+
+    async def refused() -> weakref.ref[Request]:
+        request = Request()
+        with contextlib.suppress(errors.ServiceUnavailable):
+            await waiter
+        return weakref.ref(request)
+
+    gc.disable()
+    try:
+        assert (await refused())() is None
+    finally:
+        gc.enable()
 
 
 async def test_without_the_credentials_that_settings_name_it_does_not_start(tmp_path: Path) -> None:
