@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from torchrelay.broker.core.answers import Answers, Gateway, Send, ask_refused
 from torchrelay.broker.core.early_requests import EarlyRequest, EarlyRequests
@@ -19,6 +20,9 @@ from torchrelay.shared.wire.codec import Frame, split_frames
 
 #: Jobs of one gateway that have not ended: far above in_flight_limit_jobs.
 JOBS_PER_GATEWAY_LIMIT = 32_768
+#: Jobs of a version that were held up on their way and wait beside its queue's limit: as many as one gateway
+#: process has in flight at most, unless it is told otherwise.
+HELD_UP_LIMIT_JOBS = 2048
 STATUS_CLASSES = frozenset(("1xx", "2xx", "3xx", "4xx", "5xx"))
 
 Frames = tuple[Frame, ...]
@@ -61,7 +65,7 @@ class GatewayRequests:
                 if item.job not in gateway.jobs:
                     self._answers.refuse_unadmitted(gateway, item.job, full)
             return
-        was_held = message.again or message.heard == m.HELD or 0 < message.heard < gateway.held_before
+        held_limit = self._held_limit(gateway, message)
         # One of a protocol that doesn't say so may have sent whatever it held.
         is_again = message.again or (not message.serial and message.heard == m.HELD)
         is_again = is_again and self._jobs.recovery.is_open(now)
@@ -73,9 +77,21 @@ class GatewayRequests:
                 self._early.keep(EarlyRequest(gateway, item, of_item, now, is_again=True), ())
                 self._fleet.must_reconcile = True  # what need not wait goes on at the end of the turn
                 continue
-            error = self._jobs.admit(gateway, item, of_item, now, was_held=was_held)
+            error = self._jobs.admit(gateway, item, of_item, now, held_limit=held_limit)
             if error is not None:
                 self._refuse_unknown(gateway, item, of_item, error, now)
+
+    def _held_limit(self, gateway: Gateway, message: m.Submit) -> float:
+        """Tell how many jobs of a version may wait beside its queue's limit for these to be let in so.
+
+        What had been taken in before, and what waited for a broker that was away, comes once, and is bounded
+        by gateways. Anything may have been held up, and again and again: this broker stood still, or the
+        gateway has missed a beat, and shows so that this was sent long ago, or it.
+        """
+        if message.again or message.heard == m.HELD:
+            return inf
+        is_late = 0 < message.heard < max(gateway.held_before, self._fleet.beat - 1)
+        return HELD_UP_LIMIT_JOBS if is_late else 0
 
     def _refuse_unknown(
         self, gateway: Gateway, item: m.SubmitItem, frames: Frames, error: errors.RelayError, now: float
@@ -173,7 +189,7 @@ class GatewayRequests:
                 if answer is not None:
                     error = self._jobs.answer_recovered(gateway, job, early.frames, answer, now)
                 else:
-                    error = self._jobs.admit(gateway, job, early.frames, now, was_held=True)
+                    error = self._jobs.admit(gateway, job, early.frames, now, held_limit=inf)
                 if error is not None:
                     self._refuse_unknown(early.gateway, job, early.frames, error, now)
             else:

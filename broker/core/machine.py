@@ -145,8 +145,6 @@ class BrokerCore:
             self.catalog, self.fleet, self.jobs, self.early, self.management, self._questions, self.peers,
             self._answers, self.stats, self.metrics, outbox.send, self._wall_ms,
         )  # fmt: skip
-        #: A gateway that has said nothing for so long has missed a beat, and half the time to the next.
-        self._late_s = 1.5 * settings.beat_interval_s
         #: Of the turn.
         self._now, self._was_late = now, False
         self._sweep_due = now
@@ -256,9 +254,6 @@ class BrokerCore:
         if event.epoch != self.epoch:
             self._receive_unknown(peer, message, now)
         elif gateway := self.gateways.get(peer):
-            if now - gateway.last_heard > self._late_s:
-                # It, or the way from it, was held up: what it took in meanwhile comes all at once.
-                gateway.held_before = self.fleet.beat + 1
             gateway.last_heard = now
             self._from_gateway(gateway, message, event.frames, now)
         elif worker := self.workers.by_peer.get(peer):

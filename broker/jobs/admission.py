@@ -29,15 +29,24 @@ class Admission(JobsPart):
     new_sequence_id: Callable[[], str]
 
     def admit(
-        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float, *, was_held: bool
+        self,
+        gateway: Gateway,
+        item: m.SubmitItem,
+        frames: tuple[Frame, ...],
+        now: float,
+        *,
+        held_limit: float,
     ) -> errors.RelayError | None:
-        """Take a job in, or refuse it at once; of an unknown model, return the error instead."""
+        """Take a job in, or refuse it at once; of an unknown model, return the error instead.
+
+        `held_limit`: how many may wait beside the queue's limit, this one among them; 0: it counts as others.
+        """
         try:
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
             return error
-        job = self._enter(gateway, item, frames, record, now, was_held=was_held)
         queue = self.dispatch.queue_for(record)
+        job = self._enter(gateway, item, frames, record, now, was_held=queue.row.held < held_limit)
         if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):
             return None
         if item.left_ms or record.config.client_timeout_ms:

@@ -9,7 +9,7 @@
 When a batch goes, `batching` says. What may have ended a worker goes its own way, see `isolation`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -107,7 +107,7 @@ class Dispatch(JobsPart):
                 service_s=queue.service_s,
             ):  # fmt: skip
                 break
-            wait_s = _batch_wait_s(queue, queue.row, record, now)
+            wait_s = _batch_wait_s(queue, queue.row.first, len(queue.row), record, now)
             if wait_s > 0:
                 return now + wait_s
             if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
@@ -134,7 +134,7 @@ class Dispatch(JobsPart):
 
         Else a worker would run what nobody gets, and what waits behind it would come too late as well.
         """
-        job = queue.row[0]
+        job = queue.row.first
         if job.given_up_at == inf:
             return False
         left_s = job.given_up_at - self.real_time(now)
@@ -166,7 +166,7 @@ class Dispatch(JobsPart):
         due = inf
         for worker in workers:
             while room[worker] > 0 and (ready := queue.ready(worker.worker_id)):
-                wait_s = _batch_wait_s(queue, ready, record, now) if in_order else 0.0
+                wait_s = _batch_wait_s(queue, ready[0], len(ready), record, now) if in_order else 0.0
                 if wait_s > 0:
                     due = min(due, now + wait_s)
                     break
@@ -199,12 +199,12 @@ def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker |
     return best
 
 
-def _batch_wait_s(queue: VersionQueue, jobs: Sequence[Job], record: VersionRecord, now: float) -> float:
-    """Return how long a batch of these jobs should wait for more; 0 or less means go."""
-    if jobs[0].is_describe:
+def _batch_wait_s(queue: VersionQueue, head: Job, depth: int, record: VersionRecord, now: float) -> float:
+    """Return how long a batch of so many jobs, of which this goes first, should wait for more; 0: go."""
+    if head.is_describe:
         return 0.0
     return batching.batch_wait(
-        depth=len(jobs), batch_size=record.batch_size,
+        depth=depth, batch_size=record.batch_size,
         max_batch_delay_s=record.max_batch_delay_ms / 1000,
-        head_age_s=now - jobs[0].arrived_at, futile_waits=queue.futile_waits,
+        head_age_s=now - head.arrived_at, futile_waits=queue.futile_waits,
     )  # fmt: skip

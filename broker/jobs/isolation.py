@@ -105,7 +105,7 @@ def due(queue: VersionQueue, ready: Sequence[FleetWorker], *, is_more_coming: bo
     """Return when the next suspect may be given to a worker; all waiting ends at half of its patience."""
     if not ready:
         return inf
-    job = queue.suspects[0]
+    job = queue.suspects.first
     patience_s = min(job.expires_at - job.arrived_at, queue.config.client_timeout_ms / 1000 or inf)
     at_last = job.arrived_at + patience_s / 2
     if len(ready) > 1:
@@ -168,7 +168,7 @@ class Isolation(JobsPart):
         queue.kept_worker = kept.worker_id
         if kept.leases:
             return inf
-        head = queue.suspects[0]
+        head = queue.suspects.first
         share = (now - head.arrived_at) / (head.expires_at - head.arrived_at)
         count = batching.isolated_count(suspects=len(queue.suspects), waited_share=share)
         count = min(count, batching.room(record, leases=len(kept.leases)))

@@ -1,7 +1,7 @@
 """Jobs, leases, and the queue of one model version. Pure; `dispatch` decides which worker gets a job."""
 
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -21,8 +21,6 @@ METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
 #: Messages to workers that may be lost with a job, each noticed within two beats: far more than a bad network
 #: loses, and as few as one may cost that no worker can read.
 MISSES_LIMIT = 8
-#: Looking a job up in a queue takes a moment for each that is ahead of it: of more, one pass takes them all.
-SINGLY_LIMIT = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +135,42 @@ def fitting(jobs: Iterable[Job], count: int) -> list[Job]:
     return chosen
 
 
+class Row(OrderedDict[Job, None]):
+    """Jobs in the order in which they go; any can be taken out, and it takes as long however many wait.
+
+    Not a plain dict: there what is taken from the head leaves a gap, which each look at the head passes.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = ()) -> None:
+        super().__init__()
+        #: How many were let in beside the queue's limit.
+        self.held = 0
+        for job in jobs:
+            self.append(job)
+
+    @property
+    def first(self) -> Job:
+        """The one that goes first; there must be one."""
+        return next(iter(self))
+
+    def append(self, job: Job) -> None:
+        """Add a job at the end."""
+        self[job] = None
+        if job.was_held:
+            self.held += 1
+
+    def appendleft(self, job: Job) -> None:
+        """Add a job at the head."""
+        self.append(job)
+        self.move_to_end(job, last=False)
+
+    def remove(self, job: Job) -> None:
+        """Take a job out, wherever it stands."""
+        del self[job]
+        if job.was_held:
+            self.held -= 1
+
+
 QueueT = TypeVar("QueueT", bound="VersionQueue")
 #: Gives waiting jobs to workers, for one mode of batching; returns when to look again though nothing happens,
 #: inf for never.
@@ -149,11 +183,10 @@ class VersionQueue(ABC):
     What concerns sequences does nothing here: `SequenceQueue` has its own.
     """
 
-    #: All that wait but the suspects, in the order in which they go.
-    row: Collection[Job]
-
     def __init__(self, record: VersionRecord) -> None:
         self.key: Key = (record.model, record.version)
+        #: All that wait but the suspects.
+        self.row = Row()
         self.config = record.config
         #: Whether a worker runs the batches that it was given one after the other.
         self.runs_in_order = concurrent_leases(record) == 0
@@ -163,7 +196,7 @@ class VersionQueue(ABC):
         #: 0 before the first.
         self.service_s = 0.0
         #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
-        self.suspects: deque[Job] = deque()
+        self.suspects = Row()
         self.suspicions = Suspicions()
         #: The worker that is kept for suspects, and gets nothing else until one has run there; 0 without one.
         self.kept_worker = 0
@@ -188,7 +221,7 @@ class VersionQueue(ABC):
     @property
     def bounded(self) -> int:
         """How many jobs wait that count towards the limit: those held before were let in beside it."""
-        return sum(not job.was_held for job in self.row)
+        return len(self.row) - self.row.held
 
     @abstractmethod
     def hand_out(self, record: VersionRecord, now: float) -> float:
@@ -269,8 +302,6 @@ class PlainQueue(VersionQueue):
     def __init__(self, record: VersionRecord, strategy: "Strategy[PlainQueue]") -> None:
         super().__init__(record)
         self._strategy = strategy
-        #: Oldest first.
-        self.row: deque[Job] = deque()
 
     def hand_out(self, record: VersionRecord, now: float) -> float:
         """Give waiting jobs to workers, in order or at the same time."""
@@ -286,7 +317,7 @@ class PlainQueue(VersionQueue):
         Of the suspects those come last that were alone on a worker that ended: it was them, most likely.
         """
         back = [job for job in jobs if job.suspicion is None]
-        self.row = deque(sorted((*back, *self.row), key=lambda job: job.arrived_at))
+        self.row = Row(sorted((*back, *self.row), key=lambda job: job.arrived_at))
         for job in reversed(jobs):
             if job.suspicion and job.suspicion.lost_with:
                 self.suspects.appendleft(job)
@@ -295,13 +326,8 @@ class PlainQueue(VersionQueue):
 
     def remove(self, *jobs: Job) -> None:
         """Take out jobs; nobody waits for them any more."""
-        if len(jobs) <= SINGLY_LIMIT:
-            for job in jobs:
-                (self.row if job.suspicion is None else self.suspects).remove(job)
-            return
-        gone = set(map(id, jobs))
-        self.row = deque(job for job in self.row if id(job) not in gone)
-        self.suspects = deque(job for job in self.suspects if id(job) not in gone)
+        for job in jobs:
+            (self.row if job.suspicion is None else self.suspects).remove(job)
 
     def suspect(self, job: Job, suspicion: Suspicion) -> None:
         """Move a waiting job to the suspects."""
@@ -314,9 +340,11 @@ class PlainQueue(VersionQueue):
         expired: list[Job] = []
         if self.suspects:
             expired += [job for job in self.suspects if job.expires_at <= now]
-            self.suspects = deque(job for job in self.suspects if job.expires_at > now)
-        while self.row and self.row[0].expires_at <= now:
-            expired.append(self.row.popleft())
+            for job in expired:
+                self.suspects.remove(job)
+        while self.row and self.row.first.expires_at <= now:
+            expired.append(self.row.first)
+            self.row.remove(self.row.first)
         return expired
 
     def take(self, count: int) -> tuple[Job, ...]:
@@ -324,8 +352,8 @@ class PlainQueue(VersionQueue):
         return _taken(self.row, count)
 
 
-def _taken(row: deque[Job], count: int) -> tuple[Job, ...]:
+def _taken(row: Row, count: int) -> tuple[Job, ...]:
     jobs = fitting(row, count)
-    for _ in jobs:
-        row.popleft()
+    for job in jobs:
+        row.remove(job)
     return tuple(jobs)

@@ -6,7 +6,7 @@ its handler ends it, or when its worker goes: its state is lost then, so that wh
 rather than run without it. The rules are TorchServe's where it has any.
 """
 
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -39,13 +39,10 @@ class OpenSequence:
 class SequenceQueue(VersionQueue):
     """The jobs of one version by sequence, and where each sequence sticks."""
 
-    row: OrderedDict[Job, None]
-
     def __init__(self, record: VersionRecord, strategy: "Strategy[SequenceQueue]") -> None:
         super().__init__(record)
         self._strategy = strategy
         config = record.config
-        self.row = OrderedDict()
         self._limit_jobs = config.max_sequence_queue_jobs
         self._max_idle_s = config.sequence_max_idle_ms / 1000
         self._timeout_s = config.sequence_timeout_ms / 1000 or inf
@@ -114,7 +111,7 @@ class SequenceQueue(VersionQueue):
 
     def push(self, job: Job) -> None:
         """Add a new job at the end; one that `why_not` has nothing against."""
-        self.row[job] = None
+        self.row.append(job)
         if not job.sequence:
             self.describes.append(job)
             return
@@ -130,8 +127,7 @@ class SequenceQueue(VersionQueue):
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Return jobs that never reached their worker to the head of their sequences."""
         for job in reversed(jobs):
-            self.row[job] = None
-            self.row.move_to_end(job, last=False)
+            self.row.appendleft(job)
             if job.sequence:
                 sequence = self.sequences[job.sequence]
                 sequence.waiting.appendleft(job)
@@ -143,7 +139,7 @@ class SequenceQueue(VersionQueue):
     def remove(self, *jobs: Job) -> None:
         """Take out jobs; nobody waits for them any more."""
         for job in jobs:
-            del self.row[job]
+            self.row.remove(job)
         gone = set(map(id, jobs))
         if not all(job.sequence for job in jobs):
             self.describes = deque(job for job in self.describes if id(job) not in gone)
@@ -160,7 +156,7 @@ class SequenceQueue(VersionQueue):
         """Take a batch for a worker: a describe job, or one job of each of up to `count` sequences."""
         if self.describes:
             job = self.describes.popleft()
-            del self.row[job]
+            self.row.remove(job)
             return (job,)
         ready = self.ready(worker_id)
         if self.suspicions.known:  # what may have ended a worker runs alone
@@ -168,7 +164,7 @@ class SequenceQueue(VersionQueue):
             ready = suspects[:1] or ready
         jobs = fitting(ready, count)
         for job in jobs:
-            del self.row[job]
+            self.row.remove(job)
             sequence = self.sequences[job.sequence]
             sequence.running.append(sequence.waiting.popleft())
             sequence.begun += 1
@@ -238,7 +234,7 @@ class SequenceQueue(VersionQueue):
     def _close(self, sequence: OpenSequence) -> list[Job]:
         jobs = list(sequence.waiting)
         for job in jobs:
-            del self.row[job]
+            self.row.remove(job)
         sequence.waiting.clear()
         sequence.is_closed = True
         self._update(sequence)

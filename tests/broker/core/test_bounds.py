@@ -1,6 +1,6 @@
 """What one peer may have, and what one message may cost: the loop serves the others meanwhile."""
 
-from collections import Counter, deque
+from collections import Counter
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.broker.rig import CLAIMS, CPU, GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core import gateway_requests, peers
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.placement import Placement
-from torchrelay.broker.jobs.queues import Job, PlainQueue
+from torchrelay.broker.jobs.queues import PlainQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import fields
@@ -109,26 +109,24 @@ def test_placing_many_workers_looks_at_each_node_a_few_times() -> None:
     assert counting.looks <= 2 * 20
 
 
-class Row(deque[Job]):
-    """Counts the jobs that are looked for one by one."""
-
-    searches = 0
-
-    def remove(self, value: Job) -> None:
-        self.searches += 1
-        super().remove(value)
-
-
-def test_a_long_cancel_looks_for_no_job_by_itself() -> None:
-    rig = Rig()
-    rig.ready_rig()
-    rig.say(GATEWAY, _held_jobs(60))
+def test_5_000_of_10_000_that_wait_leave_at_once_and_free_their_places_in_the_same_turn() -> None:
+    rig = Rig(settings(job_queue_size=10_000))
+    (worker,) = rig.ready_rig()
+    rig.submit(20_000)  # runs
+    rig.only(worker, m.Assign)
+    _submit(rig, range(1, 10_002))
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [10_001]
+    rig.say(GATEWAY, m.Cancel(tuple(range(2, 10_001, 2))))
+    _submit(rig, range(10_002, 15_003))
+    assert [item.job for item in rig.only(GATEWAY, m.Refused).items] == [15_002]
     (queue,) = rig.core.jobs.queues.values()
-    assert isinstance(queue, PlainQueue)
-    row = queue.row = Row(queue.row)
-    rig.say(GATEWAY, m.Cancel(tuple(range(59, 20, -1))))
-    assert not row.searches
-    assert len(queue) == 20
+    assert len(queue) == 10_000
+
+
+def _submit(rig: Rig, numbers: range) -> None:
+    for start in range(0, len(numbers), 1000):
+        some = numbers[start : start + 1000]
+        rig.say(GATEWAY, m.Submit(tuple(m.SubmitItem(n, "m", None, False, b"meta") for n in some)))
 
 
 @pytest.mark.parametrize("kind", ["plain", "sequence"])

@@ -7,6 +7,7 @@ before it reads anything.
 import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
+from torchrelay.broker.core.gateway_requests import HELD_UP_LIMIT_JOBS
 from torchrelay.broker.core.states import WorkerState
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
@@ -294,6 +295,38 @@ def test_what_was_held_by_the_gateway_or_lost_on_the_way_is_let_in_whenever_it_c
     submit(rig, range(1, 20), m.HELD)
     submit(rig, range(20, 25), rig.core.fleet.beat)
     assert refused(rig) == [23, 24]
+
+
+def test_what_is_held_up_again_and_again_is_let_in_beside_the_limit_only_so_often() -> None:
+    rig = full_rig()
+    first = 1
+    for _ in range(4):
+        heard = rig.core.fleet.beat
+        rig.stand_still(2.0)
+        submit(rig, range(first, first + 1000), heard)
+        first += 1000
+    assert len(refused(rig)) == 4000 - HELD_UP_LIMIT_JOBS - 3, "the first of those above it take what is free"
+    (queue,) = rig.core.jobs.queues.values()
+    assert (queue.row.held, queue.bounded) == (HELD_UP_LIMIT_JOBS, 3)
+    rig.say(GATEWAY, m.Cancel(tuple(range(1, 101))))
+    rig.stand_still(2.0)
+    submit(rig, range(5000, 5200), heard)
+    assert len(refused(rig)) == 100, "who leaves makes room there, too"
+
+
+def test_what_waited_for_a_broker_that_was_away_is_let_in_whatever_else_was_held_up() -> None:
+    rig = full_rig()
+    submit(rig, range(1, HELD_UP_LIMIT_JOBS + 100), m.HELD)
+    assert refused(rig) == []
+
+
+def test_a_gateway_that_was_busy_itself_is_held_to_the_limit() -> None:
+    rig = full_rig()
+    rig.silent.add(GATEWAY)
+    rig.pass_time(3 * rig.settings.beat_interval_s)
+    # It has read what came meanwhile before it sent what its clients did.
+    submit(rig, range(1, 20), rig.core.fleet.beat)
+    assert refused(rig) == list(range(4, 20))
 
 
 def test_what_comes_late_from_a_gateway_that_was_cut_off_is_let_in() -> None:

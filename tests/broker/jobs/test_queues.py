@@ -1,5 +1,6 @@
 """The row of one version's jobs, and what fits into one batch."""
 
+from collections.abc import Iterator
 from math import inf
 from typing import Any  # Job's own fields, by name
 
@@ -7,7 +8,7 @@ import pytest
 
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.jobs import queues
-from torchrelay.broker.jobs.queues import Job, Lease, PlainQueue
+from torchrelay.broker.jobs.queues import Job, Lease, PlainQueue, Row
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.wire.codec import FRAMES_LIMIT
 from torchrelay.shared.wire.fields import BATCH_LIMIT_JOBS
@@ -49,7 +50,7 @@ def test_what_comes_back_stands_where_it_was() -> None:
     assert numbers(waiting.jobs) == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("count", [1, queues.SINGLY_LIMIT + 1])
+@pytest.mark.parametrize("count", [1, 9])
 def test_jobs_are_removed_wherever_they_stand(count: int) -> None:
     jobs = [job(number) for number in range(1, 21)]
     waiting = queue(*jobs)
@@ -67,6 +68,41 @@ def test_only_jobs_at_the_head_expire() -> None:
 
 def test_those_that_had_waited_before_do_not_count_towards_the_limit() -> None:
     assert queue(job(1), job(2, was_held=True)).bounded == 1
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_is_held_is_counted_however_it_comes_and_goes(held: bool) -> None:
+    jobs = [job(number, was_held=held) for number in range(1, 9)]
+    waiting = queue(*jobs)
+    taken = waiting.take(2)
+    waiting.remove(jobs[4], jobs[6])
+    waiting.put_back(taken)
+    waiting.take_expired(inf)
+    assert waiting.row.held == 0
+    waiting.push(job(9, was_held=held))
+    assert (waiting.row.held, waiting.bounded) == ((1, 0) if held else (0, 1))
+
+
+class CountingRow(Row):
+    """Counts the jobs that are looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[Job]:
+        for one in super().__iter__():
+            self.looks += 1
+            yield one
+
+
+def test_what_a_refusal_looks_at_and_who_leaves_takes_no_longer_however_many_wait() -> None:
+    jobs = [job(number, was_held=number > 9_000) for number in range(1, 10_001)]
+    waiting = queue(*jobs)
+    row = waiting.row = CountingRow(waiting.row)
+    assert (len(waiting), waiting.bounded, waiting.oldest) == (10_000, 9_000, jobs[0])
+    for one in jobs[5_000:]:
+        waiting.remove(one)
+    assert len(waiting.take(2)) == 2
+    assert row.looks <= 4
 
 
 def test_a_describe_job_travels_alone() -> None:
