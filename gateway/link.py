@@ -16,7 +16,7 @@ from contextvars import Context
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import zmq
 
@@ -106,19 +106,16 @@ class Waiter(Pending, Generic[T]):
             except (ClientLeft, asyncio.CancelledError):
                 self._link.forget(self)
                 raise
+        if isinstance(self._outcomes[0], errors.RelayError):
+            # Without a name: its traceback holds this frame, so that the two, and with them the request that
+            # waits here, would be left to the collector: 41 objects for each refusal.
+            raise cast(errors.RelayError, self._outcomes.pop(0))
         outcome = self._outcomes.pop(0)
         if self.backlog_bytes:
             self.backlog_bytes -= _size(outcome)
             self._count_backlog()
         if isinstance(outcome, self._wanted):
             return outcome
-        if isinstance(outcome, errors.RelayError):
-            try:
-                raise outcome
-            finally:
-                # Its traceback holds this frame: with this name the two, and the whole request that waits
-                # here, would be left to the collector, 41 objects for each refusal.
-                del outcome
         raise errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)
 
     def tell(self, outcome: Outcome) -> None:
@@ -440,17 +437,9 @@ class Link:
         """
         waiter = Waiter(self, Answer)
         self._session.submit(
-            waiter,
-            model,
-            version,
-            meta,
-            frames,
-            is_describe=is_describe,
-            sequence=sequence,
-            is_let_in=is_let_in,
-            answer_by=answer_by,
-            now=clock.monotonic(),
-        )
+            waiter, model, version, meta, frames, is_describe=is_describe, sequence=sequence,
+            is_let_in=is_let_in, answer_by=answer_by, now=clock.monotonic(),
+        )  # fmt: skip
         self._flush_soon()
         return waiter
 
@@ -529,8 +518,13 @@ class Link:
             raise SystemExit(DISMISSED_STATUS)
 
     def _flush_soon(self) -> None:
-        """Send at the end of this turn of the loop, when all that it brings has been taken in."""
-        if not self._is_flush_due:
+        """Send at the end of this turn of the loop, when all that it brings has been taken in.
+
+        One turn may bring thousands of requests, or clients that leave: the broker need not wait for all.
+        """
+        if self._session.has_full_message:
+            self._flush()
+        elif not self._is_flush_due:
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
 

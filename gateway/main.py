@@ -51,11 +51,11 @@ START_AGAIN_S = 1.0
 #: Open files beside connections: listeners, logs, what Python opens now and then.
 SPARE_FILES = 128
 #: New objects between two looks for cycles among them, and how many such looks there are between two at all
-#: that have come meanwhile: nothing else is done until it has seen them, at 0.2 us each.
-COLLECT_AFTER_OBJECTS = 10_000
-COLLECT_MORE_AFTER = 4
+#: that have come meanwhile: nothing else is done until it has seen them, at half a microsecond each.
+COLLECT_AFTER_OBJECTS = 5_000
+COLLECT_MORE_AFTER = 2
 #: Looks of that kind between two at everything, which take longest: while thousands wait, 50 ms.
-COLLECT_ALL_AFTER = 200
+COLLECT_ALL_AFTER = 400
 #: Of the time to stop, what is kept for Bye after the last request.
 BYE_S = 1
 

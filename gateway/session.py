@@ -136,6 +136,12 @@ class GatewaySession(Presence, Generic[P]):
         """How many jobs and asks have no answer yet."""
         return len(self._waiting)
 
+    @property
+    def has_full_message(self) -> bool:
+        """Whether as much waits to be sent as goes into one Submit, and there is a broker to take it."""
+        is_full = len(self._unsent) >= SUBMIT_LIMIT_JOBS or len(self._cancelled) >= SUBMIT_LIMIT_JOBS
+        return is_full and self.state == "welcomed"
+
     def submit(
         self,
         pending: P,

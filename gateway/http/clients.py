@@ -26,6 +26,8 @@ MUCH_KEPT_BYTES = 64 << 20
 #: Of the connections that are allowed, those that go at once where there is one too many: looking through all
 #: of them for each new one would take longer than to accept it.
 _SHARE = 32
+#: Where none can go, none is looked for that long: who is one too many comes by the hundred.
+_LOOK_AGAIN_S = 0.05
 
 
 class Client(Protocol):
@@ -64,6 +66,8 @@ class Clients:
     _watched: set[Client] = field(default_factory=set)
     _most_kept_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None
+    #: Until then all connections that there are count as being answered.
+    _all_busy_until: float = 0.0
 
     def pace(self, now: float) -> ClientPace:
         """Begin to measure what a client sends, or takes."""
@@ -98,11 +102,15 @@ class Clients:
         """Drop connections where there is one too many; False where none but the new one can go."""
         if len(connections) <= self.config.connection_limit:
             return True
+        if now < self._all_busy_until:
+            return False
         ranked = ((client.rank(now), id(client), client) for client in connections if client is not new)
         going = [(rank, number, client) for rank, number, client in ranked if rank is not None]
         count = max(1, self.config.connection_limit // _SHARE)
         for _, _, client in heapq.nsmallest(count, going):
             client.drop()
+        if not going:
+            self._all_busy_until = now + _LOOK_AGAIN_S
         return bool(going)
 
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:

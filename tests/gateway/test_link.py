@@ -12,9 +12,9 @@ import pytest
 import zmq
 
 from tests.secured_broker import OURS, SecuredBroker, credentials
-from tests.support import eventually_async
+from tests.support import eventually, eventually_async
 from torchrelay.gateway.link import Link, Waiter
-from torchrelay.gateway.session import Answer
+from torchrelay.gateway.session import SUBMIT_LIMIT_JOBS, Answer
 from torchrelay.shared import errors, member_credentials
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, sockets
@@ -89,6 +89,18 @@ async def test_keys_that_the_broker_announces_are_kept_on_disk(broker: SecuredBr
         announced = m.BrokerKeys((OURS.public, following))
         await until(broker, lambda: member_credentials.require(path).broker_keys == announced.keys, announced)
         assert link.is_up
+
+
+async def test_requests_that_fill_a_message_go_out_before_the_turn_of_the_loop_is_over(
+    broker: SecuredBroker, tmp_path: Path
+) -> None:
+    async with linked(broker, tmp_path / "c.json") as link:
+        await until(broker, lambda: link.is_up)
+        meta, frames = codec.pack_request("r", [], [("body", "", b"x")])
+        waiting = [link.submit("m", None, meta, frames) for _ in range(SUBMIT_LIMIT_JOBS)]
+        eventually(lambda: any(isinstance(message, m.Submit) for _, message in broker.heard()))
+        for waiter in waiting:
+            link.forget(waiter)
 
 
 class Request:

@@ -248,6 +248,20 @@ def test_jobs_of_one_turn_leave_in_one_message() -> None:
     assert jobs_in([message]) == jobs
 
 
+def test_a_message_is_full_only_where_there_is_a_broker_to_take_it() -> None:
+    session = make()
+    jobs = [submitted(session, str(number)) for number in range(SUBMIT_LIMIT_JOBS)]
+    assert not session.has_full_message
+    session.hear(WELCOME, EPOCH, (), now=0.0)
+    assert session.has_full_message
+    drain(session)
+    assert not session.has_full_message
+    for number, job in enumerate(jobs):
+        assert not session.has_full_message, number
+        session.forget(job)
+    assert session.has_full_message
+
+
 def test_a_submit_is_bounded_in_jobs_bytes_and_frames() -> None:
     session = welcomed()
     for number in range(SUBMIT_LIMIT_JOBS + 1):

@@ -309,6 +309,32 @@ async def test_where_all_are_being_answered_one_more_is_told_so() -> None:
     application.may_answer.set()
 
 
+class Busy:
+    """A client that is being answered, and counts how often it is asked for its rank."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def rank(self, _now: float) -> tuple[int, float] | None:
+        self.looks += 1
+        return None
+
+    def drop(self) -> None:
+        raise AssertionError("its request is being answered")
+
+
+@on_a_loop
+async def test_a_thousand_connections_too_many_look_at_the_others_a_few_times() -> None:
+    among = clients(GatewaySettings(connection_limit=100))
+    all_of_them = [Busy() for _ in range(101)]
+    everybody = cast(list[GatewayProtocol], all_of_them)
+    for number in range(1000):
+        assert not among.make_room(everybody, everybody[-1], number / 10_000)
+    assert sum(client.looks for client in all_of_them) <= 3 * 100
+    idle, _ = connected(Echo(), among)
+    assert among.make_room([idle, *everybody], everybody[-1], 0.2)
+
+
 @on_a_loop
 async def test_slow_bodies_go_for_others_before_idle_connections_do() -> None:
     among, state = clients(GatewaySettings(connection_limit=2)), ServerState()
