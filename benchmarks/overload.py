@@ -1,25 +1,28 @@
 """What 10,000 requests that wait on a slow model cost, and how fast the surplus is refused.
 
 `python -m benchmarks.overload` starts `torchrelay serve` on 127.0.0.1, fills the queue of a model whose
-handler waits until it is let go, and prints: the memory of each process before, while all wait, and after;
-how long a refusal takes; how soon the place of a client that left is another's; and whether all that were
-accepted got their own answers.
+handler waits until it is let go, and prints, as docs/overload.md has it: the memory of each process before,
+while all wait, and after; how long refusals take, of requests that come evenly and of many at once; how soon
+the places of clients that left are free, one by one and thousands at once; whether all that were accepted got
+their own answers; and how late this program was itself, and each process for want of a CPU.
 """
 
 import argparse
 import asyncio
+import gc
+import json
+import os
 import resource
 import statistics
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-
-import httpx
 
 from benchmarks import processes, servers
 from benchmarks.results import RunPlan
+from benchmarks.timed_clients import TimedClient
 from torchrelay.shared import clock
 from torchrelay.shared.archives import model_archive
 
@@ -39,70 +42,27 @@ def handle(data, context):
 HELD_BATCHES = 2
 #: Batches that show how long one takes before the queue is filled.
 SHOWN_BATCHES = 3
-#: Requests a second that fill the queue: where so many come at once that their gateway is held up, what it
-#: took in meanwhile is let in above the limit.
+#: Requests a second that fill the queue.
 FILL_PER_S = 800
-#: Surplus requests a second: what is timed is a refusal, not how fast this program makes connections.
+#: Of the surplus that comes evenly.
 SURPLUS_PER_S = 200
 #: How soon another request is tried after one was refused, while the place of a client that left is awaited.
 RETRY_S = 0.002
+#: Clients that leave between two looks of this program at what has come.
+LEAVERS_AT_A_TIME = 50
 #: A refusal comes sooner than this by far; who has heard nothing by then has been accepted.
 REFUSED_WITHIN_S = 0.5
+SETTLED_WITHIN_S = 10 * REFUSED_WITHIN_S
 REPLACED_WITHIN_S = 10.0
 ANSWERED_WITHIN_S = 300.0
 #: Longer than the gate is shut.
 RESPONSE_TIMEOUT_S = 3600
 CONNECTIONS_AT_A_TIME = 200
-
-
-class TimedClient(asyncio.Protocol):
-    """A connection that asks for one thing."""
-
-    def __init__(self, number: int) -> None:
-        self.body = b"%012d" % number
-        self.status = 0
-        self.retry_after_s = 0
-        self.is_own_answer = False
-        self.took_s = 0.0
-        self._asked_at = 0.0
-        self._came = b""
-        self.transport: asyncio.Transport
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the connection; nothing is asked yet."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def ask(self) -> None:
-        """Send the request."""
-        self._asked_at = clock.monotonic()
-        lines = (
-            f"POST /predictions/{servers.MODEL} HTTP/1.1",
-            "Host: localhost",
-            f"Content-Length: {len(self.body)}",
-        )
-        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + self.body)
-
-    def data_received(self, data: bytes) -> None:
-        """Take the answer in; it ends with its body."""
-        self._came += data
-        head, found, body = self._came.partition(b"\r\n\r\n")
-        if not found:
-            return
-        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-        if len(body) < int(headers[b"content-length"]) or self.ended.done():
-            return
-        self.took_s = clock.monotonic() - self._asked_at
-        self.status = int(head[9:12])
-        self.retry_after_s = int(headers.get(b"retry-after", 0))
-        self.is_own_answer = body == self.body
-        self.ended.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Count as ended without an answer."""
-        if not self.ended.done():
-            self.ended.set_result(None)
+#: The page that shows the figures, and the lines that they stand between.
+PAGE = Path(__file__).parent.parent / "docs" / "overload.md"
+FIGURES, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+#: This program, among the processes that may want for a CPU.
+LOAD_GENERATOR = "this program"
 
 
 @dataclass(frozen=True)
@@ -111,17 +71,21 @@ class OverloadPlan:
 
     #: They wait, which is all that the queue takes.
     requests: int = 10_000
-    #: They come when it is full.
+    #: They come when it is full, evenly.
     surplus: int = 1_000
-    #: They leave while they wait.
+    #: They come when it is full, at once.
+    burst: int = 300
+    #: They leave while they wait, one after the other.
     leavers: int = 20
+    #: They leave at once.
+    leave_at_once: int = 5_000
     batch_size: int = 100
     gateway_processes: int = 2
 
     @property
     def of_server(self) -> RunPlan:
         """What the server is started with: room for all that come, but in the queue."""
-        all_that_come = 2 * (self.requests + self.surplus + self.leavers)
+        all_that_come = 2 * (self.requests + self.surplus + self.burst + self.leavers + self.leave_at_once)
         return RunPlan(
             batch_size=self.batch_size,
             job_queue_size=self.requests,
@@ -132,17 +96,44 @@ class OverloadPlan:
 
 @dataclass
 class Figures:
-    """What was measured."""
+    """What was measured; times in seconds."""
 
     accepted: int = 0
     answered: int = 0
     wrong: int = 0
+    #: Of the accepted, those of the surplus: a process of the server had been held up.
+    above_limit: int = 0
     refusals_s: list[float] = field(default_factory=list)
+    burst_refusals_s: list[float] = field(default_factory=list)
     retry_after_s: set[int] = field(default_factory=set)
     places_s: list[float] = field(default_factory=list)
+    #: Of those that left at once, for each.
+    places_at_once_s: list[float] = field(default_factory=list)
+    #: How many came for these places, one for each, and were refused.
+    refused_places: int = 0
     answered_in_s: float = 0.0
+    #: How late this program sent what was to come evenly, and read refusals that it had.
+    sent_late_s: list[float] = field(default_factory=list)
+    read_late_s: list[float] = field(default_factory=list)
+    #: How long the surplus came, and by role how long processes were without a CPU meanwhile.
+    surplus_came_s: float = 0.0
+    without_cpu_s: dict[str, float] = field(default_factory=dict)
     #: By moment and role, the process with the most.
     memory: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def freed_after_s(
+    left_ns: Sequence[int], seen: Iterable[tuple[int, int]], waiting_before: int
+) -> list[float]:
+    """Tell for each of those that left how long its place counted as taken.
+
+    `seen`: when an answer came that told how many waited, and how many that was. The first that left has its
+    place freed when one less waits.
+    """
+    freed: list[int] = []
+    for came_ns, waiting in seen:
+        freed += [came_ns] * (waiting_before - waiting - len(freed))
+    return [(at - left) / 1e9 for left, at in zip(left_ns, freed, strict=False)]
 
 
 @dataclass
@@ -158,95 +149,167 @@ class Run:
 
     async def measure(self) -> Figures:
         """Fill the queue, refuse the surplus, let clients leave, and have the others answered."""
+        self._depth_client = await TimedClient.connected(*_place(self.server.management))
         await self._warm_up()
         self._look("before")
         self.gate.touch()
         clients = await self._connect(self.load.requests + HELD_BATCHES * self.load.batch_size)
-        for start in range(0, len(clients), FILL_PER_S // 20):
-            _ask(clients[start : start + FILL_PER_S // 20])
-            await asyncio.sleep(1 / 20)
+        await self._ask_evenly(clients, FILL_PER_S)
         await self._until_waiting(self.load.requests)
         self._look("while all wait")
         clients += await self._refuse()
         # Of those in the middle all wait, and none was let in above the limit.
         middle = len(clients) // 2
-        replaced = [await self._leave(clients.pop(middle)) for _ in range(self.load.leavers)]
+        for _ in range(self.load.leavers):
+            clients.append(await self._leave(clients.pop(middle)))
+        clients = await self._leave_at_once(clients)
         self.gate.unlink()
-        began = clock.monotonic()
-        # Some of the first may have found the queue full; they were many at once, so they aren't timed.
-        accepted = [client for client in (*clients, *replaced) if client.status != 503]
-        async with asyncio.timeout(ANSWERED_WITHIN_S):
-            await asyncio.gather(*(client.ended for client in accepted))
-        self.figures.answered_in_s = clock.monotonic() - began
-        self.figures.accepted = len(accepted)
-        self.figures.answered = sum(client.status == 200 for client in accepted)
-        self.figures.wrong = sum(client.status == 200 and not client.is_own_answer for client in accepted)
+        await self._be_answered(clients)
         self._look("after")
-        for client in accepted:
-            client.transport.close()
+        for client in (*clients, self._depth_client):
+            client.leave()
         return self.figures
 
     async def _warm_up(self) -> None:
         for _ in range(SHOWN_BATCHES):
             clients = await self._connect(self.load.batch_size)
-            _ask(clients)
+            for client in clients:
+                _ask(client)
             await asyncio.gather(*(client.ended for client in clients))
             for client in clients:
-                client.transport.close()
+                client.leave()
 
     async def _refuse(self) -> list[TimedClient]:
-        """Send more than there is room for, evenly, and time each refusal.
+        """Send more than there is room for, evenly and at once, and time each refusal.
 
-        Return those that wait all the same: what a gateway that was held up has taken in is let in above
-        the limit.
+        Return those that wait all the same: what a process of the server that was held up takes in may be
+        let in above the limit.
         """
-        clients = await self._connect(self.load.surplus)
-        for client in clients:
-            client.ask()
-            await asyncio.sleep(1 / SURPLUS_PER_S)
-        await asyncio.wait([client.ended for client in clients], timeout=10 * REFUSED_WITHIN_S)
-        refused = [client for client in clients if client.status == 503]
-        self.figures.refusals_s = [client.took_s for client in refused]
-        self.figures.retry_after_s = {client.retry_after_s for client in refused}
-        return [client for client in clients if client.status != 503]
+        evenly = await self._connect(self.load.surplus)
+        at_once = await self._connect(self.load.burst)
+        root, role_of = self.server.process.pid, self.server.contestant.role_of
+        before = processes.seconds_without_cpu(root, role_of)
+        own_before = processes.own_seconds_without_cpu()
+        began = clock.monotonic()
+        self.figures.sent_late_s = await self._ask_evenly(evenly, SURPLUS_PER_S)
+        await asyncio.wait([client.ended for client in evenly], timeout=SETTLED_WITHIN_S)
+        for client in at_once:
+            _ask(client)
+        await asyncio.wait([client.ended for client in at_once], timeout=SETTLED_WITHIN_S)
+        self.figures.surplus_came_s = clock.monotonic() - began
+        after = processes.seconds_without_cpu(root, role_of)
+        self.figures.without_cpu_s = {role: after[role] - before.get(role, 0) for role in after} | {
+            LOAD_GENERATOR: processes.own_seconds_without_cpu() - own_before
+        }
+        self.figures.refusals_s = _took_s(evenly)
+        self.figures.burst_refusals_s = _took_s(at_once)
+        answers = [client.answer for client in (*evenly, *at_once) if client.answer is not None]
+        self.figures.retry_after_s = {answer.retry_after_s for answer in answers}
+        self.figures.read_late_s = [answer.read_late_s for answer in answers]
+        waiting = [client for client in (*evenly, *at_once) if client.status == 0]
+        self.figures.above_limit = len(waiting)
+        return waiting
 
     async def _leave(self, leaver: TimedClient) -> TimedClient:
         """Let a client go, and return the one that got its place."""
-        leaver.transport.abort()
+        leaver.leave()
         left_at = clock.monotonic()
         while clock.monotonic() < left_at + REPLACED_WITHIN_S:
             (client,) = await self._connect(1)
-            client.ask()
+            _ask(client)
             asked_at = clock.monotonic()
             await asyncio.wait((client.ended,), timeout=REFUSED_WITHIN_S)
             if not client.ended.done():
                 self.figures.places_s.append(asked_at - left_at)
                 return client
+            client.leave()
             await asyncio.sleep(RETRY_S)
         raise servers.ServerFailed("nobody got the place of a client that left")
 
+    async def _leave_at_once(self, clients: list[TimedClient]) -> list[TimedClient]:
+        """Let many clients go at once, see their places freed, and fill these; return all that wait then."""
+        if not self.load.leave_at_once:
+            return clients
+        # The first are with the worker, and have no place in the queue.
+        first = (HELD_BATCHES + 1) * self.load.batch_size
+        waiting = [client for client in clients[first:] if client.status == 0]
+        leavers = waiting[: self.load.leave_at_once]
+        going = set(leavers)
+        before = await self._depth()
+        seen: list[tuple[int, int]] = []
+        looking = asyncio.ensure_future(self._see_freed(before - len(leavers), seen))
+        left_ns = []
+        for start in range(0, len(leavers), LEAVERS_AT_A_TIME):
+            for client in leavers[start : start + LEAVERS_AT_A_TIME]:
+                left_ns.append(time.time_ns())
+                client.leave()
+            await asyncio.sleep(0)
+        await looking
+        self.figures.places_at_once_s = freed_after_s(left_ns, seen, before)
+        # As many as left, but for those that had been let in above the limit.
+        others = await self._connect(len(leavers) - max(0, before - self.load.requests))
+        await self._ask_evenly(others, FILL_PER_S)
+        await self._until_waiting(self.load.requests)
+        self.figures.refused_places = sum(client.status == 503 for client in others)
+        return [client for client in clients if client not in going] + others
+
+    async def _see_freed(self, waiting_then: int, seen: list[tuple[int, int]]) -> None:
+        """Note how many wait, again and again, until no more do than that."""
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            while not seen or seen[-1][1] > waiting_then:
+                waiting = await self._depth()
+                assert self._depth_client.answer is not None
+                seen.append((self._depth_client.answer.came_ns, waiting))
+
+    async def _be_answered(self, clients: Sequence[TimedClient]) -> None:
+        """Wait for the answers of all that were accepted, and look at them."""
+        began = clock.monotonic()
+        # Some of the first may have found the queue full; they were many at once, so they aren't timed.
+        accepted = [client for client in clients if client.status != 503]
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            await asyncio.gather(*(client.ended for client in accepted))
+        self.figures.answered_in_s = clock.monotonic() - began
+        good = [client for client in accepted if client.status == 200]
+        self.figures.accepted, self.figures.answered = len(accepted), len(good)
+        self.figures.wrong = sum(
+            client.answer is None or client.answer.body != _body(client.number) for client in good
+        )
+
+    async def _ask_evenly(self, clients: Sequence[TimedClient], per_s: int) -> list[float]:
+        """Send requests, so many a second; return how late each was sent, for which nothing is caught up."""
+        late_s = []
+        due = clock.monotonic()
+        for client in clients:
+            if (left_s := due - clock.monotonic()) > 0:
+                await asyncio.sleep(left_s)
+            now = clock.monotonic()
+            late_s.append(max(0.0, now - due))
+            due = max(due + 1 / per_s, now)
+            _ask(client)
+        return late_s
+
     async def _connect(self, count: int) -> list[TimedClient]:
-        loop = asyncio.get_running_loop()
-        host, port = self.server.inference.removeprefix("http://").split(":")
+        place = _place(self.server.inference)
         clients: list[TimedClient] = []
         while count > 0:
             some = range(self._numbers, self._numbers + min(count, CONNECTIONS_AT_A_TIME))
             self._numbers += len(some)
             count -= len(some)
-            made = await asyncio.gather(
-                *(loop.create_connection(partial(TimedClient, number), host, int(port)) for number in some)
-            )
-            clients += [client for _, client in made]
+            clients += await asyncio.gather(*(TimedClient.connected(*place, number) for number in some))
         return clients
 
+    async def _depth(self) -> int:
+        """Ask how many jobs wait in the queue."""
+        self._depth_client.ask(f"GET /models/{servers.MODEL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await self._depth_client.ended
+        assert self._depth_client.answer is not None
+        (version,) = json.loads(self._depth_client.answer.body)
+        return int(version["jobQueueStatus"]["pendingRequests"])
+
     async def _until_waiting(self, jobs: int) -> None:
-        """Wait until so many jobs are in the queue; a gateway that was held up is let in with some more."""
-        async with asyncio.timeout(ANSWERED_WITHIN_S), httpx.AsyncClient() as http:
-            while True:
-                answer = await http.get(f"{self.server.management}/models/{servers.MODEL}")
-                status = answer.json()[0]["jobQueueStatus"]
-                if status["pendingRequests"] >= jobs:
-                    return
+        """Wait until so many jobs are in the queue, or those that don't come have been refused."""
+        async with asyncio.timeout(ANSWERED_WITHIN_S):
+            while await self._depth() < jobs:
                 await asyncio.sleep(0.1)
 
     def _look(self, moment: str) -> None:
@@ -256,9 +319,29 @@ class Run:
         self.figures.memory[moment] = most
 
 
-def _ask(clients: Sequence[TimedClient]) -> None:
-    for client in clients:
-        client.ask()
+def _place(url: str) -> tuple[str, int]:
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def _body(number: int) -> bytes:
+    return b"%012d" % number
+
+
+def _ask(client: TimedClient) -> None:
+    """Have a client send a body of its own."""
+    body = _body(client.number)
+    lines = (
+        f"POST /predictions/{servers.MODEL} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Length: {len(body)}",
+    )
+    client.ask("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+
+def _took_s(clients: Iterable[TimedClient]) -> list[float]:
+    """Return how long the refusals took."""
+    return [client.answer.took_s for client in clients if client.answer and client.answer.status == 503]
 
 
 def table(figures: Figures) -> str:
@@ -270,6 +353,7 @@ def table(figures: Figures) -> str:
         rows.append(f"| {role} | {' | '.join(cells)} |")
     said = sorted(figures.retry_after_s) or [0]
     answers = f"{figures.accepted:,}, {figures.answered:,}, {figures.wrong}"
+    freed = len(figures.places_at_once_s)
     return "\n".join([
         *rows,
         "",
@@ -277,12 +361,40 @@ def table(figures: Figures) -> str:
         "| --- | ---: |",
         f"| accepted, answered, wrong answers | {answers} |",
         f"| all of them answered after | {figures.answered_in_s:.1f} s |",
-        f"| refused | {len(figures.refusals_s):,} |",
-        f"| a refusal takes (median, 99 %, most) | {_spread(figures.refusals_s)} |",
+        f"| refused, let in above `job_queue_size` "
+        f"| {len(figures.refusals_s) + len(figures.burst_refusals_s):,}, {figures.above_limit:,} |",
         f"| Retry-After | {said[0]} to {said[-1]} s |",
-        f"| the place of a client that left is another's after (median, 99 %, most) "
-        f"| {_spread(figures.places_s)} |",
+        "",
+        "| median, 99 %, most | figures |",
+        "| --- | ---: |",
+        f"| a refusal takes, {SURPLUS_PER_S} a second | {_spread(figures.refusals_s)} |",
+        f"| a refusal takes, {len(figures.burst_refusals_s)} at once | {_spread(figures.burst_refusals_s)} |",
+        f"| the place of a client that left is another's after | {_spread(figures.places_s)} |",
+        f"| a place is free after, {freed:,} clients having left at once "
+        f"| {_spread(figures.places_at_once_s)} |",
+        f"| this program was late: with sending | {_spread(figures.sent_late_s)} |",
+        f"| this program was late: with reading | {_spread(figures.read_late_s)} |",
+        "",
+        f"{figures.refused_places:,} of those that came for the {freed:,} places were refused. In the "
+        f"{figures.surplus_came_s:.1f} s in which the surplus came, processes that could have run waited "
+        f"for a CPU for: {_waits(figures.without_cpu_s)}.",
     ])  # fmt: skip
+
+
+def with_figures(page: str, shown: str) -> str:
+    """Return a page with these figures in the place of its own."""
+    before, _, rest = page.partition(FIGURES)
+    _, found, behind = rest.partition(END)
+    assert found, "the page has no place for figures"
+    return f"{before}{FIGURES}{shown}\n{END}{behind}"
+
+
+def _waits(without_cpu_s: dict[str, float]) -> str:
+    return ", ".join(
+        f"{role} {seconds:.2f} s"
+        for role, seconds in without_cpu_s.items()
+        if role in ("broker", "gateway process", LOAD_GENERATOR)
+    )
 
 
 def _spread(seconds: Sequence[float]) -> str:
@@ -320,14 +432,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--requests", type=int, default=plan.requests, help="how many wait")
-    parser.add_argument("--surplus", type=int, default=plan.surplus, help="how many more come")
-    parser.add_argument("--leavers", type=int, default=plan.leavers, help="how many leave")
+    parser.add_argument("--surplus", type=int, default=plan.surplus, help="how many more come, evenly")
+    parser.add_argument("--burst", type=int, default=plan.burst, help="how many more come, at once")
+    parser.add_argument("--leavers", type=int, default=plan.leavers, help="how many leave one by one")
+    parser.add_argument(
+        "--leave-at-once", type=int, default=plan.leave_at_once, help="how many leave at once"
+    )
     parser.add_argument("--gateway-processes", type=int, default=plan.gateway_processes)
-    asked = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help=f"write the figures into {PAGE.name}")
+    asked = vars(parser.parse_args())
+    is_written = asked.pop("write")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.disable()  # looking for cycles among thousands of clients would make this program late
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
-        print(table(measure(Path(folder), OverloadPlan(**vars(asked)))))
+        shown = table(measure(Path(folder), OverloadPlan(**asked)))
+    shown += (
+        f"\n\n{os.cpu_count()} CPUs; load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after."
+    )
+    print(shown)
+    if is_written:
+        PAGE.write_text(with_figures(PAGE.read_text(), shown))
 
 
 if __name__ == "__main__":

@@ -99,3 +99,22 @@ def _pss(pid: int) -> int | None:
 
 def _has_torch(pid: int) -> bool:
     return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def seconds_without_cpu(root: int, role_of: RoleOf) -> dict[str, float]:
+    """Read for how long the main threads of each role could have run and had no CPU up to now.
+
+    How busy a machine is shows in this: on an idle one it hardly grows.
+    """
+    waited: defaultdict[str, float] = defaultdict(float)
+    for process, role in tree(root, role_of):
+        waited[role] += own_seconds_without_cpu(process.pid)
+    return dict(waited)
+
+
+def own_seconds_without_cpu(pid: int | str = "self") -> float:
+    """Return the same of one process; 0 where the kernel doesn't count it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0

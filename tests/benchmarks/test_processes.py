@@ -60,3 +60,11 @@ def test_the_threads_of_libzmq_are_counted_apart() -> None:
     with zmq.Context() as context, context.socket(zmq.PAIR):
         eventually(lambda: processes.thread_seconds(os.getpid()).keys() == {"", "zmq"})  # once they are named
         assert processes.thread_seconds(os.getpid())[""] > 0
+
+
+def test_how_long_processes_had_no_cpu_is_told_by_their_roles() -> None:
+    waited = processes.seconds_without_cpu(
+        os.getpid(), lambda _command, parent: "child" if parent else "root"
+    )
+    assert 0 <= waited["root"] <= processes.own_seconds_without_cpu(os.getpid())
+    assert processes.own_seconds_without_cpu("none") == 0
