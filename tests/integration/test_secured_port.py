@@ -1,6 +1,7 @@
 """Bytes at the broker's port that are nobody's, or were said before: floods of garbage, and repetitions."""
 
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -8,18 +9,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 
 from tests.curve_client import COMMAND, GREETING, CurveClient, frame
+from tests.fuzz.values import Pool, Values
 from tests.integration.broker_port import PORT, Broker, running
 from tests.integration.fleet import own_address
 from tests.integration.test_encrypted_fleet import Wire
 from tests.reliability.proxy import Doubler
-from tests.support import eventually
+from tests.support import HANG_S, eventually
+from torchrelay.broker.membership.roles import may_say
 from torchrelay.cli.start import broker_dialogue
 from torchrelay.shared.settings import InvitationFile
-from torchrelay.shared.wire import invitations, sockets
+from torchrelay.shared.wire import codec, invitations, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.curve import Secured
+from torchrelay.shared.wire.fields import MemberRole
 from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.worker.common.broker_socket import BrokerSocket
 
@@ -64,17 +69,24 @@ class Tap(Wire):
         self.ended += 1
 
 
+def enrolled(text: str, broker: Broker) -> Secured:
+    """Join by an invitation, and return what to come with from then on."""
+    invitation, own = invitations.parse(text), sockets.new_key_pair()
+    key = invitation.broker_key.hex()
+    card = Secured(key, sockets.pair_of(invitation.secret_key.hex()))
+    enrol = m.Enrol(m.PROTOCOL_VERSION, own.public, "edge")
+    answer, _ = broker_dialogue.ask(broker.address, enrol, secured=card, timeout_s=60)
+    assert isinstance(answer, m.Enrolled)
+    return Secured(key, own)
+
+
 class Member:
     """A gateway that reaches the broker by its key, through the tap."""
 
     def __init__(self, address: str, file: Path, broker: Broker) -> None:
-        invitation, own = invitations.parse(file.read_text()), sockets.new_key_pair()
-        key = invitation.broker_key.hex()
-        card = Secured(key, sockets.pair_of(invitation.secret_key.hex()))
-        enrol = m.Enrol(m.PROTOCOL_VERSION, own.public, "edge")
-        answer, _ = broker_dialogue.ask(broker.address, enrol, secured=card, timeout_s=60)
-        assert isinstance(answer, m.Enrolled)
-        self._socket = BrokerSocket(BrokerPlace((address,), (key,), own.secret), "gateway")
+        card = enrolled(file.read_text(), broker)
+        place = BrokerPlace((address,), (card.broker_key,), card.own.secret)
+        self._socket = BrokerSocket(place, "gateway")
         self._epoch = 0
         self.heard: list[m.Message] = []
 
@@ -231,3 +243,51 @@ def test_members_are_heard_and_hosts_join_amid_idle_connections_and_garbage(tmp_
         assert len(tap.said) == 1, "the member has not had to connect anew"
         # Those that say nothing are given up without having to be told.
         eventually(lambda: process.num_fds() < fds + IDLE // 10)
+
+
+HELLOS: dict[MemberRole, m.Hello] = {
+    "gateway": m.HelloGateway(m.PROTOCOL_VERSION, "harm", 1),
+    "node": m.HelloNode(m.PROTOCOL_VERSION, "harm", (m.Device("cpu", "cpu"),), 0, ()),
+}
+
+
+def heard(dialled: sockets.Socket, *kinds: type[m.Message]) -> int:
+    """Pass over messages until one of some kinds comes, and return its epoch."""
+    while True:
+        assert dialled.poll(int(HANG_S * 1000))
+        message, epoch = codec.decode(dialled.recv_multipart()[0])
+        if isinstance(message, kinds):
+            return epoch
+
+
+@pytest.mark.parametrize("role", ["gateway", "node"])
+def test_a_member_that_says_what_is_not_its_roles_or_cannot_be_read_is_answered_and_harms_nobody(
+    tmp_path: Path, role: MemberRole
+) -> None:
+    values = Values(random.Random(1), Pool([1, 2], ["m", "1.0", "cpu"]))
+    others = [kind for kind in codec.KINDS.values() if not may_say(role, kind, may_manage=False)]
+    hello = codec.encode(HELLOS[role], 0)
+    cut_off = [hello[:-3], hello[:5], b"", hello + bytes(codec.HEAD_TO_BROKER_LIMIT_BYTES)]
+    context: sockets.Context = zmq.Context()
+    with joined(tmp_path) as (broker, _, honest):
+        honest.say(m.Invite(1, role, may_manage=False))
+        honest.hear(m.Invited)
+        (invited,) = [one for one in honest.heard if isinstance(one, m.Invited)]
+        harmful = sockets.dial(
+            context, broker.address, role, secured=enrolled(invited.text, broker), waits_to_send=True
+        )
+        try:
+            harmful.send(hello)
+            epoch = heard(harmful, m.Welcome)
+            said = [values.message((kind,)) for kind in others]
+            bad = [*cut_off, *(codec.encode(one, epoch) for one in said if isinstance(one, m.Message))]
+            assert len(bad) == len(cut_off) + len(others) > 30
+            for head in bad:
+                harmful.send(head)
+            harmful.send_multipart([hello] * (codec.FRAMES_LIMIT + 2))
+            for _ in range(len(bad) + 1):
+                heard(harmful, m.Misunderstood, m.AskRefused)
+            assert honest.invited() == 0
+            assert "broker.fault" not in broker.log
+        finally:
+            context.destroy(linger=0)
