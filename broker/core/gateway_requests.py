@@ -73,7 +73,7 @@ class GatewayRequests:
         for item, of_item in zip(message.items, parts, strict=True):
             if item.job in gateway.jobs or (early and (gateway.peer, item.job) in early):
                 continue  # it was sent again
-            if is_again or (early and self._early.has_before(gateway, item)):
+            if is_again or (early and self._is_behind(gateway, item)):
                 self._early.keep(EarlyRequest(gateway, item, of_item, now, is_again=True), ())
                 self._fleet.must_reconcile = True  # what need not wait goes on at the end of the turn
                 continue
@@ -92,6 +92,12 @@ class GatewayRequests:
             return inf
         is_late = 0 < message.heard < max(gateway.held_before, self._fleet.beat - 1)
         return HELD_UP_LIMIT_JOBS if is_late else 0
+
+    def _is_behind(self, gateway: Gateway, item: m.SubmitItem) -> bool:
+        """Tell whether jobs of a new one's sequence wait, which it must not overtake."""
+        if not self._early.has_before(gateway, item) or not self._catalog.knows(item.model, item.version):
+            return False
+        return self._catalog.resolve(item.model, item.version).config.sequence_batching
 
     def _refuse_unknown(
         self, gateway: Gateway, item: m.SubmitItem, frames: Frames, error: errors.RelayError, now: float
@@ -189,7 +195,8 @@ class GatewayRequests:
                 if answer is not None:
                     error = self._jobs.answer_recovered(gateway, job, early.frames, answer, now)
                 else:
-                    error = self._jobs.admit(gateway, job, early.frames, now, held_limit=inf)
+                    has_run = self._jobs.recovery.may_have_run(gateway.peer, job.job)
+                    error = self._jobs.admit_again(gateway, job, early.frames, now, has_run=has_run)
                 if error is not None:
                     self._refuse_unknown(early.gateway, job, early.frames, error, now)
             else:

@@ -64,6 +64,28 @@ class Admission(JobsPart):
         self.waiting.changed[queue.key] = None
         return None
 
+    def admit_again(
+        self, gateway: Gateway, item: m.SubmitItem, frames: tuple[Frame, ...], now: float, *, has_run: bool
+    ) -> errors.RelayError | None:
+        """Do the same with a job that a broker before this one was sent, as if that had been here.
+
+        With `has_run` a worker had it, and it has used up a try.
+        """
+        if not has_run:
+            return self.admit(gateway, item, frames, now, held_limit=inf)
+        try:
+            record = self.catalog.resolve(item.model, item.version)
+        except errors.RelayError as unknown:
+            return unknown
+        if self.settings.attempt_limit == 1 or (item.sequence and record.config.sequence_batching):
+            job = self._enter(gateway, item, frames, record, now, was_held=True)
+            self.answers.refuse(job, errors.WorkerDied("Worker died.", "after the broker was restarted"))
+            return None
+        error = self.admit(gateway, item, frames, now, held_limit=inf)
+        if item.job in gateway.jobs:  # else it was refused
+            gateway.jobs[item.job].attempt += 1
+        return error
+
     def answer_recovered(
         self,
         gateway: Gateway,

@@ -73,6 +73,7 @@ class Jobs:
         self.leases = self._leases.by_number
         # What one part does alone: called without a step in between, as every job and batch comes by.
         self.admit = admission.admit
+        self.admit_again = admission.admit_again
         self.answer_recovered = admission.answer_recovered
         self.streamed = self._leases.streamed
         self.completed = self._leases.completed

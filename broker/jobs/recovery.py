@@ -11,6 +11,7 @@ claimed, by bytes and ANSWERS_KEPT_S; waiting, by the response_timeout of the ve
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from torchrelay.broker.core.answers import Send
 from torchrelay.broker.core.states import WorkerState
@@ -23,6 +24,10 @@ from torchrelay.shared.wire.codec import Frame
 #: As long as a gateway waits for a broker that is away, unless it is told otherwise.
 ANSWERS_KEPT_S = 30.0
 ANSWERS_LIMIT_BYTES = 64 << 20
+#: How often a worker is asked for an answer that it gave before: it takes no notice while it says hello.
+ASK_INTERVAL_S = 0.5
+#: Jobs that were lost with their workers, as long as their gateways have not claimed them.
+LOST_LIMIT = 10_000
 
 #: A gateway's peer id and its number for the job.
 JobId = tuple[bytes, int]
@@ -37,8 +42,9 @@ class NamedLease:
     is_answered: bool
     #: Parts of answers went to the broker before; what they were is not known here.
     is_broken: bool
-    #: When its answer was asked for once more.
+    #: When its answer was first asked for once more, and last: the question may be lost as well.
     asked_at: float | None = None
+    asked_last: float = -inf
     #: Parts that came since, by the index of their job.
     parts: dict[int, list[tuple[bytes, tuple[Frame, ...]]]] = field(default_factory=dict)
 
@@ -75,6 +81,8 @@ class Recovery:
     #: The leases above, by their jobs.
     _by_job: dict[JobId, int] = field(default_factory=dict)
     _answers: dict[JobId, RecoveredAnswer] = field(default_factory=dict)
+    #: What ran on workers that were lost since, the oldest first: it may have been run.
+    _lost: dict[JobId, None] = field(default_factory=dict)
     _bytes: int = 0
 
     def named(self, worker: FleetWorker, held: Sequence[m.HeldLease]) -> bool:
@@ -123,6 +131,10 @@ class Recovery:
         """Return the answer to a job that came again, if a worker gave it."""
         return self._answers.pop((gateway, number), None)
 
+    def may_have_run(self, gateway: bytes, number: int) -> bool:
+        """Tell whether a worker had a job that is handed out all the same: it is lost, or late."""
+        return (gateway, number) in self._by_job or (gateway, number) in self._lost
+
     # Waiting
 
     def is_open(self, now: float) -> bool:
@@ -142,8 +154,9 @@ class Recovery:
             worker = self._fleet.workers.get(lease.worker_id)
             if worker is None or worker.peer is None:
                 return False
-            if lease.is_answered and lease.asked_at is None:
-                lease.asked_at = now
+            if lease.is_answered and now >= lease.asked_last + ASK_INTERVAL_S:
+                lease.asked_at = now if lease.asked_at is None else lease.asked_at
+                lease.asked_last = now
                 self._send(worker.peer, m.AnswerAgain((number,)), ())
             return now < (limit if lease.asked_at is None else lease.asked_at + self._settle_s)
         if self._fleet.is_settling(now):
@@ -174,8 +187,13 @@ class Recovery:
             return
         for number, lease in list(self.leases.items()):
             is_late = lease.is_answered and now > self._started_at + 2 * ANSWERS_KEPT_S
-            if is_late or lease.worker_id not in self._fleet.workers:
+            is_lost = lease.worker_id not in self._fleet.workers
+            if is_late or is_lost:
                 self._drop(number)
+            if is_lost:
+                self._lost.update(((job.gateway, job.job), None) for job in lease.jobs)
+        while len(self._lost) > LOST_LIMIT:
+            del self._lost[next(iter(self._lost))]
         self._shrink(now)
 
     def _drop(self, number: int) -> NamedLease:

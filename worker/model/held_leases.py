@@ -205,11 +205,16 @@ class HeldLeases:
         self._sent.clear()
 
     def answer_again(self, leases: Collection[int]) -> None:
-        """Send answers again, to a broker that was not there when they were sent first."""
-        for message, frames in self._sent.kept:
-            if message.lease in leases:
-                numbered = msgspec.structs.replace(message, serial=self._sent.next_serial())
-                self._outbox.append((numbered, frames))
+        """Send answers again, to a broker that was not there when they were sent; it may ask repeatedly."""
+        # What was sent again once is kept once more: the latest of each counts.
+        asked = {
+            (message.lease, message.number if isinstance(message, m.Streamed) else None): (message, frames)
+            for message, frames in self._sent.kept
+            if message.lease in leases
+        }
+        for message, frames in asked.values():
+            numbered = msgspec.structs.replace(message, serial=self._sent.next_serial())
+            self._outbox.append((numbered, frames))
 
     def forget(self) -> None:
         """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""

@@ -13,8 +13,8 @@ OLD_LEASE = 1 << 32 | 7
 class Restarted:
     """A rig whose broker was restarted while a worker ran job 1; the gateway is back, and sends it again."""
 
-    def __init__(self, config: ModelConfig | None = None) -> None:
-        self.rig = rig = Rig(settings(settle_s=SETTLE_S))
+    def __init__(self, config: ModelConfig | None = None, attempt_limit: int = 2) -> None:
+        self.rig = rig = Rig(settings(settle_s=SETTLE_S, attempt_limit=attempt_limit))
         rig.ready_rig(config=config)
         record = next(iter(rig.core.catalog))
         worker = next(iter(rig.core.fleet.workers.values()))
@@ -77,6 +77,20 @@ def test_a_job_that_a_worker_has_answered_is_answered_from_there_once_its_gatewa
     assert not made.rig.take(made.worker, m.Assign)
 
 
+def test_a_worker_is_asked_for_its_answer_until_it_gives_it() -> None:
+    made = Restarted()
+    made.node_comes_back()
+    made.worker_comes_back(lease(is_answered=True))
+    made.submit(1)
+    made.rig.take(made.worker, m.AnswerAgain)  # which is lost
+    made.rig.pass_time(2)
+    assert 3 <= len(made.rig.take(made.worker, m.AnswerAgain)) <= 5
+    made.complete(OLD_LEASE, 5)
+    assert made.answers() == [(1, b"answer")]
+    made.rig.pass_time(2)
+    assert not made.rig.take(made.worker, m.AnswerAgain)
+
+
 def test_an_answer_that_comes_before_its_gateway_is_kept_for_it() -> None:
     made = Restarted()
     made.node_comes_back()
@@ -129,6 +143,39 @@ def test_a_job_whose_worker_dies_meanwhile_is_handed_out() -> None:
     made.rig.say(NODE, m.WorkerExited(made.held.worker_id, None, 9, "killed", False, ()))
     assert not made.rig.core.early.waiting
     assert made.rig.core.gateways[GATEWAY].jobs
+
+
+def test_what_is_lost_with_its_worker_after_the_restart_has_used_up_a_try() -> None:
+    made = Restarted()
+    made.submit(1)
+    made.node_comes_back()
+    made.worker_comes_back(lease())
+    made.rig.exit_worker(made.held.worker_id, of_itself=False)
+    made.rig.pass_time(5)
+    (worker,) = made.rig.start_workers()
+    assert made.rig.attempt(made.rig.only(worker, m.Assign)) == 2
+    made.rig.exit_worker(int(worker[2:]), of_itself=False)
+    assert [item.error for item in made.rig.only(GATEWAY, m.Refused).items] == ["WorkerDied"]
+
+
+def test_with_one_try_what_is_lost_with_its_worker_after_the_restart_is_not_run_again() -> None:
+    made = Restarted(attempt_limit=1)
+    made.submit(1)
+    made.node_comes_back()
+    made.worker_comes_back(lease())
+    made.rig.exit_worker(made.held.worker_id)
+    made.rig.pass_time(5)
+    assert [item.error for item in made.rig.only(GATEWAY, m.Refused).items] == ["WorkerDied"]
+
+
+def test_a_sequence_is_not_run_again_that_is_lost_with_its_worker_after_the_restart() -> None:
+    made = Restarted(ModelConfig(sequence_batching=True, sequence_max_idle_ms=60_000))
+    made.submit(1, sequence="s")
+    made.node_comes_back()
+    made.worker_comes_back(lease())
+    made.rig.exit_worker(made.held.worker_id)
+    made.rig.pass_time(5)
+    assert [item.error for item in made.rig.only(GATEWAY, m.Refused).items] == ["WorkerDied"]
 
 
 def test_a_client_that_leaves_takes_its_waiting_job_along() -> None:

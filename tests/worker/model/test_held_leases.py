@@ -217,6 +217,8 @@ def test_an_answer_that_the_next_broker_asks_for_is_sent_under_a_new_serial() ->
         (m.Streamed, 2, 5),
         (m.Completed, 2, 6),
     ]
+    leases.answer_again((2,))
+    assert [message.serial for message in sent(leases)] == [7, 8], "it asks twice, and gets no more"
 
 
 def test_serials_go_on_from_what_was_said_in_the_hello_when_the_broker_has_it_forget() -> None:
