@@ -68,15 +68,19 @@ def test_a_killed_worker_is_reported_with_its_signal_and_last_lines(joined: Flee
 def test_workers_that_end_leave_no_file_open_in_their_node_or_its_launcher(joined: Fleet) -> None:
     node = psutil.Process(joined.nodes[0].pid)
 
-    def come_and_go() -> tuple[int, int]:
+    def open_files() -> tuple[int, int]:
+        return node.num_fds(), launcher_of(node).num_fds()
+
+    def come_and_go() -> None:
         os.kill(load(joined).hello.pid, signal.SIGKILL)
         joined.broker.expect(m.WorkerExited)
-        launcher = launcher_of(node)
-        return node.num_fds(), launcher.num_fds()
 
-    first = come_and_go()
     come_and_go()
-    assert come_and_go() == first
+    first = open_files()
+    come_and_go()
+    come_and_go()
+    # What the last one had may be closed a moment after its end is told.
+    eventually(lambda: all(now <= then for now, then in zip(open_files(), first, strict=True)))
 
 
 @pytest.mark.parametrize(("ending", "code"), [("os._exit(4)", 4), ("sys.exit(3)", 3)])
