@@ -5,6 +5,7 @@ It takes benchmarks/results/matrix.jsonl (`make matrix`), soak.json (`make soak`
 """
 
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -122,12 +123,16 @@ def _simulation(simulated: Simulated | None) -> str:
     if simulated is None:
         return ""
     found = [one for one in simulated.mutants if one.seeds]
+    what = (
+        "The real core and sessions on a network in one thread and virtual time, by seed"
+        f" (`python -m tests.simulation`): {simulated.seeds} seeds, {simulated.hours:.1f} hours of fleets,"
+        f" {simulated.requests:,} requests. {len(simulated.broken)} of the seeds broke a promise. Each has its"
+        f" own trouble: {'; '.join(simulated.kinds)}."
+    )
     head = f"""\
 ## The simulation
 
-The real core and sessions on a network in one thread and virtual time, by seed (`python -m tests.simulation`):
-{simulated.seeds} seeds, {simulated.hours:.1f} hours of fleets, about {simulated.requests:,} requests, with
-{", ".join(simulated.kinds)}. {len(simulated.broken)} of them broke a promise.
+{textwrap.fill(what, 120, break_on_hyphens=False)}
 
 Whether it would notice: {len(found)} of {len(simulated.mutants)} faults planted into the code are found. The number
 is how many seeds that takes; `tests/simulation/mutants.py` has the faults, and each run of the tests finds them again.

