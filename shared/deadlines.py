@@ -31,14 +31,11 @@ class Deadlines(Generic[KeyT]):
         self._is_open: Callable[[KeyT], bool] = is_open
         self._heap: list[tuple[float, KeyT]] = []
         self._tidy_at = TIDY_LIMIT
+        #: When the next entry is due; infinity without one. PERF: read each turn, so no property.
+        self.next = inf
 
     def __len__(self) -> int:
         return len(self._heap)
-
-    @property
-    def next(self) -> float:
-        """When the next entry is due; infinity without one."""
-        return self._heap[0][0] if self._heap else inf
 
     def add(self, at: float, key: KeyT) -> None:
         """Have a key taken at this time."""
@@ -47,6 +44,7 @@ class Deadlines(Generic[KeyT]):
             self._heap = [entry for entry in self._heap if self._is_open(entry[1])]
             heapify(self._heap)
             self._tidy_at = max(TIDY_LIMIT, 2 * len(self._heap))
+        self._see_next()
 
     def take_due(self, now: float) -> list[KeyT]:
         """Remove and return the keys that are due and open."""
@@ -55,7 +53,11 @@ class Deadlines(Generic[KeyT]):
             _, key = heappop(self._heap)
             if self._is_open(key):
                 due.append(key)
+        self._see_next()
         return due
+
+    def _see_next(self) -> None:
+        self.next = self._heap[0][0] if self._heap else inf
 
 
 def retry_after_s(backlog_s: float) -> int:

@@ -74,9 +74,11 @@ class Answers:
     ) -> None:
         """Send a worker's answer, or the next part of one."""
         gateway = self.gateways[job.gateway]
-        gateway.answered.append(m.AnsweredItem(job.number, meta, len(frames), is_final, job.parts))
-        gateway.frames.extend(frames)
-        if len(gateway.answered) >= ANSWERS_PER_MESSAGE:
+        answered = gateway.answered
+        answered.append(m.AnsweredItem(job.number, meta, len(frames), is_final, job.parts))
+        if frames:
+            gateway.frames.extend(frames)
+        if len(answered) >= ANSWERS_PER_MESSAGE:
             self.flush(gateway)
         if is_final:
             self.end(job, "failed" if has_failed else "answered")

@@ -122,7 +122,8 @@ class Admission(JobsPart):
         key = (record.model, record.version)
         job = Job(
             gateway.peer, item.job, key, item.version is not None, item.is_describe, item.meta, frames,
-            len(item.meta) + sum(map(len, frames)), now, now + record.response_timeout_s, was_held,
+            len(item.meta) + sum(map(len, frames)) if frames else len(item.meta),
+            now, now + record.response_timeout_s, was_held,
         )  # fmt: skip
         if record.config.sequence_batching and not item.is_describe:
             job.starts_sequence = not item.sequence

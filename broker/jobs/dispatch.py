@@ -54,9 +54,11 @@ class Dispatch(JobsPart):
         """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
         self.due.pop(key, None)
         record = self.catalog.get(key)
-        if record is None or key not in self.waiting.queues or self.is_held_back:
+        queue = self.waiting.queues.get(key)
+        if record is None or queue is None or self.is_held_back:
             return
-        queue = self.queue_for(record)
+        if queue.config is not record.config:
+            queue = self.queue_for(record)
         if not (queue.row or queue.suspects or queue.kept_worker):
             return
         if expired := queue.take_expired(now):

@@ -91,7 +91,7 @@ class Jobs:
 
     def end_turn(self, now: float, real_now: float) -> None:
         """End what is late, and hand out what can go."""
-        if self.next_deadline() <= real_now:
+        if self.waiting.deadlines.next <= real_now:
             self._end_late(real_now)
         self._dispatch.run(now)
 

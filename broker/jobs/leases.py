@@ -51,11 +51,12 @@ class Leases(JobsPart):
         stats = self.stats.versions[queue.key]
         items: list[m.AssignItem] = []
         frames: list[Frame] = []
+        size = 0
         for job in jobs:
             job.move(JobState.RUNNING)
             job.attempt += 1
             job.lease = number
-            self.waiting.queued_bytes -= job.size
+            size += job.size
             left_ms = self._left_ms(job, now) if job.given_up_at < inf else 0
             items.append(
                 m.AssignItem(
@@ -68,7 +69,9 @@ class Leases(JobsPart):
                     job.number,
                 )
             )
-            frames.extend(job.frames)
+            if job.frames:
+                frames.extend(job.frames)
+        self.waiting.queued_bytes -= size
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
         if not lease.is_describe and lease.is_in_order:
@@ -134,14 +137,16 @@ class Leases(JobsPart):
             self._skip_to(worker, lease, now)
         is_whole = done.streamed == lease.streamed
         answered: list[tuple[Job, int]] = []
+        pass_on = self.answers.pass_on
         for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
             if job.state is not JobState.RUNNING:
                 continue
             if not is_whole:
                 self.answers.refuse(job, part_lost())
                 continue
-            self.answers.pass_on(job, item.meta, frames, is_final=True, has_failed=item.status >= 500)
-            answered.append((job, item.status))
+            status = item.status
+            pass_on(job, item.meta, frames, is_final=True, has_failed=status >= 500)
+            answered.append((job, status))
         if began_at is not None and not lease.is_describe:
             queue.service_s = batching.smooth_service(
                 queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
@@ -156,7 +161,7 @@ class Leases(JobsPart):
         if lease.jobs[0].sequence:
             ended = [name for item in done.items for name in item.ends_sequences]
             self.waiting.refuse(queue.close(ended, worker.worker_id), "its sequence has been ended")
-        self.waiting.changed[queue.key] = None
+        self._see_room(queue)
         return True
 
     def _lease_of(self, worker: FleetWorker, number: int) -> Lease | None:
@@ -286,6 +291,12 @@ class Leases(JobsPart):
         queue = self.waiting.queues.get(worker.key)
         if broken and queue is not None:
             self.waiting.refuse(queue.close(broken, worker.worker_id), "its sequence has lost a request")
+
+    def _see_room(self, queue: VersionQueue) -> None:
+        """Have a version looked at that has room for another batch now, unless nothing waits for it."""
+        has_waiting = queue.row or queue.suspects or queue.kept_worker
+        if has_waiting or self.waiting.queues.get(queue.key) is not queue:  # it was registered anew
+            self.waiting.changed[queue.key] = None
 
     def _drop_lease(self, worker: FleetWorker, lease: Lease, now: float) -> None:
         worker.leases.remove(lease)
