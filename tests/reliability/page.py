@@ -76,15 +76,14 @@ def _matrix(results: Sequence[CellResult]) -> str:
 
 `make matrix` runs a broker, a gateway of two processes and two nodes in network namespaces of their own, which have
 joined by invitations and speak with keys, {PER_S:g} requests/s with numbers, and changes of the registry, and does to one
-of them after the other what is named here.
-`make test` runs some of it. After each cell is checked: every request ended once, with its own answer, in time; no
-handler ran too often; nothing waits, runs or is held that wasn't before; the registry has what was acknowledged.
+of them after the other what is named here. Four such fleets go side by side. `make test` runs some of it. After each
+cell is checked: every request ended once, with its own answer, in time; no handler ran too often; nothing waits, runs
+or is held that wasn't before; the registry has what was acknowledged.
 
 Of {len(MATRIX)} cells {count} are run; {len(known)} were in the last run, of which {held} held. A cell says the longest
 time in which nobody got an answer / the time from the fault (its end, where it lasts) until everything was there again,
-in seconds, and how many requests of how many broke with their connection (b), found nobody listening (n), were
-refused (r). Load and fleet shared two cores with others, so times
-are upper bounds. **!** is a broken promise, – a cell that makes no sense ([why](#why-some-cells-are-not-run)).
+in seconds, and how many requests of how many broke with their connection (b), found nobody listening (n), or were
+refused (r). Load and fleets shared two cores with others, so times are upper bounds. **!** is a broken promise, – a cell that makes no sense ([why](#why-some-cells-are-not-run)).
 """
     rows = [[fault, *(_cell(fault, target, known) for target in TARGETS)] for fault in FAULTS]
     return f"{head}\n{_table(['fault', *TARGETS], rows)}\n"
