@@ -47,6 +47,8 @@ class _Listener:
         self.watcher = sockets.watcher(context, socket)
         #: The peer whose message has too many frames; the rest of it is being dropped.
         self.overlong: bytes | None = None
+        #: Something may have come that has not been read. PERF: to find nothing takes 3 us, each turn.
+        self.is_readable = True
         #: Whether the connection of which is told next that it has ended left, or was slow, in its handshake.
         self.is_leaving = False
 
@@ -126,6 +128,8 @@ class PeerSockets:
     def wait(self, timeout_ms: int) -> bool:
         """Wait until something has come, at most so long; tell whether the wake fd ended it."""
         ready = dict(self._poller.poll(timeout_ms))
+        for listening in self._turn_order:
+            listening.is_readable |= listening.socket in ready
         for fd, listener in self._watched.items():
             if fd in ready:
                 self._note_connections(listener)
@@ -152,7 +156,10 @@ class PeerSockets:
         is_all = True
         self._turn_order.reverse()  # what one takes up in a turn, the other has in the next
         for listener in self._turn_order:
-            is_all &= self._receive_from(listener, events)
+            if listener.is_readable:
+                is_done = self._receive_from(listener, events)
+                listener.is_readable = not is_done  # of what comes from now on, or is left, `wait` tells
+                is_all &= is_done
         return is_all
 
     def _receive_from(self, listener: _Listener, events: list[Event]) -> bool:

@@ -14,7 +14,7 @@ from tests.support import eventually
 from torchrelay.broker.core.events import Event, Garbled, Received
 from torchrelay.broker.network.connections import Connections
 from torchrelay.broker.network.kernel import Linux
-from torchrelay.broker.network.peer_sockets import PeerSockets
+from torchrelay.broker.network.peer_sockets import TURN_LIMIT_MESSAGES, PeerSockets
 from torchrelay.shared.wire import codec, curve, sockets
 from torchrelay.shared.wire import messages as m
 
@@ -128,6 +128,13 @@ def test_on_the_unix_socket_nobody_needs_a_key(port: Port) -> None:
     assert curve.public_key_of(peer) is None
     assert port.peers.send(peer, (b"back",))
     assert local.poll(10_000)
+
+
+def test_what_is_above_a_turns_limit_on_either_socket_comes_with_the_next(port: Port) -> None:
+    for made in (port.dial(None, address=port.ipc), port.dial(ALICE)):
+        for _ in range(TURN_LIMIT_MESSAGES + 10):
+            made.send(BYE)
+    port.until(lambda: len(port.came) == 2 * (TURN_LIMIT_MESSAGES + 10))
 
 
 def test_an_unknown_key_is_refused_says_nothing_and_is_logged_once(
