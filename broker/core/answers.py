@@ -81,7 +81,7 @@ class Answers:
         if len(answered) >= ANSWERS_PER_MESSAGE:
             self.flush(gateway)
         if is_final:
-            self.end(job, "failed" if has_failed else "answered")
+            self._end(gateway, job, "failed" if has_failed else "answered")
         else:
             job.parts += 1
 
@@ -96,9 +96,12 @@ class Answers:
 
     def end(self, job: Job, outcome: str) -> None:
         """Count a job's outcome and forget it; called elsewhere only for a job that nobody waits for."""
+        self._end(self.gateways[job.gateway], job, outcome)
+
+    def _end(self, gateway: Gateway, job: Job, outcome: str) -> None:
         job.move(JobState.ENDED)
         self._stats.versions[job.key].outcomes[outcome] += 1
-        del self.gateways[job.gateway].jobs[job.number]
+        del gateway.jobs[job.number]
 
     def job(self, peer: bytes, number: int) -> Job | None:
         """Return the job of a gateway by its number; None if it has ended."""

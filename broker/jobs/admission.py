@@ -45,7 +45,9 @@ class Admission(JobsPart):
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
             return error
-        queue = self.dispatch.queue_for(record)
+        queue = self.waiting.queues.get((record.model, record.version))
+        if queue is None or queue.config is not record.config:
+            queue = self.dispatch.queue_for(record)
         job = self._enter(gateway, item, frames, record, now, was_held=queue.row.held < held_limit)
         if queue.suspicions.known and self.isolation.refuses(queue, record, job, now):
             return None

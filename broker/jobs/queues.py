@@ -164,11 +164,12 @@ class Row(OrderedDict[Job, None]):
         self.append(job)
         self.move_to_end(job, last=False)
 
-    def remove(self, job: Job) -> None:
-        """Take a job out, wherever it stands."""
-        del self[job]
-        if job.was_held:
-            self.held -= 1
+    def remove(self, *jobs: Job) -> None:
+        """Take jobs out, wherever they stand. PERF: those of a batch by one call."""
+        for job in jobs:
+            del self[job]
+            if job.was_held:
+                self.held -= 1
 
 
 QueueT = TypeVar("QueueT", bound="VersionQueue")
@@ -354,6 +355,5 @@ class PlainQueue(VersionQueue):
 
 def _taken(row: Row, count: int) -> tuple[Job, ...]:
     jobs = fitting(row, count)
-    for job in jobs:
-        row.remove(job)
+    row.remove(*jobs)
     return tuple(jobs)
