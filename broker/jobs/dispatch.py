@@ -103,7 +103,7 @@ class Dispatch(JobsPart):
         while queue.row:
             worker = best_worker(self.fleet, queue, late)
             if worker is None:
-                break
+                return self._look_again(queue, now)
             if worker.leases and not batching.may_send_ahead(
                 leases=len(worker.leases), depth=len(queue.row), batch_size=record.batch_size,
                 service_s=queue.service_s,
@@ -124,12 +124,18 @@ class Dispatch(JobsPart):
         limit = batching.concurrent_leases(record)
         while queue.row:
             worker = best_worker(self.fleet, queue, late)
-            if worker is None or len(worker.leases) >= limit:
+            if worker is None:
+                return self._look_again(queue, now)
+            if len(worker.leases) >= limit:
                 break
             if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
                 continue
             self.assign(queue, queue.take(1), record, worker, now)
         return inf
+
+    def _look_again(self, queue: PlainQueue, now: float) -> float:
+        """Return when to look at a queue again for whose first job there is no worker: one may be heard."""
+        return now + self.settings.beat_interval_s if queue.row.first.attempt else inf
 
     def _refuse_hopeless(self, queue: PlainQueue, record: VersionRecord, now: float) -> bool:
         """Refuse the job whose turn has come where it can't be answered in time; tell whether it was.
@@ -182,8 +188,10 @@ def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker |
     """Return the ready worker with the fewest leases that may have one more.
 
     Of several it is the one that ran last, whose caches are warm; one whose node has not been heard since
-    `late` comes after all others like it. While something is suspected of ending workers, a new one is
-    to show first that it answers: it comes before the others then, and has one lease until it has.
+    `late` comes after all others like it, and is given no job that has lost a worker: what has cut that one
+    off may have cut off this one as well, which is found out a moment later. While something is suspected of
+    ending workers, a new one is to show first that it answers: it comes before the others then, and has one
+    lease until it has.
     """
     best, best_rank = None, None
     proves_first = bool(queue.suspicions.known)
@@ -194,6 +202,8 @@ def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker |
             continue
         node = fleet.nodes.get(worker.node or b"")
         is_late = node is not None and node.last_heard < late
+        if is_late and queue.row and queue.row.first.attempt:
+            continue
         is_proved = proves_first and worker.has_answered
         rank = (len(worker.leases), is_late, is_proved, -worker.last_assigned_at, worker.worker_id)
         if best_rank is None or rank < best_rank:

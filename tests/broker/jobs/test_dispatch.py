@@ -1,7 +1,9 @@
 """Which worker gets a job, by mode of batching; for sequences see test_sequences."""
 
+import pytest
+
 from tests.broker.jobs.test_jobs import ASYNC, CONTINUOUS, answers, refusals
-from tests.broker.rig import GATEWAY, Rig
+from tests.broker.rig import GATEWAY, NODE, Rig
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
 
@@ -47,6 +49,29 @@ def test_a_version_registered_anew_in_another_mode_keeps_what_waits_and_drops_wh
     (worker,) = rig.start_workers()
     (assign,) = rig.take(worker, m.Assign)
     assert assign.items[0].sequence == "s"
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), ASYNC])
+def test_what_was_on_a_node_that_is_lost_is_not_given_to_one_that_is_as_silent(config: ModelConfig) -> None:
+    """The network is cut: the two are found to be silent one after the other, and one loss is all it has."""
+    rig = Rig()
+    rig.ready_rig(config=config)
+    other = rig.join_node(b"n-2")
+    rig.submit(1)
+    assert [item.meta for item in rig.only(b"w-9000", m.Assign).items] == [b"meta-1"]
+    rig.say(GATEWAY, m.ScaleWorkers(9, "m", None, 2, 2, synchronous=False))
+    (second,) = rig.start_workers(other)
+    rig.silent.add(NODE)
+    rig.pass_time(0.4)
+    rig.silent.add(other)
+    while NODE in rig.core.fleet.nodes:
+        rig.pass_time(0.1)
+    assert other in rig.core.fleet.nodes
+    assert rig.take(second, m.Assign) == []
+    rig.silent.discard(other)
+    rig.pass_time(1)
+    assert [item.meta for item in rig.only(second, m.Assign).items] == [b"meta-1"]
+    assert not refusals(rig)
 
 
 def test_a_job_waits_for_a_worker_no_longer_than_one_may_take_to_answer() -> None:
