@@ -55,8 +55,8 @@ MUTANTS = (
     )),
     _one("a job that was cancelled is answered as well", Leases.completed,
          "if job.state is not JobState.RUNNING:", "if False:"),
-    _one("an answered job stays with its gateway", Answers.end,
-         "del self.gateways[job.gateway].jobs[job.number]", "pass"),
+    _one("an answered job stays with its gateway", Answers._end,
+         "del gateway.jobs[job.number]", "pass"),
     _one("a silent node is not dropped", Peers.drop_silent,
          "for node in [one for one in self.nodes.values() if one.last_heard < heard_by]:", "for node in ():"),
     _one("a silent gateway is not dropped", Peers.drop_silent,
@@ -74,7 +74,7 @@ MUTANTS = (
     _one("a request that comes twice is taken twice", GatewayRequests.submit,
          "item.job in gateway.jobs or", "False or"),
     _one("bytes of the queue are not given back", Leases.assign,
-         "self.waiting.queued_bytes -= job.size", "pass"),
+         "self.waiting.queued_bytes -= size", "pass"),
     _one("a change is acknowledged that is not on disk", registering.stored, "if error:", "if False:"),
 )  # fmt: skip
 
