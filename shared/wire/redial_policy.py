@@ -25,10 +25,10 @@ ADDRESS_TRY_S = 2.0
 MUTE_AFTER_S = 1.0
 #: Waits between new sockets, the first and the longest, by who waits. A worker may come before its node has
 #: told its key, as after a restart of the broker; and there are many of them.
-WAITS_S: dict[Kind, tuple[float, float]] = {"gateway": (1.0, 30.0), "node": (1.0, 30.0), "worker": (0.1, 5.0)}
+WAITS_S: dict[Kind, tuple[float, float]] = {"gateway": (1.0, 30.0), "node": (1.0, 30.0), "worker": (0.1, 2.0)}
 #: The longest wait where the broker may merely be away, behind a proxy that takes connections and ends them;
 #: and for how long that is nothing to be logged.
-UNPROVED_WAIT_S, UNPROVED_PATIENCE_S = 3.0, 5.0
+UNPROVED_WAIT_S, UNPROVED_PATIENCE_S = 1.0, 5.0
 #: How long a broker that can't be talked to is nothing to be logged.
 PATIENCE_S: dict[Kind, float] = {"gateway": 0.0, "node": 0.0, "worker": 5.0}
 REPEAT_S = 60.0

@@ -46,7 +46,7 @@ def test_a_refused_key_is_tried_again_ever_more_seldom_by_a_new_socket() -> None
 def test_a_worker_is_back_soon_after_its_node_has_told_its_key() -> None:
     waited = waits(begun("worker"), "refused", 8)
     assert waited[:3] == pytest.approx([0.1, 0.2, 0.4])
-    assert max(waited) == 5
+    assert max(waited) == 2
 
 
 def test_after_a_handshake_that_went_well_waits_begin_anew() -> None:
@@ -134,7 +134,7 @@ def test_a_broker_that_may_merely_be_away_behind_a_proxy_is_found_soon() -> None
         waited.append(policy.next_wake - now)
         now = policy.next_wake
         policy.dial(now)
-    assert waited == pytest.approx([1, 2, 3, 3, 3])
+    assert waited == pytest.approx([1, 1, 1, 1, 1])
 
 
 def test_once_the_next_key_is_proved_earlier_ones_are_never_believed_again() -> None:
