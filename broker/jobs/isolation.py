@@ -58,7 +58,8 @@ def judge(
     is_alone = len(running) == 1
     is_excused = worker.has_answered or all(job.suspicion and job.suspicion.is_excused for job in running)
     for job in running:
-        job.has_spare_try = not is_alone
+        was_sent_ahead = job.has_spare_try and job.suspicion is None  # and so may not have begun
+        job.has_spare_try = not is_alone or was_sent_ahead
     find = queue.suspicions.find
     if known := [job for job in running if (one := find(job.meta, job.frames)) and one.digest]:
         return True, known

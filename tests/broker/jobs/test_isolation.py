@@ -141,6 +141,25 @@ def test_what_ran_beside_others_twice_has_one_more_try_alone_and_no_fourth() -> 
     assert [error for _, error in refused(rig)] == ["WorkerDied"] * 4
 
 
+def test_a_content_that_ends_a_worker_before_its_last_answer_has_left_is_found_all_the_same() -> None:
+    rig, node = host(workers=1)
+    rig.submit_content(1, content=b"known")
+    (first,) = rig.take(node.workers[0], m.Assign)
+    rig.pass_time(0.01)  # how long one takes is known then, and short
+    rig.complete(node.workers[0], first)
+    rig.submit_content(2, content=b"before")
+    rig.submit_content(3, content=POISON)
+    batches = rig.take(node.workers[0], m.Assign)
+    assert [len(batch.items) for batch in batches] == [1, 1], "the second was not sent ahead"
+    rig.exit_worker(9000, reason="killed by signal 11", signal=11)
+    node.workers.clear()
+    node.run()
+    assert refused(rig) == [(3, "WorkerDied")]
+    assert answered(rig) == [1, 2]
+    rig.submit_content(4, content=POISON)
+    assert refused(rig) == [(4, "RequestQuarantined")]
+
+
 def test_without_a_quarantine_a_content_is_tried_each_time_it_comes() -> None:
     rig, node = host(rig=Rig(settings(quarantine_s=0)))
     for job in (1, 2):
