@@ -74,6 +74,7 @@ def run(minutes: float, seed: int, folder: Path, logs: Path) -> SoakReport:
     choices = [cell for cell in cells() if not missing(cell)]
     lent = Lent(folder)
     rounds: list[CellResult] = []
+    revision = _revision()
     until = clock.monotonic() + 60 * minutes
     try:
         while clock.monotonic() < until:
@@ -87,7 +88,7 @@ def run(minutes: float, seed: int, folder: Path, logs: Path) -> SoakReport:
     finally:
         lent.close()
     return SoakReport(
-        seed=seed, minutes=minutes, taken_at=clock.iso(clock.wall_ms()), revision=_revision(),
+        seed=seed, minutes=minutes, taken_at=clock.iso(clock.wall_ms()), revision=revision,
         machine=f"{psutil.cpu_count()} cpus, {psutil.virtual_memory().total / 1e9:.0f} GB",
         rounds=tuple(rounds), fleets=lent.made,
     )  # fmt: skip
