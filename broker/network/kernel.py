@@ -44,7 +44,9 @@ class Linux(Kernel):
     def address(self, fd: int) -> str:
         """Ask for the other end's address."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as connection:
-            return str(connection.getpeername()[0]).removeprefix(IPV4_IN_IPV6)
+            name = connection.getpeername()
+            # libzmq has closed its own, and the number is that of a unix socket now: its name is a text.
+            return str(name[0]).removeprefix(IPV4_IN_IPV6) if isinstance(name, tuple) else ""
         return ""
 
     def traffic(self, fd: int) -> Traffic | None:

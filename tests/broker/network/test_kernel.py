@@ -79,3 +79,9 @@ def test_the_limit_of_fds_is_raised_as_far_as_may_be() -> None:
 def test_elsewhere_nothing_is_known_and_nothing_is_cut() -> None:
     other = Kernel()
     assert (other.identity(0), other.traffic(0), other.memory_bytes()) == (None, None, 0)
+
+
+def test_a_number_that_is_another_sockets_by_now_has_no_address() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert Linux().address(one.fileno()) == ""
