@@ -23,8 +23,9 @@ def path_of(node: NodeSettings) -> Path:
     return Path(node.cache_dir).resolve() / "nodes" / f"{name}.broker-keys"
 
 
-def write(path: Path, broker_keys: tuple[str, ...]) -> None:
-    """Write the keys in the place of earlier ones; log a failure."""
+def write(node: NodeSettings, broker_keys: tuple[str, ...]) -> None:
+    """Write a node's keys in the place of earlier ones; log a failure."""
+    path = path_of(node)
     try:
         private_files.make_folder(path.parent)
         private_files.replace(path, msgspec.json.encode(broker_keys))

@@ -151,7 +151,7 @@ def main() -> int:
     die_with_parent(int(sys.argv[2]))
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(own_interpreter.COMPAT))
-    gc.disable()  # PERF: what is imported stays, and looking for garbage in it took a sixth of the import
+    gc.disable()  # PERF: what is imported stays; looking for garbage in it took a quarter of the time
     from torchrelay.worker.model import process  # with torch and all that a worker needs, once
 
     gc.freeze()  # what is here is looked at by no fork's collector, and so stays shared

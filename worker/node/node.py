@@ -88,8 +88,7 @@ class Node:
     async def open(self) -> None:
         """Remove leftovers and start the launcher, before `run`. Raises OSError."""
         if self._settings.credentials_file is not None:
-            shared = broker_keys_file.path_of(self._settings)
-            await asyncio.to_thread(broker_keys_file.write, shared, self._link.place.broker_keys)
+            await asyncio.to_thread(broker_keys_file.write, self._settings, self._link.place.broker_keys)
         await self._workers.open()
 
     async def run(self) -> int:
@@ -163,8 +162,7 @@ class Node:
             path = Path(self._settings.credentials_file)
             keep = partial(member_credentials.keep_broker_keys, path, place.secret_key, broker_keys)
             self._loop.run_in_executor(None, keep)
-            shared = broker_keys_file.path_of(self._settings)
-            self._loop.run_in_executor(None, broker_keys_file.write, shared, broker_keys)
+            self._loop.run_in_executor(None, broker_keys_file.write, self._settings, broker_keys)
 
     def _connected(self) -> None:
         """Say again what is in no beat; a broker that doesn't know this node gets it with the hello."""

@@ -159,6 +159,14 @@ def test_a_beat_tells_which_of_several_leases_were_lost() -> None:
     assert len(rig.core.jobs.leases) == 3
 
 
+def worker_that_numbers_answers(rig: Rig) -> bytes:
+    """Start one of which the broker knows what it has not heard."""
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    return rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=1)
+
+
 def lose_on_the_way(rig: Rig, worker: bytes) -> m.Assign:
     """Have a worker that beats know nothing of the batch that it was given."""
     batch = rig.only(worker, m.Assign)
@@ -169,10 +177,7 @@ def lose_on_the_way(rig: Rig, worker: bytes) -> m.Assign:
 
 def test_a_batch_that_never_reached_its_worker_has_used_up_no_try_however_often_that_happens() -> None:
     rig = Rig()
-    rig.join_gateway()
-    rig.join_node()
-    rig.register()
-    worker = rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=1)
+    worker = worker_that_numbers_answers(rig)
     rig.submit(1)
     for _ in range(MISSES_LIMIT - 1):
         lose_on_the_way(rig, worker)
@@ -184,10 +189,7 @@ def test_a_batch_that_never_reached_its_worker_has_used_up_no_try_however_often_
 
 def test_a_batch_that_no_worker_can_read_is_refused_in_the_end() -> None:
     rig = Rig()
-    rig.join_gateway()
-    rig.join_node()
-    rig.register()
-    worker = rig.worker_ready(rig.only(NODE, m.StartWorker), next_serial=1)
+    worker = worker_that_numbers_answers(rig)
     rig.submit(1)
     for _ in range(MISSES_LIMIT):
         lose_on_the_way(rig, worker)

@@ -11,14 +11,19 @@ OLD, NEW = "a" * 64, "b" * 64
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return broker_keys_file.path_of(NodeSettings(name="../rack 3", cache_dir=str(tmp_path)))
+def node(tmp_path: Path) -> NodeSettings:
+    return NodeSettings(name="../rack 3", cache_dir=str(tmp_path))
 
 
-def test_the_last_keys_written_are_read(path: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def path(node: NodeSettings) -> Path:
+    return broker_keys_file.path_of(node)
+
+
+def test_the_last_keys_written_are_read(node: NodeSettings, path: Path, tmp_path: Path) -> None:
     assert broker_keys_file.read(path) == ()
     for keys in ((OLD, NEW), (NEW,)):
-        broker_keys_file.write(path, keys)
+        broker_keys_file.write(node, keys)
         assert broker_keys_file.read(path) == keys
     assert path.parent == tmp_path / "nodes"
     assert list(path.parent.iterdir()) == [path]
@@ -32,8 +37,8 @@ def test_what_is_no_list_of_keys_says_none(path: Path, content: bytes) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_logged(
-    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    node: NodeSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "nodes").write_text("no folder")
-    broker_keys_file.write(path, (OLD,))
+    broker_keys_file.write(node, (OLD,))
     assert [record.msg for record in caplog.records] == ["broker_keys.not_written"]
