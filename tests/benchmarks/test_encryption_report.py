@@ -1,3 +1,7 @@
+from pathlib import Path
+
+import msgspec
+
 from benchmarks import encryption_report, report
 from benchmarks.results import Check, EncryptionPoint, EncryptionResults, Load, Machine, RunPlan
 from tests.benchmarks.test_report import results as of_servers
@@ -49,3 +53,13 @@ def test_the_page_on_performance_has_the_section_where_there_are_figures() -> No
     assert "Encryption between hosts" not in report.render(of_servers())
     found = results([point("plain", 0, 100, 1.0), point("secured", 0, 90, 1.0)])
     assert encryption_report.render(found) in report.render(of_servers(), found)
+
+
+def test_the_page_is_written_with_the_figures_that_lie_beside_its_own(tmp_path: Path) -> None:
+    raw, page = tmp_path / "performance.json", tmp_path / "performance.md"
+    report.write(of_servers(), raw, page)
+    assert page.read_text() == report.render(of_servers())
+    found = results([point("plain", 0, 100, 1.0), point("secured", 0, 90, 1.0)])
+    raw.with_name("encryption.json").write_bytes(msgspec.json.encode(found))
+    report.write(of_servers(), raw, page)
+    assert page.read_text() == report.render(of_servers(), found)
