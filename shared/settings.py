@@ -403,6 +403,10 @@ class NodeSettings(Settings, frozen=True, kw_only=True):
     #: Threads of torch in each worker on a cpu. 0: as OMP_NUM_THREADS or MKL_NUM_THREADS says; without
     #: them the host's cpus are shared evenly among 2 workers or more.
     threads_per_worker: NotNegative = 0
+    #: Modules that are imported once, before there are workers, which then start in milliseconds and share
+    #: them. None may start a thread or use a GPU when it is imported. What else its handler needs a worker
+    #: imports by itself.
+    preload: tuple[str, ...] = ("torch",)
     #: How long workers may finish their batch when the node stops.
     stop_grace_s: PositiveSeconds = 3.0
     #: How long a node that is told to stop waits before that for its workers to be replaced on other nodes;

@@ -82,6 +82,15 @@ Labels = Annotated[
         help="What models may ask of this host (`zone=a`); may be given several times.",
     ),
 ]
+Preload = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preload",
+        metavar="MODULE",
+        envvar="TORCHRELAY_PRELOAD",
+        help="A module to import once for all workers, or `none`; repeatable. [default: torch]",
+    ),
+]
 CacheDir = Annotated[
     str | None,
     typer.Option(

@@ -143,6 +143,7 @@ def worker(
     device: options.Devices = None,
     slots: options.Slots = None,
     label: options.Labels = None,
+    preload: options.Preload = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,
@@ -163,7 +164,9 @@ def worker(
     from torchrelay.shared.torchserve.config_keys import ConfigValues
 
     checks.require_broker_addresses(dialled=broker)
-    command_line = ConfigValues(node_labels=config_sources.node_labels(label))
+    command_line = ConfigValues(
+        node_labels=config_sources.node_labels(label), preload=config_sources.preloaded(preload)
+    )
     here = host.look(environment())
     entry = joining.Joining.of_command("node", join, join_file, credentials, environment(), name)
     way = entry.way(broker, lambda: broker_address.of_this_user(environment()), insecure=insecure)

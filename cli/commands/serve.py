@@ -43,6 +43,7 @@ def serve(
     slots: options.Slots = None,
     device: options.Devices = None,
     label: options.Labels = None,
+    preload: options.Preload = None,
     cache_dir: options.CacheDir = None,
     cache_limit_gb: options.CacheLimit = options.DEFAULT_CACHE_LIMIT_GB,
     pass_credential: options.PassCredentials = None,

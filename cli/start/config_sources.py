@@ -30,6 +30,7 @@ def command_line_values(
     metrics_address: str | None = None,
     allowed_hosts: str | None = None,
     label: Sequence[str] | None = None,
+    preload: Sequence[str] | None = None,
     **_others: object,
 ) -> ConfigValues:
     """Make values of a command's parameters, by their names, all of which `typer.Context.params` has.
@@ -62,6 +63,7 @@ def command_line_values(
             metrics_address=_address(metrics_address),
             allowed_hosts=None if allowed_hosts is None else config_parsers.parse_hosts(allowed_hosts),
             node_labels=node_labels(label),
+            preload=preloaded(preload),
         )
     except ValueError as error:
         raise Fault(str(error)) from error
@@ -73,6 +75,14 @@ def node_labels(texts: Sequence[str] | None) -> Labels | None:
         return labels.parse(texts) if texts else None
     except ValueError as error:
         raise Fault(f"--label: {error}") from error
+
+
+def preloaded(texts: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Read the options `--preload`; None where there is none. Raises Fault for what is no module's name."""
+    try:
+        return config_parsers.parse_modules(",".join(texts)) if texts else None
+    except ValueError as error:
+        raise Fault(f"--preload: {error}") from error
 
 
 def _address(text: str | None) -> str | None:

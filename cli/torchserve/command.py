@@ -119,6 +119,7 @@ def command_line_values(given: argparse.Namespace) -> ConfigValues:
         enable_model_api=given.model_mode,
         tokens=False if given.token_auth else None,
         allowed_hosts=environment().get("TORCHRELAY_ALLOWED_HOSTS"),
+        preload=[preload] if (preload := environment().get("TORCHRELAY_PRELOAD")) else None,
     )
 
 

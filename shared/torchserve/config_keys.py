@@ -111,6 +111,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cors_allowed_headers: Annotated[Text, Key(p.parse_text, "gateway")] = None
     blacklist_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     # TorchServe ignores these.
+    preload: Annotated[tuple[str, ...] | None, Key(p.parse_modules, "node")] = None
     node_labels: Annotated[Labels | None, Key(p.parse_labels, "node.labels")] = None
     install_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     install_timeout_s: Annotated[Number, Key(p.parse_number(1), "node")] = None

@@ -74,6 +74,15 @@ def parse_snapshot(text: str) -> tuple[StartupModel, ...]:
     return models
 
 
+def parse_modules(text: str) -> tuple[str, ...]:
+    """Read names of Python modules, between which are commas or blanks; `none` is none of them."""
+    names = [name for name in re.split(r"[,\s]+", text) if name and name.lower() != "none"]
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is no module's name")
+    return tuple(dict.fromkeys(names))
+
+
 def text_of(value: object) -> str:
     """Write a value so that its parser reads it again."""
     if isinstance(value, bool):

@@ -10,7 +10,7 @@ from tests.contracts.source import PACKAGES, ROOT, Module, imports, libraries, m
 
 #: Library -> the folders and files that may import it. Each of them does, or it goes from here.
 HOMES = {
-    "torch": ("worker/model/", "worker/compat/ts/"),
+    "torch": ("worker/compat/ts/",),
     "numpy": ("worker/compat/ts/",),
     "falcon": ("gateway/api/", "gateway/app.py"),
     "gunicorn": ("gateway/main.py",),

@@ -48,7 +48,7 @@ def lasting_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture
 def joined(lasting_fleet: Fleet) -> Iterator[Fleet]:
-    """A fleet with one node, for tests that leave it as it was: starting one takes seconds, for torch."""
+    """A fleet with one node, for tests that leave it as it was: starting one takes its time."""
     lasting_fleet.beat()  # while another fleet's test ran, this broker seemed to be away
     yield lasting_fleet
     lasting_fleet.stop_workers()

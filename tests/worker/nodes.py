@@ -50,6 +50,8 @@ class Fleet:
                 "cache_dir": str(self.folder / "cache"),
                 # A worker's interpreter takes its time to end where the host is busy.
                 "stop_grace_s": HANG_S,
+                # What takes most of a node's start, and few handlers here need.
+                "preload": (),
                 **changes,
             }  # type: ignore[arg-type]  # a test names its own fields
         )

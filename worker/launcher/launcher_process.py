@@ -1,13 +1,15 @@
 """The fork server: imports torch once, then forks a worker in milliseconds whenever its node asks.
 
-`python -m torchrelay.worker.launcher FD PID`, where FD is one end of a socket pair that its node, PID, holds.
-It runs one thread, no torch operation and no CUDA call, so that its children start clean. When the node goes,
-its end of the pair closes, and the launcher kills all workers, with all that they have started, and ends.
+`python -m torchrelay.worker.launcher FD PID MODULE...`: FD is one end of a socket pair that its node, PID,
+holds, and MODULE, torch unless the settings say otherwise, is imported before anything is forked. It runs one
+thread, no torch operation and no CUDA call, so that its children start clean. When the node goes, its end of
+the pair closes, and the launcher kills all workers, with all that they have started, and ends.
 """
 
 import contextlib
 import errno
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -16,8 +18,10 @@ import sys
 import msgspec
 import psutil
 
+from torchrelay.shared.containment import first_fault
 from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
 from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
+from torchrelay.worker.common.handler_errors import one_line
 from torchrelay.worker.launcher import launcher_protocol as protocol
 from torchrelay.worker.launcher import own_interpreter
 
@@ -76,12 +80,12 @@ class WorkerForkServer(ForkServer[Child]):
         for fd in fds:
             os.close(fd)
         if failure is not None:
-            self._report(protocol.Exited(worker_id, 1, None))
+            self.tell(protocol.Exited(worker_id, 1, None))
             return None
         # The child does it too: whoever comes first, no signal to the group finds none.
         os.setpgid(pid, pid)
         self._pids[worker_id] = pid
-        self._report(protocol.Forked(worker_id, pid))
+        self.tell(protocol.Forked(worker_id, pid))
         return None
 
     def _reap(self) -> None:
@@ -94,7 +98,7 @@ class WorkerForkServer(ForkServer[Child]):
             _, status = os.waitpid(pid, 0)
             del self._pids[worker_id]
             code = os.waitstatus_to_exitcode(status)
-            self._report(protocol.Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
+            self.tell(protocol.Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
         self._reap_adopted()
 
     def _reap_adopted(self) -> None:
@@ -124,7 +128,8 @@ class WorkerForkServer(ForkServer[Child]):
                     process.kill()
             psutil.wait_procs(left, timeout=_ROUND_S)
 
-    def _report(self, report: protocol.Report) -> None:
+    def tell(self, report: protocol.Report) -> None:
+        """Tell the node something."""
         try:
             self._orders.send(msgspec.json.encode(report))
         except (BrokenPipeError, ConnectionResetError):
@@ -144,6 +149,16 @@ def _be_a_worker(stdout_fd: int, stderr_fd: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
 
 
+def _preload(modules: list[str]) -> list[protocol.NotPreloaded]:
+    """Import what workers are to share; return what can't be: a worker that needs it fails by itself."""
+    failed = []
+    coming = iter(modules)
+    while fault := first_fault(coming, importlib.import_module):
+        module, error = fault
+        failed.append(protocol.NotPreloaded(module, one_line(error)))
+    return failed
+
+
 def main() -> int:
     """Serve forks; in each forked process, be a worker."""
     node = inherited_socket(int(sys.argv[1]))
@@ -152,15 +167,19 @@ def main() -> int:
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(own_interpreter.COMPAT))
     gc.disable()  # PERF: what is imported stays; looking for garbage in it took a quarter of the time
-    from torchrelay.worker.model import process  # with torch and all that a worker needs, once
+    from torchrelay.worker.model import loaded_torch, process  # with all that a worker needs, once
 
+    failed = _preload(sys.argv[3:])
     gc.freeze()  # what is here is looked at by no fork's collector, and so stays shared
     gc.enable()
-    assert not process.is_cuda_initialized(), "no child could use its GPU"
+    if loaded_torch.is_cuda_initialized():
+        sys.exit("what is preloaded uses a GPU while it is imported, and so no worker could use it")
     outlive_parent()
     # A handler's child in a session of its own is not of its worker's group, and would outlive us.
     adopt_orphans()
     server = WorkerForkServer(node)
+    for report in failed:
+        server.tell(report)
     child = server.serve()
     if child is None:
         server.end_all()

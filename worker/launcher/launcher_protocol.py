@@ -87,6 +87,13 @@ class Exited(msgspec.Struct, frozen=True, tag=True):
     signal: int | None
 
 
+class NotPreloaded(msgspec.Struct, frozen=True, tag=True):
+    """A module that workers were to share can't be imported; they run without."""
+
+    module: str
+    reason: str
+
+
 class LoadingPhase(msgspec.Struct, frozen=True, tag=True):
     """What is written into the status pipe of a worker that has loaded its model, and isn't ready yet."""
 
@@ -101,5 +108,5 @@ class LastWords(msgspec.Struct, frozen=True, tag=True):
 
 
 Order = Fork | Signal
-Report = Forked | Exited
+Report = Forked | Exited | NotPreloaded
 Status = LoadingPhase | LastWords

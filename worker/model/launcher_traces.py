@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
-import torch
-
 from torchrelay.shared import settings
 from torchrelay.worker.common.worker_environment import threads_asked_for
+from torchrelay.worker.model import loaded_torch
 
 
 def hide_program() -> ModuleType:
@@ -27,7 +26,8 @@ def hide_program() -> ModuleType:
 
 def draw_own_randomness() -> None:
     """Draw other random numbers than the processes that were forked from the same one, and other keys."""
-    torch.default_generator.seed()
+    if torch := loaded_torch.module():
+        torch.default_generator.seed()
     # Imported by torch, where it is installed; Python itself sees to its own.
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
@@ -38,9 +38,13 @@ def draw_own_randomness() -> None:
 def heeding_imports() -> Iterator[None]:
     """Let a module that is imported inside set torch's number of threads in the environment.
 
-    torch reads that when it is imported, which the launcher has done before there was a handler. One that
-    calls torch itself has the last word.
+    torch reads that when it is imported, which the launcher may have done before there was a handler. A
+    handler that calls torch itself has the last word.
     """
+    torch = loaded_torch.module()
+    if torch is None:
+        yield
+        return
     before = threads_asked_for(settings.environment())
     own, calls = torch.set_num_threads, list[int]()
 

@@ -1,17 +1,16 @@
 """What callers get: a row of a handler's output, or what it raised, becomes a response; no I/O."""
 
-import io
 import json
 import re
 from collections.abc import Callable
 
-import torch
 from ts.context import RequestProcessor
 from ts.utils.util import PredictionException
 
 from torchrelay.shared.errors import OutOfResources, PredictionFailed, RelayError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded, is_out_of_memory, one_line, text_of
+from torchrelay.worker.model import loaded_torch
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -111,10 +110,8 @@ def _encoded(value: object) -> bytes:
         if type(encoded) is not bytes:
             raise TypeError(f"{type(value).__name__}.encode() returned no bytes")
         return encoded
-    if isinstance(value, torch.Tensor):
-        file = io.BytesIO()
-        torch.save(value, file)
-        return file.getvalue()
+    if (tensor := loaded_torch.saved(value)) is not None:
+        return tensor
     return json.dumps(value, indent=2).encode()
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
-import torch
 
 from torchrelay.shared import clock, settings
 from torchrelay.shared.containment import first_fault
@@ -31,7 +30,7 @@ from torchrelay.worker.common.handler_errors import is_out_of_memory, one_line
 from torchrelay.worker.common.measuring import POINTS_PER_MESSAGE, Measuring
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.launcher.launcher_protocol import LastWords, LoadingPhase, WorkerSpec
-from torchrelay.worker.model import launcher_traces, ranks
+from torchrelay.worker.model import launcher_traces, loaded_torch, ranks
 from torchrelay.worker.model.async_engine import Engine, engine_for
 from torchrelay.worker.model.engines import Share, ended_sequences
 from torchrelay.worker.model.held_leases import HeldLeases, batch_of
@@ -311,11 +310,6 @@ def _reporting_failure(status_fd: int) -> Iterator[None]:
         os.close(status_fd)
 
 
-def is_cuda_initialized() -> bool:
-    """Tell whether this process has touched a GPU, after which no fork of it could."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # torch's
-
-
 def run(spec: WorkerSpec, status_fd: int) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
     settings.add_to_environment(spec.variables)
@@ -333,7 +327,7 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         if start.gpu_ids:
             start = msgspec.structs.replace(start, gpu_id=rank_role.rank if rank_role else 0)
         if number := ranks.threads(config) if rank_role else spec.threads:
-            torch.set_num_threads(number)
+            loaded_torch.use_threads(number)
         launcher_traces.draw_own_randomness()
         ours = [*hide_our_modules(model_dir).values(), launcher_traces.hide_program()]
         model = load(start, model_dir)

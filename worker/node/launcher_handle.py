@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -22,15 +22,15 @@ FIRST_ANSWER_LIMIT_S = 120.0
 class Launcher:
     """A fork server process, `python -m torchrelay.worker.launcher`, that ends when this object is closed.
 
-    It imports torch first, which takes seconds; orders that are sent meanwhile wait in the socket.
+    It imports modules first, which takes seconds; orders that are sent meanwhile wait in the socket.
     """
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        """Start it with these variables as its whole environment."""
+    def __init__(self, variables: Mapping[str, str], preload: Sequence[str]) -> None:
+        """Start it with these variables as its whole environment; workers share the modules of `preload`."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             # -P: what lies in the folder the node was started in is none of a handler's modules.
-            arguments = [str(theirs.fileno()), str(os.getpid())]
+            arguments = [str(theirs.fileno()), str(os.getpid()), *preload]
             command = [sys.executable, "-P", "-m", "torchrelay.worker.launcher", *arguments]
             # In a process group of its own: it survives a kill of the node's group, and ends the workers.
             self._process = subprocess.Popen(

@@ -28,7 +28,13 @@ from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.shared.wire.sockets import new_key_pair
 from torchrelay.worker.common import broker_keys_file, worker_environment
 from torchrelay.worker.common.measuring import PrintedMetrics
-from torchrelay.worker.launcher.launcher_protocol import Exited, Forked, SequenceHeaders, WorkerSpec
+from torchrelay.worker.launcher.launcher_protocol import (
+    Exited,
+    Forked,
+    NotPreloaded,
+    SequenceHeaders,
+    WorkerSpec,
+)
 from torchrelay.worker.node.archive_cache import ArchiveCache, Phase
 from torchrelay.worker.node.dependencies import Environment, Installer, InstallFailed, requirements
 from torchrelay.worker.node.eviction import Eviction
@@ -125,12 +131,12 @@ class WorkerProcesses:
         self._metrics = PrintedMetrics(send)
 
     async def open(self) -> None:
-        """Remove what nodes that were killed have left; have torch imported before a worker is wanted."""
+        """Remove what nodes that were killed have left; have modules imported before a worker is wanted."""
         await self._model_dirs.open()
         self._start_launcher()
 
     def _start_launcher(self) -> Launcher:
-        launcher = self._launcher = Launcher(self._variables)
+        launcher = self._launcher = Launcher(self._variables, self._settings.preload)
         self._loop.add_reader(launcher.fd, self._on_report, launcher)
         return launcher
 
@@ -378,6 +384,10 @@ class WorkerProcesses:
         report = launcher.report()
         if report is None:
             self._lose_launcher(launcher)
+            return
+        if isinstance(report, NotPreloaded):
+            facts = {"wanted": report.module, "reason": report.reason}
+            logger.warning("node.not_preloaded", extra=facts)
             return
         worker = self._workers.get(report.worker_id)
         if worker is None or worker.process is None or worker.process.launcher is not launcher:

@@ -30,6 +30,14 @@ def test_labels_are_read_and_faults_of_theirs_named_with_the_option() -> None:
         config_sources.command_line_values(label=["zone=a", "zone=b"])
 
 
+def test_modules_to_preload_are_read_and_faults_of_theirs_named_with_the_option() -> None:
+    assert config_sources.command_line_values(preload=["torch", "a.b"]).preload == ("torch", "a.b")
+    assert config_sources.command_line_values(preload=["none"]).preload == ()
+    assert config_sources.command_line_values(preload=[]).preload is None, "the file's count then"
+    with pytest.raises(Fault, match="--preload: 'a-b' is no module's name"):
+        config_sources.command_line_values(preload=["a-b"])
+
+
 def test_how_long_logs_become_is_read_from_the_environment() -> None:
     assert config_sources.log_limits({}) == LogLimits(100 << 20, 5)
     variables = {"TORCHRELAY_LOG_FILE_MB": "7", "TORCHRELAY_LOG_FILES": "0"}

@@ -370,6 +370,20 @@ def test_labels_of_a_node_come_from_any_source_and_a_snapshot_repeats_them() -> 
             plan(file=f"node_labels={broken}")
 
 
+def test_modules_to_preload_come_from_any_source_and_a_snapshot_repeats_that_there_are_none() -> None:
+    file = "preload = torch, torchvision.ops, torch\nenable_envvars_config=true"
+    assert plan(file=file).node.preload == ("torch", "torchvision.ops")
+    assert plan(ConfigValues(preload=("a",)), file).node.preload == ("a",)
+    assert plan(file=file, environ={"TS_PRELOAD": "None"}).node.preload == ()
+    assert plan().node.preload == ("torch",)
+    for nothing in ("preload=", "preload=none"):
+        assert plan(file=nothing).node.preload == ()
+    assert ("preload", "") in plan(ConfigValues(preload=())).broker.snapshot_config
+    for broken in ("torch vision-ops", "3d", "a..b", "-c"):
+        with pytest.raises(SettingsError, match="is no module's name"):
+            plan(file=f"preload={broken}")
+
+
 def test_names_that_callers_may_ask_by_come_from_any_source() -> None:
     file = "allowed_hosts = gateway, *.svc.cluster.local,\nenable_envvars_config=true"
     assert plan(file=file).gateway.allowed_hosts == ("gateway", "*.svc.cluster.local")

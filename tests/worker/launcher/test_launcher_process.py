@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -42,8 +43,18 @@ def test_a_launcher_whose_node_died_before_it_began_ends_without_waiting_for_tor
 
 
 def test_a_closed_launcher_ends_by_itself() -> None:
-    launcher = Launcher(environment())
+    launcher = Launcher(environment(), ["torch"])
     assert launcher.close(60) == 0
+
+
+def test_a_launcher_that_has_a_gpu_in_use_ends_since_no_worker_could_use_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "torch.py").write_text("class cuda:\n    is_initialized = lambda: True\n")
+    launcher = Launcher({**environment(), "PYTHONPATH": str(tmp_path)}, ["torch"])
+    assert launcher.report() is None
+    assert launcher.close(60) == 1
+    assert "no worker could use it" in capfd.readouterr().err
 
 
 #: A launcher on a host that has no room for one more process.

@@ -4,8 +4,11 @@ Those are as many as the environment of the node says, or what a handler says be
 """
 
 import ast
+import io
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from tests.worker.nodes import Fleet, answers, load, submit
 from torchrelay.shared.wire import messages as m
@@ -86,6 +89,16 @@ class Numbers(torch.utils.data.Dataset):
 def square(number):
     return number * number
 """
+
+
+@pytest.fixture(scope="module")
+def lasting_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A fleet whose launcher has torch, as it has unless told otherwise."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"))
+    fleet.start_node(preload=("torch",))
+    fleet.node = fleet.join()
+    yield fleet
+    fleet.close()
 
 
 @pytest.fixture(scope="module")
@@ -206,14 +219,46 @@ def test_a_handler_may_set_what_torch_allows_once_only(joined: Fleet) -> None:
 
 def test_the_environments_number_counts_unless_the_operator_names_one(fleet: Fleet) -> None:
     fleet.variables = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    fleet.start_node()
+    fleet.start_node(preload=("torch",))
     fleet.join()
     assert threads(fleet, TELLS)[0] == 1
     # What it is without them is never 3 on a machine of any size.
     fleet.variables = {"OMP_NUM_THREADS": "3"}
-    fleet.start_node(name="other")
+    fleet.start_node(name="other", preload=("torch",))
     fleet.join()
     from_environment = threads(fleet, TELLS)[0]
-    fleet.start_node(name="third", threads_per_worker=4)
+    fleet.start_node(name="third", threads_per_worker=4, preload=("torch",))
     fleet.join()
     assert (from_environment in (2, 3), threads(fleet, TELLS)[0]) == (True, 4)
+
+
+def test_the_operators_number_counts_where_torch_is_imported_by_the_handler_alone(fleet: Fleet) -> None:
+    fleet.variables = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+    fleet.start_node(threads_per_worker=1, preload=())
+    fleet.join()
+    assert threads(fleet, TELLS)[0] == 1
+
+
+TELLS_MODULES = """
+import sys
+AT_FIRST = [name in sys.modules for name in ("torch", "colorsys", "turtle")]
+def handle(data, context):
+    if data is not None:
+        import torch
+        return [f"{AT_FIRST} {torch.rand(1).item()}", torch.ones(1)][:len(data)]
+"""
+
+
+def test_workers_share_what_is_named_and_a_name_that_nothing_has_is_in_the_log(fleet: Fleet) -> None:
+    fleet.start_node(preload=("no_such_module", "colorsys"))
+    fleet.join()
+    loaded = load(fleet, TELLS_MODULES)
+    submit(fleet, loaded.worker, b"x", b"y")
+    said, tensor = (answer.body for answer in answers(fleet))
+    assert isinstance(said, bytes)
+    assert said.startswith(b"[False, True, False]"), "torch wasn't named, and is there for who imports it"
+    assert isinstance(tensor, bytes)
+    assert torch.load(io.BytesIO(tensor)).tolist() == [1.0]
+    [line] = [line for line in fleet.node_log().splitlines() if "node.not_preloaded" in line]
+    assert "wanted=no_such_module" in line
+    assert "No module named 'no_such_module'" in line
