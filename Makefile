@@ -41,6 +41,7 @@ fuzz: .venv/.dev
 
 # Each fault of each part of a fleet, as root; about five minutes. Most of it is waiting, so that several fleets go
 # side by side. Writes what docs/reliability.md is made of.
+matrix: export TORCHRELAY_PRELOAD := torch
 matrix: .venv/.dev
 	rm -f benchmarks/results/matrix.jsonl
 	MATRIX_RESULTS=benchmarks/results/matrix.jsonl $(BIN)/pytest tests/reliability/test_matrix.py --numprocesses 4 --dist worksteal

@@ -1,10 +1,14 @@
 """Undoes what whoever starts the tests has passed on to all that they start, and says what comes first."""
 
 import gc
+import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+
+from tests.installation import PRELOAD
 
 
 def _pass_none_on(number: int) -> None:
@@ -18,6 +22,9 @@ def pytest_configure() -> None:
     # Shells ignore the one in what they start in the background, nohup the other.
     _pass_none_on(signal.SIGINT)
     _pass_none_on(signal.SIGHUP)
+    # PERF: torch takes 1.3 of the 3.3 s of cpu that a server takes to start. Few handlers of tests need it;
+    # tests that do, and those of `serve` as users have it, ask for `preloaded_torch`.
+    os.environ.setdefault(PRELOAD, "none")
     # PERF: what is imported and collected stays. Looking for garbage in it took a third of that time.
     gc.disable()
 
@@ -37,3 +44,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         starts = Counter(item.path for item in items if item.get_closest_marker("integration"))
         tests = Counter(item.path for item in items)
         items.sort(key=lambda item: (-starts[item.path], -tests[item.path]))
+
+
+@pytest.fixture(scope="module")
+def preloaded_torch() -> Iterator[None]:
+    """Let workers of what a module starts share torch, as they do unless told otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(PRELOAD)
+        yield

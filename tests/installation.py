@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+#: The commands take from this variable what workers share: here it is not torch, see `tests/conftest.py`.
+PRELOAD = "TORCHRELAY_PRELOAD"
 ROOT = Path(__file__).parents[1]
 _FOLDERS = ("broker", "cli", "gateway", "shared", "src", "worker")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.installation import command
+from tests.installation import PRELOAD, command
+from torchrelay.shared.settings import environment
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 #: Options of `torchserve`; the replayer fills them in.
@@ -17,6 +18,8 @@ USUAL_OPTIONS = {
     "env": {},
     "flags": ["--ncs", "--disable-token-auth", "--enable-model-api"],
 }
+#: In the names of archives whose handlers import torch.
+WITH_TORCH = ("tiny_", "mixed_output", "describes_itself")
 #: What our answers may have beyond TorchServe's: a 5xx says why.
 EXTRA_FIELDS = "details"
 
@@ -54,13 +57,19 @@ def replay(transcript: Path, store: Path, address: str, scratch: Path) -> dict[s
     done = subprocess.run(
         [sys.executable, GOLDEN / "replay.py", "--quiet", "--extra", EXTRA_FIELDS, "--keep",
          "--scratch", scratch, "--store", store, "--start-cmd", start, *listeners(address), transcript],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, env=_variables(transcript),
     )  # fmt: skip
     found = dict(_DIFFERENCE.findall(done.stdout))
     # Whatever else made it fail, a server that didn't start for one, must not pass for agreement.
     if done.returncode and not found:
         raise AssertionError(f"{done.stdout}{done.stderr}{_log(scratch)}")
     return found
+
+
+def _variables(transcript: Path) -> dict[str, str]:
+    """Let workers share torch, as they do unless told otherwise, where one needs it."""
+    preload = "torch" if any(name in transcript.read_text() for name in WITH_TORCH) else "none"
+    return {**environment(), PRELOAD: preload}
 
 
 def _log(scratch: Path) -> str:

@@ -14,7 +14,7 @@ from tests.integration.archives import HANDLERS, make_store
 from tests.integration.fleet import fleet, own_address
 from tests.support import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("preloaded_torch")]
 
 #: The real TorchServe needs Java and an environment of its own: say where. One on the PATH may be ours.
 TORCHSERVE = os.environ.get("TORCHSERVE")

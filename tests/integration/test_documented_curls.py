@@ -12,7 +12,7 @@ from tests.integration.archives import make
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("preloaded_torch")]
 
 ZERO = "Use scale workers API to add workers for the model."
 NOT_ALLOWED = {

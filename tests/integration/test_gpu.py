@@ -15,6 +15,7 @@ GPUS = [device for device in devices.offered(("auto",), environment()) if device
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.gpu,
+    pytest.mark.usefixtures("preloaded_torch"),
     pytest.mark.skipif(not GPUS, reason="no CUDA device; see CONTRIBUTING.md, how tests look"),
 ]
 

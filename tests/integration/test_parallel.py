@@ -10,7 +10,7 @@ from tests.integration.archives import make
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("preloaded_torch")]
 
 CONFIG = "parallelType: tp\ndeviceType: cpu\ntorchrun: {nproc-per-node: 3}\n"
 SUMS = """

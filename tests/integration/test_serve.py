@@ -13,7 +13,7 @@ from tests.integration.archives import make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("preloaded_torch")]
 
 
 @pytest.fixture(scope="module")
