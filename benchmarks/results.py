@@ -123,6 +123,27 @@ class Loop(Record, frozen=True, kw_only=True):
     us_per_job: float
 
 
+class FleetRow(Record, frozen=True, kw_only=True):
+    """What one thing took in the broker's core of a fleet of so many models x workers, in CPU time."""
+
+    fleet: str
+    what: str
+    turns: int
+    #: Microseconds for each of what was done: a worker, a job, a beat, a question.
+    us_each: float
+    longest_ms: float
+
+
+class FleetResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.fleets` found."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    rows: tuple[FleetRow, ...]
+
+
 class Results(Record, frozen=True, kw_only=True):
     """One run of all benchmarks; `servers` is key -> label, the one of interest first."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from torchrelay.broker.core.states import JobState
+from torchrelay.broker.core.states import ENDED, JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.jobs.queues import Job
 from torchrelay.shared import errors
@@ -99,7 +99,7 @@ class Answers:
         self._end(self.gateways[job.gateway], job, outcome)
 
     def _end(self, gateway: Gateway, job: Job, outcome: str) -> None:
-        job.move(JobState.ENDED)
+        job.move(ENDED)
         self._stats.versions[job.key].outcomes[outcome] += 1
         del gateway.jobs[job.number]
 

@@ -260,10 +260,12 @@ class BrokerCore:
             worker.last_heard = now
             if worker.is_cut:
                 worker.is_cut = False
+                worker.touch()
                 self.jobs.touch(worker.key)
             self._from_worker(worker, peer, message, event.frames, now)
         elif node := self.fleet.nodes.get(peer):
             node.last_heard = now
+            self.fleet.late_nodes.remove(peer)
             self._from_node(node, message, event.frames, now)
         else:
             self._receive_unknown(peer, message, now)
@@ -417,6 +419,7 @@ class BrokerCore:
         """
         if worker := self.workers.by_peer.get(peer):
             worker.is_cut = True
+            worker.touch()
             if isinstance(message, m.Assign):
                 self.jobs.take_back_unsent(worker, message.lease, now)
         elif isinstance(message, m.StartWorker):

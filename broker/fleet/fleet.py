@@ -14,6 +14,7 @@ from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
 from torchrelay.broker.fleet.shares import Shares
 from torchrelay.broker.fleet.shortages import listed
+from torchrelay.broker.fleet.version_workers import LateNodes, VersionWorkers
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.models.catalog import Key
@@ -35,10 +36,11 @@ class Fleet:
         #: The number of the latest beat that they, and all other peers, were sent.
         self.beat = 0
         self.workers: dict[int, FleetWorker] = {}
-        #: The same workers by version; written by `enter` and `remove_worker` alone.
-        self._by_version: dict[Key, dict[int, FleetWorker]] = {}
-        #: And by the node that holds them; written by `_put_on_node` and `remove_worker` alone.
+        #: The same workers by the node that holds them; written by `_put_on_node` and `remove_worker` alone.
         self._by_node: dict[bytes, dict[int, FleetWorker]] = {}
+        self.late_nodes = LateNodes(self.nodes, self._by_node)
+        #: And by version; written by `enter` and `remove_worker` alone.
+        self.versions: dict[Key, VersionWorkers] = {}
         self.conditions: dict[Key, Condition] = {}
         self._next_worker_id = self._first_own_id = FIRST_WORKER_ID + (epoch - 1) * WORKER_IDS_PER_EPOCH
         #: Nodes of before the broker's restart that haven't come back yet.
@@ -87,7 +89,8 @@ class Fleet:
 
     def of_version(self, key: Key) -> list[FleetWorker]:
         """Return a version's workers that are not gone, oldest first."""
-        return list(self._by_version.get(key, {}).values())
+        workers = self.versions.get(key)
+        return [] if workers is None else list(workers.by_id.values())
 
     def of_record(self, record: VersionRecord) -> list[FleetWorker]:
         """Return a version's workers as TorchServe shows them, with failed ones that have no successor."""
@@ -219,6 +222,7 @@ class Fleet:
         if is_simple:  # as `name_nodes` would, but at once: a thousand that join take no second
             node.name = free_name(hello.name, self.nodes.values())
         self.nodes[peer] = node
+        self.late_nodes.remove(peer)
         if not is_simple:
             self._name_nodes()
         self.awaited.discard(node.name)
@@ -246,6 +250,7 @@ class Fleet:
         """Remove a node; return the workers that are lost with it."""
         self.must_reconcile = True
         self.nodes.pop(peer, None)
+        self.late_nodes.remove(peer)
         self._name_nodes()
         return self.of_node(peer)
 
@@ -297,16 +302,20 @@ class Fleet:
             del self._by_node[worker.node][worker.worker_id]
             if not self._by_node[worker.node]:
                 del self._by_node[worker.node]
-        del self._by_version[worker.key][worker.worker_id]
-        if not self._by_version[worker.key]:
-            del self._by_version[worker.key]
+        of_version = self.versions[worker.key]
+        of_version.remove(worker)
+        if not of_version.by_id:
+            del self.versions[worker.key]
 
     def enter(self, worker: FleetWorker) -> FleetWorker:
         """Add a worker."""
         self._placement = None
         self.workers[worker.worker_id] = worker
         self._next_worker_id = max(self._next_worker_id, worker.worker_id + 1)
-        self._by_version.setdefault(worker.key, {})[worker.worker_id] = worker
+        of_version = self.versions.get(worker.key)
+        if of_version is None:
+            of_version = self.versions[worker.key] = VersionWorkers(self.late_nodes)
+        of_version.add(worker)
         if worker.node is not None:
             self._put_on_node(worker, worker.node)
         return worker
@@ -315,6 +324,7 @@ class Fleet:
         """Note which node holds a worker that had none."""
         self._placement = None
         worker.node = node
+        worker.touch()
         self._by_node.setdefault(node, {})[worker.worker_id] = worker
 
     def free_places(self) -> Placement:

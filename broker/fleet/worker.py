@@ -59,6 +59,8 @@ class FleetWorker:
     has_answered: bool = False
     #: It ends once what its archive requires is installed, and counts towards no target.
     installs_only: bool = False
+    #: Where it is noted that something has changed which ranks or counts it, see `version_workers`.
+    touched: "dict[FleetWorker, None]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.started_at = self.since
@@ -68,8 +70,13 @@ class FleetWorker:
         assert new in WORKER_MOVES[self.state], f"illegal move {self.state} -> {new}: {self}"
         self.state = new
         self.since = now
+        self.touch()
         if new is WorkerState.READY and self.loaded_at is None:
             self.loaded_at = now
+
+    def touch(self) -> None:
+        """Note that its state, leases, node, or whether it can be reached or has answered, has changed."""
+        self.touched[self] = None
 
     @property
     def all_devices(self) -> tuple[str, ...]:

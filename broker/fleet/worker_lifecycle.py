@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torchrelay.broker.core.states import LIVE, UP, WorkerState
+from torchrelay.broker.core.states import DRAINING, LIVE, UP, WorkerState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
@@ -166,10 +166,12 @@ class WorkerLifecycle:
 
     def completed_batch(self, worker: FleetWorker, now: float) -> None:
         """Forgive failures before it; stop it if that was the last batch of one that drains."""
-        worker.has_answered = True
+        if not worker.has_answered:
+            worker.has_answered = True
+            worker.touch()
         if condition := self._fleet.conditions.get(worker.key):
             condition.count_success(worker)
-        if worker.state is WorkerState.DRAINING and not worker.leases:
+        if worker.state is DRAINING and not worker.leases:
             self._stop(worker, "it has finished its batches", now, kill=False)
 
     # Its process is gone

@@ -59,7 +59,7 @@ class Admission(JobsPart):
         if job.given_up_at < inf:
             self.waiting.deadlines.add(job.given_up_at, (job.gateway, job.number))
         # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
-        if queue.futile_waits and any(worker.leases for worker in self.fleet.of_version(queue.key)):
+        if queue.futile_waits and queue.leases:
             queue.futile_waits = 0
         queue.push(job)
         self.waiting.queued_bytes += job.size

@@ -193,22 +193,14 @@ def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker |
     ending workers, a new one is to show first that it answers: it comes before the others then, and has one
     lease until it has.
     """
-    best, best_rank = None, None
-    proves_first = bool(queue.suspicions.known)
-    for worker in fleet.ready(queue.key):
-        if worker.is_cut or worker.worker_id == queue.kept_worker:
-            continue
-        if proves_first and worker.leases and not worker.has_answered:
-            continue
-        node = fleet.nodes.get(worker.node or b"")
-        is_late = node is not None and node.last_heard < late
-        if is_late and queue.row and queue.row.first.attempt:
-            continue
-        is_proved = proves_first and worker.has_answered
-        rank = (len(worker.leases), is_late, is_proved, -worker.last_assigned_at, worker.worker_id)
-        if best_rank is None or rank < best_rank:
-            best, best_rank = worker, rank
-    return best
+    workers = fleet.versions.get(queue.key)
+    if workers is None:
+        return None
+    kept, prove_first = queue.kept_worker, bool(queue.suspicions.known)
+    worker = workers.best(late, kept=kept, prove_first=prove_first)
+    if worker is not None and worker.node in fleet.late_nodes.peers and queue.row and queue.row.first.attempt:
+        return workers.best(late, kept=kept, prove_first=prove_first, spares_late=True)
+    return worker
 
 
 def _batch_wait_s(queue: VersionQueue, head: Job, depth: int, record: VersionRecord, now: float) -> float:

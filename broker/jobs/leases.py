@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from torchrelay.broker.core.answers import Send, part_lost
-from torchrelay.broker.core.states import JobState
+from torchrelay.broker.core.states import RUNNING
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.isolation import Isolation
@@ -53,7 +53,7 @@ class Leases(JobsPart):
         frames: list[Frame] = []
         size = 0
         for job in jobs:
-            job.move(JobState.RUNNING)
+            job.move(RUNNING)
             job.attempt += 1
             job.lease = number
             size += job.size
@@ -80,7 +80,9 @@ class Leases(JobsPart):
             )
         if not worker.leases or not lease.is_in_order:
             lease.begin(now)
+        queue.leases += 1
         worker.leases.append(lease)
+        worker.touched[worker] = None
         worker.last_assigned_at = now
         self.by_number[number] = lease
         self.send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
@@ -112,7 +114,7 @@ class Leases(JobsPart):
         queue = lease.queue
         for item, frames in zip(message.items, parts, strict=True):
             job = lease.jobs[item.index]
-            if job.state is not JobState.RUNNING:
+            if job.state is not RUNNING:
                 continue
             self.answers.pass_on(job, item.meta, frames, is_final=False)
             if job.parts == 1 and queue.streams(job):
@@ -139,7 +141,7 @@ class Leases(JobsPart):
         answered: list[tuple[Job, int]] = []
         pass_on = self.answers.pass_on
         for job, item, frames in zip(lease.jobs, done.items, parts, strict=True):
-            if job.state is not JobState.RUNNING:
+            if job.state is not RUNNING:
                 continue
             if not is_whole:
                 self.answers.refuse(job, part_lost())
@@ -189,7 +191,7 @@ class Leases(JobsPart):
         """End those of the jobs that run, with an error or because nobody waits, and tell their workers."""
         indexes: dict[int, list[int]] = {}
         for job in jobs:
-            if job.state is not JobState.RUNNING:
+            if job.state is not RUNNING:
                 continue
             lease = self.by_number[job.lease]
             indexes.setdefault(lease.number, []).append(lease.jobs.index(job))
@@ -225,7 +227,7 @@ class Leases(JobsPart):
         """Answer the batches that ran into their deadline; they aren't tried again, their time is over."""
         for lease in leases:
             for job in lease.jobs:
-                if job.state is JobState.RUNNING:
+                if job.state is RUNNING:
                     self.answers.refuse(job, errors.WorkerDied("Worker died.", reason))
             self._drop_lease(worker, lease, now)
 
@@ -272,7 +274,7 @@ class Leases(JobsPart):
                 lease.began_at = None
             back: list[Job] = []
             for job in lease.jobs:
-                if job.state is not JobState.RUNNING:
+                if job.state is not RUNNING:
                     continue
                 if never_came:
                     job.attempt -= 1
@@ -299,7 +301,9 @@ class Leases(JobsPart):
             self.waiting.changed[queue.key] = None
 
     def _drop_lease(self, worker: FleetWorker, lease: Lease, now: float) -> None:
+        lease.queue.leases -= 1
         worker.leases.remove(lease)
+        worker.touched[worker] = None
         del self.by_number[lease.number]
         if lease.jobs[0].sequence:
             lease.queue.release(lease.jobs, now)

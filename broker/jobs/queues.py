@@ -199,6 +199,8 @@ class VersionQueue(ABC):
         #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
         self.suspects = Row()
         self.suspicions = Suspicions()
+        #: Leases of its jobs that have not ended.
+        self.leases = 0
         #: The worker that is kept for suspects, and gets nothing else until one has run there; 0 without one.
         self.kept_worker = 0
         #: When a suspect was last given to a worker.

@@ -115,7 +115,8 @@ class JobsPart:
 
     def retry_after_s(self, record: VersionRecord, queue: VersionQueue) -> int:
         """Return when to try again what finds no place: when what waits now is done, as far as is known."""
-        capacity = batching.capacity(record, workers=len(self._reachable(queue)))
+        workers = self.fleet.versions.get(queue.key)
+        capacity = batching.capacity(record, workers=0 if workers is None else workers.reachable)
         return retry_after_s(backlog_s(depth=len(queue), capacity=capacity, service_s=queue.service_s))
 
     def _reachable(self, queue: VersionQueue) -> list[FleetWorker]:

@@ -1,7 +1,12 @@
 """What must hold of the broker's core after every step, whatever happened."""
 
+from collections.abc import Sequence
+
 from torchrelay.broker.core.machine import BrokerCore
 from torchrelay.broker.core.states import LIVE, UP, JobState, WorkerState
+from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.version_workers import VersionWorkers
+from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.queues import PlainQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
@@ -55,6 +60,9 @@ def _check_leases(core: BrokerCore) -> None:
     assert {id(lease) for lease in held} == {id(lease) for lease in core.jobs.leases.values()}, (
         "leases on workers and leases in the table differ"
     )
+    for queue in core.jobs.queues.values():
+        of_queue = [lease for lease in held if lease.queue is queue]
+        assert queue.leases == len(of_queue), "the leases of a queue are miscounted"
     for worker in core.fleet.workers.values():
         record = core.catalog.get(worker.key)
         # One that drains may have got its leases when its version was registered otherwise.
@@ -105,9 +113,39 @@ def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:
     assert len(in_sequences) + len(describes) == len(queue.jobs), "a job waits in no sequence"
 
 
+def check_ranks(ranked: VersionWorkers, fleet: Fleet, workers: Sequence[FleetWorker]) -> None:
+    """Assert that a version's workers are counted and ranked as they would be if they were looked at anew."""
+    anew = VersionWorkers(fleet.late_nodes)
+    anew._prove_first = ranked._prove_first
+    noted = ranked.touched
+    for worker in workers:
+        anew.add(worker)
+    ranks = [_ranks(anew), _ranks(ranked)]
+    for worker in workers:
+        worker.touched = noted
+    assert ranks[0] == ranks[1], "a change of a worker was not noted"
+    assert [w.state for w in workers].count(WorkerState.READY) == ranked.count(WorkerState.READY)
+    assert sum(w.state in LIVE and not w.installs_only for w in workers) == ranked.live()
+    assert sum(w.state is WorkerState.READY and not w.is_cut for w in workers) == ranked.reachable
+    assert fleet.late_nodes.peers <= fleet.nodes.keys(), "a node that is gone counts as late"
+
+
+def _ranks(ranked: VersionWorkers) -> list[list[tuple[float, int]]]:
+    """Return what ranks a version's workers, by row, the last of which is not empty."""
+    ranked._settle()
+    assert ranked.by_id.keys() == {worker.worker_id for worker in ranked._entered}
+    assert not any(ranked._rows[: ranked._lowest]), "a row that counts as empty is not"
+    rows = [[(at, number) for at, number, _ in row] for row in ranked._rows]
+    while rows and not rows[-1]:
+        rows.pop()
+    return rows
+
+
 def _check_workers(core: BrokerCore) -> None:
     fleet = core.fleet
     by_version = {key: fleet.of_version(key) for key in {w.key for w in fleet.workers.values()}}
+    for key, workers in by_version.items():
+        check_ranks(fleet.versions[key], fleet, workers)
     assert sum(map(len, by_version.values())) == len(fleet.workers), "the index by version is stale"
     for record in core.catalog:
         live = [worker for worker in fleet.workers.values()
