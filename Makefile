@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := broker cli docs gateway shared worker benchmarks examples tests
 
+TESTS := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m "not matrix"
 LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constraints.txt --universal --upgrade \
     --python-version 3.11 --generate-hashes --no-annotate --no-header --quiet
 
@@ -14,14 +15,18 @@ serve: .venv/.demo models/.built
 	$(BIN)/torchrelay serve --model-store models --models all --enable-model-api
 
 # All that CI runs. Most tests wait for processes, so four go side by side, on two cores too; those of a file share
-# its servers, and tests/conftest.py says which file comes first.
+# its servers, and tests/conftest.py says which file comes first. mypy takes what they leave of the cores, and says at
+# the end what it has found: `make check` has it first.
 # Bytecode is kept whatever the environment says: those processes collect, and what they start imports the same again.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/.dev
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m "not matrix"
+	@mkdir -p build
+	@echo '$(BIN)/mypy, beside $(TESTS)'; \
+	nice $(BIN)/mypy > build/mypy.log 2>&1 & mypy=$$!; trap "kill $$mypy 2> /dev/null" INT TERM EXIT; \
+	$(TESTS); tests=$$?; \
+	wait $$mypy; types=$$?; echo mypy:; cat build/mypy.log; exit $$((tests + types))
 
 # What a person runs before a commit: seconds, no process started.
 check: .venv/.dev
