@@ -23,6 +23,8 @@ def torchrelay_role(command: Sequence[str], parent: str | None) -> str:
         return "model worker"
     if "torchrelay.worker.launcher" in command:
         return "launcher"
+    if "torchrelay.shared.archives.reader_process" in command:
+        return "archive reader"
     if {"torchrelay.cli.child", "torchrelay.cli.start.child"} & {*command}:  # an older one may be compared
         return {"gateway": "gateway arbiter", "worker": "node"}.get(command[-1], command[-1])
     return "other"

@@ -6,17 +6,20 @@ Pure but for `write` and `main`.
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import msgspec
 
-from benchmarks import encryption_report
-from benchmarks.results import EncryptionResults, Load, Point, ProcessFacts, Results
+from benchmarks import encryption_report, peers_report
+from benchmarks.results import EncryptionResults, Load, PeerResults, Point, ProcessFacts, Results
 from benchmarks.tables import cpu_by_role, table
 
 REPORT = Path("docs/performance.md")
 RESULTS = Path("benchmarks/results/performance.json")
 #: Where CPU time is shown: enough clients for full batches, not so many that queues are all one sees.
 CPU_CONNECTIONS = 64
+
+Found = TypeVar("Found")
 
 HOW_TO_READ = """\
 ## How to read this
@@ -38,23 +41,28 @@ HOW_TO_READ = """\
 def write(results: Results, raw: Path, report: Path) -> None:
     """Write the results as JSON and as a report.
 
-    It has a section on what encryption costs where those figures lie beside these.
+    It has sections on what encryption costs and on other servers where those figures lie beside these.
     """
     for path in (raw, report):
         path.parent.mkdir(parents=True, exist_ok=True)
     raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    encryption = None
-    beside = raw.with_name(encryption_report.RESULTS.name)
-    if beside.exists():
-        encryption = msgspec.json.decode(beside.read_bytes(), type=EncryptionResults)
-    report.write_text(render(results, encryption))
+    encryption = _beside(raw, encryption_report.RESULTS, EncryptionResults)
+    peers = _beside(raw, peers_report.RESULTS, PeerResults)
+    report.write_text(render(results, encryption, peers))
 
 
-def render(results: Results, encryption: EncryptionResults | None = None) -> str:
+def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
+    found = raw.with_name(file.name)
+    return msgspec.json.decode(found.read_bytes(), type=kind) if found.exists() else None
+
+
+def render(
+    results: Results, encryption: EncryptionResults | None = None, peers: PeerResults | None = None
+) -> str:
     """Write the whole report."""
     sections = [_top(results), _load(results), _cpu(results), _starts(results), _memory(results),
                 encryption_report.render(encryption) if encryption else "", _loops(results),
-                HOW_TO_READ]  # fmt: skip
+                HOW_TO_READ, peers_report.render(peers) if peers else ""]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
 

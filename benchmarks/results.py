@@ -115,6 +115,74 @@ class EncryptionResults(Record, frozen=True, kw_only=True):
     points: tuple[EncryptionPoint, ...] = ()
 
 
+class PeerRow(Record, frozen=True, kw_only=True):
+    """A row that was measured."""
+
+    key: str
+    label: str
+    connections: tuple[int, ...]
+    batch_size: int
+    max_batch_delay_ms: int
+    workers: int
+
+
+class PeerCheck(Check, frozen=True, kw_only=True):
+    """A check of a server in a row."""
+
+    row: str
+
+
+class PeerPoint(Point, frozen=True, kw_only=True):
+    """A timed run of a server in a row; rows, connections and turns are alike for those that are compared."""
+
+    row: str
+
+
+class PeerMemory(Record, frozen=True, kw_only=True):
+    """What a server's processes take after the warm-up of a row; `pss_bytes` is None where unreadable."""
+
+    row: str
+    server: str
+    processes: int
+    rss_bytes: int
+    pss_bytes: int | None
+
+
+class PeerAbsence(Record, frozen=True, kw_only=True):
+    """A server that could not be measured in a row, and why."""
+
+    row: str
+    server: str
+    reason: str
+
+
+class PeerServer(Record, frozen=True, kw_only=True):
+    """A server that takes part: how it is set, and what is installed in its environment."""
+
+    label: str
+    options: str
+    versions: dict[str, str]
+
+
+class PeerResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.peers` found; `servers` has the one of interest first."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    plan: RunPlan
+    #: Load average when the run began: what else the machine did.
+    load_before: float
+    seconds: float
+    servers: dict[str, PeerServer]
+    rows: tuple[PeerRow, ...] = ()
+    checks: tuple[PeerCheck, ...] = ()
+    points: tuple[PeerPoint, ...] = ()
+    memory: tuple[PeerMemory, ...] = ()
+    absences: tuple[PeerAbsence, ...] = ()
+
+
 class Loop(Record, frozen=True, kw_only=True):
     """Work done in a plain loop inside one process, without sockets."""
 

@@ -15,27 +15,31 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import bare, core, hardware, processes, report, servers, wrk
+from benchmarks import bare, core, environments, hardware, processes, report, servers, wrk
 from benchmarks.results import Check, Point, ProcessFacts, Results, RunPlan, StartUp
 from torchrelay.shared import clock
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.errors import RelayError
 
-DEFAULT_VENV = Path("build/torchserve-venv")
-#: The last TorchServe, and what it needs without saying so.
-TORCHSERVE_PACKAGES = ("torch==2.13.0", "torchserve", "torch-model-archiver", "pyyaml")
-INSTALL_LIMIT_S = 1800.0
+DEFAULT_VENV = environments.ENVIRONMENTS["torchserve"].path
 #: Before memory is read: start-up's last allocations and threads are done by then.
 IDLE_S = 2.0
 CHECK_S = 2.0
 LOOP_S = 2.0
 #: What ends a run with one line: a tool or a server that did not do what every run needs.
-FAILURES = (wrk.WrkFailed, servers.ServerFailed, RelayError, subprocess.SubprocessError, OSError)
+FAILURES = (
+    wrk.WrkFailed,
+    servers.ServerFailed,
+    environments.Unavailable,
+    RelayError,
+    subprocess.SubprocessError,
+    OSError,
+)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     plan = RunPlan()
-    made = f"environment that has TorchServe; made in {DEFAULT_VENV} unless given"
+    made = f"environment that has TorchServe; made in build/{DEFAULT_VENV.name} unless given"
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--torchserve-venv", type=Path, metavar="DIR", help=made)
     parser.add_argument("--without-torchserve", action="store_true", help="measure torchrelay alone")
@@ -89,7 +93,7 @@ def measure(options: argparse.Namespace) -> Results:
     python = None
     if not options.without_torchserve:
         servers.require_java()
-        venv = (options.torchserve_venv or _make_venv(DEFAULT_VENV)).absolute()
+        venv = (options.torchserve_venv or environments.make("torchserve").path).absolute()
         python = venv / "bin" / "python"
         contestants += [servers.torchserve(venv), servers.torchserve(venv, is_quiet=True)]
     results = Results(
@@ -195,16 +199,6 @@ def _time(server: servers.StartedServer, connections: int, turn: int, plan: RunP
 
 def _in_turn(contestants: Sequence[servers.Contestant], turn: int) -> Sequence[servers.Contestant]:
     return contestants if turn % 2 == 0 else contestants[::-1]
-
-
-def _make_venv(venv: Path) -> Path:
-    """Make TorchServe's environment unless it is there."""
-    if not (venv / "bin" / "torchserve").exists():
-        print(f"installing TorchServe into {venv}")
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, timeout=INSTALL_LIMIT_S)
-        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, *TORCHSERVE_PACKAGES], check=True, timeout=INSTALL_LIMIT_S)
-    return venv
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def running(
         process = subprocess.Popen(
             command,
             cwd=home,
-            env=_environment(contestant, home),
+            env=variables(contestant, home),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -236,7 +236,7 @@ def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def _environment(contestant: Contestant, home: Path) -> dict[str, str]:
+def variables(contestant: Contestant, home: Path) -> dict[str, str]:
     """Return our environment with temporary files in `home`: TorchServe keeps its pid and sockets there."""
     ours = {name: value for name, value in environment().items() if not name.startswith("TS_")}
     temporary = str(home / "tmp")
@@ -255,8 +255,11 @@ def _note_start(server: StartedServer) -> None:
         pause(POLL_S)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server with everything it started, whatever process group that is in."""
+def stop(process: subprocess.Popen[bytes], limit_s: float = STOP_LIMIT_S) -> None:
+    """End a server with everything it started, whatever process group that is in.
+
+    What has not ended by itself within the limit, once for it and once for the rest, is killed.
+    """
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -264,11 +267,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(STOP_LIMIT_S)
+        process.wait(limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    _, left = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
+    _, left = psutil.wait_procs(family, timeout=limit_s)
     for straggler in left:
         with suppress(psutil.NoSuchProcess):
             straggler.kill()
+    psutil.wait_procs(left, timeout=limit_s)

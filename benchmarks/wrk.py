@@ -3,8 +3,9 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -38,17 +39,29 @@ def require() -> None:
 
 
 def measure(
-    url: str, connections: int, seconds: float, *, body_bytes: int = BODY_BYTES, prefix: Sequence[str] = ()
+    url: str,
+    connections: int,
+    seconds: float,
+    *,
+    body_bytes: int = BODY_BYTES,
+    body_file: Path | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    prefix: Sequence[str] = (),
 ) -> Load:
-    """Put load on `url` over kept-alive connections, and time it; `prefix` comes before the command."""
-    return parse_timed(_run(url, connections, seconds, HERE / "timed.lua", body_bytes, prefix))
+    """Put load on `url` over kept-alive connections, and time it; `prefix` comes before the command.
+
+    The body is a pattern of so many bytes, or what a file has.
+    """
+    body = [str(body_bytes), *([str(body_file)] if body_file else [])]
+    said = [word for name, value in headers.items() for word in ("--header", f"{name}: {value}")]
+    return parse_timed(_run(url, connections, seconds, HERE / "timed.lua", body, prefix, said))
 
 
 def check(
     url: str, connections: int, seconds: float, *, body_bytes: int = BODY_BYTES, prefix: Sequence[str] = ()
 ) -> Verdict:
     """Put load on `url` and compare every answer with what was sent."""
-    return parse_checked(_run(url, connections, seconds, HERE / "checked.lua", body_bytes, prefix))
+    return parse_checked(_run(url, connections, seconds, HERE / "checked.lua", [str(body_bytes)], prefix))
 
 
 def parse_timed(output: str) -> Load:
@@ -69,11 +82,17 @@ def _numbers(output: str, tag: str) -> dict[str, int]:
 
 
 def _run(
-    url: str, connections: int, seconds: float, script: Path, body_bytes: int, prefix: Sequence[str]
+    url: str,
+    connections: int,
+    seconds: float,
+    script: Path,
+    body: Sequence[str],
+    prefix: Sequence[str],
+    headers: Sequence[str] = (),
 ) -> str:
     command = [*prefix, "wrk", "--threads", "1", "--connections", str(connections)]
     command += ["--duration", f"{max(1, round(seconds))}s", "--timeout", f"{ANSWER_LIMIT_S}s"]
-    command += ["--script", str(script), url, "--", str(body_bytes)]
+    command += [*headers, "--script", str(script), url, "--", *body]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + SLACK_S, check=False)
     except subprocess.TimeoutExpired as error:

@@ -1,0 +1,1 @@
+"""Of the programs that the servers under test run."""
