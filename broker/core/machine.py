@@ -188,7 +188,7 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
-        if self._questions.waiting:
+        if self._questions.waiting or self.fleet.has_more_to_compare:
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 
@@ -466,7 +466,7 @@ class BrokerCore:
         self.early.expire(self.management.loading, now)
         self.jobs.recovery.expire(now)
         self.management.remember_nodes(now)
-        self._reconcile(now)
+        self.fleet.sweep(self.catalog.versions)
 
     def _allow_for_standing_still(self, now: float) -> None:
         """Read what lies waiting before anybody is judged, in a turn that comes too late.
@@ -484,22 +484,23 @@ class BrokerCore:
     def _reconcile(self, now: float) -> None:
         """Close the gap between targets and workers, then tell callers who waited for that."""
         self.requests.take_waiting(now)
-        wanted = {(record.model, record.version): record for record in self.catalog}
-        start, stop = self.fleet.reconcile(wanted, now)
-        for worker in stop:
+        wanted = self.catalog.versions
+        orders = self.fleet.reconcile_some(wanted, now)
+        for worker in orders.stop:
             self.workers.retire(worker, self.management.patience_for(worker.key), now)
-        for worker in start:
+        for worker in orders.start:
             record = wanted[worker.key]
             installs_packages = self.management.installs_packages(record)
             self.workers.start(worker, record, installs_packages=installs_packages)
-        for key in [key for key in self.jobs.queues if key not in wanted]:
-            self.jobs.drop_queue(key)
-        for key in [key for key in self.stats.worker_failures if key not in wanted]:
-            del self.stats.worker_failures[key]
-        for key, queue in self.jobs.queues.items():
-            if queue.jobs and key in wanted and wanted[key].min_workers == 0 and not self.fleet.live(key):
+        for key in orders.compared:
+            queue = self.jobs.queues.get(key)
+            if key not in wanted:
+                self.stats.worker_failures.pop(key, None)
+                if queue is not None:
+                    self.jobs.drop_queue(key)
+            elif queue and wanted[key].min_workers == 0 and not self.fleet.live_count(key):
                 self.jobs.refuse_queue(key, "it has been scaled to 0 workers")
-        self.management.after_reconciling(now)
+        self.management.after_reconciling(orders.done, now)
 
     def _tell_gateways(self, message: m.Message) -> None:
         for peer in self.gateways:

@@ -250,7 +250,7 @@ def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
         f"{record.model} {record.version}: {state.fleet.explain(record, now)}"
         for record in state.catalog
         if state.catalog.is_default(record)
-        and len(state.fleet.ready(record.key)) < record.min_workers
+        and state.fleet.ready_count(record.key) < record.min_workers
         and (
             _is_past_recovery(state, record, now)
             or any(worker.state is WorkerState.UNREADY for worker in state.fleet.of_version(record.key))
@@ -269,7 +269,7 @@ def readiness(state: BrokerState, now: float) -> tuple[m.VersionReadiness, ...]:
     """Tell of each version, and of each model of the start that isn't registered, if it can answer now."""
     versions = []
     for record in state.catalog:
-        is_ready = bool(state.fleet.ready(record.key))
+        is_ready = state.fleet.ready_count(record.key) > 0
         why_not = "" if is_ready else state.fleet.explain(record, now) or "it has been scaled to 0 workers"
         is_wanted = record.min_workers > 0
         is_default = state.catalog.is_default(record)

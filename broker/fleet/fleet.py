@@ -5,10 +5,12 @@ hasn't what it wants.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from torchrelay.broker.core.states import LIVE, WorkerState
 from torchrelay.broker.fleet import device_memory
+from torchrelay.broker.fleet.comparisons import Comparisons
 from torchrelay.broker.fleet.nodes import FleetNode, free_name, name_nodes
 from torchrelay.broker.fleet.placement import Placement
 from torchrelay.broker.fleet.restarts import Condition
@@ -23,6 +25,8 @@ from torchrelay.shared.wire import messages as m
 
 #: TorchServe shows its workers' ports as ids, from this number on.
 FIRST_WORKER_ID = 9000
+#: Workers that one turn starts or stops at most, 25 us each; the next ones follow in the next turn.
+CHANGES_PER_TURN = 100
 #: Ids of one epoch lie apart from those of the next, whose workers may still be here.
 WORKER_IDS_PER_EPOCH = 10_000
 
@@ -53,19 +57,33 @@ class Fleet:
         #: Versions whose requirements the next reconcile has installed.
         self._to_install: dict[Key, None] = {}
         self._must_reconcile = True
+        #: Versions of whose workers some may have to move to another node.
+        self._moving: set[Key] = set()
+        #: The versions that are wanted, as they were when that was last compared.
+        self._wanted: Mapping[Key, VersionRecord] = {}
+        self._comparisons = Comparisons(lambda: dict.fromkeys((*self._wanted, *self.versions)))
         #: The free places, until something changes.
         self._placement: Placement | None = None
 
     @property
     def must_reconcile(self) -> bool:
         """Whether what is wanted or what is there has changed: the core compares them at the turn's end."""
-        return self._must_reconcile
+        return self._must_reconcile or self._comparisons.is_due
 
     @must_reconcile.setter
     def must_reconcile(self, is_due: bool) -> None:
         self._must_reconcile = is_due
         if is_due:
             self._placement = None
+
+    def compare(self, key: Key) -> None:
+        """Have a version compared at the end of the turn: its target or a worker of it has changed."""
+        self.must_reconcile = True
+        self._comparisons.note(key)
+
+    def _compare_all(self) -> None:
+        self.must_reconcile = True
+        self._comparisons.is_for_all = True
 
     # Reading
 
@@ -107,6 +125,16 @@ class Fleet:
         """Return the workers that take batches."""
         return [worker for worker in self.of_version(key) if worker.state is WorkerState.READY]
 
+    def ready_count(self, key: Key) -> int:
+        """Return how many workers take batches."""
+        workers = self.versions.get(key)
+        return 0 if workers is None else workers.count(WorkerState.READY)
+
+    def live_count(self, key: Key) -> int:
+        """Return how many workers count towards the target."""
+        workers = self.versions.get(key)
+        return 0 if workers is None else workers.live()
+
     def of_node(self, peer: bytes) -> list[FleetWorker]:
         """Return the workers that a node holds."""
         return list(self._by_node.get(peer, {}).values())
@@ -128,7 +156,7 @@ class Fleet:
         """Tell whether a version lacks every worker, and there was nowhere to start one."""
         key = record.key
         is_due = self.condition(key).next_start_at <= now and not self.has_given_up(key)
-        return is_due and not (record.min_workers == 0 or self.live(key) or self.is_settling(now))
+        return is_due and not (record.min_workers == 0 or self.live_count(key) or self.is_settling(now))
 
     def is_settling(self, now: float) -> bool:
         """Tell whether nodes of before the restart may still come back with their workers."""
@@ -141,7 +169,7 @@ class Fleet:
     def explain(self, record: VersionRecord, now: float) -> str:
         """Say why a version hasn't the workers it wants; empty if it has them."""
         key = record.key
-        ready, live = len(self.ready(key)), len(self.live(key))
+        ready, live = self.ready_count(key), self.live_count(key)
         if ready >= record.min_workers:
             return ""
         lead = f"wants {record.min_workers}, has {ready}"
@@ -206,7 +234,7 @@ class Fleet:
 
         It is ordered to stop the others after its first beat.
         """
-        self.must_reconcile = True
+        self._compare_all()
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
         leaves_at = known.leaves_at if known is not None else None
@@ -248,7 +276,7 @@ class Fleet:
 
     def remove_node(self, peer: bytes) -> list[FleetWorker]:
         """Remove a node; return the workers that are lost with it."""
-        self.must_reconcile = True
+        self._compare_all()
         self.nodes.pop(peer, None)
         self.late_nodes.remove(peer)
         self._name_nodes()
@@ -256,7 +284,7 @@ class Fleet:
 
     def set_draining(self, name: str, is_draining: bool) -> None:
         """Have the workers of the node of this name replaced elsewhere, or let it have new ones again."""
-        self.must_reconcile = True
+        self._compare_all()
         if is_draining:
             for node in [node for node in self.nodes.values() if node.name == name]:
                 self._remember_share(node)
@@ -266,13 +294,13 @@ class Fleet:
 
     def node_will_leave(self, node: FleetNode, at: float) -> None:
         """Take note that a node was told to stop: its workers are to be replaced before `at`."""
-        self.must_reconcile = True
+        self._compare_all()
         self._remember_share(node)
         node.leaves_at = at
 
     def node_leaves(self, node: FleetNode) -> None:
         """Take note that a node said goodbye: it gets no new workers, and another may have its name."""
-        self.must_reconcile = True
+        self._compare_all()
         self._remember_share(node)
         node.is_leaving = True
         self._name_nodes()
@@ -294,7 +322,7 @@ class Fleet:
 
     def remove_worker(self, worker: FleetWorker) -> None:
         """Remove a worker whose process is gone."""
-        self.must_reconcile = True
+        self.compare(worker.key)
         del self.workers[worker.worker_id]
         if worker.node is not None:
             if node := self.nodes.get(worker.node):
@@ -348,7 +376,7 @@ class Fleet:
     def forgive(self, key: Key) -> None:
         """Forget a version's failures: somebody registered or scaled it."""
         self.conditions.pop(key, None)
-        self.must_reconcile = True
+        self.compare(key)
 
     # Closing the gap
 
@@ -364,36 +392,97 @@ class Fleet:
 
         Between min and max workers nothing happens, as in TorchServe: there is no autoscaling.
         """
+        self._wanted = wanted
+        self._comparisons.is_for_all = True
+        every = Orders()
+        while self._comparisons.is_due:
+            some = self.reconcile_some(wanted, now)
+            every.start += some.start
+            every.stop += some.stop
+        return every.start, every.stop
+
+    def sweep(self, wanted: Mapping[Key, VersionRecord]) -> None:
+        """Have versions compared that time may have changed."""
+        self._wanted = wanted
+        self._comparisons.sweep()
+        self.must_reconcile = True
+
+    @property
+    def has_more_to_compare(self) -> bool:
+        """Whether more has changed than one turn compares."""
+        return self._comparisons.is_due
+
+    def reconcile_some(self, wanted: Mapping[Key, VersionRecord], now: float) -> "Orders":
+        """Do the same for the versions of which something has changed, as many as one turn may."""
+        self._wanted = wanted
         self.must_reconcile = False
-        start: list[FleetWorker] = []
-        stop = [
-            worker
-            for worker in self.workers.values()
-            if worker.state in LIVE
-            and ((record := wanted.get(worker.key)) is None or record.archive != worker.archive)
-        ]
-        placement = self.free_places()
-        self._move_shares_back(wanted, now)
-        for key, record in wanted.items():
-            live = [worker for worker in self.live(key) if worker.archive == record.archive]
-            # First what costs least to stop: not ready yet, then idle, then newest.
-            live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
-            moving = [worker for worker in live if self.must_move(worker)]
-            staying = [worker for worker in live if worker not in moving] if moving else live
-            stop += staying[: max(0, len(staying) - record.max_workers)]
-            missing = record.min_workers - len(staying)
-            may_start = missing > 0 and not (self.is_settling(now) or self.has_given_up(key))
-            if may_start and self.condition(key).next_start_at <= now:
-                placed = self._place(placement, record, missing, now)
-                start += placed
-                staying = [*staying, *placed, *self._stay_here(moving, missing - len(placed))]
-                missing = 0  # for the others there is no place
-            if moving:
-                stop += self._replaced(record, moving, staying, missing)
+        if self._comparisons.is_for_all:
+            draining = (node.peer for node in self.nodes.values() if self.is_draining(node))
+            self._moving.update(worker.key for peer in draining for worker in self.of_node(peer))
+        orders = Orders(self._comparisons.take())
+        self._move_shares_back(wanted, orders.compared, now)
+        for key in orders.compared:
+            record = wanted.get(key)
+            if orders.room <= 0:
+                self._comparisons.note(key)
+            elif record is None:
+                self._stop_all(key, orders)
+            else:
+                self._compare(record, orders, now)
         for key in [key for key in self._to_install if key in wanted]:
-            start += self._place(placement, wanted[key], 1, now, installs_only=True)
+            orders.start += self._place(wanted[key], 1, now, installs_only=True)
         self._to_install.clear()
-        return start, stop
+        if orders.start:
+            self._placement = None
+        orders.done = [key for key in orders.compared if not self._comparisons.is_noted(key)]
+        return orders
+
+    def _stop_all(self, key: Key, orders: "Orders") -> None:
+        """Stop the workers of a version that is not wanted any more."""
+        self._moving.discard(key)
+        live = [worker for worker in self.of_version(key) if worker.state in LIVE]
+        if len(live) > orders.room:
+            self._comparisons.note(key)
+        orders.stop += live[: orders.room]
+
+    def _compare(self, record: VersionRecord, orders: "Orders", now: float) -> None:
+        """Compare the target of a version with what is there."""
+        key, archive = record.key, record.archive
+        workers = self.versions.get(key)
+        if workers is not None and workers.has_others(archive):
+            others = [one for one in workers.by_id.values() if one.state in LIVE and one.archive != archive]
+            orders.stop += others
+        count = 0 if workers is None else workers.live(archive)
+        if key not in self._moving and record.min_workers <= count <= record.max_workers:
+            return
+        live = [worker for worker in self.live(key) if worker.archive == archive]
+        # First what costs least to stop: not ready yet, then idle, then newest.
+        live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
+        moving = [worker for worker in live if self.must_move(worker)]
+        staying = [worker for worker in live if not self.must_move(worker)] if moving else live
+        surplus = staying[: max(0, len(staying) - record.max_workers)]
+        is_cut_short = len(surplus) > orders.room
+        orders.stop += surplus[: max(0, orders.room)]
+        missing = record.min_workers - len(staying)
+        may_start = missing > 0 and not (self.is_settling(now) or self.has_given_up(key))
+        if may_start and self.condition(key).next_start_at <= now:
+            count = max(0, min(missing, orders.room))
+            placed = self._place(record, count, now)
+            orders.start += placed
+            staying = [*staying, *placed]
+            missing -= len(placed)
+            is_cut_short = missing > 0 and len(placed) == count
+            if not is_cut_short:
+                staying += self._stay_here(moving, missing)
+                missing = 0  # for the others there is no place
+        if moving:
+            orders.stop += self._replaced(record, moving, staying, missing)
+        else:
+            self._moving.discard(key)
+        if is_cut_short:
+            self._comparisons.note(key)
+        elif moving or len(staying) < record.min_workers:
+            self._comparisons.note_unsettled(key)
 
     def _stay_here(self, moving: list[FleetWorker], count: int) -> list[FleetWorker]:
         """Let up to `count` of these workers stay for which no other place was found, if their node does."""
@@ -424,29 +513,32 @@ class Fleet:
             live = (one for one in self.of_node(node.peer) if one.state in LIVE and not one.installs_only)
             self._shares.remember(node.name, live)
 
-    def _move_shares_back(self, wanted: Mapping[Key, VersionRecord], now: float) -> None:
+    def _move_shares_back(
+        self, wanted: Mapping[Key, VersionRecord], keys: Collection[Key], now: float
+    ) -> None:
         """Let nodes that are back have workers again that went elsewhere, one of a version at a time.
 
         The first free place of a version is on a node that has none of its workers.
         """
         if not self._shares or self.is_settling(now):
             return
+        looked_at = frozenset(keys)
         for node in self.nodes.values():
-            if not self.takes_workers(node) or len(self.of_node(node.peer)) >= node.slots:
+            if not self.takes_workers(node) or len(self._by_node.get(node.peer, ())) >= node.slots:
                 continue
-            for key in self._shares.of(node.name):
+            for key in looked_at.intersection(self._shares.of(node.name)):
                 record, live = wanted.get(key), self.live(key)
                 if record is None or not _is_spread(record):
                     self._shares.forget(node.name, key)
                 elif len(live) == record.min_workers and all(map(self._is_settled, live)):
                     self._shares.next_to_move(node.name, key, node.peer, live)
+                    self._moving.add(key)
 
     def _is_settled(self, worker: FleetWorker) -> bool:
         return worker.state is WorkerState.READY and not self.must_move(worker)
 
     def _place(
         self,
-        placement: Placement,
         record: VersionRecord,
         count: int,
         now: float,
@@ -458,6 +550,7 @@ class Fleet:
         wish = record.config.placement
         condition = self.condition(key)
         here = Counter(worker.node for worker in self.of_version(key))
+        placement = self.free_places()
         places = placement.place(
             record, count, failed_on=condition.failed_on, here=here, installs_only=installs_only
         )
@@ -469,7 +562,26 @@ class Fleet:
             )))  # fmt: skip
             if condition.failed_workers:
                 condition.failed_workers.pop(0)
+        self._placement = placement  # it knows of them
         return placed
+
+
+@dataclass(slots=True)
+class Orders:
+    """What a turn found that compared targets with workers."""
+
+    #: The versions that it compared.
+    compared: list[Key] = field(default_factory=list)
+    #: Workers that were entered as starting, and those to stop.
+    start: list[FleetWorker] = field(default_factory=list)
+    stop: list[FleetWorker] = field(default_factory=list)
+    #: Those of the versions of which nothing is left for the next turn.
+    done: list[Key] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        """How many more workers the turn may start or stop."""
+        return CHANGES_PER_TURN - len(self.start) - len(self.stop)
 
 
 def _is_spread(record: VersionRecord) -> bool:

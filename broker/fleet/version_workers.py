@@ -68,8 +68,8 @@ class VersionWorkers:
         #: See `best`.
         self._prove_first = False
         self._states: Counter[WorkerState] = Counter()
-        #: Those that count towards the target, by archive.
-        self._live: Counter[str] = Counter()
+        #: Those that start or run, by archive, and whether they only install and so count towards no target.
+        self._live: Counter[tuple[str, bool]] = Counter()
 
     def add(self, worker: FleetWorker) -> None:
         """Add a worker."""
@@ -106,14 +106,22 @@ class VersionWorkers:
     def live(self, archive: str | None = None) -> int:
         """Return how many count towards the target: all, or those that have loaded this archive."""
         self._settle()
-        return self._live.total() if archive is None else self._live[archive]
+        if archive is not None:
+            return self._live[archive, False]
+        return sum(count for (_, installs_only), count in self._live.items() if not installs_only)
+
+    def has_others(self, archive: str) -> bool:
+        """Tell whether some start or run with another archive."""
+        self._settle()
+        return any(of != archive for of, _ in self._live)
 
     def _count(self, worker: FleetWorker, state: WorkerState, by: int) -> None:
         self._states[state] += by
-        if state in LIVE and not worker.installs_only:
-            self._live[worker.archive] += by
-            if not self._live[worker.archive]:
-                del self._live[worker.archive]
+        if state in LIVE:
+            kind = worker.archive, worker.installs_only
+            self._live[kind] += by
+            if not self._live[kind]:
+                del self._live[kind]
 
     # Ranks
 

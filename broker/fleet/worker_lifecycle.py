@@ -137,7 +137,7 @@ class WorkerLifecycle:
             return
         worker.move(state, now)
         worker.note = why_not
-        self._fleet.must_reconcile = True  # a caller may wait for that
+        self._fleet.compare(worker.key)
         self._jobs.touch(worker.key)
         if why_not:
             self._report(logging.WARNING, "worker.unready", **_facts(worker), reason=why_not)
@@ -161,7 +161,7 @@ class WorkerLifecycle:
         if worker.state is WorkerState.STARTING:
             worker.move(WorkerState.READY, now)
         worker.peer, worker.pid, worker.note, worker.last_heard = peer, hello.pid, "", now
-        self._fleet.must_reconcile = True
+        self._fleet.compare(worker.key)
         return worker
 
     def completed_batch(self, worker: FleetWorker, now: float) -> None:
@@ -339,7 +339,7 @@ class WorkerLifecycle:
         self._stats.worker_failures[worker.key] += 1
         record = self._catalog.get(worker.key)
         window_s = record.config.restart_window_s if record else None
-        self._fleet.must_reconcile = True
+        self._fleet.compare(worker.key)
         self._fleet.conditions.setdefault(worker.key, Condition()).count_failure(
             worker, reason, now, out_of_memory=out_of_memory, is_excused=is_excused,
             window_s=self._settings.restart_window_s if window_s is None else window_s,

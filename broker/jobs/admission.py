@@ -146,9 +146,9 @@ class Admission(JobsPart):
 
     def _why_not(self, record: VersionRecord, queue: VersionQueue, job: Job, now: float) -> str:
         """Say why a job can't be taken in; empty if it can."""
-        if record.min_workers == 0 and not self.fleet.live(queue.key):
+        if record.min_workers == 0 and not self.fleet.live_count(queue.key):
             return "it has been scaled to 0 workers"
-        if self.fleet.has_given_up(queue.key) and not self.fleet.live(queue.key):
+        if self.fleet.has_given_up(queue.key) and not self.fleet.live_count(queue.key):
             return f"its workers failed too often: {self.fleet.condition(queue.key).last_error}"
         queued_bytes = self.waiting.queued_bytes
         if queued_bytes and queued_bytes + job.size > self.settings.queue_limit_bytes:

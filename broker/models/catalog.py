@@ -3,7 +3,7 @@
 Pure. Error texts are TorchServe's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torchrelay.broker.models import records
@@ -30,6 +30,11 @@ class Catalog:
 
     def __iter__(self) -> Iterator[VersionRecord]:
         return iter(self._versions.values())
+
+    @property
+    def versions(self) -> Mapping[Key, VersionRecord]:
+        """All versions by their keys."""
+        return self._versions
 
     def get(self, key: Key) -> VersionRecord | None:
         """Return a version, or None."""

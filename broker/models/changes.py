@@ -5,6 +5,7 @@ changes are begun, and go on as events come back.
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -157,9 +158,11 @@ class Management(RunningChanges):
             return self.settings.stop_grace_s
         return self.patience_s.get(key, -1)
 
-    def after_reconciling(self, now: float) -> None:
-        """Tell callers what has come about, now that targets and workers were compared."""
-        self.patience_s.clear()
+    def after_reconciling(self, done: Iterable[Key], now: float) -> None:
+        """Tell callers what has come about, now that targets and workers of some versions were compared."""
+        if self.patience_s:
+            for key in done:
+                self.patience_s.pop(key, None)
         registering.load_again(self, now)
         version_changes.check_waiting(self, now)
         if not self._has_started and not self.loading:

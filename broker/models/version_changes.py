@@ -158,7 +158,7 @@ def _has_come_about(running: RunningChanges, step: AwaitingWorkers, record: Vers
     if step.for_install:
         return not (running.fleet.is_installing(key) or running.fleet.condition(key).failed_installing)
     return (
-        len(running.fleet.ready(key)) >= record.min_workers
+        running.fleet.ready_count(key) >= record.min_workers
         and len(running.fleet.of_version(key)) <= record.max_workers
     )
 
@@ -168,7 +168,7 @@ def _has_failed(running: RunningChanges, step: AwaitingWorkers, record: VersionR
     if step.for_install:
         return condition.failed_installing
     # Workers may be missing that nobody is starting; those that start have their own limit.
-    is_hopeless = len(running.fleet.live(step.key)) < record.min_workers and (
+    is_hopeless = running.fleet.live_count(step.key) < record.min_workers and (
         now >= step.deadline or (now >= step.placed_by and running.fleet.has_no_place_for(record))
     )
     return condition.failures > 0 or is_hopeless
