@@ -175,6 +175,8 @@ class BrokerCore:
             self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
+        elif self.peers.to_beat:
+            self.peers.beat_some()
         if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
@@ -188,7 +190,7 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
-        if self._questions.waiting or self.fleet.has_more_to_compare:
+        if self._questions.waiting or self.fleet.has_more_to_compare or self.peers.to_beat:
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 

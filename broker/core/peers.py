@@ -15,6 +15,7 @@ from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
+from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.fleet.worker_lifecycle import WorkerLifecycle
 from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.membership.members import Members
@@ -29,6 +30,8 @@ from torchrelay.shared.wire.curve import public_key_of
 
 #: Peers of each kind; a real fleet has a tenth of them. What is done at each beat or sweep is for all.
 GATEWAYS_LIMIT = NODES_LIMIT = 1024
+#: Beats that one turn sends, 4 us each; in larger fleets the others follow in the next turns.
+BEATS_PER_TURN = 250
 #: How often it is noted that members live, which matters after minutes.
 NOTE_INTERVAL_S = 1.0
 #: For so many peer timeouts a silent gateway is kept that is owed something: most that are not dead are back
@@ -65,6 +68,8 @@ class Peers:
             m.HelloGateway: self.gateways, m.HelloNode: self.nodes, m.HelloWorker: self.workers,
         }  # fmt: skip
         self._beat_due = self._note_due = self.listened_since
+        #: Those who haven't got the latest beat.
+        self.to_beat = Rounds(lambda: (*self.gateways, *self.nodes, *self.workers), BEATS_PER_TURN)
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
         #: Gateways that have joined so far.
@@ -314,13 +319,19 @@ class Peers:
             return
         self._beat_due = now + self._settings.beat_interval_s
         self._fleet.beat += 1
-        for peer, gateway in self.gateways.items():
-            serial = gateway.unheard.latest if gateway.unheard else 0
-            self._outbox.send(peer, m.Beat(self._fleet.beat, serial))
-        for peer in self.nodes:
-            self._outbox.send(peer, m.Beat(self._fleet.beat))
-        for peer, worker in self.workers.items():
-            self._outbox.send(peer, m.Beat(self._fleet.beat, worker.answers.latest))
+        self.to_beat.begin()
+        self.beat_some()
+
+    def beat_some(self) -> None:
+        """Send their beat to some of those who haven't got it."""
+        beat, send = self._fleet.beat, self._outbox.send
+        for peer in self.to_beat.next_part():
+            if gateway := self.gateways.get(peer):
+                send(peer, m.Beat(beat, gateway.unheard.latest if gateway.unheard else 0))
+            elif worker := self.workers.get(peer):
+                send(peer, m.Beat(beat, worker.answers.latest))
+            elif peer in self.nodes:
+                send(peer, m.Beat(beat))
 
     def drop_silent(self, now: float) -> None:
         """Drop gateways and nodes that have said nothing for a peer timeout, though they were listened to.

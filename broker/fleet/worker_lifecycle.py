@@ -16,6 +16,7 @@ from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
 from torchrelay.broker.fleet.restarts import Condition
+from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.fleet.worker import LOADING_NOTES, FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs.jobs import Jobs
@@ -25,6 +26,9 @@ from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.serials import InOrder
+
+#: Workers that one sweep looks at, 1 us each: of ten times as many each is looked at every other beat.
+SWEPT_AT_ONCE = 1000
 
 
 @dataclass(eq=False)
@@ -46,6 +50,9 @@ class WorkerLifecycle:
 
     #: Workers that have said hello, by peer id.
     by_peer: dict[bytes, FleetWorker] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._rounds = Rounds(self._fleet.workers.values, SWEPT_AT_ONCE)
 
     # Start
 
@@ -267,10 +274,12 @@ class WorkerLifecycle:
         self._give_up(worker, reason, now)
 
     def sweep(self, now: float, listened_since: float) -> None:
-        """End what is late, stuck or silent; silence from before `listened_since` counts for nothing."""
+        """End what is late, stuck or silent, of a part of all workers; silence from before `listened_since`
+        counts for nothing.
+        """
         settings = self._settings
         silent_s = 2 * settings.peer_timeout_s
-        for worker in list(self._fleet.workers.values()):
+        for worker in self._rounds.next_part():
             match worker.state:
                 case WorkerState.STARTING:
                     self._end_if_late(worker, now)

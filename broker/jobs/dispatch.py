@@ -16,6 +16,7 @@ from math import inf
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
+from torchrelay.broker.jobs.due_versions import DueVersions
 from torchrelay.broker.jobs.isolation import Assign, Isolation
 from torchrelay.broker.jobs.load import is_hopeless
 from torchrelay.broker.jobs.queues import Job, PlainQueue, VersionQueue
@@ -34,25 +35,26 @@ class Dispatch(JobsPart):
     #: Turns a time of the core into real time, which is what clients wait in.
     real_time: Callable[[float], float]
     #: When to look at a version though nothing happens: a batch has waited for more jobs long enough.
-    due: dict[Key, float] = field(default_factory=dict)
+    due: DueVersions = field(default_factory=DueVersions)
     #: The broker is about to stop, and what begins now would be cut off.
     is_held_back: bool = False
 
     def next_due(self) -> float:
         """Return when there is something to hand out though nothing happens."""
-        return min(self.due.values(), default=inf)
+        return self.due.next
 
     def run(self, now: float) -> None:
         """Hand out what can go."""
         changed = self.waiting.changed
-        if self.due:
-            changed.update((key, None) for key, due in self.due.items() if due <= now)
+        if self.due.next <= now:
+            changed.update(dict.fromkeys(self.due.take(now)))
         while changed:
             self.dispatch(changed.popitem()[0], now)
 
     def dispatch(self, key: Key, now: float) -> None:
         """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
-        self.due.pop(key, None)
+        if self.due:
+            self.due.remove(key)
         record = self.catalog.get(key)
         queue = self.waiting.queues.get(key)
         if record is None or queue is None or self.is_held_back:
@@ -72,7 +74,7 @@ class Dispatch(JobsPart):
             due = self.isolation.hand_out(queue, record, now, self.assign)
         due = min(due, queue.hand_out(record, now))
         if due < inf:
-            self.due[key] = due
+            self.due.set(key, due)
 
     def queue_for(self, record: VersionRecord) -> VersionQueue:
         """Return a version's queue, making it at first use."""

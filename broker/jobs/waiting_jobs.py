@@ -7,6 +7,7 @@ from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
 from torchrelay.broker.core.stats import Stats
 from torchrelay.broker.fleet.fleet import Fleet
+from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.load import QueueLoad, backlog_s, left_of_batch_s
@@ -15,6 +16,9 @@ from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.deadlines import Deadlines, retry_after_s
 from torchrelay.shared.settings import BrokerSettings
+
+#: Queues that one sweep looks at, 1 us each: of ten times as many each is looked at every other beat.
+EXPIRED_AT_ONCE = 1000
 
 
 @dataclass(slots=True, eq=False)
@@ -31,8 +35,10 @@ class WaitingJobs:
     changed: dict[Key, None] = field(default_factory=dict)
     #: Of the jobs whose clients have a limit, by real time; a job is named by its gateway and its number.
     deadlines: Deadlines[tuple[bytes, int]] = field(init=False)
+    _rounds: Rounds[tuple[Key, VersionQueue]] = field(init=False)
 
     def __post_init__(self) -> None:
+        self._rounds = Rounds(self.queues.items, EXPIRED_AT_ONCE)
         self.deadlines = Deadlines(lambda named: self.answers.job(*named) is not None)
 
     def unqueue(self, *jobs: Job) -> None:
@@ -65,8 +71,13 @@ class WaitingJobs:
         self.changed[queue.key] = None
 
     def expire(self, now: float) -> None:
-        """Have those versions looked at whose jobs have waited, or whose sequences idled, for too long."""
-        for key, queue in self.queues.items():
+        """Have those versions looked at whose jobs have waited, or whose sequences idled, for too long.
+
+        In a part of all queues.
+        """
+        for key, queue in self._rounds.next_part():
+            if self.queues.get(key) is not queue:
+                continue
             if (oldest := queue.oldest) is not None and oldest.expires_at <= now:
                 self.changed[key] = None
             queue.forget_idle(now)

@@ -22,6 +22,7 @@ def check(core: BrokerCore) -> None:
         elif isinstance(queue, PlainQueue):
             _check_suspects(core, queue)
     _check_workers(core)
+    _check_comparisons(core)
     if not core.management.loading:
         waiting = [early for early in core.early.waiting.values() if not early.is_again]
         assert not waiting, "a request waits for a start that is over"
@@ -111,6 +112,22 @@ def _check_sequences(core: BrokerCore, queue: SequenceQueue) -> None:
         assert not sequence.is_closed or (running and not waiting), "a closed sequence is kept for nothing"
     describes = [job for job in queue.jobs if not job.sequence]
     assert len(in_sequences) + len(describes) == len(queue.jobs), "a job waits in no sequence"
+
+
+def _check_comparisons(core: BrokerCore) -> None:
+    """Assert that every version is compared again that differs from what is wanted."""
+    fleet = core.fleet
+    compared_again = fleet._comparisons._noted.keys() | fleet._comparisons._unsettled.keys()
+    for key in {*core.catalog.versions, *fleet.versions}:
+        record = core.catalog.get(key)
+        workers = [worker for worker in fleet.of_version(key) if worker.state in LIVE]
+        own = [one for one in workers if record and one.archive == record.archive and not one.installs_only]
+        if any(fleet.must_move(worker) for worker in own) and not fleet._comparisons.is_for_all:
+            assert key in fleet._moving, f"{key} has workers to move of which nobody knows"
+        is_as_wanted = record and record.min_workers <= len(own) <= record.max_workers
+        has_others = any(record is None or worker.archive != record.archive for worker in workers)
+        if (record and not is_as_wanted) or has_others:
+            assert fleet._comparisons.is_for_all or key in compared_again, f"{key} is forgotten"
 
 
 def check_ranks(ranked: VersionWorkers, fleet: Fleet, workers: Sequence[FleetWorker]) -> None:
