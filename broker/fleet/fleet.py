@@ -27,6 +27,8 @@ from torchrelay.shared.wire import messages as m
 FIRST_WORKER_ID = 9000
 #: Workers that one turn starts or stops at most, 25 us each; the next ones follow in the next turn.
 CHANGES_PER_TURN = 100
+#: Versions that haven't what is wanted of which one turn looks at all workers, 15 us each.
+LOOKS_PER_TURN = 150
 #: Ids of one epoch lie apart from those of the next, whose workers may still be here.
 WORKER_IDS_PER_EPOCH = 10_000
 
@@ -423,7 +425,7 @@ class Fleet:
         self._move_shares_back(wanted, orders.compared, now)
         for key in orders.compared:
             record = wanted.get(key)
-            if orders.room <= 0:
+            if orders.room <= 0 or orders.looks == LOOKS_PER_TURN:
                 self._comparisons.note(key)
             elif record is None:
                 self._stop_all(key, orders)
@@ -455,6 +457,7 @@ class Fleet:
         count = 0 if workers is None else workers.live(archive)
         if key not in self._moving and record.min_workers <= count <= record.max_workers:
             return
+        orders.looks += 1
         live = [worker for worker in self.live(key) if worker.archive == archive]
         # First what costs least to stop: not ready yet, then idle, then newest.
         live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
@@ -575,6 +578,8 @@ class Orders:
     #: Workers that were entered as starting, and those to stop.
     start: list[FleetWorker] = field(default_factory=list)
     stop: list[FleetWorker] = field(default_factory=list)
+    #: Versions that had not just what is wanted.
+    looks: int = 0
     #: Those of the versions of which nothing is left for the next turn.
     done: list[Key] = field(default_factory=list)
 
