@@ -22,6 +22,7 @@ from torchrelay.shared.deadlines import TIMEOUT_HEADER, Deadlines
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.presence import Presence
+from torchrelay.shared.wire.reply_parts import ReplyParts
 from torchrelay.shared.wire.serials import InOrder
 
 Frames = Sequence[codec.Payload]
@@ -110,6 +111,7 @@ class GatewaySession(Presence, Generic[P]):
         self._submits = 0
         #: Which of the broker's answers have come.
         self._answers_heard = InOrder()
+        self._reply_parts = ReplyParts()
         #: HTTP answers since the last beat, by the hundreds of their status.
         self._responses = [0] * 10
         #: Keys since then that opened nothing.
@@ -259,6 +261,9 @@ class GatewaySession(Presence, Generic[P]):
                 return self._settled([(message.ask, _error_of(message))])
             case m.Forgotten():
                 return self._send_again([*message.jobs, *message.asks], "lost a message")
+        if isinstance(message, m.FleetRead | m.MetricsRead):
+            whole = self._reply_parts.take(message) if message.ask in self._waiting else None
+            return [] if whole is None else self._settled([(message.ask, whole)])
         if isinstance(message, m.Reply):
             return self._settled([(message.ask, message)])
         self._note_keys(message, now)
@@ -432,6 +437,8 @@ class GatewaySession(Presence, Generic[P]):
         if pending is not None and isinstance(pending.message, m.SubmitItem):
             self._jobs -= 1
             self.room.held_bytes -= pending.size
+        elif pending is not None:
+            self._reply_parts.forget(number)
         return pending
 
     def _beat(self, now: float) -> m.GatewayBeat:

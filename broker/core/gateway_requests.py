@@ -134,7 +134,7 @@ class GatewayRequests:
             for n in beat.asks
             if not self._management.is_pending(peer, n)
             and (peer, n) not in early
-            and (peer, n) not in self._questions.waiting
+            and not self._questions.is_waiting(peer, n)
         )
         if jobs or asks:
             self._answers.flush(gateway)  # what it misses may be among the answers of this very turn

@@ -180,7 +180,7 @@ class BrokerCore:
         if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
-        if self._questions.waiting:
+        if self._questions.are_waiting:
             self._questions.answer_some(now)
         for gateway in self.gateways.values():
             self._answers.flush(gateway)
@@ -190,7 +190,7 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
-        if self._questions.waiting or self.fleet.has_more_to_compare or self.peers.to_beat:
+        if self._questions.are_waiting or self.fleet.has_more_to_compare or self.peers.to_beat:
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
 

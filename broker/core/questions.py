@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
+
+import msgspec
 
 from torchrelay.broker.core.answers import Gateway, Send, ask_refused
 from torchrelay.broker.core.states import LIVE, WorkerState
-from torchrelay.broker.core.stats import Stats, samples_of
+from torchrelay.broker.core.stats import Stats, VersionStats, samples_of
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.nodes import FleetNode
@@ -16,19 +18,30 @@ from torchrelay.broker.jobs.jobs import Jobs
 from torchrelay.broker.jobs.queues import VersionQueue
 from torchrelay.broker.membership.members import Members
 from torchrelay.broker.membership.shown_members import members_read
-from torchrelay.broker.models.catalog import Catalog
+from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.changes import Management
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.reply_parts import joined
 
 #: Questions answered in one turn; one of the whole fleet, which takes the longer the larger that is, is one.
 QUESTIONS_PER_TURN = 8
+#: Of a question about the whole fleet, what one turn answers, in about 2 ms with its message: versions that
+#: are looked at, samples of metrics, and versions of which those are read; ten for a version and one for a
+#: worker of the facts.
+RECORDS_PER_STEP = 500
+SAMPLES_PER_PART = 400
+VERSIONS_PER_STEP = 30
+HISTOGRAMS_PER_STEP = 5
+FACTS_PER_PART = 1000
 #: Questions that wait: as many as two gateways may have.
 QUESTIONS_LIMIT = 1024
 #: Contents of a version that are shown as quarantined; somebody who sends many sends much the same.
 QUARANTINED_SHOWN = 10
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +66,32 @@ class BrokerState:
 
 @dataclass(eq=False)
 class Questions:
-    """The questions that wait; some are answered each turn, so that many hold nobody else up for long."""
+    """The questions that wait; some are answered each turn, so that many hold nobody else up for long.
+
+    One of the whole fleet is answered in steps, one a turn.
+    """
 
     _state: BrokerState
     _send: Send
     #: By gateway and its own number, in the order in which they came.
-    waiting: dict[tuple[bytes, int], m.Question] = field(default_factory=dict)
+    _waiting: dict[tuple[bytes, int], m.Question] = field(default_factory=dict)
+    #: Whose question is being answered, and the steps that are left of that.
+    _begun: tuple[tuple[bytes, int], Iterator[m.Reply | None]] | None = None
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether there are questions to answer."""
+        return self._begun is not None or bool(self._waiting)
+
+    def is_waiting(self, peer: bytes, ask: int) -> bool:
+        """Tell whether a gateway's question waits, or is being answered."""
+        is_begun = self._begun is not None and self._begun[0] == (peer, ask)
+        return is_begun or (peer, ask) in self._waiting
 
     def ask(self, peer: bytes, question: m.Question) -> None:
         """Let a gateway's question wait for its answer, or refuse it where too many do."""
-        if len(self.waiting) < QUESTIONS_LIMIT:
-            self.waiting[peer, question.ask] = question
+        if len(self._waiting) < QUESTIONS_LIMIT:
+            self._waiting[peer, question.ask] = question
         else:
             why = f"{QUESTIONS_LIMIT} questions wait for their answers"
             busy = errors.ServiceUnavailable("The broker is busy.", why)
@@ -72,20 +100,86 @@ class Questions:
     def answer_some(self, now: float) -> None:
         """Answer the oldest questions, as many as a turn has; those of gateways that left are dropped."""
         left = QUESTIONS_PER_TURN
-        while self.waiting and left > 0:
-            (peer, number), question = next(iter(self.waiting.items()))
-            del self.waiting[peer, number]
-            match question:
-                case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ReadReadiness() | m.ListModels():
-                    left -= QUESTIONS_PER_TURN
-                case m.DescribeModel() | m.ReadMembers():
-                    left -= 1
-            if peer in self._state.gateways:
-                self._send(peer, answer(self._state, question, now), ())
+        while left > 0 and self.are_waiting:
+            if self._begun is not None:
+                left = 0
+                (asker, steps), self._begun = self._begun, None
+            else:
+                asker, question = next(iter(self._waiting.items()))
+                del self._waiting[asker]
+                left -= _cost(question)
+                steps = _steps(self._state, question, now)
+            self._take_step(asker, steps)
+
+    def _take_step(self, asker: tuple[bytes, int], steps: Iterator[m.Reply | None]) -> None:
+        """Take one step to an answer, and send what came of it; a step that raises is the last."""
+        gateway = self._state.gateways.get(asker[0])
+        if gateway is None:
+            return
+        if gateway.unheard is None:  # its protocol knows no parts
+            steps = _in_one(steps)
+        done = object()
+        reply = next(steps, done)
+        if reply is done:
+            return
+        if isinstance(reply, m.Reply):
+            self._send(gateway.peer, reply, ())
+        if reply is None or (isinstance(reply, m.FleetRead | m.MetricsRead) and not reply.is_last):
+            self._begun = asker, steps
 
 
-def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
-    """Answer a question; an unknown model is refused."""
+def _cost(question: m.Question) -> int:
+    match question:
+        case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ReadReadiness() | m.ListModels():
+            return QUESTIONS_PER_TURN
+        case m.DescribeModel() | m.ReadMembers():
+            return 1
+
+
+def _in_one(steps: Iterator[m.Reply | None]) -> Iterator[m.Reply]:
+    """Make one step of all, and one reply of its parts."""
+    replies = [reply for reply in steps if reply is not None]
+    parts = [reply for reply in replies if isinstance(reply, m.FleetRead | m.MetricsRead)]
+    yield joined(parts) if parts else replies[-1]
+
+
+def _steps(state: BrokerState, question: m.Question, now: float) -> Iterator[m.Reply | None]:
+    """Answer a question in steps, of which each takes a few milliseconds; the last gives the answer."""
+    match question:
+        case m.ReadFleet(number):
+            yield from fleet_parts(state, number, now)
+        case m.ReadMetrics(number):
+            yield from metrics_parts(state, number, now)
+        case m.ReadHealth(number):
+            reasons: list[str] = []
+            for records in _some(state.catalog, RECORDS_PER_STEP):
+                reasons += health_reasons(state, records, now)
+                if len(records) == RECORDS_PER_STEP:
+                    yield None
+            is_starting = state.management.is_starting
+            yield m.HealthRead(number, not (reasons or is_starting), is_starting)
+        case m.ReadReadiness(number):
+            versions: list[m.VersionReadiness] = []
+            for records in _some(state.catalog, RECORDS_PER_STEP):
+                versions += [readiness_of(state, record, now) for record in records]
+                if len(records) == RECORDS_PER_STEP:
+                    yield None
+            versions += readiness_of_missing(state)
+            yield m.ReadinessRead(number, tuple(versions), state.management.is_starting)
+        case _:
+            yield _answer(state, question, now)
+
+
+def _some(items: Iterable[ItemT], count: int) -> Iterator[list[ItemT]]:
+    """Yield the items that there are now, some at a time, and [] once where there are none."""
+    every = list(items)
+    return (every[start : start + count] for start in range(0, len(every) or 1, count))
+
+
+def _answer(
+    state: BrokerState, question: m.DescribeModel | m.ListModels | m.ReadMembers, now: float
+) -> m.Reply:
+    """Answer a question at once; an unknown model is refused."""
     try:
         match question:
             case m.DescribeModel(number, model, version, every):
@@ -95,16 +189,6 @@ def answer(state: BrokerState, question: m.Question, now: float) -> m.Reply:
             case m.ListModels(number, limit, offset):
                 entries, next_offset = state.catalog.page(limit, offset)
                 return m.ModelsListed(number, tuple(entries), next_offset)
-            case m.ReadFleet(number):
-                return fleet_facts(state, number, now)
-            case m.ReadMetrics(number):
-                own = metric_families(state, now) if state.settings.own_metrics else []
-                return m.MetricsRead(number, (*state.metrics.families(state.stats, state.wall_ms(now)), *own))
-            case m.ReadHealth(number):
-                reasons = health_reasons(state, now)
-                return m.HealthRead(number, not reasons, state.management.is_starting)
-            case m.ReadReadiness(number):
-                return m.ReadinessRead(number, readiness(state, now), state.management.is_starting)
             case m.ReadMembers(number, role):
                 here = state.fleet.nodes.values() if role == "node" else state.gateways.values()
                 return members_read(number, role, here, state.fleet, state.members, now)
@@ -123,8 +207,6 @@ def version_facts(state: BrokerState, record: VersionRecord, now: float) -> m.Ve
     key = (record.model, record.version)
     config, wish = record.config, record.config.placement
     queue = state.jobs.queues.get(key)
-    oldest = queue.oldest if queue else None
-    oldest_s = now - oldest.arrived_at if oldest else 0.0
     return m.VersionFacts(
         model=record.model,
         version=record.version,
@@ -141,7 +223,7 @@ def version_facts(state: BrokerState, record: VersionRecord, now: float) -> m.Ve
         loaded_at_startup=record.loaded_at_startup,
         queue_depth=len(queue) if queue else 0,
         queue_limit=config.job_queue_size or state.settings.job_queue_size,
-        oldest_wait_ms=int(oldest_s * 1000),
+        oldest_wait_ms=int(_oldest_wait_s(queue, now) * 1000),
         workers=tuple(
             m.WorkerFacts(
                 worker.worker_id,
@@ -180,6 +262,11 @@ def version_facts(state: BrokerState, record: VersionRecord, now: float) -> m.Ve
     )
 
 
+def _oldest_wait_s(queue: VersionQueue | None, now: float) -> float:
+    oldest = queue.oldest if queue else None
+    return now - oldest.arrived_at if oldest else 0.0
+
+
 def _quarantined(queue: VersionQueue, now: float) -> tuple[m.QuarantinedItem, ...]:
     return tuple(
         m.QuarantinedItem(
@@ -210,8 +297,8 @@ def _or(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
-    """Describe the whole fleet."""
+def fleet_parts(state: BrokerState, ask: int, now: float) -> Iterator[m.FleetRead]:
+    """Describe the whole fleet, some versions in each part."""
     nodes = tuple(
         m.NodeFacts(
             node.name,
@@ -225,11 +312,22 @@ def fleet_facts(state: BrokerState, ask: int, now: float) -> m.FleetRead:
         )
         for node in sorted(state.fleet.staying_nodes, key=lambda n: (n.name, n.peer))
     )
-    records = sorted(state.catalog, key=lambda r: (r.model, r.version))
-    versions = _all_facts(state, records, now)
     uptime_s = state.real_time(now) - state.real_time(state.started_at)
-    return m.FleetRead(ask, state.epoch, uptime_s, len(state.gateways), nodes, versions,
-                       tuple(state.management.loading), state.catalog.not_loaded)  # fmt: skip
+    first = m.FleetRead(ask, state.epoch, uptime_s, len(state.gateways), nodes, (),
+                        tuple(state.management.loading), state.catalog.not_loaded)  # fmt: skip
+    rest = msgspec.structs.replace(first, nodes=(), loading=(), not_loaded=())
+    records = sorted(state.catalog, key=lambda r: (r.model, r.version))
+    number, size = 0, 0
+    facts: list[m.VersionFacts] = []
+    for record in records:
+        if size >= FACTS_PER_PART:
+            part = rest if number else first
+            yield msgspec.structs.replace(part, versions=tuple(facts), part=number, is_last=False)
+            number, size = number + 1, 0
+            facts = []
+        facts.append(version_facts(state, record, now))
+        size += 10 + len(facts[-1].workers)
+    yield msgspec.structs.replace(rest if number else first, versions=tuple(facts), part=number)
 
 
 def _taken_bytes(state: BrokerState, node: FleetNode) -> tuple[int, ...]:
@@ -237,18 +335,16 @@ def _taken_bytes(state: BrokerState, node: FleetNode) -> tuple[int, ...]:
     return tuple(taken[device.name] for device in node.devices) if taken else ()
 
 
-def health_reasons(state: BrokerState, now: float) -> tuple[str, ...]:
-    """Name the default versions that lack workers and won't get them by themselves, and a start that goes on.
+def health_reasons(state: BrokerState, records: Iterable[VersionRecord], now: float) -> tuple[str, ...]:
+    """Name the default versions among some that lack workers and won't get them by themselves.
 
     As TorchServe's /ping: workers that are starting, or have crashed for less than the model's recovery
     window, count as healthy. What it doesn't know counts by what is said: a worker whose handler isn't ready
     is none, and a version that has no worker and nowhere to start one lacks it.
     """
-    if state.management.is_starting:
-        return ("models named at start are being registered",)
     return tuple(
         f"{record.model} {record.version}: {state.fleet.explain(record, now)}"
-        for record in state.catalog
+        for record in records
         if state.catalog.is_default(record)
         and state.fleet.ready_count(record.key) < record.min_workers
         and (
@@ -265,30 +361,57 @@ def _is_past_recovery(state: BrokerState, record: VersionRecord, now: float) -> 
     return condition.failures > 0 and now - condition.first_failure_at >= window_s
 
 
-def readiness(state: BrokerState, now: float) -> tuple[m.VersionReadiness, ...]:
-    """Tell of each version, and of each model of the start that isn't registered, if it can answer now."""
-    versions = []
-    for record in state.catalog:
-        is_ready = state.fleet.ready_count(record.key) > 0
-        why_not = "" if is_ready else state.fleet.explain(record, now) or "it has been scaled to 0 workers"
-        is_wanted = record.min_workers > 0
-        is_default = state.catalog.is_default(record)
-        versions.append(m.VersionReadiness(*record.key, is_default, is_ready, is_wanted, why_not))
-    known = {record.model for record in state.catalog}
-    for one in state.catalog.not_loaded:
-        why_not = f"it could not be loaded at start: {one.reason}"
-        versions.append(m.VersionReadiness(one.model, "", one.model not in known, False, True, why_not))
-    return tuple(versions)
+def readiness_of(state: BrokerState, record: VersionRecord, now: float) -> m.VersionReadiness:
+    """Tell of a version whether it can answer now."""
+    is_ready = state.fleet.ready_count(record.key) > 0
+    why_not = "" if is_ready else state.fleet.explain(record, now) or "it has been scaled to 0 workers"
+    is_default = state.catalog.is_default(record)
+    return m.VersionReadiness(*record.key, is_default, is_ready, record.min_workers > 0, why_not)
 
 
-def metric_families(state: BrokerState, now: float) -> list[m.MetricFamily]:
-    """Gather all metrics; names follow Prometheus' habits (base units, `_total`)."""
-    counters = [
-        _family("torchrelay_requests_total", "counter", "Requests that ended, by outcome.", [
+def readiness_of_missing(state: BrokerState) -> list[m.VersionReadiness]:
+    """Tell the same of each model of the start that isn't registered: it can't."""
+    missing = state.catalog.not_loaded
+    known = {record.model for record in state.catalog} if missing else set()
+    return [
+        m.VersionReadiness(one.model, "", one.model not in known, False, True,
+                           f"it could not be loaded at start: {one.reason}") for one in missing
+    ]  # fmt: skip
+
+
+def metrics_parts(state: BrokerState, ask: int, now: float) -> Iterator[m.MetricsRead | None]:
+    """Read all metrics, some samples in each part."""
+    number, size = 0, 0
+    families: list[m.MetricFamily] = []
+    for some in _families(state, now):
+        added = sum(len(one.samples) for one in some)
+        if size + added > SAMPLES_PER_PART and families:
+            yield m.MetricsRead(ask, tuple(families), number, is_last=False)
+            number, size = number + 1, 0
+            families = []
+        elif not some:
+            yield None
+        families += some
+        size += added
+    yield m.MetricsRead(ask, tuple(families), number)
+
+
+def _families(state: BrokerState, now: float) -> Iterator[list[m.MetricFamily]]:
+    """Yield all families of metrics, those with many samples bit by bit, and [] after work without any.
+
+    Names follow Prometheus' habits (base units, `_total`).
+    """
+    for family in state.metrics.families(state.stats, state.wall_ms(now)):
+        yield [] if family is None else [family]
+    if not state.settings.own_metrics:
+        return
+    for versions in _some(state.stats.versions.items(), VERSIONS_PER_STEP):
+        yield [_family("torchrelay_requests_total", "counter", "Requests that ended, by outcome.", [
             _sample({"model": model, "version": version, "outcome": outcome}, count)
-            for (model, version), stats in state.stats.versions.items()
+            for (model, version), stats in versions
             for outcome, count in stats.outcomes.items()
-        ]),
+        ])]  # fmt: skip
+    yield [
         _family("torchrelay_http_responses_total", "counter", "HTTP answers of all gateways.", [
             _sample({"class": name}, count) for name, count in state.stats.responses.items()
         ]),
@@ -307,36 +430,40 @@ def metric_families(state: BrokerState, now: float) -> list[m.MetricFamily]:
         _family("torchrelay_wrong_keys_total", "counter", "Keys that opened nothing, at all gateways.",
                 [_sample({}, state.stats.wrong_keys)]),
     ]  # fmt: skip
-    return counters + _gauges(state, now) + _histograms(state)
+    for records in _some(state.catalog, VERSIONS_PER_STEP):
+        yield _version_gauges(state, records, now)
+    yield _fleet_gauges(state)
+    for workers in _some(state.fleet.workers.values(), SAMPLES_PER_PART // 2):
+        yield [_family("torchrelay_worker_memory_bytes", "gauge", "Resident memory of workers.", [
+            _sample({"node": worker.node_name, "model": worker.key[0], "version": worker.key[1],
+                     "worker": str(worker.worker_id)}, worker.memory_bytes) for worker in workers
+        ])]  # fmt: skip
+    yield [
+        _family("torchrelay_nodes", "gauge", "Nodes that have joined.",
+                [_sample({}, len(state.fleet.staying_nodes))]),
+        _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(state.gateways))]),
+    ]  # fmt: skip
+    # A fleet with a thousand idle models has room for its busy ones.
+    busy = (one for one in state.stats.versions.items() if one[1].submitted)
+    for versions in _some(busy, HISTOGRAMS_PER_STEP):
+        yield _histograms(versions)
 
 
-def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
+def _version_gauges(state: BrokerState, records: Iterable[VersionRecord], now: float) -> list[m.MetricFamily]:
     depths, waits, running, workers, quarantined = [], [], [], [], []
-    records = list(state.catalog)
-    for record, facts in zip(records, _all_facts(state, records, now), strict=True):
+    for record in records:
         labels = {"model": record.model, "version": record.version}
-        depths.append(_sample(labels, facts.queue_depth))
-        waits.append(_sample(labels, facts.oldest_wait_ms / 1000))
-        running.append(_sample(labels, sum(worker.jobs_running for worker in facts.workers)))
-        queue = state.jobs.queues.get((record.model, record.version))
+        queue = state.jobs.queues.get(record.key)
+        of_version = state.fleet.of_record(record)
+        depths.append(_sample(labels, len(queue) if queue else 0))
+        waits.append(_sample(labels, int(_oldest_wait_s(queue, now) * 1000) / 1000))
+        jobs = sum(len(lease.jobs) for worker in of_version for lease in worker.leases)
+        running.append(_sample(labels, jobs))
         quarantined.append(_sample(labels, 0 if queue is None else len(queue.suspicions.quarantined())))
         workers.append(_sample({**labels, "state": "wanted"}, record.min_workers))
-        states = Counter(worker.state for worker in facts.workers)
-        workers += [_sample({**labels, "state": one.value}, states[one.value]) for one in WorkerState
+        states = Counter(worker.state for worker in of_version)
+        workers += [_sample({**labels, "state": one.value}, states[one]) for one in WorkerState
                     if one is not WorkerState.GONE]  # fmt: skip
-    nodes = state.fleet.staying_nodes
-    slots = [_sample({"node": n.name, "use": "all"}, n.slots) for n in nodes]
-    slots += [_sample({"node": n.name, "use": "taken"}, len(state.fleet.of_node(n.peer))) for n in nodes]
-    devices = [_sample({"node": n.name, "device": device.name, "use": "all"}, device.memory_bytes)
-               for n in nodes for device in n.devices]  # fmt: skip
-    devices += [_sample({"node": n.name, "device": device, "use": "taken"}, used)
-                for n in nodes for device, used in _used_bytes(n)]  # fmt: skip
-    memory = [
-        _sample({"node": worker.node_name, "model": worker.key[0], "version": worker.key[1],
-                 "worker": str(worker.worker_id)}, worker.memory_bytes)
-        for worker in state.fleet.workers.values()
-    ]  # fmt: skip
-    live = sum(worker.state in LIVE for worker in state.fleet.workers.values())
     return [
         _family("torchrelay_queue_depth", "gauge", "Jobs that wait.", depths),
         _family("torchrelay_queue_oldest_wait_seconds", "gauge", "How long the oldest has waited.", waits),
@@ -344,13 +471,23 @@ def _gauges(state: BrokerState, now: float) -> list[m.MetricFamily]:
         _family("torchrelay_quarantined_contents", "gauge",
                 "Contents whose requests are refused, since they ended workers.", quarantined),
         _family("torchrelay_workers", "gauge", "Workers by state, and how many are wanted.", workers),
+    ]  # fmt: skip
+
+
+def _fleet_gauges(state: BrokerState) -> list[m.MetricFamily]:
+    nodes = state.fleet.staying_nodes
+    slots = [_sample({"node": n.name, "use": "all"}, n.slots) for n in nodes]
+    slots += [_sample({"node": n.name, "use": "taken"}, len(state.fleet.of_node(n.peer))) for n in nodes]
+    devices = [_sample({"node": n.name, "device": device.name, "use": "all"}, device.memory_bytes)
+               for n in nodes for device in n.devices]  # fmt: skip
+    devices += [_sample({"node": n.name, "device": device, "use": "taken"}, used)
+                for n in nodes for device, used in _used_bytes(n)]  # fmt: skip
+    live = sum(worker.state in LIVE for worker in state.fleet.workers.values())
+    return [
         _family("torchrelay_workers_live", "gauge", "Workers that are ready or starting.",
                 [_sample({}, live)]),
         _family("torchrelay_node_slots", "gauge", "Places for workers.", slots),
         _family("torchrelay_device_memory_bytes", "gauge", "Memory of devices; cpu is the host's.", devices),
-        _family("torchrelay_worker_memory_bytes", "gauge", "Resident memory of workers.", memory),
-        _family("torchrelay_nodes", "gauge", "Nodes that have joined.", [_sample({}, len(nodes))]),
-        _family("torchrelay_gateways", "gauge", "Gateway processes.", [_sample({}, len(state.gateways))]),
     ]  # fmt: skip
 
 
@@ -361,11 +498,9 @@ def _used_bytes(node: FleetNode) -> Iterator[tuple[str, int]]:
         yield device, gpu.used_bytes
 
 
-def _histograms(state: BrokerState) -> list[m.MetricFamily]:
+def _histograms(versions: Iterable[tuple[Key, VersionStats]]) -> list[m.MetricFamily]:
     queue, handler, total, batch = [], [], [], []
-    for (model, version), stats in state.stats.versions.items():
-        if not stats.submitted:
-            continue  # a fleet with a thousand idle models has room for its busy ones
+    for (model, version), stats in versions:
         labels = (("model", model), ("version", version))
         queue += samples_of(labels, stats.queue_seconds)
         handler += samples_of(labels, stats.handler_seconds)

@@ -7,7 +7,7 @@ are bounded, and what doesn't fit is dropped and counted.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +29,9 @@ DETECTED_LIMIT = 200
 SERIES_LIMIT = 1000
 #: Samples of the metrics that handlers and hosts report, all together: they have to fit one message.
 SAMPLES_LIMIT = 20_000
+#: Versions whose tallies are taken in at a time, and samples that are read at a time.
+SETTLED_PER_STEP = 100
+SAMPLES_READ = 200
 #: Names of torchrelay's own metrics begin so; those of handlers and hosts may not.
 OWN_PREFIX = "torchrelay_"
 #: Labels longer than this are an accident: a request's text, a traceback.
@@ -87,17 +90,22 @@ class Family:
         series = self.values or self.histograms
         series.pop(next(iter(series)), None)
 
-    def read(self) -> m.MetricFamily:
-        """Return all samples; the help text is TorchServe's."""
+    def read(self) -> Iterator[m.MetricFamily]:
+        """Yield all samples, some at a time; the help text is TorchServe's."""
         declared = self.declared
-        samples = [
-            m.Sample("", tuple(zip(declared.labels, labels, strict=True)), value)
-            for labels, value in self.values.items()
-        ]
-        for labels, histogram in self.histograms.items():
-            samples += samples_of(tuple(zip(declared.labels, labels, strict=True)), histogram)
         text = f"Torchserve prometheus {declared.kind} metric with unit: {declared.unit}"
-        return m.MetricFamily(declared.name, declared.kind, text, tuple(samples))
+        every: list[tuple[tuple[str, ...], float | Histogram]] = [*self.values.items()]
+        every += self.histograms.items()
+        size = max(1, SAMPLES_READ // self.samples_each)
+        for start in range(0, len(every) or 1, size):
+            samples: list[m.Sample] = []
+            for labels, value in every[start : start + size]:
+                pairs = tuple(zip(declared.labels, labels, strict=True))
+                if isinstance(value, Histogram):
+                    samples += samples_of(pairs, value)
+                else:
+                    samples.append(m.Sample("", pairs, value))
+            yield m.MetricFamily(declared.name, declared.kind, text, tuple(samples))
 
 
 @dataclass(eq=False)
@@ -154,11 +162,18 @@ class Metrics:
 
     # What goes out
 
-    def families(self, stats: Stats, at_ms: int) -> list[m.MetricFamily]:
-        """Return the families that the metrics API shows."""
+    def families(self, stats: Stats, at_ms: int) -> Iterator[m.MetricFamily | None]:
+        """Yield the families that the metrics API shows, those with many series bit by bit.
+
+        None comes after work that shows nothing, so that no step takes long.
+        """
+        while len(stats.touched) > SETTLED_PER_STEP:
+            self._settle(stats, at_ms, SETTLED_PER_STEP)
+            yield None
         self._settle(stats, at_ms)
-        every = (*self._server.values(), *self.model.values())
-        return [family.read() for family in every if not family.is_logged]
+        for family in [*self._server.values(), *self.model.values()]:
+            if not family.is_logged:
+                yield from family.read()
 
     def take_lines(self, stats: Stats, at_ms: int) -> tuple[Line, ...]:
         """Return the lines of log since the last call."""
@@ -172,9 +187,9 @@ class Metrics:
         is_logged = self.mode == "log" or (self.mode == "legacy" and declared.name not in LEGACY)
         return Family(declared, is_model=is_model, is_logged=is_logged)
 
-    def _settle(self, stats: Stats, at_ms: int) -> None:
-        """Take in the tallies of jobs since the last time."""
-        touched, stats.touched = stats.touched, []
+    def _settle(self, stats: Stats, at_ms: int, count: int | None = None) -> None:
+        """Take in the tallies of jobs since the last time: of all versions, or of so many."""
+        touched, stats.touched = stats.touched[:count], [] if count is None else stats.touched[count:]
         for (model, number), version in touched:
             version.is_touched = False
             self._add((model, number, self.hostname), version.named, at_ms)

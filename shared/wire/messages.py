@@ -426,7 +426,10 @@ class ModelsListed(Message, frozen=True):
 
 
 class FleetRead(Message, frozen=True):
-    """The fleet at one moment."""
+    """The fleet at one moment; a large one in several messages, numbered by `part`, with some versions each.
+
+    A gateway before protocol 4 gets one.
+    """
 
     ask: f.Number
     epoch: f.Number
@@ -438,13 +441,20 @@ class FleetRead(Message, frozen=True):
     loading: tuple[f.Prose, ...] = ()
     #: And those that could not be registered.
     not_loaded: tuple[NotLoaded, ...] = ()
+    part: f.Number = 0
+    is_last: bool = True
 
 
 class MetricsRead(Message, frozen=True):
-    """All metrics at one moment."""
+    """All metrics at one moment; many in several messages, numbered by `part`, with some samples each.
+
+    A gateway before protocol 4 gets one.
+    """
 
     ask: f.Number
     families: tuple[MetricFamily, ...]
+    part: f.Number = 0
+    is_last: bool = True
 
 
 class HealthRead(Message, frozen=True):

@@ -316,6 +316,28 @@ def test_a_reply_settles_its_ask() -> None:
     assert session.hear(reply, EPOCH, (), now=0.0) == [(Named("a"), reply)]
 
 
+def test_a_reply_in_parts_settles_its_ask_with_the_last_one() -> None:
+    session = welcomed()
+    session.ask(Named("a"), messages.ReadMetrics(0), now=0.0)
+    some, others = (messages.MetricFamily(name, "gauge", "help", ()) for name in "ab")
+    first = messages.MetricsRead(1, (some,), is_last=False)
+    last = messages.MetricsRead(1, (others,), 1)
+    assert session.hear(first, EPOCH, (), now=0.0) == []
+    assert session._waiting
+    whole = messages.MetricsRead(1, (some, others))
+    assert session.hear(last, EPOCH, (), now=0.0) == [(Named("a"), whole)]
+    assert session.hear(first, EPOCH, (), now=0.0) == []
+    assert session._reply_parts._parts == {}
+
+
+def test_what_has_come_of_a_reply_is_dropped_with_its_ask() -> None:
+    session = welcomed()
+    session.ask(Named("a"), messages.ReadFleet(0), now=0.0)
+    assert session.hear(messages.FleetRead(1, 1, 0.0, 1, (), (), is_last=False), EPOCH, (), now=0.0) == []
+    session.settle_all(errors.InternalError("x"))
+    assert session._reply_parts._parts == {}
+
+
 def test_answers_of_another_epoch_are_dropped() -> None:
     session = welcomed()
     job = submit(session, "a")

@@ -42,5 +42,5 @@ def test_a_version_whose_sums_have_changed_is_read_once() -> None:
     assert version.is_touched
     assert stats.touched == [(("m", "1.0"), version)]
     version.named.requests = 5
-    Metrics().families(stats, 0)
+    list(Metrics().families(stats, 0))
     assert (version.is_touched, version.named.requests, stats.touched) == (False, 0, [])
