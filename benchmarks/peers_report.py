@@ -103,7 +103,10 @@ def _checks(results: PeerResults) -> str:
         for key, server in results.servers.items()
     }
     whose = ", ".join(f"{label} {count:,}" for label, count in by_server.items() if count)
+    shares = [point.others_share for point in results.points]
+    others = f"{median(shares):.0%} (at most {max(shares):.0%})" if shares else NONE
     return f"""\
+While the servers were timed, everything else on the machine took {others} of its CPU time.
 Before the timed runs every server was asked different questions on all connections, and each answer compared
 with the one that was due: of {answers:,} answers {wrong:,} were wrong or
 failed{f" ({whose})" if whose else ""}."""

@@ -1,5 +1,6 @@
 """Looks at the processes of a server: which one does what, its memory, its CPU time."""
 
+import resource
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -78,6 +79,18 @@ def cpu_seconds(root: int, role_of: RoleOf) -> dict[str, float]:
         times = process.cpu_times()
         spent[role] += times.user + times.system
     return dict(spent)
+
+
+def busy_seconds() -> float:
+    """Read the CPU time that everything on this machine has taken up to now."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
+
+
+def seconds_of_ended_children() -> float:
+    """Read the CPU time of those that this process has started and seen end, as the load generator."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def thread_seconds(pid: int) -> dict[str, float]:

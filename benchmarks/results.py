@@ -136,6 +136,8 @@ class PeerPoint(Point, frozen=True, kw_only=True):
     """A timed run of a server in a row; rows, connections and turns are alike for those that are compared."""
 
     row: str
+    #: Of all cores' time, the share that neither the server nor the load generator took but others did.
+    others_share: float = 0.0
 
 
 class PeerMemory(Record, frozen=True, kw_only=True):

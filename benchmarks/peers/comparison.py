@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 
-from benchmarks import environments, hardware, wrk
+from benchmarks import environments, hardware, processes, wrk
 from benchmarks.environments import Unavailable
 from benchmarks.peers.launches import CONTESTANTS, needs
 from benchmarks.peers.rows import OURS, ComparisonRow, connections_of
@@ -100,6 +102,8 @@ class Comparison:
                 for turn in range(self.plan.rounds):
                     for key in [*up][:: 1 if turn % 2 == 0 else -1]:
                         self._guarded(up, row, key, partial(self._time, up[key], connections, turn))
+            with ThreadPoolExecutor() as together:
+                list(together.map(methodcaller("stop"), up.values()))
 
     def _guarded(
         self, up: dict[str, StartedPeer], row: ComparisonRow, key: str, step: Callable[[], None]
@@ -143,13 +147,20 @@ class Comparison:
 
     def _time(self, peer: StartedPeer, connections: int, turn: int) -> None:
         with peer.awake():
+            watch = _Watch()
             before = peer.cpu_seconds()
             load = peer.measure(connections, self.plan.seconds * peer.row.longer)
             after = peer.cpu_seconds()
         spent = {role: round(seconds - before.get(role, 0.0), 2) for role, seconds in after.items()}
         self.points.append(
             PeerPoint(
-                row=peer.row.key, server=peer.key, connections=connections, turn=turn, load=load, cpu_s=spent
+                row=peer.row.key,
+                server=peer.key,
+                connections=connections,
+                turn=turn,
+                load=load,
+                cpu_s=spent,
+                others_share=watch.others_share(sum(spent.values())),
             )
         )
         say(
@@ -161,6 +172,24 @@ class Comparison:
     def _elapsed(self) -> str:
         seconds = round(clock.monotonic() - self.began_at)
         return f"{seconds // 60:3}:{seconds % 60:02}"
+
+
+class _Watch:
+    """Tells how much of the machine others have taken since it was made."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def others_share(self, server_s: float) -> float:
+        """Return their share of all cores' time, when the server itself took so many seconds."""
+        elapsed, busy, generator = (
+            now - before for now, before in zip(self._now(), self._before, strict=True)
+        )
+        others_s = max(0.0, busy - generator - server_s)
+        return round(others_s / max(elapsed, 1e-3) / (os.cpu_count() or 1), 3)
+
+    def _now(self) -> tuple[float, float, float]:
+        return clock.monotonic(), processes.busy_seconds(), processes.seconds_of_ended_children()
 
 
 def measure(rows: Sequence[ComparisonRow], peers: Sequence[str], plan: RunPlan, command: str) -> PeerResults:

@@ -50,6 +50,7 @@ class StartedPeer:
     home: Path
     launch: PeerLaunch
     process: subprocess.Popen[bytes]
+    is_stopped: bool = False
 
     def cpu_seconds(self) -> dict[str, float]:
         """Read the CPU time that each role has taken up to now."""
@@ -109,6 +110,14 @@ class StartedPeer:
             body.write_bytes(question.body)
         url = f"http://127.0.0.1:{self.launch.port}{question.path}"
         return wrk.measure(url, connections, seconds, body_file=body, headers=question.headers)
+
+    def stop(self) -> None:
+        """Stop it with all that it started; once more does nothing."""
+        if not self.is_stopped:
+            _signal(self.process, signal.SIGCONT)
+            servers.stop(self.process, STOP_LIMIT_S)
+            remove_shared_memory(self.launch.shared_memory)
+            self.is_stopped = True
 
     def failed(self, how: str) -> servers.ServerFailed:
         """Say what went wrong, with the server's last words."""
@@ -177,12 +186,11 @@ def started(
             stderr=log,
             start_new_session=True,
         )
+        peer = StartedPeer(key, server, row, home, launch, process)
         try:
-            yield StartedPeer(key, server, row, home, launch, process)
+            yield peer
         finally:
-            _signal(process, signal.SIGCONT)
-            servers.stop(process, STOP_LIMIT_S)
-            remove_shared_memory(launch.shared_memory)
+            peer.stop()
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

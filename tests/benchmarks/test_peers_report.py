@@ -28,7 +28,13 @@ ROWS = (
 def point(row: str, server: str, connections: int, turn: int, requests: int, broken: int = 0) -> PeerPoint:
     load = Load(requests=requests, duration_us=1_000_000, p50_us=500, p99_us=2000, refused=0, broken=broken)
     return PeerPoint(
-        row=row, server=server, connections=connections, turn=turn, load=load, cpu_s={"worker": 0.01}
+        row=row,
+        server=server,
+        connections=connections,
+        turn=turn,
+        load=load,
+        cpu_s={"worker": 0.01},
+        others_share=0.2,
     )
 
 
@@ -87,7 +93,13 @@ def test_every_server_has_its_own_figures_and_its_errors() -> None:
 
 def test_it_says_how_each_server_was_set_and_on_what_machine() -> None:
     text = peers_report.render(results())
-    for fact in ("| Mosec | mosec 0.9.8 | no logs |", "abc1234", "A CPU,\n2 cores", "average was 0.25"):
+    for fact in (
+        "| Mosec | mosec 0.9.8 | no logs |",
+        "abc1234",
+        "A CPU,\n2 cores",
+        "average was 0.25",
+        "took 20% (at most 20%)",
+    ):
         assert fact in text
 
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import zmq
@@ -54,6 +56,15 @@ def test_cpu_time_is_summed_by_role() -> None:
     spent = processes.cpu_seconds(os.getpid(), lambda command, parent: "all")
     assert set(spent) == {"all"}
     assert spent["all"] > 0
+
+
+def test_a_childs_time_counts_once_it_has_ended_and_everybodys_at_once() -> None:
+    children, everybody = processes.seconds_of_ended_children(), processes.busy_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    taken = processes.seconds_of_ended_children() - children
+    assert taken > 0
+    # The kernel counts the machine's time in steps of 10 ms.
+    assert processes.busy_seconds() - everybody >= taken - 0.05
 
 
 def test_the_threads_of_libzmq_are_counted_apart() -> None:
