@@ -10,6 +10,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import msgspec
 
@@ -30,8 +32,8 @@ from benchmarks.results import PeerResults, RunPlan
 
 #: Where the figures of a part go unless it is said: those that are published are of a whole run.
 PART = Path("build/peers.json")
-#: Of a server and of a check, about.
-EXTRA_S = {"start": 4.0, "check": comparison.CHECK_S}
+#: Of a server's start and end, and of a check, about.
+EXTRA_S = {"start": 5.0, "check": comparison.CHECK_S}
 INTERRUPTED = 130
 
 
@@ -84,8 +86,8 @@ def file_of(options: argparse.Namespace) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     plan, rows, peers = plan_of(options), rows_of(options), peers_of(options)
-    # What ends this program ends the servers too, which are in sessions of their own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         comparison.refuse_without_tools()
         minutes = seconds_expected(rows, peers, plan, EXTRA_S) / 60
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = shlex.join(["python", "-m", "benchmarks.peers", *said])
         results = comparison.measure(rows, peers, plan, command)
     except KeyboardInterrupt:
-        comparison.say("Interrupted: all servers are stopped, and nothing is written.")
+        comparison.say("All servers are stopped, and nothing is written.")
         return INTERRUPTED
     except comparison.FAILURES as error:
         comparison.say(str(error))
@@ -103,6 +105,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fault in (found := comparison.faults(results)):
         comparison.say(fault)
     return 1 if found else 0
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """End this program, and before that the servers, which are in sessions of their own.
+
+    Whoever presses Ctrl-C again does not keep them from being stopped.
+    """
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    comparison.say("Stopping all servers ...")
+    raise KeyboardInterrupt
 
 
 def write(results: PeerResults, file: Path) -> None:

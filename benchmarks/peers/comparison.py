@@ -125,7 +125,8 @@ class Comparison:
         peer = up[key] = stack.enter_context(self.start(key, row, home, self.plan))
         with peer.awake():
             peer.await_ready()
-            peer.measure(max(connections_of(peer.row, self.plan)), self.plan.warmup_seconds)
+            most = max(connections_of(row, self.plan))
+            peer.measure(most, self.plan.warmup_seconds * peer.server.warm_up)
             self.memory.append(peer.memory())
         say(f"{self._elapsed()} {peer.row.key:10} {peer.server.label:22} is up")
 

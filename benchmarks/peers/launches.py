@@ -52,6 +52,8 @@ class ComparedServer(msgspec.Struct, frozen=True, kw_only=True):
     prepare: Callable[[ComparisonRow, Path, RunPlan], PeerLaunch]
     #: It takes CPU time when it has nothing to do, so it is stopped (SIGSTOP) while the others are timed.
     is_restless: bool = False
+    #: Times as long as others are. A JVM compiles what is hot only after some seconds of it.
+    warm_up: int = 1
 
 
 def _torchrelay(row: ComparisonRow, home: Path, plan: RunPlan) -> PeerLaunch:
@@ -226,7 +228,9 @@ CONTESTANTS = {
         label="TorchServe",
         needs=("torchserve",),
         options="the same archive and `config.properties` as torchrelay; a log configuration that writes"
-        " errors alone, no collector of system metrics",
+        " errors alone, no collector of system metrics; a warm-up three times as long"
+        " as the others', for the JVM",
+        warm_up=3,
         role_of=torchserve_role,
         prepare=_torchserve,
     ),

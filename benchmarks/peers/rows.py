@@ -54,9 +54,9 @@ ROWS = (
                   connections=(1, 16, 64, 256)),
     ComparisonRow(key="stream", label="a stream of 32 parts", model="stream", batch_size=1),
     ComparisonRow(key="echo-1-4w", label="64 bytes, batch 1, 4 workers", model="echo", batch_size=1,
-                  workers=4),
+                  workers=4, connections=(16, 64)),
     ComparisonRow(key="echo-16-4w", label="64 bytes, batch 16, 4 workers", model="echo", batch_size=16,
-                  workers=4),
+                  workers=4, connections=(16, 64)),
     ComparisonRow(key="encoder", label="sentence encoder, batch 16", model="encoder", batch_size=16,
                   takes_part=(OURS, "torchserve", LOOP), longer=2),
 )  # fmt: skip
