@@ -134,7 +134,7 @@ class GatewayRequests:
             for n in beat.asks
             if not self._management.is_pending(peer, n)
             and (peer, n) not in early
-            and not self._questions.is_waiting(peer, n)
+            and (peer, n) not in self._questions.waiting
         )
         if jobs or asks:
             self._answers.flush(gateway)  # what it misses may be among the answers of this very turn

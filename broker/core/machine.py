@@ -175,12 +175,14 @@ class BrokerCore:
             self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
-        elif self.peers.to_beat:
+        elif self.peers.to_beat.left:
             self.peers.beat_some()
+        if self.workers.lost:
+            self.workers.remove_lost(now)
         if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
-        if self._questions.are_waiting:
+        if self._questions.waiting:
             self._questions.answer_some(now)
         for gateway in self.gateways.values():
             self._answers.flush(gateway)
@@ -190,9 +192,13 @@ class BrokerCore:
 
     def next_wake(self) -> float:
         """Return the real time at which `handle` must be called even without events."""
-        if self._questions.are_waiting or self.fleet.has_more_to_compare or self.peers.to_beat:
+        if self._questions.waiting or self._is_behind():
             return 0.0  # no clock of ours shows less
         return min(self._clock.wake(min(self._sweep_due, self.jobs.next_due())), self.jobs.next_deadline())
+
+    def _is_behind(self) -> bool:
+        """Tell whether there was more to do than one turn does of it."""
+        return bool(self.peers.to_beat.left or self.workers.lost) or self.fleet.has_more_to_compare
 
     def why_not_admitted(self, public_key: str) -> str:
         """Say why a public key lets nobody in, empty where it does; asked at handshakes, between turns."""
@@ -260,7 +266,7 @@ class BrokerCore:
             self._from_gateway(gateway, message, event.frames, now)
         elif worker := self.workers.by_peer.get(peer):
             worker.last_heard = now
-            if worker.is_cut:
+            if worker.is_cut and worker not in self.workers.lost:
                 worker.is_cut = False
                 worker.touch()
                 self.jobs.touch(worker.key)

@@ -130,6 +130,7 @@ class Peers:
                 if is_new and (former := self._fleet.former_self(hello)):
                     self._outbox.report(logging.INFO, "node.restarted", node=former.name)
                     self.drop_node(former, now)
+                self._lifecycle.remove_all_lost(now)  # some may be this node's
                 self._fleet.add_node(peer, hello, now)
                 self._take_as_member(self.nodes[peer], hello)
                 if is_new:

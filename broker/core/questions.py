@@ -73,25 +73,15 @@ class Questions:
 
     _state: BrokerState
     _send: Send
-    #: By gateway and its own number, in the order in which they came.
-    _waiting: dict[tuple[bytes, int], m.Question] = field(default_factory=dict)
-    #: Whose question is being answered, and the steps that are left of that.
+    #: By gateway and its own number, in the order in which they came but for the one that is being answered.
+    waiting: dict[tuple[bytes, int], m.Question] = field(default_factory=dict)
+    #: Whose question that is, and the steps that are left of it.
     _begun: tuple[tuple[bytes, int], Iterator[m.Reply | None]] | None = None
-
-    @property
-    def are_waiting(self) -> bool:
-        """Whether there are questions to answer."""
-        return self._begun is not None or bool(self._waiting)
-
-    def is_waiting(self, peer: bytes, ask: int) -> bool:
-        """Tell whether a gateway's question waits, or is being answered."""
-        is_begun = self._begun is not None and self._begun[0] == (peer, ask)
-        return is_begun or (peer, ask) in self._waiting
 
     def ask(self, peer: bytes, question: m.Question) -> None:
         """Let a gateway's question wait for its answer, or refuse it where too many do."""
-        if len(self._waiting) < QUESTIONS_LIMIT:
-            self._waiting[peer, question.ask] = question
+        if len(self.waiting) < QUESTIONS_LIMIT:
+            self.waiting[peer, question.ask] = question
         else:
             why = f"{QUESTIONS_LIMIT} questions wait for their answers"
             busy = errors.ServiceUnavailable("The broker is busy.", why)
@@ -100,32 +90,30 @@ class Questions:
     def answer_some(self, now: float) -> None:
         """Answer the oldest questions, as many as a turn has; those of gateways that left are dropped."""
         left = QUESTIONS_PER_TURN
-        while left > 0 and self.are_waiting:
+        while left > 0 and self.waiting:
             if self._begun is not None:
-                left = 0
                 (asker, steps), self._begun = self._begun, None
+                question = self.waiting.pop(asker)
             else:
-                asker, question = next(iter(self._waiting.items()))
-                del self._waiting[asker]
-                left -= _cost(question)
+                asker, question = next(iter(self.waiting.items()))
+                del self.waiting[asker]
                 steps = _steps(self._state, question, now)
-            self._take_step(asker, steps)
+            left -= _cost(question)
+            if not self._take_step(asker, steps):
+                self.waiting[asker] = question
+                self._begun = asker, steps
 
-    def _take_step(self, asker: tuple[bytes, int], steps: Iterator[m.Reply | None]) -> None:
-        """Take one step to an answer, and send what came of it; a step that raises is the last."""
+    def _take_step(self, asker: tuple[bytes, int], steps: Iterator[m.Reply | None]) -> bool:
+        """Take one step to an answer, and send what came of it; tell whether it was the last."""
         gateway = self._state.gateways.get(asker[0])
         if gateway is None:
-            return
-        if gateway.unheard is None:  # its protocol knows no parts
-            steps = _in_one(steps)
-        done = object()
-        reply = next(steps, done)
-        if reply is done:
-            return
-        if isinstance(reply, m.Reply):
-            self._send(gateway.peer, reply, ())
-        if reply is None or (isinstance(reply, m.FleetRead | m.MetricsRead) and not reply.is_last):
-            self._begun = asker, steps
+            return True
+        # A gateway whose protocol knows no parts gets them as one.
+        reply = _in_one(steps) if gateway.unheard is None else next(steps)
+        if reply is None:
+            return False
+        self._send(gateway.peer, reply, ())
+        return not isinstance(reply, m.FleetRead | m.MetricsRead) or reply.is_last
 
 
 def _cost(question: m.Question) -> int:
@@ -136,11 +124,11 @@ def _cost(question: m.Question) -> int:
             return 1
 
 
-def _in_one(steps: Iterator[m.Reply | None]) -> Iterator[m.Reply]:
-    """Make one step of all, and one reply of its parts."""
+def _in_one(steps: Iterator[m.Reply | None]) -> m.Reply:
+    """Take all steps, and make one reply of all parts."""
     replies = [reply for reply in steps if reply is not None]
     parts = [reply for reply in replies if isinstance(reply, m.FleetRead | m.MetricsRead)]
-    yield joined(parts) if parts else replies[-1]
+    return joined(parts) if parts else replies[-1]
 
 
 def _steps(state: BrokerState, question: m.Question, now: float) -> Iterator[m.Reply | None]:

@@ -70,7 +70,7 @@ class Fleet:
     @property
     def must_reconcile(self) -> bool:
         """Whether what is wanted or what is there has changed: the core compares them at the turn's end."""
-        return self._must_reconcile or self._comparisons.is_due
+        return self._must_reconcile
 
     @must_reconcile.setter
     def must_reconcile(self, is_due: bool) -> None:
@@ -436,6 +436,7 @@ class Fleet:
         self._to_install.clear()
         if orders.start:
             self._placement = None
+        self._must_reconcile = self._comparisons.is_due
         orders.done = [key for key in orders.compared if not self._comparisons.is_noted(key)]
         return orders
 

@@ -16,23 +16,19 @@ class Rounds(Generic[ItemT]):
     def __init__(self, every: Callable[[], Iterable[ItemT]], limit: int) -> None:
         self._every = every
         self._limit = limit
-        #: What is left of this round, the last first.
-        self._left: list[ItemT] = []
-
-    def __bool__(self) -> bool:
-        """Tell whether a round has begun and is not over."""
-        return bool(self._left)
+        #: What is left of this round, the last first; empty once it is over.
+        self.left: list[ItemT] = []
 
     def begin(self) -> None:
         """Begin a new round, whatever is left of the one before."""
-        self._left = [*self._every()]
-        self._left.reverse()
+        self.left = [*self._every()]
+        self.left.reverse()
 
     def next_part(self) -> list[ItemT]:
         """Return the next part of a round; a new one begins where the last is over."""
-        if not self._left:
+        if not self.left:
             self.begin()
-        part = self._left[-self._limit :]
-        del self._left[-self._limit :]
+        part = self.left[-self._limit :]
+        del self.left[-self._limit :]
         part.reverse()
         return part

@@ -20,7 +20,7 @@ class Claims:
     def make(self, worker_id: int, key: Key, archive: str) -> str:
         """Return the claim of a worker, in hex; `archive` is the sha256 of what it loads."""
         # The repr of numbers and texts in a tuple is that of no other tuple.
-        return hmac.new(self._secret, repr((worker_id, *key, archive)).encode(), "sha256").hexdigest()
+        return hmac.digest(self._secret, repr((worker_id, *key, archive)).encode(), "sha256").hex()
 
     def is_genuine(self, worker: m.HeldWorker | m.HelloWorker) -> bool:
         """Tell whether a worker is what this broker ordered under that id; compares in constant time."""

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from torchrelay.broker.core.states import DRAINING, LIVE, UP, WorkerState
 from torchrelay.broker.core.stats import Stats
@@ -30,6 +31,9 @@ from torchrelay.shared.wire.serials import InOrder
 #: Workers that one sweep looks at, 1 us each: of ten times as many each is looked at every other beat.
 SWEPT_AT_ONCE = 1000
 
+#: Workers that were lost with their node that one turn removes, each with its line of log.
+LOST_PER_TURN = 100
+
 
 @dataclass(eq=False)
 class WorkerLifecycle:
@@ -50,6 +54,8 @@ class WorkerLifecycle:
 
     #: Workers that have said hello, by peer id.
     by_peer: dict[bytes, FleetWorker] = field(default_factory=dict)
+    #: Workers whose node was lost a moment ago, with that: they are still to be removed.
+    lost: dict[FleetWorker, FleetNode] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._rounds = Rounds(self._fleet.workers.values, SWEPT_AT_ONCE)
@@ -105,6 +111,7 @@ class WorkerLifecycle:
             return f"{hello.model} {hello.version} of this archive isn't registered"
         if not self._claims.is_genuine(hello):
             return "this broker had no such worker started"
+        self.remove_all_lost(now)  # it may be one
         known = self._fleet.workers.get(hello.worker_id)
         if known is not None and known.state is WorkerState.STARTING:
             self._end_if_late(known, now)  # it may be ready, and yet too late
@@ -229,11 +236,27 @@ class WorkerLifecycle:
             self._send(node.peer, m.StopWorker(unknown[0], True, why, also=tuple(unknown[1:])))
 
     def node_lost(self, node: FleetNode, now: float) -> None:
-        """Remove a node and the workers that are lost with it."""
+        """Remove a node and the workers that are lost with it: these over some turns where they are many."""
         for worker in self._fleet.remove_node(node.peer):
+            worker.is_cut = True  # it gets nothing more
+            worker.touch()
+            self.lost[worker] = node
+        self.remove_lost(now)
+
+    def remove_lost(self, now: float, count: int = LOST_PER_TURN) -> None:
+        """Remove so many of the workers that were lost with their nodes, and take back what they had."""
+        for worker in list(islice(self.lost, count)):
+            node = self.lost.pop(worker)
+            if worker.state is WorkerState.GONE:
+                continue  # it has gone by itself meanwhile
             if not node.is_leaving:
                 self._stats.worker_failures[worker.key] += 1
             self._remove(worker, f"its node {node.name} was lost", now)
+
+    def remove_all_lost(self, now: float) -> None:
+        """Remove them now: one of them comes back, as a new one."""
+        if self.lost:
+            self.remove_lost(now, len(self.lost))
 
     # It is taken out of service
 

@@ -4,10 +4,10 @@ from torchrelay.broker.fleet.rounds import Rounds
 def test_each_round_has_everything_in_parts_and_in_order() -> None:
     items = list("abcde")
     rounds = Rounds(lambda: items, 2)
-    assert not rounds
+    assert not rounds.left
     parts = [rounds.next_part() for _ in range(4)]
     assert parts == [["a", "b"], ["c", "d"], ["e"], ["a", "b"]]
-    assert rounds
+    assert rounds.left
 
 
 def test_what_comes_in_a_round_is_in_the_next() -> None:
@@ -16,7 +16,7 @@ def test_what_comes_in_a_round_is_in_the_next() -> None:
     assert rounds.next_part() == ["a", "b"]
     items[:] = ["d"]
     assert [rounds.next_part(), rounds.next_part()] == [["c"], ["d"]]
-    assert not rounds
+    assert not rounds.left
 
 
 def test_a_round_can_begin_anew() -> None:

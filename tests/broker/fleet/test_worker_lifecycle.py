@@ -7,6 +7,8 @@ import pytest
 from tests.broker.rig import GATEWAY, NODE, Rig, held, worker_hello
 from tests.contracts.source import ROOT
 from torchrelay.broker.core.events import Unreachable
+from torchrelay.broker.core.states import WorkerState
+from torchrelay.broker.fleet.worker_lifecycle import LOST_PER_TURN
 from torchrelay.shared.wire import messages as m
 
 
@@ -272,3 +274,40 @@ def test_startup_timeout_is_for_loading_warming_and_waiting_together() -> None:
     assert rig.only(NODE, m.StopWorker).kill
     why = "not ready within startup_timeout of 10 s: still waiting for is_ready()"
     assert described(rig).last_error == why
+
+
+def many_workers(rig: Rig) -> tuple[list[m.StartWorker], list[bytes]]:
+    """Have more workers on a node than a turn removes."""
+    count = LOST_PER_TURN + 10
+    rig.join_gateway()
+    rig.join_node(slots=count)
+    rig.register(initial_workers=count)
+    orders = rig.take(NODE, m.StartWorker)
+    while len(orders) < count:
+        rig.feed()
+        orders += rig.take(NODE, m.StartWorker)
+    return orders, [rig.worker_ready(order) for order in orders]
+
+
+def test_many_workers_of_a_lost_node_are_removed_over_some_turns_and_get_nothing_meanwhile() -> None:
+    rig = Rig()
+    _, workers = many_workers(rig)
+    rig.core.peers.drop_node(rig.core.fleet.nodes[NODE], rig.now)
+    left = [peer for peer in workers if peer in rig.core.workers.by_peer]
+    assert len(left) == len(workers) - LOST_PER_TURN
+    assert rig.core.next_wake() < rig.now
+    rig.submit(1)
+    assert not [peer for peer in workers if rig.take(peer, m.Assign)]
+    assert not rig.core.workers.by_peer
+    assert not rig.core.next_wake() < rig.now
+    assert rig.core.stats.worker_failures["m", "1.0"] == len(workers)
+
+
+def test_a_node_that_comes_back_at_once_has_its_workers_as_new_ones() -> None:
+    rig = Rig()
+    orders, workers = many_workers(rig)
+    rig.core.peers.drop_node(rig.core.fleet.nodes[NODE], rig.now)
+    assert workers[-1] in rig.core.workers.by_peer
+    rig.join_node(workers=(held(orders[-1]),))
+    assert rig.core.fleet.workers[orders[-1].worker_id].state is WorkerState.STARTING
+    assert not rig.core.workers.by_peer
