@@ -19,7 +19,7 @@ from statistics import median
 
 import msgspec
 
-from benchmarks import hardware
+from benchmarks import fleets_report, hardware, report
 from benchmarks.core import ARCHIVE, BODY, EPOCH
 from benchmarks.results import FleetResults, FleetRow
 from torchrelay.broker.core import metrics_config
@@ -41,9 +41,9 @@ SLOTS_PER_NODE = 1000
 GATEWAY = b"gateway"
 #: Virtual seconds that pass in a turn with a message.
 TURN_S = 0.0001
+_WHERE = f"for docs/performance.md as {fleets_report.RESULTS}"
 #: Turns in which nothing comes until the core must have come to rest.
 TURNS_LIMIT = 100_000
-RESULTS = Path(__file__).parent / "results" / "fleets.json"
 
 
 class PlayedFleet:
@@ -280,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleets", description=__doc__)
     parser.add_argument("--fleet", nargs="+", default=FLEETS, metavar="MODELSxWORKERS")
     parser.add_argument("--jobs", type=int, default=2000, help="jobs of each kind (default: 2000)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help=f"write the figures, as into {RESULTS}")
+    parser.add_argument("--results", type=Path, metavar="FILE", help=f"write the figures, {_WHERE}")
     options = parser.parse_args()
     rows: list[FleetRow] = []
     for fleet in options.fleet:
@@ -297,6 +297,8 @@ def main() -> None:
             rows=tuple(rows),
         )
         options.results.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        if options.results.resolve() == fleets_report.RESULTS.resolve():
+            report.main()
 
 
 if __name__ == "__main__":

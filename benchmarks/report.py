@@ -10,8 +10,16 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks import encryption_report, peers_report
-from benchmarks.results import EncryptionResults, Load, PeerResults, Point, ProcessFacts, Results
+from benchmarks import encryption_report, fleets_report, peers_report
+from benchmarks.results import (
+    EncryptionResults,
+    FleetResults,
+    Load,
+    PeerResults,
+    Point,
+    ProcessFacts,
+    Results,
+)
 from benchmarks.tables import cpu_by_role, table
 
 REPORT = Path("docs/performance.md")
@@ -41,14 +49,16 @@ HOW_TO_READ = """\
 def write(results: Results, raw: Path, report: Path) -> None:
     """Write the results as JSON and as a report.
 
-    It has sections on what encryption costs and on other servers where those figures lie beside these.
+    It has sections on what encryption costs, on large fleets and on other servers where those figures lie
+    beside these.
     """
     for path in (raw, report):
         path.parent.mkdir(parents=True, exist_ok=True)
     raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     encryption = _beside(raw, encryption_report.RESULTS, EncryptionResults)
     peers = _beside(raw, peers_report.RESULTS, PeerResults)
-    report.write_text(render(results, encryption, peers))
+    fleets = _beside(raw, fleets_report.RESULTS, FleetResults)
+    report.write_text(render(results, encryption, peers, fleets))
 
 
 def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
@@ -57,12 +67,16 @@ def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
 
 
 def render(
-    results: Results, encryption: EncryptionResults | None = None, peers: PeerResults | None = None
+    results: Results,
+    encryption: EncryptionResults | None = None,
+    peers: PeerResults | None = None,
+    fleets: FleetResults | None = None,
 ) -> str:
     """Write the whole report."""
     sections = [_top(results), _load(results), _cpu(results), _starts(results), _memory(results),
                 encryption_report.render(encryption) if encryption else "", _loops(results),
-                HOW_TO_READ, peers_report.render(peers) if peers else ""]  # fmt: skip
+                fleets_report.render(fleets) if fleets else "", HOW_TO_READ,
+                peers_report.render(peers) if peers else ""]  # fmt: skip
     return "\n\n".join(section for section in sections if section) + "\n"
 
 

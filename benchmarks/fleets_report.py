@@ -1,0 +1,34 @@
+"""Makes the section on large fleets of the report."""
+
+from pathlib import Path
+
+from benchmarks.results import FleetResults
+from benchmarks.tables import table
+
+RESULTS = Path(__file__).parent / "results" / "fleets.json"
+
+
+def render(results: FleetResults) -> str:
+    """Write the section."""
+    fleets = list(dict.fromkeys(row.fleet for row in results.rows))
+    rows = {(row.what, row.fleet): row for row in results.rows}
+    head = ("", *(f"{fleet}" for fleet in fleets))
+    what = list(dict.fromkeys(row.what for row in results.rows))
+    each = [[one, *(_us(rows[one, fleet].us_each) for fleet in fleets)] for one in what]
+    longest = [[one, *(f"{rows[one, fleet].longest_ms:.1f}" for fleet in fleets)] for one in what]
+    return f"""\
+## Large fleets
+
+`{results.command}`, commit {results.revision}, {results.taken_at}, {results.machine.cpu}. The broker's core
+with its codec and without sockets, in fleets of so many models x workers of each, on nodes of 1,000; CPU
+time. Microseconds for each job, worker, beat or question:
+
+{table(head, each)}
+
+The longest turn in milliseconds, in which nobody else is served, with whatever the garbage collector did:
+
+{table(head, longest)}"""
+
+
+def _us(us: float) -> str:
+    return f"{us:,.0f}" if us >= 100 else f"{us:.1f}"
