@@ -52,14 +52,11 @@ def ratios(results: PeerResults, row: str, connections: int, other: str) -> list
 
 def _top(results: PeerResults) -> str:
     machine, plan = results.machine, results.plan
-    rows = [
-        [
-            server.label,
-            ", ".join(f"{name} {number}" for name, number in server.versions.items()),
-            server.options,
-        ]
-        for server in results.servers.values()
-    ]
+    lines = []
+    for server in results.servers.values():
+        versions = ", ".join(f"{name} {number}" for name, number in server.versions.items())
+        lines.append(f"- **{server.label}**{f' ({versions})' if versions else ''}: {server.options}")
+    told = "\n".join(lines)
     return f"""\
 ## Beside other servers
 
@@ -69,7 +66,7 @@ Every server is in an environment of its own on this machine, with the same mode
 workers: {plan.rounds} rounds of {plan.seconds:g} s each, twice that for 5 MB and for the encoder. What
 isn't said here is each server's default:
 
-{table(("server", "versions", "set"), rows)}"""
+{told}"""
 
 
 def _ratios(results: PeerResults) -> str:

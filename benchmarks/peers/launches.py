@@ -237,10 +237,10 @@ CONTESTANTS = {
     "triton": ComparedServer(
         label="Triton",
         needs=("triton",),
-        options="the C++ server with its plain python backend; `max_batch_size` and `dynamic_batching` with"
-        " `max_queue_delay_microseconds`, neither at batch 1; no gRPC, no metrics, logs errors alone; bytes"
-        " come as a raw request (`Inference-Header-Content-Length: 0`), numbers as its JSON tensors, a stream"
-        " by `generate_stream` of a decoupled model",
+        options="the C++ server 2.51.0 with its plain python backend; `max_batch_size` and `dynamic_batching`"
+        " with `max_queue_delay_microseconds`, neither at batch 1; no gRPC, no metrics, logs errors alone;"
+        " bytes come as a raw request (`Inference-Header-Content-Length: 0`), numbers as its JSON tensors, a"
+        " stream by `generate_stream` of a decoupled model",
         role_of=_role("server (C++)", {STUB: "model worker"}, "other"),
         prepare=_triton,
     ),

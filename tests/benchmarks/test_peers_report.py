@@ -94,7 +94,7 @@ def test_every_server_has_its_own_figures_and_its_errors() -> None:
 def test_it_says_how_each_server_was_set_and_on_what_machine() -> None:
     text = peers_report.render(results())
     for fact in (
-        "| Mosec | mosec 0.9.8 | no logs |",
+        "- **Mosec** (mosec 0.9.8): no logs",
         "abc1234",
         "A CPU,\n2 cores",
         "average was 0.25",

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import report
+from benchmarks import peers_report, report
 from benchmarks.results import Check, Load, Loop, Machine, Point, ProcessFacts, Results, RunPlan, StartUp
+from tests.benchmarks import test_peers_report
 
 SERVERS = {"torchrelay": "torchrelay", "torchserve": "TorchServe"}
 CONNECTIONS = (1, 64)
@@ -109,3 +110,12 @@ def test_the_report_can_be_made_again_from_the_json_file(tmp_path: Path) -> None
     report.write(results(), raw, first)
     again = msgspec.json.decode(raw.read_bytes(), type=Results)
     assert report.render(again) == first.read_text()
+
+
+def test_figures_of_other_servers_are_a_section_where_they_lie_beside_the_reports_own(tmp_path: Path) -> None:
+    raw, page = tmp_path / "raw.json", tmp_path / "report.md"
+    report.write(results(), raw, page)
+    assert "## Beside other servers" not in page.read_text()
+    (tmp_path / peers_report.RESULTS.name).write_bytes(msgspec.json.encode(test_peers_report.results()))
+    report.write(results(), raw, page)
+    assert peers_report.render(test_peers_report.results()) in page.read_text()
