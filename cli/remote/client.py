@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -14,6 +13,7 @@ from torchrelay.cli.commands.options import KEY_FILE_NAME
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import credentials
 from torchrelay.cli.remote.credentials import Port
+from torchrelay.cli.remote.lean_httpx import httpx
 from torchrelay.shared import errors
 from torchrelay.shared.api_bodies import ErrorBody, FleetBody, ModelsBody, ModelsEntryBody, VersionBody
 from torchrelay.shared.settings import environment
@@ -59,7 +59,9 @@ class RestClient:
         self._http = httpx.Client(
             base_url=base_url,
             # No proxy of the environment, since it is never meant for this server; but its certificates.
-            transport=httpx.HTTPTransport(uds=socket_path, verify=credentials.trust(environ)),
+            transport=httpx.HTTPTransport(
+                uds=socket_path, verify=base_url.startswith("https:") and credentials.trust(environ)
+            ),
             headers=credentials.headers(key or credentials.find_key(port, environ, Path.cwd())),
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             trust_env=False,

@@ -15,6 +15,7 @@ import msgspec
 
 from torchrelay.shared.logs import logs
 from torchrelay.shared.processes import private_memory
+from torchrelay.shared.processes.lasting_imports import lasting_imports
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
 from torchrelay.shared.torchserve import torchserve_log
 
@@ -69,14 +70,17 @@ def run(role: Role, settings: msgspec.Raw) -> int:
     """Run one role; only that role's package is imported."""
     private_memory.keep_memory_private()  # first: the settings have keys, and handlers run as the same user
     if role == "broker":
-        from torchrelay.broker.server import run as run_broker
+        with lasting_imports():
+            from torchrelay.broker.server import run as run_broker
 
         return run_broker(msgspec.json.decode(settings, type=BrokerSettings))
     if role == "gateway":
-        from torchrelay.gateway.main import run as run_gateway
+        with lasting_imports():
+            from torchrelay.gateway.main import run as run_gateway
 
         return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
-    from torchrelay.worker.node.node import run as run_node
+    with lasting_imports():
+        from torchrelay.worker.node.node import run as run_node
 
     return run_node(msgspec.json.decode(settings, type=NodeSettings))
 

@@ -6,10 +6,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import httpx
-
 from torchrelay.cli.remote import client, credentials
 from torchrelay.cli.remote.fleet_summaries import model_summary
+from torchrelay.cli.remote.lean_httpx import httpx
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
@@ -190,7 +189,7 @@ class Startup:
 
 
 def _unverified() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # PERF: the system's authorities would take 24 ms
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

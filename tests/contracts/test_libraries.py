@@ -20,7 +20,7 @@ HOMES = {
     "msgpack": ("shared/wire/codec.py",),
     "sqlalchemy": ("broker/storage/registry.py",),
     "httpcore": ("broker/archives/",),
-    "httpx": ("cli/remote/", "cli/start/", "worker/compat/ts/"),
+    "httpx": ("cli/remote/lean_httpx.py", "worker/compat/ts/"),
     "typer": ("cli/",),
     "rich": ("cli/remote/rendering.py",),
     "psutil": ("worker/node/", "worker/launcher/"),

@@ -8,7 +8,6 @@ the pair closes, and the launcher kills all workers, with all that they have sta
 
 import contextlib
 import errno
-import gc
 import importlib
 import os
 import signal
@@ -20,6 +19,7 @@ import psutil
 
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
+from torchrelay.shared.processes.lasting_imports import lasting_imports
 from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
 from torchrelay.worker.common.handler_errors import one_line
 from torchrelay.worker.launcher import launcher_protocol as protocol
@@ -166,12 +166,10 @@ def main() -> int:
     die_with_parent(int(sys.argv[2]))
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(own_interpreter.COMPAT))
-    gc.disable()  # PERF: what is imported stays; looking for garbage in it took a quarter of the time
-    from torchrelay.worker.model import loaded_torch, process  # with all that a worker needs, once
+    with lasting_imports():
+        from torchrelay.worker.model import loaded_torch, process  # with all that a worker needs, once
 
-    failed = _preload(sys.argv[3:])
-    gc.freeze()  # what is here is looked at by no fork's collector, and so stays shared
-    gc.enable()
+        failed = _preload(sys.argv[3:])
     if loaded_torch.is_cuda_initialized():
         sys.exit("what is preloaded uses a GPU while it is imported, and so no worker could use it")
     outlive_parent()
