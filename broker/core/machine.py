@@ -175,10 +175,10 @@ class BrokerCore:
             self._contain(*fault, now)
         if now >= self._sweep_due:
             self._sweep(now)
+        elif self.workers.lost:
+            self.workers.remove_lost(now)
         elif self.peers.to_beat.left:
             self.peers.beat_some()
-        if self.workers.lost:
-            self.workers.remove_lost(now)
         if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)

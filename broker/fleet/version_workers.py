@@ -5,7 +5,6 @@ Nothing here takes longer with more workers. Whoever changes what ranks a worker
 """
 
 from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Mapping
 
 from torchrelay.broker.core.states import LIVE, READY, WorkerState
@@ -67,9 +66,9 @@ class VersionWorkers:
         self._reachable = 0
         #: See `best`.
         self._prove_first = False
-        self._states: Counter[WorkerState] = Counter()
+        self._states: dict[WorkerState, int] = {}
         #: Those that start or run, by archive, and whether they only install and so count towards no target.
-        self._live: Counter[tuple[str, bool]] = Counter()
+        self._live: dict[tuple[str, bool], int] = {}
 
     def add(self, worker: FleetWorker) -> None:
         """Add a worker."""
@@ -98,16 +97,22 @@ class VersionWorkers:
         self._settle()
         return self._reachable
 
+    @property
+    def fewest_leases(self) -> int | None:
+        """How many leases the one has that has fewest of those that get batches; None without any."""
+        self._settle()
+        return None if self._lowest == len(self._rows) else self._lowest // ROWS_PER_LEASE
+
     def count(self, state: WorkerState) -> int:
         """Return how many are in a state."""
         self._settle()
-        return self._states[state]
+        return self._states.get(state, 0)
 
     def live(self, archive: str | None = None) -> int:
         """Return how many count towards the target: all, or those that have loaded this archive."""
         self._settle()
         if archive is not None:
-            return self._live[archive, False]
+            return self._live.get((archive, False), 0)
         return sum(count for (_, installs_only), count in self._live.items() if not installs_only)
 
     def has_others(self, archive: str) -> bool:
@@ -116,11 +121,13 @@ class VersionWorkers:
         return any(of != archive for of, _ in self._live)
 
     def _count(self, worker: FleetWorker, state: WorkerState, by: int) -> None:
-        self._states[state] += by
+        self._states[state] = self._states.get(state, 0) + by
         if state in LIVE:
             kind = worker.archive, worker.installs_only
-            self._live[kind] += by
-            if not self._live[kind]:
+            count = self._live.get(kind, 0) + by
+            if count:
+                self._live[kind] = count
+            else:
                 del self._live[kind]
 
     # Ranks

@@ -7,6 +7,7 @@ from math import inf
 from torchrelay.broker.core.answers import Gateway, no_worker, part_lost
 from torchrelay.broker.jobs.dispatch import Dispatch
 from torchrelay.broker.jobs.isolation import Isolation
+from torchrelay.broker.jobs.load import MARGIN
 from torchrelay.broker.jobs.queues import Job, VersionQueue
 from torchrelay.broker.jobs.recovery import RecoveredAnswer
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
@@ -177,6 +178,9 @@ class Admission(JobsPart):
         self, record: VersionRecord, queue: VersionQueue, left_s: float, now: float, *, has_limit: bool
     ) -> str:
         """Say why a job can't begin within `left_s`, or with a limit of its own not end; "" if it can."""
+        ends_after_s = (1 + MARGIN) * queue.service_s * has_limit
+        if self.begins_by_s(record, queue) + ends_after_s <= left_s:
+            return ""  # PERF: 1 us, where a look at each of 1,000 workers takes some ms
         load = self.load(record, queue, now)
         if not load.comes_too_late(left_s, must_end=has_limit):
             return ""

@@ -44,6 +44,19 @@ class QueueLoad:
         return begins_in_s + (1 + MARGIN) * self.service_s * must_end > left_s
 
 
+def latest_begin_s(
+    *, depth: int, batch_size: int, workers: int, fewest_leases: int, service_s: float
+) -> float:
+    """Return a time, in seconds from now, by which a new job begins at the latest; see `begins_in_s`.
+
+    It takes no look at each worker: of so many, one has so few leases, each of a place of its own or before
+    the next, and no lease takes longer than on average.
+    """
+    if not workers:
+        return 0.0
+    return (fewest_leases + 1 + depth // batch_size // workers) * service_s
+
+
 def is_hopeless(*, left_s: float, service_s: float, others: int) -> bool:
     """Tell whether a job whose turn has come is refused: a batch takes longer than its client waits.
 

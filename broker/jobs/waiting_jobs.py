@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from torchrelay.broker.core.answers import Answers, no_worker
 from torchrelay.broker.core.states import JobState
@@ -10,7 +11,7 @@ from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
-from torchrelay.broker.jobs.load import QueueLoad, backlog_s, left_of_batch_s
+from torchrelay.broker.jobs.load import QueueLoad, backlog_s, latest_begin_s, left_of_batch_s
 from torchrelay.broker.jobs.queues import Job, VersionQueue
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.records import VersionRecord
@@ -123,6 +124,17 @@ class JobsPart:
             free_in_s=sorted(free_in_s),
             service_s=service_s,
         )
+
+    def begins_by_s(self, record: VersionRecord, queue: VersionQueue) -> float:
+        """Return when a new job of a version begins at the latest, which takes no look at each worker."""
+        workers = self.fleet.versions.get(queue.key)
+        fewest = None if workers is None else workers.fewest_leases
+        if workers is None or fewest is None:
+            return inf
+        return latest_begin_s(
+            depth=len(queue.row), batch_size=record.batch_size if queue.runs_in_order else 1,
+            workers=workers.reachable, fewest_leases=fewest, service_s=queue.service_s,
+        )  # fmt: skip
 
     def retry_after_s(self, record: VersionRecord, queue: VersionQueue) -> int:
         """Return when to try again what finds no place: when what waits now is done, as far as is known."""

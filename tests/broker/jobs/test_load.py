@@ -96,3 +96,26 @@ def test_only_while_others_wait_is_a_job_hopeless() -> None:
 def test_a_backlog_is_shared_by_all_places() -> None:
     assert load.backlog_s(depth=30, capacity=6, service_s=2.0) == 10.0
     assert load.backlog_s(depth=30, capacity=0, service_s=2.0) == 0.0
+
+
+@given(
+    st.lists(st.lists(st.floats(0, 1), max_size=4), max_size=8), SECONDS, st.integers(0, 200),
+    st.integers(1, 16), st.booleans(),
+)  # fmt: skip
+def test_a_job_begins_no_later_than_is_said_without_a_look_at_each_worker(
+    shares_left: list[list[float]], service_s: float, depth: int, batch_size: int, is_in_order: bool
+) -> None:
+    """`shares_left` of an average batch, for each lease of each worker."""
+    left_s = [[share * service_s for share in leases] for leases in shares_left]
+    free_in_s = [sum(leases) for leases in left_s]
+    if not is_in_order:  # with room for four on each
+        batch_size = 1
+        free_in_s = [one for leases in left_s for one in [*leases, *[0.0] * (4 - len(leases))]]
+    exact = QueueLoad(
+        depth=depth, batch_size=batch_size, free_in_s=sorted(free_in_s), service_s=service_s
+    ).begins_in_s
+    by = load.latest_begin_s(
+        depth=depth, batch_size=batch_size, workers=len(left_s), service_s=service_s,
+        fewest_leases=min(map(len, left_s), default=0),
+    )  # fmt: skip
+    assert exact <= by * (1 + 1e-12)
