@@ -54,7 +54,7 @@ MUTANTS = (
              "(one for one in worker.leases if number < one.number >> 32 << 32), None)"),
     )),
     _one("a job that was cancelled is answered as well", Leases.completed,
-         "if job.state is not JobState.RUNNING:", "if False:"),
+         "if job.state is not RUNNING:", "if False:"),
     _one("an answered job stays with its gateway", Answers._end,
          "del gateway.jobs[job.number]", "pass"),
     _one("a silent node is not dropped", Peers.drop_silent,
