@@ -1,10 +1,9 @@
 """A link without a socket: the real session, and a scripted broker behind the real codec."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import falcon.inspect
 import falcon.testing
 
 from torchrelay.gateway.api.base_app import App
@@ -38,8 +37,19 @@ def no_replies(ask: Any) -> errors.RelayError:
 
 
 def templates(app: App) -> list[str]:
-    """Every route of an API, as it was added."""
-    return [route.path for route in falcon.inspect.inspect_compiled_router(app._router)]
+    """Every route of an API, as it was added.
+
+    PERF: falcon's own list of them took 180 ms, for it looks for the line of each method.
+    """
+
+    def below(nodes: Iterable[Any], parent: str) -> Iterator[str]:  # Any: falcon's, with no types
+        for node in nodes:
+            path = f"{parent}/{node.raw_segment}"
+            if node.resource is not None:
+                yield path
+            yield from below(node.children, path)
+
+    return list(below(app._router._roots, ""))
 
 
 class FakeLink(Link):

@@ -106,10 +106,15 @@ def is_open(port: int, path: str) -> bool:
     return path in OPEN or port == METRICS
 
 
+@pytest.fixture(scope="module")
+def gateway() -> Gateway:
+    """One for all requests that leave it as it was."""
+    return guarded()
+
+
 @pytest.mark.parametrize(("port", "path"), [row for row in walk(CONFIG) if not is_open(*row)])
 @pytest.mark.parametrize("method", METHODS)
-def test_no_route_can_be_called_without_its_key(port: int, path: str, method: str) -> None:
-    gateway = guarded()
+def test_no_route_can_be_called_without_its_key(gateway: Gateway, port: int, path: str, method: str) -> None:
     good = "token" if path.startswith("/token") else "inference" if port == INFERENCE else "management"
     for api in [None, *KEYS]:
         result = gateway.ask(port, method, path, headers=bearer(api) if api else None)
