@@ -476,7 +476,8 @@ def test_an_archive_that_takes_too_long_leaves_nothing(
         file.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "m", "configFile": "c.yaml"}}')
         file.writestr("c.yaml", "a: {" + "b, " * 80_000 + "}")
     reader = ArchiveReader(time_limit_s=0)
-    with pytest.raises(errors.InvalidModel, match="inspecting it took more than 1 s"):
+    # 1 s of cpu time, or 5 s of any where that is short.
+    with pytest.raises(errors.InvalidModel, match=r"inspecting it took more than [15] s"):
         prepare(f"file://{path}", store, broker, reader=reader)
     reader.close()
     assert not list(Path(str(broker.model_store)).iterdir())
