@@ -53,7 +53,7 @@ class Dispatch(JobsPart):
 
     def dispatch(self, key: Key, now: float) -> None:
         """Give a version's waiting jobs to its workers, as far as `batching` lets them go."""
-        if self.due:
+        if self.due.next < inf:
             self.due.remove(key)
         record = self.catalog.get(key)
         queue = self.waiting.queues.get(key)

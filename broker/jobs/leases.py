@@ -135,7 +135,7 @@ class Leases(JobsPart):
             raise WireError(f"{len(done.items)} results for a batch of {len(lease.jobs)}")
         queue = lease.queue
         began_at = lease.began_at
-        if lease.is_in_order:
+        if lease.is_in_order and worker.leases[0] is not lease:
             self._skip_to(worker, lease, now)
         is_whole = done.streamed == lease.streamed
         answered: list[tuple[Job, int]] = []
@@ -159,7 +159,8 @@ class Leases(JobsPart):
         if queue.suspicions.known or queue.kept_worker:
             self.isolation.answered(lease)
         self._drop_lease(worker, lease, now)
-        self._begin_next(worker, now)
+        if worker.leases:
+            self._begin_next(worker, now)
         if lease.jobs[0].sequence:
             ended = [name for item in done.items for name in item.ends_sequences]
             self.waiting.refuse(queue.close(ended, worker.worker_id), "its sequence has been ended")
