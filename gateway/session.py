@@ -138,6 +138,11 @@ class GatewaySession(Presence, Generic[P]):
         """How many jobs and asks have no answer yet."""
         return len(self._waiting)
 
+    def has_outgoing(self, now: float) -> bool:
+        """Tell whether `outgoing` may yield something."""
+        is_said = self._unsent or self._cancelled or self._is_count_due or self._answers_heard.has_missed
+        return bool(is_said) or now >= self.next_wake()
+
     @property
     def has_full_message(self) -> bool:
         """Whether as much waits to be sent as goes into one Submit, and there is a broker to take it."""

@@ -156,6 +156,10 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     peer_timeout_s: PositiveSeconds = 3.0
     #: TorchServe's job_queue_size and its default: jobs waiting per model version.
     job_queue_size: Positive = 100
+    #: Work that a worker is given ahead: as many batches, of up to 32 jobs, as it should run in so long, one
+    #: at least where batches take less than half a second. So it need not wait for the next message; of two
+    #: workers neither has much to do while the other has nothing.
+    ahead_s: Annotated[float, msgspec.Meta(ge=0)] = 0.002
     #: Bytes of the jobs that wait in all queues. Where no job waits, one of any size is accepted. The
     #: commands raise it with max_request_size, to what a gateway lets in.
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES

@@ -324,17 +324,19 @@ class BrokerCore:
         self, worker: FleetWorker, peer: bytes, message: FromPeer, frames: Frames, now: float
     ) -> None:
         match message:
-            case m.Completed() | m.Streamed() if not worker.answers.takes(message.serial):
-                self._ask_for_missed(worker, peer)
             case m.Completed():
-                parts = split_frames([item.frames for item in message.items], frames)
-                if self.jobs.completed(worker, message, parts, now):
-                    self.workers.completed_batch(worker, now)
+                self._completed(worker, peer, message, frames, now)
             case m.Streamed():
+                if not worker.answers.takes(message.serial):
+                    self._ask_for_missed(worker, peer)
+                    return
                 parts = split_frames([item.frames for item in message.items], frames)
                 self.jobs.streamed(worker, message, parts, now)
             case _ if frames:
                 self._refuse(peer, message, "carries no frames")
+            case m.CompletedInRow(batches):
+                for done in batches:
+                    self._completed(worker, peer, done, (), now)
             case m.WorkerBeat():
                 worker.answers.told(message.serial)
                 self._ask_for_missed(worker, peer)
@@ -348,6 +350,16 @@ class BrokerCore:
             case _:
                 misdirected: m.FromGateway | m.FromNode = message
                 self._refuse(peer, misdirected, "is not for a worker to say")
+
+    def _completed(
+        self, worker: FleetWorker, peer: bytes, done: m.Completed, frames: Frames, now: float
+    ) -> None:
+        if not worker.answers.takes(done.serial):
+            self._ask_for_missed(worker, peer)
+            return
+        parts = split_frames([item.frames for item in done.items], frames)
+        if self.jobs.completed(worker, done, parts, now):
+            self.workers.completed_batch(worker, now)
 
     def _ask_for_missed(self, worker: FleetWorker, peer: bytes) -> None:
         if worker.answers.has_missed:
@@ -429,7 +441,7 @@ class BrokerCore:
             worker.is_cut = True
             worker.touch()
             if isinstance(message, m.Assign):
-                self.jobs.take_back_unsent(worker, message.lease, now)
+                self.jobs.take_back_unsent(worker, message.leases, now)
         elif isinstance(message, m.StartWorker):
             reason = "the order to start it found no node"
             self.workers.not_started(message.worker_id, reason, now, is_failure=False)
@@ -445,11 +457,11 @@ class BrokerCore:
         elif isinstance(message, m.StartWorker):
             self.workers.not_started(message.worker_id, reason, now, is_failure=True)
         elif isinstance(message, m.Assign) and (worker := self.workers.by_peer.get(peer)):
-            jobs = [job for lease in worker.leases if lease.number == message.lease for job in lease.jobs]
+            jobs = [job for lease in worker.leases if lease.number in message.leases for job in lease.jobs]
             for job in jobs:
                 if job.state is JobState.RUNNING:
                     self._answers.refuse(job, error)
-            self.jobs.take_back_unsent(worker, message.lease, now)
+            self.jobs.take_back_unsent(worker, message.leases, now)
             self.jobs.touch(worker.key)
 
     # Time

@@ -43,6 +43,8 @@ class FleetWorker:
     answers: InOrder = field(default_factory=InOrder)
     #: Leases of a broker before this one, which its hello named, are its to answer.
     keeps_leases: bool = False
+    #: Whether its protocol has batches that are sent ahead in one message.
+    takes_ahead: bool = False
     #: While draining: when patience ends. None waits for the batch however long it takes.
     drain_until: float | None = None
     #: All its devices, `device` first; () where a node of an earlier version holds it.

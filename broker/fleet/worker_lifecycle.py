@@ -126,6 +126,7 @@ class WorkerLifecycle:
             self.by_peer[peer] = worker
             worker.answers = InOrder(max(0, hello.next_serial - 1))
             worker.answers.has_skipped = not hello.next_serial  # its protocol doesn't number them
+            worker.takes_ahead = hello.protocol >= m.AHEAD_SINCE_PROTOCOL
             worker.keeps_leases = self._jobs.recovery.named(worker, hello.held)
             if loading_s is not None:
                 self._metrics.worker_loaded(worker.metrics_label, loading_s, self._wall_ms(now))

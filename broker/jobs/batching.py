@@ -8,9 +8,11 @@ from torchrelay.broker.models.records import VersionRecord
 FUTILE_WAITS_LIMIT = 8
 #: Less is lost when it is added to a time, which would so be due again and again.
 SHORTEST_WAIT_S = 1e-6
-#: A second batch is sent ahead only where batches are shorter than this: for long ones it is better to
-#: decide late, when it is known which worker is free first.
+#: Batches are sent ahead only where they are shorter than this: for long ones it is better to decide late,
+#: when it is known which worker is free first.
 SEND_AHEAD_LIMIT_S = 0.5
+#: Jobs that are sent ahead at most.
+AHEAD_LIMIT_JOBS = 32
 #: Jobs that an asynchronous handler is given at the same time. TorchServe sends it all there are; bounded
 #: here so that a second worker gets its share and the queue's limit means something.
 ASYNC_LEASES_LIMIT = 256
@@ -67,12 +69,15 @@ def capacity(record: VersionRecord, *, workers: int) -> int:
     return workers * (concurrent_leases(record) or record.batch_size)
 
 
-def may_send_ahead(*, leases: int, depth: int, batch_size: int, service_s: float) -> bool:
-    """Tell whether a worker that runs `leases` batches in order gets one more, so as not to wait for it.
+def lease_limit(*, batch_size: int, service_s: float, ahead_s: float) -> int:
+    """Return how many batches a worker that runs them in order may have: one runs, and others are sent ahead.
 
-    A full batch only, one at a time, and never where batches take long, or before it is known how long.
+    As many as it should run within `ahead_s`, so that it need not wait for messages; one at least, but none
+    where batches take long, or before it is known how long.
     """
-    return leases == 1 and depth >= batch_size and 0 < service_s < SEND_AHEAD_LIMIT_S
+    if not 0 < service_s < SEND_AHEAD_LIMIT_S:
+        return 1
+    return 1 + max(1, min(int(ahead_s / service_s), AHEAD_LIMIT_JOBS // batch_size))
 
 
 def smooth_service(average_s: float, latest_s: float, *, was_whole: bool = True) -> float:

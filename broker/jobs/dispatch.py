@@ -1,6 +1,6 @@
 """Which worker gets a batch, by the mode of batching. Pure.
 
-- in order: batches, at most two on a worker, the second sent ahead; see `best_worker`;
+- in order: batches, of which some are sent ahead, see `batching.lease_limit`; and `best_worker`;
 - concurrently (`continuousBatching`, `asyncCommunication`): leases of one job each that run at the same time,
   as many on a worker as `batching.concurrent_leases` says;
 - by sequence (`sequenceBatching`): one job of each sequence in a batch, on the worker that the sequence
@@ -100,16 +100,18 @@ class Dispatch(JobsPart):
     # The strategies, one for each mode; see `queues.Strategy`.
 
     def _in_order(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
-        """Give a worker one batch, and a second one ahead where batches are short; it runs them in turn."""
+        """Give a worker one batch, and others ahead where batches are short; it runs them in turn."""
         late = now - 2 * self.settings.beat_interval_s
+        limit = self._lease_limit(queue, record)
         while queue.row:
             worker = best_worker(self.fleet, queue, late)
             if worker is None:
                 return self._look_again(queue, now)
-            if worker.leases and not batching.may_send_ahead(
-                leases=len(worker.leases), depth=len(queue.row), batch_size=record.batch_size,
-                service_s=queue.service_s,
-            ):  # fmt: skip
+            if (held := len(worker.leases)) and (
+                held >= limit
+                or len(queue.row) < record.batch_size
+                or (held > 1 and queue.row.first.frames)  # what is large takes its time on the way
+            ):
                 break
             wait_s = _batch_wait_s(queue, queue.row.first, len(queue.row), record, now)
             if wait_s > 0:
@@ -119,6 +121,18 @@ class Dispatch(JobsPart):
             count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
             self.assign(queue, queue.take(count), record, worker, now)
         return inf
+
+    def _lease_limit(self, queue: PlainQueue, record: VersionRecord) -> int:
+        """Return how many batches a worker of a version may have.
+
+        Where there are several workers, one that meets a slow batch keeps what is behind it from the others.
+        """
+        service_s = queue.service_s
+        if service_s and len(self.fleet.ready(queue.key)) > 1:
+            service_s = max(service_s, queue.slowest_s)
+        return batching.lease_limit(
+            batch_size=record.batch_size, service_s=service_s, ahead_s=self.settings.ahead_s
+        )
 
     def _concurrently(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give each job a lease of its own, which runs beside others; the worker makes batches of them."""

@@ -94,6 +94,7 @@ class Jobs:
         if self.waiting.deadlines.next <= real_now:
             self._end_late(real_now)
         self._dispatch.run(now)
+        self._leases.send_assigned(now)
 
     def hold_back(self) -> None:
         """Hand out nothing more: who waits is sent again by gateways to the broker that comes next."""

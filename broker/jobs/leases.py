@@ -14,11 +14,14 @@ from torchrelay.broker.jobs.recovery import Recovery
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
+from torchrelay.shared.recent_peak import recent_peak
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError
 
 #: What is said of a batch that its worker doesn't have.
 LOST = "the batch was lost on its way"
+#: Jobs whose batches go in one message: of what they have inline no more than a head may hold.
+ASSIGN_LIMIT_JOBS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,8 @@ class Leases(JobsPart):
     next: int
     recovery: Recovery
     by_number: dict[int, Lease] = field(default_factory=dict)
+    #: What is to be sent at the end of the turn.
+    _assigned: dict[FleetWorker, list[Lease]] = field(default_factory=dict)
 
     def assign(
         self,
@@ -49,28 +54,12 @@ class Leases(JobsPart):
         lease = Lease(number, queue, worker.worker_id, jobs, jobs[0].is_describe, now, self.fleet.beat)
         lease.is_in_order = queue.runs_in_order
         stats = self.stats.versions[queue.key]
-        items: list[m.AssignItem] = []
-        frames: list[Frame] = []
         size = 0
         for job in jobs:
             job.move(RUNNING)
             job.attempt += 1
             job.lease = number
             size += job.size
-            left_ms = self._left_ms(job, now) if job.given_up_at < inf else 0
-            items.append(
-                m.AssignItem(
-                    job.meta,
-                    len(job.frames),
-                    job.sequence,
-                    job.starts_sequence,
-                    left_ms,
-                    job.gateway,
-                    job.number,
-                )
-            )
-            if job.frames:
-                frames.extend(job.frames)
         self.waiting.queued_bytes -= size
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
@@ -85,7 +74,48 @@ class Leases(JobsPart):
         worker.touched[worker] = None
         worker.last_assigned_at = now
         self.by_number[number] = lease
-        self.send(worker.peer, m.Assign(number, lease.is_describe, tuple(items)), frames)
+        self._assigned.setdefault(worker, []).append(lease)
+
+    def send_assigned(self, now: float) -> None:
+        """Send workers what they were assigned in this turn, each as few messages as it may be."""
+        if not self._assigned:
+            return
+        assigned, self._assigned = self._assigned, {}
+        for worker, leases in assigned.items():
+            together: list[Lease] = []
+            for lease in leases:
+                if lease.number not in self.by_number:
+                    continue  # taken back since, after a turn that failed
+                if together and not (worker.takes_ahead and _go_together(lease, together)):
+                    self._send_assign(worker, together, now)
+                    together = []
+                together.append(lease)
+            if together:
+                self._send_assign(worker, together, now)
+
+    def _send_assign(self, worker: FleetWorker, leases: Sequence[Lease], now: float) -> None:
+        assert worker.peer is not None, worker
+        items: list[m.AssignItem] = []
+        frames: list[Frame] = []
+        for lease in leases:
+            for job in lease.jobs:
+                left_ms = self._left_ms(job, now) if job.given_up_at < inf else 0
+                items.append(
+                    m.AssignItem(
+                        job.meta,
+                        len(job.frames),
+                        job.sequence,
+                        job.starts_sequence,
+                        left_ms,
+                        job.gateway,
+                        job.number,
+                    )
+                )
+                if job.frames:
+                    frames.extend(job.frames)
+        first, *others = leases
+        ahead = tuple([m.AheadItem(lease.number, len(lease.jobs)) for lease in others])
+        self.send(worker.peer, m.Assign(first.number, first.is_describe, tuple(items), ahead), frames)
 
     def _left_ms(self, job: Job, now: float) -> int:
         """Return how long a job's client still waits: not 0, which would mean for ever."""
@@ -153,6 +183,7 @@ class Leases(JobsPart):
             queue.service_s = batching.smooth_service(
                 queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
             )
+            queue.slowest_s = recent_peak(queue.slowest_s, done.handler_us / 1e6)
         self.stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
         )
@@ -245,12 +276,11 @@ class Leases(JobsPart):
             self._begin_next(worker, now)
             self.waiting.changed[worker.key] = None
 
-    def take_back_unsent(self, worker: FleetWorker, number: int, now: float) -> None:
-        """Take back a lease whose message found no connection."""
-        lease = self.by_number.get(number)
-        if lease is not None and lease.worker_id == worker.worker_id:
-            self.take_back(worker, [lease], now, reason="it is cut off", never_came=True)
-            self._begin_next(worker, now)
+    def take_back_unsent(self, worker: FleetWorker, numbers: Collection[int], now: float) -> None:
+        """Take back leases whose message found no connection."""
+        unsent = [lease for lease in worker.leases if lease.number in numbers]
+        self.take_back(worker, unsent, now, reason="it is cut off", never_came=True)
+        self._begin_next(worker, now)
 
     def take_back(
         self,
@@ -313,3 +343,10 @@ class Leases(JobsPart):
         """Let the first of the leases that run in order begin, if the one before it has ended."""
         if worker.leases and worker.leases[0].began_at is None:
             worker.leases[0].begin(now)
+
+
+def _go_together(lease: Lease, before: Sequence[Lease]) -> bool:
+    """Tell whether a batch may be in one message with those before it."""
+    if not lease.is_in_order or lease.is_describe or any(job.frames for job in lease.jobs):
+        return False
+    return len(lease.jobs) + sum(len(one.jobs) for one in before) <= ASSIGN_LIMIT_JOBS

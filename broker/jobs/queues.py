@@ -196,6 +196,8 @@ class VersionQueue(ABC):
         #: Average seconds a batch takes, or one job of those that run side by side, weighted to the recent;
         #: 0 before the first.
         self.service_s = 0.0
+        #: How long the handler took over the slowest of the latest batches.
+        self.slowest_s = 0.0
         #: Those that wait to be run alone, see `isolation`. None in a queue of sequences.
         self.suspects = Row()
         self.suspicions = Suspicions()

@@ -79,6 +79,7 @@ KINDS: dict[int, type[m.Message]] = {
     52: m.Completed,
     53: m.Streamed,
     54: m.Measured,
+    55: m.CompletedInRow,
     60: m.Welcome,
     61: m.Beat,
     62: m.IntroduceYourself,

@@ -116,6 +116,13 @@ class AssignItem(Item, frozen=True):
     job: f.Number = 0
 
 
+class AheadItem(Item, frozen=True):
+    """A batch that is sent ahead: its lease, and how many of a message's items are its jobs."""
+
+    lease: f.Number
+    jobs: f.Number
+
+
 class CompletedItem(Item, frozen=True):
     """The answer to one job of a batch, in the batch's order; the last part, if parts were streamed.
 

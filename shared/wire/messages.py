@@ -19,6 +19,8 @@ PROTOCOL_VERSION = 4
 OLDEST_PROTOCOL_VERSION = 3
 #: Answers are numbered, and sent again where they were lost, between peers from this version on.
 NUMBERED_SINCE_PROTOCOL = 4
+#: Several batches are one message to workers from this version on.
+AHEAD_SINCE_PROTOCOL = 4
 
 
 class Bye(Message, frozen=True):
@@ -274,6 +276,12 @@ class Completed(Message, frozen=True):
     items: f.OfOneBatch[CompletedItem]
     streamed: f.Number = 0
     serial: f.Number = 0
+
+
+class CompletedInRow(Message, frozen=True):
+    """Batches that were done shortly one after the other, in this order; none of their answers has frames."""
+
+    batches: f.OfOneTurn[Completed]
 
 
 class Streamed(Message, frozen=True):
@@ -540,11 +548,20 @@ class ArchiveMissing(Message, frozen=True):
 
 
 class Assign(Message, frozen=True):
-    """A batch to run under a lease, with its frames."""
+    """A batch to run under a lease, with its frames, and those to run after it, which are sent ahead.
+
+    The last of the items are theirs, in the order of `ahead`.
+    """
 
     lease: f.Number
     is_describe: bool
     items: f.OfOneBatch[AssignItem]
+    ahead: f.OfOneTurn[AheadItem] = ()
+
+    @property
+    def leases(self) -> tuple[int, ...]:
+        """The leases of all its batches."""
+        return (self.lease, *(batch.lease for batch in self.ahead))
 
 
 class CancelJobs(Message, frozen=True):
@@ -582,7 +599,7 @@ FromNode = (
     HelloNode | NodeLeaves | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey
     | FetchArchive | Bye
 )  # fmt: skip
-FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | Measured | Bye
+FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | CompletedInRow | Measured | Bye
 #: What whoever was let in by an invitation may say, and is told.
 FromNewcomer = Enrol
 ToNewcomer = Enrolled | Leave | Misunderstood

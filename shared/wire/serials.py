@@ -45,17 +45,26 @@ class Unheard(Generic[NumberedT, FrameT]):
         self.latest += 1
         return self.latest
 
-    def keep(self, message: NumberedT, frames: Sequence[FrameT], size: int) -> None:
-        """Keep a message that goes out; above the limits the oldest ones are let go."""
+    def keep(self, message: NumberedT, frames: Sequence[FrameT], size: int) -> list[NumberedT]:
+        """Keep a message that goes out; above the limits let go of the oldest ones, and return them."""
         self._kept.append((message, frames, size))
         self._bytes += size
+        dropped: list[NumberedT] = []
         while len(self._kept) > self.limit or (self._bytes > self.limit_bytes and len(self._kept) > 1):
-            self._bytes -= self._kept.popleft()[2]
+            dropped.append(self._drop_oldest())
+        return dropped
 
-    def heard(self, serial: int) -> None:
-        """Let go of the messages up to this one, which have come."""
+    def heard(self, serial: int) -> list[NumberedT]:
+        """Let go of the messages up to this one, which have come, and return them."""
+        dropped: list[NumberedT] = []
         while self._kept and self._kept[0][0].serial <= serial:
-            self._bytes -= self._kept.popleft()[2]
+            dropped.append(self._drop_oldest())
+        return dropped
+
+    def _drop_oldest(self) -> NumberedT:
+        message, _, size = self._kept.popleft()
+        self._bytes -= size
+        return message
 
     def after(self, serial: int) -> list[tuple[NumberedT, Sequence[FrameT]]]:
         """Return what is kept of the messages after this one, to be sent again."""

@@ -77,8 +77,12 @@ _OF_CONNECTIONS: dict[int, ConnectionNews] = {
     int(zmq.EVENT_DISCONNECTED): "ended",
 }
 
+#: Parts below this are copied when they are sent: to lend one takes as long as to copy so much.
+_LENT_FROM_BYTES = 8 * 1024
 #: Plain numbers: two of zmq's flags take a microsecond to combine.
 LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
+_READABLE = int(zmq.POLLIN)
 
 COMMON = {
     zmq.LINGER: 0,
@@ -250,11 +254,26 @@ def send(socket: Socket, parts: Sequence[Part]) -> None:
 
     Raises zmq.Again, or from a listener zmq.ZMQError of EHOSTUNREACH, where there is nobody to take it: then
     nothing of it was sent.
-    PERF: pyzmq's `send_multipart` takes 3 us for two parts, this 1 us.
+    PERF: pyzmq's `send_multipart` takes 2 us more for two parts; so does it for one that is small to be told
+    that it may be lent.
     """
+    last = parts[-1]
     for part in parts[:-1]:
-        socket.send(part, MORE, copy=False)
-    socket.send(parts[-1], LAST, copy=False)
+        socket.send(part, MORE, type(part) is bytes and len(part) < _LENT_FROM_BYTES)
+    socket.send(last, LAST, type(last) is bytes and len(last) < _LENT_FROM_BYTES)
+
+
+def receive(socket: Socket) -> tuple[bytes, list[memoryview]]:
+    """Receive a message that has come: its head, and its frames as zmq holds them. Raises zmq.Again.
+
+    PERF: a frame says itself whether another follows; to ask the socket after each takes 1 us more.
+    """
+    last = head = socket.recv(zmq.NOBLOCK, copy=False)
+    frames: list[memoryview] = []
+    while last.more:
+        last = socket.recv(zmq.NOBLOCK, copy=False)
+        frames.append(last.buffer)
+    return head.bytes, frames
 
 
 def tracked(part: bytes) -> zmq.Frame:
@@ -268,6 +287,11 @@ def has_more(socket: Socket) -> bool:
     PERF: 0.7 us, of which `rcvmore`, which looks its own name up, takes 2.
     """
     return bool(socket.getsockopt(zmq.RCVMORE))
+
+
+def is_readable(socket: Socket) -> bool:
+    """Tell whether a message has come. PERF: 3.5 us; to receive none, by the exception, takes 8."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
 
 def watcher(context: Context, listening: Socket) -> Socket:

@@ -10,6 +10,7 @@ from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.jobs.queues import PlainQueue
 from torchrelay.broker.jobs.sequences import SequenceQueue
+from torchrelay.broker.models.records import VersionRecord
 
 
 def check(core: BrokerCore) -> None:
@@ -56,6 +57,11 @@ def _check_jobs(core: BrokerCore) -> None:
     )
 
 
+def in_order_limit(record: VersionRecord) -> int:
+    """Return how many batches a worker may have: one that runs, and ahead one, or those of so many jobs."""
+    return 1 + max(1, batching.AHEAD_LIMIT_JOBS // record.batch_size)
+
+
 def _check_leases(core: BrokerCore) -> None:
     held = [lease for worker in core.fleet.workers.values() for lease in worker.leases]
     assert {id(lease) for lease in held} == {id(lease) for lease in core.jobs.leases.values()}, (
@@ -68,7 +74,9 @@ def _check_leases(core: BrokerCore) -> None:
         record = core.catalog.get(worker.key)
         # One that drains may have got its leases when its version was registered otherwise.
         is_ready = worker.state is WorkerState.READY
-        limit = (batching.concurrent_leases(record) or 2) if record and is_ready else None
+        limit = (
+            (batching.concurrent_leases(record) or in_order_limit(record)) if record and is_ready else None
+        )
         assert limit is None or len(worker.leases) <= limit, f"a worker holds more than {limit} leases"
         for position, lease in enumerate(worker.leases):
             assert lease.worker_id == worker.worker_id, "a lease lies on another worker than it names"

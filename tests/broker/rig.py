@@ -1,8 +1,8 @@
 """A core on a bench: virtual time, peers played by the test, every message through the codec."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any, TypeVar
 
 from tests.broker import invariants
@@ -103,6 +103,18 @@ class MemoryRegistry:
         )  # fmt: skip
 
 
+def batch_by_batch(message: m.Message) -> Iterator[m.Message]:
+    """Yield an Assign of several batches, of which none but the first has frames, as one of each."""
+    if not isinstance(message, m.Assign):
+        yield message
+        return
+    counts = [len(message.items) - sum(batch.jobs for batch in message.ahead)]
+    counts += [batch.jobs for batch in message.ahead]
+    items = iter(message.items)
+    for lease, jobs in zip(message.leases, counts, strict=True):
+        yield m.Assign(lease, message.is_describe, tuple(islice(items, jobs)))
+
+
 class Rig:
     """Drives a BrokerCore and plays its shell; `archives` maps urls to what they hold."""
 
@@ -121,6 +133,8 @@ class Rig:
         self.registry = MemoryRegistry()
         self.archives: dict[str, Prepared | RelayError] = {}
         self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
+        #: The leases of each message that gave a worker batches.
+        self.sent_together: list[tuple[int, ...]] = []
         self.reports: list[Report] = []
         self.snapshots: list[WriteSnapshot] = []
         #: What each start of the broker is told to load.
@@ -252,9 +266,14 @@ class Rig:
             case Send(peer, message, frames):
                 decoded, epoch = codec.decode(codec.encode(message, self.core.epoch))
                 assert epoch == self.epoch
-                self._note_sent(peer, decoded)
-                if not isinstance(decoded, m.Beat):
-                    self.inbox[peer].append((decoded, tuple(bytes(f) for f in frames)))  # type: ignore[call-overload]  # test frames are bytes
+                if isinstance(decoded, m.Assign):
+                    self.sent_together.append(decoded.leases)
+                own = tuple(bytes(f) for f in frames)  # type: ignore[call-overload]  # test frames are bytes
+                for one in batch_by_batch(decoded):
+                    self._note_sent(peer, one)
+                    if not isinstance(one, m.Beat):
+                        self.inbox[peer].append((one, own))
+                        own = ()
             case Prepare(token, origin):
                 results.append(
                     ArchivePrepared(
@@ -363,15 +382,24 @@ class Rig:
         """Let a node obey its orders to start: each worker says that it is ready."""
         return [self.worker_ready(order, node) for order in self.take(node, m.StartWorker)]
 
-    def worker_ready(self, order: m.StartWorker, node: bytes = NODE, *, next_serial: int = 0) -> bytes:
+    def worker_ready(
+        self,
+        order: m.StartWorker,
+        node: bytes = NODE,
+        *,
+        next_serial: int = 0,
+        protocol: int = m.PROTOCOL_VERSION,
+    ) -> bytes:
         name = self.core.fleet.nodes[node].own_name
-        return self.worker_ready_again(order, name, next_serial=next_serial)
+        return self.worker_ready_again(order, name, next_serial=next_serial, protocol=protocol)
 
-    def worker_ready_again(self, order: m.StartWorker, name: str, *, next_serial: int = 0) -> bytes:
+    def worker_ready_again(
+        self, order: m.StartWorker, name: str, *, next_serial: int = 0, protocol: int = m.PROTOCOL_VERSION
+    ) -> bytes:
         """Let a worker say hello; its node, called `name`, need not be here. `next_serial`: it numbers."""
         peer = f"w-{order.worker_id}".encode()
         self.leases[peer] = []
-        self.say(peer, m.HelloWorker(m.PROTOCOL_VERSION, order.worker_id, name, order.model, order.version,
+        self.say(peer, m.HelloWorker(protocol, order.worker_id, name, order.model, order.version,
                                      order.archive, order.device, 77, order.claim,
                                      next_serial=next_serial))  # fmt: skip
         self.take(peer, m.Welcome)

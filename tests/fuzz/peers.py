@@ -69,10 +69,10 @@ def _worker_hears(
     one: PeerSession, leases: worker.HeldLeases, message: m.Message, epoch: int, now: float
 ) -> None:
     match one.heard(message, epoch, now):
-        case m.Assign(lease, is_describe, items):
-            leases.assigned(
-                worker.Batch(lease, is_describe, [worker.AssignedJob(item.meta) for item in items])
-            )
+        case m.Assign() as assign:
+            with suppress(codec.WireError):  # which is logged, and passed over
+                for batch in worker.batches_of(assign, (), now):
+                    leases.assigned(batch)
         case m.CancelJobs(lease, indexes):
             leases.cancelled(lease, indexes)
         case m.Welcome(is_new=True):

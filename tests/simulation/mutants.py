@@ -19,6 +19,7 @@ from torchrelay.broker.core.peers import Peers
 from torchrelay.broker.jobs.leases import Leases
 from torchrelay.broker.models import registering
 from torchrelay.gateway.session import GatewaySession
+from torchrelay.worker.model.held_leases import batches_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ MUTANTS = (
          "item.job in gateway.jobs or", "False or"),
     _one("bytes of the queue are not given back", Leases.assign,
          "self.waiting.queued_bytes -= size", "pass"),
+    _one("a batch that was sent ahead has the jobs of another", batches_of,
+         "start += one.jobs", "start += 0"),
     _one("a change is acknowledged that is not on disk", registering.stored, "if error:", "if False:"),
 )  # fmt: skip
 

@@ -67,8 +67,9 @@ def fleet(
     zones: str = "ab",
 ) -> World:
     settings = BrokerSettings(
-        state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0
-    )
+        state_dir="/nowhere", enable_model_api=True, job_queue_size=job_queue_size, settle_s=2.0,
+        ahead_s=0.3 if seed % 2 else 0.002,
+    )  # fmt: skip
     world = World(seed, faults, settings, config)
     world.gateways = [SimulatedGateway(world, number) for number in range(2)]
     world.nodes = [

@@ -27,7 +27,7 @@ from torchrelay.shared.settings import BrokerSettings, GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common.peer_session import PeerSession
-from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
+from torchrelay.worker.model.held_leases import Batch, HeldLeases, batches_of
 
 TICK_S = 0.05
 #: What a thread of the broker needs for its work.
@@ -443,7 +443,7 @@ class SimulatedGateway:
         payload = b"g%d-%d" % (self._number, number)
         # A sequence is one gateway's here: only then is its order known.
         sequence = f"g{self._number}/{number % SEQUENCES}"
-        request = Request(payload, self._world.now)
+        request = Request(payload, self._world.now, [] if number % 4 else [payload * 2])
         if waits_s is not None:
             request.answer_by = self._world.now + waits_s
         self.requests.append(request)
@@ -452,7 +452,7 @@ class SimulatedGateway:
             return
         try:
             self.session.submit(
-                request, model, None, payload, [payload * 2], is_describe=False, sequence=sequence,
+                request, model, None, payload, request.frames, is_describe=False, sequence=sequence,
                 answer_by=request.answer_by, now=self._world.now,
             )  # fmt: skip
         except errors.RelayError as error:
@@ -535,6 +535,8 @@ class Request(Pending):
 
     payload: bytes
     asked_at: float
+    #: Its large body, if it has one; the answer has the same.
+    frames: list[bytes] = field(default_factory=list)
     outcomes: list[Outcome | None] = field(default_factory=list)
     got: int = 0
     is_poison: bool = False
@@ -546,7 +548,7 @@ class Request(Pending):
         if isinstance(outcome, Answer):
             wanted = b"%s/%d" % (self.payload, self.got)
             assert outcome.meta == wanted, f"{wanted!r} was given {outcome.meta!r}"
-            assert [bytes(frame) for frame in outcome.frames] == [self.payload * 2]
+            assert [bytes(frame) for frame in outcome.frames] == self.frames
             if not outcome.is_final:
                 self.got += 1
                 return
@@ -774,11 +776,8 @@ class SimulatedWorker:
         for message, epoch, frames in self._mail:
             match session.heard(message, epoch, self._world.now):
                 case m.Assign() as assign:
-                    parts = codec.split_frames([item.frames for item in assign.items], frames)
-                    jobs = [AssignedJob(item.meta, tuple(memoryview(frame) for frame in part), item.sequence,
-                                        gateway=item.gateway, number=item.job)
-                            for item, part in zip(assign.items, parts, strict=True)]  # fmt: skip
-                    self._leases.assigned(Batch(assign.lease, assign.is_describe, jobs))
+                    for batch in batches_of(assign, [memoryview(frame) for frame in frames], self._world.now):
+                        self._leases.assigned(batch)
                 case m.Missed(after):
                     self._leases.missed(after)
                 case m.AnswerAgain(leases):

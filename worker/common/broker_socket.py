@@ -114,13 +114,9 @@ class BrokerSocket:
     def receive(self) -> Received | None:
         """Return the next message with its epoch and frames, or None; what can't be read is dropped."""
         while not self._socket.closed:  # a loop may call once more after `close`
-            try:
-                head = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            if not sockets.is_readable(self._socket):
                 return None
-            frames = []
-            while sockets.has_more(self._socket):
-                frames.append(self._socket.recv(zmq.NOBLOCK, copy=False).buffer)
+            head, frames = sockets.receive(self._socket)
             try:
                 message, epoch = codec.decode(head)
             except codec.WireError as error:

@@ -6,7 +6,7 @@ should this one end before the answer got to its gateway.
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from itertools import chain
+from itertools import chain, islice
 from math import inf
 
 import msgspec
@@ -18,10 +18,12 @@ from torchrelay.shared.wire.fields import HELD_LIMIT
 from torchrelay.shared.wire.serials import Unheard
 
 #: Answers that are kept though they were sent: messages, and bytes. Far more than can be on their way.
-KEPT_LIMIT = 4096
+KEPT_LIMIT = 32_768
 KEPT_LIMIT_BYTES = 16 << 20
 #: Beats of the broker for which it keeps what the broker has: by then that is at its gateway.
 KEPT_BEATS = 3
+#: Batches whose answers go in one message at most.
+ROW_LIMIT = 64
 
 
 class AssignedJob(msgspec.Struct, frozen=True, gc=False):
@@ -48,8 +50,8 @@ class Batch(msgspec.Struct, frozen=True):
     jobs: list[AssignedJob]
 
 
-def batch_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> Batch:
-    """Return the batch of a message that came with these frames. Raises WireError where they don't fit it."""
+def batches_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> list[Batch]:
+    """Return the batches of a message that came with these frames. Raises WireError where they don't fit."""
     parts = codec.split_frames([item.frames for item in assign.items], frames)
     jobs = [
         AssignedJob(
@@ -63,7 +65,17 @@ def batch_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> Batch:
         )
         for item, part in zip(assign.items, parts, strict=True)
     ]
-    return Batch(assign.lease, assign.is_describe, jobs)
+    if not assign.ahead:
+        return [Batch(assign.lease, assign.is_describe, jobs)]
+    start = len(jobs) - sum(batch.jobs for batch in assign.ahead)
+    if start < 1 or not all(batch.jobs for batch in assign.ahead):
+        counts = [batch.jobs for batch in assign.ahead]
+        raise codec.WireError(f"{len(jobs)} jobs came for a batch and others of {counts}")
+    batches = [Batch(assign.lease, assign.is_describe, jobs[:start])]
+    for one in assign.ahead:
+        batches.append(Batch(one.lease, False, jobs[start : start + one.jobs]))
+        start += one.jobs
+    return batches
 
 
 class _Begun(msgspec.Struct):
@@ -84,8 +96,10 @@ class HeldLeases:
         self._gone: dict[int, set[int]] = {}
         self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[Payload]]] = deque()
         self._sent: Unheard[m.Completed | m.Streamed, Payload] = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES)
-        #: Leases whose answers are in either of these -> their jobs. In between two beats it may have more.
-        self._answered: dict[int, tuple[m.HeldJob, ...]] = {}
+        #: How many of the outbox the message has that goes out next.
+        self._going = 1
+        #: Leases whose answers are in either of these -> the serial of the latest, and their jobs.
+        self._answered: dict[int, tuple[int, tuple[m.HeldJob, ...]]] = {}
         #: What the broker said with each of its latest beats: up to which serial it has our messages.
         self._heard: deque[int] = deque(maxlen=KEPT_BEATS)
         #: The latest lease that was assigned: they rise, so that one up to it came before.
@@ -106,7 +120,7 @@ class HeldLeases:
         held = [_named(one.batch, one.streamed) for one in self._begun.values()]
         held += [_named(batch, 0) for batch in self._waiting]
         answered = (
-            m.HeldLease(lease, True, False, 0, self._answered[lease]) for lease in reversed(self._answered)
+            m.HeldLease(lease, True, False, 0, self._answered[lease][1]) for lease in reversed(self._answered)
         )
         named: list[m.HeldLease] = []
         room = codec.HEAD_FILL_BYTES
@@ -173,29 +187,42 @@ class HeldLeases:
         begun = self._begun.pop(lease, None)
         self._gone.pop(lease, None)
         if begun is not None:
-            self._answered[lease] = _jobs(begun.batch)
             serial = self._sent.next_serial()
+            self._answered[lease] = serial, _jobs(begun.batch)
             self._outbox.append((m.Completed(lease, handler_us, items, begun.streamed, serial), frames))
 
     # Sending
 
-    def first(self) -> tuple[m.Completed | m.Streamed, Sequence[Payload]] | None:
-        """Return the oldest message to send, which stays the oldest until `sent`."""
-        return self._outbox[0] if self._outbox else None
+    def first(self) -> tuple[m.Completed | m.CompletedInRow | m.Streamed, Sequence[Payload]] | None:
+        """Return the next message to send, which stays that until `sent`."""
+        if not self._outbox:
+            return None
+        self._going = 1
+        first, frames = self._outbox[0]
+        if len(self._outbox) == 1 or frames or not isinstance(first, m.Completed):
+            return first, frames
+        room = codec.INLINE_TOTAL_LIMIT_BYTES - _size(first, ())
+        row = [first]
+        for message, its_frames in islice(self._outbox, 1, ROW_LIMIT):
+            room -= _size(message, its_frames)
+            if room < 0 or its_frames or not isinstance(message, m.Completed):
+                break
+            row.append(message)
+        self._going = len(row)
+        return (first if len(row) == 1 else m.CompletedInRow(tuple(row))), frames
 
     def sent(self) -> None:
-        """Take note that the oldest message has been sent."""
-        message, frames = self._outbox.popleft()
-        self._sent.keep(message, frames, _size(message, frames))
-        if len(self._answered) > 2 * KEPT_LIMIT:
-            self._forget_answered()
+        """Take note that the next message has been sent."""
+        for _ in range(self._going):
+            message, frames = self._outbox.popleft()
+            self._forget_answered(self._sent.keep(message, frames, _size(message, frames)))
+        self._going = 1
 
     def heard(self, serial: int) -> None:
         """Take note of a beat of the broker, which has had our messages up to this serial."""
         self._heard.append(serial)
-        if self._answered and len(self._heard) == KEPT_BEATS:
-            self._sent.heard(self._heard[0])
-            self._forget_answered()
+        if len(self._heard) == KEPT_BEATS:
+            self._forget_answered(self._sent.heard(self._heard[0]))
 
     def missed(self, after: int) -> None:
         """Send again what was sent after this serial: it was lost."""
@@ -203,6 +230,11 @@ class HeldLeases:
             self._sent.keep(message, frames, _size(message, frames))
         self._outbox = deque(self._sent.after(after))
         self._sent.clear()
+        self._answered = {
+            message.lease: (message.serial, self._answered[message.lease][1])
+            for message, _ in self._outbox
+            if isinstance(message, m.Completed)
+        }
 
     def answer_again(self, leases: Collection[int]) -> None:
         """Send answers again, to a broker that was not there when they were sent; it may ask repeatedly."""
@@ -215,6 +247,8 @@ class HeldLeases:
         for message, frames in asked.values():
             numbered = msgspec.structs.replace(message, serial=self._sent.next_serial())
             self._outbox.append((numbered, frames))
+            if isinstance(numbered, m.Completed):
+                self._answered[numbered.lease] = numbered.serial, self._answered[numbered.lease][1]
 
     def forget(self) -> None:
         """Drop everything: the broker holds nothing of this worker, and has given its jobs to others."""
@@ -230,10 +264,11 @@ class HeldLeases:
     def _is_open(self, lease: int) -> bool:
         return lease in self._begun or any(batch.lease == lease for batch in self._waiting)
 
-    def _forget_answered(self) -> None:
-        kept = chain((message for message, _ in self._sent.kept), (message for message, _ in self._outbox))
-        leases = {message.lease for message in kept if isinstance(message, m.Completed)}
-        self._answered = {lease: jobs for lease, jobs in self._answered.items() if lease in leases}
+    def _forget_answered(self, messages: Sequence[m.Completed | m.Streamed]) -> None:
+        """Forget the leases whose answers these were, but those that have been answered again since."""
+        for message in messages:
+            if isinstance(message, m.Completed) and self._answered[message.lease][0] == message.serial:
+                del self._answered[message.lease]
 
 
 def _named(batch: Batch, streamed: int) -> m.HeldLease:

@@ -25,7 +25,7 @@ from torchrelay.shared.processes.parent_death import die_with_parent
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.model.engines import FollowerEngine
-from torchrelay.worker.model.held_leases import Batch, batch_of
+from torchrelay.worker.model.held_leases import Batch, batches_of
 from torchrelay.worker.model.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Follower:
                 assert isinstance(assign, m.Assign)
                 packed = self._leader.recv_bytes()
                 frames = [self._leader.recv_bytes() for item in assign.items for _ in range(item.frames)]
-                yield batch_of(assign, frames, 0.0), [lease for (lease,) in _LEASE.iter_unpack(packed)]
+                yield batches_of(assign, frames, 0.0)[0], [lease for (lease,) in _LEASE.iter_unpack(packed)]
 
 
 def see_only(gpu_ids: Sequence[int]) -> None:

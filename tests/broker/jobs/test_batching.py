@@ -64,14 +64,18 @@ def test_a_worker_in_order_has_room_for_one_batch_and_others_for_what_they_lack(
 
 
 @pytest.mark.parametrize(
-    ("leases", "depth", "service_s", "may"),
-    [(1, 4, 0.01, True), (0, 4, 0.01, False), (2, 4, 0.01, False), (1, 3, 0.01, False), (1, 4, 0.0, False),
-     (1, 4, batching.SEND_AHEAD_LIMIT_S, False)],
+    ("batch_size", "service_s", "limit"),
+    [(1, 0.0, 1), (1, 0.0001, 21), (1, 0.00001, 33), (1, 0.0019, 2), (1, 0.1, 2),
+     (1, batching.SEND_AHEAD_LIMIT_S, 1), (16, 0.0001, 3), (16, 0.0015, 2), (64, 0.0001, 2)],
 )  # fmt: skip
-def test_only_a_full_batch_of_a_fast_model_is_sent_ahead(
-    leases: int, depth: int, service_s: float, may: bool
+def test_a_worker_is_given_ahead_what_it_runs_in_a_short_time(
+    batch_size: int, service_s: float, limit: int
 ) -> None:
-    assert batching.may_send_ahead(leases=leases, depth=depth, batch_size=4, service_s=service_s) is may
+    assert batching.lease_limit(batch_size=batch_size, service_s=service_s, ahead_s=0.00201) == limit
+
+
+def test_without_time_to_give_ahead_one_batch_is() -> None:
+    assert batching.lease_limit(batch_size=1, service_s=0.0001, ahead_s=0) == 2
 
 
 def test_the_service_time_follows_the_latest_batches() -> None:

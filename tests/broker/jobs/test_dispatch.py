@@ -4,6 +4,7 @@ import pytest
 
 from tests.broker.jobs.test_jobs import ASYNC, CONTINUOUS, answers, refusals
 from tests.broker.rig import GATEWAY, NODE, Rig
+from torchrelay.broker.core.events import Unreachable
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
 
@@ -133,3 +134,131 @@ def test_what_waited_too_long_is_told_when_what_waits_will_be_done() -> None:
     (refused,) = refusals(rig)
     assert (refused.job, refused.retry_after_s) == (4, 1)
     assert refused.details.startswith("it waited 10 s in the queue")
+
+
+def run_one(rig: Rig, worker: bytes, job: int, seconds: float, handler_us: int = 100) -> None:
+    """Have a job run alone, so that it is known how long a batch takes."""
+    rig.submit(job)
+    batch = rig.only(worker, m.Assign)
+    rig.pass_time(seconds)
+    answers = tuple(m.CompletedItem(200, item.meta) for item in batch.items)
+    rig.lose_lease(worker, batch)
+    rig.say(worker, m.Completed(batch.lease, handler_us, answers))
+
+
+def given(rig: Rig, worker: bytes) -> list[list[bytes]]:
+    return [[item.meta for item in batch.items] for batch in rig.take(worker, m.Assign)]
+
+
+def test_short_batches_are_sent_ahead_in_one_message_and_each_has_its_own_lease() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.00039)
+    rig.sent_together.clear()
+    rig.submit(*range(1, 10))
+    assert given(rig, worker) == [[b"meta-%d" % job] for job in range(1, 7)], "2 ms are five beside the first"
+    assert [len(leases) for leases in rig.sent_together] == [6]
+    assert [rig.core.jobs.leases[number].began_at is None for number in rig.sent_together[0]] == [
+        False
+    ] + 5 * [True]
+
+
+def test_batches_sent_ahead_are_full_and_have_32_jobs_at_most() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=8, max_batch_delay_ms=60_000)
+    rig.submit(*range(8))
+    (first,) = rig.take(worker, m.Assign)
+    rig.pass_time(0.00001)
+    rig.complete(worker, first)
+    rig.submit(*range(8, 60))
+    assert [len(batch) for batch in given(rig, worker)] == 5 * [8]
+
+
+@pytest.mark.parametrize("seconds", [0.0021, 0.4])
+def test_of_batches_that_take_longer_one_is_sent_ahead(seconds: float) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, seconds)
+    rig.submit(*range(1, 10))
+    assert len(given(rig, worker)) == 2
+
+
+def test_of_large_jobs_one_is_sent_ahead_in_a_message_of_its_own() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0001)
+    rig.sent_together.clear()
+    for job in range(1, 5):
+        rig.submit_content(job, content=bytes(20_000))
+    assert len(given(rig, worker)) == 2
+    assert [len(leases) for leases in rig.sent_together] == [1, 1]
+
+
+def test_of_several_workers_none_is_given_what_a_slow_batch_would_keep_from_the_others() -> None:
+    rig = Rig()
+    first, second = rig.ready_rig(workers=2, batch_size=1)
+    run_one(rig, first, 0, 0.0001, handler_us=50_000)
+    rig.submit(*range(1, 40))
+    assert [len(given(rig, worker)) for worker in (first, second)] == [2, 2]
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0001, handler_us=50_000)
+    rig.submit(*range(1, 40))
+    assert len(given(rig, worker)) > 10, "one alone keeps it from nobody"
+
+
+def test_what_was_sent_ahead_goes_to_another_worker_and_keeps_its_order() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0004)
+    rig.submit(*range(1, 4))
+    assert len(given(rig, worker)) == 3
+    rig.exit_worker(int(worker[2:]), reason="exit code 1", signal=0)
+    (again,) = rig.start_workers()
+    run = []
+    while batches := rig.take(again, m.Assign):
+        for batch in batches:
+            run += [item.meta for item in batch.items]
+            rig.complete(again, batch)
+    assert sorted(run) == [b"meta-1", b"meta-2", b"meta-3"]
+    assert not refusals(rig)
+
+
+def test_what_was_sent_ahead_and_never_arrived_is_taken_back_as_a_whole() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0004)
+    rig.submit(*range(1, 4))
+    leases = rig.sent_together[-1]
+    items = tuple(m.AssignItem(b"meta") for _ in leases)
+    ahead = tuple(m.AheadItem(lease, 1) for lease in leases[1:])
+    rig.feed(Unreachable(worker, m.Assign(leases[0], False, items, ahead)))
+    assert not rig.core.jobs.leases
+    assert len(rig.core.jobs.queues["m", "1.0"]) == 3
+
+
+def test_a_worker_of_the_protocol_before_gets_its_batches_one_by_one() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register(initial_workers=1, batch_size=1)
+    (order,) = rig.take(NODE, m.StartWorker)
+    worker = rig.worker_ready(order, protocol=m.AHEAD_SINCE_PROTOCOL - 1)
+    run_one(rig, worker, 0, 0.0004)
+    rig.sent_together.clear()
+    rig.submit(*range(1, 4))
+    assert [len(leases) for leases in rig.sent_together] == [1, 1, 1]
+
+
+def test_answers_in_a_row_are_taken_each_by_itself() -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0004)
+    answers(rig)
+    rig.submit(1, 2, 3)
+    batches = rig.take(worker, m.Assign)
+    done = [m.Completed(one.lease, 100, (m.CompletedItem(200, one.items[0].meta),)) for one in batches]
+    rig.leases[worker].clear()
+    rig.say(worker, m.CompletedInRow((done[0], done[0], done[1], done[2])))
+    assert [item.job for item in answers(rig)] == [1, 2, 3]
+    assert rig.core.stats.stale_results == 1

@@ -22,7 +22,15 @@ NODES: set[type[m.Message]] = {
     m.HelloNode, m.NodeBeat, m.NodeMeasured, m.WorkerProgressed, m.WorkerExited, m.WorkerKey, m.FetchArchive,
     m.NodeLeaves, m.Bye,
 }  # fmt: skip
-WORKERS: set[type[m.Message]] = {m.HelloWorker, m.WorkerBeat, m.Streamed, m.Completed, m.Measured, m.Bye}
+WORKERS: set[type[m.Message]] = {
+    m.HelloWorker,
+    m.WorkerBeat,
+    m.Streamed,
+    m.Completed,
+    m.CompletedInRow,
+    m.Measured,
+    m.Bye,
+}
 BY_ROLE: dict[Role, set[type[m.Message]]] = {
     "newcomer": {m.Enrol}, "gateway": GATEWAYS, "node": NODES, "worker": WORKERS,
 }  # fmt: skip

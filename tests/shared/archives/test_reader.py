@@ -99,7 +99,7 @@ def test_errors_are_those_of_archive(tmp_path: Path) -> None:
 
 def test_an_archive_that_takes_too_long_is_refused_and_its_process_gone(tmp_path: Path) -> None:
     reader = ArchiveReader(time_limit_s=0)
-    with pytest.raises(InvalidModel, match="inspecting it took more than 1 s of cpu time"):
+    with pytest.raises(InvalidModel, match=r"inspecting it took more than (1 s of cpu time|5 s)"):
         reader.inspect(slow_mar(tmp_path / "m.mar"))
     eventually(lambda: not forked(reader))
     assert reader.inspect(write_mar(tmp_path / "n.mar")).entries == 3

@@ -74,6 +74,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.WorkerBeat((3, 4), 5, "is_ready() says no", 5),
     m.Completed(3, 1500, (m.CompletedItem(200, b"meta", 1), m.CompletedItem(503, b"", 0, ("s",))), 2, 5),
+    m.CompletedInRow((m.Completed(3, 15, (m.CompletedItem(200, b"a"),), 0, 5), m.Completed(4, 9, (), 1, 6))),
     m.Streamed(3, (m.StreamedItem(0, b"meta", 1),), 1, 4),
     m.Measured("h", (POINT,)),
     m.Welcome(500, 3000, False, 2, True, True),
@@ -120,6 +121,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ArchiveChunk("ab", 0, 10),
     m.ArchiveMissing("ab"),
     m.Assign(3, False, (m.AssignItem(b"meta", 1, "s", True, 900, b"g", 7),)),
+    m.Assign(3, False, (m.AssignItem(b"a"), m.AssignItem(b"b")), (m.AheadItem(4, 1),)),
     m.AnswerAgain((3,)),
     m.CancelJobs(3, (0,)),
 )  # fmt: skip

@@ -1,8 +1,11 @@
 from math import inf
 
+import pytest
+
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import WireError
 from torchrelay.worker.model import held_leases
-from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases, batch_of
+from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases, batches_of
 
 
 def batch(lease: int) -> Batch:
@@ -10,11 +13,12 @@ def batch(lease: int) -> Batch:
 
 
 def sent(leases: HeldLeases) -> list[m.Completed | m.Streamed]:
-    messages = []
+    """Send everything; return the answers and parts, out of the messages that they were in."""
+    sent: list[m.Completed | m.Streamed] = []
     while first := leases.first():
-        messages.append(first[0])
+        sent += first[0].batches if isinstance(first[0], m.CompletedInRow) else [first[0]]
         leases.sent()
-    return messages
+    return sent
 
 
 def test_batches_are_begun_in_the_order_they_came() -> None:
@@ -52,8 +56,25 @@ def test_a_job_is_wanted_from_its_beginning_to_its_answer_unless_its_client_leav
 
 def test_the_time_that_is_left_to_a_job_counts_from_when_it_came() -> None:
     items = (m.AssignItem(b"a", left_ms=1500), m.AssignItem(b"b"))
-    jobs = batch_of(m.Assign(1, False, items), (), 100.0).jobs
-    assert [job.given_up_at for job in jobs] == [101.5, inf]
+    (batch,) = batches_of(m.Assign(1, False, items), (), 100.0)
+    assert [job.given_up_at for job in batch.jobs] == [101.5, inf]
+
+
+def test_batches_that_are_sent_ahead_have_the_last_jobs_of_the_message_and_leases_of_their_own() -> None:
+    items = tuple(m.AssignItem(name) for name in (b"a", b"b", b"c", b"d"))
+    assign = m.Assign(5, False, items, (m.AheadItem(7, 2), m.AheadItem(8, 1)))
+    batches = batches_of(assign, (), 0.0)
+    assert assign.leases == (5, 7, 8)
+    assert [(one.lease, [job.meta for job in one.jobs]) for one in batches] == [
+        (5, [b"a"]), (7, [b"b", b"c"]), (8, [b"d"])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("counts", [(2,), (3,), (0,), (1, 1), (2**62,)])
+def test_batches_for_which_there_are_no_jobs_are_refused(counts: tuple[int, ...]) -> None:
+    ahead = tuple(m.AheadItem(number, count) for number, count in enumerate(counts, start=2))
+    with pytest.raises(WireError, match="2 jobs came for a batch and others of"):
+        batches_of(m.Assign(1, False, (m.AssignItem(b"a"), m.AssignItem(b"b")), ahead), (), 0.0)
 
 
 def test_parts_are_numbered_by_lease_and_the_answer_says_how_many_there_were() -> None:
@@ -229,3 +250,53 @@ def test_serials_go_on_from_what_was_said_in_the_hello_when_the_broker_has_it_fo
     leases.forget()
     run(leases, 2)
     assert [message.serial for message in sent(leases)] == [1, 2]
+
+
+def answered(leases: HeldLeases, *numbers: int, frames: tuple[bytes, ...] = ()) -> None:
+    for number in numbers:
+        leases.assigned(batch(number))
+        leases.next_batch()
+        leases.completed(number, 0, (), frames)
+
+
+def test_answers_that_wait_go_out_in_a_row_but_for_those_with_frames() -> None:
+    leases = HeldLeases()
+    answered(leases, 1, 2)
+    answered(leases, 3, frames=(b"large",))
+    answered(leases, 4)
+    messages = []
+    while first := leases.first():
+        assert leases.first() == first, "it stays the first until it is sent"
+        messages.append(first[0])
+        leases.sent()
+    assert [type(message) for message in messages] == [m.CompletedInRow, m.Completed, m.Completed]
+    assert isinstance(messages[0], m.CompletedInRow)
+    assert [done.lease for done in messages[0].batches] == [1, 2]
+    assert leases.held == ()
+
+
+def test_a_row_of_answers_is_bounded_in_number_and_bytes() -> None:
+    leases = HeldLeases()
+    answered(leases, *range(1, 2 * held_leases.ROW_LIMIT))
+    first = leases.first()
+    assert first is not None
+    assert isinstance(first[0], m.CompletedInRow)
+    assert len(first[0].batches) == held_leases.ROW_LIMIT
+    leases = HeldLeases()
+    for number in (1, 2, 3):
+        leases.assigned(batch(number))
+        leases.next_batch()
+        leases.completed(number, 0, (m.CompletedItem(200, bytes(30_000)),), ())
+    rows = []
+    while first := leases.first():
+        rows.append(first[0])
+        leases.sent()
+    assert [type(row) for row in rows] == [m.CompletedInRow, m.Completed]
+
+
+def test_answers_of_a_row_that_was_lost_are_sent_again_one_by_one_or_in_another_row() -> None:
+    leases = HeldLeases()
+    answered(leases, 1, 2, 3)
+    before = sent(leases)
+    leases.missed(before[0].serial)
+    assert sent(leases) == before[1:]
