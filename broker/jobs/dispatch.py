@@ -128,7 +128,8 @@ class Dispatch(JobsPart):
         Where there are several workers, one that meets a slow batch keeps what is behind it from the others.
         """
         service_s = queue.service_s
-        if service_s and len(self.fleet.ready(queue.key)) > 1:
+        workers = self.fleet.versions.get(queue.key)
+        if workers is not None and workers.reachable > 1:
             service_s = max(service_s, queue.slowest_s)
         return batching.lease_limit(
             batch_size=record.batch_size, service_s=service_s, ahead_s=self.settings.ahead_s
