@@ -272,8 +272,7 @@ class BrokerCore:
                 self.jobs.touch(worker.key)
             self._from_worker(worker, peer, message, event.frames, now)
         elif node := self.fleet.nodes.get(peer):
-            node.last_heard = now
-            self.fleet.late_nodes.remove(peer)
+            self.fleet.hear_node(node, now)
             self._from_node(node, message, event.frames, now)
         else:
             self._receive_unknown(peer, message, now)
@@ -435,14 +434,16 @@ class BrokerCore:
 
         A worker is given nothing more until it is heard again, and a batch that did not leave goes
         elsewhere. What it was running is not touched: it may come back with it, and if it died, its
-        node says so. A start that did not leave is nobody's failure.
+        node says so. A start that did not leave is nobody's failure; it goes to another node.
         """
         if worker := self.workers.by_peer.get(peer):
             worker.is_cut = True
             worker.touch()
             if isinstance(message, m.Assign):
                 self.jobs.take_back_unsent(worker, message.leases, now)
-        elif isinstance(message, m.StartWorker):
+            return
+        self.fleet.cut_node(peer)
+        if isinstance(message, m.StartWorker):
             reason = "the order to start it found no node"
             self.workers.not_started(message.worker_id, reason, now, is_failure=False)
 

@@ -100,7 +100,7 @@ class Fleet:
 
     def takes_workers(self, node: FleetNode) -> bool:
         """Tell whether a node may get new workers."""
-        return not (node.is_leaving or self.is_draining(node))
+        return not (node.is_leaving or node.is_cut or self.is_draining(node))
 
     def must_move(self, worker: FleetWorker) -> bool:
         """Tell whether a worker is to be replaced by one on another node."""
@@ -203,7 +203,9 @@ class Fleet:
         places = self.free_places()
         if not places.open_nodes:
             names = listed(sorted(node.name for node in self.nodes.values()))
-            return f"no node takes new workers: {names} is drained or stops; add or resume one"
+            return (
+                f"no node takes new workers: {names} is drained, stops or can't be reached; add or resume one"
+            )
         if record.config.placement is not None or places.is_by_model:
             if places.fits(record):
                 return ""
@@ -283,6 +285,23 @@ class Fleet:
         self.late_nodes.remove(peer)
         self._name_nodes()
         return self.of_node(peer)
+
+    def cut_node(self, peer: bytes) -> None:
+        """Give a node, if it is one, no new workers until it is heard: it can't be reached.
+
+        Until its silence tells that it is gone it would else be chosen for them again and again, at once.
+        """
+        node = self.nodes.get(peer)
+        if node is not None and not node.is_cut:
+            node.is_cut = self.must_reconcile = True
+
+    def hear_node(self, node: FleetNode, now: float) -> None:
+        """Take note that a node is there."""
+        node.last_heard = now
+        self.late_nodes.remove(node.peer)
+        if node.is_cut:
+            node.is_cut = False
+            self._compare_all()
 
     def set_draining(self, name: str, is_draining: bool) -> None:
         """Have the workers of the node of this name replaced elsewhere, or let it have new ones again."""

@@ -20,6 +20,8 @@ class FleetNode:
     devices: tuple[m.Device, ...]
     slots: int
     last_heard: float
+    #: Its connection was found broken, and it has not been heard since: it gets no new workers.
+    is_cut: bool = field(default=False, init=False)
     #: It said goodbye: its workers finish what they have, and it gets no new ones.
     is_leaving: bool = False
     #: It was told to stop, and says goodbye then, or once its workers have been replaced. None: it stays.

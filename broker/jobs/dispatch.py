@@ -129,7 +129,7 @@ class Dispatch(JobsPart):
         """
         service_s = queue.service_s
         workers = self.fleet.versions.get(queue.key)
-        if workers is not None and workers.reachable > 1:
+        if service_s and workers is not None and workers.reachable > 1:
             service_s = max(service_s, queue.slowest_s)
         return batching.lease_limit(
             batch_size=record.batch_size, service_s=service_s, ahead_s=self.settings.ahead_s

@@ -31,6 +31,7 @@ TESTED_ELSEWHERE = {
     "gateway/model_readiness.py": "gateway/api/test_management_routes.py",
     "gateway/listener_app.py": "gateway/http/test_browsers.py",
     "shared/wire/membership.py": "shared/wire/test_messages.py",
+    "shared/wire/model_changes.py": "shared/wire/test_messages.py",
     "shared/wire/model_questions.py": "shared/wire/test_messages.py",
     "shared/archives/reader_process.py": "shared/archives/test_reader.py",
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",

@@ -75,7 +75,8 @@ class FakeBroker:
         while self._router.poll(0):
             peer, head, *frames = self._router.recv_multipart()
             message, epoch = codec.decode(head)
-            self.heard.append(Heard(peer, message, epoch, frames))
+            batches = message.batches if isinstance(message, m.CompletedInRow) else (message,)
+            self.heard += [Heard(peer, one, epoch, frames) for one in batches]
             self._answer(peer, message, epoch)
 
     def _answer(self, peer: bytes, message: m.Message, epoch: int) -> None:

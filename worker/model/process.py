@@ -183,8 +183,7 @@ class WorkerLoop:
     def _turn(self) -> None:
         """Receive what has come, send what waits, and say hello or beat if that is due."""
         now = clock.monotonic()
-        # Also before something is due to be said, see `peer_session`.
-        if not self.leases.has_waiting or now >= min(self._receive_at, self._session.next_wake()):
+        if self._must_receive(now):
             self._receive_all()
             now = clock.monotonic()
             self._receive_at = now + RECEIVE_INTERVAL_S
@@ -193,6 +192,16 @@ class WorkerLoop:
         if self._readiness is not None:
             self._readiness.ask_if_due(now)
         self._send_what_is_due(now)
+
+    def _must_receive(self, now: float) -> bool:
+        """Tell whether to look for messages: on an event loop always, where that takes the wake-up away.
+
+        Else not between any two short batches that are here, but before something is due to be said, since
+        all that came must be told before, see `peer_session`.
+        """
+        if self._woken is not None or not self.leases.has_waiting:
+            return True
+        return now >= min(self._receive_at, self._session.next_wake())
 
     def receive_all(self) -> None:
         """Receive all messages that have come, while a handler runs."""
@@ -246,7 +255,9 @@ class WorkerLoop:
             self.leases.assigned(batch)
 
     def _flush_if_due(self, now: float) -> None:
-        if not self._coalescing.waits(now, has_waiting=self.leases.has_waiting):
+        """Send what is to be sent, unless it may wait for the answer to the next batch."""
+        has_next = self.leases.has_waiting and self._woken is None  # else nobody knows what runs next
+        if not self._coalescing.waits(now, has_waiting=has_next):
             self._flush()
 
     def _flush(self) -> None:

@@ -85,7 +85,7 @@ def test_where_no_other_node_has_a_place_workers_go_at_once_and_it_is_said_why()
     assert "all 1 slots of the fleet are taken" in explained(rig)
     drain(rig, "b")
     assert obey_stops(rig, B) == 1
-    assert "no node takes new workers: a, b is drained or stops" in explained(rig)
+    assert "no node takes new workers: a, b is drained, stops or can't be reached" in explained(rig)
 
 
 def test_a_worker_that_still_starts_on_a_drained_node_is_started_elsewhere_at_once() -> None:

@@ -153,7 +153,22 @@ def test_a_start_that_found_no_node_is_nobodys_failure() -> None:
     rig.register()
     rig.feed(Unreachable(NODE, rig.only(NODE, m.StartWorker)))
     assert not rig.core.stats.worker_failures
+    assert not rig.take(NODE, m.StartWorker), (
+        "it would be chosen, in vain, with each turn until its silence tells"
+    )
+    rig.say(NODE, m.NodeBeat(()))
     assert len(rig.take(NODE, m.StartWorker)) == 1
+
+
+def test_a_start_that_found_no_node_goes_to_another() -> None:
+    rig = Rig()
+    rig.join_gateway()
+    rig.join_node()
+    rig.register()
+    order = rig.only(NODE, m.StartWorker)
+    other = rig.join_node(b"n-2")
+    rig.feed(Unreachable(NODE, order))
+    assert len(rig.take(other, m.StartWorker)) == 1
 
 
 def test_nothing_else_moves_a_worker_counts_its_failure_or_orders_it_to_stop() -> None:

@@ -67,7 +67,7 @@ def test_where_replacements_have_no_place_that_is_said_once_with_what_to_do() ->
 
 
 def test_what_went_without_a_successor_is_said_in_the_end() -> None:
-    why = "wants 1, has 0, no node takes new workers: rack3 is drained or stops; add or resume one"
+    why = "wants 1, has 0, no node takes new workers: rack3 is drained, stops or can't be reached"
     before, after = bodies.fleet(bodies.model(workers=(HERE,))), bodies.fleet(bodies.model(explanation=why))
     said: list[str] = []
     script = Script({
