@@ -186,7 +186,7 @@ class Fleet:
             return f"{lead}, no node has joined; start one with `torchrelay worker --broker ADDRESS`"
         if condition.next_start_at > now:
             return f"{lead}, next start in {condition.next_start_at - now:.0f} s after a failure"
-        return f"{lead}, {self._why_no_place(record) or self._on_their_way(key)}"
+        return f"{lead}, {self.free_places().why_none(record) or self._on_their_way(key)}"
 
     def _on_their_way(self, key: Key) -> str:
         """Count the workers that are not ready, and say what they do or why they take no batches."""
@@ -197,30 +197,6 @@ class Fleet:
             if workers:
                 parts.append(f"{len(workers)} {words}" + (f" ({', '.join(notes)})" if notes else ""))
         return ", ".join(parts) or "0 starting"
-
-    def _why_no_place(self, record: VersionRecord) -> str:
-        """Say why no node has a place for one more worker of a version; empty if one has."""
-        places = self.free_places()
-        if not places.open_nodes:
-            names = listed(sorted(node.name for node in self.nodes.values()))
-            return (
-                f"no node takes new workers: {names} is drained, stops or can't be reached; add or resume one"
-            )
-        if record.config.placement is not None or places.is_by_model:
-            if places.fits(record):
-                return ""
-            advice = "add a node with that"
-            if record.config.placement is not None:
-                advice += ", or ask for less in `placement` of the archive's model-config.yaml"
-            return f"no node has a place: {places.shortages(record).words()}; {advice}"
-        if places.is_full:
-            slots = sum(node.slots for node in places.open_nodes)
-            return f"all {slots} slots of the fleet are taken; add a node or raise --slots"
-        if not places.fits(record):
-            ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
-            gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
-            return f"no node with a free slot has {gpus}{ids} for each"
-        return ""
 
     def has_no_place_for(self, record: VersionRecord) -> bool:
         """Tell whether no node that is here could hold a worker of a version, were there no others."""

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from torchrelay.broker.fleet import device_memory
 from torchrelay.broker.fleet.nodes import FleetNode, gpu_id
-from torchrelay.broker.fleet.shortages import Need, Shortage, Shortages
+from torchrelay.broker.fleet.shortages import Need, Shortage, Shortages, listed
 from torchrelay.broker.fleet.worker import FleetWorker
 from torchrelay.broker.models.records import VersionRecord
 
@@ -37,12 +37,13 @@ class Placement:
     ) -> None:
         self._of_node = of_node
         nodes = list(nodes)
+        self._names = [node.name for node in nodes]
         #: As in TorchServe every host has a cpu, and a model for GPUs runs on it where there are none at all.
         self._has_gpus = any(device.kind == "gpu" for node in nodes for device in node.devices)
         #: Those that take workers, whether they have a free slot or not.
         self.open_nodes = [node for node in nodes if takes_workers(node)]
         #: Whether some node may hold only some models.
-        self.is_by_model = any(node.models for node in nodes)
+        self._is_by_model = any(node.models for node in nodes)
         #: Free slots of the nodes that have some.
         self._free = {
             node.peer: free for node in self.open_nodes if (free := node.slots - len(of_node(node.peer))) > 0
@@ -54,17 +55,12 @@ class Placement:
         self._unplaceable: set[Need] = set()
         self._shortages: dict[Need, Shortages] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no node has a free slot."""
-        return not self._free
-
     def fits(self, record: VersionRecord) -> bool:
         """Tell whether some node has a place for a worker of a version."""
         return self._fits(self._need(record))
 
     def _need(self, record: VersionRecord, *, installs_only: bool = False) -> Need:
-        return Need.of(record, installs_only=installs_only, by_model=self.is_by_model)
+        return Need.of(record, installs_only=installs_only, by_model=self._is_by_model)
 
     def _fits(self, need: Need) -> bool:
         if need not in self._unplaceable and not any(self._choose(n, need) for n in self._nodes.values()):
@@ -78,6 +74,29 @@ class Placement:
             found = (self._shortage(node, need) for node in self.open_nodes)
             self._shortages[need] = Shortages.gather(need, (one for one in found if one is not None))
         return self._shortages[need]
+
+    def why_none(self, record: VersionRecord) -> str:
+        """Say why no node has a place for one more worker of a version; empty if one has."""
+        if not self.open_nodes:
+            names = listed(sorted(self._names))
+            return (
+                f"no node takes new workers: {names} is drained, stops or can't be reached; add or resume one"
+            )
+        if record.config.placement is not None or self._is_by_model:
+            if self.fits(record):
+                return ""
+            advice = "add a node with that"
+            if record.config.placement is not None:
+                advice += ", or ask for less in `placement` of the archive's model-config.yaml"
+            return f"no node has a place: {self.shortages(record).words()}; {advice}"
+        if not self._free:
+            slots = sum(node.slots for node in self.open_nodes)
+            return f"all {slots} slots of the fleet are taken; add a node or raise --slots"
+        if not self.fits(record):
+            ids = f" of deviceIds {list(record.config.device_ids)}" if record.config.device_ids else ""
+            gpus = f"{record.config.gpus} GPU{'s' if record.config.gpus > 1 else ''}"
+            return f"no node with a free slot has {gpus}{ids} for each"
+        return ""
 
     def place(
         self,
