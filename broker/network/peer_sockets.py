@@ -51,6 +51,11 @@ class _Listener:
         self.is_readable = True
         #: Whether the connection of which is told next that it has ended left, or was slow, in its handshake.
         self.is_leaving = False
+        #: Connections, by fds, of which the beginning was told, and not yet the end.
+        self.open: set[int] = set()
+        #: Those of which the end was told first, and whether they had left: libzmq accepts in one of its
+        #: threads, and may have ended the connection in another before it says so.
+        self.ended_first: dict[int, bool] = {}
 
     def close(self) -> None:
         self.watcher.close()
@@ -251,17 +256,30 @@ class PeerSockets:
                 listener.is_leaving = True
                 continue
             if news == "accepted":
-                self._connections.opened(fd, clock.monotonic())
-                if listener is self._secured:
-                    is_there = fd in self._connections.unidentified
-                    self._silent[fd] = is_there, self._connections.kernel.address(fd) or "unknown"
+                self._note_accepted(listener, fd)
                 continue
+            is_leaving, listener.is_leaving = listener.is_leaving, False
+            if fd not in listener.open:
+                listener.ended_first[fd] = is_leaving
+                continue
+            listener.open.remove(fd)
             if listener is self._secured:
-                self._note_end_of_silent(fd, is_leaving=listener.is_leaving)
-            listener.is_leaving = False
+                self._note_end_of_silent(fd, is_leaving=is_leaving)
             self._connections.closed(fd)
             if listener is self._secured and (route := self._route_by_fd.pop(fd, None)):
                 self._forget_route(route)
+
+    def _note_accepted(self, listener: _Listener, fd: int) -> None:
+        if fd in listener.ended_first:
+            # Whatever has its fd by now is another one.
+            if not listener.ended_first.pop(fd) and listener is self._secured:
+                self._refusals.log_failed_handshake("unknown", clock.monotonic())
+            return
+        listener.open.add(fd)
+        self._connections.opened(fd, clock.monotonic())
+        if listener is self._secured:
+            is_there = fd in self._connections.unidentified
+            self._silent[fd] = is_there, self._connections.kernel.address(fd) or "unknown"
 
     def _note_end_of_silent(self, fd: int, *, is_leaving: bool) -> None:
         """Report a connection that has said nothing, and was ended for what came in its handshake."""

@@ -184,6 +184,24 @@ def test_whoever_does_not_speak_as_the_port_demands_gets_nothing(
     assert "without a key, or with another key" in record.__dict__["reason"]
 
 
+@pytest.mark.parametrize("has_left", [False, True])
+def test_an_end_that_is_told_before_its_beginning_counts_and_takes_nothing_from_who_has_the_fd_next(
+    port: Port, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, has_left: bool
+) -> None:
+    """libzmq accepts in one of its threads, and may have ended the connection in another by then."""
+    listener = port.peers._secured
+    assert listener is not None
+    with socket.socket() as other:  # its fd is what the connection had
+        told = [("leaving", 0)] if has_left else []
+        told += [("ended", other.fileno()), ("accepted", other.fileno())]
+        coming = iter(told)
+        monkeypatch.setattr(sockets, "next_connection", lambda watcher: next(coming, None))
+        port.peers._note_connections(listener)
+        assert other.fileno() not in port.peers._connections.unidentified
+    assert (not port.peers._silent, listener.open, listener.ended_first) == (True, set(), {})
+    assert [record.msg for record in caplog.records] == ([] if has_left else ["peer.refused"])
+
+
 def test_who_connects_and_leaves_is_not_reported(port: Port, caplog: pytest.LogCaptureFixture) -> None:
     for said in (b"", b"\xff" + bytes(8)):
         with socket.create_connection(("127.0.0.1", int(port.tcp.rpartition(":")[2]))) as raw:
