@@ -137,6 +137,7 @@ class Registry:
         """Open it, made if need be. Raises StoreFailed, and then nothing of it was changed."""
         self._path = path
         _require_writable(path)
+        _require_whole(path)
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"check_same_thread": False})
         sa.event.listen(self._engine, "connect", _tune)
         with _opening(path), self._engine.begin() as connection:
@@ -205,6 +206,25 @@ def _require_writable(path: Path) -> None:
             f"The registry {path} can't be opened: {error.strerror}: {error.filename}",
             _ADVICE[sqlite3.SQLITE_CANTOPEN],
         ) from error
+
+
+def _require_whole(path: Path) -> None:
+    """Raise StoreFailed for a file that is damaged, or something else, and leave it as it is.
+
+    A connection that may write doesn't: when it is closed, SQLite moves what its log has into the file.
+    """
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        advice = _ADVICE.get(error.sqlite_errorcode & 0xFF, _BROKEN)
+        raise StoreFailed(f"The registry {path} can't be opened: {error}", advice) from error
+    if found != "ok":
+        raise StoreFailed(f"The registry {path} can't be opened: it is damaged: {found}", _BROKEN)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -298,6 +298,9 @@ def _damaged_registry(hosts: Hosts, cell: Cell) -> Iterator[None]:
         broker.kill()
         eventually(lambda: not _lives(broker))
         path = registry_file(hosts)
+        # Else all may be in its log, by which SQLite reads it whatever is in the file.
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         whole = path.read_bytes()
         path.write_bytes(whole[:100] + bytes(byte ^ 0xA5 for byte in whole[100:]))
         broken = path.read_bytes()

@@ -1,6 +1,7 @@
 """The durable registry: what it was told is there after the process is gone."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -157,6 +158,31 @@ def test_a_registry_that_can_not_be_read_is_refused_with_a_remedy_and_left_as_it
     assert str(path) in str(failed.value)
     assert failed.value.details
     assert {name: content for name, content in contents(tmp_path).items() if name in before} == before
+
+
+def test_a_damaged_registry_keeps_the_log_of_a_broker_that_was_killed(tmp_path: Path) -> None:
+    """What was acknowledged last is in it, for whoever brings the file back."""
+    folder, killed = tmp_path / "state", tmp_path / "killed"
+    folder.mkdir()
+    registry = Registry(folder / "registry.sqlite")
+    run_sql(folder / "registry.sqlite", "PRAGMA wal_checkpoint(TRUNCATE)")
+    registry.apply(PutVersion(RECORD))
+    shutil.copytree(folder, killed)
+    registry.close()
+    path = killed / "registry.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes(byte ^ 0xA5 for byte in whole[100:]))
+    before = contents(killed)
+    for _ in range(2):
+        with pytest.raises(StoreFailed, match="can't be opened"):
+            Registry(path)
+    after = contents(killed)
+    assert [after[name] == before[name] for name in ("registry.sqlite", "registry.sqlite-wal")] == [
+        True,
+        True,
+    ]
+    path.write_bytes(whole)
+    assert [one.model for one in reopened(path).versions] == [RECORD.model]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
