@@ -254,8 +254,8 @@ def send(socket: Socket, parts: Sequence[Part]) -> None:
 
     Raises zmq.Again, or from a listener zmq.ZMQError of EHOSTUNREACH, where there is nobody to take it: then
     nothing of it was sent.
-    PERF: pyzmq's `send_multipart` takes 2 us more for two parts; so does it for one that is small to be told
-    that it may be lent.
+    PERF: pyzmq's `send_multipart` takes 2 us more for two parts. A small part that it is told to lend takes
+    1.4 us more than one that it is told to copy, and is copied all the same.
     """
     last = parts[-1]
     for part in parts[:-1]:

@@ -254,6 +254,10 @@ class WorkerLoop:
         for batch in batches:
             self.leases.assigned(batch)
 
+    def send_held(self) -> None:
+        """Send the answers that wait for those of the next batches."""
+        self._flush()
+
     def _flush_if_due(self, now: float) -> None:
         """Send what is to be sent, unless it may wait for the answer to the next batch."""
         has_next = self.leases.has_waiting and self._woken is None  # else nobody knows what runs next
@@ -423,5 +427,6 @@ def _serve(spec: WorkerSpec, runner: Runner, share: Share | None, readiness: Rea
         else:
             worker.serve(engine)
     finally:
-        # Also where a handler ends the process: what it has sent before arrives.
+        # Also where a handler ends the process: what it has answered before arrives.
+        worker.send_held()
         socket.close(LAST_SENDS_S)
