@@ -59,9 +59,6 @@ class Admission(JobsPart):
             return None
         if job.given_up_at < inf:
             self.waiting.deadlines.add(job.given_up_at, (job.gateway, job.number))
-        # While another runs, this could have shared its batch: clients are concurrent, waiting helps again.
-        if queue.futile_waits and queue.leases:
-            queue.futile_waits = 0
         queue.push(job)
         self.waiting.queued_bytes += job.size
         self.waiting.changed[queue.key] = None

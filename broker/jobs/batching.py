@@ -1,13 +1,9 @@
-"""When a batch goes, and how many a worker gets. Pure functions over numbers; `jobs` gathers them."""
+"""How many jobs a worker gets, and when. Pure functions over numbers; `jobs` gathers them."""
 
 from math import ceil
 
 from torchrelay.broker.models.records import VersionRecord
 
-#: Delays that nobody shared, after which a lone client isn't made to wait any more.
-FUTILE_WAITS_LIMIT = 8
-#: Less is lost when it is added to a time, which would so be due again and again.
-SHORTEST_WAIT_S = 1e-6
 #: Batches are sent ahead only where they are shorter than this: for long ones it is better to decide late,
 #: when it is known which worker is free first.
 SEND_AHEAD_LIMIT_S = 0.5
@@ -20,29 +16,6 @@ ASYNC_LEASES_LIMIT = 256
 ALONE_SHARE = 0.25
 #: Weight of the newest batch in the average service time.
 SERVICE_WEIGHT = 0.2
-
-
-def batch_wait(
-    *, depth: int, batch_size: int, max_batch_delay_s: float, head_age_s: float, futile_waits: int
-) -> float:
-    """Return how many seconds a free worker should wait for more jobs; 0 or less means go.
-
-    Waiting ends with a full batch, with the delay (counted from the oldest job's arrival), or when
-    experience says that it is in vain: after FUTILE_WAITS_LIMIT delays in a row that nobody shared,
-    the next lone job goes at once. `learn_from_batch` keeps that experience; one that comes while another
-    runs ends it.
-    """
-    if depth >= batch_size or futile_waits >= FUTILE_WAITS_LIMIT:
-        return 0.0
-    wait_s = max_batch_delay_s - head_age_s
-    return wait_s if wait_s > SHORTEST_WAIT_S else 0.0
-
-
-def learn_from_batch(futile_waits: int, *, count: int, batch_size: int) -> int:
-    """Return the new number of futile waits after a batch of `count` jobs has left."""
-    if batch_size == 1:
-        return 0
-    return min(futile_waits + 1, FUTILE_WAITS_LIMIT) if count == 1 else 0
 
 
 def concurrent_leases(record: VersionRecord) -> int:

@@ -6,7 +6,8 @@
 - by sequence (`sequenceBatching`): one job of each sequence in a batch, on the worker that the sequence
   sticks to, see `sequences`.
 
-When a batch goes, `batching` says. What may have ended a worker goes its own way, see `isolation`.
+How long a batch is held back for more jobs, `company` says. What may have ended a worker goes its own way,
+see `isolation`.
 """
 
 from collections.abc import Callable
@@ -113,9 +114,9 @@ class Dispatch(JobsPart):
                 or (held > 1 and queue.row.first.frames)  # what is large takes its time on the way
             ):
                 break
-            wait_s = _batch_wait_s(queue, queue.row.first, len(queue.row), record, now)
-            if wait_s > 0:
-                return now + wait_s
+            hold_s = _hold_s(queue, queue.row.first, len(queue.row), record, now)
+            if hold_s > 0:
+                return now + hold_s
             if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
                 continue
             count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
@@ -191,9 +192,9 @@ class Dispatch(JobsPart):
         due = inf
         for worker in workers:
             while room[worker] > 0 and (ready := queue.ready(worker.worker_id)):
-                wait_s = _batch_wait_s(queue, ready[0], len(ready), record, now) if in_order else 0.0
-                if wait_s > 0:
-                    due = min(due, now + wait_s)
+                hold_s = _hold_s(queue, ready[0], len(ready), record, now) if in_order else 0.0
+                if hold_s > 0:
+                    due = min(due, now + hold_s)
                     break
                 jobs = queue.take(worker.worker_id, record.batch_size if in_order else 1)
                 room[worker] = 0 if in_order else room[worker] - 1
@@ -220,12 +221,11 @@ def best_worker(fleet: Fleet, queue: VersionQueue, late: float) -> FleetWorker |
     return worker
 
 
-def _batch_wait_s(queue: VersionQueue, head: Job, depth: int, record: VersionRecord, now: float) -> float:
-    """Return how long a batch of so many jobs, of which this goes first, should wait for more; 0: go."""
-    if head.is_describe:
+def _hold_s(queue: VersionQueue, head: Job, depth: int, record: VersionRecord, now: float) -> float:
+    """Return how long a batch of so many jobs, of which this goes first, is held back; 0: it goes."""
+    if depth >= record.batch_size or head.is_describe:
         return 0.0
-    return batching.batch_wait(
-        depth=depth, batch_size=record.batch_size,
-        max_batch_delay_s=record.max_batch_delay_ms / 1000,
-        head_age_s=now - head.arrived_at, futile_waits=queue.futile_waits,
+    return queue.company.hold_s(
+        depth=depth, max_delay_s=record.max_batch_delay_ms / 1000, head_at=head.arrived_at,
+        service_s=queue.service_s, now=now,
     )  # fmt: skip

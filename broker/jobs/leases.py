@@ -63,9 +63,14 @@ class Leases(JobsPart):
         self.waiting.queued_bytes -= size
         stats.queue_seconds.observe_all([now - job.arrived_at for job in jobs])
         stats.batch_jobs.observe(len(jobs))
-        if not lease.is_describe and lease.is_in_order:
-            queue.futile_waits = batching.learn_from_batch(
-                queue.futile_waits, count=len(jobs), batch_size=record.batch_size
+        if record.batch_size > 1 and lease.is_in_order and not lease.is_describe:
+            queue.company.leaves(
+                count=len(jobs),
+                batch_size=record.batch_size,
+                max_delay_s=record.max_batch_delay_ms / 1000,
+                head_at=jobs[0].arrived_at,
+                service_s=queue.service_s,
+                now=now,
             )
         if not worker.leases or not lease.is_in_order:
             lease.begin(now)
@@ -184,6 +189,7 @@ class Leases(JobsPart):
                 queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
             )
             queue.slowest_s = recent_peak(queue.slowest_s, done.handler_us / 1e6)
+            queue.company.answered(lease.assigned_at, now)
         self.stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
         )

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torchrelay.broker.core.states import JOB_MOVES, JobState
 from torchrelay.broker.jobs.batching import concurrent_leases
+from torchrelay.broker.jobs.company import Company
 from torchrelay.broker.jobs.quarantine import Suspicion, Suspicions
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
@@ -191,8 +192,8 @@ class VersionQueue(ABC):
         self.config = record.config
         #: Whether a worker runs the batches that it was given one after the other.
         self.runs_in_order = concurrent_leases(record) == 0
-        #: Batching delays in a row that no further job came to share; see `batching`.
-        self.futile_waits = 0
+        #: How long a batch that isn't full is held back.
+        self.company = Company()
         #: Average seconds a batch takes, or one job of those that run side by side, weighted to the recent;
         #: 0 before the first.
         self.service_s = 0.0

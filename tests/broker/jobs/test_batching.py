@@ -1,4 +1,4 @@
-"""When a batch goes, and how much a worker gets."""
+"""How much a worker gets, and when."""
 
 from typing import Any  # ModelConfig's own fields, by name
 
@@ -7,33 +7,6 @@ import pytest
 from torchrelay.broker.jobs import batching
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.archives.model_config import ModelConfig
-
-
-def wait_s(depth: int = 1, batch_size: int = 4, age_s: float = 0.0, futile_waits: int = 0) -> float:
-    return batching.batch_wait(
-        depth=depth, batch_size=batch_size, max_batch_delay_s=0.1, head_age_s=age_s, futile_waits=futile_waits
-    )
-
-
-def test_a_full_batch_does_not_wait() -> None:
-    assert wait_s(depth=4) == 0
-    assert wait_s(depth=3) == pytest.approx(0.1)
-
-
-def test_the_oldest_job_waits_for_no_longer_than_max_batch_delay() -> None:
-    assert wait_s(age_s=0.04) == pytest.approx(0.06)
-    assert wait_s(age_s=0.1) == 0
-    assert wait_s(age_s=0.1 - batching.SHORTEST_WAIT_S / 2) == 0, "a wait too short to be measured is none"
-
-
-def test_a_lone_client_waits_a_few_times_and_then_no_more_until_others_come() -> None:
-    futile = 0
-    for _ in range(batching.FUTILE_WAITS_LIMIT):
-        assert wait_s(futile_waits=futile) > 0
-        futile = batching.learn_from_batch(futile, count=1, batch_size=4)
-    assert wait_s(futile_waits=futile) == 0
-    assert batching.learn_from_batch(futile, count=1, batch_size=4) == futile, "it is bounded"
-    assert batching.learn_from_batch(futile, count=2, batch_size=4) == 0
 
 
 def record(**config: Any) -> VersionRecord:
