@@ -89,7 +89,7 @@ class Waiter(Pending, Generic[T]):
         self._asyncio_future_blocking = False
         self._link = link
         self._wanted = wanted
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[Outcome | asyncio.CancelledError] = []
         #: What came while nobody waited for it.
         self.backlog_bytes = 0
         self._backlog: ClientBacklog | None = None
@@ -116,7 +116,7 @@ class Waiter(Pending, Generic[T]):
             return outcome
         raise errors.InternalError("The broker gave an answer to another question.", type(outcome).__name__)
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Outcome | asyncio.CancelledError) -> None:
         """Hand an outcome over to whoever awaits it."""
         self._outcomes.append(outcome)
         if self._callback is not None:
@@ -169,7 +169,16 @@ class Waiter(Pending, Generic[T]):
             self._callback = partial(self._link.loop.call_soon, callback, self, context=context)
 
     def result(self) -> None:
-        """Say that there is an outcome, which `await` then takes."""
+        """Say that there is an outcome, which `await` then takes. Raises CancelledError after `cancel`."""
+        if self._outcomes and isinstance(self._outcomes[0], asyncio.CancelledError):
+            raise cast(asyncio.CancelledError, self._outcomes.pop(0))
+
+    def cancel(self, msg: object = None) -> bool:
+        """Have the Task that waits go on with a CancelledError; return whether one waits."""
+        if self._callback is None:
+            return False
+        self.tell(asyncio.CancelledError())
+        return True
 
 
 class BodyReading(IncomingBody):
@@ -587,5 +596,5 @@ class Link:
             logger.info("gateway.welcomed", extra=facts)
 
 
-def _size(outcome: Outcome) -> int:
+def _size(outcome: object) -> int:
     return len(outcome.meta) + sum(map(len, outcome.frames)) if isinstance(outcome, Answer) else 0

@@ -11,11 +11,12 @@ from falcon.asgi import Response
 from torchrelay.gateway.api import request_inputs, responses, streams
 from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
+from torchrelay.gateway.calls import model_calls
+from torchrelay.gateway.calls.prediction_jobs import NAME_LIMIT_CHARACTERS, STATUSES, Input, failure
 from torchrelay.gateway.http.standard_responses import SERVER_OWNED_HEADERS
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import clock, errors
-from torchrelay.shared.api_bodies import HealthBody
 from torchrelay.shared.deadlines import TIMEOUT_HEADER, TIMEOUT_LIMIT_MS
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
@@ -24,8 +25,6 @@ from torchrelay.shared.wire import messages as m
 
 Headers = Sequence[tuple[str, str]]
 
-#: Those below 200 announce a response and are none.
-_STATUSES = range(200, 1000)
 _TIMEOUT_HEADER = TIMEOUT_HEADER.encode()
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -38,14 +37,8 @@ class PingResource(Resource):
 
     async def on_request(self, _req: GatewayRequest, resp: Response, rest: str = "") -> None:
         """Answer any method, below any path."""
-        try:
-            healthy = not self._link.is_leaving and (
-                (await self._link.ask(m.ReadHealth(0), m.HealthRead)).healthy
-            )
-        except errors.BrokerUnreachable:
-            healthy = False
-        body = HealthBody(status="Healthy" if healthy else "Unhealthy")
-        responses.answer(resp, body, 200 if healthy else 500)
+        body = await model_calls.health(self._link)
+        responses.answer(resp, body, 200 if body.status == "Healthy" else 500)
 
     on_options = on_request
 
@@ -67,7 +60,7 @@ class _ModelResource(Resource):
         await self._link.ask(m.DescribeModel(0, model, version), m.ModelDescribed)
         responses.answer(resp, documents.of_model(model, self._config))
 
-    async def _read(self, req: GatewayRequest) -> list[request_inputs.Input]:
+    async def _read(self, req: GatewayRequest) -> list[Input]:
         if req.has(_TIMEOUT_HEADER):
             req.answer_by = clock.monotonic() + timeout_ms(req.text_of(_TIMEOUT_HEADER)) / 1000
         body = await req.read_body(self._config.max_request_size, self._link)
@@ -79,7 +72,7 @@ class _ModelResource(Resource):
         resp: Response,
         model: str,
         version: str | None,
-        inputs: Sequence[request_inputs.Input],
+        inputs: Sequence[Input],
         added: Headers = (),
     ) -> None:
         """Run a job with the client's headers and, behind them so that they win, those `added`."""
@@ -96,10 +89,7 @@ class _ModelResource(Resource):
         answer = await job
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
-            error = errors.rebuild(*response.error)
-            # With the status that the handler set, if HTTP has it.
-            status = response.status if response.status in _STATUSES else error.status
-            responses.answer_error(resp, error, status)
+            responses.answer_error(resp, *failure(response))
         else:
             try:
                 pass_head(req, resp, response)
@@ -165,7 +155,7 @@ class InvocationsResource(_ModelResource):
         query = request_inputs.query_inputs(req.query_string)
         await super().on_options(req, resp, await self._named(query) or _required(query))
 
-    async def _named(self, query: list[request_inputs.Input]) -> str | None:
+    async def _named(self, query: list[Input]) -> str | None:
         """Return the model that the query names, or else the only one of the start; None without either."""
         asked = _value(query, "model_name")
         if asked:
@@ -180,7 +170,7 @@ class InvocationsResource(_ModelResource):
         return started.pop() if len(started) == 1 else None
 
 
-def _required(inputs: list[request_inputs.Input]) -> str:
+def _required(inputs: list[Input]) -> str:
     """Return the model that an input names. Raises BadRequest where there is none."""
     model = _value(inputs, "model_name")
     if model is None:
@@ -188,12 +178,10 @@ def _required(inputs: list[request_inputs.Input]) -> str:
     return model
 
 
-def _value(inputs: list[request_inputs.Input], wanted: str) -> str | None:
+def _value(inputs: list[Input], wanted: str) -> str | None:
     value = next((value for name, _, value in inputs if name == wanted), None)
-    if value is not None and len(value) > request_inputs.NAME_LIMIT_CHARACTERS:
-        raise errors.BadRequest(
-            f"Parameter {wanted} has more than {request_inputs.NAME_LIMIT_CHARACTERS} bytes."
-        )
+    if value is not None and len(value) > NAME_LIMIT_CHARACTERS:
+        raise errors.BadRequest(f"Parameter {wanted} has more than {NAME_LIMIT_CHARACTERS} bytes.")
     return None if value is None else str(value, "utf-8", "replace")
 
 
@@ -262,7 +250,7 @@ def pass_head(req: GatewayRequest, resp: Response, response: codec.Response) -> 
 
     Raises PredictionFailed for what HTTP can't carry.
     """
-    if response.status not in _STATUSES:
+    if response.status not in STATUSES:
         raise _not_sendable(f"status {response.status}")
     resp.status = response.status
     if response.reason and not _HEADER_VALUE.fullmatch(response.reason):

@@ -14,7 +14,7 @@ from torchrelay.gateway import auth
 from torchrelay.gateway.api import responses
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.api.management import UndescribedResource
-from torchrelay.gateway.api.parameters import query_pairs
+from torchrelay.gateway.calls.parameters import query_pairs
 from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.shared import api_bodies, clock, errors
 from torchrelay.shared.quoting import quoted

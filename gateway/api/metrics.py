@@ -6,7 +6,7 @@ from falcon.asgi import Response
 
 from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
-from torchrelay.gateway.api.parameters import query_pairs
+from torchrelay.gateway.calls.parameters import query_pairs
 from torchrelay.shared.wire import messages as m
 
 

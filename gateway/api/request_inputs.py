@@ -8,21 +8,14 @@ import re
 from binascii import a2b_qp
 
 from torchrelay.gateway.api.gateway_request import COPIED_LIMIT_BYTES, Body
-from torchrelay.gateway.api.parameters import query_pairs
+from torchrelay.gateway.calls.parameters import query_pairs
+from torchrelay.gateway.calls.prediction_jobs import INPUTS_LIMIT, Input, require_bounds, too_many
 from torchrelay.shared import errors
-from torchrelay.shared.wire import codec
-
-#: (name, content type or "", value), as `codec.pack_request` takes them.
-Input = tuple[str, str, codec.Payload]
 
 #: What stands before the value in a part of a multipart body, as much as in a request's head; and in all of
 #: its parts together, each of which needs a hundred bytes or two.
 PART_HEAD_LIMIT_BYTES = 8 * 1024
 PART_HEADS_LIMIT_BYTES = 512 * 1024
-#: Far more than a model has inputs; each one costs a little everywhere on its way.
-INPUTS_LIMIT = 1000
-#: Of an input's name, which travels in the head of a message.
-NAME_LIMIT_CHARACTERS = 1024
 
 #: All hex digits become one, so that escapes can be counted.
 _HEX_DIGITS = bytes.maketrans(b"123456789ABCDEFabcdef", b"0" * 21)
@@ -61,7 +54,7 @@ def merged(*groups: list[Input]) -> list[Input]:
 def _form(body: Body) -> list[Input]:
     fields = body.split(b"&", INPUTS_LIMIT + 1)
     if len(fields) > INPUTS_LIMIT + 1:
-        raise _too_many()
+        raise too_many()
     if b"=" not in fields[-1]:
         fields.pop()
     # curl says "form" of whatever it sends: a body without a single field is meant as it is.
@@ -166,12 +159,5 @@ def _part(head: Body, value: memoryview) -> Input:
 
 
 def _last_of_each(inputs: list[Input]) -> list[Input]:
-    if len(inputs) > INPUTS_LIMIT:
-        raise _too_many()
-    if any(len(name) > NAME_LIMIT_CHARACTERS for name, _, _ in inputs):
-        raise errors.BadRequest(f"An input has a name of more than {NAME_LIMIT_CHARACTERS} characters.")
+    require_bounds(inputs)
     return list({one[0]: one for one in inputs}.values())
-
-
-def _too_many() -> errors.BadRequest:
-    return errors.BadRequest(f"The request has more than {INPUTS_LIMIT} inputs.")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -46,10 +47,15 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 def build(store: Path) -> None:
     """Build these archives into a store that has the transcripts' already."""
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, (handler, config) in ARCHIVES.items():
-            _build_one(store, Path(scratch), name, handler, config)
+    build_archives(store, ARCHIVES)
     subprocess.run([sys.executable, ROOT / "examples" / "build.py", store], check=True)
+
+
+def build_archives(store: Path, archives: Mapping[str, tuple[str, dict[str, object]]]) -> None:
+    """Build archives as ARCHIVES has them."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (handler, config) in archives.items():
+            _build_one(store, Path(scratch), name, handler, config)
 
 
 def _build_one(store: Path, scratch: Path, name: str, handler: str, config: dict[str, object]) -> None:

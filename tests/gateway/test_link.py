@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from tests.gateway.fakes import FakeLink
 from tests.secured_broker import OURS, SecuredBroker, credentials
 from tests.support import eventually, eventually_async
 from torchrelay.gateway.link import Link, Waiter
@@ -127,3 +128,21 @@ async def test_a_request_that_is_refused_goes_at_once_and_not_when_the_collector
 async def test_without_the_credentials_that_settings_name_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         await Link(GatewaySettings(credentials_file=str(tmp_path / "none"))).start()
+
+
+async def test_a_task_that_waits_can_be_cancelled_and_its_job_is_too() -> None:
+    link = FakeLink(GatewaySettings(), lambda ask: m.HealthRead(ask.ask, healthy=True))
+    await link.start()
+    link._flush_soon = lambda: None  # type: ignore[method-assign]  # nothing is answered
+    waiting: list[Waiter[Answer]] = []
+
+    async def ask() -> None:
+        waiting.append(link.submit("m", None, b"", ()))
+        await waiting[0]
+
+    task = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    assert task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert link._session.waiting == 0

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from torchrelay.gateway.api import request_inputs
 from torchrelay.gateway.api.gateway_request import COPIED_LIMIT_BYTES
-from torchrelay.gateway.api.request_inputs import Input
+from torchrelay.gateway.calls import prediction_jobs
+from torchrelay.gateway.calls.prediction_jobs import Input
 from torchrelay.shared import errors
 
 FORM = "application/x-www-form-urlencoded"
@@ -107,7 +108,7 @@ def test_multipart_without_parts(body: bytes, content_type: str, expected: list[
         parts(b"Content-Disposition: form-data"),
         parts(part('filename="nameless"', b"1")),
         parts(part('name=""', b"1")),
-        parts(*[part(f'name="{number}"', b"") for number in range(request_inputs.INPUTS_LIMIT + 1)]),
+        parts(*[part(f'name="{number}"', b"") for number in range(prediction_jobs.INPUTS_LIMIT + 1)]),
         b"--edgeling\r\n" + part('name="a"', b"1") + b"\r\n--edge--",
     ],
     ids=["no end", "no headers", "no blank line", "no name", "empty name", "too many", "longer boundary"],
@@ -181,8 +182,8 @@ def test_the_heads_of_all_parts_together_have_a_bound() -> None:
 @pytest.mark.parametrize(
     ("body", "content_type"),
     [
-        (b"x" * (request_inputs.NAME_LIMIT_CHARACTERS + 1) + b"=1", FORM),
-        (parts(part(f'name="{"x" * (request_inputs.NAME_LIMIT_CHARACTERS + 1)}"', b"1")), MULTIPART),
+        (b"x" * (prediction_jobs.NAME_LIMIT_CHARACTERS + 1) + b"=1", FORM),
+        (parts(part(f'name="{"x" * (prediction_jobs.NAME_LIMIT_CHARACTERS + 1)}"', b"1")), MULTIPART),
     ],
 )
 def test_a_name_too_long_for_the_head_of_a_message_is_refused(body: bytes, content_type: str) -> None:
@@ -201,7 +202,7 @@ def test_no_body_makes_it_crash(body: bytes, content_type: str) -> None:
         inputs = request_inputs.read_inputs(body, content_type)
     except errors.BadRequest:
         return
-    assert len({name for name, _, _ in inputs}) == len(inputs) <= request_inputs.INPUTS_LIMIT
+    assert len({name for name, _, _ in inputs}) == len(inputs) <= prediction_jobs.INPUTS_LIMIT
 
 
 def test_a_large_part_is_not_copied_out_of_its_body() -> None:

@@ -7,8 +7,8 @@ import pytest
 from openapi_schema_validator import OAS30Validator
 
 from tests.gateway.facts import GPU_WORKER, WORKER, facts
-from torchrelay.gateway.api import management, responses
-from torchrelay.gateway.api.parameters import Parameters
+from torchrelay.gateway.calls import answer_bodies, model_calls
+from torchrelay.gateway.calls.parameters import Parameters
 from torchrelay.gateway.http.standard_responses import pretty
 from torchrelay.gateway.openapi import schemas
 from torchrelay.gateway.openapi.schemas import REGISTRATION
@@ -20,8 +20,8 @@ def test_what_is_shown_of_fleet_and_models_is_what_the_schemas_say(name: str) ->
     node = messages.NodeFacts("node-a", (messages.Device("cpu", "cpu"),), 32, 1, 100, (("zone", "a"),), (5,))
     version = msgspec.structs.replace(facts(WORKER, GPU_WORKER), strategy="pack", labels=(("zone", "a"),))
     shown = {
-        "Fleet": responses.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",))),
-        "Version": responses.description(version),
+        "Fleet": answer_bodies.fleet(messages.FleetRead(1, 5, 1.5, 1, (node,), (version,), ("slow.mar",))),
+        "Version": answer_bodies.description(version),
     }
     schema = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas.COMPONENTS}}
     OAS30Validator(schema).validate(json.loads(pretty(shown[name])))
@@ -50,5 +50,5 @@ def test_a_registration_is_described_with_all_parameters_that_are_read() -> None
             assert REGISTRATION[name][0]["default"] == default
             return default
 
-    management._registration(Noting({}, strict=False), "")
+    model_calls._registration(Noting({}, strict=False), "")
     assert read == set(REGISTRATION)

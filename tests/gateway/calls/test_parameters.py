@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchrelay.gateway.api.parameters import Parameters
+from torchrelay.gateway.calls.parameters import Parameters
 from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
