@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks import encryption_report, fleets_report, peers_report
+from benchmarks import arrivals_report, encryption_report, fleets_report, peers_report
 from benchmarks.results import (
+    ArrivalResults,
     EncryptionResults,
     FleetResults,
     Load,
@@ -49,8 +50,7 @@ HOW_TO_READ = """\
 def write(results: Results, raw: Path, report: Path) -> None:
     """Write the results as JSON and as a report.
 
-    It has sections on what encryption costs, on large fleets and on other servers where those figures lie
-    beside these.
+    It has a section on each other benchmark whose figures lie beside these.
     """
     for path in (raw, report):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,8 @@ def write(results: Results, raw: Path, report: Path) -> None:
     encryption = _beside(raw, encryption_report.RESULTS, EncryptionResults)
     peers = _beside(raw, peers_report.RESULTS, PeerResults)
     fleets = _beside(raw, fleets_report.RESULTS, FleetResults)
-    report.write_text(render(results, encryption, peers, fleets))
+    arrivals = _beside(raw, arrivals_report.RESULTS, ArrivalResults)
+    report.write_text(render(results, encryption, peers, fleets, arrivals))
 
 
 def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
@@ -71,9 +72,11 @@ def render(
     encryption: EncryptionResults | None = None,
     peers: PeerResults | None = None,
     fleets: FleetResults | None = None,
+    arrivals: ArrivalResults | None = None,
 ) -> str:
     """Write the whole report."""
-    sections = [_top(results), _load(results), _cpu(results), _starts(results), _memory(results),
+    sections = [_top(results), _load(results), _cpu(results),
+                arrivals_report.render(arrivals) if arrivals else "", _starts(results), _memory(results),
                 encryption_report.render(encryption) if encryption else "", _loops(results),
                 fleets_report.render(fleets) if fleets else "", HOW_TO_READ,
                 peers_report.render(peers) if peers else ""]  # fmt: skip

@@ -214,6 +214,57 @@ class FleetResults(Record, frozen=True, kw_only=True):
     rows: tuple[FleetRow, ...]
 
 
+class ArrivalPlan(Record, frozen=True, kw_only=True):
+    """How requests come to a model whose batches take so long; the defaults are the ones to publish."""
+
+    seconds: float = 3.5
+    #: Before that, with the same load, nothing counts.
+    settling_s: float = 0.5
+    warmup_seconds: float = 3.0
+    rounds: int = 3
+    delays_ms: tuple[int, ...] = (1, 50, 100)
+    #: Percent of what full batches of one worker are.
+    loads_percent: tuple[int, ...] = (10, 50, 90)
+    #: Clients that ask again as soon as they are answered.
+    clients: tuple[int, ...] = (1, 8)
+    batch_size: int = 16
+    batch_ms: float = 4.0
+    row_ms: float = 1.0
+    seed: int = 11
+
+
+class ArrivalPoint(Record, frozen=True, kw_only=True):
+    """One timed run with jobs that come by a Poisson process, or from clients that wait for their answers."""
+
+    server: str
+    delay_ms: int
+    #: One of them is 0.
+    load_percent: int
+    clients: int
+    turn: int
+    #: In `seconds`; of these so many were answered rightly.
+    asked: int
+    answered: int
+    seconds: float
+    p50_us: float
+    p99_us: float
+    #: How late the load generator was with 99 of 100.
+    late_p99_us: float
+
+
+class ArrivalResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.arrivals` found; `servers` is key -> label, the one of interest first."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    plan: ArrivalPlan
+    load_before: float
+    servers: dict[str, str]
+    points: tuple[ArrivalPoint, ...] = ()
+
+
 class Results(Record, frozen=True, kw_only=True):
     """One run of all benchmarks; `servers` is key -> label, the one of interest first."""
 

@@ -128,12 +128,12 @@ class StartedServer:
             self._until(lambda: self._predicts(http))
         return clock.monotonic() - self.launched_at
 
-    def register(self, plan: RunPlan) -> None:
-        """Register the model with one worker, by REST."""
+    def register(self, plan: RunPlan, model: str = MODEL, workers: int = 1) -> None:
+        """Register the archive as a model, by REST, and wait until its workers are ready."""
         parameters: dict[str, str | int] = {
             "url": ARCHIVE,
-            "model_name": MODEL,
-            "initial_workers": 1,
+            "model_name": model,
+            "initial_workers": workers,
             "synchronous": "true",
             "batch_size": plan.batch_size,
             "max_batch_delay": plan.max_batch_delay_ms,

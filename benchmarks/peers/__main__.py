@@ -6,16 +6,13 @@ in turns, forwards and backwards, and every answer is looked at before that.
 
 import argparse
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import msgspec
 
-from benchmarks import peers_report, report
+from benchmarks import interruption, peers_report, report
 from benchmarks.peers import comparison
 from benchmarks.peers.launches import CONTESTANTS
 from benchmarks.peers.rows import (
@@ -34,7 +31,6 @@ from benchmarks.results import PeerResults, RunPlan
 PART = Path("build/peers.json")
 #: Of a server's start and end, and of a check, about.
 EXTRA_S = {"start": 5.0, "check": comparison.CHECK_S}
-INTERRUPTED = 130
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,8 +82,7 @@ def file_of(options: argparse.Namespace) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     plan, rows, peers = plan_of(options), rows_of(options), peers_of(options)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    interruption.interrupt_by_signals()
     try:
         comparison.refuse_without_tools()
         minutes = seconds_expected(rows, peers, plan, EXTRA_S) / 60
@@ -97,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = comparison.measure(rows, peers, plan, command)
     except KeyboardInterrupt:
         comparison.say("All servers are stopped, and nothing is written.")
-        return INTERRUPTED
+        return interruption.INTERRUPTED
     except comparison.FAILURES as error:
         comparison.say(str(error))
         return 1
@@ -105,17 +100,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for fault in (found := comparison.faults(results)):
         comparison.say(fault)
     return 1 if found else 0
-
-
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """End this program, and before that the servers, which are in sessions of their own.
-
-    Whoever presses Ctrl-C again does not keep them from being stopped.
-    """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
-    comparison.say("Stopping all servers ...")
-    raise KeyboardInterrupt
 
 
 def write(results: PeerResults, file: Path) -> None:

@@ -6,17 +6,17 @@ Later two things are known, and a batch that waits for nobody goes at once:
 - how often another job came while a batch of so many was held, or would have come had it been: a lone
   client's next request comes after its answer, the ninth of eight clients' never;
 - how long a batch takes. Holding one for longer than a part of that gains nothing: what comes while it runs
-  is the next batch.
+  is the next batch. And the shorter the hold is beside it, the less often somebody need come in it.
 """
 
 #: Batches that must have left before the second of these counts: until then they are as full as TorchServe's.
 LEARNING_BATCHES = 16
 #: Weight of what was seen last. Four times in a row that nobody came are enough.
 WEIGHT = 1 / 6
-#: A batch is held where another job comes more often than not.
-LEAST_CHANCE = 0.5
+#: How often another job must come where a batch is held for hardly a part of its time, and for all of it.
+HOLD_CHANCE_MIN, HOLD_CHANCE_MAX = 0.1, 0.5
 #: So that a few jobs that do come are enough, however long none did.
-CHANCE_MIN = 0.1
+CHANCE_MIN = 0.05
 #: Part of a batch's time for which one is held at most. In simulations, with Poisson arrivals and with 1 to
 #: 40 clients, a half costs 40 % more latency at half of the capacity, and no more is answered.
 HOLD_SHARE = 0.25
@@ -53,7 +53,8 @@ class Company:
         """
         if self._last is not None:
             self._judge_last(head_at)
-        if self._chances.get(depth, 1.0) < LEAST_CHANCE:
+        share = self._longest_s(max_delay_s, service_s) / service_s if service_s else HOLD_CHANCE_MAX
+        if self._chances.get(depth, 1.0) < max(HOLD_CHANCE_MIN, min(share, HOLD_CHANCE_MAX)):
             return 0.0
         since = now if self._held_since is None else self._held_since
         left_s = self._until(since, head_at, max_delay_s, service_s) - now
@@ -99,8 +100,14 @@ class Company:
 
     def _until(self, since: float, head_at: float, max_delay_s: float, service_s: float) -> float:
         """Return until when a batch may be held that could have gone at `since`."""
-        if self._batches < LEARNING_BATCHES or not service_s:
+        if self._batches < LEARNING_BATCHES:
             return head_at + max_delay_s
         # Not from when the first came: clients that have just been answered ask again, and would always be
         # too late for those that came while theirs ran.
-        return since + min(max_delay_s, max(SHORT_HOLD_S, HOLD_SHARE * service_s))
+        return since + self._longest_s(max_delay_s, service_s)
+
+    def _longest_s(self, max_delay_s: float, service_s: float) -> float:
+        """Return for how long a batch may be held."""
+        if self._batches < LEARNING_BATCHES or not service_s:
+            return max_delay_s
+        return min(max_delay_s, max(SHORT_HOLD_S, HOLD_SHARE * service_s))

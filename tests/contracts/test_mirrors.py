@@ -13,6 +13,7 @@ FOLDERS = (*PACKAGES, "benchmarks")
 #: What has no test module of its name -> the test module that tests it, below tests/.
 TESTED_ELSEWHERE = {
     "benchmarks/bare.py": "benchmarks/test_servers.py",
+    "benchmarks/batch_timed_handler.py": "benchmarks/test_arrivals.py",
     "benchmarks/echo_handler.py": "benchmarks/test_servers.py",
     "benchmarks/run.py": "benchmarks/test_servers.py",
     "broker/core/effects.py": "broker/core/test_machine.py",

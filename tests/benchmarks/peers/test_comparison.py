@@ -1,4 +1,3 @@
-import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -155,17 +154,3 @@ def test_the_figures_of_a_part_go_elsewhere_than_those_that_are_published() -> N
 
 def test_starts_are_those_of_the_contestants(tmp_path: Path) -> None:
     assert isinstance(comparison.start_contestant(OURS, ROWS[0], tmp_path, PLAN), AbstractContextManager)
-
-
-def test_whoever_interrupts_twice_does_not_keep_servers_from_being_stopped(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            command.interrupt(signal.SIGTERM, None)
-        assert [signal.getsignal(number) for number in handlers] == [signal.SIG_IGN] * 2
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    assert "Stopping all servers" in capsys.readouterr().err
