@@ -13,7 +13,7 @@ import queue
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from torchrelay.broker.network.chunk_credit import ChunkCredit
 from torchrelay.broker.network.connections import Connections, Kernel
 from torchrelay.broker.network.kernel import Linux, raise_fd_limit
 from torchrelay.broker.network.peer_sockets import PeerSockets
+from torchrelay.broker.network.shared_memories import Told
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
 from torchrelay.broker.storage import curve_keys, invitation_files, key_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
@@ -44,6 +45,7 @@ from torchrelay.shared.archives.reader import ArchiveReader
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.errors import InternalError, RelayError, StoreFailed
 from torchrelay.shared.logs import logs
+from torchrelay.shared.processes.returned_memory import keep_some_free_memory
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_open_to_others
 from torchrelay.shared.wire import codec, presence, sockets
@@ -67,6 +69,9 @@ DOWNLOADS_LIMIT = 16
 DOWNLOADS_PER_ORIGIN_LIMIT = 4
 #: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
 CLOSE_S = 0.4
+
+#: How often it looks whose memory is of no use any more.
+MEMORIES_S = 1.0
 
 #: Of the secret for workers' claims, as `ids.secret` draws it.
 SECRET_BYTES_MIN = 32
@@ -192,6 +197,8 @@ class BrokerServer:
             event: logs.LogRateLimit() for event in ("broker.turn_failed", "broker.effect_failed")
         }
         self._is_stopping = False
+        #: When to look for memory that nobody lends any more.
+        self._memories_at = 0.0
         #: When it stops at the latest; None while nobody has told it to.
         self._leaves_at: float | None = None
 
@@ -221,6 +228,7 @@ class BrokerServer:
 
     def serve(self) -> None:
         """Run the loop until `stop`."""
+        keep_some_free_memory()
         logger.info("broker.started", extra={"epoch": self._epoch,
                                              "addresses": ",".join(self._settings.addresses)})  # fmt: skip
         self._store.keep_only(self._archives)
@@ -302,6 +310,9 @@ class BrokerServer:
         now = self._have_handled(came)
         self._chunks.go_on()
         self._connections.look(now)
+        if now >= self._memories_at:
+            self._memories_at = now + MEMORIES_S
+            self._tell(self._peers.memories.keep_only(self._core.peers.knows))
 
     def _have_handled(self, came: list[events.Event]) -> float:
         """Have the core take in what came, and do what it says; return the time that it was told."""
@@ -364,6 +375,8 @@ class BrokerServer:
                 threads.submit(origin.source, job)
             case effects.Cut(public_key):
                 self._peers.cut(public_key)
+            case effects.ShareMemory(peer, message):
+                self._tell(self._peers.memories.take(peer, message))
             case effects.ReadChunk():
                 self._chunks.ask(effect)
             case effects.DropArchive(archive, fetched_from):
@@ -410,12 +423,19 @@ class BrokerServer:
             self._results.put(events.MetricsNotWritten(len(lines)))
 
     def _send(self, effect: effects.Send) -> None:
-        parts = [codec.encode(effect.message, self._epoch), *cast("tuple[sockets.Part, ...]", effect.frames)]
+        sent, lent = self._peers.memories.packed(effect.peer, effect.frames) if effect.frames else ((), ())
+        parts = [codec.encode(effect.message, self._epoch), *cast("Sequence[sockets.Part]", sent)]
+        if lent:
+            parts = [
+                codec.encode(effect.message, self._epoch, codec.LENDS),
+                *parts[1:],
+                codec.pack_lent(lent),
+            ]
         if isinstance(effect.message, m.ArchiveChunk):
             parts[1] = chunk = sockets.tracked(cast("bytes", parts[1]))
             tracker = chunk.tracker  # the chunk itself must not be kept: it would never have left
             self._chunks.was_sent(effect.peer, lambda: tracker.done)
-        ahead = presence.announcement(effect.frames)
+        ahead = presence.announcement(sent)
         if ahead is None:
             is_sent = self._peers.send(effect.peer, parts)
         else:
@@ -423,6 +443,11 @@ class BrokerServer:
         if not is_sent:
             self._chunks.forget(effect.peer)
             self._unsent.append(events.Unreachable(effect.peer, effect.message))
+
+    def _tell(self, told: list[Told]) -> None:
+        """Tell peers about each other's memory; one that isn't there any more needs none."""
+        for peer, message in told:
+            self._peers.send(peer, (codec.encode(message, self._epoch),))
 
     def _job(
         self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], events.Event]

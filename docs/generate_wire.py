@@ -13,7 +13,7 @@ from typing import get_args
 from torchrelay.broker.core import states
 from torchrelay.gateway import session as gateway_session
 from torchrelay.shared.settings import GatewaySettings
-from torchrelay.shared.wire import codec, fields, items, messages
+from torchrelay.shared.wire import codec, fields, items, memory_sharing, messages
 from torchrelay.worker.common import peer_session
 
 TARGET = Path(__file__).parent / "wire.md"
@@ -27,12 +27,16 @@ What gateways, nodes and workers say to the broker, and it to them. Only the bro
 out and never speak to each other. [The architecture](architecture.md) says which part does what.
 
 - **A message** is `[head][frame 0][frame 1]...` on a ZeroMQ socket (DEALER to ROUTER). The head is a prefix
-  of {prefix} bytes (wire version {wire_version}, kind, flags that are zero, the broker's epoch; big-endian)
+  of {prefix} bytes (wire version {wire_version}, kind, flags, the broker's epoch; big-endian)
   and one msgpack array: the message's fields in their order.
 - **Fields** are positional. New ones come at the end, with a default; a receiver ignores those that it does
   not know. Protocol {protocol}: a hello that names another is answered with `Leave`.
 - **Payloads** up to {inline} bytes are in the head, larger ones are frames of their own, which the broker
   forwards and doesn't open. `frames` of an item counts those that are its.
+- **Lent payloads**: gateways and workers of one host offer each other their memory by way of the broker
+  (`OfferMemory`, `ReadsMemory`, `MemoryEnds`). Once that is read on the other side, payloads from
+  {lent_from} bytes on are written there once and not sent: flag 1 says that the last frame is a list of
+  which frames of the message lie where. Whoever can't read a memory is sent the bytes.
 - **Epoch**: rises with each start of a broker. What comes under another than the broker's is answered with
   `IntroduceYourself` and changes nothing.
 - **Keys**: on tcp a connection is encrypted by CURVE, and each side knows the other's public key. A peer is
@@ -126,6 +130,7 @@ def wire():
         wire_version=codec.WIRE_VERSION,
         protocol=messages.PROTOCOL_VERSION,
         inline=number(codec.INLINE_LIMIT_BYTES),
+        lent_from=f"{memory_sharing.LENT_FROM_BYTES:,}",
         head_to_broker=number(codec.HEAD_TO_BROKER_LIMIT_BYTES),
         head=number(codec.HEAD_LIMIT_BYTES),
         frames=number(codec.FRAMES_LIMIT),

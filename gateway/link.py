@@ -14,16 +14,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import zmq
 
 from torchrelay.gateway import auth, model_readiness
+from torchrelay.gateway.body_reading import BodyReading
 from torchrelay.gateway.http.client_pace import ClientBacklog, Unsent
 from torchrelay.gateway.http.exchange import ClientLeft
-from torchrelay.gateway.in_flight_room import IncomingBody, Room
 from torchrelay.gateway.session import (
     OF_THE_MOMENT,
     Answer,
@@ -38,10 +37,12 @@ from torchrelay.shared import clock, errors, member_credentials, settings
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
 from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
+from torchrelay.shared.processes.returned_memory import keep_some_free_memory
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
 from torchrelay.shared.wire.fields import KeyedApi
+from torchrelay.shared.wire.memory_sharing import MemorySharing
 
 logger = logging.getLogger(__name__)
 
@@ -181,40 +182,6 @@ class Waiter(Pending, Generic[T]):
         return True
 
 
-class BodyReading(IncomingBody):
-    """A body that a request reads, which may have to wait for room."""
-
-    __slots__ = ("_link", "_room", "_told")
-
-    def __init__(self, link: "Link", room: Room, most_bytes: int, answer_by: float | None) -> None:
-        super().__init__(most_bytes, inf if answer_by is None else answer_by)
-        self._link = link
-        self._room = room
-        #: Ends when it need not wait any longer.
-        self._told: asyncio.Future[bool] | None = None
-
-    def take(self, size: int) -> bool:
-        """Count a piece, or return False where it has to wait.
-
-        Raises ServiceUnavailable where it never could have room.
-        """
-        if self.held_bytes + size > self.most_bytes:
-            raise self._room.full()
-        return self._room.grow(self, size)
-
-    async def wait_and_take(self, size: int) -> None:
-        """Count a piece once there is room for it. Raises ServiceUnavailable where there is none for long."""
-        self._room.wait(self, size, now=clock.monotonic())
-        self._told = self._link.loop.create_future()
-        if not await self._told:
-            raise self._room.full()
-
-    def tell(self, *, has_room: bool) -> None:
-        """Wake the reader up: there is room for its piece, or there was none for too long."""
-        if self._told is not None and not self._told.done():
-            self._told.set_result(has_room)
-
-
 class Link:
     """Carries requests to the broker and answers back. Use `start` and `close` on a running loop."""
 
@@ -232,11 +199,14 @@ class Link:
         self._shared: dict[type[m.Ask], SharedQuestion] = {}
         #: This process was told to stop: others shall be asked, though it still answers.
         self.is_leaving = False
+        #: What is lent to workers of this host, and read of theirs.
+        self._sharing = MemorySharing("gateway")
         #: What is kept for clients that take their answers slowly.
         self.unsent = Unsent(config.unsent_bytes)
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
+        keep_some_free_memory()
         self.loop = asyncio.get_running_loop()
         self._session: GatewaySession[Waiter[Any] | SharedQuestion] = GatewaySession(
             self._config, name=socket.gethostname(), pid=os.getpid(), now=clock.monotonic()
@@ -406,7 +376,7 @@ class Link:
     @contextmanager
     def reading(
         self, limit: int, length: int | None, answer_by: float | None = None
-    ) -> Iterator["BodyReading"]:
+    ) -> Iterator[BodyReading]:
         """Count a body towards in_flight_limit_bytes while it is read; without a length it may have `limit`.
 
         It waits for room until `answer_by` at most. Raises as `submit` does where it never could have room,
@@ -418,7 +388,7 @@ class Link:
         if length is not None and length > room.largest_body_bytes:
             raise room.full()
         most_bytes = min(limit if length is None else length, room.largest_body_bytes)
-        body = BodyReading(self, room, most_bytes, answer_by)
+        body = BodyReading(self.loop, room, most_bytes, answer_by)
         try:
             yield body
         finally:
@@ -431,7 +401,7 @@ class Link:
         model: str,
         version: str | None,
         meta: bytes,
-        frames: Frames,
+        frames: Sequence[codec.Payload],
         *,
         is_describe: bool = False,
         sequence: str = "",
@@ -443,8 +413,9 @@ class Link:
         `is_let_in`: its body had its room while it was read. `answer_by`: when its client gives up.
         """
         waiter = Waiter(self, Answer)
+        parts = [self._sharing.lend(frame) for frame in frames]
         self._session.submit(
-            waiter, model, version, meta, frames, is_describe=is_describe, sequence=sequence,
+            waiter, model, version, meta, parts, is_describe=is_describe, sequence=sequence,
             is_let_in=is_let_in, answer_by=answer_by, now=clock.monotonic(),
         )  # fmt: skip
         self._flush_soon()
@@ -502,7 +473,8 @@ class Link:
         asked = self.asks_for_keys
         try:
             message, epoch = codec.decode(head)
-            settled = self._session.hear(message, epoch, frames, now=clock.monotonic())
+            parts = self._sharing.unpacked(head, frames) if frames else ()
+            settled = self._session.hear(message, epoch, parts, now=clock.monotonic())
         except codec.WireError as error:
             logger.error("gateway.misread", extra={"reason": str(error)})
             return
@@ -514,7 +486,10 @@ class Link:
             else:
                 reason = "the broker has keys; start the gateway with --tokens, and it asks from the start"
                 logger.warning("gateway.asks_for_keys", extra={"reason": reason})
-        if isinstance(message, m.Misunderstood):
+        if not settled and isinstance(message, m.OfMemory) and epoch == self._session.epoch:
+            if (reply := self._sharing.heard(message)) is not None:
+                self._send(reply, ())
+        elif isinstance(message, m.Misunderstood):
             logger.error("gateway.misunderstood", extra={"reason": message.reason})
         if self._session.dismissed is not None:
             logger.error("gateway.dismissed", extra={"reason": self._session.dismissed})
@@ -548,11 +523,12 @@ class Link:
     def _send(self, message: m.Message, frames: Frames) -> bool:
         """Send one message; False where there is no broker to take it."""
         epoch = 0 if isinstance(message, m.HelloGateway) else self._session.epoch
-        ahead = presence.announcement(frames)
+        parts = self._sharing.packed(message, epoch, frames) if frames else (codec.encode(message, epoch),)
+        ahead = presence.announcement(parts[1:]) if frames else None
         try:
             if ahead is not None:
                 sockets.send(self._socket, (codec.encode(ahead, epoch),))
-            sockets.send(self._socket, (codec.encode(message, epoch), *frames))
+            sockets.send(self._socket, parts)
         except zmq.Again:
             return False
         return True
@@ -591,9 +567,12 @@ class Link:
         self._logged = after
         facts = {"broker": self._dialer.address, "epoch": after[1], "waiting": self._session.waiting}
         if after[0] != "welcomed":
+            self._sharing.lose()
             logger.warning("gateway.broker_lost", extra=facts)
-        else:
-            logger.info("gateway.welcomed", extra=facts)
+            return
+        logger.info("gateway.welcomed", extra=facts)
+        if self._session.shares_memory and (offer := self._sharing.offer(after[1])) is not None:
+            self._send(offer, ())
 
 
 def _size(outcome: object) -> int:

@@ -25,7 +25,7 @@ from torchrelay.shared.wire.presence import Presence
 from torchrelay.shared.wire.reply_parts import ReplyParts
 from torchrelay.shared.wire.serials import InOrder
 
-Frames = Sequence[codec.Payload]
+Frames = Sequence[codec.PayloadOrPiece]
 
 #: Jobs and inline bytes of one Submit: enough to spread a message's cost, too few to delay the first.
 SUBMIT_LIMIT_JOBS = 64
@@ -442,6 +442,7 @@ class GatewaySession(Presence, Generic[P]):
         if pending is not None and isinstance(pending.message, m.SubmitItem):
             self._jobs -= 1
             self.room.held_bytes -= pending.size
+            pending.frames = ()  # what is lent of it is free from now on
         elif pending is not None:
             self._reply_parts.forget(number)
         return pending
@@ -473,7 +474,7 @@ class GatewaySession(Presence, Generic[P]):
     ) -> Iterator[tuple[m.Message, Frames]]:
         """Group jobs into as few Submits as their limits allow; asks go one by one."""
         items: list[m.SubmitItem] = []
-        frames: list[codec.Payload] = []
+        frames: list[codec.PayloadOrPiece] = []
         inline_bytes = 0
         for one in waiting:
             if not isinstance(one.message, m.SubmitItem):

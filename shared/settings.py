@@ -160,6 +160,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: at least where batches take less than half a second. So it need not wait for the next message; of two
     #: workers neither has much to do while the other has nothing.
     ahead_s: Annotated[float, msgspec.Meta(ge=0)] = 0.002
+    #: Whether gateways and workers of one host pass large parts of requests and answers by memory that both
+    #: have, where the system lets them.
+    shared_memory: bool = True
     #: Bytes of the jobs that wait in all queues. Where no job waits, one of any size is accepted. The
     #: commands raise it with max_request_size, to what a gateway lets in.
     queue_limit_bytes: Positive = QUEUE_LIMIT_BYTES

@@ -71,6 +71,14 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareMemory:
+    """Take in what a gateway or worker says about memory of its host."""
+
+    peer: bytes
+    message: m.OfferMemory | m.ReadsMemory
+
+
+@dataclass(frozen=True, slots=True)
 class ReadChunk:
     """Read part of an archive for a node; answered by ChunkRead."""
 
@@ -116,7 +124,7 @@ class Report:
 
 #: What is answered by Stored.
 Durable = Store | KeepKeys | KeepBrokerKeys | WriteSnapshot
-Effect = Send | Durable | Prepare | Cut | ReadChunk | DropArchive | WriteMetrics | Report
+Effect = Send | Durable | Prepare | Cut | ShareMemory | ReadChunk | DropArchive | WriteMetrics | Report
 
 
 class Outbox:

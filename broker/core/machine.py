@@ -32,7 +32,7 @@ from typing import assert_never
 from torchrelay.broker.core import events
 from torchrelay.broker.core.answers import Answers, Gateway, ask_refused, job_refused
 from torchrelay.broker.core.early_requests import EarlyRequests
-from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, WriteMetrics, WriteSnapshot
+from torchrelay.broker.core.effects import Effect, Outbox, ReadChunk, ShareMemory, WriteMetrics, WriteSnapshot
 from torchrelay.broker.core.gateway_requests import GatewayRequests
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.peers import Peers
@@ -304,11 +304,11 @@ class BrokerCore:
                 gateway.last_heard = now + silence_s(message)
             case m.Missed():
                 self._answers.send_again(gateway, message.after)
-            case m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey():
-                self.requests.ask(gateway, message, now)
-            case m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers():
-                self.requests.ask(gateway, message, now)
-            case (m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth()
+            case m.OfferMemory() | m.ReadsMemory():
+                self._outbox.emit(ShareMemory(gateway.peer, message))
+            case (m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey()
+                  | m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers()
+                  | m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth()
                   | m.ReadReadiness()):  # fmt: skip
                 self.requests.ask(gateway, message, now)
             case m.Bye():
@@ -342,6 +342,8 @@ class BrokerCore:
                 self.workers.beat(worker, message, now)
             case m.Measured():
                 self.metrics.measured(message.hostname, message.points, by_node=False)
+            case m.OfferMemory() | m.ReadsMemory():
+                self._outbox.emit(ShareMemory(peer, message))
             case m.Bye():
                 self.workers.said_goodbye(worker, now)
             case m.HelloGateway() | m.HelloNode() | m.HelloWorker():

@@ -169,9 +169,9 @@ class Peers:
         asks_for_keys = isinstance(hello, m.HelloGateway) and self._settings.token_authorization
         worker = self.workers.get(peer)
         keeps = worker is not None and worker.keeps_leases
-        self._outbox.send(
-            peer, m.Welcome(beat_ms, timeout_ms, is_new, self._fleet.beat, asks_for_keys, keeps)
-        )
+        shares = self._settings.shared_memory
+        welcome = m.Welcome(beat_ms, timeout_ms, is_new, self._fleet.beat, asks_for_keys, keeps, shares)
+        self._outbox.send(peer, welcome)
         if asks_for_keys:
             self._outbox.send(peer, self._keys.message(now))
         own = self._membership.broker_keys

@@ -123,10 +123,8 @@ def refusal(suspicion: Suspicion, now: float) -> errors.RequestQuarantined:
 
 
 def _unpacked(meta: bytes, frames: Sequence[Frame]) -> tuple[codec.Request, list[codec.Payload]] | None:
-    # Frames are bytes, or zmq's, which lend theirs.
-    views = [memoryview(frame) for frame in frames]  # type: ignore[arg-type]
     try:
-        return codec.unpack_request(meta, views)
+        return codec.unpack_request(meta, [codec.opened(frame) for frame in frames])
     except codec.WireError:
         return None
 

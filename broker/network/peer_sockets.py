@@ -16,6 +16,7 @@ from torchrelay.broker.core.events import Event, Garbled, Received
 from torchrelay.broker.network import unix_sockets
 from torchrelay.broker.network.connections import Connections
 from torchrelay.broker.network.refusals import Refusals
+from torchrelay.broker.network.shared_memories import SharedMemories
 from torchrelay.broker.network.unix_sockets import BindFailed
 from torchrelay.shared import clock
 from torchrelay.shared.wire import codec, curve, sockets
@@ -77,6 +78,8 @@ class PeerSockets:
         wake_fd: int,
     ) -> None:
         self._connections = connections
+        #: What peers of this host lend each other.
+        self.memories = SharedMemories()
         self._why_not_admitted = why_not_admitted
         self._context = zmq.Context(1 if own is None else SECURED_IO_THREADS)
         self._plain = _Listener(self._context, sockets.listener(self._context))
@@ -211,13 +214,16 @@ class PeerSockets:
             frames.append(last)
         if connection is not None:
             connection.taken += len(head) + (sum(map(len, frames)) if frames else 0)
+        parts: Sequence[codec.Frame] = frames
         try:
             message, epoch = codec.decode(head, codec.HEAD_TO_BROKER_LIMIT_BYTES)
+            if frames:
+                parts = self.memories.unpacked(head, frames)
         except codec.WireError as error:
             return Garbled(peer, str(error))
         if connection is not None and (frames or type(message) is m.Announced):
             connection.announce(message.size_bytes if isinstance(message, m.Announced) else 0)
-        return Received(peer, message, epoch, tuple(frames))
+        return Received(peer, message, epoch, tuple(parts))
 
     def _identify(self, route: bytes, first: zmq.Frame, fd: int) -> bytes:
         """Return who has sent the first message of a connection; an earlier one of the same peer ends."""

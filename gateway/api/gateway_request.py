@@ -5,8 +5,9 @@ from typing import Any
 import falcon
 import falcon.asgi
 
+from torchrelay.gateway.body_reading import BodyReading
 from torchrelay.gateway.http.exchange import ClientLeft
-from torchrelay.gateway.link import BodyReading, Link
+from torchrelay.gateway.link import Link
 from torchrelay.shared import errors
 
 Body = bytes | bytearray
@@ -67,7 +68,7 @@ class GatewayRequest(falcon.asgi.Request):
         What comes after a first piece is counted at the link. Raises RequestTooLarge, at once where a
         Content-Length says so, and ServiceUnavailable where there is no room for it.
         """
-        event = self._first_event or {}
+        event, self._first_event = self._first_event or {}, None
         body: Body = event.get("body", b"")
         if not event.get("more_body"):
             if len(body) > limit:

@@ -75,7 +75,10 @@ class _ModelResource(Resource):
         inputs: Sequence[Input],
         added: Headers = (),
     ) -> None:
-        """Run a job with the client's headers and, behind them so that they win, those `added`."""
+        """Run a job with the client's headers and, behind them so that they win, those `added`.
+
+        `inputs` are not to be held by the caller: what of them is lent would be held twice.
+        """
         if req.content_length is None:
             added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
         meta, frames = codec.pack_request(
@@ -86,6 +89,7 @@ class _ModelResource(Resource):
             model, version, meta, frames, sequence=sequence, is_let_in=req.was_read_in_pieces,
             answer_by=req.answer_by,
         )  # fmt: skip
+        del inputs, frames
         answer = await job
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
@@ -109,9 +113,8 @@ class PredictionsResource(_ModelResource):
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None, rest: str = ""
     ) -> None:
         """Predict; the query does not reach the handler."""
-        inputs = await self._read(req)
         added = (("explain", self._explain), ("url_path", rest))
-        await self._predict(req, resp, model, version, inputs, added)
+        await self._predict(req, resp, model, version, await self._read(req), added)
 
 
 class InvokeResource(_ModelResource):
@@ -121,8 +124,8 @@ class InvokeResource(_ModelResource):
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
     ) -> None:
         """Predict; an input of the body replaces one of the query."""
-        inputs = request_inputs.merged(request_inputs.query_inputs(req.query_string), await self._read(req))
-        await self._predict(req, resp, model, version, inputs)
+        of_query = request_inputs.query_inputs(req.query_string)
+        await self._predict(req, resp, model, version, request_inputs.merged(of_query, await self._read(req)))
 
 
 class OldPredictionsResource(InvokeResource):

@@ -1,9 +1,10 @@
 """Frames <-> messages; the one place that packs and unpacks msgpack, and no I/O.
 
-One message is `[head][frame 0][frame 1]...`. The head is a 12-byte prefix (wire version, kind, flags
-that must be zero, broker epoch) and one msgpack array, the message's fields. Small payloads are inline
-in the head; a payload above INLINE_LIMIT_BYTES is a frame of its own, which the broker forwards by
-reference without looking inside.
+One message is `[head][frame 0][frame 1]...`. The head is a 12-byte prefix (wire version, kind, flags,
+broker epoch) and one msgpack array, the message's fields. Small payloads are inline in the head; a payload
+above INLINE_LIMIT_BYTES is a frame of its own, which the broker forwards by reference without looking inside.
+On one host frames may lie in memory that both sides have: the flag LENDS says that the last frame on the
+socket is a list of where (`Lent`).
 
 What a job carries from gateway to worker and back (`Request`, `Response`) is packed here too, as bytes
 that the broker doesn't open, but for requests that may have ended their worker.
@@ -16,13 +17,15 @@ from typing import NoReturn, TypeVar
 import msgpack
 import msgspec
 
+from torchrelay.shared.processes.shared_memory import Piece, PieceGone
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import messages as m
-from torchrelay.shared.wire.fields import Number, Whole32
+from torchrelay.shared.wire.fields import Mark, Number, Whole32
 
 WIRE_VERSION = 1
 PREFIX = struct.Struct("!BBHQ")
 _PREFIX_BYTES = PREFIX.size
+_FLAGS_AT = 3
 _packed_prefix, _unpacked_prefix = PREFIX.pack, PREFIX.unpack_from
 #: A head above this is not copied to have its fields read; for a smaller one a view costs more than a copy.
 _COPIED_HEAD_BYTES = 64 * 1024
@@ -38,6 +41,8 @@ HEAD_TO_BROKER_LIMIT_BYTES = 2 * 1024 * 1024
 HEAD_FILL_BYTES = HEAD_TO_BROKER_LIMIT_BYTES // 2
 ARRAY_LIMIT = 100_000
 FRAMES_LIMIT = 4096
+#: The only flag: the last frame says where those are that don't come by the socket.
+LENDS = 1
 
 #: Kind number -> message. Numbers are never reused; 1-19 any peer, 20-39 gateways, 40-59 nodes and
 #: workers, 60-79 broker to any peer, 80-109 broker to gateways, 110-129 broker to nodes and workers.
@@ -45,6 +50,8 @@ KINDS: dict[int, type[m.Message]] = {
     1: m.Bye,
     2: m.Announced,
     3: m.Enrol,
+    4: m.OfferMemory,
+    5: m.ReadsMemory,
     10: m.Missed,
     20: m.HelloGateway,
     21: m.GatewayBeat,
@@ -87,6 +94,7 @@ KINDS: dict[int, type[m.Message]] = {
     64: m.Misunderstood,
     65: m.Enrolled,
     66: m.BrokerKeys,
+    67: m.MemoryEnds,
     80: m.Answered,
     81: m.Refused,
     82: m.AskRefused,
@@ -120,6 +128,8 @@ _NUMBERS = {cls: number for number, cls in KINDS.items()}
 
 #: A payload where it is made or opened.
 Payload = bytes | bytearray | memoryview
+#: The same, or where it lies.
+PayloadOrPiece = Payload | Piece
 #: A payload on its way: zmq's own frame where it is only forwarded, bytes where it is made or opened.
 Frame = Sized
 FrameT = TypeVar("FrameT", bound=Sized)
@@ -129,9 +139,9 @@ class WireError(ValueError):
     """Bytes that are not a message of ours; says where and why. The peer's fault, never ours."""
 
 
-def encode(message: m.Message, epoch: int) -> bytes:
+def encode(message: m.Message, epoch: int, flags: int = 0) -> bytes:
     """Pack a message's head; its frames, if any, follow it on the socket."""
-    return _packed_prefix(WIRE_VERSION, _NUMBERS[type(message)], 0, epoch) + _packed(message)
+    return _packed_prefix(WIRE_VERSION, _NUMBERS[type(message)], flags, epoch) + _packed(message)
 
 
 def decode(head: bytes | memoryview, limit_bytes: int = HEAD_LIMIT_BYTES) -> tuple[m.Message, int]:
@@ -149,7 +159,7 @@ def decode(head: bytes | memoryview, limit_bytes: int = HEAD_LIMIT_BYTES) -> tup
     if version != WIRE_VERSION:
         raise WireError(f"wire version {version}; this side speaks {WIRE_VERSION}")
     cls = KINDS.get(number)
-    if cls is None or flags:
+    if cls is None or flags > LENDS:
         raise WireError(f"unknown kind {number}" if cls is None else f"unknown flags {flags:#x}")
     fields = head[_PREFIX_BYTES:] if size < _COPIED_HEAD_BYTES else memoryview(head)[_PREFIX_BYTES:]
     return _unpack(fields, cls), epoch
@@ -169,6 +179,38 @@ def split_frames(counts: Sequence[int], frames: Sequence[FrameT]) -> list[tuple[
         parts.append(tuple(frames[start : start + count]))
         start += count
     return parts
+
+
+class Lent(m.Item, frozen=True):
+    """Where a message's frame `index` lies: in which memory, and where there."""
+
+    index: Number
+    mark: Mark
+    offset: Number
+    size: Number
+    stamp: Number
+
+
+class _AllLent(m.Item, frozen=True):
+    lent: tuple[Lent, ...]
+
+
+def pack_lent(lent: Sequence[Lent]) -> bytes:
+    """Pack what a message with LENDS has as its last frame."""
+    return _packed((lent,))
+
+
+def lends(head: bytes) -> bool:
+    """Tell whether the last frame of a message says where others lie."""
+    return bool(head[_FLAGS_AT] & LENDS)
+
+
+def unpack_lent(frame: Payload) -> tuple[Lent, ...]:
+    """Return where frames lie, in their order. Raises WireError."""
+    lent = _unpack(frame, _AllLent).lent
+    if not 0 < len(lent) <= FRAMES_LIMIT:
+        raise WireError(f"{len(lent)} frames are lent")
+    return lent
 
 
 class Input(m.Item, frozen=True):
@@ -232,7 +274,7 @@ def pack_request(
     return _packed((request_id, headers, packed, head)), frames
 
 
-def unpack_request(meta: bytes, frames: Sequence[Payload]) -> tuple[Request, list[Payload]]:
+def unpack_request(meta: bytes, frames: Sequence[PayloadOrPiece]) -> tuple[Request, list[Payload]]:
     """Unpack a job's request and the value of each of its inputs. Raises WireError."""
     request = _unpack(meta, Request)
     if request.head:
@@ -262,17 +304,32 @@ def pack_response(
     return _packed((response.status, response.reason, response.headers, body, response.error)), frames
 
 
-def unpack_response(meta: bytes, frames: Sequence[Payload]) -> tuple[Response, Payload]:
+def unpack_response(meta: bytes, frames: Sequence[PayloadOrPiece]) -> tuple[Response, Payload]:
     """Unpack an answer and its body. Raises WireError."""
     response = _unpack(meta, Response)
     body = response.body
     return response, body if isinstance(body, bytes) else _frame(body, frames)
 
 
-def _frame(number: int, frames: Sequence[Payload]) -> Payload:
+def _frame(number: int, frames: Sequence[PayloadOrPiece]) -> Payload:
     if not 0 <= number < len(frames):
         raise WireError(f"frame {number} of {len(frames)} was named")
-    return frames[number]
+    return payload(frames[number])
+
+
+def opened(frame: Frame) -> PayloadOrPiece:
+    """Return a frame that is only passed on as one that can be read: bytes, or zmq's own, or in memory."""
+    return frame if isinstance(frame, Piece) else memoryview(frame)  # type: ignore[arg-type]
+
+
+def payload(frame: PayloadOrPiece) -> Payload:
+    """Return what a frame holds. Raises WireError where it lay in memory, and isn't there any more."""
+    if not isinstance(frame, Piece):
+        return frame
+    try:
+        return frame.copied()
+    except PieceGone:
+        raise WireError("what was lent was waited for too long") from None
 
 
 #: PERF: one for all, since making a packer costs a third of what packing a small message does. It asks for
@@ -284,7 +341,7 @@ _packed: Callable[[object], bytes] = msgpack.Packer(default=msgspec.structs.astu
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
-def _unpack(data: bytes | memoryview, cls: type[StructT]) -> StructT:
+def _unpack(data: Payload, cls: type[StructT]) -> StructT:
     # A length that was not sent can't be claimed: arrays are made before their items are read.
     size = len(data)
     limit = size if size < ARRAY_LIMIT else ARRAY_LIMIT

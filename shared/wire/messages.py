@@ -40,6 +40,33 @@ class Missed(Message, frozen=True):
     after: f.Number
 
 
+class OfferMemory(Message, frozen=True):
+    """Parts of messages will lie in a memory of this host; whoever can read it answers ReadsMemory.
+
+    It is a gateway's or a worker's own, as `lender` says; the broker passes it on to those for whom they are,
+    with the `owner`'s peer id. See `shared.processes.shared_memory`.
+    """
+
+    lender: Literal["gateway", "worker"]
+    pid: f.Pid
+    fd: f.Number32
+    mark: f.Mark
+    size_bytes: f.Number
+    owner: bytes = b""
+
+
+class ReadsMemory(Message, frozen=True):
+    """The sender has opened the memory that it was offered, and finds parts of messages there."""
+
+    mark: f.Mark
+
+
+class MemoryEnds(Message, frozen=True):
+    """No parts of messages will be found in this memory any more."""
+
+    mark: f.Mark
+
+
 class HelloGateway(Message, frozen=True):
     """A gateway process joins."""
 
@@ -262,6 +289,7 @@ class Welcome(Message, frozen=True):
     silent for too long. A gateway then submits again what waits, a worker throws away its batches.
     `beat` is the number of the latest Beat. `asks_for_keys`: callers of a gateway need keys, which
     KeysChanged tells. `keeps_leases`: what the worker's hello named as held is still its to answer.
+    `shares_memory`: gateways and workers of the broker's host may offer theirs.
     """
 
     beat_interval_ms: f.Milliseconds
@@ -270,6 +298,7 @@ class Welcome(Message, frozen=True):
     beat: f.Number = 0
     asks_for_keys: bool = False
     keeps_leases: bool = False
+    shares_memory: bool = False
 
 
 class Beat(Message, frozen=True):
@@ -546,16 +575,23 @@ Reply = (
     | MembersRead
 )  # fmt: skip
 Hello = HelloGateway | HelloNode | HelloWorker
-FromGateway = HelloGateway | GatewayBeat | Announced | Submit | Cancel | Missed | Ask | Bye
+FromGateway = (
+    HelloGateway | GatewayBeat | Announced | Submit | Cancel | Missed | Ask | OfferMemory | ReadsMemory | Bye
+)
 FromNode = (
     HelloNode | NodeLeaves | NodeBeat | NodeMeasured | WorkerProgressed | WorkerExited | WorkerKey
     | FetchArchive | Bye
 )  # fmt: skip
-FromWorker = HelloWorker | WorkerBeat | Streamed | Completed | CompletedInRow | Measured | Bye
+FromWorker = (
+    HelloWorker | WorkerBeat | Streamed | Completed | CompletedInRow | Measured | OfferMemory | ReadsMemory
+    | Bye
+)  # fmt: skip
 #: What whoever was let in by an invitation may say, and is told.
 FromNewcomer = Enrol
 ToNewcomer = Enrolled | Leave | Misunderstood
 ToPeer = Welcome | Beat | Announced | IntroduceYourself | Leave | Misunderstood
-ToGateway = ToPeer | BrokerKeys | Answered | Refused | Forgotten | KeysChanged | Reply
+#: About memory, on one host.
+OfMemory = OfferMemory | ReadsMemory | MemoryEnds
+ToGateway = ToPeer | BrokerKeys | Answered | Refused | Forgotten | KeysChanged | Reply | OfMemory
 ToNode = ToPeer | BrokerKeys | StartWorker | StopWorker | ArchiveChunk | ArchiveMissing
-ToWorker = ToPeer | BrokerKeys | Assign | CancelJobs | Missed | AnswerAgain
+ToWorker = ToPeer | BrokerKeys | Assign | CancelJobs | Missed | AnswerAgain | OfMemory

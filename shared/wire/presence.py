@@ -39,6 +39,8 @@ class Presence:
         self.epoch = 0
         #: The number of the broker's latest beat.
         self.heard_beat = 0
+        #: Whether the broker takes offers of memory.
+        self.shares_memory = False
         self._hello_at = now
         # What follows means something only after the first Welcome.
         self._heard_at = now
@@ -51,6 +53,7 @@ class Presence:
         self.state = "welcomed"
         self.epoch = epoch
         self.heard_beat = welcome.beat
+        self.shares_memory = welcome.shares_memory
         self._heard_at = now
         self._beat_interval_s = welcome.beat_interval_ms / 1000
         self._peer_timeout_s = welcome.peer_timeout_ms / 1000

@@ -20,6 +20,7 @@ TESTED_ELSEWHERE = {
     "broker/core/events.py": "broker/core/test_machine.py",
     "broker/jobs/waiting_jobs.py": "broker/core/test_bounds.py",
     "broker/models/records.py": "broker/storage/test_registry.py",
+    "gateway/body_reading.py": "gateway/api/test_gateway_request.py",
     "cli/commands/member_options.py": "cli/commands/test_nodes_command.py",
     "cli/commands/parts.py": "integration/test_nodes.py",
     "cli/commands/ping.py": "integration/test_broker_port.py",

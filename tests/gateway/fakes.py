@@ -106,7 +106,7 @@ class FakeLink(Link):
             elif isinstance(message, messages.Ask):
                 self._reply(message)
 
-    def _answer(self, item: messages.SubmitItem, frames: Sequence[codec.Payload]) -> None:
+    def _answer(self, item: messages.SubmitItem, frames: Sequence[codec.PayloadOrPiece]) -> None:
         request, values = codec.unpack_request(item.meta, frames)
         self.submitted.append(item)
         self.requests.append(request)

@@ -13,7 +13,8 @@ from tests.gateway.facts import facts, key, members_read
 from tests.gateway.fakes import INFERENCE, MANAGEMENT, METRICS, FakeLink, Gateway, templates
 from torchrelay.gateway import auth
 from torchrelay.gateway.api.base_app import App
-from torchrelay.gateway.link import HELD_BACK_LIMIT, BodyReading
+from torchrelay.gateway.body_reading import BodyReading
+from torchrelay.gateway.link import HELD_BACK_LIMIT
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages

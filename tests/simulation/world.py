@@ -452,7 +452,7 @@ class SimulatedGateway:
             return
         try:
             self.session.submit(
-                request, model, None, payload, request.frames, is_describe=False, sequence=sequence,
+                request, model, None, payload, request.bodies, is_describe=False, sequence=sequence,
                 answer_by=request.answer_by, now=self._world.now,
             )  # fmt: skip
         except errors.RelayError as error:
@@ -526,7 +526,9 @@ class SimulatedGateway:
     def _flush(self) -> None:
         for message, frames in self.session.outgoing(self._world.now):
             epoch = 0 if isinstance(message, m.HelloGateway) else self.session.epoch
-            self._world.to_broker(self._peer, message, epoch, [bytes(frame) for frame in frames])
+            self._world.to_broker(
+                self._peer, message, epoch, [bytes(codec.payload(frame)) for frame in frames]
+            )
 
 
 @dataclass
@@ -536,7 +538,7 @@ class Request(Pending):
     payload: bytes
     asked_at: float
     #: Its large body, if it has one; the answer has the same.
-    frames: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     outcomes: list[Outcome | None] = field(default_factory=list)
     got: int = 0
     is_poison: bool = False
@@ -548,7 +550,7 @@ class Request(Pending):
         if isinstance(outcome, Answer):
             wanted = b"%s/%d" % (self.payload, self.got)
             assert outcome.meta == wanted, f"{wanted!r} was given {outcome.meta!r}"
-            assert [bytes(frame) for frame in outcome.frames] == self.frames
+            assert [bytes(codec.payload(frame)) for frame in outcome.frames] == self.bodies
             if not outcome.is_final:
                 self.got += 1
                 return
@@ -863,7 +865,9 @@ class SimulatedWorker:
         assert self._session is not None
         while first := self._leases.first():
             done, frames = first
-            self._world.to_broker(self._peer, done, self._session.epoch, [bytes(frame) for frame in frames])
+            self._world.to_broker(
+                self._peer, done, self._session.epoch, [bytes(codec.payload(frame)) for frame in frames]
+            )
             self._leases.sent()
 
     def _finish(self) -> None:

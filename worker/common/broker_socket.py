@@ -16,11 +16,12 @@ from torchrelay.shared import clock
 from torchrelay.shared.wire import codec, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
+from torchrelay.shared.wire.memory_sharing import MemorySharing
 from torchrelay.shared.wire.redial_policy import BrokerPlace, Kind
 
 logger = logging.getLogger(__name__)
 
-Received = tuple[m.Message, int, list[memoryview]]
+Received = tuple[m.Message, int, Sequence[codec.PayloadOrPiece]]
 
 
 class BrokerSocket:
@@ -32,12 +33,18 @@ class BrokerSocket:
         kind: Kind,
         wake_fd: int | None = None,
         others_keys: Callable[[], tuple[str, ...]] = tuple,
+        *,
+        shares_memory: bool = False,
     ) -> None:
         """Dial; `wait` also ends when `wake_fd` is readable.
 
+        With `shares_memory` parts of messages may lie in memory of this host.
         `others_keys` says by which keys others of this host know the broker.
         """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._shares_memory = shares_memory
+        #: What a worker lends, and reads of gateways.
+        self.sharing = MemorySharing("worker")
         self._secret_key = place.secret_key
         self._addresses = place.addresses
         self._dialer = BrokerDialer(self._context, kind, place, now=clock.monotonic())
@@ -101,12 +108,13 @@ class BrokerSocket:
             self._timer.cancel()
         self._loop = None
 
-    def send(self, message: m.Message, epoch: int, frames: Sequence[codec.Payload] = ()) -> bool:
+    def send(self, message: m.Message, epoch: int, frames: Sequence[codec.PayloadOrPiece] = ()) -> bool:
         """Send, or return False where there is no connection to send on."""
         if self._socket.closed:  # a thread's last words may come after `close`
             return False
         try:
-            sockets.send(self._socket, (codec.encode(message, epoch), *frames))
+            parts = self.sharing.packed(message, epoch, frames) if frames else (codec.encode(message, epoch),)
+            sockets.send(self._socket, parts)
         except zmq.Again:
             return False
         return True
@@ -119,11 +127,22 @@ class BrokerSocket:
             head, frames = sockets.receive(self._socket)
             try:
                 message, epoch = codec.decode(head)
+                parts = self.sharing.unpacked(head, frames) if frames else frames
             except codec.WireError as error:
                 logger.warning("message.unreadable", extra={"reason": str(error)})
                 continue
-            return message, epoch, frames
+            if isinstance(message, m.OfMemory):
+                if (reply := self.sharing.heard(message)) is not None:
+                    self.send(reply, epoch)
+                continue
+            if isinstance(message, m.Welcome) and message.shares_memory and self._shares_memory:
+                self._offer_memory(epoch)
+            return message, epoch, parts
         return None
+
+    def _offer_memory(self, epoch: int) -> None:
+        if (offer := self.sharing.offer(epoch)) is not None:
+            self.send(offer, epoch)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for a message, for the wake fd, or for the time to pass."""

@@ -13,7 +13,7 @@ import msgspec
 
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
-from torchrelay.shared.wire.codec import Payload
+from torchrelay.shared.wire.codec import PayloadOrPiece
 from torchrelay.shared.wire.fields import HELD_LIMIT
 from torchrelay.shared.wire.serials import Unheard
 
@@ -34,7 +34,7 @@ class AssignedJob(msgspec.Struct, frozen=True, gc=False):
     """
 
     meta: bytes
-    frames: Sequence[Payload] = ()
+    frames: Sequence[PayloadOrPiece] = ()
     sequence: str = ""
     starts_sequence: bool = False
     given_up_at: float = inf
@@ -50,7 +50,7 @@ class Batch(msgspec.Struct, frozen=True):
     jobs: list[AssignedJob]
 
 
-def batches_of(assign: m.Assign, frames: Sequence[Payload], now: float) -> list[Batch]:
+def batches_of(assign: m.Assign, frames: Sequence[PayloadOrPiece], now: float) -> list[Batch]:
     """Return the batches of a message that came with these frames. Raises WireError where they don't fit."""
     parts = codec.split_frames([item.frames for item in assign.items], frames)
     jobs = [
@@ -94,8 +94,8 @@ class HeldLeases:
         self._begun: dict[int, _Begun] = {}
         #: Leases waiting or begun -> the indexes of jobs whose clients have gone.
         self._gone: dict[int, set[int]] = {}
-        self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[Payload]]] = deque()
-        self._sent: Unheard[m.Completed | m.Streamed, Payload] = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES)
+        self._outbox: deque[tuple[m.Completed | m.Streamed, Sequence[PayloadOrPiece]]] = deque()
+        self._sent: Unheard[m.Completed | m.Streamed, PayloadOrPiece] = Unheard(KEPT_LIMIT, KEPT_LIMIT_BYTES)
         #: How many of the outbox the message has that goes out next.
         self._going = 1
         #: Leases whose answers are in either of these -> the serial of the latest, and their jobs.
@@ -165,6 +165,11 @@ class HeldLeases:
         """Tell whether a job was begun, and somebody waits for its answer, which has not been given."""
         return lease in self._begun and not self.is_gone(lease, index)
 
+    def gateway_of(self, lease: int, index: int) -> bytes:
+        """Return the peer id of the gateway of a job; empty where its lease is not begun."""
+        begun = self._begun.get(lease)
+        return b"" if begun is None else begun.batch.jobs[index].gateway
+
     def next_batch(self) -> Batch | None:
         """Hand out the oldest batch, which is begun by it."""
         if not self._waiting:
@@ -173,7 +178,9 @@ class HeldLeases:
         self._begun[batch.lease] = _Begun(batch)
         return batch
 
-    def streamed(self, lease: int, items: tuple[m.StreamedItem, ...], frames: Sequence[Payload]) -> None:
+    def streamed(
+        self, lease: int, items: tuple[m.StreamedItem, ...], frames: Sequence[PayloadOrPiece]
+    ) -> None:
         """Keep parts of answers until they are sent; of a lease that is not begun any more, nothing."""
         begun = self._begun.get(lease)
         if begun is not None:
@@ -181,7 +188,11 @@ class HeldLeases:
             self._outbox.append((m.Streamed(lease, items, number, self._sent.next_serial()), frames))
 
     def completed(
-        self, lease: int, handler_us: int, items: tuple[m.CompletedItem, ...], frames: Sequence[Payload]
+        self,
+        lease: int,
+        handler_us: int,
+        items: tuple[m.CompletedItem, ...],
+        frames: Sequence[PayloadOrPiece],
     ) -> None:
         """Keep a batch's answer until it is sent; of one that is not begun any more, nothing."""
         begun = self._begun.pop(lease, None)
@@ -193,7 +204,7 @@ class HeldLeases:
 
     # Sending
 
-    def first(self) -> tuple[m.Completed | m.CompletedInRow | m.Streamed, Sequence[Payload]] | None:
+    def first(self) -> tuple[m.Completed | m.CompletedInRow | m.Streamed, Sequence[PayloadOrPiece]] | None:
         """Return the next message to send, which stays that until `sent`."""
         if not self._outbox:
             return None
@@ -279,5 +290,5 @@ def _jobs(batch: Batch) -> tuple[m.HeldJob, ...]:
     return tuple(m.HeldJob(job.gateway, job.number, job.sequence) for job in batch.jobs)
 
 
-def _size(message: m.Completed | m.Streamed, frames: Sequence[Payload]) -> int:
+def _size(message: m.Completed | m.Streamed, frames: Sequence[PayloadOrPiece]) -> int:
     return sum([len(item.meta) for item in message.items]) + sum(map(len, frames))

@@ -37,7 +37,7 @@ def inputs(job: Opened, *, decode_input: bool) -> tuple[Row, Headers]:
     types: Headers = {}
     for item, value in zip(job.request.inputs, job.values, strict=True):
         kind = item.content_type and item.content_type.partition(";")[0].strip()
-        row[item.name] = _decoded(kind, value) if decode_input and kind else bytearray(value)
+        row[item.name] = _decoded(kind, value) if decode_input and kind else _own(value)
         types[item.name] = {"content-type": kind}
     return row, types
 
@@ -64,4 +64,9 @@ def _decoded(kind: str, value: codec.Payload) -> object:
             return json.loads(text) if kind == "application/json" else text
         except (ValueError, RecursionError) as error:
             logger.warning("input.undecodable: %s", one_line(error))
-    return bytearray(value)
+    return _own(value)
+
+
+def _own(value: codec.Payload) -> bytearray:
+    """Return an input as handlers may change it; one that was copied out of memory is nobody else's."""
+    return value if isinstance(value, bytearray) else bytearray(value)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ import msgspec
 
 from torchrelay.shared import clock, settings
 from torchrelay.shared.containment import first_fault
+from torchrelay.shared.processes.returned_memory import keep_some_free_memory
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
@@ -142,7 +143,7 @@ class WorkerLoop:
 
     def send_parts(self, parts: list[Part]) -> None:
         """Send parts of answers to the broker at once."""
-        by_lease: dict[int, tuple[list[m.StreamedItem], list[codec.Payload]]] = {}
+        by_lease: dict[int, tuple[list[m.StreamedItem], list[codec.PayloadOrPiece]]] = {}
         for (lease, index), part in parts:
             items, frames = by_lease.setdefault(lease, ([], []))
             if len(items) == PARTS_PER_MESSAGE:
@@ -158,14 +159,15 @@ class WorkerLoop:
     def send_answers(self, lease: int, handler_us: int, replies: list[codec.Response], *ends: str) -> None:
         """Answer a lease; `ends` are sequences that parts of it have closed."""
         items: list[m.CompletedItem] = []
-        frames: list[codec.Payload] = []
+        frames: list[codec.PayloadOrPiece] = []
         room = codec.HEAD_FILL_BYTES
-        for reply in replies:
+        for idx, reply in enumerate(replies):
             meta, own_frames = codec.pack_response(reply, codec.INLINE_LIMIT_BYTES if room > 0 else 0)
             room -= len(meta)
             ended = (*ends, *ended_sequences(reply, self._end_header)) if reply.headers else ends
             items.append(m.CompletedItem(reply.status, meta, len(own_frames), ended))
-            frames += own_frames
+            if own_frames:
+                frames += self._lent(lease, idx, own_frames)
         self.leases.completed(lease, handler_us, tuple(items), frames)
         now = clock.monotonic()
         self._coalescing.answered(len(replies), handler_us, now)
@@ -174,6 +176,13 @@ class WorkerLoop:
             self._flush_if_due(now)
         elif self._woken is not None:
             self._woken.set()
+
+    def _lent(self, lease: int, idx: int, frames: list[bytes]) -> Sequence[codec.PayloadOrPiece]:
+        """Return what an answer's frames are sent as: where they lie, if its gateway reads our memory."""
+        sharing = self._socket.sharing
+        if not sharing.reads(self.leases.gateway_of(lease, idx)):
+            return frames
+        return [sharing.lend(frame) for frame in frames]
 
     def _see_stop(self) -> None:
         assert self._woken is not None
@@ -242,7 +251,7 @@ class WorkerLoop:
             case None if isinstance(message, m.Beat) and epoch == self._session.epoch:
                 self.leases.heard(message.serial)
 
-    def _take_batches(self, assign: m.Assign, frames: list[memoryview]) -> None:
+    def _take_batches(self, assign: m.Assign, frames: Sequence[codec.PayloadOrPiece]) -> None:
         if self._stop.is_set:
             return  # Bye hands it back
         try:
@@ -293,6 +302,7 @@ class WorkerLoop:
                 if not self._socket.send(self._hello(), 0):
                     self._session.hello_unsent(now)
             case "beat":
+                self._socket.sharing.look()
                 beat = m.WorkerBeat(
                     self.leases.held, self._session.heard_beat, self._why_not_ready, self.leases.serial
                 )
@@ -346,6 +356,7 @@ def _reporting_failure(status_fd: int) -> Iterator[None]:
 def run(spec: WorkerSpec, status_fd: int) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
     settings.add_to_environment(spec.variables)
+    keep_some_free_memory()
     # As TorchServe has it, so that what handlers log, and what ends a worker, is found where it was.
     logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
     sys.excepthook = _print_on_stdout
@@ -418,7 +429,10 @@ def _serve(spec: WorkerSpec, runner: Runner, share: Share | None, readiness: Rea
     model = runner.model
     stop = StopSignal()
     others_keys = partial(broker_keys_file.read, Path(spec.broker_keys_file))
-    socket = BrokerSocket(spec.broker, "worker", wake_fd=stop.fd, others_keys=others_keys)
+    socket = BrokerSocket(
+        spec.broker, "worker", wake_fd=stop.fd, others_keys=others_keys,
+        shares_memory=share is None,  # else what it reads is passed on to the other ranks, too
+    )  # fmt: skip
     worker = WorkerLoop(spec, runner, socket, stop, readiness)
     engine = engine_for(runner, worker.leases, worker, share)
     try:

@@ -55,7 +55,7 @@ class Leader:
         )
         head = codec.encode(m.Assign(batch.lease, batch.is_describe, items), 0)
         packed = b"".join(map(_LEASE.pack, leases))
-        parts = [head, packed, *(frame for job in batch.jobs for frame in job.frames)]
+        parts = [head, packed, *(codec.payload(frame) for job in batch.jobs for frame in job.frames)]
         for follower in self._followers:
             for part in parts:
                 follower.send_bytes(part)

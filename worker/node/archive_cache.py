@@ -18,6 +18,7 @@ from torchrelay.shared import private_files
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.errors import RelayError, StoreFailed
 from torchrelay.shared.locks import try_lock
+from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.node.eviction import Eviction, is_disk_full
 from torchrelay.worker.node.unpacked_copies import UnpackedCopies, UnpackedCopy
@@ -155,7 +156,7 @@ class ArchiveCache:
         """Run `work` in a thread for disk work."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
-    def arrived(self, chunk: m.ArchiveChunk, data: bytes | memoryview) -> None:
+    def arrived(self, chunk: m.ArchiveChunk, data: codec.Payload) -> None:
         """Write a chunk that the broker has sent."""
         if chunk.archive not in self._downloads:
             return

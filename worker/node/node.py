@@ -19,6 +19,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.member_credentials import CredentialsError
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import NodeSettings, environment
+from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.redial_policy import BrokerPlace
 from torchrelay.worker.common import broker_keys_file
@@ -255,7 +256,7 @@ class Node:
                 for worker_id in (first, *also):
                     self._workers.stop(worker_id, reason, kill=kill, is_unregistered=is_unregistered)
             case m.ArchiveChunk() as chunk if len(frames) == 1:
-                self._workers.cache.arrived(chunk, frames[0])
+                self._workers.cache.arrived(chunk, codec.payload(frames[0]))
             case m.ArchiveMissing(archive):
                 self._workers.cache.missing(archive)
             case m.Welcome() as welcome:

@@ -12,7 +12,8 @@ from torchrelay.shared.wire import messages as m
 #: Written once more, by hand: whoever adds a message decides who may say it.
 GATEWAYS: set[type[m.Message]] = {
     m.HelloGateway, m.GatewayBeat, m.Announced, m.Submit, m.Cancel, m.Missed, m.DescribeModel, m.ListModels,
-    m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ReadReadiness, m.ReadMembers, m.Bye,
+    m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ReadReadiness, m.ReadMembers, m.OfferMemory, m.ReadsMemory,
+    m.Bye,
 }  # fmt: skip
 MANAGERS: set[type[m.Message]] = {
     m.RegisterModel, m.UnregisterModel, m.ScaleWorkers, m.SetDefault, m.RenewKey, m.Invite, m.EndInvitation,
@@ -29,6 +30,8 @@ WORKERS: set[type[m.Message]] = {
     m.Completed,
     m.CompletedInRow,
     m.Measured,
+    m.OfferMemory,
+    m.ReadsMemory,
     m.Bye,
 }
 BY_ROLE: dict[Role, set[type[m.Message]]] = {

@@ -31,3 +31,30 @@ def test_a_process_gives_back_what_large_bodies_took() -> None:
     most, left = map(int, done.stdout.split())
     assert most > 200_000_000
     assert left < 30_000_000
+
+
+#: Makes and frees what the bodies of a batch take, and counts the pages that the kernel had to give for it.
+BATCHES = """
+import resource
+from torchrelay.shared.processes import returned_memory
+
+returned_memory.keep_some_free_memory()
+
+def batch():
+    bodies = [bytes([1]) * 150_000 for _ in range(16)]
+
+batch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    batch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.integration
+def test_the_bodies_of_a_batch_have_the_memory_of_those_before() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BATCHES], capture_output=True, text=True, check=True, timeout=60
+    )
+    pages_of_one = 16 * 150_000 // 4096
+    assert int(done.stdout) < pages_of_one

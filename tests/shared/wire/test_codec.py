@@ -37,6 +37,9 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Announced(9 << 20),
     m.Enrol(4, KEY, "n"),
     m.Missed(5),
+    m.OfferMemory("worker", 42, 7, b"m" * 16, 1 << 28, b"w"),
+    m.ReadsMemory(b"m" * 16),
+    m.MemoryEnds(b"m" * 16),
     m.HelloGateway(1, "g", 42),
     m.GatewayBeat({"2xx": 3}, (1, 2), (3,), 4, 5),
     m.Submit(
@@ -77,7 +80,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.CompletedInRow((m.Completed(3, 15, (m.CompletedItem(200, b"a"),), 0, 5), m.Completed(4, 9, (), 1, 6))),
     m.Streamed(3, (m.StreamedItem(0, b"meta", 1),), 1, 4),
     m.Measured("h", (POINT,)),
-    m.Welcome(500, 3000, False, 2, True, True),
+    m.Welcome(500, 3000, False, 2, True, True, True),
     m.Beat(2, 5),
     m.IntroduceYourself(),
     m.Leave("no use"),
@@ -240,7 +243,7 @@ def test_a_damaged_message_is_read_as_a_message_or_refused(example: m.Message, d
         (b"", "shorter than its prefix"),
         (codec.PREFIX.pack(9, 61, 0, 0) + b"\x90", "wire version 9"),
         (codec.PREFIX.pack(1, 255, 0, 0) + b"\x90", "unknown kind 255"),
-        (codec.PREFIX.pack(1, 61, 1, 0) + b"\x90", "unknown flags"),
+        (codec.PREFIX.pack(1, 61, 2, 0) + b"\x90", "unknown flags"),
         (codec.PREFIX.pack(1, 120, 0, 0) + b"\xdd\xff\xff\xff\xff", "exceeds max_array_len"),
         (codec.PREFIX.pack(1, 1, 0, 0) + b"\x91\xc7\x01\x05x", "exceeds max_ext_len"),
         (

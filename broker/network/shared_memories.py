@@ -1,0 +1,113 @@
+"""Memory that gateways and workers of the broker's host lend: whose there is, and who can read it.
+
+The broker tells workers of gateways' memory and gateways of workers', and passes a part of a message on as
+the place where it lies to whoever has said that it can read that; others get a copy.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from torchrelay.shared.processes.shared_memory import Memory, MemoryPlace, NoSuchMemory, Piece, open_memory
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
+from torchrelay.shared.wire.memory_sharing import READABLE_LIMIT, lent_as, with_pieces
+
+#: What a peer is to be told.
+Told = tuple[bytes, m.OfMemory]
+
+
+@dataclass(eq=False)
+class _Lender:
+    """A peer that lends, its memory, what others are told of it, and the peers that can read it."""
+
+    peer: bytes
+    memory: Memory
+    offer: m.OfferMemory
+    readers: set[bytes] = field(default_factory=set)
+
+
+class SharedMemories:
+    """Who lends memory, and who reads whose."""
+
+    def __init__(self) -> None:
+        self._by_peer: dict[bytes, _Lender] = {}
+        self._by_mark: dict[bytes, _Lender] = {}
+
+    def take(self, peer: bytes, message: m.OfferMemory | m.ReadsMemory) -> list[Told]:
+        """Take in what a peer says, and return what it and others are told."""
+        if isinstance(message, m.OfferMemory):
+            return self._offered(peer, message)
+        if (lender := self._by_mark.get(message.mark)) and peer in self._by_peer:
+            lender.readers.add(peer)
+        return []
+
+    def _offered(self, peer: bytes, offer: m.OfferMemory) -> list[Told]:
+        told: list[Told] = []
+        lender = self._by_peer.get(peer)
+        if lender is None or lender.memory.place.mark != offer.mark:
+            if lender is not None:
+                told = self._forget(lender)
+            if len(self._by_peer) >= READABLE_LIMIT:
+                return told
+            try:
+                place = MemoryPlace(offer.pid, offer.fd, offer.mark)
+                memory = open_memory(place, offer.size_bytes, takes=False)
+            except NoSuchMemory:
+                return told
+            lender = _Lender(peer, memory, msgspec.structs.replace(offer, owner=peer))
+            self._by_peer[peer] = self._by_mark[offer.mark] = lender
+        told.append((peer, m.ReadsMemory(offer.mark)))
+        for other in self._by_peer.values():
+            if other.offer.lender != offer.lender:
+                told += [(other.peer, lender.offer), (peer, other.offer)]
+        return told
+
+    def keep_only(self, is_known: Callable[[bytes], bool]) -> list[Told]:
+        """Forget the memory of peers that aren't there any more; return what others are told."""
+        gone = [lender for peer, lender in self._by_peer.items() if not is_known(peer)]
+        return [told for lender in gone for told in self._forget(lender)]
+
+    def _forget(self, gone: _Lender) -> list[Told]:
+        """Let go of a memory; whatever is on its way from there keeps it until it has arrived."""
+        mark = gone.memory.place.mark
+        del self._by_peer[gone.peer]
+        if self._by_mark[mark] is gone:
+            del self._by_mark[mark]
+        for lender in self._by_peer.values():
+            lender.readers.discard(gone.peer)
+        return [(reader, m.MemoryEnds(mark)) for reader in gone.readers if reader in self._by_peer]
+
+    def unpacked(self, head: bytes, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Return the frames of a message that has come with some; none if a memory of theirs isn't known.
+
+        The core knows its sender no more then, or finds that frames are missing. Raises WireError.
+        """
+        if not codec.lends(head):
+            return frames
+        lent = codec.unpack_lent(codec.payload(codec.opened(frames[-1])))
+        if any(one.mark not in self._by_mark for one in lent):
+            return ()
+        return with_pieces(lent, frames[:-1], {one.mark: self._by_mark[one.mark].memory for one in lent})
+
+    def packed(self, peer: bytes, frames: Sequence[Frame]) -> tuple[list[Frame], list[codec.Lent]]:
+        """Return those frames that go to a peer by the socket, and where it finds the others.
+
+        Raises PieceGone where one has to be copied that isn't there any more.
+        """
+        sent: list[Frame] = []
+        lent: list[codec.Lent] = []
+        for index, frame in enumerate(frames):
+            if not isinstance(frame, Piece):
+                sent.append(frame)
+            elif self._reads(peer, frame.memory.place.mark):
+                lent.append(lent_as(index, frame))
+            else:
+                sent.append(bytes(frame.copied()))
+        return sent, lent
+
+    def _reads(self, peer: bytes, mark: bytes) -> bool:
+        lender = self._by_mark.get(mark)
+        return lender is not None and peer in lender.readers

@@ -1,0 +1,155 @@
+"""A gateway's or worker's part in sharing memory with others of its host: what it lends, what it may read.
+
+It offers its memory to the broker once it is welcomed, and lends once the broker has opened that. Of others
+it reads what the broker offers. A part of a message that lies in memory is a `Piece` wherever it goes.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal, TypeVar
+
+from torchrelay.shared import clock
+from torchrelay.shared.processes.shared_memory import (
+    LentMemory,
+    Memory,
+    MemoryPlace,
+    NoSuchMemory,
+    Piece,
+    PieceGone,
+    Readable,
+    open_memory,
+)
+from torchrelay.shared.wire import codec
+from torchrelay.shared.wire import messages as m
+
+#: Parts from this size on are lent. PERF: below, the messages that it takes cost as much as it saves.
+LENT_FROM_BYTES = 64 * 1024
+#: What each may lend at a time; it takes no memory before it does. More goes by the socket.
+LIMIT_BYTES = {"gateway": 1 << 30, "worker": 256 << 20}
+
+#: Memories that one process reads: each takes one of the file descriptors that connections need, too.
+READABLE_LIMIT = 128
+
+Frame = Readable | Piece
+FrameT = TypeVar("FrameT")
+
+
+class MemorySharing:
+    """What one process lends, and what it may read of others."""
+
+    def __init__(self, lender: Literal["gateway", "worker"]) -> None:
+        self._lender: Literal["gateway", "worker"] = lender
+        self._own: LentMemory | None = None
+        #: Whether the broker can read what we lend.
+        self._may_lend = False
+        #: Of the broker that has offered what follows.
+        self._epoch = 0
+        #: What we can read: by its mark, and the peer ids of those whose it is.
+        self._readable: dict[bytes, Memory] = {}
+        self._owners: dict[bytes, bytes] = {}
+
+    def offer(self, epoch: int) -> m.OfferMemory | None:
+        """Return what the broker that has just welcomed us is told; None where nothing can be lent."""
+        self.lose()
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._readable.clear()
+            self._owners.clear()
+        if self._own is None:
+            with suppress(OSError):
+                self._own = LentMemory(LIMIT_BYTES[self._lender], until_taken=self._lender == "worker")
+        if self._own is None:
+            return None
+        pid, fd, mark = self._own.place
+        return m.OfferMemory(self._lender, pid, fd, mark, self._own.limit_bytes)
+
+    def lose(self) -> None:
+        """Lend nothing until a broker says that it can read it: who is there now need not be the same."""
+        self._may_lend = False
+
+    def heard(self, message: m.OfMemory) -> m.ReadsMemory | None:
+        """Take in what the broker says about memory, and return what it is answered."""
+        match message:
+            case m.OfferMemory():
+                if len(self._readable) >= READABLE_LIMIT and message.mark not in self._readable:
+                    return None
+                place = MemoryPlace(message.pid, message.fd, message.mark)
+                try:
+                    memory = open_memory(place, message.size_bytes, takes=message.lender == "worker")
+                except NoSuchMemory:
+                    return None
+                self._readable[message.mark] = memory
+                self._owners[message.mark] = message.owner
+                return m.ReadsMemory(message.mark)
+            case m.ReadsMemory():
+                self._may_lend = self._own is not None and message.mark == self._own.place.mark
+            case m.MemoryEnds():
+                self._readable.pop(message.mark, None)
+                self._owners.pop(message.mark, None)
+        return None
+
+    def reads(self, peer: bytes) -> bool:
+        """Tell whether we read the memory of a peer, so that it is of this host, and reads ours."""
+        return peer in self._owners.values()
+
+    def lend(self, data: Readable) -> Frame:
+        """Return what goes into a message for data: a piece of our memory, or the data."""
+        if len(data) < LENT_FROM_BYTES or not self._may_lend or self._own is None:
+            return data
+        return self._own.lend(data, clock.monotonic()) or data
+
+    def look(self) -> None:
+        """Free what others have taken; to be called now and then."""
+        if self._own is not None:
+            self._own.look(clock.monotonic())
+
+    def packed(self, message: m.Message, epoch: int, frames: Sequence[Frame]) -> list[Readable]:
+        """Return the parts that go out by the socket."""
+        lent: list[codec.Lent] = []
+        parts: list[Readable] = [b""]
+        for index, frame in enumerate(frames):
+            if not isinstance(frame, Piece):
+                parts.append(frame)
+            elif self._may_lend:
+                lent.append(lent_as(index, frame))
+            else:
+                parts.append(_copied(frame))
+        if lent:
+            parts.append(codec.pack_lent(lent))
+        parts[0] = codec.encode(message, epoch, codec.LENDS if lent else 0)
+        return parts
+
+    def unpacked(self, head: bytes, frames: list[memoryview]) -> Sequence[Frame]:
+        """Return the frames of a message that has come with some. Raises WireError."""
+        if not codec.lends(head):
+            return frames
+        return with_pieces(codec.unpack_lent(frames[-1]), frames[:-1], self._readable)
+
+
+def lent_as(index: int, piece: Piece) -> codec.Lent:
+    """Return how a message says where its frame `index` lies."""
+    return codec.Lent(index, piece.memory.place.mark, piece.offset, piece.size, piece.stamp)
+
+
+def with_pieces(
+    lent: Sequence[codec.Lent], sent: Sequence[FrameT], readable: Mapping[bytes, Memory]
+) -> list[FrameT | Piece]:
+    """Put the frames that are lent among those that came by the socket. Raises WireError."""
+    frames: list[FrameT | Piece] = list(sent)
+    for one in lent:
+        memory = readable.get(one.mark)
+        if memory is None or one.index > len(frames):
+            raise codec.WireError("a frame lies in memory that can't be read here")
+        try:
+            frames.insert(one.index, memory.piece(one.offset, one.size, one.stamp))
+        except PieceGone:
+            raise codec.WireError("a frame lies outside of its memory") from None
+    return frames
+
+
+def _copied(piece: Piece) -> bytes:
+    """Return what one of our own pieces holds; nothing where it was taken, so that nobody waits for it."""
+    try:
+        return bytes(piece.copied())
+    except PieceGone:
+        return b""
