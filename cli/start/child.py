@@ -79,8 +79,7 @@ def run(role: Role, settings: msgspec.Raw) -> int:
             from torchrelay.gateway.main import run as run_gateway
 
         return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
-    with lasting_imports():
-        from torchrelay.worker.node.node import run as run_node
+    from torchrelay.worker.node.node_start import run as run_node
 
     return run_node(msgspec.json.decode(settings, type=NodeSettings))
 

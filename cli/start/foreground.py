@@ -39,7 +39,8 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
     def launch(role: Role, settings: Settings) -> Launch:
         return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
 
-    launches = [launch("broker", broker), launch("gateway", gateway), launch("worker", plan.node)]
+    # The node first: what its workers are forked from takes the longest to import.
+    launches = [launch("worker", plan.node), launch("broker", broker), launch("gateway", gateway)]
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
     later = launch("broker", msgspec.structs.replace(broker, load_models=(), snapshot=None))
     supervisor = Supervisor(

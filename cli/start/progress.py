@@ -5,13 +5,16 @@ import math
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torchrelay.cli.remote import client, credentials
-from torchrelay.cli.remote.fleet_summaries import model_summary
-from torchrelay.cli.remote.lean_httpx import httpx
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.part_settings import Plan
-from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
+
+# What asks the server takes 80 ms to import, and is imported where it is needed: by then the server's own
+# processes are on their way.
+if TYPE_CHECKING:
+    from torchrelay.cli.remote.lean_httpx import httpx
+    from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
 #: After all models are ready or have failed.
@@ -29,10 +32,10 @@ class ServerWatcher:
     def registered(self) -> None:
         """Every start-up model is registered or refused, and there is a node for workers."""
 
-    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
+    def show(self, models: "tuple[FleetModelBody, ...]", now: float) -> None:
         """The models are now like this."""
 
-    def settled(self, seen: FleetBody) -> None:
+    def settled(self, seen: "FleetBody") -> None:
         """Every model is ready, or has failed."""
 
     def process_ended(self, line: str) -> None:
@@ -42,7 +45,7 @@ class ServerWatcher:
         """Somebody has asked for the end."""
 
 
-def is_settled(model: FleetModelBody) -> bool:
+def is_settled(model: "FleetModelBody") -> bool:
     """Return whether a model is ready or has failed, so that nothing is waited for."""
     return model.is_ready or model.has_failed
 
@@ -59,8 +62,10 @@ class LineView(ServerWatcher):
         self._written_at: dict[str, float] = {}
         self._failures: dict[str, str] = {}
 
-    def show(self, models: tuple[FleetModelBody, ...], now: float) -> None:
+    def show(self, models: "tuple[FleetModelBody, ...]", now: float) -> None:
         """Write a line for each model that has changed, if one is due."""
+        from torchrelay.cli.remote.fleet_summaries import model_summary
+
         for model in models:
             if model.is_ready:
                 self._failures.pop(model.label, None)
@@ -96,7 +101,7 @@ class Terminal(LineView):
         if self._plan.broker.key_file:
             self._say(f"  keys        {self._plan.broker.key_file}")
 
-    def settled(self, seen: FleetBody) -> None:
+    def settled(self, seen: "FleetBody") -> None:
         """Print a call that works."""
         inference = client_url(self._plan.gateway.inference_address, "inference")
         self._say(
@@ -113,8 +118,10 @@ class Terminal(LineView):
         self._say("Stopping.")
 
 
-def example_call(seen: FleetBody, inference: str, *, needs_key: bool = False) -> str:
+def example_call(seen: "FleetBody", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
+    from torchrelay.cli.remote import client
+
     ready = [model.model_name for model in seen.models if model.workers_ready]
     base_url, socket_path = client.endpoint(inference)
     target = f"--unix-socket {socket_path} {base_url}" if socket_path else base_url
@@ -139,6 +146,10 @@ class Startup:
 
     async def follow(self) -> None:
         """Tell the watchers of each step of the start, then of each change of the models."""
+        await asyncio.sleep(POLL_INTERVAL_S)
+        from torchrelay.cli.remote import client, credentials
+        from torchrelay.cli.remote.lean_httpx import httpx
+
         base_url, socket_path = client.endpoint(self.url)
         # The listener is our own, on this machine, whatever name its certificate has.
         transport = httpx.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
@@ -152,11 +163,13 @@ class Startup:
             # Without a node no worker can be placed, so that a model registered now would have none.
             while seen.loading or not seen.nodes:
                 self._show(seen)
+                await asyncio.sleep(POLL_INTERVAL_S)
                 seen = await self._next(http)
             for watcher in self.watchers:
                 watcher.registered()
             while not all(map(is_settled, seen.models)):
                 self._show(seen)
+                await asyncio.sleep(POLL_INTERVAL_S)
                 seen = await self._next(http)
             self._show(seen)
             for watcher in self.watchers:
@@ -166,18 +179,22 @@ class Startup:
                 seen = await self._poll(http) or seen
                 self._show(seen)
 
-    def _show(self, seen: FleetBody) -> None:
+    def _show(self, seen: "FleetBody") -> None:
         if seen.nodes:  # before, every model only waits for a node
             for watcher in self.watchers:
                 watcher.show(seen.models, asyncio.get_running_loop().time())
 
-    async def _next(self, http: httpx.AsyncClient) -> FleetBody:
+    async def _next(self, http: "httpx.AsyncClient") -> "FleetBody":
         while True:
-            await asyncio.sleep(POLL_INTERVAL_S)
             if seen := await self._poll(http):
                 return seen
+            await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _poll(self, http: httpx.AsyncClient) -> FleetBody | None:
+    async def _poll(self, http: "httpx.AsyncClient") -> "FleetBody | None":
+        from torchrelay.cli.remote import client
+        from torchrelay.cli.remote.lean_httpx import httpx
+        from torchrelay.shared.api_bodies import FleetBody
+
         try:
             answer = await http.get("/fleet")
         except httpx.TransportError:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torchrelay.shared.host import BY_BUS, ORDER
-from torchrelay.shared.settings import SettingsError
+from torchrelay.shared.settings import NodeSettings, SettingsError
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 
@@ -60,6 +60,16 @@ def inherited(
         and not unwanted.fullmatch(name)
         and name not in withheld
     }
+
+
+def of_settings(environment: Mapping[str, str], settings: NodeSettings) -> dict[str, str]:
+    """Return what the workers of a node with these settings inherit. Raises SettingsError."""
+    return inherited(
+        environment,
+        settings.blacklist_env_vars,
+        secrets=settings.secret_env_vars,
+        credentials=settings.credential_env_vars,
+    )
 
 
 def for_installer(environment: Mapping[str, str], more: str) -> dict[str, str]:

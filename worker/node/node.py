@@ -27,6 +27,7 @@ from torchrelay.worker.common.broker_socket import BrokerSocket, Received
 from torchrelay.worker.common.peer_session import PeerSession
 from torchrelay.worker.node import devices
 from torchrelay.worker.node.host_metrics import HostMetricsReader
+from torchrelay.worker.node.launcher_handle import Launcher
 from torchrelay.worker.node.succession import Succession
 from torchrelay.worker.node.worker_processes import WorkerProcesses
 
@@ -54,10 +55,15 @@ CLOSING_POLL_S = 0.02
 class Node:
     """Offers a host to the broker, and has its workers started, watched and stopped."""
 
-    def __init__(self, settings: NodeSettings, measure: Callable[[], m.NodeMeasured] | None = None) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        measure: Callable[[], m.NodeMeasured] | None = None,
+        launcher: Launcher | None = None,
+    ) -> None:
         """Make a node; `measure` reads the host's metrics in place of `host_metrics`, and may block.
 
-        Raises CredentialsError.
+        It takes over the launcher, or starts its own. Raises CredentialsError.
         """
         self._settings = settings
         variables = environment()
@@ -70,7 +76,9 @@ class Node:
             complain=self._complain, keep_keys=partial(self._keep_keys, place), on_connected=self._connected
         )
         self._session = PeerSession(clock.monotonic())
-        self._workers = WorkerProcesses(settings, variables, self._send_or_keep, lambda: self._link.place)
+        self._workers = WorkerProcesses(
+            settings, variables, self._send_or_keep, lambda: self._link.place, launcher
+        )
         self._unsent: deque[m.WorkerExited] = deque(maxlen=UNSENT_LIMIT)
         self._memory_at = 0.0
         self._tidy_at = clock.monotonic() + TIDY_INTERVAL_S
@@ -87,7 +95,7 @@ class Node:
         self._succession = Succession(Path(settings.cache_dir), settings.name)
 
     async def open(self) -> None:
-        """Remove leftovers and start the launcher, before `run`. Raises OSError."""
+        """Remove leftovers and have a launcher, before `run`. Raises OSError."""
         if self._settings.credentials_file is not None:
             await asyncio.to_thread(broker_keys_file.write, self._settings, self._link.place.broker_keys)
         await self._workers.open()
@@ -280,18 +288,20 @@ class Node:
             self._send_or_keep(self._unsent.popleft())
 
 
-def run(settings: NodeSettings) -> int:
-    """Run a node until it is told to stop; return its exit code.
+def run(settings: NodeSettings, launcher: Launcher | None = None) -> int:
+    """Run a node, which may have its launcher already, until it is told to stop; return its exit code.
 
     It is REFUSED_STATUS where the broker doesn't know this host's key and the settings say to end then.
     """
 
     async def serve() -> int:
         try:
-            node = Node(settings)
+            node = Node(settings, launcher=launcher)
             await node.open()
         except (OSError, CredentialsError) as error:  # its folders, the launcher's process
             logger.error("node.not_started", extra={"reason": str(error)})
+            if launcher is not None:
+                launcher.close(0)
             return 1
         return await node.run()
 

@@ -93,17 +93,13 @@ class WorkerProcesses:
         environment: Mapping[str, str],
         send: Callable[[m.Message], None],
         broker: Callable[[], BrokerPlace],
+        launcher: Launcher | None = None,
     ) -> None:
         """Have messages sent by `send`; `broker` tells where workers find theirs, with the node's own key."""
         self._settings = settings
         self._broker = broker
         self._send = send
-        self._variables = worker_environment.inherited(
-            environment,
-            settings.blacklist_env_vars,
-            secrets=settings.secret_env_vars,
-            credentials=settings.credential_env_vars,
-        )
+        self._variables = worker_environment.of_settings(environment, settings)
         if withheld := worker_environment.withheld_credentials(environment, settings.credential_env_vars):
             logger.warning("node.credentials_withheld", extra={"variables": withheld})
         self._sequence_headers = SequenceHeaders(
@@ -113,7 +109,7 @@ class WorkerProcesses:
         )
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, StartedWorker] = {}
-        self._launcher: Launcher | None = None
+        self._launcher = launcher
         #: Launchers that don't obey, while they have workers.
         self._hung: list[Launcher] = []
         root = Path(settings.cache_dir).resolve()
@@ -133,12 +129,18 @@ class WorkerProcesses:
     async def open(self) -> None:
         """Remove what nodes that were killed have left; have modules imported before a worker is wanted."""
         await self._model_dirs.open()
-        self._start_launcher()
+        if self._launcher is None:
+            self._start_launcher()
+        else:
+            self._watch(self._launcher)
 
     def _start_launcher(self) -> Launcher:
         launcher = self._launcher = Launcher(self._variables, self._settings.preload)
-        self._loop.add_reader(launcher.fd, self._on_report, launcher)
+        self._watch(launcher)
         return launcher
+
+    def _watch(self, launcher: Launcher) -> None:
+        self._loop.add_reader(launcher.fd, self._on_report, launcher)
 
     def start(self, order: m.StartWorker) -> None:
         """Start a worker; its progress and its end are sent."""
