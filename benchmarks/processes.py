@@ -65,7 +65,7 @@ def look(server: str, root: int, role_of: RoleOf) -> list[ProcessFacts]:
             server=server,
             role=role,
             rss_bytes=process.memory_info().rss,
-            pss_bytes=_pss(process.pid),
+            pss_bytes=memory_of(process.pid, "Pss"),
             has_torch=_has_torch(process.pid),
         )
         for process, role in tree(root, role_of)
@@ -103,13 +103,15 @@ def thread_seconds(pid: int) -> dict[str, float]:
     return dict(spent)
 
 
-def _pss(pid: int) -> int | None:
+def memory_of(pid: int, *kinds: str) -> int | None:
+    """Return how many bytes a process has of these kinds of /proc/PID/smaps_rollup; None where unreadable."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return None
     lines = (line.split() for line in text.splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "Pss:"), None)
+    found = [int(words[1]) * 1024 for words in lines if words[0].removesuffix(":") in kinds]
+    return sum(found) if found else None
 
 
 def _has_torch(pid: int) -> bool:

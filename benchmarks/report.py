@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks import arrivals_report, encryption_report, fleets_report, peers_report
+from benchmarks import arrivals_report, encryption_report, fleets_report, peers_report, startup_report
 from benchmarks.results import (
     ArrivalResults,
     EncryptionResults,
@@ -20,6 +20,7 @@ from benchmarks.results import (
     Point,
     ProcessFacts,
     Results,
+    StartupResults,
 )
 from benchmarks.tables import cpu_by_role, table
 
@@ -59,7 +60,8 @@ def write(results: Results, raw: Path, report: Path) -> None:
     peers = _beside(raw, peers_report.RESULTS, PeerResults)
     fleets = _beside(raw, fleets_report.RESULTS, FleetResults)
     arrivals = _beside(raw, arrivals_report.RESULTS, ArrivalResults)
-    report.write_text(render(results, encryption, peers, fleets, arrivals))
+    startup = _beside(raw, startup_report.RESULTS, StartupResults)
+    report.write_text(render(results, encryption, peers, fleets, arrivals, startup))
 
 
 def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
@@ -73,10 +75,12 @@ def render(
     peers: PeerResults | None = None,
     fleets: FleetResults | None = None,
     arrivals: ArrivalResults | None = None,
+    startup: StartupResults | None = None,
 ) -> str:
     """Write the whole report."""
     sections = [_top(results), _load(results), _cpu(results),
-                arrivals_report.render(arrivals) if arrivals else "", _starts(results), _memory(results),
+                arrivals_report.render(arrivals) if arrivals else "",
+                startup_report.render(startup) if startup else _starts(results), _memory(results),
                 encryption_report.render(encryption) if encryption else "", _loops(results),
                 fleets_report.render(fleets) if fleets else "", HOW_TO_READ,
                 peers_report.render(peers) if peers else ""]  # fmt: skip
@@ -180,24 +184,8 @@ At {connections} connections, user and system time of each process in microsecon
 
 
 def _starts(results: Results) -> str:
-    rows = []
-    for key, label in results.servers.items():
-        for is_cold in (True, False):
-            starts = [start for start in results.starts if (start.server, start.is_cold) == (key, is_cold)]
-            if starts:
-                rows.append([
-                    f"{label}, {'cold' if is_cold else 'warm'}",
-                    f"{median(start.started_s for start in starts):.2f}",
-                    f"{median(start.predicted_s for start in starts):.2f}",
-                ])  # fmt: skip
-    return f"""\
-## Start-up
-
-Seconds from the command to the line "Model server started.", and to the first prediction with status 200;
-medians of {results.plan.start_rounds}. Cold: no state, nothing unpacked; warm: the same folder again. The
-files of either program were in the kernel's page cache by the time of most starts.
-
-{table(("start", "started s", "first prediction s"), rows)}"""
+    found = startup_report.starts(results.starts, results.servers, results.plan.start_rounds)
+    return f"## Start-up\n\n{found}"
 
 
 def _memory(results: Results) -> str:

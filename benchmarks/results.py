@@ -42,6 +42,8 @@ class StartUp(Record, frozen=True, kw_only=True):
     is_cold: bool
     started_s: float
     predicted_s: float
+    #: What each kind of process had taken of the CPU when the first prediction came.
+    cpu_s: dict[str, float] = {}
 
 
 class ProcessFacts(Record, frozen=True, kw_only=True):
@@ -263,6 +265,39 @@ class ArrivalResults(Record, frozen=True, kw_only=True):
     load_before: float
     servers: dict[str, str]
     points: tuple[ArrivalPoint, ...] = ()
+
+
+class StartupPlan(Record, frozen=True, kw_only=True):
+    """How often servers are started, and how many replicas of a model; the defaults are those to publish."""
+
+    start_rounds: int = 3
+    replicas: int = 60
+
+
+class ReplicaRun(Record, frozen=True, kw_only=True):
+    """Replicas of a model that were started at once; bytes of each process, None where unreadable."""
+
+    server: str
+    model: str
+    replicas: int
+    #: From the registration until all are ready.
+    ready_s: float
+    private_bytes: tuple[int | None, ...]
+    pss_bytes: tuple[int | None, ...]
+
+
+class StartupResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.startup` found; `servers` is key -> label, the one of interest first."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    plan: StartupPlan
+    load_before: float
+    servers: dict[str, str]
+    starts: tuple[StartUp, ...] = ()
+    replicas: tuple[ReplicaRun, ...] = ()
 
 
 class Results(Record, frozen=True, kw_only=True):

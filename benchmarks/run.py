@@ -146,12 +146,13 @@ def measure_starts(
             for is_cold in (True, False):
                 with servers.running(contestant, home, store, plan, loads_model=True) as server:
                     predicted_s = server.await_prediction()
+                    cpu_s = processes.cpu_seconds(server.process.pid, contestant.role_of)
                     started_s = server.await_started()
                     if turn == 0 and not is_cold:
                         servers.pause(IDLE_S)
                         facts += processes.look(contestant.key, server.process.pid, contestant.role_of)
                 starts.append(StartUp(server=contestant.key, is_cold=is_cold, started_s=started_s,
-                                      predicted_s=predicted_s))  # fmt: skip
+                                      predicted_s=predicted_s, cpu_s=cpu_s))  # fmt: skip
                 print(f"start  {contestant.label:22} {'cold' if is_cold else 'warm'}  {predicted_s:.2f} s")
     return starts, facts
 

@@ -128,10 +128,10 @@ class StartedServer:
             self._until(lambda: self._predicts(http))
         return clock.monotonic() - self.launched_at
 
-    def register(self, plan: RunPlan, model: str = MODEL, workers: int = 1) -> None:
-        """Register the archive as a model, by REST, and wait until its workers are ready."""
+    def register(self, plan: RunPlan, model: str = MODEL, archive: str = ARCHIVE, workers: int = 1) -> None:
+        """Register an archive as a model, by REST, and wait until its workers are ready."""
         parameters: dict[str, str | int] = {
-            "url": ARCHIVE,
+            "url": archive,
             "model_name": model,
             "initial_workers": workers,
             "synchronous": "true",
@@ -237,8 +237,15 @@ def _url(port: int) -> str:
 
 
 def variables(contestant: Contestant, home: Path) -> dict[str, str]:
-    """Return our environment with temporary files in `home`: TorchServe keeps its pid and sockets there."""
-    ours = {name: value for name, value in environment().items() if not name.startswith("TS_")}
+    """Return our environment with temporary files in `home`: TorchServe keeps its pid and sockets there.
+
+    What Python compiles is kept, as where a server was installed.
+    """
+    ours = {
+        name: value
+        for name, value in environment().items()
+        if not name.startswith("TS_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     temporary = str(home / "tmp")
     path = f"{contestant.path}:{ours.get('PATH', '')}" if contestant.path else ours.get("PATH", "")
     made = {"PATH": path, "TMPDIR": temporary, "TEMP": temporary}

@@ -15,6 +15,7 @@ TESTED_ELSEWHERE = {
     "benchmarks/bare.py": "benchmarks/test_servers.py",
     "benchmarks/batch_timed_handler.py": "benchmarks/test_arrivals.py",
     "benchmarks/echo_handler.py": "benchmarks/test_servers.py",
+    "benchmarks/replica_handler.py": "benchmarks/test_startup.py",
     "benchmarks/run.py": "benchmarks/test_servers.py",
     "broker/core/effects.py": "broker/core/test_machine.py",
     "broker/core/events.py": "broker/core/test_machine.py",
