@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
 from uvicorn_worker import UvicornWorker
 
 from torchrelay.gateway.app import create_app
+from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses, certificates
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.http.uvicorn_server import Server
@@ -71,11 +74,14 @@ def run(config: GatewaySettings) -> int:
         encrypted = addresses.encrypted(config)
         certificate = certificates.context(config) if encrypted else None
         listeners = addresses.bind_all(config)
+        require_grpc(config)
+        held = listen_addresses.hold(config)
     except (SettingsError, CredentialsError, OSError) as error:
         logger.error("gateway.cannot_start", extra={"reason": str(error)})
         return 1
     config = with_open_files(config)
-    facts = {"broker": config.broker_address, "addresses": ",".join(addresses.all_of(config).values())}
+    listened_on = (*addresses.all_of(config).values(), *listen_addresses.all_of(config).values())
+    facts = {"broker": config.broker_address, "addresses": ",".join(listened_on)}
     logger.info("gateway.started", extra=facts)
     pid = os.getpid()
     fds = [listener.detach() for listener in listeners]
@@ -85,10 +91,22 @@ def run(config: GatewaySettings) -> int:
     except SystemExit as stop:
         if os.getpid() != pid:
             raise  # a forked process ends here
+        for holder in held:
+            holder.close()
         if stop.code == REFUSED_STATUS:
             return REFUSED_STATUS
         return 1 if stop.code else 0
     return 0
+
+
+def require_grpc(config: GatewaySettings) -> None:
+    """Raise SettingsError where gRPC is asked for, and can't be spoken."""
+    if not config.enable_grpc:
+        return
+    if found := listen_addresses.faults(config):
+        raise SettingsError("; ".join(found))
+    if not listen_addresses.is_installed():
+        raise SettingsError(listen_addresses.NOT_INSTALLED)
 
 
 def with_open_files(config: GatewaySettings) -> GatewaySettings:
@@ -121,19 +139,24 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         self.certificates = certificates
         self.connection_limit = config.connection_limit
         self.leave_lead_s = config.leave_lead_s
-        self._config = config
+        self.config = config
         self._listeners = listeners
         super().__init__()
+
+    @property
+    def grpc_processes(self) -> int:
+        """How many of the processes speak gRPC, and nothing else."""
+        return self.config.grpc_processes if self.config.enable_grpc else 0
 
     def load_config(self) -> None:
         """Set what differs from gunicorn's defaults."""
         chosen = {
             "bind": [f"fd://{fd}" for fd in self._listeners],
-            "workers": self._config.processes,
+            "workers": self.config.processes + self.grpc_processes,
             "worker_class": ServingProcess,
             "logger_class": PropagatingLogger,
-            "graceful_timeout": self._config.graceful_timeout_s,
-            "timeout": self._config.stuck_after_s,
+            "graceful_timeout": self.config.graceful_timeout_s,
+            "timeout": self.config.stuck_after_s,
             "keepalive": KEEP_ALIVE_S,
             "proc_name": "torchrelay gateway",
             "post_fork": _tie,
@@ -147,9 +170,9 @@ class Application(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
     def load(self) -> ListenerApp:
         """Make the application, after the fork."""
-        made = create_app(Link(self._config), self._config)
+        made = create_app(Link(self.config), self.config)
         made.add_own_name(socket.gethostname())
-        if any(map(is_reachable_from_outside, addresses.all_of(self._config).values())):
+        if any(map(is_reachable_from_outside, addresses.all_of(self.config).values())):
             _learn_full_name(made)
         return made
 
@@ -199,6 +222,13 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             if halt.exit_status != self.WORKER_BOOT_ERROR or not self.is_serving():
                 raise
             self._start_later("it ended while it was being set up")
+
+    def spawn_worker(self) -> int:
+        """Start a process of the kind that is missing; those that speak HTTP first."""
+        speaking_http = sum(isinstance(worker, ServingProcess) for worker in self.WORKERS.values())
+        self.worker_class = ServingProcess if speaking_http < self.app.config.processes else GrpcProcess
+        pid: int = super().spawn_worker()
+        return pid
 
     def is_serving(self) -> bool:
         """Tell whether there is a process that serves; until one does, its last sign of life lies ahead."""
@@ -301,6 +331,38 @@ class ServingProcess(UvicornWorker):  # type: ignore[misc]  # uvicorn-worker has
         """
         self.server.lead_s = 0
         signal.raise_signal(signal.SIGTERM)
+
+
+class GrpcProcess(Worker):  # type: ignore[misc]  # gunicorn has no types
+    """A process that speaks gRPC. Nothing of that is imported before it is forked: grpc starts threads."""
+
+    def load_wsgi(self) -> None:
+        """Load what speaks gRPC, where others have their application."""
+        from torchrelay.gateway.grpc.grpc_server import GrpcServer
+
+        self.server_class = GrpcServer
+
+    def init_signals(self) -> None:
+        """Leave signals to the event loop, but for a hangup that is ignored."""
+        with _ignored_hangups():
+            for number in self.SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+
+    def run(self) -> None:
+        """Serve until a signal stops it."""
+
+        async def serve() -> None:
+            config = self.app.config
+            await self.server_class(Link(config), config, self.notify, NOTIFY_S).serve()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+
+    def notify(self) -> None:
+        """Say that this process lives; stop if the arbiter doesn't, should the kernel not have seen to it."""
+        if os.getppid() != self.ppid:
+            signal.raise_signal(signal.SIGTERM)
+        super().notify()
 
 
 class PropagatingLogger(Logger):  # type: ignore[misc]  # gunicorn has no types

@@ -18,6 +18,7 @@ from torchrelay.shared.wire.fields import SLOTS_LIMIT, KeyedApi, Labels, MemberR
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 #: Where a broker is that nobody has named. The commands always name one: the user's own, see `--broker`.
@@ -351,6 +352,29 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     any_host_outside: bool = False
     #: Whether the gateway has KServe's v2 routes for health and metadata.
     open_inference_protocol: bool = False
+    #: Whether gRPC is spoken, too, by a process of its own; needs the packages of the extra `grpc`.
+    enable_grpc: bool = False
+    #: The host or IP where InferenceAPIsService is listened for, without a scheme.
+    grpc_inference_address: str = "127.0.0.1"
+    #: Its port.
+    grpc_inference_port: Port = 7070
+    #: The same of ManagementAPIsService.
+    grpc_management_address: str = "127.0.0.1"
+    #: Its port.
+    grpc_management_port: Port = 7071
+    #: Processes that speak gRPC; the kernel shares connections out among them, not calls.
+    grpc_processes: Positive = 1
+    #: Whether gRPC is spoken over TLS, with the certificate for https.
+    enable_grpc_ssl: bool = False
+    #: How old a connection of InferenceAPIsService may get before its client is asked to make another one, so
+    #: that load balancers share out anew; 0 is no bound.
+    grpc_inference_max_connection_age_ms: NotNegative = 0
+    #: How long what runs on it may go on then; 0 is no bound.
+    grpc_inference_max_connection_age_grace_ms: NotNegative = 0
+    #: The same of ManagementAPIsService.
+    grpc_management_max_connection_age_ms: NotNegative = 0
+    #: And its grace.
+    grpc_management_max_connection_age_grace_ms: NotNegative = 0
     #: Request header that names a sequence.
     header_key_sequence_id: str = "ts_request_sequence_id"
     #: File with a line for each request, as TorchServe's access_log.log; None writes none.

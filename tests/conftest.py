@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.installation import PRELOAD
+from tests.installation import GRPC, PRELOAD
 
 
 def _pass_none_on(number: int) -> None:
@@ -25,6 +25,8 @@ def pytest_configure() -> None:
     # PERF: torch takes 1.3 of the 3.3 s of cpu that a server takes to start. Few handlers of tests need it;
     # tests that do, and those of `serve` as users have it, ask for `preloaded_torch`.
     os.environ.setdefault(PRELOAD, "none")
+    # PERF: a process of its own, which takes 0.3 s to start: those that are about gRPC ask for it.
+    os.environ.setdefault(GRPC, "no")
     # PERF: what is imported and collected stays. Looking for garbage in it took a third of that time.
     gc.disable()
 

@@ -17,6 +17,8 @@ from typing import IO
 
 #: The commands take from this variable what workers share: here it is not torch, see `tests/conftest.py`.
 PRELOAD = "TORCHRELAY_PRELOAD"
+#: Says whether they speak gRPC.
+GRPC = "TORCHRELAY_GRPC"
 ROOT = Path(__file__).parents[1]
 _FOLDERS = ("broker", "cli", "gateway", "shared", "src", "worker")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")

@@ -68,6 +68,22 @@ ManagementAddress = Annotated[
 ]
 MetricsAddress = Annotated[str | None, typer.Option(metavar="URL", help=f"[default: {DEFAULT_METRICS}]")]
 Processes = Annotated[int, typer.Option("--gateway-processes", "--processes", min=1, help="HTTP processes.")]
+Grpc = Annotated[
+    bool | None,
+    typer.Option(
+        "--grpc/--no-grpc",
+        envvar="TORCHRELAY_GRPC",
+        help="Whether gRPC is spoken, too. [default: where one of its options or keys is given]",
+    ),
+]
+GrpcInference = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where gRPC is spoken for inference. [default: 127.0.0.1:7070]"),
+]
+GrpcManagement = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where gRPC is spoken for management. [default: 127.0.0.1:7071]"),
+]
 Slots = Annotated[int | None, typer.Option(min=1, help="Workers that may run at once on this node.")]
 Devices = Annotated[
     list[str] | None,

@@ -97,6 +97,9 @@ def gateway(
     management_address: options.ManagementAddress = None,
     metrics_address: options.MetricsAddress = None,
     processes: options.Processes = 1,
+    grpc: options.Grpc = None,
+    grpc_inference: options.GrpcInference = None,
+    grpc_management: options.GrpcManagement = None,
     enable_model_api: options.EnableModelApi = False,
     ts_config: options.TsConfigFile = None,
     tokens: options.Tokens = None,
@@ -131,6 +134,7 @@ def gateway(
         **part_settings.gateway_grace(grace, lead),
     )
     checks.raise_faults(part_settings.gateway_faults(settings))
+    checks.require_grpc(settings)
     checks.require_free_listeners(settings)
     for line in part_settings.plain_http_warnings(settings):
         typer.echo(line, err=True)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import part_settings
+from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import host
 from torchrelay.shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
@@ -53,17 +54,24 @@ def plan(
         require_store(made.broker.model_store)
         files = (gateway.certificate_file, gateway.private_key_file, gateway.keystore)
         require_files(*files, made.broker.metrics_config)
-        if addresses.encrypted(gateway):
+        if addresses.encrypted(gateway) or (gateway.enable_grpc and gateway.enable_grpc_ssl):
             from torchrelay.gateway.http import certificates  # it takes time to load, and most need none
 
             certificates.context(gateway)
     except SettingsError as error:
         raise Fault(str(error)) from error
+    require_grpc(gateway)
     require_key_file(made.broker.key_file)
     require_free_listeners(gateway)
     for address in made.broker.addresses:
         require_free(address, "broker")
     return made
+
+
+def require_grpc(gateway: GatewaySettings) -> None:
+    """Raise Fault where gRPC is asked for, and its packages aren't installed."""
+    if gateway.enable_grpc and not listen_addresses.is_installed():
+        raise Fault(listen_addresses.NOT_INSTALLED)
 
 
 def misspelt_models(broker: BrokerSettings) -> list[str]:
@@ -117,6 +125,11 @@ def require_free_listeners(gateway: GatewaySettings) -> None:
     """Check that the gateway's addresses are free."""
     for setting, address in addresses.all_of(gateway).items():
         require_free(address, setting)
+    try:
+        for held in listen_addresses.hold(gateway):
+            held.close()
+    except SettingsError as error:
+        raise Fault(f"{error}; stop what is there or choose another port in config.properties") from error
 
 
 def require_free(address: str, setting: str) -> None:

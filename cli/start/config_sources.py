@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import typer
@@ -14,6 +15,9 @@ from torchrelay.shared.torchserve import config_keys, config_parsers, config_pro
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.shared.wire.fields import Labels
+
+#: What typer takes for a flag's value in the environment.
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 
 
 def command_line_values(
@@ -28,6 +32,9 @@ def command_line_values(
     inference_address: str | None = None,
     management_address: str | None = None,
     metrics_address: str | None = None,
+    grpc: bool | None = None,
+    grpc_inference: str | None = None,
+    grpc_management: str | None = None,
     allowed_hosts: str | None = None,
     label: Sequence[str] | None = None,
     preload: Sequence[str] | None = None,
@@ -61,6 +68,9 @@ def command_line_values(
             inference_address=_address(inference_address),
             management_address=_address(management_address),
             metrics_address=_address(metrics_address),
+            enable_grpc=grpc,
+            **_grpc_listener("inference", grpc_inference),
+            **_grpc_listener("management", grpc_management),
             allowed_hosts=None if allowed_hosts is None else config_parsers.parse_hosts(allowed_hosts),
             node_labels=node_labels(label),
             preload=preloaded(preload),
@@ -83,6 +93,24 @@ def preloaded(texts: Sequence[str] | None) -> tuple[str, ...] | None:
         return config_parsers.parse_modules(",".join(texts)) if texts else None
     except ValueError as error:
         raise Fault(f"--preload: {error}") from error
+
+
+def _grpc_listener(api: str, text: str | None) -> dict[str, Any]:  # Any: values of two types
+    """Read HOST:PORT into the values of the two keys that TorchServe has for it."""
+    if text is None:
+        return {}
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
+        raise ValueError(f"--grpc-{api} {text}: write HOST:PORT")
+    return {f"grpc_{api}_address": host, f"grpc_{api}_port": int(port)}
+
+
+def grpc_flag(environ: Mapping[str, str]) -> bool | None:
+    """Read TORCHRELAY_GRPC as the option `--grpc` does; None where it isn't set. Raises Fault for no flag."""
+    text = environ.get("TORCHRELAY_GRPC", "").strip().lower()
+    if text in ("", *_YES, *_NO):
+        return text in _YES if text else None
+    raise Fault(f"TORCHRELAY_GRPC={text} is neither yes nor no")
 
 
 def _address(text: str | None) -> str | None:

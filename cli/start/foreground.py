@@ -11,9 +11,10 @@ from torchrelay.cli.start.child import Launch, LogTarget, Role
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.start.progress import ServerWatcher, Startup
 from torchrelay.cli.start.supervisor import Supervisor
+from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.shared import ids
 from torchrelay.shared.processes import private_memory
-from torchrelay.shared.settings import Settings, StaticKey
+from torchrelay.shared.settings import GatewaySettings, Settings, StaticKey
 
 #: The name of the key by which this command asks its own server.
 OWN_KEY_NAME = "torchrelay serve"
@@ -47,8 +48,16 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
         launches, watcher.process_ended, later=later, requests_grace_s=gateway.graceful_timeout_s
     )
     url = client_url(plan.gateway.management_address, "management")
-    startup = Startup(url, (supervisor, watcher), key.key if key else None, gateway.server_id)
+    startup = Startup(
+        url, (supervisor, watcher), key.key if key else None, gateway.server_id, _grpc_listeners(gateway)
+    )
     asyncio.run(_run(supervisor, startup, watcher))
+
+
+def _grpc_listeners(gateway: GatewaySettings) -> list[tuple[str, int]]:
+    """Return where gRPC can be reached from this host."""
+    found = map(listen_addresses.split, listen_addresses.all_of(gateway).values())
+    return [({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port) for host, port in found]
 
 
 async def _run(supervisor: Supervisor, startup: Startup, watcher: ServerWatcher) -> None:

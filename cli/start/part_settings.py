@@ -14,6 +14,7 @@ from typing import Any, cast, get_args
 import msgspec
 
 from torchrelay.cli.faults import Fault
+from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import settings
 from torchrelay.shared.host import Host
@@ -30,7 +31,9 @@ STOP_GRACE_S, MIN_STOP_GRACE_S = 3.0, 0.1
 #: Answers of max_response_size that a gateway process keeps for clients that take them slowly.
 LARGEST_ANSWERS = 4
 #: The defaults of each command: TorchServe's own, and ours.
-TORCHSERVE_DEFAULTS = ConfigValues(disable_token_authorization=False, metrics_mode="log", own_metrics=False)
+TORCHSERVE_DEFAULTS = ConfigValues(
+    disable_token_authorization=False, metrics_mode="log", own_metrics=False, enable_grpc=True
+)
 SERVE_DEFAULTS = ConfigValues(disable_token_authorization=True, metrics_mode="prometheus", own_metrics=True)
 
 
@@ -204,13 +207,26 @@ def broker_settings(values: ConfigValues, **more: object) -> settings.BrokerSett
 
 def _queue_limit_bytes(gateway: settings.GatewaySettings) -> int:
     """Return what the queues must hold so that no request is refused that the gateway has let in."""
-    return max(settings.QUEUE_LIMIT_BYTES, gateway.processes * gateway.in_flight_bytes)
+    processes = gateway.processes + (gateway.grpc_processes if gateway.enable_grpc else 0)
+    return max(settings.QUEUE_LIMIT_BYTES, processes * gateway.in_flight_bytes)
+
+
+def speaks_grpc(values: ConfigValues) -> bool:
+    """Return whether gRPC is spoken: as is said, else where config.properties has one of its keys."""
+    if values.enable_grpc is not None:
+        return values.enable_grpc
+    return any(
+        getattr(values, key) is not None
+        for key in config_keys.KEYS
+        if key.startswith("grpc_") or key == "enable_grpc_ssl"
+    )
 
 
 def gateway_settings(values: ConfigValues, **more: object) -> settings.GatewaySettings:
     """Make the gateway's settings of values; `more` are fields that only one command sets."""
     ours = {
         "token_authorization": has_tokens(values),
+        "enable_grpc": speaks_grpc(values),
         "unsent_limit_bytes": max(settings.UNSENT_BYTES, LARGEST_ANSWERS * (values.max_response_size or 0)),
     }
     return msgspec.convert(ours | settings_from(values, "gateway") | more, settings.GatewaySettings)
@@ -291,7 +307,7 @@ def unused_key_faults(
 def gateway_faults(gateway: settings.GatewaySettings) -> list[str]:
     """Return a fault for each listener that others reach without keys, and for TLS without a certificate."""
     listeners = addresses.all_of(gateway).values()
-    faults = []
+    faults: list[str] = []
     if not gateway.insecure and not gateway.token_authorization:
         faults = [
             f"{address} can be reached from other hosts, and nothing checks who calls: say --tokens, use a"
@@ -304,7 +320,7 @@ def gateway_faults(gateway: settings.GatewaySettings) -> list[str]:
         faults.append("certificate_file and private_key_file need each other")
     if any(address.startswith("https:") for address in listeners) and not (has_pair or gateway.keystore):
         faults.append("an https address needs certificate_file and private_key_file, or a keystore")
-    return faults
+    return faults + listen_addresses.faults(gateway)
 
 
 def plain_http_warnings(gateway: settings.GatewaySettings) -> list[str]:
@@ -314,11 +330,17 @@ def plain_http_warnings(gateway: settings.GatewaySettings) -> list[str]:
         for address in dict.fromkeys((gateway.inference_address, gateway.management_address))
         if address.startswith("http:") and settings.is_reachable_from_outside(address)
     ]
+    if not gateway.enable_grpc_ssl:
+        open_ones += [
+            address
+            for address in listen_addresses.all_of(gateway).values()
+            if not settings.is_loopback(listen_addresses.split(address)[0])
+        ]
     if not open_ones or not gateway.token_authorization:
         return []
     return [
-        f"keys that callers send to {' and '.join(open_ones)} can be read on their way: use https addresses,"
-        " or a proxy that speaks TLS"
+        f"keys that callers send to {' and '.join(open_ones)} can be read on their way: use https addresses"
+        " (enable_grpc_ssl for gRPC), or a proxy that speaks TLS"
     ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.part_settings import Plan
+from torchrelay.gateway.grpc import listen_addresses
 
 # What asks the server takes 80 ms to import, and is imported where it is needed: by then the server's own
 # processes are on their way.
@@ -98,6 +99,8 @@ class Terminal(LineView):
         self._say(f"  management  {client_url(gateway.management_address, 'management')}")
         if gateway.enable_metrics_api:
             self._say(f"  metrics     {client_url(gateway.metrics_address, 'metrics')}")
+        for setting, address in listen_addresses.all_of(gateway).items():
+            self._say(f"  gRPC        {address}  {setting.split('_')[1]}")
         if self._plan.broker.key_file:
             self._say(f"  keys        {self._plan.broker.key_file}")
 
@@ -143,6 +146,8 @@ class Startup:
     watchers: Sequence[ServerWatcher]
     key: str | None = None
     server_id: str = ""
+    #: Host and port of further listeners, which shall be open before the server counts as up.
+    listeners: Sequence[tuple[str, int]] = ()
 
     async def follow(self) -> None:
         """Tell the watchers of each step of the start, then of each change of the models."""
@@ -158,6 +163,9 @@ class Startup:
             base_url=base_url, transport=transport, headers=headers, timeout=5.0
         ) as http:
             seen = await self._next(http)
+            for host, port in self.listeners:
+                while not await _listens(host, port):
+                    await asyncio.sleep(POLL_INTERVAL_S)
             for watcher in self.watchers:
                 watcher.answers()
             # Without a node no worker can be placed, so that a model registered now would have none.
@@ -203,6 +211,15 @@ class Startup:
             return None
         seen = client.decode(answer.content, FleetBody)
         return seen if seen.server_id == self.server_id else None
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _unverified() -> ssl.SSLContext:

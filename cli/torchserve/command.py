@@ -118,6 +118,7 @@ def command_line_values(given: argparse.Namespace) -> ConfigValues:
         models=given.models,
         enable_model_api=given.model_mode,
         tokens=False if given.token_auth else None,
+        grpc=config_sources.grpc_flag(environment()),
         allowed_hosts=environment().get("TORCHRELAY_ALLOWED_HOSTS"),
         preload=[preload] if (preload := environment().get("TORCHRELAY_PRELOAD")) else None,
     )

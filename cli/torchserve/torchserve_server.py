@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
 import typer
 
 from torchrelay.cli.commands import options
@@ -20,15 +21,22 @@ from torchrelay.cli.start.folders import Folders, folders
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.start.progress import ServerWatcher
 from torchrelay.cli.torchserve import command
+from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import clock, private_files
 from torchrelay.shared.logs.log_file import open_to_append
 from torchrelay.shared.settings import GatewaySettings, environment, is_reachable_from_outside
 from torchrelay.shared.torchserve import command_line, config_parsers
+from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.torchserve_log import SERVER
 
 LOG_FILES = ("access_log.log", "model_log.log", "ts_log.log")
 METRICS_FILES = ("ts_metrics.log", "model_metrics.log")
+#: Said where a server speaks no gRPC though nobody has said that it shall not.
+WITHOUT_GRPC = (
+    "gRPC is not spoken, and its ports are not opened: its packages are not installed"
+    " (pip install 'torchrelay[grpc]')"
+)
 #: Options that have no effect here, and why.
 IGNORED_OPTIONS = {
     "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
@@ -65,7 +73,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         credential_env_vars=("*",),  # as TorchServe does; blacklist_env_vars keeps them back
         is_state_temporary=True,
         socket_dir=made.sockets,
-        defaults=part_settings.TORCHSERVE_DEFAULTS,
+        defaults=_defaults(),
         insecure=True,  # TorchServe listens on any address; see `_exposed`
         any_host_outside=True,  # and its callers use any name
         key_file=str(Path(options.KEY_FILE_NAME).absolute()),
@@ -76,7 +84,8 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         metrics_log_dir=None if metrics_dir is None else str(metrics_dir.absolute()),
         snapshot_dir=None if given.no_config_snapshots else _file(log_dir, "config"),
     )
-    plan = checks.plan(command.command_line_values(given), config, own)
+    asked = command.command_line_values(given)
+    plan = checks.plan(asked, config, own)
     ignored_options = [
         f"--{option.replace('_', '-')} has no effect: {why}"
         for option, why in IGNORED_OPTIONS.items()
@@ -84,6 +93,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     ]
     for line in [
         *made.warnings,
+        *([WITHOUT_GRPC] if own.defaults.enable_grpc is None is asked.enable_grpc else []),
         *ignored_options,
         *config_sources.ignored_keys(config),
         *_exposed(plan.gateway),
@@ -95,6 +105,13 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
         level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
     )
     foreground.run(plan, lambda _: log, Console(plan))
+
+
+def _defaults() -> ConfigValues:
+    """Return what counts where nothing is said: TorchServe speaks gRPC; so do we if we can."""
+    if listen_addresses.is_installed():
+        return part_settings.TORCHSERVE_DEFAULTS
+    return msgspec.structs.replace(part_settings.TORCHSERVE_DEFAULTS, enable_grpc=None)
 
 
 class Console(ServerWatcher):
@@ -110,6 +127,8 @@ class Console(ServerWatcher):
         log_line("INFO", f"Management API bind to: {gateway.management_address}")
         if gateway.enable_metrics_api:
             log_line("INFO", f"Metrics API bind to: {gateway.metrics_address}")
+        for setting, address in listen_addresses.all_of(gateway).items():
+            log_line("INFO", f"gRPC {setting.split('_')[1]} API bind to: {address}")
         say("Model server started.")
 
     def process_ended(self, line: str) -> None:

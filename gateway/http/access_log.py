@@ -53,16 +53,20 @@ class AccessLog:
         self.flush()
         self._file.close()
 
-    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+    def note(self, host: str, port: int, request: str, status: int, took_s: float) -> None:
+        """Add the line of an answered request."""
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+        time = clock.local_iso(clock.wall_ms())
+        self._lines.append(f'{time} - /{host}:{port} "{one_line(request)}" {status} {round(took_s * 1000)}')
+
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
         host, port = scope.get("client") or ("", 0)
         target = scope.get("raw_path") or scope["path"].encode()
         if scope["query_string"]:
             target += b"?" + scope["query_string"]
         request = f"{scope['method']} {target.decode('latin-1')} HTTP/{scope['http_version']}"
-        time = clock.local_iso(clock.wall_ms())
-        self._lines.append(f'{time} - /{host}:{port} "{one_line(request)}" {status} {round(took_s * 1000)}')
+        self.note(host, port, request, status, took_s)
 
 
 class _Formatter(logging.Formatter):

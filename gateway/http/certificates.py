@@ -34,6 +34,14 @@ def context(config: GatewaySettings) -> ssl.SSLContext:
     return made
 
 
+def pem(config: GatewaySettings) -> tuple[bytes, bytes]:
+    """Return private key and certificate chain, for libraries that want them so. Raises SettingsError."""
+    context(config)  # which says what is wrong with them
+    if config.certificate_file and config.private_key_file:
+        return Path(config.private_key_file).read_bytes(), Path(config.certificate_file).read_bytes()
+    return _of_keystore(Path(config.keystore or ""), config.keystore_pass.encode(), keep_encrypted=False)
+
+
 def _load_files(made: ssl.SSLContext, certificate: str, key: str) -> None:
     for setting, path in (("certificate_file", certificate), ("private_key_file", key)):
         if not Path(path).is_file():
@@ -60,10 +68,11 @@ def _load(made: ssl.SSLContext, certificate: Path, key: Path, password: bytes) -
         made.load_cert_chain(certificate, key, password)
 
 
-def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
+def _of_keystore(path: Path, password: bytes, *, keep_encrypted: bool) -> tuple[bytes, bytes]:
+    """Read a PKCS12 file: its key and its chain, as PEM."""
     # Imported where it is needed: it is large, and most gateways have no keystore.
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization as pem
+    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.serialization import pkcs12
 
     try:
@@ -75,14 +84,25 @@ def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
         ) from error
     if held.key is None or held.cert is None:
         raise SettingsError(f"keystore={path} must hold a private key and its certificate")
-    # OpenSSL reads files alone: the key's lies there for a moment, and no less encrypted than it was.
-    encryption = pem.BestAvailableEncryption(password) if password else pem.NoEncryption()
-    key = held.key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, encryption)
+    encryption = (
+        serialization.BestAvailableEncryption(password)
+        if password and keep_encrypted
+        else serialization.NoEncryption()
+    )
     chain = [held.cert.certificate, *(more.certificate for more in held.additional_certs)]
+    return (
+        held.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption),
+        b"".join(one.public_bytes(serialization.Encoding.PEM) for one in chain),
+    )
+
+
+def _load_keystore(made: ssl.SSLContext, path: Path, password: bytes) -> None:
+    # OpenSSL reads files alone: the key's lies there for a moment, and no less encrypted than it was.
+    key, chain = _of_keystore(path, password, keep_encrypted=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
             certificate_file, key_file = Path(folder, "certificate"), Path(folder, "key")
-            certificate_file.write_bytes(b"".join(one.public_bytes(pem.Encoding.PEM) for one in chain))
+            certificate_file.write_bytes(chain)
             key_file.write_bytes(key)
             _load(made, certificate_file, key_file, password)
     except OSError as error:

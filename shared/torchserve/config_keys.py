@@ -99,6 +99,24 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         float | None, Key(p.parse_minutes, "broker", variable="TS_TOKEN_EXPIRATION_TIME_MIN")
     ] = None
     ts_open_inference_protocol: Annotated[Flag, Key(p.is_true, "gateway.open_inference_protocol")] = None
+    grpc_inference_address: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    grpc_inference_port: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_management_address: Annotated[Text, Key(p.parse_text, "gateway")] = None
+    grpc_management_port: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_inference_max_connection_age_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_inference_max_connection_age_grace_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_management_max_connection_age_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_management_max_connection_age_grace_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    enable_grpc_ssl: Annotated[Flag, Key(p.is_true, "gateway")] = None
+    # TorchServe ignores the next two.
+    enable_grpc: Annotated[
+        Flag,
+        Key(
+            p.is_true,
+            effect="whether gRPC is spoken; by default by `torchserve`, and where one of its keys is there",
+        ),
+    ] = None
+    grpc_processes: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     ts_header_key_sequence_id: Annotated[
         Text, Key(p.parse_text, "gateway.header_key_sequence_id node.header_key_sequence_id")
     ] = None
@@ -138,12 +156,6 @@ SECRETS = frozenset(name for name, key in KEYS.items() if key.is_secret)
 
 #: Keys of TorchServe's that have no effect here, by the reason.
 _WITHOUT_EFFECT = {
-    "gRPC is not spoken here yet": (
-        "grpc_inference_address grpc_management_address grpc_inference_port grpc_management_port"
-        " grpc_inference_max_connection_age_ms grpc_management_max_connection_age_ms"
-        " grpc_inference_max_connection_age_grace_ms grpc_management_max_connection_age_grace_ms"
-        " enable_grpc_ssl"
-    ),
     "there is no Netty here; --gateway-processes sets how many processes speak HTTP": (
         "number_of_netty_threads netty_client_threads prefer_direct_buffer use_native_io io_ratio"
     ),

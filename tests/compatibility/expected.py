@@ -7,8 +7,8 @@ from pathlib import Path
 DOCUMENT = Path(__file__).parents[2] / "docs" / "compatibility.md"
 HEADING = "## Recorded answers that differ on purpose"
 #: Cases whose answer hangs on which of two requests, sent at the same time, comes first; so it does with
-#: TorchServe.
-RACES = frozenset({("batching", "process_exit_in_a_batch")})
+#: TorchServe. And on whether the client or the server says first that the time is over.
+RACES = frozenset({("batching", "process_exit_in_a_batch"), ("grpc-inference", "deadline")})
 #: A row of that section's table begins with a case, as `transcript/case`.
 _ROW = re.compile(r"^\| `([^`/]+)/([^`]+)` \|", re.MULTILINE)
 

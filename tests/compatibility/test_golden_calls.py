@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.compatibility import expected, replaying
+from tests.compatibility import expected, grpc_cases, grpc_player, replaying
+from tests.installation import command
 from tests.integration.fleet import own_address
 
 pytestmark = pytest.mark.integration
@@ -16,3 +17,16 @@ def test_answers_are_torchserves_but_for_those_that_differ_on_purpose(
     transcript: Path, store: Path, tmp_path: Path
 ) -> None:
     expected.check(transcript.stem, replaying.replay(transcript, store, own_address(), tmp_path))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["grpc-inference", "grpc-keys", "grpc-management"])
+def test_answers_by_grpc_are_torchserves_but_for_those_that_differ_on_purpose(
+    name: str, store: Path, tmp_path: Path
+) -> None:
+    grpc_cases.add_archives(store)
+    server, cases = grpc_player.load(grpc_player.TRANSCRIPTS / f"{name}.jsonl")
+    start = f"{command('torchserve')} {grpc_cases.START_OPTIONS}"
+    answers = grpc_player.play_all(server, cases, start, store, tmp_path)
+    found = {case["name"]: how for case, answer in answers if (how := grpc_player.differences(case, answer))}
+    expected.check(name, found)

@@ -28,7 +28,7 @@ from tests.contracts.source import ROOT
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.link import Waiter
-from torchrelay.gateway.main import Master, PropagatingLogger, ServingProcess
+from torchrelay.gateway.main import GrpcProcess, Master, PropagatingLogger, ServingProcess
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -162,12 +162,13 @@ def test_gunicorn_has_what_our_process_overrides() -> None:
     overridden = {
         Master: (
             gunicorn.arbiter.Arbiter,
-            {"init_signals", "manage_workers", "murder_workers", "reap_workers", "stop"},
+            {"init_signals", "manage_workers", "murder_workers", "reap_workers", "spawn_worker", "stop"},
         ),
         ServingProcess: (
             UvicornWorker,
             {"__init__", "_serve", "callback_notify", "handle_exit", "init_signals"},
         ),
+        GrpcProcess: (gunicorn.workers.base.Worker, {"init_signals", "load_wsgi", "notify", "run"}),
         PropagatingLogger: (gunicorn.glogging.Logger, {"setup"}),
     }
     for cls, (base, names) in overridden.items():

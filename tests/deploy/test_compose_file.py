@@ -76,7 +76,7 @@ def test_workers_can_be_scaled() -> None:
 
 def test_ports_are_published_on_loopback_alone() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 5
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 

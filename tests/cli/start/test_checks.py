@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.main import app
 from torchrelay.cli.start import checks
+from torchrelay.gateway.grpc import listen_addresses
 
 
 def serve(*arguments: str, **env: str) -> Result:
@@ -163,3 +164,16 @@ def test_a_free_port_is_no_fault() -> None:
     checks.require_free(f"http://127.0.0.1:{free_port()}", "inference_address")
     with pytest.raises(Fault):
         checks.require_free("http://no.such.host.invalid:1", "inference_address")
+
+
+def test_grpc_that_is_asked_for_without_its_packages_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen_addresses, "is_installed", lambda: False)
+    assert_one_line(serve("--grpc"), "pip install 'torchrelay[grpc]'", "--no-grpc")
+
+
+def test_a_taken_port_of_grpc_is_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_one_line(serve("--grpc", "--grpc-inference", address), address, "in use")

@@ -62,3 +62,21 @@ def test_a_snapshot_has_its_secrets_from_the_file_that_it_was_made_with(tmp_path
     assert config_sources.read_config_file(snapshot, environ).file.keystore_pass == "torchserves"
     origin.unlink()
     assert config_sources.read_config_file(snapshot, environ).file.keystore_pass == "torchserves"
+
+
+def test_where_grpc_is_listened_for_is_read_and_faults_named_with_the_option() -> None:
+    values = config_sources.command_line_values(grpc_inference="0.0.0.0:70", grpc_management="[::1]:71")
+    assert (values.grpc_inference_address, values.grpc_inference_port) == ("0.0.0.0", 70)
+    assert (values.grpc_management_address, values.grpc_management_port) == ("[::1]", 71)
+    for text in ("7070", "host:", ":7070", "host:0", "host:70000", "http://host"):
+        with pytest.raises(Fault, match="--grpc-inference"):
+            config_sources.command_line_values(grpc_inference=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "flag"), [("", None), ("yes", True), ("1", True), ("No", False), ("off", False)]
+)
+def test_the_torchserve_command_reads_the_flag_of_grpc_as_the_others_do(text: str, flag: bool | None) -> None:
+    assert config_sources.grpc_flag({"TORCHRELAY_GRPC": text}) is flag
+    with pytest.raises(Fault, match="TORCHRELAY_GRPC"):
+        config_sources.grpc_flag({"TORCHRELAY_GRPC": "perhaps"})

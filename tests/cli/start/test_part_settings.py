@@ -418,3 +418,44 @@ def test_a_nodes_workers_have_their_last_batch_within_its_grace(
 ) -> None:
     fields = part_settings.node_grace(grace_s)
     assert (fields["leave_grace_s"], fields["stop_grace_s"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("defaults", "file", "flag", "is_spoken"),
+    [
+        (part_settings.SERVE_DEFAULTS, "", None, False),
+        (part_settings.SERVE_DEFAULTS, "", True, True),
+        (part_settings.SERVE_DEFAULTS, "grpc_inference_port=7072", None, True),
+        (part_settings.SERVE_DEFAULTS, "grpc_inference_port=7072", False, False),
+        (part_settings.SERVE_DEFAULTS, "enable_grpc=false\ngrpc_inference_port=7072", None, False),
+        (part_settings.SERVE_DEFAULTS, "enable_grpc=false", True, True),
+        (part_settings.TORCHSERVE_DEFAULTS, "", None, True),
+        (part_settings.TORCHSERVE_DEFAULTS, "enable_grpc=false", None, False),
+    ],
+)
+def test_grpc_is_spoken_where_it_is_asked_for(
+    defaults: ConfigValues, file: str, flag: bool | None, is_spoken: bool
+) -> None:
+    made = plan(ConfigValues(enable_grpc=flag), file, defaults=defaults).gateway
+    assert made.enable_grpc is is_spoken
+
+
+def test_grpc_listens_as_http_does_only_where_that_is_safe() -> None:
+    open_one = ConfigValues(grpc_inference_address="0.0.0.0")
+    with pytest.raises(SettingsError, match=r"0\.0\.0\.0:7070 can be reached from other hosts"):
+        plan(open_one)
+    plan(open_one, open_http=True)
+    keys = plan(msgspec.structs.replace(open_one, disable_token_authorization=False)).gateway
+    (line,) = part_settings.plain_http_warnings(keys)
+    assert "0.0.0.0:7070 can be read" in line
+    with pytest.raises(SettingsError, match="enable_grpc_ssl needs"):
+        plan(file="enable_grpc_ssl=true")
+
+
+def test_the_queues_hold_what_those_processes_let_in_that_speak_grpc() -> None:
+    large = 600_000_000
+    one, three = (
+        plan(ConfigValues(enable_grpc=flag, grpc_processes=2, max_request_size=large))
+        for flag in (False, True)
+    )
+    assert three.broker.queue_limit_bytes == 3 * one.gateway.in_flight_bytes

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -133,3 +134,18 @@ def test_a_model_that_crashes_again_and_again_is_one_line() -> None:
     view.show((version(ready=1),), 300.0)
     view.show((version(last_error=crash),), 310.0)
     assert [line for line in lines if crash in line] == 2 * [f"  m 1.0: 0/1 workers ready: {crash}"]
+
+
+async def test_a_server_counts_as_up_when_all_its_listeners_are_open() -> None:
+    notes = Notes()
+    with serving({"GET /fleet": (200, FLEET)}) as server, socket.socket() as late:
+        late.bind(("127.0.0.1", 0))
+        listeners = [late.getsockname()[:2]]
+        following = asyncio.create_task(Startup(server.url, [notes], listeners=listeners).follow())
+        asked = len(server.asked)
+        await eventually_async(lambda: len(server.asked) > asked)
+        assert notes.lines == []
+        late.listen()
+        await eventually_async(lambda: "registered" in notes.lines)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

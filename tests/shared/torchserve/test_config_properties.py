@@ -148,9 +148,9 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
 
 
 def test_keys_without_a_meaning_are_named_with_the_reason_and_do_no_harm() -> None:
-    config = read("grpc_inference_port=7070\nvmargs=-Xmx4g\njob_queue_size=5\nfoo=bar\nversion=0.12.0")
-    assert set(config.without_effect) == {"grpc_inference_port", "vmargs", "foo"}
-    assert "gRPC" in config.without_effect["grpc_inference_port"]
+    config = read("number_of_netty_threads=7\nvmargs=-Xmx4g\njob_queue_size=5\nfoo=bar\nversion=0.12.0")
+    assert set(config.without_effect) == {"number_of_netty_threads", "vmargs", "foo"}
+    assert "Netty" in config.without_effect["number_of_netty_threads"]
     assert "Java" in config.without_effect["vmargs"]
     assert config.file == ConfigValues(job_queue_size=5)
     assert config.properties["foo"] == "bar"

@@ -1,0 +1,152 @@
+"""TorchServe's InferenceAPIsService: messages in, jobs to the broker, its answers out."""
+
+import asyncio
+from dataclasses import dataclass
+
+from torchrelay.gateway.calls import model_calls
+from torchrelay.gateway.calls.prediction_jobs import failure, require_bounds
+from torchrelay.gateway.grpc.grpc_errors import CallRefused, GrpcRefusal, busy, refusal
+from torchrelay.gateway.grpc.protos.inference_pb2 import PredictionResponse, TorchServeHealthResponse
+from torchrelay.gateway.grpc.protos.ordered_inputs_pb2 import OrderedPredictionsRequest
+from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls, answer_by, parsed
+from torchrelay.gateway.http.standard_responses import pretty
+from torchrelay.gateway.link import Waiter
+from torchrelay.gateway.session import Answer
+from torchrelay.shared import errors, ids
+from torchrelay.shared.wire import codec
+
+SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+#: Requests of one stream that wait for their answers; the next one is read when there is one less.
+STREAM_LIMIT_REQUESTS = 64
+
+
+@dataclass(frozen=True)
+class InferenceService:
+    """The methods of the service."""
+
+    _calls: ServedCalls
+
+    def handlers(self) -> dict[str, Method]:
+        """Return what grpc calls, by the methods' names."""
+        made = self._calls
+        path = f"{SERVICE}/"
+        return {
+            "Ping": made.unary("inference", path + "Ping", self.ping),
+            "Predictions": made.unary("inference", path + "Predictions", self.predict),
+            "StreamPredictions": made.streamed("inference", path + "StreamPredictions", self.stream),
+            "StreamPredictions2": made.streamed("inference", path + "StreamPredictions2", self.exchange),
+        }
+
+    async def ping(self, _data: bytes, _context: Context) -> bytes:
+        """Tell whether every model has the workers that it should have."""
+        body = pretty(await model_calls.health(self._calls.link)).decode().removesuffix("\n")
+        return TorchServeHealthResponse(health=body).SerializeToString()
+
+    async def predict(self, data: bytes, context: Context) -> bytes:
+        """Answer with the prediction; of one that comes in parts, with the first."""
+        job = self._submit(parsed(OrderedPredictionsRequest, data), context)
+        body, is_final = await self._part(job)
+        if not is_final:
+            self._calls.link.forget(job)
+        return PredictionResponse(prediction=body).SerializeToString()
+
+    async def stream(self, context: Context) -> None:
+        """Answer with a prediction's parts as they come."""
+        job = self._submit(parsed(OrderedPredictionsRequest, await self._calls.request(context)), context)
+        is_final = False
+        try:
+            while not is_final:
+                body, is_final = await self._part(job)
+                await context.write(PredictionResponse(prediction=body).SerializeToString())
+        finally:
+            self._calls.link.forget(job)
+
+    async def exchange(self, context: Context) -> None:
+        """Answer the requests of sequences as they come, each by itself: a failure of one ends no other."""
+        stream = _Stream(context)
+        ended: CallRefused | None = None
+        async with asyncio.TaskGroup() as answering:
+            try:
+                while (data := await self._calls.next_request(context)) is not None:
+                    request = parsed(OrderedPredictionsRequest, data)
+                    await stream.room.acquire()
+                    answering.create_task(self._answer_one(request, self._begin(request, context), stream))
+            except CallRefused as refused:
+                ended = refused  # once what came before is answered
+        if ended is not None:
+            raise ended
+
+    def _begin(self, request: OrderedPredictionsRequest, context: Context) -> "Waiter[Answer] | GrpcRefusal":
+        """Submit a request of a stream at once: those of a sequence keep their order."""
+        try:
+            if request.model_name and not request.sequence_id:
+                raise errors.BadRequest("Parameter sequenceId is required.")
+            return self._submit(request, context)
+        except errors.RelayError as error:
+            return refusal(error, "inference")
+        except CallRefused as ended:
+            return ended.refusal
+
+    async def _answer_one(
+        self, request: OrderedPredictionsRequest, job: "Waiter[Answer] | GrpcRefusal", stream: "_Stream"
+    ) -> None:
+        sequence = request.sequence_id or None
+        try:
+            if isinstance(job, GrpcRefusal):
+                raise CallRefused(job)
+            is_final = False
+            while not is_final:
+                body, is_final = await self._part(job)
+                await stream.write(PredictionResponse(prediction=body, sequence_id=sequence))
+        except errors.RelayError as error:
+            status = refusal(error, "inference").status()
+            await stream.write(PredictionResponse(sequence_id=sequence, status=status))
+        except CallRefused as ended:
+            await stream.write(PredictionResponse(sequence_id=sequence, status=ended.refusal.status()))
+        finally:
+            stream.room.release()
+            if not isinstance(job, GrpcRefusal):
+                self._calls.link.forget(job)
+
+    def _submit(self, request: OrderedPredictionsRequest, context: Context) -> Waiter[Answer]:
+        """Have a job done. Raises BadRequest, and CallRefused for want of room."""
+        if not request.model_name:
+            raise errors.BadRequest("Parameter model_name is required.")
+        # Of a key that comes twice the last survives, as in any map.
+        inputs = [(name, "", value) for name, value in {one.key: one.value for one in request.input}.items()]
+        require_bounds(inputs)
+        meta, frames = codec.pack_request(ids.request_id(), (), inputs)
+        try:
+            return self._calls.link.submit(
+                request.model_name,
+                request.model_version or None,
+                meta,
+                frames,
+                sequence=request.sequence_id,
+                answer_by=answer_by(context),
+            )
+        except (errors.ServiceUnavailable, errors.BrokerUnreachable) as error:
+            raise busy(error) from error
+
+    async def _part(self, job: Waiter[Answer]) -> tuple[bytes, bool]:
+        """Wait for the next part of an answer; return it, and whether it is the last."""
+        answer = await job
+        response, body = codec.unpack_response(answer.meta, answer.frames)
+        if response.error is not None:
+            # A status that HTTP doesn't have says something here, too.
+            raise CallRefused(refusal(failure(response)[0], "inference", response.status or None))
+        return bytes(body), answer.is_final
+
+
+class _Stream:
+    """What goes out on a stream, from several tasks, one after the other."""
+
+    def __init__(self, context: Context) -> None:
+        self.room = asyncio.Semaphore(STREAM_LIMIT_REQUESTS)
+        self._context = context
+        self._turn = asyncio.Lock()
+
+    async def write(self, answer: PredictionResponse) -> None:
+        """Send an answer when those before have gone."""
+        async with self._turn:
+            await self._context.write(answer.SerializeToString())

@@ -1,0 +1,152 @@
+"""What every call has: a check of its key, bounds, an end that says what went wrong, a line in the log.
+
+Requests are read here, as bytes: so a call can be refused, or ended, before its request has come.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from torchrelay.gateway.grpc.grpc_errors import Api, CallRefused, GrpcRefusal, busy, refusal
+from torchrelay.gateway.grpc.incoming_calls import IncomingCall, IncomingCalls
+from torchrelay.gateway.http.access_log import AccessLog
+from torchrelay.gateway.link import Link
+from torchrelay.shared import clock, errors
+
+#: In quotes, since grpc's classes have parameters for type checkers alone.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
+#: Answers a call that has one request.
+Unary = Callable[[bytes, Context], Awaitable[bytes]]
+#: Answers any other.
+Streamed = Callable[[Context], Awaitable[None]]
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class ServedCalls:
+    """Makes what grpc calls for each method."""
+
+    link: Link
+    _incoming: IncomingCalls
+    _access: AccessLog | None
+
+    def unary(self, api: Api, method: str, answer: Unary) -> Method:
+        """Serve a method with one request and one answer."""
+
+        async def read_and_answer(context: Context) -> bytes:
+            return await answer(await self.request(context), context)
+
+        async def serve(_: object, context: Context) -> bytes:
+            return await self._serve(api, method, context, read_and_answer)
+
+        return grpc.stream_unary_rpc_method_handler(serve)
+
+    def streamed(self, api: Api, method: str, answer: Streamed) -> Method:
+        """Serve a method that reads and writes as it likes."""
+
+        async def serve(_: object, context: Context) -> None:
+            await self._serve(api, method, context, answer)
+
+        return grpc.stream_stream_rpc_method_handler(serve)
+
+    async def request(self, context: Context) -> bytes:
+        """Read the one request of a call."""
+        data = await self.next_request(context, is_stream=False)
+        if data is None:
+            raise errors.BadRequest("The call has no request.")
+        return data
+
+    async def next_request(self, context: Context, *, is_stream: bool = True) -> bytes | None:
+        """Read a request; None at their end."""
+        task = asyncio.current_task()
+        assert task is not None
+        call = IncomingCall(task.cancel, clock.monotonic(), is_stream)
+        self._incoming.wait(call)
+        try:
+            data = await context.read()
+        except asyncio.CancelledError:
+            if not call.reason:
+                raise
+            task.uncancel()
+            refused = errors.RequestTimeout("The request was not read to its end.", call.reason)
+            raise CallRefused(
+                GrpcRefusal(grpc.StatusCode.RESOURCE_EXHAUSTED, refused.message, "", refused)
+            ) from None
+        finally:
+            self._incoming.arrived(call)
+        return data if isinstance(data, bytes) else None
+
+    async def _serve(
+        self, api: Api, method: str, context: Context, answer: Callable[[Context], Awaitable[T]]
+    ) -> T:
+        """Let a call in and await its answer; end it as an error says."""
+        started = clock.monotonic()
+        code = grpc.StatusCode.CANCELLED
+        self._incoming.calls += 1
+        try:
+            try:
+                self._let_in(api, context, started)
+                answered = await answer(context)
+                code = grpc.StatusCode.OK
+                return answered
+            except errors.RelayError as error:
+                if isinstance(error, errors.TooManyWrongKeys):
+                    await self.link.hold_back()
+                refused = refusal(error, api)
+            except CallRefused as ended:
+                refused = ended.refusal
+            code = refused.code
+            # Without a cause: whoever keeps what abort raises would keep the request.
+            await context.abort(code, refused.description, refused.metadata())
+        finally:
+            self._incoming.calls -= 1
+            if self._access is not None:
+                host, port = client_of(context)
+                took_s = clock.monotonic() - started
+                self._access.note(host, port, f"gRPC {method} HTTP/2.0", code.value[0], took_s)
+
+    def _let_in(self, api: Api, context: Context, now: float) -> None:
+        """Raise for a call without its key, and for one too many."""
+        if self.link.asks_for_keys:
+            self.link.authorise(api, authorization(context), client_of(context)[0])
+        if not self._incoming.has_room(now):
+            raise busy(
+                errors.ServiceUnavailable("The gateway is busy.", "it has as many calls as it may have")
+            )
+
+
+def parsed(kind: type[M], data: bytes) -> M:
+    """Read a request. Raises CallRefused for bytes that are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        error = errors.BadRequest("The request can't be read as the message that this method takes.")
+        raise CallRefused(GrpcRefusal(grpc.StatusCode.INTERNAL, error.message, "", error)) from None
+
+
+def authorization(context: Context) -> str | None:
+    """Return what a call's metadata has as `authorization`, None where it has nothing."""
+    for name, text in context.invocation_metadata() or ():
+        if name == "authorization" and isinstance(text, str):
+            return text
+    return None
+
+
+def client_of(context: Context) -> tuple[str, int]:
+    """Return address and port of a caller."""
+    _, _, address = unquote(context.peer()).partition(":")
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() else 0
+
+
+def answer_by(context: Context) -> float | None:
+    """Return when the caller gives up, by `clock.monotonic`; None where it waits for ever."""
+    left_s = context.time_remaining()
+    return None if left_s is None else clock.monotonic() + left_s
