@@ -26,8 +26,9 @@ How to read this:
   run time; torchrelay also gives back what a lost worker had, cancels what nobody waits for any more, and may
   have its workers on other hosts. Triton, Mosec and LitServe serve what they were started with, on one host.
 - The perceptron has two layers and is computed by NumPy. The encoder is asked for sentences of 16 tokens; the
-  loop calls it with batches as large as a server's could be at that many connections. Each worker has one
-  thread for the model.
+  torch model is as many layers as take so long for a batch on one thread of this machine. The loop calls them
+  with batches as large as a server's could be at that many connections. Each worker has one thread for the
+  model.
 - CPU time comes from the kernel's counters, in steps of 10 ms per process."""
 
 

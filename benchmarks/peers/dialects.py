@@ -56,7 +56,7 @@ def read(server: str, row: ComparisonRow, headers: Mapping[str, str], body: byte
     try:
         if row.model == "stream":
             return _streamed(server, body)
-        if row.model == "encoder":
+        if row.model in ("encoder", "layers"):
             return (*array("f", body),)
         if row.model != "perceptron":
             return body[int(headers[TRITON_HEADER]) :] if server == "triton" else body

@@ -15,7 +15,7 @@ import msgspec
 from benchmarks import servers
 from benchmarks.environments import ENVIRONMENTS, Unavailable
 from benchmarks.peers import dialects
-from benchmarks.peers.rows import LOOP, OURS, ComparisonRow, items
+from benchmarks.peers.rows import LOOP, OURS, ComparisonRow, items, layers_of
 from benchmarks.processes import RoleOf, torchrelay_role, torchserve_role
 from benchmarks.results import RunPlan
 from torchrelay.shared.archives import model_archive
@@ -85,14 +85,17 @@ def write_archive(row: ComparisonRow, store: Path) -> Path:
         f"minWorkers: {row.workers}\nmaxWorkers: {row.workers}\n"
     )
     echoes = row.model == "echo"
-    weights = [encoder_folder() / name for name in ENCODER_FILES] if row.model == "encoder" else []
+    files = [encoder_folder() / name for name in ENCODER_FILES] if row.model == "encoder" else []
+    if row.model == "layers":
+        files.append(store.parent / "layers")
+        files[-1].write_text(str(layers_of(row)))
     archive = store / f"{dialects.MODEL}.mar"
     model_archive.create(
         archive,
         model_name=dialects.MODEL,
         version="1.0",
         handler=f"{ECHO_HANDLER}:handle" if echoes else f"{HANDLERS}:{row.model}",
-        extra_files=[] if echoes else [SERVED_MODELS, *weights],
+        extra_files=[] if echoes else [SERVED_MODELS, *files],
         config_file=config,
     )
     return archive
@@ -190,8 +193,9 @@ def _shared_python() -> Path:
 
 
 def _loop(row: ComparisonRow, home: Path, plan: RunPlan) -> PeerLaunch:
-    sentence = items(row, 1)[0].question.decode()
-    command = [sys.executable, str(PROGRAMS / "raw_loop.py"), str(encoder_folder()), sentence]
+    question = items(row, 1)[0].question
+    what = str(encoder_folder()) if row.model == "encoder" else str(layers_of(row))
+    command = [sys.executable, str(PROGRAMS / "raw_loop.py"), row.model, what, question.hex()]
     return PeerLaunch(command=command, variables={}, port=None)
 
 
@@ -264,7 +268,7 @@ CONTESTANTS = {
     ),
     LOOP: ComparedServer(
         label="loop without a server",
-        options="the encoder called with batches as large as there are connections, 16 at most",
+        options="the model called with batches as large as there are connections, a full batch at most",
         role_of=_role("loop", {}, "other"),
         prepare=_loop,
     ),

@@ -29,8 +29,10 @@ class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     label: str
-    #: `echo`, `perceptron`, `stream` or `encoder`.
+    #: `echo`, `perceptron`, `stream`, `encoder` or `layers`.
     model: str
+    #: How long a full batch of `layers` takes on one thread.
+    batch_ms: float = 0.0
     batch_size: int
     max_batch_delay_ms: int = 1
     workers: int = 1
@@ -59,6 +61,10 @@ ROWS = (
                   workers=4, connections=(16, 64)),
     ComparisonRow(key="encoder", label="sentence encoder, batch 16", model="encoder", batch_size=16,
                   takes_part=(OURS, "torchserve", LOOP), longer=2),
+    ComparisonRow(key="torch-5ms", label="torch, 5 ms a batch of 8", model="layers", batch_size=8,
+                  batch_ms=5.0, connections=(16, 64), takes_part=(OURS, "torchserve", LOOP)),
+    ComparisonRow(key="torch-1ms", label="torch, 1 ms a batch of 8", model="layers", batch_size=8,
+                  batch_ms=1.0, connections=(16, 64), takes_part=(OURS, "torchserve", LOOP)),
 )  # fmt: skip
 PLAN = RunPlan(seconds=2.0, warmup_seconds=3.0, rounds=3, connections=(1, 16, 64, 256))
 #: What shows within minutes whether something has changed.
@@ -83,6 +89,17 @@ def items(row: ComparisonRow, count: int, encoder_folder: Path | None = None) ->
         asked = [[round(chance.uniform(-1, 1), 3) for _ in range(FEATURES)] for _ in range(count)]
         pairs = zip(asked, served_models.Perceptron().answers(asked), strict=True)
         return [CheckedItem(json.dumps(numbers).encode(), (*answer,)) for numbers, answer in pairs]
+    if row.model == "layers":
+        model = served_models.Layers(layers_of(row))
+        asked_bytes = [
+            array("f", [round(chance.uniform(-1, 1), 3) for _ in range(served_models.NUMBERS)]).tobytes()
+            for _ in range(count)
+        ]
+        answers = [model.answers([question])[0] for question in asked_bytes]
+        return [
+            CheckedItem(question, (*array("f", answer),))
+            for question, answer in zip(asked_bytes, answers, strict=True)
+        ]
     texts = [" ".join(chance.choices(WORDS, k=SENTENCE_WORDS)) + "." for _ in range(count)]
     if row.model == "stream":
         return [CheckedItem(text.encode(), "".join(served_models.parts(text))) for text in texts]
@@ -94,6 +111,11 @@ def items(row: ComparisonRow, count: int, encoder_folder: Path | None = None) ->
         CheckedItem(text.encode(), (*array("f", answer),))
         for text, answer in zip(texts, answers, strict=True)
     ]
+
+
+def layers_of(row: ComparisonRow) -> int:
+    """Return how many layers the model of a row has, on this machine."""
+    return served_models.layers_for(row.batch_ms, row.batch_size)
 
 
 def _body(size: int, number: int) -> bytes:

@@ -16,6 +16,12 @@ def _encoder(folder: str) -> "served_models.SentenceEncoder":
     return served_models.SentenceEncoder(folder)
 
 
+@cache
+def _layers(folder: str) -> "served_models.Layers":
+    with open(f"{folder}/layers") as file:
+        return served_models.Layers(int(file.read()))
+
+
 def perceptron(data: "list[dict[str, Any]] | None", context: Any) -> "list[Any]":
     """Answer each row of numbers with its probabilities, as JSON; None is the call at load."""
     model = _perceptron()
@@ -38,3 +44,9 @@ def encoder(data: "list[dict[str, Any]] | None", context: Any) -> "list[Any]":
     """Answer each sentence with its embedding."""
     model = _encoder(context.system_properties["model_dir"])
     return model.answers([served_models.text_of(row["body"]) for row in data]) if data else []
+
+
+def layers(data: "list[dict[str, Any]] | None", context: Any) -> "list[Any]":
+    """Answer each row with what so many layers make of it."""
+    model = _layers(context.system_properties["model_dir"])
+    return list(model.answers([row["body"] for row in data])) if data else []

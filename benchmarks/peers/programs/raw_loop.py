@@ -1,4 +1,7 @@
-"""Calls the sentence encoder in a loop, without a server: `python raw_loop.py FOLDER SENTENCE`.
+"""Calls a model in a loop, without a server: `python raw_loop.py MODEL WHAT QUESTION`.
+
+MODEL is `encoder`, WHAT its folder, or `layers` and how many; each row of a batch is the question, which is
+in hexadecimal digits.
 
 Each line of the standard input, `ROWS SECONDS`, is answered by a line of JSON with what was done meanwhile.
 """
@@ -9,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import quantiles
 from time import perf_counter
+from typing import Any
 
 import served_models
 
@@ -27,14 +31,21 @@ def run(call: Callable[[], object], rows: int, seconds: float) -> dict[str, int]
 
 
 def main(arguments: Sequence[str]) -> None:
-    folder, sentence = arguments
-    encoder = served_models.SentenceEncoder(folder)
-    encoder.answers([sentence])
+    name, what, hexadecimal = arguments
+    question: Any = bytes.fromhex(hexadecimal)
+    answers: Callable[[Sequence[Any]], list[bytes]] = (
+        served_models.SentenceEncoder(what).answers
+        if name == "encoder"
+        else served_models.Layers(int(what)).answers
+    )
+    if name == "encoder":
+        question = question.decode()
+    answers([question])
     print("ready", flush=True)
     for line in sys.stdin:
         rows, seconds = line.split()
-        batch = [sentence] * int(rows)
-        print(json.dumps(run(partial(encoder.answers, batch), int(rows), float(seconds))), flush=True)
+        batch = [question] * int(rows)
+        print(json.dumps(run(partial(answers, batch), int(rows), float(seconds))), flush=True)
 
 
 if __name__ == "__main__":

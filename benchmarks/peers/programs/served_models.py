@@ -6,9 +6,15 @@ the standard library is imported before a model needs it.
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+#: Of torch's layers: numbers in a question and in its answer, and the width.
+NUMBERS, WIDTH = 16, 512
+#: Batches of so many layers, of which the fastest tells what one takes.
+TIMED_LAYERS, TIMED_BATCHES = 40, 15
 FEATURES, HIDDEN, CLASSES = 32, 64, 10
 PARTS = 32
 EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -104,6 +110,48 @@ class SentenceEncoder:
             }
         layer.load_state_dict(state)
         return layer
+
+
+class Layers:
+    """So many equal layers in torch that a batch takes a given time."""
+
+    def __init__(self, count: int) -> None:
+        import torch
+
+        self._torch = torch
+        chance = torch.Generator().manual_seed(7)
+        self._first = torch.randn(NUMBERS, WIDTH, generator=chance) / NUMBERS**0.5
+        self._layer = torch.randn(WIDTH, WIDTH, generator=chance) / WIDTH**0.5
+        self._count = count
+
+    def answers(self, questions: Sequence[Any]) -> list[bytes]:
+        """Return NUMBERS float32 for each question, which has as many."""
+        torch = self._torch
+        together = bytearray(b"".join(map(bytes, questions)))
+        with torch.inference_mode():
+            states = (
+                torch.frombuffer(together, dtype=torch.float32).view(len(questions), NUMBERS) @ self._first
+            )
+            for _ in range(self._count):
+                states = torch.tanh(states @ self._layer)
+            rows = states[:, :NUMBERS].contiguous().numpy()
+        return [row.tobytes() for row in rows]
+
+
+@cache
+def layers_for(milliseconds: float, batch_size: int) -> int:
+    """Return how many layers take so long for a batch on one thread of this machine."""
+    import torch
+
+    torch.set_num_threads(1)
+    model = Layers(TIMED_LAYERS)
+    batch = [bytes(4 * NUMBERS)] * batch_size
+    took = []
+    for _ in range(TIMED_BATCHES):
+        began = perf_counter()
+        model.answers(batch)
+        took.append(perf_counter() - began)
+    return max(1, round(milliseconds / 1000 / (min(took) / TIMED_LAYERS)))
 
 
 def parts(text: str) -> Iterator[str]:

@@ -70,3 +70,15 @@ def write_encoder(folder: Path) -> None:
             weights[f"{prefix}.weight"] = torch.randn(shape[:1] if name.endswith("LayerNorm") else shape)
             weights[f"{prefix}.bias"] = torch.randn(shape[0])
     save_file(weights, folder / "model.safetensors")
+
+
+def test_layers_give_a_question_the_same_answer_in_any_batch_and_as_many_as_take_so_long() -> None:
+    model = served_models.Layers(3)
+    one, other = (array("f", [number / 16] * served_models.NUMBERS).tobytes() for number in (1, 5))
+    alone = [array("f", model.answers([question])[0]) for question in (one, other)]
+    together = [array("f", answer) for answer in model.answers([one, memoryview(other)])]
+    for first, second in zip(alone, together, strict=True):
+        assert list(first) == pytest.approx(list(second), abs=1e-5)
+    assert list(alone[0]) != pytest.approx(list(alone[1]), abs=1e-3)
+    assert served_models.layers_for(0.0, 8) == 1
+    assert served_models.layers_for(50.0, 8) > served_models.layers_for(1.0, 8) > 1
