@@ -1,8 +1,8 @@
 """What errors are by gRPC: codes, and descriptions in TorchServe's two lines. Pure.
 
 Of an error that TorchServe has, code and description are its own: callers compare them. Where it answers
-UNKNOWN without a word, ours says what is wrong. The reason in words is in `grpc-status-details-bin`, where
-gRPC's libraries look for it.
+without a word, ours says what is wrong, with the same code. The reason in words is in
+`grpc-status-details-bin`, where gRPC's libraries look for it.
 """
 
 from dataclasses import dataclass
@@ -44,8 +44,9 @@ _INFERENCE_TAGS: dict[type[errors.RelayError], str] = {
 _CODES: dict[type[errors.RelayError], StatusCode] = {
     errors.InvalidKey: StatusCode.PERMISSION_DENIED,
     errors.TooManyWrongKeys: StatusCode.RESOURCE_EXHAUSTED,
-    errors.InvalidModelVersion: StatusCode.FAILED_PRECONDITION,
-    errors.Conflict: StatusCode.ALREADY_EXISTS,
+    # TorchServe catches neither of these two.
+    errors.InvalidModelVersion: StatusCode.UNKNOWN,
+    errors.Conflict: StatusCode.UNKNOWN,
     errors.RequestTimeout: StatusCode.DEADLINE_EXCEEDED,
 }
 #: What TorchServe's inference service doesn't tell apart.

@@ -45,6 +45,7 @@ class InferenceService:
     async def predict(self, data: bytes, context: Context) -> bytes:
         """Answer with the prediction; of one that comes in parts, with the first."""
         job = self._submit(parsed(OrderedPredictionsRequest, data), context)
+        del data  # which may be large, and has been taken over
         body, is_final = await self._part(job)
         if not is_final:
             self._calls.link.forget(job)

@@ -1,15 +1,17 @@
 """TorchServe's ManagementAPIsService: the calls of the management API with messages for parameters."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf.message import Message
+from grpc import StatusCode
 
 from torchrelay.gateway import auth
 from torchrelay.gateway.calls import answer_bodies
 from torchrelay.gateway.calls.model_calls import ModelCalls
 from torchrelay.gateway.calls.parameters import Parameters
+from torchrelay.gateway.grpc.grpc_errors import CallRefused, refusal
 from torchrelay.gateway.grpc.protos import management_pb2 as pb
 from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls, authorization, parsed
 from torchrelay.gateway.http.standard_responses import pretty
@@ -50,11 +52,19 @@ class ManagementService:
         """Describe one version, or `all`; with `customized` add what the handler says of itself."""
         every = asked.model_version == "all"
         version = None if every else asked.model_version or None
-        described = await self._calls.describe(asked.model_name, version, every=every)
         if asked.customized and not every:
-            _, metadata = await self._calls.ask_handler(asked.model_name, version, ids.request_id())
-            return _json([answer_bodies.description(described[0], metadata)])
+            return await self._describe_by_handler(asked.model_name, version)
+        described = await self._calls.describe(asked.model_name, version, every=every)
         return _json([answer_bodies.description(facts) for facts in described])
+
+    async def _describe_by_handler(self, model: str, version: str | None) -> str:
+        """Describe a version, with what its handler says of itself; it fails as a prediction does."""
+        try:
+            (facts,) = await self._calls.describe(model, version)
+            _, metadata = await self._calls.ask_handler(model, version, ids.request_id())
+        except errors.RelayError as error:
+            raise CallRefused(refusal(error, "inference")) from error
+        return _json([answer_bodies.description(facts, metadata)])
 
     async def page(self, asked: pb.ListModelsRequest, _proof: str) -> str:
         """List a page of models by name."""
@@ -67,6 +77,9 @@ class ManagementService:
 
     async def scale(self, asked: pb.ScaleWorkerRequest, proof: str) -> str:
         """Set the worker targets of a version."""
+        if not asked.model_name:  # an error that TorchServe doesn't catch either
+            error = errors.ModelNotFound("Model not found: ")
+            raise CallRefused(replace(refusal(error, "management"), code=StatusCode.UNKNOWN))
         change = await self._calls.scale(asked.model_name, asked.model_version or None, _given(asked), proof)
         return change.text
 

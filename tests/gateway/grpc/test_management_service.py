@@ -105,8 +105,8 @@ async def test_the_default_version_is_set_and_one_unregistered() -> None:
         (errors.InvalidModel("no"), "INVALID_ARGUMENT", f"{MODELS}InvalidModelException"),
         (errors.DownloadFailed("no"), "INVALID_ARGUMENT",
          "org.pytorch.serve.archive.DownloadArchiveException"),
-        (errors.Conflict("no"), "ALREADY_EXISTS", "org.pytorch.serve.http.ConflictStatusException"),
-        (errors.InvalidModelVersion("no"), "FAILED_PRECONDITION",
+        (errors.Conflict("no"), "UNKNOWN", "org.pytorch.serve.http.ConflictStatusException"),
+        (errors.InvalidModelVersion("no"), "UNKNOWN",
          "org.pytorch.serve.archive.model.InvalidModelVersionException"),
         (errors.WorkerStartFailed("no"), "INTERNAL", "org.pytorch.serve.http.InternalServerException"),
         (errors.RequestTimeout("no"), "DEADLINE_EXCEEDED", "org.pytorch.serve.http.RequestTimeoutException"),
@@ -129,6 +129,16 @@ async def test_where_the_model_api_is_off_nothing_else_is_looked_at() -> None:
                 "Model API disabled\norg.pytorch.serve.archive.model.ModelException",
             )
         assert client.link.asked == []
+
+
+async def test_what_torchserve_doesnt_catch_has_its_code_and_a_text() -> None:
+    async with served() as client:
+        code, description = await refused(client.manage("ScaleWorker", pb.ScaleWorkerRequest(min_worker=1)))
+        assert (code, str(description).splitlines()[0]) == ("UNKNOWN", "Model not found: ")
+    async with served(replies=lambda _: errors.ModelNotFound("Model not found: m")) as client:
+        for customized, code in ((False, "NOT_FOUND"), (True, "INTERNAL")):
+            request = pb.DescribeModelRequest(model_name="m", customized=customized)
+            assert (await refused(client.manage("DescribeModel", request)))[0] == code
 
 
 async def test_what_must_be_named_is_asked_for_in_torchserves_words() -> None:
