@@ -10,11 +10,19 @@ from typing import TypeVar
 
 import msgspec
 
-from benchmarks import arrivals_report, encryption_report, fleets_report, peers_report, startup_report
+from benchmarks import (
+    arrivals_report,
+    encryption_report,
+    fleets_report,
+    gpu_report,
+    peers_report,
+    startup_report,
+)
 from benchmarks.results import (
     ArrivalResults,
     EncryptionResults,
     FleetResults,
+    GpuResults,
     Load,
     PeerResults,
     Point,
@@ -61,7 +69,8 @@ def write(results: Results, raw: Path, report: Path) -> None:
     fleets = _beside(raw, fleets_report.RESULTS, FleetResults)
     arrivals = _beside(raw, arrivals_report.RESULTS, ArrivalResults)
     startup = _beside(raw, startup_report.RESULTS, StartupResults)
-    report.write_text(render(results, encryption, peers, fleets, arrivals, startup))
+    gpu = _beside(raw, gpu_report.RESULTS, GpuResults)
+    report.write_text(render(results, encryption, peers, fleets, arrivals, startup, gpu))
 
 
 def _beside(raw: Path, file: Path, kind: type[Found]) -> Found | None:
@@ -76,11 +85,13 @@ def render(
     fleets: FleetResults | None = None,
     arrivals: ArrivalResults | None = None,
     startup: StartupResults | None = None,
+    gpu: GpuResults | None = None,
 ) -> str:
     """Write the whole report."""
     sections = [_top(results), _load(results), _cpu(results),
                 arrivals_report.render(arrivals) if arrivals else "",
                 startup_report.render(startup) if startup else _starts(results), _memory(results),
+                gpu_report.render(gpu) if gpu else "",
                 encryption_report.render(encryption) if encryption else "", _loops(results),
                 fleets_report.render(fleets) if fleets else "", HOW_TO_READ,
                 peers_report.render(peers) if peers else ""]  # fmt: skip

@@ -300,6 +300,46 @@ class StartupResults(Record, frozen=True, kw_only=True):
     replicas: tuple[ReplicaRun, ...] = ()
 
 
+class GpuPlan(Record, frozen=True, kw_only=True):
+    """A network, its batches and how long they are timed; the defaults are ResNet-18's, and to publish."""
+
+    seconds: float = 4.0
+    warmup_seconds: float = 4.0
+    rounds: int = 3
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    #: Of the images, in pixels either way.
+    size: int = 224
+    width: int = 64
+    classes: int = 1000
+
+
+class GpuPoint(Record, frozen=True, kw_only=True):
+    """A timed run of the server, of the loop that begins with bytes, or with images on the device."""
+
+    batch_size: int
+    turn: int
+    #: `server`, `bytes` or `device`.
+    what: str
+    load: Load
+    #: Of the server's processes.
+    cpu_s: dict[str, float] = {}
+
+
+class GpuResults(Record, frozen=True, kw_only=True):
+    """What `benchmarks.gpu` found; `device` is what the GPU is called."""
+
+    taken_at: str
+    command: str
+    revision: str
+    machine: Machine
+    device: str
+    plan: GpuPlan
+    load_before: float
+    #: Answers of the server that the loop doesn't give.
+    wrong: int
+    points: tuple[GpuPoint, ...] = ()
+
+
 class Results(Record, frozen=True, kw_only=True):
     """One run of all benchmarks; `servers` is key -> label, the one of interest first."""
 
