@@ -453,15 +453,14 @@ class BrokerServer:
         self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], events.Event]
     ) -> Callable[[], None]:
         def job() -> None:
-            outcome: ResultT | RelayError
-            try:
-                outcome = work()
-            except RelayError as error:
-                outcome = error
-            except Exception as error:  # boundary: a fault in a thread must be answered, not lost
-                logger.exception("broker.thread_failed")
-                outcome = InternalError("Internal error in the broker", f"{type(error).__name__}: {error}")
-            self._results.put(event(outcome))
+            outcomes: list[ResultT | RelayError] = []
+            if fault := first_fault(iter((work,)), lambda work: outcomes.append(work())):
+                error = fault[1]
+                if not isinstance(error, RelayError):  # it must be answered, not lost
+                    logger.error("broker.thread_failed", exc_info=error)
+                    error = InternalError("Internal error in the broker", f"{type(error).__name__}: {error}")
+                outcomes.append(error)
+            self._results.put(event(outcomes[0]))
             self._wake()
 
         return job

@@ -168,7 +168,7 @@ class GatewaySession(Presence, Generic[P]):
         Its client waits until `answer_by`. Raises ServiceUnavailable where too much is in flight,
         BrokerUnreachable where the broker has been away for too long, PredictionTimeout where it is too late.
         """
-        if self._is_given_up(now):
+        if self.state != "welcomed" and self._is_given_up(now):
             raise self.unreachable()
         size = len(meta) + sum(map(len, frames)) if frames else len(meta)
         if self._jobs >= self._config.in_flight_limit_jobs:

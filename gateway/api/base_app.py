@@ -13,7 +13,7 @@ from falcon.routing import CompiledRouter
 from torchrelay.gateway import auth
 from torchrelay.gateway.api import responses
 from torchrelay.gateway.api.gateway_request import GatewayRequest
-from torchrelay.gateway.http.exchange import ClientLeft
+from torchrelay.gateway.http.exchange import HEAD_EXTENSION, ClientLeft, Receive, Scope, Send
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import errors
@@ -26,7 +26,46 @@ logger = logging.getLogger(__name__)
 #: Enough for all models of one server; a path has at most 4 KiB.
 PATHS_REMEMBERED = 1024
 
-App = falcon.asgi.App[GatewayRequest, Response]
+#: Statuses whose responses have no body, and say nothing of its length.
+_BODILESS = (100, 101, 204, 304)
+
+
+class App(falcon.asgi.App[GatewayRequest, Response]):
+    """Falcon's application, with its routes and handlers of errors, and a shorter way from one to the other.
+
+    PERF: falcon's own has middleware, media and events, none of which is used here: 4 % of a request.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]  # falcon's own types
+        """Answer one request."""
+        first_event = await receive()
+        if first_event["type"] == "http.disconnect":
+            return
+        req = GatewayRequest(scope, receive, first_event, self.req_options)
+        resp = Response(self.resp_options)
+        params: dict[str, Any] = {}
+        try:
+            responder, params, _, _ = self._get_responder(req)
+            await responder(req, resp, **params)  # type: ignore[misc, arg-type]  # falcon's has websockets
+        except Exception as error:  # boundary: falcon knows who answers which error
+            if not await self._handle_exception(req, resp, error, params):
+                raise
+        status = resp.status if type(resp.status) is int else resp.status_code
+        data, stream = resp.data, resp.stream
+        if status not in _BODILESS and (data is not None or stream is None):
+            resp._headers["content-length"] = str(len(data)) if data else "0"
+        start = {"type": "http.response.start", "status": status, "headers": resp._asgi_headers()}
+        if req.method == "HEAD" or status in _BODILESS:
+            data = b""
+        if data is None and stream is not None:
+            await send(start)
+            await _send_parts(send, stream)
+        elif HEAD_EXTENSION in scope.get("extensions", ()):
+            start["body"] = data or b""
+            await send(start)
+        else:
+            await send(start)
+            await send({"type": "http.response.body", "body": data or b""})
 
 
 def bare_app(
@@ -34,7 +73,7 @@ def bare_app(
 ) -> App:
     """Make an app without routes of its own: its description, its errors, its check of keys."""
     key_check = KeyCheck(link, default_api) if config.token_authorization and default_api else None
-    app: App = falcon.asgi.App(request_type=GatewayRequest, router=Router(key_check))
+    app = App(request_type=GatewayRequest, router=Router(key_check))
     # A prediction has no content type unless its handler sets one; falcon's type knows no such option.
     app.resp_options.default_media_type = None  # type: ignore[assignment]
     app.add_error_handler(falcon.HTTPError, answer_http_error)
@@ -46,6 +85,16 @@ def bare_app(
     app.add_route("/", DescriptionResource(description), suffix="root")
     app.add_route("/api-description", DescriptionResource(description))
     return app
+
+
+async def _send_parts(send: Send, parts: Any) -> None:  # Any: what falcon takes for a stream
+    """Send a body that comes in parts; they are closed, however it ends."""
+    try:
+        async for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    finally:
+        await parts.close()
+    await send({"type": "http.response.body"})
 
 
 @dataclass(eq=False)

@@ -79,7 +79,7 @@ class _ModelResource(Resource):
 
         `inputs` are not to be held by the caller: what of them is lent would be held twice.
         """
-        if req.content_length is None:
+        if not req.has(b"content-length"):
             added = (("content-length", str(sum(len(value) for _, _, value in inputs))), *added)
         meta, frames = codec.pack_request(
             req.scope["request_id"], added, inputs, client_head(req, self._config)

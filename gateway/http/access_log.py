@@ -34,9 +34,9 @@ class AccessLog:
 
         def noting(message: Event) -> Awaitable[None]:
             nonlocal status
-            if message["type"] == "http.response.start":
+            if is_start := message["type"] == "http.response.start":
                 status = message["status"]
-            elif not message.get("more_body"):
+            if "body" in message if is_start else not message.get("more_body"):
                 self._note(scope, status, clock.monotonic() - started)
             return send(message)
 

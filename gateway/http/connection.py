@@ -296,9 +296,11 @@ class GatewayProtocol(asyncio.Protocol):
         """Make the request; it is run when all that has come is parsed. Raises ValueError."""
         self._is_in_head = False
         self._bare_bytes = self._body_bytes = 0
-        self._check_limits()
+        if self._is_head_split or self._read_bytes > TARGET_LIMIT_BYTES:
+            self._check_limits()
         by_name = dict(self._headers)
-        parser = cast(httptools.HttpRequestParser, self._parser)
+        parser = self._parser
+        assert isinstance(parser, httptools.HttpRequestParser)  # what is discarded is not parsed
         keep_alive = parser.should_keep_alive()
         version = "1.1"
         # PERF: httptools writes the version anew each time, for 1 % of a request.
@@ -325,8 +327,6 @@ class GatewayProtocol(asyncio.Protocol):
         self._headers = self._raw_headers = framing.TRAILERS
 
     def _check_limits(self) -> None:
-        if self._read_bytes <= TARGET_LIMIT_BYTES and not self._is_head_split:
-            return  # all of it was less
         if len(self._target) > TARGET_LIMIT_BYTES:
             raise ValueError("request target too long")
         if sum(map(len, self._raw_headers)) > HEADERS_LIMIT_BYTES:
@@ -388,7 +388,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._idle_since = self.loop.time()
         if self._exchanges:
             self.loop.call_soon(self._answer_next)
-        else:
+        elif self._rest or self._is_paused:
             self.resume_reading()
 
     def close(self) -> None:

@@ -1,15 +1,15 @@
 """One request and its response: runs the application for it, and writes what that answers.
 
-It speaks ASGI to the application and bytes to the connection, which feeds it. Two things are added to
-ASGI, for our own application: the message that starts a response may have a `reason` phrase, and
-`lines`, finished header lines that go out as they are.
+It speaks ASGI to the application and bytes to the connection, which feeds it. Three things are added to
+ASGI, for our own application: the message that starts a response may have a `reason` phrase, `lines`,
+finished header lines that go out as they are, and `body`, all of it, so that no other message follows.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torchrelay.gateway.http import standard_responses
 from torchrelay.shared import errors
@@ -24,7 +24,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Says in a scope's `extensions` that the server takes `reason` and `lines`.
+#: Says in a scope's `extensions` that the server takes `reason`, `lines` and `body`.
 HEAD_EXTENSION = "torchrelay.head"
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -128,8 +128,8 @@ class Exchange:
         self.is_running = True
         if not (self.has_all or self._body):
             self._hold_back()
-        self._coroutine = cast(Coroutine[Any, Any, None], app(self.scope, self.receive, self.send))
-        self._step(None)
+        self._coroutine = app(self.scope, self.receive, self.send)  # type: ignore[assignment]  # ASGI's says less
+        self._advance(self._coroutine.send, None)  # type: ignore[union-attr]  # as above
 
     def _hold_back(self) -> None:
         said = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
@@ -257,7 +257,8 @@ class Exchange:
             return
         if self._head is None:
             self._head = self._start(message)
-            return
+            if "body" not in message:
+                return
         body: bytes = b"" if self.scope["method"] == "HEAD" else message.get("body", b"")
         is_last = not message.get("more_body", False)
         if self._is_chunked:

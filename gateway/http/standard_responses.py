@@ -35,7 +35,7 @@ def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(b"%s: %s\r\n" % header for header in headers)
 
 
-_KEPT_ALIVE_LINES = lines((*STANDARD_HEADERS, _KEEP_ALIVE))
+_KEPT_ALIVE_LINES = lines((*STANDARD_HEADERS, _KEEP_ALIVE)) + b"x-request-id: "
 
 
 def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes, bytes], ...]:
@@ -46,7 +46,7 @@ def standard_headers(request_id: str, *, keep_alive: bool) -> tuple[tuple[bytes,
 
 def kept_alive_lines(request_id: str) -> bytes:
     """Return `standard_headers` of a connection that is kept alive, as header lines."""
-    return _KEPT_ALIVE_LINES + b"x-request-id: " + request_id.encode() + b"\r\n"
+    return b"%b%b\r\n" % (_KEPT_ALIVE_LINES, request_id.encode())
 
 
 def cors_headers(config: settings.GatewaySettings) -> tuple[tuple[bytes, bytes], ...]:

@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 from uvicorn_worker import UvicornWorker
 
 from tests.contracts.source import ROOT
+from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.connection import GatewayProtocol
 from torchrelay.gateway.link import Waiter
@@ -64,6 +65,72 @@ def test_a_request_made_without_falcons_own_constructor_has_all_that_this_sets()
     assert theirs.keys() - ours.keys() == {"context"}  # which nobody here uses
     for name in ours.keys() - {"scope", "stream"}:  # of its own for each request
         assert ours[name] == theirs[name], name
+
+
+class Answers:
+    """Answers in each of the ways that resources have."""
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, what: str) -> None:
+        resp.set_header("x-what", what)
+        match what:
+            case "data":
+                resp.data = b"data"
+            case "status":
+                resp.status, resp.data = 404, b"none"
+            case "bodiless":
+                resp.status = 204
+            case "parts":
+                resp.stream = Parts()
+            case "error":
+                raise falcon.HTTPBadRequest(title="error")
+
+    on_head = on_post = on_get
+
+
+class Parts:
+    def __init__(self) -> None:
+        self.left = [b"one", b"two"]
+
+    def __aiter__(self) -> "Parts":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def _said(app: Any, method: str, path: str) -> list[dict[str, Any]]:
+    said: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        said.append(message)
+
+    scope = {**SCOPE, "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": method, "path": path}
+    await app({**scope, "headers_by_name": dict(HEADERS)}, receive, send)
+    return said
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT"])
+async def test_our_way_through_falcon_says_what_falcons_own_does(method: str) -> None:
+    theirs: Any = falcon.asgi.App(request_type=GatewayRequest)
+    ours = App(request_type=GatewayRequest)
+    for app in (theirs, ours):
+        app.resp_options.default_media_type = None
+        app.add_route("/{what}", Answers())
+    for what in ("data", "nothing", "status", "bodiless", "parts", "error", "no/route"):
+        said = await _said(ours, method, f"/{what}")
+        expected = await _said(theirs, method, f"/{what}")
+        for message in (*said, *expected):
+            if message["type"] == "http.response.body":
+                message.setdefault("body", b"")
+        assert said == expected, what
 
 
 def test_falcons_router_finds_by_path_what_begins_with_the_resource() -> None:
