@@ -38,6 +38,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
 from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
 from torchrelay.shared.processes.returned_memory import keep_some_free_memory
+from torchrelay.shared.processes.shared_memory import HeldPiece
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
@@ -373,6 +374,10 @@ class Link:
         """Note an HTTP answer, for the fleet's figures."""
         self._session.count_response(status)
 
+    def reserve(self, size: int) -> HeldPiece | None:
+        """Return memory for a body that comes, and goes to a worker as it is; None where that is not lent."""
+        return self._sharing.reserve(size)
+
     @contextmanager
     def reading(
         self, limit: int, length: int | None, answer_by: float | None = None
@@ -401,7 +406,7 @@ class Link:
         model: str,
         version: str | None,
         meta: bytes,
-        frames: Sequence[codec.Payload],
+        frames: Frames,
         *,
         is_describe: bool = False,
         sequence: str = "",

@@ -6,9 +6,11 @@ import falcon
 import falcon.asgi
 
 from torchrelay.gateway.body_reading import BodyReading
+from torchrelay.gateway.gathered_body import GatheredBody
 from torchrelay.gateway.http.exchange import ClientLeft
 from torchrelay.gateway.link import Link
 from torchrelay.shared import errors
+from torchrelay.shared.processes.shared_memory import Piece
 
 Body = bytes | bytearray
 #: A body, or a part of one, up to this is copied; above it, it is used where it was received.
@@ -68,6 +70,15 @@ class GatewayRequest(falcon.asgi.Request):
         What comes after a first piece is counted at the link. Raises RequestTooLarge, at once where a
         Content-Length says so, and ServiceUnavailable where there is no room for it.
         """
+        body = await self._read(limit, link, is_lent=False)
+        assert not isinstance(body, Piece)
+        return body
+
+    async def read_input(self, limit: int, link: Link) -> Body | Piece:
+        """Do the same for a body that goes to a worker as it is: where one can be lent, it is gathered so."""
+        return await self._read(limit, link, is_lent=True)
+
+    async def _read(self, limit: int, link: Link, *, is_lent: bool) -> Body | Piece:
         event, self._first_event = self._first_event or {}, None
         body: Body = event.get("body", b"")
         if not event.get("more_body"):
@@ -78,24 +89,25 @@ class GatewayRequest(falcon.asgi.Request):
         if length is not None and length > limit:
             raise _too_large(limit)
         self.was_read_in_pieces = True
+        gathered = GatheredBody(link.reserve(length) if is_lent and length is not None else None)
         with link.reading(limit, length, self.answer_by) as counted:
-            return await self._read_on(body, limit, counted)
+            await self._gather(gathered, body, limit, counted)
+        return gathered.whole()
 
-    async def _read_on(self, piece: Body, limit: int, counted: BodyReading) -> Body:
-        # Grows where it is, so that hardly more is held than what has come.
-        body, more = bytearray(), True
+    async def _gather(self, body: GatheredBody, bit: Body, limit: int, counted: BodyReading) -> None:
+        more = True
         while True:
-            if len(body) + len(piece) > limit:
+            if body.size + len(bit) > limit:
                 raise _too_large(limit)
-            if not counted.take(len(piece)):
-                await counted.wait_and_take(len(piece))
-            body += piece
+            if not counted.take(len(bit)):
+                await counted.wait_and_take(len(bit))
+            body.add(bit)
             if not more:
-                return body if len(body) > COPIED_LIMIT_BYTES else bytes(body)
+                return
             event = await self._receive()
             if event["type"] == "http.disconnect":
                 raise ClientLeft
-            piece = event.get("body", b"")
+            bit = event.get("body", b"")
             more = event.get("more_body", False)
 
 

@@ -63,8 +63,11 @@ class _ModelResource(Resource):
     async def _read(self, req: GatewayRequest) -> list[Input]:
         if req.has(_TIMEOUT_HEADER):
             req.answer_by = clock.monotonic() + timeout_ms(req.text_of(_TIMEOUT_HEADER)) / 1000
-        body = await req.read_body(self._config.max_request_size, self._link)
-        return request_inputs.read_inputs(body, req.content_type or "")
+        limit, content_type = self._config.max_request_size, req.content_type or ""
+        media_type, form = request_inputs.understood(content_type)
+        if form:
+            return request_inputs.read_inputs(await req.read_body(limit, self._link), content_type)
+        return [("body", media_type, await req.read_input(limit, self._link))]
 
     async def _predict(
         self,
@@ -185,7 +188,7 @@ def _value(inputs: list[Input], wanted: str) -> str | None:
     value = next((value for name, _, value in inputs if name == wanted), None)
     if value is not None and len(value) > NAME_LIMIT_CHARACTERS:
         raise errors.BadRequest(f"Parameter {wanted} has more than {NAME_LIMIT_CHARACTERS} bytes.")
-    return None if value is None else str(value, "utf-8", "replace")
+    return None if value is None else str(codec.payload(value), "utf-8", "replace")
 
 
 class KserveV1Resource(_ModelResource):

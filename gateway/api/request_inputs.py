@@ -31,11 +31,19 @@ _PRINTABLE = bytes.maketrans(b"+%", b" =")
 _PARAMETER = re.compile(r';\s*+([^=;\s"]*+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"|([^;]*+))', re.DOTALL)
 
 
+@lru_cache(TYPES_REMEMBERED)
+def understood(content_type: str) -> tuple[str, str]:
+    """Return the media type as it was said, and what form it is; "" for none: that is one input as it is.
+
+    PERF: remembered, since clients say the same few again and again: 1 % of a request.
+    """
+    media_type = content_type.split(";", 1)[0].strip()
+    return media_type, media_type.lower() if media_type.lower() in _FORMS else ""
+
+
 def read_inputs(body: Body, content_type: str) -> list[Input]:
     """Split a body into inputs. Raises BadRequest for a malformed form."""
-    if not content_type:
-        return [("body", "", body)]
-    media_type, form = _understood(content_type)
+    media_type, form = understood(content_type)
     if form == "application/x-www-form-urlencoded":
         return _form(body)
     if form == "multipart/form-data":
@@ -43,16 +51,6 @@ def read_inputs(body: Body, content_type: str) -> list[Input]:
         if boundary:
             return _multipart(body, boundary.encode("latin-1", "replace"))
     return [("body", media_type, body)]
-
-
-@lru_cache(TYPES_REMEMBERED)
-def _understood(content_type: str) -> tuple[str, str]:
-    """Return the media type as it was said, and what form it is; "" for none.
-
-    PERF: remembered, since clients say the same few again and again: 1 % of a request.
-    """
-    media_type = content_type.split(";", 1)[0].strip()
-    return media_type, media_type.lower() if media_type.lower() in _FORMS else ""
 
 
 def query_inputs(query: str) -> list[Input]:

@@ -10,7 +10,7 @@ import msgspec
 
 from torchrelay.gateway.calls import answer_bodies
 from torchrelay.gateway.calls.parameters import Parameters
-from torchrelay.gateway.calls.prediction_jobs import failure
+from torchrelay.gateway.calls.prediction_jobs import Input, failure
 from torchrelay.gateway.link import Link
 from torchrelay.shared import api_bodies, errors
 from torchrelay.shared.archives import model_archive
@@ -116,7 +116,8 @@ class ModelCalls:
 
         It is asked by a job with the header `describe` and no inputs; any other answer counts as `{}`.
         """
-        meta, frames = codec.pack_request(request_id, (("describe", "True"),), (), head)
+        no_inputs: tuple[Input, ...] = ()
+        meta, frames = codec.pack_request(request_id, (("describe", "True"),), no_inputs, head)
         answer = await self._link.submit(model, version, meta, frames, is_describe=True)
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:

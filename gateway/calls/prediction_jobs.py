@@ -6,7 +6,7 @@ from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 
 #: (name, content type or "", value), as `codec.pack_request` takes them.
-Input = tuple[str, str, codec.Payload]
+Input = tuple[str, str, codec.PayloadOrPiece]
 
 #: Far more than a model has inputs; each one costs a little everywhere on its way.
 INPUTS_LIMIT = 1000

@@ -32,7 +32,7 @@ _FIRST_OFFSET = mmap.PAGESIZE
 #: Where nothing has been written there are zeros.
 _FIRST_STAMP = 1
 #: A piece takes a power of two, so that it fits another one later; of the last page only what is written.
-_SMALLEST_ROOM = 64 * 1024
+_SMALLEST_ROOM = 16 * 1024
 #: Free memory that is kept, since to have the kernel clear new pages takes longer than to copy them.
 KEPT_FREE_BYTES = 16 << 20
 #: How long a piece waits to be taken: whoever it is for is gone, or has answered for it otherwise.
@@ -113,14 +113,22 @@ class Piece:
         return self.memory.copied(self.offset, self.size, self.stamp)
 
 
-class _HeldPiece(Piece):
-    """A piece that is free once its owner lets go of it."""
+class HeldPiece(Piece):
+    """A piece of this process's own memory, which is free once it is let go of here."""
 
-    __slots__ = ("_owner",)
+    __slots__ = ("_filled", "_owner")
 
     def __init__(self, owner: "LentMemory", memory: Memory, offset: int, size: int, stamp: int) -> None:
         super().__init__(memory, offset, size, stamp)
         self._owner = owner
+        self._filled = 0
+
+    def write(self, data: Readable) -> None:
+        """Put data behind what was written before. Raises ValueError where that is more than its size."""
+        start, self._filled = self._filled, self._filled + len(data)
+        if self._filled > self.size:
+            raise ValueError(f"{self._filled} bytes are no piece of {self.size}")
+        self._owner.write(self.offset, start, data)
 
     def __del__(self) -> None:
         self._owner.give_back(self.offset, self.size)
@@ -163,18 +171,36 @@ class LentMemory:
         """Copy data into a piece; None where there is no room."""
         self._look(min(_LOOKED_AT, len(self._untaken)), now)
         size = len(data)
+        if (begun := self._begin(size)) is None:
+            return None
+        offset, stamp = begun
+        self.write(offset, 0, data)
+        if not self.is_until_taken:
+            return HeldPiece(self, self._memory, offset, size, stamp)
+        self._untaken.append((offset, size, now + UNTAKEN_S))
+        return Piece(self._memory, offset, size, stamp)
+
+    def reserve(self, size: int) -> HeldPiece | None:
+        """Return a piece to be written bit by bit, which takes memory then; None where there is no room."""
+        if self.is_until_taken or (begun := self._begin(size)) is None:
+            return None
+        offset, stamp = begun
+        return HeldPiece(self, self._memory, offset, size, stamp)
+
+    def write(self, offset: int, start: int, data: Readable) -> None:
+        """Copy data into the piece at an offset, from `start` on."""
+        at = offset + _HEADER_BYTES + start
+        self._view[at : at + len(data)] = data
+
+    def _begin(self, size: int) -> tuple[int, int] | None:
+        """Take a piece, and say by its stamp that it is another one now."""
         offset = self._take(_room(size))
         if offset is None:
             return None
         stamp = next(self._stamps)
         with _fence:
             _HEADER.pack_into(self._view, offset, stamp, size, 0)
-        start = offset + _HEADER_BYTES
-        self._view[start : start + size] = data
-        if not self.is_until_taken:
-            return _HeldPiece(self, self._memory, offset, size, stamp)
-        self._untaken.append((offset, size, now + UNTAKEN_S))
-        return Piece(self._memory, offset, size, stamp)
+        return offset, stamp
 
     def look(self, now: float) -> None:
         """Free what was taken by now, or was not for too long."""

@@ -130,6 +130,7 @@ _NUMBERS = {cls: number for number, cls in KINDS.items()}
 Payload = bytes | bytearray | memoryview
 #: The same, or where it lies.
 PayloadOrPiece = Payload | Piece
+PayloadT = TypeVar("PayloadT", bound=PayloadOrPiece)
 #: A payload on its way: zmq's own frame where it is only forwarded, bytes where it is made or opened.
 Frame = Sized
 FrameT = TypeVar("FrameT", bound=Sized)
@@ -252,17 +253,17 @@ def head(names_and_values: Sequence[bytes]) -> bytes:
 def pack_request(
     request_id: str,
     headers: Sequence[tuple[str, str]],
-    inputs: Sequence[tuple[str, str, Payload]],
+    inputs: Sequence[tuple[str, str, PayloadT]],
     head: bytes = b"",
-) -> tuple[bytes, list[Payload]]:
+) -> tuple[bytes, list[PayloadT]]:
     """Pack a request into the meta of its job and the frames that go with it.
 
     `inputs` are (name, content type or "", value).
     """
-    frames: list[Payload] = []
+    frames: list[PayloadT] = []
     room = INLINE_TOTAL_LIMIT_BYTES
     # PERF: plain tuples are what Request and Input become on the wire; making those costs as much again.
-    packed: list[tuple[str, str, Payload | int]] = []
+    packed: list[tuple[str, str, PayloadT | int]] = []
     for name, content_type, value in inputs:
         size = len(value)
         if size > INLINE_LIMIT_BYTES or size > room:

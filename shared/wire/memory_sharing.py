@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from torchrelay.shared import clock
 from torchrelay.shared.processes.shared_memory import (
+    HeldPiece,
     LentMemory,
     Memory,
     MemoryPlace,
@@ -22,8 +23,9 @@ from torchrelay.shared.processes.shared_memory import (
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
-#: Parts from this size on are lent. PERF: below, the messages that it takes cost as much as it saves.
-LENT_FROM_BYTES = 64 * 1024
+#: Parts from this size on are lent, so that none is sent which the head has no room for. PERF: of 9 kB each
+#: way a request takes 15 % less CPU time in all, of 40 kB 40 %, of 150 kB half.
+LENT_FROM_BYTES = codec.INLINE_LIMIT_BYTES
 #: What each may lend at a time; it takes no memory before it does. More goes by the socket.
 LIMIT_BYTES = {"gateway": 1 << 30, "worker": 256 << 20}
 
@@ -92,11 +94,19 @@ class MemorySharing:
         """Tell whether we read the memory of a peer, so that it is of this host, and reads ours."""
         return peer in self._owners.values()
 
-    def lend(self, data: Readable) -> Frame:
+    def lend(self, data: Frame) -> Frame:
         """Return what goes into a message for data: a piece of our memory, or the data."""
-        if len(data) < LENT_FROM_BYTES or not self._may_lend or self._own is None:
+        if isinstance(data, Piece) or (own := self._lends(len(data))) is None:
             return data
-        return self._own.lend(data, clock.monotonic()) or data
+        return own.lend(data, clock.monotonic()) or data
+
+    def reserve(self, size: int) -> HeldPiece | None:
+        """Return a piece of our memory for so much that is still to come; None where that is not lent."""
+        own = self._lends(size)
+        return None if own is None else own.reserve(size)
+
+    def _lends(self, size: int) -> LentMemory | None:
+        return self._own if self._may_lend and size >= LENT_FROM_BYTES else None
 
     def look(self) -> None:
         """Free what others have taken; to be called now and then."""
