@@ -67,7 +67,7 @@ class BatchEngine:
         batch = self.leases.next_batch()
         if batch is None:
             return False
-        if all(self.leases.is_gone(batch.lease, idx) for idx in range(len(batch.jobs))):
+        if self.leases.all_gone(batch):
             replies, handler_us = [client_gone()] * len(batch.jobs), 0
         else:
             if self.share is not None:

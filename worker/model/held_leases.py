@@ -142,6 +142,11 @@ class HeldLeases:
         return bool(self._waiting)
 
     @property
+    def has_unsent(self) -> bool:
+        """Whether there is a message to send."""
+        return bool(self._outbox)
+
+    @property
     def has_begun(self) -> bool:
         """Whether there is a batch that was begun and is not answered."""
         return bool(self._begun)
@@ -160,6 +165,11 @@ class HeldLeases:
     def is_gone(self, lease: int, index: int) -> bool:
         """Tell whether nobody waits for a job any more."""
         return bool(self._gone) and index in self._gone.get(lease, ())
+
+    def all_gone(self, batch: Batch) -> bool:
+        """Tell whether nobody waits for any job of a batch any more."""
+        gone = self._gone.get(batch.lease)
+        return gone is not None and gone.issuperset(range(len(batch.jobs)))
 
     def is_wanted(self, lease: int, index: int) -> bool:
         """Tell whether a job was begun, and somebody waits for its answer, which has not been given."""

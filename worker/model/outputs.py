@@ -28,11 +28,15 @@ def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> code
 
     Raises whatever the handler's own objects raise; see `guarded_answer`.
     """
-    body = guarded(_encoded, value)
-    if isinstance(body, _UNENCODABLE):
-        return failed(PredictionFailed("Unsupported model output data type.", one_line(body)))
-    if isinstance(body, BaseException):
-        return raised(body)
+    # PERF: most are bytes of which nothing else was said; to go the long way takes 9 % of a row.
+    if type(value) is bytes:
+        body: object = value
+    else:
+        body = bytes(value) if type(value) is bytearray else guarded(_encoded, value)
+        if isinstance(body, _UNENCODABLE):
+            return failed(PredictionFailed("Unsupported model output data type.", one_line(body)))
+        if isinstance(body, BaseException):
+            return raised(body)
     assert isinstance(body, bytes)
     if len(body) > limit_bytes:
         fault = f"The response has {len(body)} bytes, max_response_size is {limit_bytes}."
@@ -42,6 +46,8 @@ def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> code
     phrase = processor.get_response_status_phrase()
     phrase = "" if phrase is None else phrase
     headers = processor.get_response_headers()
+    if type(code) is int and code == 200 and not phrase and not headers:
+        return codec.Response(200, "", (), body)
     fault = _unsendable(code, phrase, headers)
     if fault:
         return failed(PredictionFailed("Prediction failed", fault))

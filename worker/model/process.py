@@ -200,7 +200,8 @@ class WorkerLoop:
         self._flush_if_due(now)
         if self._readiness is not None:
             self._readiness.ask_if_due(now)
-        self._send_what_is_due(now)
+        if now >= self._session.next_wake():
+            self._send_what_is_due(now)
 
     def _must_receive(self, now: float) -> bool:
         """Tell whether to look for messages: on an event loop always, where that takes the wake-up away.
@@ -269,6 +270,8 @@ class WorkerLoop:
 
     def _flush_if_due(self, now: float) -> None:
         """Send what is to be sent, unless it may wait for the answer to the next batch."""
+        if not self.leases.has_unsent:
+            return
         has_next = self.leases.has_waiting and self._woken is None  # else nobody knows what runs next
         if not self._coalescing.waits(now, has_waiting=has_next):
             self._flush()

@@ -29,6 +29,17 @@ def test_batches_are_begun_in_the_order_they_came() -> None:
     assert [item and item.lease for item in begun] == [1, 2, None]
 
 
+def test_a_batch_is_gone_when_the_client_of_each_of_its_jobs_is() -> None:
+    leases = HeldLeases()
+    two = Batch(1, False, [AssignedJob(b""), AssignedJob(b"")])
+    leases.assigned(two)
+    assert not leases.all_gone(two)
+    leases.cancelled(1, (1, 7))
+    assert not leases.all_gone(two)
+    leases.cancelled(1, (0,))
+    assert leases.all_gone(two)
+
+
 def test_a_lease_is_held_from_its_batch_until_its_answer_is_sent() -> None:
     leases = HeldLeases()
     leases.assigned(batch(1))
