@@ -157,6 +157,7 @@ def _loop(config: Path, device: str, folder: Path) -> "Iterator[subprocess.Popen
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            start_new_session=True,  # as the server: a kernel shares its time out among sessions
         )
         try:
             assert process.stdout is not None
