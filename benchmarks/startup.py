@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -38,7 +39,9 @@ PART = Path("build/startup.json")
 QUICK_PLAN = StartupPlan(start_rounds=1, replicas=12)
 #: Models, each with weights of its own.
 MODELS = ("first", "second")
+OURS = "torchrelay"
 WORKER = "model worker"
+FAILURES = (*run.FAILURES, httpx.HTTPError)
 #: A process of TorchServe's that holds a torch model takes so much, about.
 TORCHSERVE_WORKER_BYTES = 250 << 20
 #: Of the memory that is there, what replicas may take.
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = measure(options, sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         return interruption.INTERRUPTED
-    except (*run.FAILURES, httpx.HTTPError) as error:
+    except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
     file = file_of(options)
@@ -115,15 +118,12 @@ def measure(options: argparse.Namespace, arguments: Sequence[str]) -> StartupRes
             make_archive(store, model, seed=number)
         replicas: list[ReplicaRun] = []
         for contestant in contestants:
-            # TorchServe's workers have nothing in common whatever they hold.
-            models = MODELS if contestant is contestants[0] else MODELS[:1]
-            home = folder / f"replicas-{contestant.key}"
-            with servers.running(contestant, home, store, RunPlan(), loads_model=False) as server:
-                server.await_started()
-                # It has imported what it needs by the time it answers.
-                server.register(RunPlan(batch_size=1))
-                server.await_prediction()
-                replicas += [_start_replicas(server, model, plan) for model in models]
+            try:
+                replicas += _measure_replicas(contestant, folder, store, plan)
+            except FAILURES as error:
+                if contestant is contestants[0]:
+                    raise
+                print(f"{contestant.label} is left out: {error}", file=sys.stderr, flush=True)
     return StartupResults(
         taken_at=clock.iso(clock.wall_ms()),
         command=shlex.join(["python", "-m", "benchmarks.startup", *arguments]),
@@ -156,9 +156,28 @@ def make_archive(store: Path, model: str, seed: int) -> None:
 
 def replicas_that_fit(wanted: int, key: str, free_bytes: int) -> int:
     """Return how many replicas are started: fewer than wanted where there is no memory for TorchServe's."""
-    if key == "torchrelay":
+    if key == OURS:
         return wanted
     return max(1, min(wanted, int(MEMORY_SHARE * free_bytes / TORCHSERVE_WORKER_BYTES)))
+
+
+def _measure_replicas(
+    contestant: servers.Contestant, folder: Path, store: Path, plan: StartupPlan
+) -> list[ReplicaRun]:
+    """Start a server and replicas of each model; of TorchServe's one model, since nothing of it is shared."""
+    models: tuple[str, ...] = MODELS[:1]
+    if contestant.key == OURS:
+        models = MODELS
+        # More than a node offers by itself.
+        slots = str(len(MODELS) * plan.replicas + 1)
+        contestant = replace(contestant, command=(*contestant.command, "--slots", slots))
+    home = folder / f"replicas-{contestant.key}"
+    with servers.running(contestant, home, store, RunPlan(), loads_model=False) as server:
+        server.await_started()
+        # It has imported what it needs by the time it answers.
+        server.register(RunPlan(batch_size=1))
+        server.await_prediction()
+        return [_start_replicas(server, model, plan) for model in models]
 
 
 def _start_replicas(server: servers.StartedServer, model: str, plan: StartupPlan) -> ReplicaRun:

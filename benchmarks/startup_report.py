@@ -79,7 +79,8 @@ def _replicas(results: StartupResults) -> str:
 Replicas of a small torch model (2 MB of weights) that are registered at once, until all are ready. Memory of
 each worker in MiB, idle after one prediction: private is what it has alone, of PSS shared pages count by
 share. The second model has other weights, and is registered beside the first. torchrelay's workers are forked
-from a process that has imported torch; TorchServe's import it one by one, whatever they hold.
+from a process that has imported torch; TorchServe's import it one by one, whatever they hold. torchrelay has
+as many `--slots` as that takes.
 
 {table(("replicas", "number", "all ready s", "private, median", "private, most", "PSS, median"), rows)}"""
 
