@@ -35,7 +35,6 @@ from torchrelay.broker.network.chunk_credit import ChunkCredit
 from torchrelay.broker.network.connections import Connections, Kernel
 from torchrelay.broker.network.kernel import Linux, raise_fd_limit
 from torchrelay.broker.network.peer_sockets import PeerSockets
-from torchrelay.broker.network.shared_memories import Told
 from torchrelay.broker.network.unix_sockets import BindFailed as BindFailed
 from torchrelay.broker.storage import curve_keys, invitation_files, key_file, snapshots
 from torchrelay.broker.storage.metrics_log import MetricsLog
@@ -69,9 +68,6 @@ DOWNLOADS_LIMIT = 16
 DOWNLOADS_PER_ORIGIN_LIMIT = 4
 #: How long a stop waits for archives on their way: the supervisor gives the broker 0.8 s in all.
 CLOSE_S = 0.4
-
-#: How often it looks whose memory is of no use any more.
-MEMORIES_S = 1.0
 
 #: Of the secret for workers' claims, as `ids.secret` draws it.
 SECRET_BYTES_MIN = 32
@@ -197,8 +193,6 @@ class BrokerServer:
             event: logs.LogRateLimit() for event in ("broker.turn_failed", "broker.effect_failed")
         }
         self._is_stopping = False
-        #: When to look for memory that nobody lends any more.
-        self._memories_at = 0.0
         #: When it stops at the latest; None while nobody has told it to.
         self._leaves_at: float | None = None
 
@@ -310,9 +304,8 @@ class BrokerServer:
         now = self._have_handled(came)
         self._chunks.go_on()
         self._connections.look(now)
-        if now >= self._memories_at:
-            self._memories_at = now + MEMORIES_S
-            self._tell(self._peers.memories.keep_only(self._core.peers.knows))
+        for peer, message in self._peers.memories.told(now, self._core.peers.knows):
+            self._peers.send(peer, (codec.encode(message, self._epoch),))
 
     def _have_handled(self, came: list[events.Event]) -> float:
         """Have the core take in what came, and do what it says; return the time that it was told."""
@@ -376,7 +369,7 @@ class BrokerServer:
             case effects.Cut(public_key):
                 self._peers.cut(public_key)
             case effects.ShareMemory(peer, message):
-                self._tell(self._peers.memories.take(peer, message))
+                self._share_memory(peer, message)
             case effects.ReadChunk():
                 self._chunks.ask(effect)
             case effects.DropArchive(archive, fetched_from):
@@ -444,10 +437,17 @@ class BrokerServer:
             self._chunks.forget(effect.peer)
             self._unsent.append(events.Unreachable(effect.peer, effect.message))
 
-    def _tell(self, told: list[Told]) -> None:
-        """Tell peers about each other's memory; one that isn't there any more needs none."""
-        for peer, message in told:
-            self._peers.send(peer, (codec.encode(message, self._epoch),))
+    def _share_memory(self, peer: bytes, message: m.OfferMemory | m.ReadsMemory) -> None:
+        memories = self._peers.memories
+        if isinstance(message, m.ReadsMemory):
+            memories.confirmed(peer, message)
+            return
+
+        def job() -> None:
+            memories.open(peer, message)
+            self._wake()
+
+        self._disk_threads.submit(job)
 
     def _job(
         self, work: Callable[[], ResultT], event: Callable[[ResultT | RelayError], events.Event]

@@ -34,7 +34,8 @@ out and never speak to each other. [The architecture](architecture.md) says whic
 - **Payloads** up to {inline} bytes are in the head, larger ones are frames of their own, which the broker
   forwards and doesn't open. `frames` of an item counts those that are its.
 - **Lent payloads**: gateways and workers of one host offer each other their memory by way of the broker
-  (`OfferMemory`, `ReadsMemory`, `MemoryEnds`). Once that is read on the other side, payloads from
+  (`OfferMemory`, `ReadsMemory`, `MemoryEnds`); it is handed out at a unix socket of its owner's. Once that is
+  read on the other side, payloads from
   {lent_from} bytes on are written there once and not sent: flag 1 says that the last frame is a list of
   which frames of the message lie where. Whoever can't read a memory is sent the bytes.
 - **Epoch**: rises with each start of a broker. What comes under another than the broker's is answered with

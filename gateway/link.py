@@ -38,7 +38,7 @@ from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
 from torchrelay.shared.member_credentials import REFUSED_STATUS, CredentialsError
 from torchrelay.shared.processes.returned_memory import keep_some_free_memory
-from torchrelay.shared.processes.shared_memory import HeldPiece
+from torchrelay.shared.processes.shared_memory import HeldPiece, Memory
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
@@ -228,6 +228,7 @@ class Link:
         if self._session.state == "welcomed":
             self._send(m.Bye(), ())
         self._dialer.close(LINGER_MS)
+        self._sharing.close()
         self._context.term()
 
     def _dial(self) -> None:
@@ -492,13 +493,23 @@ class Link:
                 reason = "the broker has keys; start the gateway with --tokens, and it asks from the start"
                 logger.warning("gateway.asks_for_keys", extra={"reason": reason})
         if not settled and isinstance(message, m.OfMemory) and epoch == self._session.epoch:
-            if (reply := self._sharing.heard(message)) is not None:
-                self._send(reply, ())
+            self._hear_of_memory(message, epoch)
         elif isinstance(message, m.Misunderstood):
             logger.error("gateway.misunderstood", extra={"reason": message.reason})
         if self._session.dismissed is not None:
             logger.error("gateway.dismissed", extra={"reason": self._session.dismissed})
             raise SystemExit(DISMISSED_STATUS)
+
+    def _hear_of_memory(self, message: m.OfMemory, epoch: int) -> None:
+        opening = self._sharing.heard(message)
+        if isinstance(message, m.OfferMemory) and opening is not None:
+            told = self.loop.run_in_executor(None, opening)
+            told.add_done_callback(partial(self._opened_memory, message, epoch))
+
+    def _opened_memory(self, offer: m.OfferMemory, epoch: int, opened: "asyncio.Future[Memory]") -> None:
+        is_there = not opened.cancelled() and opened.exception() is None
+        if is_there and epoch == self._session.epoch and not self._socket.closed:
+            self._send(self._sharing.opened(offer, opened.result()), ())
 
     def _flush_soon(self) -> None:
         """Send at the end of this turn of the loop, when all that it brings has been taken in.

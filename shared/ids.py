@@ -30,6 +30,11 @@ def folder_suffix() -> str:
     return secrets.token_hex(16)
 
 
+def mark() -> bytes:
+    """Draw 16 bytes by which a memory is known, and which nobody can guess."""
+    return secrets.token_bytes(16)
+
+
 def secret() -> str:
     """Draw an access key: 24 random bytes in URL-safe base64, which is 32 characters.
 

@@ -161,8 +161,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     #: at least where batches take less than half a second. So it need not wait for the next message; of two
     #: workers neither has much to do while the other has nothing.
     ahead_s: Annotated[float, msgspec.Meta(ge=0)] = 0.002
-    #: Whether gateways and workers of one host pass large parts of requests and answers by memory that both
-    #: have, where the system lets them.
+    #: Whether gateways and workers of one host and user pass large parts of requests and answers by memory
+    #: that both have, where the system lets them. Each of those workers can read what a gateway lends.
     shared_memory: bool = True
     #: Bytes of the jobs that wait in all queues. Where no job waits, one of any size is accepted. The
     #: commands raise it with max_request_size, to what a gateway lets in.

@@ -5,7 +5,9 @@ the place where it lies to whoever has said that it can read that; others get a 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import msgspec
 
@@ -14,6 +16,9 @@ from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
 from torchrelay.shared.wire.memory_sharing import READABLE_LIMIT, lent_as, with_pieces
+
+#: How often it looks who isn't there any more.
+LOOK_S = 1.0
 
 #: What a peer is to be told.
 Told = tuple[bytes, m.OfMemory]
@@ -35,40 +40,51 @@ class SharedMemories:
     def __init__(self) -> None:
         self._by_peer: dict[bytes, _Lender] = {}
         self._by_mark: dict[bytes, _Lender] = {}
+        #: What threads have opened.
+        self._opened: SimpleQueue[tuple[bytes, m.OfferMemory, Memory | None]] = SimpleQueue()
+        self._look_at = 0.0
 
-    def take(self, peer: bytes, message: m.OfferMemory | m.ReadsMemory) -> list[Told]:
-        """Take in what a peer says, and return what it and others are told."""
-        if isinstance(message, m.OfferMemory):
-            return self._offered(peer, message)
-        if (lender := self._by_mark.get(message.mark)) and peer in self._by_peer:
-            lender.readers.add(peer)
-        return []
+    def open(self, peer: bytes, offer: m.OfferMemory) -> None:
+        """Open a memory that a peer offers: in a thread, since that may wait; `told` takes it in."""
+        memory = None
+        known = self._by_peer.get(peer)
+        is_known = known is not None and known.offer.mark == offer.mark
+        if not is_known and (known is not None or len(self._by_peer) < READABLE_LIMIT):
+            with suppress(NoSuchMemory):
+                memory = open_memory(MemoryPlace(offer.address, offer.mark), offer.size_bytes, takes=False)
+        self._opened.put((peer, offer, memory))
 
-    def _offered(self, peer: bytes, offer: m.OfferMemory) -> list[Told]:
+    def told(self, now: float, is_known: Callable[[bytes], bool]) -> list[Told]:
+        """Take in what was opened, forget peers that have gone, and return what others are told."""
+        told: list[Told] = []
+        while not self._opened.empty():
+            told += self._take(*self._opened.get_nowait())
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for lender in [one for peer, one in self._by_peer.items() if not is_known(peer)]:
+                told += self._forget(lender)
+        return told
+
+    def _take(self, peer: bytes, offer: m.OfferMemory, memory: Memory | None) -> list[Told]:
         told: list[Told] = []
         lender = self._by_peer.get(peer)
-        if lender is None or lender.memory.place.mark != offer.mark:
+        if memory is not None:
             if lender is not None:
                 told = self._forget(lender)
-            if len(self._by_peer) >= READABLE_LIMIT:
-                return told
-            try:
-                place = MemoryPlace(offer.pid, offer.fd, offer.mark)
-                memory = open_memory(place, offer.size_bytes, takes=False)
-            except NoSuchMemory:
-                return told
             lender = _Lender(peer, memory, msgspec.structs.replace(offer, owner=peer))
             self._by_peer[peer] = self._by_mark[offer.mark] = lender
+        if lender is None or lender.offer.mark != offer.mark:
+            return told
         told.append((peer, m.ReadsMemory(offer.mark)))
         for other in self._by_peer.values():
             if other.offer.lender != offer.lender:
                 told += [(other.peer, lender.offer), (peer, other.offer)]
         return told
 
-    def keep_only(self, is_known: Callable[[bytes], bool]) -> list[Told]:
-        """Forget the memory of peers that aren't there any more; return what others are told."""
-        gone = [lender for peer, lender in self._by_peer.items() if not is_known(peer)]
-        return [told for lender in gone for told in self._forget(lender)]
+    def confirmed(self, peer: bytes, message: m.ReadsMemory) -> None:
+        """Take note that a peer can read a memory."""
+        if (lender := self._by_mark.get(message.mark)) and peer in self._by_peer:
+            lender.readers.add(peer)
 
     def _forget(self, gone: _Lender) -> list[Told]:
         """Let go of a memory; whatever is on its way from there keeps it until it has arrived."""

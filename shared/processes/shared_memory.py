@@ -9,14 +9,18 @@ told, after it has copied the piece, has copied that one and nothing else.
 """
 
 import fcntl
+import hmac
 import itertools
 import mmap
 import os
-import stat
+import socket
 import struct
 import threading
 from collections import deque
+from contextlib import suppress
 from typing import NamedTuple
+
+from torchrelay.shared import ids
 
 Readable = bytes | bytearray | memoryview
 
@@ -42,6 +46,12 @@ _LOOKED_AT = 4
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
+#: How long it may take to hand a memory out, which takes 0.1 ms; and how many may wait for that at a time.
+FETCH_S = 0.2
+_BACKLOG = 128
+#: What the kernel says of who is at the other end: process, user, group.
+_CREDENTIALS = struct.Struct("=iII")
+
 #: PERF: 0.1 us, what is written before it is seen before what is written after it, on any CPU.
 _fence = threading.Lock()
 
@@ -55,10 +65,9 @@ class NoSuchMemory(Exception):
 
 
 class MemoryPlace(NamedTuple):
-    """Where a memory is: the file descriptor of a process, and what it begins with."""
+    """Where a memory is: at which socket it is handed out, and its mark, by which it is asked for there."""
 
-    pid: int
-    fd: int
+    address: bytes
     mark: bytes
 
 
@@ -147,13 +156,15 @@ class LentMemory:
             raise OSError("no memory of this system can be lent")
         self.limit_bytes = limit_bytes
         self.is_until_taken = until_taken
-        fd = os.memfd_create("torchrelay", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, limit_bytes)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._mapped = mmap.mmap(fd, limit_bytes)
+        self.fd = os.memfd_create("torchrelay", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, limit_bytes)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+        self._mapped = mmap.mmap(self.fd, limit_bytes)
         self._view = memoryview(self._mapped)
-        self.place = MemoryPlace(os.getpid(), fd, os.urandom(MARK_BYTES))
-        self._view[:MARK_BYTES] = self.place.mark
+        mark = ids.mark()
+        self._view[:MARK_BYTES] = mark
+        self._server = _MemoryServer(self.fd, mark)
+        self.place = MemoryPlace(self._server.address, mark)
         self._memory = Memory(self.place, self._mapped, takes=False)
         self._stamps = itertools.count(_FIRST_STAMP)
         #: Offsets of what is free, by their room; all behind `_end` is free, too.
@@ -165,7 +176,8 @@ class LentMemory:
 
     def close(self) -> None:
         """Let go of it; whoever reads it has it still."""
-        os.close(self.place.fd)
+        self._server.close()
+        os.close(self.fd)
 
     def lend(self, data: Readable, now: float) -> Piece | None:
         """Copy data into a piece; None where there is no room."""
@@ -239,25 +251,78 @@ def _room(size: int) -> int:
     return max(_SMALLEST_ROOM, 1 << (size + _HEADER_BYTES - 1).bit_length())
 
 
+class _MemoryServer:
+    """Hands a memory out to other processes of this user that know its mark.
+
+    By a socket of the abstract namespace: no file, and no name once the process has ended. So a process may
+    be closed to others otherwise, as those are that hold keys.
+    """
+
+    def __init__(self, fd: int, mark: bytes) -> None:
+        self._fd = fd
+        self._mark = mark
+        self._closing = threading.Event()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.address = b"\0torchrelay-" + ids.folder_suffix().encode()
+        self._socket.bind(self.address)
+        self._socket.listen(_BACKLOG)
+        self._thread = threading.Thread(target=self._serve, name="lent memory", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._socket.shutdown(socket.SHUT_RDWR)  # ends the thread's wait
+        self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:  # closed, or there is no file descriptor left
+                self._closing.wait(FETCH_S)
+                continue
+            with peer, suppress(OSError):
+                peer.settimeout(FETCH_S)
+                self._answer(peer)
+
+    def _answer(self, peer: socket.socket) -> None:
+        _, user, _ = _CREDENTIALS.unpack(
+            peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        if user == os.geteuid() and hmac.compare_digest(peer.recv(MARK_BYTES), self._mark):
+            socket.send_fds(peer, [b"\1"], [self._fd])
+
+
 def open_memory(place: MemoryPlace, size_bytes: int, *, takes: bool) -> Memory:
     """Open what another process of this host lends; with `takes` pieces are free for it once they are copied.
 
-    Raises NoSuchMemory where there is none, or none that this user may rely on.
+    It waits for FETCH_S at most. Raises NoSuchMemory where there is none, or none that may be relied on.
     """
-    path = f"/proc/{place.pid}/fd/{place.fd}"
+    if place.address[:1] != b"\0":
+        raise NoSuchMemory("it has another kind of address")
     try:
-        found = os.stat(path)  # first: to open what is no file may do something, or wait
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size != size_bytes:
-            raise NoSuchMemory(f"{path} is another")
-        fd = os.open(path, (os.O_RDWR if takes else os.O_RDONLY) | os.O_CLOEXEC)
+        fd = _fetch(place)
         try:
-            if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-                raise NoSuchMemory(f"{path} could be made shorter under its readers")
+            if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS or os.fstat(fd).st_size != size_bytes:
+                raise NoSuchMemory("it could be made shorter under its readers")
             mapped = mmap.mmap(fd, size_bytes, access=mmap.ACCESS_WRITE if takes else mmap.ACCESS_READ)
         finally:
             os.close(fd)
     except (OSError, ValueError, OverflowError) as error:
-        raise NoSuchMemory(f"{path} can't be read: {error}") from error
+        raise NoSuchMemory(f"it can't be read: {error}") from error
     if mapped[:MARK_BYTES] != place.mark:
-        raise NoSuchMemory(f"{path} is another")
+        raise NoSuchMemory("it is another")
     return Memory(place, mapped, takes=takes)
+
+
+def _fetch(place: MemoryPlace) -> int:
+    """Return a memory's file descriptor, as its owner hands it out. Raises OSError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(FETCH_S)
+        peer.connect(place.address)
+        peer.sendall(place.mark)
+        _, fds, _, _ = socket.recv_fds(peer, 1, 1)
+    if not fds:
+        raise FileNotFoundError("it was not handed out")
+    return fds[0]

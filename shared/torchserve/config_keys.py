@@ -129,6 +129,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cors_allowed_headers: Annotated[Text, Key(p.parse_text, "gateway")] = None
     blacklist_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None
     # TorchServe ignores these.
+    shared_memory: Annotated[Flag, Key(p.is_true, "broker")] = None
     preload: Annotated[tuple[str, ...] | None, Key(p.parse_modules, "node")] = None
     node_labels: Annotated[Labels | None, Key(p.parse_labels, "node.labels")] = None
     install_env_vars: Annotated[Text, Key(p.parse_pattern, "node")] = None

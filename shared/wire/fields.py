@@ -55,8 +55,8 @@ Name = Annotated[str, Meta(max_length=NAME_LIMIT_CHARS)]
 Said = Annotated[str, Meta(max_length=SAID_LIMIT_CHARS)]
 #: What parts tell each other in words.
 Prose = Annotated[str, Meta(max_length=1 << 20)]
-#: What tells a memory that is lent from any other; see `shared_memory`.
-Mark = Annotated[bytes, Meta(max_length=16)]
+#: At which socket a memory is handed out, and what tells it from any other; see `shared_memory`.
+Mark = Annotated[bytes, Meta(max_length=100)]
 #: `cpu`, or a GPU as torch counts them.
 DeviceName = Annotated[str, Meta(pattern=r"^(cpu|cuda(:(0|[1-9][0-9]{0,2}))?)\Z")]
 #: A public key by which a part is known, in hex; see `curve`.

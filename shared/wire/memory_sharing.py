@@ -4,8 +4,9 @@ It offers its memory to the broker once it is welcomed, and lends once the broke
 it reads what the broker offers. A part of a message that lies in memory is a `Piece` wherever it goes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Literal, TypeVar
 
 from torchrelay.shared import clock
@@ -14,7 +15,6 @@ from torchrelay.shared.processes.shared_memory import (
     LentMemory,
     Memory,
     MemoryPlace,
-    NoSuchMemory,
     Piece,
     PieceGone,
     Readable,
@@ -62,33 +62,41 @@ class MemorySharing:
                 self._own = LentMemory(LIMIT_BYTES[self._lender], until_taken=self._lender == "worker")
         if self._own is None:
             return None
-        pid, fd, mark = self._own.place
-        return m.OfferMemory(self._lender, pid, fd, mark, self._own.limit_bytes)
+        address, mark = self._own.place
+        return m.OfferMemory(self._lender, address, mark, self._own.limit_bytes)
 
     def lose(self) -> None:
         """Lend nothing until a broker says that it can read it: who is there now need not be the same."""
         self._may_lend = False
 
-    def heard(self, message: m.OfMemory) -> m.ReadsMemory | None:
-        """Take in what the broker says about memory, and return what it is answered."""
+    def close(self) -> None:
+        """Hand our memory out to nobody any more."""
+        if self._own is not None:
+            self._own.close()
+
+    def heard(self, message: m.OfMemory) -> Callable[[], Memory] | None:
+        """Take in what the broker says about memory.
+
+        Where it offers one, return what opens that, to be called where it may wait, as
+        `shared_memory.open_memory` does; what it returns is for `opened`.
+        """
         match message:
-            case m.OfferMemory():
-                if len(self._readable) >= READABLE_LIMIT and message.mark not in self._readable:
-                    return None
-                place = MemoryPlace(message.pid, message.fd, message.mark)
-                try:
-                    memory = open_memory(place, message.size_bytes, takes=message.lender == "worker")
-                except NoSuchMemory:
-                    return None
-                self._readable[message.mark] = memory
-                self._owners[message.mark] = message.owner
-                return m.ReadsMemory(message.mark)
-            case m.ReadsMemory():
-                self._may_lend = self._own is not None and message.mark == self._own.place.mark
-            case m.MemoryEnds():
-                self._readable.pop(message.mark, None)
-                self._owners.pop(message.mark, None)
+            case m.OfferMemory(lender, address, mark, size_bytes):
+                if len(self._readable) < READABLE_LIMIT or mark in self._readable:
+                    place = MemoryPlace(address, mark)
+                    return partial(open_memory, place, size_bytes, takes=lender == "worker")
+            case m.ReadsMemory(mark):
+                self._may_lend = self._own is not None and mark == self._own.place.mark
+            case m.MemoryEnds(mark):
+                self._readable.pop(mark, None)
+                self._owners.pop(mark, None)
         return None
+
+    def opened(self, offer: m.OfferMemory, memory: Memory) -> m.ReadsMemory:
+        """Read a memory from now on, and return what the broker is told."""
+        self._readable[offer.mark] = memory
+        self._owners[offer.mark] = offer.owner
+        return m.ReadsMemory(offer.mark)
 
     def reads(self, peer: bytes) -> bool:
         """Tell whether we read the memory of a peer, so that it is of this host, and reads ours."""

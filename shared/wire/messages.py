@@ -48,8 +48,7 @@ class OfferMemory(Message, frozen=True):
     """
 
     lender: Literal["gateway", "worker"]
-    pid: f.Pid
-    fd: f.Number32
+    address: f.Mark
     mark: f.Mark
     size_bytes: f.Number
     owner: bytes = b""

@@ -7,12 +7,14 @@ does not survive one.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import ceil, inf
 
 import zmq
 
 from torchrelay.shared import clock
+from torchrelay.shared.processes.shared_memory import NoSuchMemory
 from torchrelay.shared.wire import codec, sockets
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.broker_dialer import BrokerDialer
@@ -132,13 +134,18 @@ class BrokerSocket:
                 logger.warning("message.unreadable", extra={"reason": str(error)})
                 continue
             if isinstance(message, m.OfMemory):
-                if (reply := self.sharing.heard(message)) is not None:
-                    self.send(reply, epoch)
+                self._hear_of_memory(message, epoch)
                 continue
             if isinstance(message, m.Welcome) and message.shares_memory and self._shares_memory:
                 self._offer_memory(epoch)
             return message, epoch, parts
         return None
+
+    def _hear_of_memory(self, message: m.OfMemory, epoch: int) -> None:
+        opening = self.sharing.heard(message)
+        if isinstance(message, m.OfferMemory) and opening is not None:
+            with suppress(NoSuchMemory):
+                self.send(self.sharing.opened(message, opening()), epoch)
 
     def _offer_memory(self, epoch: int) -> None:
         if (offer := self.sharing.offer(epoch)) is not None:
@@ -158,6 +165,7 @@ class BrokerSocket:
     def close(self, linger_s: float) -> None:
         """Close; what is under way has `linger_s` to leave."""
         self._dialer.close(round(linger_s * 1000))
+        self.sharing.close()
         self._context.term()
 
     def _follow(self) -> None:

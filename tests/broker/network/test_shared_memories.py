@@ -1,12 +1,13 @@
 """Who is told of whose memory, and who gets a copy instead."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 import zmq
 
 from torchrelay.broker.network import shared_memories
-from torchrelay.broker.network.shared_memories import SharedMemories, Told
+from torchrelay.broker.network.shared_memories import LOOK_S, SharedMemories, Told
 from torchrelay.shared.processes.shared_memory import Piece, PieceGone
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
@@ -22,19 +23,34 @@ class Host:
 
     memories: SharedMemories = field(default_factory=SharedMemories)
     parts: dict[bytes, MemorySharing] = field(default_factory=dict)
+    made: list[MemorySharing] = field(default_factory=list)
+    now: float = 0.0
 
     def join(self, peer: bytes, *, as_gateway: bool) -> m.OfferMemory:
         part = self.parts[peer] = MemorySharing("gateway" if as_gateway else "worker")
         offer = part.offer(1)
         assert offer is not None
-        self.tell(self.memories.take(peer, offer))
+        self.made.append(part)
+        self.offer(peer, offer)
         return offer
+
+    def offer(self, peer: bytes, offer: m.OfferMemory) -> None:
+        self.memories.open(peer, offer)
+        self.tell(self.memories.told(0.0, lambda _: True))
+
+    def without(self, gone: bytes) -> list[Told]:
+        """Have a second pass, in which a peer isn't there any more; return what is told."""
+        self.now += LOOK_S
+        return self.memories.told(self.now, lambda peer: peer != gone)
 
     def tell(self, told: list[Told]) -> None:
         for peer, message in told:
-            reply = self.parts[peer].heard(message)
-            if reply is not None:
-                self.tell(self.memories.take(peer, reply))
+            if isinstance(message, m.OfferMemory):
+                opening = self.parts[peer].heard(message)
+                assert opening is not None
+                self.memories.confirmed(peer, self.parts[peer].opened(message, opening()))
+            else:
+                self.parts[peer].heard(message)
 
     def received(self, sender: bytes, data: bytes = LARGE) -> tuple[codec.Frame, ...]:
         """Have a part send data; return the frames that the broker has of it."""
@@ -43,11 +59,13 @@ class Host:
 
 
 @pytest.fixture
-def host() -> Host:
+def host() -> Iterator[Host]:
     host = Host()
     host.join(GATEWAY, as_gateway=True)
     host.join(WORKER, as_gateway=False)
-    return host
+    yield host
+    for part in host.made:
+        part.close()
 
 
 def test_gateways_and_workers_are_told_of_each_other_and_not_of_their_like(host: Host) -> None:
@@ -74,16 +92,16 @@ def test_a_part_that_nobody_lends_goes_as_it_is(host: Host) -> None:
 
 def test_of_a_peer_that_has_gone_others_are_told_and_what_came_of_it_is_still_there(host: Host) -> None:
     (frame,) = host.received(WORKER)
-    told = host.memories.keep_only(lambda peer: peer != WORKER)
+    told = host.without(WORKER)
     assert [peer for peer, _ in told] == [GATEWAY]
     host.tell(told)
     assert not host.parts[GATEWAY].reads(WORKER)
     assert host.memories.packed(GATEWAY, (frame,)) == ([LARGE], [])
-    assert host.memories.keep_only(lambda peer: peer != WORKER) == []
+    assert host.without(WORKER) == []
 
 
 def test_what_comes_of_a_peer_that_was_forgotten_has_no_frames(host: Host) -> None:
-    host.memories.keep_only(lambda peer: peer != GATEWAY)
+    host.without(GATEWAY)
     assert host.received(GATEWAY) == ()
 
 
@@ -91,8 +109,8 @@ def test_a_peer_that_comes_back_by_another_id_is_read_under_that(host: Host) -> 
     offer = host.parts[WORKER].offer(1)
     assert offer is not None
     host.parts[OTHER] = host.parts[WORKER]
-    host.tell(host.memories.take(OTHER, offer))
-    host.tell(host.memories.keep_only(lambda peer: peer != WORKER))
+    host.offer(OTHER, offer)
+    host.tell(host.without(WORKER))
     (frame,) = host.received(OTHER)
     assert isinstance(frame, Piece)
 
@@ -113,15 +131,16 @@ def test_more_than_so_many_peers_lend_nothing(host: Host, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_opened_is_not_confirmed(host: Host) -> None:
-    for pid, fd in ((1 << 30, 3), (-1, 0), (1, 0)):
-        assert host.memories.take(OTHER, m.OfferMemory("worker", pid, fd, b"m" * 16, 1 << 28)) == []
-    assert host.memories.take(OTHER, m.ReadsMemory(b"m" * 16)) == []
+    offer = m.OfferMemory("worker", b"\0nobodys", b"m" * 16, 1 << 28)
+    host.memories.open(OTHER, offer)
+    assert host.memories.told(0.0, lambda _: True) == []
+    host.memories.confirmed(OTHER, m.ReadsMemory(b"m" * 16))
 
 
 def test_who_lends_nothing_is_given_no_places(host: Host) -> None:
     (frame,) = host.received(GATEWAY)
     assert isinstance(frame, Piece)
-    host.memories.take(OTHER, m.ReadsMemory(frame.memory.place.mark))
+    host.memories.confirmed(OTHER, m.ReadsMemory(frame.memory.place.mark))
     assert host.memories.packed(OTHER, (frame,)) == ([LARGE], [])
 
 

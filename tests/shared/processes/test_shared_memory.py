@@ -2,17 +2,19 @@
 
 import fcntl
 import os
-import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import eventually
 from torchrelay.shared.processes.shared_memory import (
     KEPT_FREE_BYTES,
     UNTAKEN_S,
@@ -59,7 +61,7 @@ def told(reader: Memory, piece: Piece) -> Piece:
 
 
 def used_bytes(memory: LentMemory) -> int:
-    return os.fstat(memory.place.fd).st_blocks * 512
+    return os.fstat(memory.fd).st_blocks * 512
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\xff" * 65_472, b"y" * 65_473, os.urandom(3 << 20)])
@@ -182,21 +184,60 @@ def test_what_a_reader_gets_while_a_piece_is_written_anew_is_whole(opened: ExitS
 # Who may be read
 
 
-def test_a_file_is_no_memory(opened: ExitStack) -> None:
+def test_what_is_no_memory_of_ours_is_refused(opened: ExitStack) -> None:
     memory = lender(opened)
-    with open(__file__, "rb") as file, pytest.raises(NoSuchMemory):
-        open_memory(
-            MemoryPlace(os.getpid(), file.fileno(), memory.place.mark), memory.limit_bytes, takes=False
-        )
+    address, mark = memory.place
+    wrong = (
+        (MemoryPlace(address, os.urandom(16)), LIMIT_BYTES),
+        (MemoryPlace(address, mark[:8]), LIMIT_BYTES),
+        (MemoryPlace(address, b""), LIMIT_BYTES),
+        (MemoryPlace(address, mark), LIMIT_BYTES // 2),
+        (MemoryPlace(address, mark), 1 << 62),
+        (MemoryPlace(address, mark), 0),
+        (MemoryPlace(b"\0torchrelay-nobody", mark), LIMIT_BYTES),
+        (MemoryPlace(b"\0" + b"x" * 200, mark), LIMIT_BYTES),
+        (MemoryPlace(b"/a/file", mark), LIMIT_BYTES),
+        (MemoryPlace(b"", mark), LIMIT_BYTES),
+    )
+    for place, size_bytes in wrong:
+        with pytest.raises(NoSuchMemory):
+            open_memory(place, size_bytes, takes=False)
+    assert as_read(memory).piece(*of(lent(memory, b"x"))).copied() == b"x"
 
 
-def test_a_pipe_is_not_even_opened(opened: ExitStack) -> None:
-    memory = lender(opened)
-    fds = os.pipe()
+def of(piece: Piece) -> tuple[int, int, int]:
+    return piece.offset, piece.size, piece.stamp
+
+
+@contextmanager
+def server_with(fd: int | None) -> Iterator[bytes]:
+    """Listen as a stranger does, who hands out what he likes."""
+    name = b"\0torchrelay-test-" + os.urandom(8).hex().encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(name)
+        listening.listen()
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(100)
+                if fd is not None:
+                    socket.send_fds(peer, [b"\1"], [fd])
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        yield name
+        answering.join()
+
+
+def test_a_file_a_pipe_or_nothing_at_its_address_is_refused(opened: ExitStack) -> None:
+    reader, writer = os.pipe()
+    fds = (reader, writer, os.open(__file__, os.O_RDONLY))
     for fd in fds:
         opened.callback(os.close, fd)
-        with pytest.raises(NoSuchMemory):
-            open_memory(MemoryPlace(os.getpid(), fd, memory.place.mark), memory.limit_bytes, takes=False)
+    for handed_out in (*fds, None):
+        with server_with(handed_out) as address, pytest.raises(NoSuchMemory):
+            open_memory(MemoryPlace(address, b"m" * 16), LIMIT_BYTES, takes=False)
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK])
@@ -207,41 +248,61 @@ def test_memory_that_could_be_shortened_is_not_read(opened: ExitStack, seals: in
     os.write(fd, mark)
     os.ftruncate(fd, LIMIT_BYTES)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    with pytest.raises(NoSuchMemory):
-        open_memory(MemoryPlace(os.getpid(), fd, mark), LIMIT_BYTES, takes=False)
+    with server_with(fd) as address, pytest.raises(NoSuchMemory):
+        open_memory(MemoryPlace(address, mark), LIMIT_BYTES, takes=False)
 
 
-def test_another_memory_or_size_or_process_is_refused(opened: ExitStack) -> None:
+def test_a_peer_who_says_nothing_or_too_much_keeps_nobody_else_out_for_long(opened: ExitStack) -> None:
     memory = lender(opened)
-    pid, fd, mark = memory.place
-    wrong = (
-        (MemoryPlace(pid, fd, os.urandom(16)), LIMIT_BYTES),
-        (MemoryPlace(pid, fd, mark), LIMIT_BYTES // 2),
-        (MemoryPlace(pid, fd, mark), 2 * LIMIT_BYTES),
-        (MemoryPlace(pid, 1 << 20, mark), LIMIT_BYTES),
-        (MemoryPlace(1 << 30, fd, mark), LIMIT_BYTES),
-        (MemoryPlace(-1, fd, mark), LIMIT_BYTES),
-    )
-    for place, size_bytes in wrong:
-        with pytest.raises(NoSuchMemory):
-            open_memory(place, size_bytes, takes=False)
+    for said in (b"", b"x", memory.place.mark + b"x" * 10_000):
+        peer = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        peer.connect(memory.place.address)
+        if said:
+            peer.sendall(said)
+
+    def is_open() -> bool:
+        with suppress(NoSuchMemory):
+            return as_read(memory) is not None
+        return False
+
+    eventually(is_open)
 
 
-def test_memory_can_be_read_after_its_owner_was_killed_and_leaves_nothing_behind() -> None:
-    code = (
-        "import sys, time; from torchrelay.shared.processes.shared_memory import LentMemory\n"
-        "memory = LentMemory(1 << 20, until_taken=False); piece = memory.lend(b'last words', 0.0)\n"
-        "print(*memory.place[:2], memory.place.mark.hex(), piece.offset, piece.stamp, flush=True)\n"
-        "time.sleep(99)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+def test_closed_memory_hands_out_nothing() -> None:
+    memory = LentMemory(LIMIT_BYTES, until_taken=False)
+    reader = as_read(memory)
+    piece = lent(memory, b"before")
+    memory.close()
+    with pytest.raises(NoSuchMemory):
+        as_read(memory)
+    assert told(reader, piece).copied() == b"before"
+
+
+#: Lends a few bytes as a process that others can't look into, and says where.
+LENDER = """
+import time
+from torchrelay.shared.processes.private_memory import keep_memory_private
+from torchrelay.shared.processes.shared_memory import LentMemory
+keep_memory_private()
+memory = LentMemory(1 << 20, until_taken=False)
+piece = memory.lend(b"last words", 0.0)
+print(memory.place.address.hex(), memory.place.mark.hex(), piece.offset, piece.stamp, flush=True)
+time.sleep(99)
+"""
+
+
+def test_memory_can_be_read_after_its_owner_was_killed_and_its_address_is_gone() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", LENDER], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     try:
-        pid, fd, mark, offset, stamp = owner.stdout.readline().split()
-        reader = open_memory(MemoryPlace(int(pid), int(fd), bytes.fromhex(mark)), 1 << 20, takes=False)
+        address, mark, offset, stamp = owner.stdout.readline().split()
+        place = MemoryPlace(bytes.fromhex(address), bytes.fromhex(mark))
+        reader = open_memory(place, 1 << 20, takes=False)
     finally:
-        owner.send_signal(signal.SIGKILL)
+        owner.kill()
         owner.wait()
         owner.stdout.close()
     assert reader.piece(int(offset), 10, int(stamp)).copied() == b"last words"
-    assert not os.path.exists(f"/proc/{pid}")
+    with pytest.raises(NoSuchMemory):
+        open_memory(place, 1 << 20, takes=False)
+    assert place.address[1:].decode() not in Path("/proc/net/unix").read_text()

@@ -37,7 +37,7 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.Announced(9 << 20),
     m.Enrol(4, KEY, "n"),
     m.Missed(5),
-    m.OfferMemory("worker", 42, 7, b"m" * 16, 1 << 28, b"w"),
+    m.OfferMemory("worker", b"\0address", b"m" * 16, 1 << 28, b"w"),
     m.ReadsMemory(b"m" * 16),
     m.MemoryEnds(b"m" * 16),
     m.HelloGateway(1, "g", 42),
