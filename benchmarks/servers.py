@@ -248,7 +248,8 @@ def variables(contestant: Contestant, home: Path) -> dict[str, str]:
     }
     temporary = str(home / "tmp")
     path = f"{contestant.path}:{ours.get('PATH', '')}" if contestant.path else ours.get("PATH", "")
-    made = {"PATH": path, "TMPDIR": temporary, "TEMP": temporary}
+    # Its ports are in the settings that both get, but nobody asks there.
+    made = {"PATH": path, "TMPDIR": temporary, "TEMP": temporary, "TORCHRELAY_GRPC": "no"}
     return ours | made | ({"PYTHONPATH": contestant.python_path} if contestant.python_path else {})
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import environments, hardware, processes, wrk
 from benchmarks.environments import Unavailable
+from benchmarks.peers.grpc_load import GrpcLoadFailed
 from benchmarks.peers.launches import CONTESTANTS, needs
 from benchmarks.peers.rows import OURS, ComparisonRow, connections_of
 from benchmarks.peers.started import StartedPeer, started
@@ -36,7 +37,15 @@ from torchrelay.shared.errors import RelayError
 
 CHECK_S = 1.0
 #: What takes one server out of a row and lets the others go on.
-FAILURES = (Unavailable, ServerFailed, wrk.WrkFailed, RelayError, subprocess.SubprocessError, OSError)
+FAILURES = (
+    Unavailable,
+    ServerFailed,
+    wrk.WrkFailed,
+    GrpcLoadFailed,
+    RelayError,
+    subprocess.SubprocessError,
+    OSError,
+)
 
 
 #: Starts a server for a row in a folder.

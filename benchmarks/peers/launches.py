@@ -36,6 +36,8 @@ class PeerLaunch(msgspec.Struct, frozen=True, kw_only=True):
     command: list[str]
     variables: dict[str, str]
     port: int | None
+    #: Where it listens for gRPC, in rows that ask by that.
+    grpc_port: int | None = None
     #: Begins the names of files in /dev/shm that are to be removed when the server has ended.
     shared_memory: str = ""
 
@@ -74,7 +76,10 @@ def _of_archives(contestant: servers.Contestant, row: ComparisonRow, home: Path,
     (home / servers.QUIET_CONFIG).write_text(servers.QUIET_LOG4J)
     command = [*contestant.command, "--model-store", str(store), "--ts-config", "config.properties",
                "--models", f"{dialects.MODEL}={archive.name}"]  # fmt: skip
-    return PeerLaunch(command=command, variables=servers.variables(contestant, home), port=ports[0])
+    variables = servers.variables(contestant, home)
+    if row.is_grpc:
+        variables["TORCHRELAY_GRPC"] = "yes"
+    return PeerLaunch(command=command, variables=variables, port=ports[0], grpc_port=ports[3])
 
 
 def write_archive(row: ComparisonRow, store: Path) -> Path:
@@ -145,19 +150,22 @@ def _triton(row: ComparisonRow, home: Path, plan: RunPlan) -> PeerLaunch:
         (library_folder / file.name).symlink_to(file)
     stub.chmod(0o755)
     (model / "config.pbtxt").write_text(triton_config(row))
-    (port,) = servers.free_ports(1)
+    port, grpc_port = servers.free_ports(2)
     region = f"benchmark-{port}-"
+    grpc = ["--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"] if row.is_grpc else ["--allow-grpc=false"]
     command = [str(triton / "bin" / "tritonserver"), f"--model-repository={model.parent}",
                f"--backend-directory={library_folder.parent}", "--http-address=127.0.0.1",
                f"--http-port={port}",
-               "--allow-grpc=false", "--allow-metrics=false", "--log-info=false", "--log-warning=false",
+               *grpc, "--allow-metrics=false", "--log-info=false", "--log-warning=false",
                f"--backend-config=python,shm-region-prefix-name={region}"]  # fmt: skip
     variables = _model_variables(row, home) | {
         "LD_LIBRARY_PATH": f"{library.parent}:{packages / 'nvidia_pytriton.libs'}",
         # The stub ignores PYTHONPATH, and takes the packages of the first `python3` in PATH.
         "PATH": f"{ENVIRONMENTS['triton'].python.parent}:{environment().get('PATH', '')}",
     }
-    return PeerLaunch(command=command, variables=variables, port=port, shared_memory=region)
+    return PeerLaunch(
+        command=command, variables=variables, port=port, grpc_port=grpc_port, shared_memory=region
+    )
 
 
 def triton_config(row: ComparisonRow) -> str:
@@ -224,7 +232,8 @@ def _role(first: str, roles: dict[str, str], others: str) -> RoleOf:
 CONTESTANTS = {
     OURS: ComparedServer(
         label="torchrelay",
-        options="`serve` with one gateway process; `job_queue_size` 1024; everything else as it comes",
+        options="`serve` with one gateway process, and one for gRPC in its rows; `job_queue_size` 1024;"
+        " everything else as it comes",
         role_of=torchrelay_role,
         prepare=_torchrelay,
     ),
@@ -242,7 +251,8 @@ CONTESTANTS = {
         label="Triton",
         needs=("triton",),
         options="the C++ server 2.51.0 with its plain python backend; `max_batch_size` and `dynamic_batching`"
-        " with `max_queue_delay_microseconds`, neither at batch 1; no gRPC, no metrics, logs errors alone;"
+        " with `max_queue_delay_microseconds`, neither at batch 1; gRPC in its rows alone, by"
+        " `raw_input_contents`; no metrics, logs errors alone;"
         " bytes come as a raw request (`Inference-Header-Content-Length: 0`), numbers as its JSON tensors, a"
         " stream by `generate_stream` of a decoupled model",
         role_of=_role("server (C++)", {STUB: "model worker"}, "other"),

@@ -40,6 +40,8 @@ class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes: int = 64
     connections: tuple[int, ...] = (1, 16, 64)
     takes_part: tuple[str, ...] = SERVERS
+    #: Whether it is asked by gRPC: `connections` are calls in flight then, on one channel.
+    is_grpc: bool = False
     #: A slow model's timed runs are longer by this.
     longer: int = 1
 
@@ -49,6 +51,10 @@ ROWS = (
                   connections=(1, 16, 64, 256)),
     ComparisonRow(key="echo-16", label="64 bytes, batch 16", model="echo", batch_size=16,
                   connections=(1, 16, 64, 256)),
+    ComparisonRow(key="grpc-1", label="64 bytes by gRPC, batch 1", model="echo", batch_size=1,
+                  connections=(16, 64), takes_part=(OURS, "torchserve", "triton"), is_grpc=True),
+    ComparisonRow(key="grpc-16", label="64 bytes by gRPC, batch 16", model="echo", batch_size=16,
+                  connections=(16, 64), takes_part=(OURS, "torchserve", "triton"), is_grpc=True),
     ComparisonRow(key="150k", label="150 kB, batch 16", model="echo", batch_size=16, body_bytes=150_000),
     ComparisonRow(key="5m", label="5 MB, batch 16", model="echo", batch_size=16, body_bytes=5_000_000,
                   connections=(1, 16), longer=2),

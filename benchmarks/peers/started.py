@@ -13,7 +13,7 @@ import msgspec
 import psutil
 
 from benchmarks import processes, servers, wrk
-from benchmarks.peers import answer_check, dialects
+from benchmarks.peers import answer_check, dialects, grpc_load, grpc_messages
 from benchmarks.peers.answer_check import CountedAnswers, Judge
 from benchmarks.peers.dialects import Question
 from benchmarks.peers.launches import ComparedServer, PeerLaunch, encoder_folder
@@ -95,6 +95,9 @@ class StartedPeer:
         """Ask many different questions and look at every answer."""
         if self.launch.port is None:
             return CountedAnswers()
+        if self.row.is_grpc:
+            found = self._by_grpc(questions(self.row), connections, seconds, is_checked=True)
+            return CountedAnswers(found.load.requests, found.wrong, found.example)
         asked = [self._asked(item) for item in questions(self.row)]
         return answer_check.check(self.launch.port, asked, connections, seconds)
 
@@ -104,6 +107,8 @@ class StartedPeer:
             raise self.failed(f"has ended with {self.process.returncode}")
         if self.launch.port is None:
             return self._measure_loop(min(connections, self.row.batch_size), seconds)
+        if self.row.is_grpc:
+            return self._by_grpc(questions(self.row)[:1], connections, seconds).load
         question, _ = self._asked(questions(self.row)[0])
         body = self.home / "body"
         if not body.exists():
@@ -123,6 +128,21 @@ class StartedPeer:
         """Say what went wrong, with the server's last words."""
         words = (self.home / servers.LOG).read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace").strip()
         return servers.ServerFailed(f"{self.server.label} {how}; its last words:\n{words}")
+
+    def _by_grpc(
+        self, asked: Sequence[CheckedItem], in_flight: int, seconds: float, *, is_checked: bool = False
+    ) -> grpc_load.Outcome:
+        plan = grpc_load.GrpcLoad(
+            target=f"127.0.0.1:{self.launch.grpc_port}",
+            method=grpc_messages.method(self.key),
+            in_flight=in_flight,
+            seconds=seconds,
+            requests=tuple(
+                grpc_messages.request(self.key, item, is_batched=self.row.batch_size > 1) for item in asked
+            ),
+            endings=tuple(grpc_messages.ending(item) for item in asked) if is_checked else (),
+        )
+        return grpc_load.measure(plan)
 
     def _measure_loop(self, rows: int, seconds: float) -> Load:
         assert self.process.stdin is not None

@@ -57,5 +57,5 @@ def test_a_sentence_has_so_many_words() -> None:
 
 
 def test_the_published_run_and_the_quick_one_take_no_longer_than_they_should() -> None:
-    assert rows.seconds_expected(ROWS, (*rows.SERVERS, LOOP), PLAN, EXTRA_S) < 25 * 60
+    assert rows.seconds_expected(ROWS, (*rows.SERVERS, LOOP), PLAN, EXTRA_S) < 30 * 60
     assert rows.seconds_expected(chosen(QUICK_ROWS), rows.SERVERS, QUICK_PLAN, EXTRA_S) < 5 * 60
