@@ -17,6 +17,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -338,9 +339,11 @@ class GrpcProcess(Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def load_wsgi(self) -> None:
         """Load what speaks gRPC, where others have their application."""
+        from torchrelay.gateway.grpc.gathering_link import GatheringLink
         from torchrelay.gateway.grpc.grpc_server import GrpcServer
 
-        self.server_class = GrpcServer
+        config = self.app.config
+        self.server = partial(GrpcServer, GatheringLink(config), config, self.notify, NOTIFY_S)
 
     def init_signals(self) -> None:
         """Leave signals to the event loop, but for a hangup that is ignored."""
@@ -352,8 +355,7 @@ class GrpcProcess(Worker):  # type: ignore[misc]  # gunicorn has no types
         """Serve until a signal stops it."""
 
         async def serve() -> None:
-            config = self.app.config
-            await self.server_class(Link(config), config, self.notify, NOTIFY_S).serve()
+            await self.server().serve()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve())

@@ -14,8 +14,8 @@ import grpc
 
 from torchrelay.gateway.calls.model_calls import ModelCalls
 from torchrelay.gateway.grpc import inference_service, listen_addresses, management_service, standard_services
+from torchrelay.gateway.grpc.awaited_clients import AwaitedClients
 from torchrelay.gateway.grpc.grpc_errors import Api
-from torchrelay.gateway.grpc.incoming_calls import IncomingCalls
 from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls
 from torchrelay.gateway.http import certificates
 from torchrelay.gateway.http.access_log import AccessLog
@@ -49,9 +49,10 @@ class GrpcServer:
     _notify_s: float
 
     def __post_init__(self) -> None:
-        self._incoming = IncomingCalls(
+        self._awaited = AwaitedClients(
             self._config.in_flight_limit_jobs + SPARE_CALLS,
             self._config.in_flight_bytes,
+            self._config.unsent_bytes,
             self._config.max_request_size,
         )
         self._access: AccessLog | None = None
@@ -80,7 +81,7 @@ class GrpcServer:
         if self._config.access_log:
             self._access = AccessLog(self._config.access_log, self._config.log_limits)
         await self.link.start()
-        self._servers = self._made(ServedCalls(self.link, self._incoming, self._access))
+        self._servers = self._made(ServedCalls(self.link, self._awaited, self._access))
         for server in self._servers:
             await server.start()
         self._looking = [
@@ -122,7 +123,12 @@ class GrpcServer:
             while True:
                 statm.seek(0)
                 resident = int(statm.read().split()[1]) * page_bytes
-                self._incoming.sweep(clock.monotonic(), resident)
+                now = clock.monotonic()
+                self._awaited.sweep(now, resident)
+                if self._awaited.is_stuck(now) and not self._told.is_set():
+                    facts = {"unsent_bytes": self._awaited.unsent_bytes}
+                    logger.error("gateway.answers_not_taken", extra=facts)  # and another process takes over
+                    self._leave_at_once()
                 await asyncio.sleep(SWEEP_S)
 
     # The two servers

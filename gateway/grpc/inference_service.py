@@ -58,13 +58,13 @@ class InferenceService:
         try:
             while not is_final:
                 body, is_final = await self._part(job)
-                await context.write(PredictionResponse(prediction=body).SerializeToString())
+                await self._calls.write(context, PredictionResponse(prediction=body).SerializeToString())
         finally:
             self._calls.link.forget(job)
 
     async def exchange(self, context: Context) -> None:
         """Answer the requests of sequences as they come, each by itself: a failure of one ends no other."""
-        stream = _Stream(context)
+        stream = _Stream(self._calls, context)
         ended: CallRefused | None = None
         async with asyncio.TaskGroup() as answering:
             try:
@@ -142,7 +142,8 @@ class InferenceService:
 class _Stream:
     """What goes out on a stream, from several tasks, one after the other."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, calls: ServedCalls, context: Context) -> None:
+        self._calls = calls
         self.room = asyncio.Semaphore(STREAM_LIMIT_REQUESTS)
         self._context = context
         self._turn = asyncio.Lock()
@@ -150,4 +151,4 @@ class _Stream:
     async def write(self, answer: PredictionResponse) -> None:
         """Send an answer when those before have gone."""
         async with self._turn:
-            await self._context.write(answer.SerializeToString())
+            await self._calls.write(self._context, answer.SerializeToString())

@@ -12,12 +12,14 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from torchrelay.gateway.grpc.awaited_clients import AwaitedClient, AwaitedClients, UnsentAnswer
 from torchrelay.gateway.grpc.grpc_errors import Api, CallRefused, GrpcRefusal, busy, refusal
-from torchrelay.gateway.grpc.incoming_calls import IncomingCall, IncomingCalls
 from torchrelay.gateway.http.access_log import AccessLog
 from torchrelay.gateway.link import Link
 from torchrelay.shared import clock, errors
 
+#: Up to this grpc takes an answer over, whether or not its client reads.
+SENT_AT_ONCE_BYTES = 64 * 1024
 #: In quotes, since grpc's classes have parameters for type checkers alone.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
@@ -34,14 +36,17 @@ class ServedCalls:
     """Makes what grpc calls for each method."""
 
     link: Link
-    _incoming: IncomingCalls
+    _awaited: AwaitedClients
     _access: AccessLog | None
 
     def unary(self, api: Api, method: str, answer: Unary) -> Method:
         """Serve a method with one request and one answer."""
 
         async def read_and_answer(context: Context) -> bytes:
-            return await answer(await self.request(context), context)
+            answered = await answer(await self.request(context), context)
+            if len(answered) > SENT_AT_ONCE_BYTES:
+                self._count_until_sent(len(answered))
+            return answered
 
         async def serve(_: object, context: Context) -> bytes:
             return await self._serve(api, method, context, read_and_answer)
@@ -67,21 +72,37 @@ class ServedCalls:
         """Read a request; None at their end."""
         task = asyncio.current_task()
         assert task is not None
-        call = IncomingCall(task.cancel, clock.monotonic(), is_stream)
-        self._incoming.wait(call)
+        client = AwaitedClient(task.cancel, clock.monotonic(), is_stream)
+        self._awaited.wait_for(client)
         try:
             data = await context.read()
         except asyncio.CancelledError:
-            if not call.reason:
+            if not client.reason:
                 raise
             task.uncancel()
-            refused = errors.RequestTimeout("The request was not read to its end.", call.reason)
-            raise CallRefused(
-                GrpcRefusal(grpc.StatusCode.RESOURCE_EXHAUSTED, refused.message, "", refused)
-            ) from None
+            error = errors.RequestTimeout("The request was not read to its end.", client.reason)
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+            raise CallRefused(GrpcRefusal(code, error.message, "", error)) from None
         finally:
-            self._incoming.arrived(call)
+            self._awaited.waits_no_more(client)
         return data if isinstance(data, bytes) else None
+
+    async def write(self, context: Context, answer: bytes) -> None:
+        """Send a message of a stream of answers."""
+        unsent = UnsentAnswer(len(answer), clock.monotonic())
+        self._awaited.send(unsent)
+        try:
+            await context.write(answer)
+        finally:
+            self._awaited.sent(unsent)
+
+    def _count_until_sent(self, size: int) -> None:
+        """Count an answer until the call's task, which goes on to send it, has ended."""
+        task = asyncio.current_task()
+        assert task is not None
+        unsent = UnsentAnswer(size, clock.monotonic())
+        self._awaited.send(unsent)
+        task.add_done_callback(lambda _: self._awaited.sent(unsent))
 
     async def _serve(
         self, api: Api, method: str, context: Context, answer: Callable[[Context], Awaitable[T]]
@@ -89,24 +110,20 @@ class ServedCalls:
         """Let a call in and await its answer; end it as an error says."""
         started = clock.monotonic()
         code = grpc.StatusCode.CANCELLED
-        self._incoming.calls += 1
+        self._awaited.calls += 1
         try:
-            try:
-                self._let_in(api, context, started)
-                answered = await answer(context)
-                code = grpc.StatusCode.OK
-                return answered
-            except errors.RelayError as error:
-                if isinstance(error, errors.TooManyWrongKeys):
-                    await self.link.hold_back()
-                refused = refusal(error, api)
-            except CallRefused as ended:
-                refused = ended.refusal
+            self._let_in(api, context, started)
+            answered = await answer(context)
+            code = grpc.StatusCode.OK
+            return answered
+        except (errors.RelayError, CallRefused) as error:
+            if isinstance(error, errors.TooManyWrongKeys):
+                await self.link.hold_back()
+            refused = error.refusal if isinstance(error, CallRefused) else refusal(error, api)
             code = refused.code
-            # Without a cause: whoever keeps what abort raises would keep the request.
             await context.abort(code, refused.description, refused.metadata())
         finally:
-            self._incoming.calls -= 1
+            self._awaited.calls -= 1
             if self._access is not None:
                 host, port = client_of(context)
                 took_s = clock.monotonic() - started
@@ -116,7 +133,7 @@ class ServedCalls:
         """Raise for a call without its key, and for one too many."""
         if self.link.asks_for_keys:
             self.link.authorise(api, authorization(context), client_of(context)[0])
-        if not self._incoming.has_room(now):
+        if not self._awaited.has_room(now):
             raise busy(
                 errors.ServiceUnavailable("The gateway is busy.", "it has as many calls as it may have")
             )

@@ -44,7 +44,7 @@ class Client:
     @property
     def calls(self) -> int:
         """How many calls the server has."""
-        return self.server._incoming.calls
+        return self.server._awaited.calls
 
     def upload(self, **options: Any) -> Any:
         """Begin a prediction and send no request."""

@@ -11,16 +11,13 @@ import pytest
 import trustme
 
 from tests.gateway.fakes import FakeLink, echo
+from tests.gateway.grpc.raw_http2 import GOAWAY, PING, PREFACE, SETTINGS, first
 from tests.gateway.grpc.serving import INFERENCE, healthy, refused, served
 from tests.support import eventually_async
 from torchrelay.gateway.grpc.protos import inference_pb2 as pb
 
 #: The frame that ends a connection says why: too many pings.
 ENHANCE_YOUR_CALM = (11).to_bytes(4, "big")
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = bytes(3) + b"\x04\x00" + bytes(4)
-PING = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
-GOAWAY = 7
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +101,6 @@ async def ended(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-async def frames(reader: asyncio.StreamReader, wanted: int) -> bytes:
-    """Return the payload of the first frame of a kind that comes."""
-    while True:
-        head = await reader.readexactly(9)
-        payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
-        if head[3] == wanted:
-            return payload
-
-
 async def test_a_connection_that_is_old_is_ended_between_calls() -> None:
     async with served(
         grpc_inference_max_connection_age_ms=200, grpc_inference_max_connection_age_grace_ms=30_000
@@ -120,7 +108,7 @@ async def test_a_connection_that_is_old_is_ended_between_calls() -> None:
         host, _, port = client.addresses["inference"].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(PREFACE + SETTINGS)
-        assert await asyncio.wait_for(frames(reader, GOAWAY), 60)
+        assert await asyncio.wait_for(first(reader, GOAWAY), 60)
         writer.close()
         # Those of a client go over to the next connection by themselves.
         for _ in range(20):
@@ -140,7 +128,7 @@ async def test_a_client_that_pings_all_the_time_is_sent_away() -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(PREFACE + SETTINGS)
         writer.write(PING * 20)
-        assert ENHANCE_YOUR_CALM in await asyncio.wait_for(frames(reader, GOAWAY), 60)
+        assert ENHANCE_YOUR_CALM in await asyncio.wait_for(first(reader, GOAWAY), 60)
         writer.close()
         assert (await client.predict()).prediction == b"x"
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from tests.gateway.fakes import FakeLink
+from tests.gateway.grpc import raw_http2
 from tests.gateway.grpc.serving import INFERENCE, Client, healthy, refused, served
 from tests.support import eventually_async
 from torchrelay.gateway import auth
 from torchrelay.gateway.grpc import grpc_server
 from torchrelay.gateway.grpc.protos import inference_pb2 as pb
 from torchrelay.gateway.grpc.protos import management_pb2
+from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
 KEYS = {"inference": "the-key-of-inference", "management": "the-key-of-management"}
@@ -91,7 +93,7 @@ async def test_a_call_that_sends_nothing_is_ended_and_one_that_is_answered_is_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grpc_server, "SWEEP_S", 0.01)
-    monkeypatch.setattr("torchrelay.gateway.grpc.incoming_calls.BEGIN_S", 0.1)
+    monkeypatch.setattr("torchrelay.gateway.grpc.awaited_clients.BEGIN_S", 0.1)
     async with served(max_request_size=1024) as client:
         call = client.upload()
         idle = client.exchange()
@@ -110,7 +112,7 @@ async def _done(call: Any) -> Any:
 
 async def test_too_many_calls_are_refused_and_silent_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "SPARE_CALLS", 2)
-    monkeypatch.setattr("torchrelay.gateway.grpc.incoming_calls.SHORT_WAIT_S", 0.0)
+    monkeypatch.setattr("torchrelay.gateway.grpc.awaited_clients.SHORT_WAIT_S", 0.0)
     async with served(replies=replies, in_flight_limit_jobs=1) as client:
         # A connection has no more streams than that, so that the call that is one too many comes on another.
         silent = [client.upload() for _ in range(3)]
@@ -119,3 +121,22 @@ async def test_too_many_calls_are_refused_and_silent_ones_make_room(monkeypatch:
         assert (await refused(page(client, None)))[0] == "UNAVAILABLE"
         assert all("RESOURCE_EXHAUSTED" in str(one) for one in await ends)
         await page(client, None)
+
+
+@pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
+async def test_a_process_that_is_full_of_answers_that_nobody_takes_leaves_to_be_replaced(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(grpc_server, "SWEEP_S", 0.01)
+    monkeypatch.setattr("torchrelay.gateway.grpc.awaited_clients.BEGIN_S", 0.0)
+    large = codec.Response(200, "", (), bytes(1 << 20))
+    request = pb.PredictionsRequest(model_name="m", input={"body": b"x"}).SerializeToString()
+    async with served(lambda *_: [large, large], unsent_limit_bytes=1024, graceful_timeout_s=1) as client:
+        monkeypatch.setattr("torchrelay.gateway.grpc.awaited_clients.LEAST_BYTES_PER_S", 1 << 24)
+        host, _, port = client.addresses["inference"].rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(raw_http2.call(INFERENCE + method, request))
+        await eventually_async(client.server._told.is_set)
+        assert (await refused(client.predict()))[0] == "UNAVAILABLE"
+        writer.close()
+        await eventually_async(lambda: client.server._awaited.unsent_bytes == 0)
