@@ -18,7 +18,8 @@ HOLD_CHANCE_MIN, HOLD_CHANCE_MAX = 0.1, 0.5
 #: So that a few jobs that do come are enough, however long none did.
 CHANCE_MIN = 0.05
 #: Part of a batch's time for which one is held at most. In simulations, with Poisson arrivals and with 1 to
-#: 40 clients, a half costs 40 % more latency at half of the capacity, and no more is answered.
+#: 40 clients, a half costs 20 % more latency at half of the capacity, the whole of it 140 %, and no more is
+#: answered.
 HOLD_SHARE = 0.25
 #: It may be so long in any case: a message less is worth it.
 SHORT_HOLD_S = 0.001

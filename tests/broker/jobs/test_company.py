@@ -255,8 +255,8 @@ def test_with_jobs_that_come_by_themselves_latency_is_no_worse_than_by_torchserv
     assert ours[2] <= 1.1 * torchserves[2]
 
 
-@pytest.mark.parametrize("delay_s", [0.001, 0.05, 0.1])
-@pytest.mark.parametrize("clients", [1, 2, 3, 8, 15, 16, 17, 24])
+@pytest.mark.parametrize("delay_s", [0.001, 0.1])
+@pytest.mark.parametrize("clients", [1, 3, 8, 15, 16, 24])
 @pytest.mark.parametrize("spread_s", [0.0005, 0.0015])
 @pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 def test_with_clients_that_wait_for_their_answers_as_many_are_answered_as_by_torchserves_rule(
