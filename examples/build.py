@@ -3,6 +3,7 @@
 What is newer than its sources is left alone.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -78,4 +79,6 @@ def main(store):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "models"))
+    parser = argparse.ArgumentParser(description="Builds the example archives into a model store.")
+    parser.add_argument("store", nargs="?", type=Path, default=Path("models"), help="its folder; %(default)s")
+    main(parser.parse_args().store)
