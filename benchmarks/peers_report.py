@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from benchmarks import peer_targets
 from benchmarks.results import PeerPoint, PeerResults, PeerRow
 from benchmarks.tables import cpu_by_role, table
 
@@ -34,8 +35,10 @@ How to read this:
 
 def render(results: PeerResults) -> str:
     """Write the section."""
-    sections = [_top(results), _ratios(results), _checks(results), _absences(results), _details(results),
-                _cpu(results), _memory(results), HOW_TO_READ]  # fmt: skip
+    sections = [
+        _top(results), peer_targets.render(results), _ratios(results), _checks(results), _absences(results),
+        _details(results), _cpu(results), _memory(results), HOW_TO_READ,
+    ]  # fmt: skip
     return "\n\n".join(section for section in sections if section)
 
 
