@@ -66,9 +66,9 @@ A lone request takes much longer than so many instructions do: while it waits fo
 its code, its data and above all the core's predictions of branches gone. The gateway's share, repeated by
 itself, takes 34 us; where four processes do it in turns on one core, 108 us; where these have Python's
 library at the same addresses, 70 to 84 us. For whole servers started so (`setarch -R`), a lone request's p50
-went from 0.66 to 0.54 ms, with a fifth less CPU. So for one request it counts how much different code is run,
-not how often. Its messages wake twelve threads: between bare sockets, without any of our code, that takes
-0.2 ms.
+went from 0.66 to 0.54 ms, with 16 to 20 % less CPU. So for one request it counts how much different code is
+run, not how often. Its messages wake twelve threads: between bare sockets, without any of our code, that
+takes 0.2 ms.
 
 What was tried, and did not show in CPU time or p50 on two cores: looking for messages again and again before
 sleeping, leaving the core to others in between (1.7 times the CPU, the same p50); polling the sockets' file
