@@ -147,10 +147,10 @@ class GrpcServer:
         made = []
         for api, name, handlers in services:
             server = grpc.aio.server(options=self._options(api))
-            server.add_registered_method_handlers(name, handlers)
-            server.add_generic_rpc_handlers((Unknown(),))
+            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
             standard_services.add_health(server, self.link, name)
             standard_services.add_reflection(server, [name])
+            server.add_generic_rpc_handlers((Unknown(),))  # last: it takes whatever comes
             address = self.addresses()[f"grpc_{api}_port"]
             if credentials is None:
                 server.add_insecure_port(address)

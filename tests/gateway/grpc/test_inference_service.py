@@ -99,7 +99,7 @@ async def test_a_refusal_says_why_and_when_to_try_again_where_grpcs_libraries_lo
     async with served(lambda *_: busy) as client:
         call = client.predict()
         await refused(call)
-        trailing = dict(await call.trailing_metadata())
+        trailing = {name: value for name, value in await call.trailing_metadata()}  # noqa: C416  # no dict
         assert trailing["grpc-retry-pushback-ms"] == "7000"
         status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
         about, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
