@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from torchrelay.gateway.calls import model_calls
 from torchrelay.gateway.calls.prediction_jobs import failure, require_bounds
@@ -71,7 +72,10 @@ class InferenceService:
                 while (data := await self._calls.next_request(context)) is not None:
                     request = parsed(OrderedPredictionsRequest, data)
                     await stream.room.acquire()
-                    answering.create_task(self._answer_one(request, self._begin(request, context), stream))
+                    job = self._begin(request, context)
+                    task = answering.create_task(self._answer_one(request, job, stream))
+                    if isinstance(job, Waiter):  # not by the task itself, which may end before it has begun
+                        task.add_done_callback(partial(self._forget, job))
             except CallRefused as refused:
                 ended = refused  # once what came before is answered
         if ended is not None:
@@ -80,6 +84,7 @@ class InferenceService:
     def _begin(self, request: OrderedPredictionsRequest, context: Context) -> "Waiter[Answer] | GrpcRefusal":
         """Submit a request of a stream at once: those of a sequence keep their order."""
         try:
+            self._calls.check_key("inference", context)  # again: a stream may outlive its key
             if request.model_name and not request.sequence_id:
                 raise errors.BadRequest("Parameter sequenceId is required.")
             return self._submit(request, context)
@@ -106,8 +111,9 @@ class InferenceService:
             await stream.write(PredictionResponse(sequence_id=sequence, status=ended.refusal.status()))
         finally:
             stream.room.release()
-            if not isinstance(job, GrpcRefusal):
-                self._calls.link.forget(job)
+
+    def _forget(self, job: Waiter[Answer], _task: object) -> None:
+        self._calls.link.forget(job)
 
     def _submit(self, request: OrderedPredictionsRequest, context: Context) -> Waiter[Answer]:
         """Have a job done. Raises BadRequest, and CallRefused for want of room."""

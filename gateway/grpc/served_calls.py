@@ -129,10 +129,14 @@ class ServedCalls:
                 took_s = clock.monotonic() - started
                 self._access.note(host, port, f"gRPC {method} HTTP/2.0", code.value[0], took_s)
 
-    def _let_in(self, api: Api, context: Context, now: float) -> None:
-        """Raise for a call without its key, and for one too many."""
+    def check_key(self, api: Api, context: Context) -> None:
+        """Raise for a call without its key, as `Link.authorise` does."""
         if self.link.asks_for_keys:
             self.link.authorise(api, authorization(context), client_of(context)[0])
+
+    def _let_in(self, api: Api, context: Context, now: float) -> None:
+        """Raise for a call without its key, and for one too many."""
+        self.check_key(api, context)
         if not self._awaited.has_room(now):
             raise busy(
                 errors.ServiceUnavailable("The gateway is busy.", "it has as many calls as it may have")

@@ -72,6 +72,19 @@ async def test_a_guesser_is_told_to_wait() -> None:
         await ping(client, KEYS["inference"])
 
 
+async def test_a_stream_does_nothing_more_when_its_key_has_ended() -> None:
+    request = pb.PredictionsRequest(model_name="m", input={"body": b"x"}, sequence_id="a")
+    async with served(link_type=Keyed, token_authorization=True) as client:
+        call = client.exchange(metadata=bearer(KEYS["inference"]))
+        await call.write(request)
+        assert (await call.read()).prediction == b"x"
+        client.link._session.keys.replace((), now=0.0)
+        await call.write(request)
+        assert (await call.read()).status.message == NO_KEY
+        assert len(client.link.submitted) == 1
+        call.cancel()
+
+
 async def test_while_the_keys_are_not_known_a_call_may_come_again() -> None:
     async with served(token_authorization=True) as client:
         assert (await refused(ping(client, "a-key")))[0] in ("UNAVAILABLE", "INTERNAL")
