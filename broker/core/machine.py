@@ -331,11 +331,12 @@ class BrokerCore:
                     return
                 parts = split_frames([item.frames for item in message.items], frames)
                 self.jobs.streamed(worker, message, parts, now)
+            case m.CompletedInRow(batches):
+                counts = [sum([item.frames for item in done.items]) for done in batches]
+                for done, its_frames in zip(batches, split_frames(counts, frames), strict=True):
+                    self._completed(worker, peer, done, its_frames, now)
             case _ if frames:
                 self._refuse(peer, message, "carries no frames")
-            case m.CompletedInRow(batches):
-                for done in batches:
-                    self._completed(worker, peer, done, (), now)
             case m.WorkerBeat():
                 worker.answers.told(message.serial)
                 self._ask_for_missed(worker, peer)

@@ -25,6 +25,7 @@ from torchrelay.broker.jobs.sequences import SequenceQueue
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import VersionRecord
+from torchrelay.shared.wire.codec import go_by_socket
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +112,7 @@ class Dispatch(JobsPart):
             if (held := len(worker.leases)) and (
                 held >= limit
                 or len(queue.row) < record.batch_size
-                or (held > 1 and queue.row.first.frames)  # what is large takes its time on the way
+                or (held > 1 and go_by_socket(queue.row.first.frames))
             ):
                 break
             hold_s = _hold_s(queue, queue.row.first, len(queue.row), record, now)

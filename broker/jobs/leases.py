@@ -16,7 +16,7 @@ from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
 from torchrelay.shared.recent_peak import recent_peak
 from torchrelay.shared.wire import messages as m
-from torchrelay.shared.wire.codec import Frame, WireError
+from torchrelay.shared.wire.codec import Frame, WireError, go_by_socket
 
 #: What is said of a batch that its worker doesn't have.
 LOST = "the batch was lost on its way"
@@ -353,6 +353,6 @@ class Leases(JobsPart):
 
 def _go_together(lease: Lease, before: Sequence[Lease]) -> bool:
     """Tell whether a batch may be in one message with those before it."""
-    if not lease.is_in_order or lease.is_describe or any(job.frames for job in lease.jobs):
+    if not lease.is_in_order or lease.is_describe or any(go_by_socket(job.frames) for job in lease.jobs):
         return False
     return len(lease.jobs) + sum(len(one.jobs) for one in before) <= ASSIGN_LIMIT_JOBS

@@ -323,6 +323,11 @@ def opened(frame: Frame) -> PayloadOrPiece:
     return frame if isinstance(frame, Piece) else memoryview(frame)  # type: ignore[arg-type]
 
 
+def go_by_socket(frames: Sequence[Frame]) -> bool:
+    """Tell whether any of these frames takes its time on the way; those that are lent don't."""
+    return any(not isinstance(frame, Piece) for frame in frames)
+
+
 def payload(frame: PayloadOrPiece) -> Payload:
     """Return what a frame holds. Raises WireError where it lay in memory, and isn't there any more."""
     if not isinstance(frame, Piece):

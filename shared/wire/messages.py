@@ -257,7 +257,7 @@ class Completed(Message, frozen=True):
 
 
 class CompletedInRow(Message, frozen=True):
-    """Batches that were done shortly one after the other, in this order; none of their answers has frames."""
+    """Batches that were done shortly one after the other, in this order, with all their frames."""
 
     batches: f.OfOneTurn[Completed]
 

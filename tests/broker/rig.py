@@ -53,6 +53,7 @@ from torchrelay.shared.errors import ModelNotFound, RelayError
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.codec import Frame
 from torchrelay.shared.wire.curve import KeyPair
 from torchrelay.shared.wire.fields import KeyedApi
 
@@ -213,13 +214,13 @@ class Rig:
             pending = results
 
     def say(
-        self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
+        self, peer: bytes, message: m.Message, frames: Sequence[Frame] = (), epoch: int | None = None
     ) -> None:
         is_hello = isinstance(message, m.Hello)
         self.feed(self.event(peer, message, frames, 0 if is_hello and epoch is None else epoch))
 
     def event(
-        self, peer: bytes, message: m.Message, frames: Sequence[bytes] = (), epoch: int | None = None
+        self, peer: bytes, message: m.Message, frames: Sequence[Frame] = (), epoch: int | None = None
     ) -> Received | Garbled:
         """Make the event of a message that has been through the wire's codec, as the server does."""
         head = codec.encode(message, self.epoch if epoch is None else epoch)
@@ -268,7 +269,7 @@ class Rig:
                 assert epoch == self.epoch
                 if isinstance(decoded, m.Assign):
                     self.sent_together.append(decoded.leases)
-                own = tuple(bytes(f) for f in frames)  # type: ignore[call-overload]  # test frames are bytes
+                own = tuple(bytes(codec.payload(codec.opened(f))) for f in frames)
                 for one in batch_by_batch(decoded):
                     self._note_sent(peer, one)
                     if not isinstance(one, m.Beat):

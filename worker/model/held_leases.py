@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from itertools import chain, islice
 from math import inf
+from typing import TypeGuard
 
 import msgspec
 
@@ -220,17 +221,19 @@ class HeldLeases:
             return None
         self._going = 1
         first, frames = self._outbox[0]
-        if len(self._outbox) == 1 or frames or not isinstance(first, m.Completed):
+        if len(self._outbox) == 1 or not _may_go_in_row(first, frames):
             return first, frames
-        room = codec.INLINE_TOTAL_LIMIT_BYTES - _size(first, ())
-        row = [first]
+        room = codec.INLINE_TOTAL_LIMIT_BYTES - _head_size(first)
+        row, of_all = [first], list(frames)
         for message, its_frames in islice(self._outbox, 1, ROW_LIMIT):
-            room -= _size(message, its_frames)
-            if room < 0 or its_frames or not isinstance(message, m.Completed):
+            room -= _head_size(message)
+            is_full = room < 0 or len(of_all) + len(its_frames) > codec.FRAMES_LIMIT
+            if is_full or not _may_go_in_row(message, its_frames):
                 break
             row.append(message)
+            of_all += its_frames
         self._going = len(row)
-        return (first if len(row) == 1 else m.CompletedInRow(tuple(row))), frames
+        return (first if len(row) == 1 else m.CompletedInRow(tuple(row))), of_all
 
     def sent(self) -> None:
         """Take note that the next message has been sent."""
@@ -300,5 +303,15 @@ def _jobs(batch: Batch) -> tuple[m.HeldJob, ...]:
     return tuple(m.HeldJob(job.gateway, job.number, job.sequence) for job in batch.jobs)
 
 
+def _may_go_in_row(
+    message: m.Completed | m.Streamed, frames: Sequence[PayloadOrPiece]
+) -> TypeGuard[m.Completed]:
+    return isinstance(message, m.Completed) and not (frames and codec.go_by_socket(frames))
+
+
+def _head_size(message: m.Completed | m.Streamed) -> int:
+    return sum([len(item.meta) for item in message.items])
+
+
 def _size(message: m.Completed | m.Streamed, frames: Sequence[PayloadOrPiece]) -> int:
-    return sum([len(item.meta) for item in message.items]) + sum(map(len, frames))
+    return _head_size(message) + sum(map(len, frames))

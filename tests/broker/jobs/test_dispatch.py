@@ -1,11 +1,15 @@
 """Which worker gets a job, by mode of batching; for sequences see test_sequences."""
 
+from collections.abc import Iterator
+from contextlib import closing
+
 import pytest
 
 from tests.broker.jobs.test_jobs import ASYNC, CONTINUOUS, answers, refusals
 from tests.broker.rig import GATEWAY, NODE, Rig
 from torchrelay.broker.core.events import Unreachable
 from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.processes.shared_memory import LentMemory, Piece
 from torchrelay.shared.wire import messages as m
 
 
@@ -262,3 +266,48 @@ def test_answers_in_a_row_are_taken_each_by_itself() -> None:
     rig.say(worker, m.CompletedInRow((done[0], done[0], done[1], done[2])))
     assert [item.job for item in answers(rig)] == [1, 2, 3]
     assert rig.core.stats.stale_results == 1
+
+
+@pytest.fixture
+def piece() -> Iterator[Piece]:
+    with closing(LentMemory(1 << 20, until_taken=True)) as memory:
+        lent = memory.lend(b"large", 0.0)
+        assert lent is not None
+        yield lent
+
+
+def test_of_large_jobs_that_are_lent_as_many_are_sent_ahead_as_of_small_ones(piece: Piece) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0004)
+    rig.sent_together.clear()
+    items = tuple(m.SubmitItem(job, "m", None, False, b"meta-%d" % job, 1) for job in range(1, 5))
+    rig.say(GATEWAY, m.Submit(items), [piece] * 4)
+    assert [len(leases) for leases in rig.sent_together] == [4]
+
+
+def test_answers_in_a_row_have_their_own_frames(piece: Piece) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    run_one(rig, worker, 0, 0.0004)
+    answers(rig)
+    rig.submit(1, 2, 3)
+    batches = rig.take(worker, m.Assign)
+    rig.leases[worker].clear()
+    done = tuple(
+        m.Completed(batch.lease, 100, (m.CompletedItem(200, batch.items[0].meta, frames),))
+        for batch, frames in zip(batches, (1, 0, 2), strict=True)
+    )
+    rig.say(worker, m.CompletedInRow(done), [piece, piece, piece])
+    assert [(item.job, item.frames) for item in answers(rig)] == [(1, 1), (2, 0), (3, 2)]
+
+
+def test_answers_in_a_row_whose_frames_do_not_add_up_are_not_understood(piece: Piece) -> None:
+    rig = Rig()
+    (worker,) = rig.ready_rig(batch_size=1)
+    rig.submit(1)
+    (batch,) = rig.take(worker, m.Assign)
+    done = m.Completed(batch.lease, 100, (m.CompletedItem(200, batch.items[0].meta, 1),))
+    rig.say(worker, m.CompletedInRow((done,)), [piece, piece])
+    assert len(rig.take(worker, m.Misunderstood)) == 1
+    assert answers(rig) == []

@@ -1,9 +1,11 @@
+from contextlib import closing
 from math import inf
 
 import pytest
 
+from torchrelay.shared.processes.shared_memory import LentMemory
 from torchrelay.shared.wire import messages as m
-from torchrelay.shared.wire.codec import WireError
+from torchrelay.shared.wire.codec import PayloadOrPiece, WireError
 from torchrelay.worker.model import held_leases
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases, batches_of
 
@@ -263,7 +265,7 @@ def test_serials_go_on_from_what_was_said_in_the_hello_when_the_broker_has_it_fo
     assert [message.serial for message in sent(leases)] == [1, 2]
 
 
-def answered(leases: HeldLeases, *numbers: int, frames: tuple[bytes, ...] = ()) -> None:
+def answered(leases: HeldLeases, *numbers: int, frames: tuple[PayloadOrPiece, ...] = ()) -> None:
     for number in numbers:
         leases.assigned(batch(number))
         leases.next_batch()
@@ -284,6 +286,22 @@ def test_answers_that_wait_go_out_in_a_row_but_for_those_with_frames() -> None:
     assert isinstance(messages[0], m.CompletedInRow)
     assert [done.lease for done in messages[0].batches] == [1, 2]
     assert leases.held == ()
+
+
+def test_answers_whose_frames_are_lent_go_in_a_row_with_others() -> None:
+    with closing(LentMemory(1 << 20, until_taken=True)) as memory:
+        lent = memory.lend(b"large", 0.0)
+        assert lent is not None
+        leases = HeldLeases()
+        answered(leases, 1, frames=(lent,))
+        answered(leases, 2)
+        answered(leases, 3, frames=(lent, lent))
+        answered(leases, 4, frames=(lent, b"sent"))
+        first = leases.first()
+        assert first is not None
+        row, frames = first
+        assert isinstance(row, m.CompletedInRow)
+        assert ([done.lease for done in row.batches], frames) == ([1, 2, 3], [lent, lent, lent])
 
 
 def test_a_row_of_answers_is_bounded_in_number_and_bytes() -> None:
