@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.compatibility import expected, more_cases, replaying
+from tests.compatibility import expected, grpc_cases, more_cases, replaying
 
 
 def test_the_documented_differences_are_of_cases_that_are_asked() -> None:
-    asked = {(group, case["name"]) for group, _, listed in more_cases.FILES for case in listed}
+    files = (*more_cases.FILES, *grpc_cases.FILES)
+    asked = {(group, case["name"]) for group, _, listed in files for case in listed}
     named = {(transcript, case) for transcript, found in expected.EXPECTED.items() for case in found}
     assert named <= asked
 
