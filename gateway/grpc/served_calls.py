@@ -136,7 +136,10 @@ class ServedCalls:
 
     def _let_in(self, api: Api, context: Context, now: float) -> None:
         """Raise for a call without its key, and for one too many."""
-        self.check_key(api, context)
+        try:
+            self.check_key(api, context)
+        except errors.ServiceUnavailable as error:  # the keys are not known yet
+            raise busy(error) from error
         if not self._awaited.has_room(now):
             raise busy(
                 errors.ServiceUnavailable("The gateway is busy.", "it has as many calls as it may have")

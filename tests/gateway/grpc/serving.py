@@ -100,7 +100,7 @@ async def served(
         enable_grpc=True, grpc_inference_address=address, grpc_management_address=address, **settings
     )
     link = link_type(config, replies, worker, is_away=is_away)
-    server = GrpcServer(link, config, lambda: None, 1.0)
+    server = GrpcServer(link, config, lambda: None, 1.0, _welcome_s=0.0)
     await server.start()
     addresses = {name.split("_")[1]: where for name, where in server.addresses().items()}
     channels = {

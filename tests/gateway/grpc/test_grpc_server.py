@@ -13,8 +13,11 @@ import trustme
 from tests.gateway.fakes import FakeLink, echo
 from tests.gateway.grpc.raw_http2 import GOAWAY, PING, PREFACE, SETTINGS, first
 from tests.gateway.grpc.serving import INFERENCE, healthy, refused, served
+from tests.integration.fleet import own_address
 from tests.support import eventually_async
+from torchrelay.gateway.grpc.grpc_server import GrpcServer
 from torchrelay.gateway.grpc.protos import inference_pb2 as pb
+from torchrelay.shared.settings import GatewaySettings
 
 #: The frame that ends a connection says why: too many pings.
 ENHANCE_YOUR_CALM = (11).to_bytes(4, "big")
@@ -40,6 +43,31 @@ def trusting(authority: trustme.CA) -> grpc.ChannelCredentials:
 
 
 NAMED = (("grpc.ssl_target_name_override", "localhost"),)
+
+
+class LateLink(FakeLink):
+    """A link whose broker welcomes it when the test says so."""
+
+    is_up = False
+
+
+async def test_its_ports_are_open_once_the_broker_has_welcomed_it() -> None:
+    address = own_address()
+    config = GatewaySettings(
+        enable_grpc=True, grpc_inference_address=address, grpc_management_address=address
+    )
+    link, is_running = LateLink(config, healthy, echo), asyncio.Event()
+    server = GrpcServer(link, config, is_running.set, 0.01)
+    starting = asyncio.create_task(server.start())
+    await is_running.wait()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(address, config.grpc_inference_port)
+    assert not starting.done()
+    link.is_up = True
+    await starting
+    _, writer = await asyncio.open_connection(address, config.grpc_inference_port)
+    writer.close()
+    await server.stop()
 
 
 async def test_with_a_certificate_it_speaks_tls_and_nothing_else(

@@ -155,12 +155,14 @@ def test_a_wake_that_comes_after_its_call_was_answered_ends_no_reader(reader: Ou
 
 async def test_all_that_was_printed_last_is_heard_though_it_is_much(reader: OutputReader) -> None:
     heard = Heard(reader)
-    has_room = threading.Event()
+    is_busy, has_room = threading.Event(), threading.Event()
 
     def wait_for_room() -> None:
+        is_busy.set()
         has_room.wait(CLOSE_S)
 
     reader.call(wait_for_room)
+    eventually(is_busy.is_set)  # it follows the pipes before that, and would read what comes
     os.write(heard.ends["stdout"], b"\n" * PIPE_BYTES)
     last = heard.output.close()
     assert last == ("",) * LINES_KEPT, "known at once, whatever the reader has to do"
