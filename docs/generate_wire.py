@@ -24,7 +24,8 @@ HEAD = """\
 <!-- Written by docs/generate_wire.py from shared/wire and broker/core/states.py; change those. -->
 
 What gateways, nodes and workers say to the broker, and it to them. Only the broker listens; the others dial
-out and never speak to each other. [The architecture](architecture.md) says which part does what.
+out and never speak to each other, but for memory that is lent on one host. [The
+architecture](architecture.md) says which part does what.
 
 - **A message** is `[head][frame 0][frame 1]...` on a ZeroMQ socket (DEALER to ROUTER). The head is a prefix
   of {prefix} bytes (wire version {wire_version}, kind, flags, the broker's epoch; big-endian)
