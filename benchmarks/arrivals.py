@@ -101,12 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
-    file = file_of(options)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    print(arrivals_report.render(results))
-    if file.resolve() == arrivals_report.RESULTS.resolve():
-        report.main()
+    report.publish(results, file_of(options), arrivals_report.render(results), arrivals_report.RESULTS)
     lost = sum(point.asked - point.answered for point in results.points)
     if lost:
         print(f"{lost} requests had no right answer", file=sys.stderr)

@@ -17,11 +17,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import msgspec
-
 from benchmarks import fleets_report, hardware, report
 from benchmarks.core import ARCHIVE, BODY, EPOCH
-from benchmarks.results import FleetResults, FleetRow
+from benchmarks.results import FleetResults, FleetRow, as_json
 from torchrelay.broker.core import metrics_config
 from torchrelay.broker.core.effects import Send
 from torchrelay.broker.core.events import Event, Received
@@ -296,7 +294,7 @@ def main() -> None:
             machine=hardware.look(None),
             rows=tuple(rows),
         )
-        options.results.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        options.results.write_bytes(as_json(results))
         if options.results.resolve() == fleets_report.RESULTS.resolve():
             report.main()
 

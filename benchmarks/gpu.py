@@ -88,12 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*FAILURES, httpx.HTTPError, msgspec.DecodeError) as error:
         print(error, file=sys.stderr)
         return 1
-    file = file_of(options)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    print(gpu_report.render(results))
-    if file.resolve() == gpu_report.RESULTS.resolve():
-        report.main()
+    report.publish(results, file_of(options), gpu_report.render(results), gpu_report.RESULTS)
     errors = sum(point.load.errors for point in results.points)
     if results.wrong or errors:
         print(f"{results.wrong} answers were wrong, {errors} requests failed", file=sys.stderr)

@@ -27,8 +27,10 @@ from benchmarks.results import (
     PeerResults,
     Point,
     ProcessFacts,
+    Record,
     Results,
     StartupResults,
+    as_json,
 )
 from benchmarks.tables import cpu_by_role, table
 
@@ -99,7 +101,7 @@ def write(results: Results, raw: Path, report: Path) -> None:
     """
     for path in (raw, report):
         path.parent.mkdir(parents=True, exist_ok=True)
-    raw.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    raw.write_bytes(as_json(results))
     encryption = _beside(raw, encryption_report.RESULTS, EncryptionResults)
     peers = _beside(raw, peers_report.RESULTS, PeerResults)
     fleets = _beside(raw, fleets_report.RESULTS, FleetResults)
@@ -288,6 +290,15 @@ def _ms(us: float) -> str:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:.0f}"
+
+
+def publish(results: Record, file: Path, section: str, published: Path) -> None:
+    """Write figures and print their section; put it into the report if they are to be published."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(as_json(results))
+    print(section)
+    if file.resolve() == published.resolve():
+        main()
 
 
 def main() -> None:

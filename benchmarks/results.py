@@ -7,6 +7,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the records."""
 
 
+def as_json(record: Record) -> bytes:
+    """Write a record as it is kept in a file, a line for each value."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+
+
 class Machine(Record, frozen=True, kw_only=True):
     """Where a run took place; `versions` is package -> version, for what differs between runs."""
 

@@ -90,12 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         print(error, file=sys.stderr)
         return 1
-    file = file_of(options)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    print(startup_report.render(results))
-    if file.resolve() == startup_report.RESULTS.resolve():
-        report.main()
+    report.publish(results, file_of(options), startup_report.render(results), startup_report.RESULTS)
     return 0
 
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel, is_open_to_others
 from torchrelay.shared.wire import codec, presence, sockets
 from torchrelay.shared.wire import messages as m
+from torchrelay.shared.wire.memory_sharing import message_parts
 
 logger = logging.getLogger(__name__)
 
@@ -417,13 +418,7 @@ class BrokerServer:
 
     def _send(self, effect: effects.Send) -> None:
         sent, lent = self._peers.memories.packed(effect.peer, effect.frames) if effect.frames else ((), ())
-        parts = [codec.encode(effect.message, self._epoch), *cast("Sequence[sockets.Part]", sent)]
-        if lent:
-            parts = [
-                codec.encode(effect.message, self._epoch, codec.LENDS),
-                *parts[1:],
-                codec.pack_lent(lent),
-            ]
+        parts = cast("list[sockets.Part]", message_parts(effect.message, self._epoch, sent, lent))
         if isinstance(effect.message, m.ArchiveChunk):
             parts[1] = chunk = sockets.tracked(cast("bytes", parts[1]))
             tracker = chunk.tracker  # the chunk itself must not be kept: it would never have left

@@ -556,6 +556,7 @@ class Link:
             self._session.stood_still(stood_still_s, now)
         self._ticked_at = now
         self._settle(self._session.tick(now))
+        self._sharing.look()
         self._let_in(now)
         if now >= self._dialer.next_wake:
             self._see_dialling()

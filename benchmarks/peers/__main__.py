@@ -25,7 +25,7 @@ from benchmarks.peers.rows import (
     chosen,
     seconds_expected,
 )
-from benchmarks.results import PeerResults, RunPlan
+from benchmarks.results import RunPlan
 
 #: Where the figures of a part go unless it is said: those that are published are of a whole run.
 PART = Path("build/peers.json")
@@ -96,19 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except comparison.FAILURES as error:
         comparison.say(str(error))
         return 1
-    write(results, file_of(options))
+    report.publish(results, file_of(options), peers_report.render(results), peers_report.RESULTS)
     for fault in (found := comparison.faults(results)):
         comparison.say(fault)
     return 1 if found else 0
-
-
-def write(results: PeerResults, file: Path) -> None:
-    """Write the figures and print their section; put it into the report if they are to be published."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    print(peers_report.render(results))
-    if file == peers_report.RESULTS:
-        report.main()
 
 
 if __name__ == "__main__":

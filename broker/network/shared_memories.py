@@ -7,15 +7,16 @@ the place where it lies to whoever has said that it can read that; others get a 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 import msgspec
 
-from torchrelay.shared.processes.shared_memory import Memory, MemoryPlace, NoSuchMemory, Piece, open_memory
+from torchrelay.shared.processes.shared_memory import Memory, MemoryPlace, NoSuchMemory, open_memory
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame
-from torchrelay.shared.wire.memory_sharing import READABLE_LIMIT, lent_as, with_pieces
+from torchrelay.shared.wire.memory_sharing import READABLE_LIMIT, parted, with_pieces
 
 #: How often it looks who isn't there any more.
 LOOK_S = 1.0
@@ -113,16 +114,7 @@ class SharedMemories:
 
         Raises PieceGone where one has to be copied that isn't there any more.
         """
-        sent: list[Frame] = []
-        lent: list[codec.Lent] = []
-        for index, frame in enumerate(frames):
-            if not isinstance(frame, Piece):
-                sent.append(frame)
-            elif self._reads(peer, frame.memory.place.mark):
-                lent.append(lent_as(index, frame))
-            else:
-                sent.append(bytes(frame.copied()))
-        return sent, lent
+        return parted(frames, partial(self._reads, peer), lambda piece: bytes(piece.copied()))
 
     def _reads(self, peer: bytes, mark: bytes) -> bool:
         lender = self._by_mark.get(mark)

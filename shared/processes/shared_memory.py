@@ -140,7 +140,7 @@ class HeldPiece(Piece):
         self._owner.write(self.offset, start, data)
 
     def __del__(self) -> None:
-        self._owner.give_back(self.offset, self.size)
+        self._owner.drop(self.offset, self.size)
 
 
 class LentMemory:
@@ -173,6 +173,8 @@ class LentMemory:
         self._used = 0
         #: Those that wait to be taken: offset, size, until when; about in the order of that.
         self._untaken: deque[tuple[int, int, float]] = deque()
+        #: Those that were let go of, which may happen at any moment, also amid what changes the lists above.
+        self._dropped: deque[tuple[int, int]] = deque()
 
     def close(self) -> None:
         """Let go of it; whoever reads it has it still."""
@@ -206,6 +208,7 @@ class LentMemory:
 
     def _begin(self, size: int) -> tuple[int, int] | None:
         """Take a piece, and say by its stamp that it is another one now."""
+        self._take_back_dropped()
         offset = self._take(_room(size))
         if offset is None:
             return None
@@ -215,10 +218,19 @@ class LentMemory:
         return offset, stamp
 
     def look(self, now: float) -> None:
-        """Free what was taken by now, or was not for too long."""
+        """Free what was let go of or taken by now, or was not taken for too long."""
+        self._take_back_dropped()
         self._look(len(self._untaken), now)
 
-    def give_back(self, offset: int, size: int) -> None:
+    def drop(self, offset: int, size: int) -> None:
+        """Take note that a piece was let go of; from any thread, at any moment."""
+        self._dropped.append((offset, size))
+
+    def _take_back_dropped(self) -> None:
+        while self._dropped:
+            self._give_back(*self._dropped.popleft())
+
+    def _give_back(self, offset: int, size: int) -> None:
         """Count a piece as free."""
         self._free.setdefault(_room(size), []).append(offset)
         self._used -= 1
@@ -233,7 +245,7 @@ class LentMemory:
             if now < until and not _TAKEN.unpack_from(self._view, offset + _TAKEN_AT)[0]:
                 self._untaken.append(waiting)
             else:
-                self.give_back(offset, size)
+                self._give_back(offset, size)
 
     def _take(self, room: int) -> int | None:
         if free := self._free.get(room):

@@ -7,7 +7,7 @@ it reads what the broker offers. A part of a message that lies in memory is a `P
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 from torchrelay.shared import clock
 from torchrelay.shared.processes.shared_memory import (
@@ -123,19 +123,8 @@ class MemorySharing:
 
     def packed(self, message: m.Message, epoch: int, frames: Sequence[Frame]) -> list[Readable]:
         """Return the parts that go out by the socket."""
-        lent: list[codec.Lent] = []
-        parts: list[Readable] = [b""]
-        for index, frame in enumerate(frames):
-            if not isinstance(frame, Piece):
-                parts.append(frame)
-            elif self._may_lend:
-                lent.append(lent_as(index, frame))
-            else:
-                parts.append(_copied(frame))
-        if lent:
-            parts.append(codec.pack_lent(lent))
-        parts[0] = codec.encode(message, epoch, codec.LENDS if lent else 0)
-        return parts
+        sent, lent = parted(frames, lambda _: self._may_lend, _copied)
+        return cast("list[Readable]", message_parts(message, epoch, sent, lent))
 
     def unpacked(self, head: bytes, frames: list[memoryview]) -> Sequence[Frame]:
         """Return the frames of a message that has come with some. Raises WireError."""
@@ -144,9 +133,32 @@ class MemorySharing:
         return with_pieces(codec.unpack_lent(frames[-1]), frames[:-1], self._readable)
 
 
-def lent_as(index: int, piece: Piece) -> codec.Lent:
-    """Return how a message says where its frame `index` lies."""
-    return codec.Lent(index, piece.memory.place.mark, piece.offset, piece.size, piece.stamp)
+def parted(
+    frames: Sequence[FrameT | Piece], reads: Callable[[bytes], bool], copied: Callable[[Piece], bytes]
+) -> tuple[list[FrameT | bytes], list[codec.Lent]]:
+    """Return those frames that go by the socket, and where the others lie.
+
+    `reads` tells by its mark whether the receiver reads a memory; else a piece goes as it is `copied`.
+    """
+    sent: list[FrameT | bytes] = []
+    lent: list[codec.Lent] = []
+    for index, frame in enumerate(frames):
+        if not isinstance(frame, Piece):
+            sent.append(frame)
+        elif reads(mark := frame.memory.place.mark):
+            lent.append(codec.Lent(index, mark, frame.offset, frame.size, frame.stamp))
+        else:
+            sent.append(copied(frame))
+    return sent, lent
+
+
+def message_parts(
+    message: m.Message, epoch: int, sent: Sequence[FrameT], lent: Sequence[codec.Lent]
+) -> list[FrameT | bytes]:
+    """Return a message's parts: its head, the frames that go by the socket, and where others lie."""
+    if not lent:
+        return [codec.encode(message, epoch), *sent]
+    return [codec.encode(message, epoch, codec.LENDS), *sent, codec.pack_lent(lent)]
 
 
 def with_pieces(

@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -139,10 +140,37 @@ def test_memory_goes_back_when_all_of_it_is_free(opened: ExitStack) -> None:
     assert used_bytes(memory) > KEPT_FREE_BYTES
     late = told(as_read(memory), pieces[-1])
     pieces.clear()
+    memory.look(0.0)
     assert used_bytes(memory) < 1 << 20
     with pytest.raises(PieceGone):
         late.copied()
     assert lent(memory, b"again").copied() == b"again"
+
+
+class Interrupted(dict[int, list[int]]):
+    """What is free, asked amid a change; then the collector comes."""
+
+    collect: Callable[[], None] = staticmethod(lambda: None)
+
+    def get(self, room: int, default: Any = None) -> Any:
+        found = super().get(room, default)
+        self.collect()
+        return found
+
+
+def test_a_piece_that_is_let_go_of_amid_a_change_is_free_at_the_next_one(opened: ExitStack) -> None:
+    memory = lender(opened, 64 << 20)
+    free = memory._free = Interrupted()
+    first = lent(memory, b"a" * LARGE)
+    held = [lent(memory, bytes(KEPT_FREE_BYTES))]
+    del first
+    memory.look(0.0)
+    free.collect = held.clear
+    second = lent(memory, b"b" * LARGE)
+    third = lent(memory, b"c" * LARGE)
+    assert second.offset != third.offset
+    assert second.copied() == b"b" * LARGE
+    assert third.copied() == b"c" * LARGE
 
 
 @given(st.integers(-1, LIMIT_BYTES + 1), st.integers(0, LIMIT_BYTES), st.integers(0, 3))
