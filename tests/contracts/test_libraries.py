@@ -11,7 +11,7 @@ from tests.contracts.source import PACKAGES, ROOT, Module, imports, libraries, m
 #: Library -> the folders and files that may import it. Each of them does, or it goes from here.
 HOMES = {
     "torch": ("worker/compat/ts/",),
-    "numpy": ("worker/compat/ts/",),
+    "numpy": ("worker/compat/ts/", "shared/open_inference/tensor_arrays.py"),
     "falcon": ("gateway/api/", "gateway/app.py"),
     "grpc": ("gateway/grpc/",),
     "grpc_health": ("gateway/grpc/standard_services.py",),
