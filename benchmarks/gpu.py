@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-import httpx
+import httpx2
 import msgspec
 
 from benchmarks import gpu_report, hardware, interruption, processes, report, servers, wrk
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = measure(options, device, sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         return interruption.INTERRUPTED
-    except (*FAILURES, httpx.HTTPError, msgspec.DecodeError) as error:
+    except (*FAILURES, httpx2.HTTPError, msgspec.DecodeError) as error:
         print(error, file=sys.stderr)
         return 1
     report.publish(results, file_of(options), gpu_report.render(results), gpu_report.RESULTS)
@@ -198,7 +198,7 @@ def _server(config: Path, device: str, batch_size: int, folder: Path) -> Iterato
 def _count_wrong(server: servers.StartedServer, loop: "subprocess.Popen[bytes]", plan: GpuPlan) -> int:
     """Compare the server's answers with the loop's; return how many differ."""
     expected = msgspec.json.decode(_told(loop, f"classes {CHECKED_IMAGES}"), type=list[int])
-    with httpx.Client(timeout=servers.ANSWER_LIMIT_S, headers=HEADERS) as http:
+    with httpx2.Client(timeout=servers.ANSWER_LIMIT_S, headers=HEADERS) as http:
         found = [
             http.post(server.prediction_url, content=body).text for body in images(CHECKED_IMAGES, plan.size)
         ]

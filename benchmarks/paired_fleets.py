@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import httpx
+import httpx2
 
 from benchmarks import processes, servers
 from benchmarks.private_hosts import Hosts
@@ -134,14 +134,14 @@ class PairedFleet:
         with self._http("unix") as management:
             self._until(lambda: _is_ready(management))
             answer = management.post("/models", params=parameters)
-        if answer.status_code != httpx.codes.OK:
+        if answer.status_code != httpx2.codes.OK:
             raise self._failed(f"refused the model: {answer.text}")
         with self._http("tcp") as management:
             self._until(lambda: _is_ready(management))
 
-    def _http(self, gateway: str) -> httpx.Client:
-        transport = httpx.HTTPTransport(uds=str(self.folder / f"{gateway}.sock"))
-        return httpx.Client(transport=transport, base_url="http://localhost", timeout=START_LIMIT_S)
+    def _http(self, gateway: str) -> httpx2.Client:
+        transport = httpx2.HTTPTransport(uds=str(self.folder / f"{gateway}.sock"))
+        return httpx2.Client(transport=transport, base_url="http://localhost", timeout=START_LIMIT_S)
 
     def _until(self, predicate: Callable[[], bool]) -> None:
         deadline = clock.monotonic() + START_LIMIT_S
@@ -180,8 +180,8 @@ def roles_under(root: str) -> processes.RoleOf:
     return lambda command, parent: first if parent is None else processes.torchrelay_role(command, parent)
 
 
-def _is_ready(management: httpx.Client) -> bool:
+def _is_ready(management: httpx2.Client) -> bool:
     try:
-        return management.get("/readyz").status_code == httpx.codes.OK
-    except httpx.TransportError:
+        return management.get("/readyz").status_code == httpx2.codes.OK
+    except httpx2.TransportError:
         return False

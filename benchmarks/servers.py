@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 
 from benchmarks.processes import RoleOf, torchrelay_role, torchserve_role
@@ -124,7 +124,7 @@ class StartedServer:
 
     def await_prediction(self) -> float:
         """Return the seconds from the command to the first good prediction."""
-        with httpx.Client(timeout=ANSWER_LIMIT_S) as http:
+        with httpx2.Client(timeout=ANSWER_LIMIT_S) as http:
             self._until(lambda: self._predicts(http))
         return clock.monotonic() - self.launched_at
 
@@ -138,16 +138,16 @@ class StartedServer:
             "batch_size": plan.batch_size,
             "max_batch_delay": plan.max_batch_delay_ms,
         }
-        answer = httpx.post(f"{self.management}/models", params=parameters, timeout=START_LIMIT_S)
-        if answer.status_code != httpx.codes.OK:
+        answer = httpx2.post(f"{self.management}/models", params=parameters, timeout=START_LIMIT_S)
+        if answer.status_code != httpx2.codes.OK:
             raise ServerFailed(f"{self.contestant.label} refused the model: {answer.text}")
 
-    def _predicts(self, http: httpx.Client) -> bool:
+    def _predicts(self, http: httpx2.Client) -> bool:
         try:
             answer = http.post(self.prediction_url, content=BODY)
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
-        return answer.status_code == httpx.codes.OK and answer.content == BODY
+        return answer.status_code == httpx2.codes.OK and answer.content == BODY
 
     def _until(self, predicate: Callable[[], bool]) -> None:
         deadline = clock.monotonic() + START_LIMIT_S

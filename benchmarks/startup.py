@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import psutil
 
@@ -41,7 +41,7 @@ QUICK_PLAN = StartupPlan(start_rounds=1, replicas=12)
 MODELS = ("first", "second")
 OURS = "torchrelay"
 WORKER = "model worker"
-FAILURES = (*run.FAILURES, httpx.HTTPError)
+FAILURES = (*run.FAILURES, httpx2.HTTPError)
 #: A process of TorchServe's that holds a torch model takes so much, about.
 TORCHSERVE_WORKER_BYTES = 250 << 20
 #: Of the memory that is there, what replicas may take.
@@ -183,10 +183,10 @@ def _start_replicas(server: servers.StartedServer, model: str, plan: StartupPlan
     began = clock.monotonic()
     server.register(RunPlan(batch_size=1), model, f"{model}.mar", replicas)
     ready_s = clock.monotonic() - began
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{server.inference}/predictions/{model}", content=b"x", timeout=servers.ANSWER_LIMIT_S
     )
-    if answer.status_code != httpx.codes.OK:
+    if answer.status_code != httpx2.codes.OK:
         raise servers.ServerFailed(f"{server.contestant.label} answered {answer.status_code}: {answer.text}")
     servers.pause(run.IDLE_S)
     workers = [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpcore
+import httpcore2
 
 from torchrelay.broker.archives import allowed_urls
 from torchrelay.broker.archives.public_addresses import is_public
@@ -88,9 +88,9 @@ def download(
         AddressNotAllowed,
         Stopped,
         TooSlow,
-        httpcore.NetworkError,
-        httpcore.TimeoutException,
-        httpcore.ProtocolError,
+        httpcore2.NetworkError,
+        httpcore2.TimeoutException,
+        httpcore2.ProtocolError,
         OSError,
         ValueError,
     ) as error:
@@ -113,10 +113,10 @@ def _download(
         may_be_private = settings.allow_private_urls or allowed_urls.is_host_named(
             asked, settings.allowed_urls
         )
-        target_url = httpcore.URL(scheme=asked.scheme, host=asked.host, port=asked.port, target=asked.target)
+        target_url = httpcore2.URL(scheme=asked.scheme, host=asked.host, port=asked.port, target=asked.target)
         headers = [(b"Host", asked.authority.encode()), *(sign(asked) if sign else ())]
         with (
-            httpcore.ConnectionPool(
+            httpcore2.ConnectionPool(
                 ssl_context=ssl.create_default_context(),
                 network_backend=_Backend(pace, is_cancelled, may_be_private=may_be_private),
             ) as pool,
@@ -132,7 +132,7 @@ def _download(
     raise failed(url, f"more than {REDIRECTS_LIMIT} redirects")
 
 
-def _earning(response: httpcore.Response, pace: DownloadPace) -> Iterator[bytes]:
+def _earning(response: httpcore2.Response, pace: DownloadPace) -> Iterator[bytes]:
     """Let the archive's own bytes earn time; heads, interim answers and framing earn none."""
     for chunk in response.iter_stream():
         pace.count(0, len(chunk))
@@ -140,7 +140,7 @@ def _earning(response: httpcore.Response, pace: DownloadPace) -> Iterator[bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class _Backend(httpcore.SyncBackend):
+class _Backend(httpcore2.SyncBackend):
     """Connects to public addresses only, unless told otherwise."""
 
     pace: DownloadPace
@@ -154,8 +154,8 @@ class _Backend(httpcore.SyncBackend):
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.NetworkStream:
         """Resolve the name once, check the addresses, and connect to the first one that answers."""
         why = f"{host} is a private address: spell it in allowed_urls, or set allow_private_urls"
         private = AddressNotAllowed(why)
@@ -164,7 +164,7 @@ class _Backend(httpcore.SyncBackend):
         self.pace.count(clock.monotonic() - began)
         if not self.may_be_private and not all(map(is_public, addresses)):
             raise private
-        last: Exception = httpcore.ConnectError(f"{host} has no address")
+        last: Exception = httpcore2.ConnectError(f"{host} has no address")
         for address in addresses[:ADDRESSES_LIMIT]:
             if self.is_cancelled():
                 raise Stopped("the broker stops")
@@ -172,7 +172,7 @@ class _Backend(httpcore.SyncBackend):
             try:
                 bounded = min(timeout or self.pace.left_s, self.pace.left_s)
                 stream = super().connect_tcp(str(address), port, bounded, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 last = error
                 self.pace.count(clock.monotonic() - began)
                 continue
@@ -184,16 +184,16 @@ class _Backend(httpcore.SyncBackend):
         raise last
 
 
-def _leads_back(stream: httpcore.NetworkStream) -> bool:
+def _leads_back(stream: httpcore2.NetworkStream) -> bool:
     near, far = stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
     return bool(near[0] == far[0])
 
 
 @dataclass(frozen=True, eq=False)
-class _Stream(httpcore.NetworkStream):
+class _Stream(httpcore2.NetworkStream):
     """A connection whose silences are counted, and end when the broker stops."""
 
-    stream: httpcore.NetworkStream
+    stream: httpcore2.NetworkStream
     pace: DownloadPace
     is_cancelled: Callable[[], bool]
 
@@ -206,7 +206,7 @@ class _Stream(httpcore.NetworkStream):
             began = clock.monotonic()
             try:
                 return self.stream.read(max_bytes, LOOK_S)
-            except httpcore.ReadTimeout:
+            except httpcore2.ReadTimeout:
                 silent_s += clock.monotonic() - began
                 if timeout is not None and silent_s >= timeout:
                     raise
@@ -221,7 +221,7 @@ class _Stream(httpcore.NetworkStream):
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
+    ) -> httpcore2.NetworkStream:
         """Encrypt from here on; a handshake has the time of a connection."""
         bounded = min(timeout or self.pace.left_s, self.pace.left_s)
         encrypted = self.stream.start_tls(ssl_context, server_hostname, bounded)

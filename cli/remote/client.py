@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+import httpx2
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -13,7 +14,6 @@ from torchrelay.cli.commands.options import KEY_FILE_NAME
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import credentials
 from torchrelay.cli.remote.credentials import Port
-from torchrelay.cli.remote.lean_httpx import httpx
 from torchrelay.shared import errors
 from torchrelay.shared.api_bodies import ErrorBody, FleetBody, ModelsBody, ModelsEntryBody, VersionBody
 from torchrelay.shared.settings import environment
@@ -56,14 +56,14 @@ class RestClient:
         self._url = url
         base_url, socket_path = endpoint(url)
         environ = environment()
-        self._http = httpx.Client(
+        self._http = httpx2.Client(
             base_url=base_url,
             # No proxy of the environment, since it is never meant for this server; but its certificates.
-            transport=httpx.HTTPTransport(
+            transport=httpx2.HTTPTransport(
                 uds=socket_path, verify=base_url.startswith("https:") and credentials.trust(environ)
             ),
             headers=credentials.headers(key or credentials.find_key(port, environ, Path.cwd())),
-            timeout=httpx.Timeout(timeout_s, connect=5.0),
+            timeout=httpx2.Timeout(timeout_s, connect=5.0),
             trust_env=False,
         )
 
@@ -81,7 +81,7 @@ class RestClient:
         *,
         content: bytes | None = None,
         content_type: str | None = None,
-    ) -> Iterator[httpx.Response]:
+    ) -> Iterator[httpx2.Response]:
         """Send a request and yield a successful answer, whose body is still to be read.
 
         Raises:
@@ -95,7 +95,7 @@ class RestClient:
                     advice = _REGISTRATION_ADVICE if (method, path) == ("POST", "/models") else _ADVICE
                     raise Fault(_explain(answer.status_code, answer.read(), advice))
                 yield answer
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             if refused := credentials.untrusted(error):
                 raise Fault(
                     f"the certificate of {self._url} is not trusted: {refused.verify_message}\n"
@@ -105,11 +105,11 @@ class RestClient:
                 f"no server answers at {self._url}: start one with `torchrelay serve`, or say where it is"
                 f" with --{self._port} or TORCHRELAY_{self._port.upper()}"
             ) from error
-        except httpx.TimeoutException as error:
+        except httpx2.TimeoutException as error:
             raise Fault(
                 f"the server at {self._url} gave no answer in time: `torchrelay status` shows why"
             ) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Fault(f"can't talk to {self._url}: {error}") from error
 
     def models(self) -> list[ModelsEntryBody]:

@@ -14,7 +14,8 @@ from torchrelay.gateway.grpc import listen_addresses
 # What asks the server takes 80 ms to import, and is imported where it is needed: by then the server's own
 # processes are on their way.
 if TYPE_CHECKING:
-    from torchrelay.cli.remote.lean_httpx import httpx
+    import httpx2
+
     from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
@@ -152,14 +153,15 @@ class Startup:
     async def follow(self) -> None:
         """Tell the watchers of each step of the start, then of each change of the models."""
         await asyncio.sleep(POLL_INTERVAL_S)
+        import httpx2
+
         from torchrelay.cli.remote import client, credentials
-        from torchrelay.cli.remote.lean_httpx import httpx
 
         base_url, socket_path = client.endpoint(self.url)
         # The listener is our own, on this machine, whatever name its certificate has.
-        transport = httpx.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
+        transport = httpx2.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
         headers = credentials.headers(self.key)
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=base_url, transport=transport, headers=headers, timeout=5.0
         ) as http:
             seen = await self._next(http)
@@ -192,20 +194,21 @@ class Startup:
             for watcher in self.watchers:
                 watcher.show(seen.models, asyncio.get_running_loop().time())
 
-    async def _next(self, http: "httpx.AsyncClient") -> "FleetBody":
+    async def _next(self, http: "httpx2.AsyncClient") -> "FleetBody":
         while True:
             if seen := await self._poll(http):
                 return seen
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _poll(self, http: "httpx.AsyncClient") -> "FleetBody | None":
+    async def _poll(self, http: "httpx2.AsyncClient") -> "FleetBody | None":
+        import httpx2
+
         from torchrelay.cli.remote import client
-        from torchrelay.cli.remote.lean_httpx import httpx
         from torchrelay.shared.api_bodies import FleetBody
 
         try:
             answer = await http.get("/fleet")
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return None
         if answer.status_code != 200:
             return None

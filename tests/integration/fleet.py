@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 
 from tests.installation import command
@@ -39,7 +39,7 @@ class Fleet:
         self.inference = f"http://{self.address}:8080"
         self.management = f"http://{self.address}:8081"
         self.metrics = f"http://{self.address}:8082"
-        self.http = httpx.Client(timeout=60)
+        self.http = httpx2.Client(timeout=60)
         self.processes: list[subprocess.Popen[bytes]] = []
         #: What runs the command.
         self.prefix: list[str] = []
@@ -103,7 +103,7 @@ class Fleet:
 
         def answers() -> bool:
             assert process.poll() is None, f"it ended with {process.returncode}:\n{self.output()}"
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx2.TransportError):
                 return self.http.get(f"{self.management}/readyz", timeout=2).status_code == 200
             return False
 
@@ -147,7 +147,7 @@ class Fleet:
 
     # REST
 
-    def register(self, url: str, **parameters: object) -> httpx.Response:
+    def register(self, url: str, **parameters: object) -> httpx2.Response:
         return self.http.post(f"{self.management}/models", params={"url": url, **_texts(parameters)})
 
     def unregister_all(self) -> None:
@@ -157,10 +157,10 @@ class Fleet:
             assert answer.status_code == 200, answer.text
         eventually(lambda: not self.status()["models"])
 
-    def scale(self, model: str, **parameters: object) -> httpx.Response:
+    def scale(self, model: str, **parameters: object) -> httpx2.Response:
         return self.http.put(f"{self.management}/models/{model}", params=_texts(parameters))
 
-    def predict(self, model: str, body: bytes = b"hello", **headers: str) -> httpx.Response:
+    def predict(self, model: str, body: bytes = b"hello", **headers: str) -> httpx2.Response:
         sent = {"content-type": "application/octet-stream"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.post(f"{self.inference}/predictions/{model}", content=body, headers=sent)

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 
-import httpx
+import httpx2
 
 from tests.integration.fleet import Fleet
 
@@ -35,7 +35,7 @@ class Load:
         assert not any(thread.is_alive() for thread in self._threads), "a request was never answered"
 
     def _run(self) -> None:
-        with httpx.Client(timeout=45) as client:
+        with httpx2.Client(timeout=45) as client:
             while not self._is_over.is_set():
                 with self._lock:
                     number = self.sent

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import HANDLERS, make_store
@@ -72,13 +72,13 @@ def torchserve(store: Path, folder: Path, model: str) -> Iterator[str]:
 )
 def test_our_archive_is_served_by_the_real_torchserve(tmp_path: Path) -> None:
     store = make_store(tmp_path / "models", "echo")
-    with torchserve(store, tmp_path, "echo") as url, httpx.Client(timeout=5) as client:
+    with torchserve(store, tmp_path, "echo") as url, httpx2.Client(timeout=5) as client:
 
         def is_answered() -> bool:
             try:
                 answer = client.post(f"{url}/predictions/echo", content=b"hello",
                                      headers={"content-type": "application/octet-stream"})  # fmt: skip
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 return False
             return answer.content == b"hello"
 

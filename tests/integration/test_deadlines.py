@@ -4,7 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make, make_store
@@ -70,7 +70,7 @@ def test_the_handler_of_a_client_that_leaves_stops_and_its_worker_is_the_next_on
 ) -> None:
     before = stopped(served)
     begun = tmp_path / "begun"
-    host = httpx.URL(served.inference)
+    host = httpx2.URL(served.inference)
     with socket.create_connection((host.host, host.port or 80)) as client:
         head = f"POST /predictions/working HTTP/1.1\r\nHost: localhost\r\nx-begun: {begun}\r\n"
         client.sendall(head.encode() + b"Content-Length: 0\r\n\r\n")

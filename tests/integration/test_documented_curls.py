@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make
@@ -22,7 +22,7 @@ NOT_ALLOWED = {
 }
 
 
-def curl(server: Fleet, command: str) -> httpx.Response:
+def curl(server: Fleet, command: str) -> httpx2.Response:
     """Do what a documented curl command does; `localhost:PORT` is the test's own address."""
     words = shlex.split(command)
     assert words.pop(0) == "curl"
@@ -37,7 +37,7 @@ def curl(server: Fleet, command: str) -> httpx.Response:
     return server.http.request(method, url.replace("localhost", server.address))
 
 
-def status(response: httpx.Response) -> str:
+def status(response: httpx2.Response) -> str:
     assert response.headers["content-type"] == "application/json"
     return str(response.json()["status"])
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make
@@ -82,7 +82,7 @@ def test_dripping_origins_hold_up_no_other_registration_and_no_stop(
     server.wait_until_up(gateway)
 
     def drip(number: int) -> None:
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(httpx2.HTTPError):
             server.register(f"http://{origin.address}/{number}.mar")
 
     with ThreadPoolExecutor(8) as clients:

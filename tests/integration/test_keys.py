@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import trustme
 
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             f"certificate_file={folder}/certificate.pem\n"
         )
         made.inference = made.management = f"https://{made.address}:8443"
-        made.http = httpx.Client(
+        made.http = httpx2.Client(
             timeout=30, verify=ssl.create_default_context(cafile=folder / "authority.pem")
         )
         made.serve("--models", "echo.mar", "--gateway-processes", str(PROCESSES), "--ts-config", str(config))
@@ -103,7 +103,7 @@ def parts(folder: Path) -> AbstractContextManager[Fleet]:
     return fleet(folder, make_store(folder / "models", "echo"))
 
 
-def asked(made: Fleet, key: str = "", **more: Any) -> httpx.Response:
+def asked(made: Fleet, key: str = "", **more: Any) -> httpx2.Response:
     headers = bearer(key) if key else {}
     return made.http.get(f"{made.management}/models", headers=headers, **more)
 
@@ -145,6 +145,6 @@ def test_a_broker_that_comes_back_with_keys_closes_what_was_open(tmp_path: Path)
 
 
 def is_listening(made: Fleet) -> bool:
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         return made.http.get(f"{made.management}/livez").status_code == 200
     return False

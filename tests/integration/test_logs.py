@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.installation import command
@@ -27,7 +27,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder, host = folder, own_address()
         self.url = f"http://{host}:8080"
-        self.http = httpx.Client(timeout=60)
+        self.http = httpx2.Client(timeout=60)
         make_store(folder / "models", "prints_without_end")
         addresses = [f"{api}_address=http://{host}:{port}" for api, port in PORTS.items()]
         settings = ["default_workers_per_model=1"]
@@ -50,7 +50,7 @@ class Server:
         url = f"{self.url}/predictions/prints_without_end{query}"
         try:
             return self.http.post(url, content=b"x").text == "answered"
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make_store
@@ -66,15 +66,15 @@ def test_a_broker_that_stood_still_ends_no_worker_and_loses_no_request(parts: Fl
 def test_what_came_while_the_broker_stood_still_is_let_in(parts: Fleet) -> None:
     parts.register("echo.mar", initial_workers=1)
 
-    async def ask(client: httpx.AsyncClient, number: int) -> bytes:
+    async def ask(client: httpx2.AsyncClient, number: int) -> bytes:
         headers = {"content-type": "application/octet-stream"}
         url = f"{parts.inference}/predictions/echo"
         response = await client.post(url, content=b"request %d" % number, headers=headers)
         return response.content
 
     async def burst() -> list[bytes]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(timeout=60, limits=limits) as client:
             with stopped(parts.processes[0].pid) as since:
                 asked = [asyncio.create_task(ask(client, number)) for number in range(BURST)]
                 await eventually_async(lambda: time.monotonic() - since > 2.0)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -94,7 +94,7 @@ def find(fleet: Fleet, kind: str) -> psutil.Process:
 
 
 def serves(fleet: Fleet, *models: str) -> bool:
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         return all(fleet.predict(model).status_code == 200 for model in models)
     return False
 

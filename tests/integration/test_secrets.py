@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 import trustme
@@ -46,7 +46,7 @@ class Server:
         self.folder, self.user = folder, user
         host = own_address()
         self.inference, self.management = f"http://{host}:8080", f"https://{host}:8443"
-        self.http = httpx.Client(timeout=60, verify=False)  # it has no authority
+        self.http = httpx2.Client(timeout=60, verify=False)  # it has no authority
         make_store(folder / "models", "spy")
         (folder / "store.p12").write_bytes(keystore(host))
         self.configure("keystore_pass=$$STORE_PASSWORD$$")
@@ -89,7 +89,7 @@ class Server:
         assert process.poll() is None, (self.folder / "output").read_text()
         try:
             return bool(self.manage("/models/spy")[0]["workers"][0]["status"] == "READY")
-        except (httpx.TransportError, LookupError):
+        except (httpx2.TransportError, LookupError):
             return False
 
     def manage(self, path: str) -> Any:  # whatever the API answers

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -76,7 +76,7 @@ def own_answers(server: Fleet, sent: list[bytes]) -> None:
 
 def held(
     server: Fleet, threads: ThreadPoolExecutor, gate: Path, count: int = 4
-) -> list[tuple[bytes, "Future[httpx.Response]"]]:
+) -> list[tuple[bytes, "Future[httpx2.Response]"]]:
     """Send large requests that wait for a file, and return them once one of them runs."""
     sent = [os.fsencode(gate) + b"|" + body for body in bodies(7, count)]
     waiting = [(body, threads.submit(server.predict, "reverses", body)) for body in sent]
@@ -145,7 +145,7 @@ def test_a_gateway_that_is_killed_leaves_its_memory_to_nobody(server: Fleet) -> 
     gateway.kill()
 
     def is_back() -> bool:
-        with suppress(httpx.TransportError):
+        with suppress(httpx2.TransportError):
             return server.predict("reverses", b"x").status_code == 200
         return False
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make_store
@@ -71,8 +71,8 @@ def origin(parts: Fleet, tmp_path: Path) -> Iterator[HeldOrigin]:
 
 def accepts(address: str) -> bool:
     try:
-        httpx.get(f"{address}/livez", timeout=2)
-    except httpx.TransportError:
+        httpx2.get(f"{address}/livez", timeout=2)
+    except httpx2.TransportError:
         return False
     return True
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make, make_store
@@ -51,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield made
 
 
-def stream(served: Fleet, body: str) -> AbstractContextManager[httpx.Response]:
+def stream(served: Fleet, body: str) -> AbstractContextManager[httpx2.Response]:
     url = f"{served.inference}/predictions/streams"
     return served.http.stream("POST", url, content=body.encode())
 
@@ -76,7 +76,7 @@ def test_without_parts_the_answer_is_an_ordinary_one(served: Fleet) -> None:
     assert "ts_stream_next" not in answer.headers
 
 
-def parts_until_cut(answer: httpx.Response, on_part: Callable[[bytes], None]) -> None:
+def parts_until_cut(answer: httpx2.Response, on_part: Callable[[bytes], None]) -> None:
     """Read to the end of what comes; it is handed over as it comes, with all that came before."""
     found = b""
     for part in answer.iter_raw():
@@ -94,7 +94,7 @@ def test_what_ends_a_stream_early_cuts_the_connection(served: Fleet, ending: str
         if ending == "die" and all_of_it == b"part 0;part 1;":
             gate.open("w").close()  # now it has nothing on its way any more
 
-    with stream(served, f"2 {ending}") as answer, pytest.raises(httpx.RemoteProtocolError):
+    with stream(served, f"2 {ending}") as answer, pytest.raises(httpx2.RemoteProtocolError):
         parts_until_cut(answer, on_part)
     assert b"".join(found) == b"part 0;part 1;"
     eventually(lambda: served.ready("streams"))
@@ -105,7 +105,7 @@ def test_what_a_worker_sends_right_before_it_dies_may_be_lost_and_never_looks_co
     found = [b""]
     with stream(served, "2 vanish") as answer:
         if answer.status_code == 200:
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx2.RemoteProtocolError):
                 parts_until_cut(answer, found.append)
             assert b"part 0;part 1;".startswith(found[-1])
         else:  # nothing of it had arrived, also the second time

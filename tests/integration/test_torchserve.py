@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -49,7 +49,7 @@ class TorchServe:
         #: What each command has said, and the server that it may have left in the background.
         self.outputs: list[Path] = []
         self.command = [command("torchserve")]
-        self.http = httpx.Client(timeout=60)
+        self.http = httpx2.Client(timeout=60)
         self._started: list[psutil.Process] = []
 
     def configure(self, *lines: str) -> None:
@@ -132,7 +132,7 @@ def test_it_starts_in_the_background_serves_and_stops(torchserve: TorchServe) ->
     text = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
     assert again.returncode == 1
     assert again.stdout == text
-    with httpx.Client(headers={"authorization": torchserve.key("inference")}, timeout=60) as http:
+    with httpx2.Client(headers={"authorization": torchserve.key("inference")}, timeout=60) as http:
         eventually(
             lambda: http.post(f"{torchserve.urls['inference']}/predictions/echo", content=b"hi").text == "hi",
         )
@@ -291,7 +291,7 @@ def start_with_console(torchserve: TorchServe, console: int) -> None:
 
 
 def answers(torchserve: TorchServe) -> bool:
-    with contextlib.suppress(httpx.TransportError):
+    with contextlib.suppress(httpx2.TransportError):
         return torchserve.http.get(f"{torchserve.urls['management']}/models").status_code == 200
     return False
 
@@ -409,7 +409,7 @@ def test_stop_with_foreground_is_silent(torchserve: TorchServe) -> None:
 def test_what_was_registered_comes_back_with_the_newest_snapshot(torchserve: TorchServe) -> None:
     torchserve.start("--dt", "--enable-model-api")
     management = torchserve.urls["management"]
-    with httpx.Client(timeout=60) as http:
+    with httpx2.Client(timeout=60) as http:
         http.post(f"{management}/models", params={"url": "echo.mar", "model_name": "kept", "batch_size": 3})
         http.put(f"{management}/models/kept", params={"min_worker": 2, "synchronous": "true"})
         before = http.get(f"{management}/models/kept").json()[0]
@@ -462,7 +462,7 @@ def test_a_home_that_can_not_be_used_and_temp_on_another_disk_are_coped_with(
 def test_its_logs_are_moved_away_when_they_are_long(torchserve: TorchServe) -> None:
     torchserve.start("--ncs", "--disable-token-auth", TORCHRELAY_LOG_FILE_MB="1", TORCHRELAY_LOG_FILES="2")
     logs = torchserve.folder / "logs"
-    with httpx.Client() as http:
+    with httpx2.Client() as http:
         for _ in range(1100):
             assert http.get(f"{torchserve.urls['inference']}/ping", params="q" * 3000).status_code == 200
     eventually(lambda: (logs / "access_log.log.2").exists())

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.integration.archives import make
@@ -63,11 +63,11 @@ class Balancer:
             return self._ready[self._turn % len(self._ready)]
 
     def _probe(self) -> None:
-        with httpx.Client(timeout=5) as client:
+        with httpx2.Client(timeout=5) as client:
             while not self._is_over.wait(0.1):
                 ready = []
                 for inference, management in self._gateways:
-                    with contextlib.suppress(httpx.TransportError):
+                    with contextlib.suppress(httpx2.TransportError):
                         if client.get(f"{management}/readyz").status_code == 200:
                             ready.append(inference)
                 self._ready = ready or self._ready
@@ -102,7 +102,7 @@ class Clients:
         eventually(lambda: self.outcomes.total() >= wanted)
 
     def _run(self) -> None:
-        with httpx.Client(timeout=60) as client:
+        with httpx2.Client(timeout=60) as client:
             while not self._is_over.is_set():
                 with self._lock:
                     self._sent += 1
@@ -111,12 +111,12 @@ class Clients:
                 with self._lock:
                     self.outcomes[outcome] += 1
 
-    def _ask(self, client: httpx.Client, body: bytes) -> str:
+    def _ask(self, client: httpx2.Client, body: bytes) -> str:
         headers = {"content-type": "application/octet-stream"}
         try:
             url = f"{self._balancer.choose()}/predictions/{self._model}"
             response = client.post(url, content=body, headers=headers)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             return repr(error)
         return "ok" if response.content == body else f"{response.status_code} {response.text}"
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import psutil
 
@@ -89,7 +89,7 @@ class Hosts(Fleet):
         self.socket = folder / "http.sock"
         self.management = self.inference = self.metrics = "http://localhost"
         self.http.close()
-        self.http = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=30)
+        self.http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(self.socket)), timeout=30)
         self.runs = folder / "runs"
         self.runs.touch()
         #: The first number that no request has had yet.
@@ -241,7 +241,7 @@ class Hosts(Fleet):
 
     def is_whole(self) -> bool:
         """Whether everything that was started is there and at work."""
-        with contextlib.suppress(httpx.HTTPError, KeyError, ValueError, StopIteration, psutil.Error):
+        with contextlib.suppress(httpx2.HTTPError, KeyError, ValueError, StopIteration, psutil.Error):
             answer = self.http.get(f"{self.management}/fleet", timeout=2)
             if answer.status_code != 200:
                 return False
@@ -290,10 +290,10 @@ class Hosts(Fleet):
 
     def _read(self, path: str) -> Any:  # Any: JSON
         """Return what the management API says, once it says something: a part may be away."""
-        answers: list[httpx.Response] = []
+        answers: list[httpx2.Response] = []
 
         def is_answered() -> bool:
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx2.HTTPError):
                 answers.append(self.http.get(f"{self.management}{path}"))
             return bool(answers) and answers[-1].status_code == 200
 

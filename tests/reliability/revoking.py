@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 
 from tests.reliability.cells import Cell
 from tests.reliability.hosts import MEMBERS, MODEL, PARTS, Hosts
@@ -52,7 +52,7 @@ def of_a_gateway(hosts: Hosts, cell: Cell) -> Iterator[None]:
         return len(names) == 1
 
     eventually(is_here)
-    with contextlib.suppress(httpx.HTTPError):  # it is cut off before it hears of that
+    with contextlib.suppress(httpx2.HTTPError):  # it is cut off before it hears of that
         hosts.http.post(f"{hosts.management}/gateways/{names[0]}/revoke", timeout=1)
     eventually(lambda: REFUSED in hosts.log("gateway"))
     answer = hosts.predict(MODEL, b"0 ", x_request_timeout_ms="500")
@@ -88,7 +88,7 @@ def in_the_registry(hosts: Hosts, cell: Cell) -> Iterator[None]:
 
 def _revoke(hosts: Hosts, node: str) -> None:
     def is_revoked() -> bool:
-        with contextlib.suppress(httpx.HTTPError):  # another fault may keep the answer off
+        with contextlib.suppress(httpx2.HTTPError):  # another fault may keep the answer off
             hosts.http.post(f"{hosts.management}/nodes/{node}/revoke")
         return (node, "revoked") in {(one["name"], one["state"]) for one in hosts.members("node")}
 
@@ -126,10 +126,10 @@ def _see_that_none_runs(hosts: Hosts, pids: set[int]) -> None:
 
 
 def _next_key(hosts: Hosts) -> str:
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
 
     def is_answered() -> bool:
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(httpx2.HTTPError):
             answers.append(hosts.http.post(f"{hosts.management}/broker/key/rotate"))
         return bool(answers) and answers[-1].status_code == 200
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
+import httpx2
 import msgspec
 import psutil
 
@@ -99,7 +99,7 @@ def _round(lent: Lent, chosen: tuple[Cell, ...]) -> tuple[Hosts, CellResult]:
     try:
         hosts.get_ready()
         return hosts, run_cell(hosts, *chosen, deadline_s=DEADLINE_S)
-    except (AssertionError, KeyError, httpx.HTTPError, psutil.Error, OSError) as error:
+    except (AssertionError, KeyError, httpx2.HTTPError, psutil.Error, OSError) as error:
         names = " + ".join(one.fault for one in chosen), " + ".join(one.target for one in chosen)
         fault = f"{type(error).__name__}: {error}"[:300]
         return hosts, CellResult(*names, (fault,), 0, {}, 0, 0, 0, 0, 0, 0, 0)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.installation import command
@@ -50,7 +50,7 @@ class Hosts(Fleet):
         self.socket = folder / "http.sock"
         self.inference = self.management = self.metrics = "http://localhost"
         self.http.close()
-        self.http = httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), timeout=60)
+        self.http = httpx2.Client(transport=httpx2.HTTPTransport(uds=str(self.socket)), timeout=60)
 
     @property
     def on_the_hub(self) -> list[str]:
@@ -102,7 +102,7 @@ class Hosts(Fleet):
         assert gateway.poll() is None, self.output()
         try:
             return self.http.get("http://localhost/livez", timeout=2).status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
     def invite(self, *options: str) -> list[str]:

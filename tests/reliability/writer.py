@@ -2,7 +2,7 @@
 
 import threading
 
-import httpx
+import httpx2
 
 from tests.reliability.hosts import MODEL, Hosts
 
@@ -35,9 +35,9 @@ class Writer:
         assert not self._thread.is_alive(), "a change was never answered"
 
     def _run(self) -> None:
-        transport = httpx.HTTPTransport(uds=str(self._hosts.socket))
+        transport = httpx2.HTTPTransport(uds=str(self._hosts.socket))
         number = 0
-        with httpx.Client(transport=transport, timeout=40, base_url=self._hosts.management) as client:
+        with httpx2.Client(transport=transport, timeout=40, base_url=self._hosts.management) as client:
             while not self._is_over.wait(self._pause_s):
                 name = f"{self._name}-{number}"
                 number += 1
@@ -47,11 +47,13 @@ class Writer:
                 if len(known) > KEPT:
                     self._change(client, "DELETE", f"/models/{known[0]}", known[0], {})
 
-    def _change(self, client: httpx.Client, method: str, path: str, name: str, query: dict[str, str]) -> None:
+    def _change(
+        self, client: httpx2.Client, method: str, path: str, name: str, query: dict[str, str]
+    ) -> None:
         is_there = method == "POST"
         try:
             status = client.request(method, path, params=query).status_code
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             status = 0
         if status == 200:
             self.acknowledged += 1

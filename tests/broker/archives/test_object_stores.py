@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import fsspec
-import httpx
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -42,7 +42,7 @@ class Bucket:
     def __init__(self, port: int) -> None:
         self.cable = Cable(port)
         self._direct = f"http://127.0.0.1:{port}"
-        httpx.post(f"{self._direct}/moto-api/reset")
+        httpx2.post(f"{self._direct}/moto-api/reset")
         self._post_auth(b"inf")
         iam = self._client("iam", "root", "root")
         iam.create_user(UserName="reader")
@@ -62,7 +62,7 @@ class Bucket:
         self.cable.close()
 
     def _post_auth(self, count: bytes) -> None:
-        httpx.post(f"{self._direct}/moto-api/reset-auth", content=count)
+        httpx2.post(f"{self._direct}/moto-api/reset-auth", content=count)
 
     def _client(self, service: str, key: str, secret: str) -> Any:  # Any: boto3 makes its classes
         return boto3.client(

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import httptools
-import httpx
+import httpx2
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -183,7 +183,7 @@ def test_every_name_that_is_taken_fits_a_path_and_comes_through_it(name: str) ->
     assert len(path) <= 4096
     url = httptools.parse_url(path.encode())
     assert unquote(url.path.decode()).split("/")[2] == name
-    assert httpx.URL(f"http://host{path}").raw_path.decode() == path
+    assert httpx2.URL(f"http://host{path}").raw_path.decode() == path
 
 
 @pytest.mark.parametrize(

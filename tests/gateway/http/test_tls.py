@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 import trustme
@@ -96,13 +96,13 @@ def settings(folder: Path, schemes: tuple[str, str, str], **more: Any) -> Gatewa
 @contextlib.contextmanager
 def running(
     config: GatewaySettings, authority: Authority, log: Path
-) -> Iterator[tuple[Served, Broker, httpx.Client]]:
+) -> Iterator[tuple[Served, Broker, httpx2.Client]]:
     broker = Broker(config.broker_address)
     served = Served(config, log)
-    client = httpx.Client(verify=authority.trust, timeout=20)
+    client = httpx2.Client(verify=authority.trust, timeout=20)
 
     def is_up() -> bool:
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             return client.get(config.management_address + "/readyz").status_code == 200
         assert served.process.poll() is None, log.read_text()
         return False
@@ -152,7 +152,7 @@ def test_http_and_https_stand_side_by_side_from_a_keystore(authority: Authority,
     with running(config, authority, tmp_path / "log") as (_, _, client):
         assert client.get(config.inference_address + "/ping").json() == {"status": "Healthy"}
         assert client.get(config.metrics_address + "/api-description").status_code == 200
-        with pytest.raises(httpx.TransportError):
+        with pytest.raises(httpx2.TransportError):
             client.get(config.management_address.replace("http:", "https:") + "/models")
 
 
@@ -270,7 +270,7 @@ def test_a_weak_certificate_as_torchserve_took_it_is_served_with_a_warning(
         material = authority.pem
     config = settings(tmp_path, ("https", "http", "http"), **material)
     with running(config, authority, tmp_path / "log") as (served, _, _):
-        assert httpx.get(config.inference_address + "/ping", verify=False).status_code == 200
+        assert httpx2.get(config.inference_address + "/ping", verify=False).status_code == 200
         eventually(lambda: "gateway.weak_certificate reason=EE_KEY_TOO_SMALL" in served.log.read_text())
 
 

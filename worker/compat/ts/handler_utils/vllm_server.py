@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any  # what a model's config holds
 
-import httpx
+import httpx2
 
 from ts.utils.util import visible_to
 
@@ -99,8 +99,8 @@ class VllmServer:
 
     def wait_until_ready(self) -> None:
         """Return once the model is loaded; the worker's startup timeout bounds it. Raises RuntimeError."""
-        transport = httpx.HTTPTransport(uds=self.socket_path)
-        with httpx.Client(transport=transport, base_url="http://vllm") as client:
+        transport = httpx2.HTTPTransport(uds=self.socket_path)
+        with httpx2.Client(transport=transport, base_url="http://vllm") as client:
             while not _is_healthy(client):
                 if self.exit_code is not None:
                     self.close()
@@ -129,10 +129,10 @@ def _command() -> str:
     return found
 
 
-def _is_healthy(client: httpx.Client) -> bool:
+def _is_healthy(client: httpx2.Client) -> bool:
     try:
         return client.get("/health").is_success
-    except httpx.TransportError:
+    except httpx2.TransportError:
         return False
 
 

@@ -10,7 +10,7 @@ import json
 import time
 from typing import Any  # what clients send and vLLM answers
 
-import httpx
+import httpx2
 
 from ts.context import Context
 from ts.handler_utils.timer import record_handler_time
@@ -31,7 +31,7 @@ class VLLMHandler(BaseHandler):
         super().__init__()
         self.vllm_engine: VllmServer | None = None
         self.adapters: dict[str, str] = {}
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx2.AsyncClient | None = None
 
     def initialize(self, context: Context) -> None:
         """Start vLLM and wait until its model is loaded."""
@@ -76,21 +76,21 @@ class VLLMHandler(BaseHandler):
         """Return the answers."""
         return inference_outputs
 
-    def _request(self, method: str, path: str, body: Any = None) -> httpx.Request:
+    def _request(self, method: str, path: str, body: Any = None) -> httpx2.Request:
         assert self.vllm_engine is not None
         if self.vllm_engine.exit_code is not None:
             # The worker ends with its engine, and a new one is started with a new engine.
             raise SystemExit(f"vllm ended with code {self.vllm_engine.exit_code}")
         if self._client is None:  # made here, for it belongs to the event loop of its first request
-            transport = httpx.AsyncHTTPTransport(uds=self.vllm_engine.socket_path)
-            self._client = httpx.AsyncClient(transport=transport, base_url="http://vllm", timeout=None)
+            transport = httpx2.AsyncHTTPTransport(uds=self.vllm_engine.socket_path)
+            self._client = httpx2.AsyncClient(transport=transport, base_url="http://vllm", timeout=None)
         return self._client.build_request(method, f"/{path}", json=body)
 
-    async def _whole(self, request: httpx.Request, context: Context) -> Any:
+    async def _whole(self, request: httpx2.Request, context: Context) -> Any:
         assert self._client is not None
         return _answer(await self._client.send(request), context)
 
-    async def _parts(self, request: httpx.Request, context: Context) -> Any:
+    async def _parts(self, request: httpx2.Request, context: Context) -> Any:
         """Send each event as it comes; return the last one. Leaving in the middle ends vLLM's work, too."""
         assert self._client is not None
         response = await self._client.send(request, stream=True)
@@ -108,7 +108,7 @@ class VLLMHandler(BaseHandler):
             await response.aclose()
 
 
-def _answer(response: httpx.Response, context: Context) -> Any:
+def _answer(response: httpx2.Response, context: Context) -> Any:
     """Take over vLLM's status and JSON; what is no JSON is taken as text."""
     context.set_response_status(response.status_code, response.reason_phrase, 0)
     try:
@@ -119,7 +119,7 @@ def _answer(response: httpx.Response, context: Context) -> Any:
     return body
 
 
-async def _events(response: httpx.Response) -> Any:
+async def _events(response: httpx2.Response) -> Any:
     """Yield server-sent events, each with the blank line that ends it."""
     lines: list[str] = []
     async for line in response.aiter_lines():
