@@ -12,6 +12,7 @@ from torchrelay.cli.commands import (
     broker_key,
     gateways_command,
     keys,
+    migrate,
     models,
     nodes_command,
     parts,
@@ -47,6 +48,7 @@ app.add_typer(nodes_command.app, name="nodes")
 app.add_typer(gateways_command.app, name="gateways")
 app.add_typer(broker_key.app, name="broker-key")
 app.command()(snapshot.snapshot)
+app.add_typer(migrate.app, name="migrate")
 
 
 def _print_version(wanted: bool) -> None:

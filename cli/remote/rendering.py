@@ -1,9 +1,10 @@
 """How answers are printed: as JSON, or as tables that fit 80 columns."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
+from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from torchrelay.cli.remote.client import RestClient
 from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summary
 from torchrelay.shared import api_bodies, labels
 from torchrelay.shared.archives.model_archive import ArchiveInfo
-from torchrelay.shared.terminal import printable, printable_json
+from torchrelay.shared.terminal import one_line, printable, printable_json
 
 T = TypeVar("T")
 #: What `show` prints for people.
@@ -127,6 +128,17 @@ def while_watching(change: Callable[[], T], client: RestClient) -> T:
                 status.update(_in_motion(client))
 
 
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """Give out what shows on a terminal, in one line, what is being done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("") as status:
+        yield lambda text: status.update(_text(one_line(text)))
+
+
 def _in_motion(client: RestClient) -> Text:
     try:
         moving = [
@@ -145,6 +157,11 @@ def _text(shown: str, style: str = "") -> Text:
 def one_below_the_other(parts: Sequence[View]) -> View:
     """Make one view of several."""
     return Group(*parts)
+
+
+def styled_lines(lines: Iterable[tuple[str, str]]) -> View:
+    """Lay out lines of text, each with its style."""
+    return Group(*(_text(line, style) for line, style in lines))
 
 
 def make_table(

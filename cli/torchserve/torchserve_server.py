@@ -37,13 +37,6 @@ WITHOUT_GRPC = (
     "gRPC is not spoken, and its ports are not opened: its packages are not installed"
     " (pip install 'torchrelay[grpc]')"
 )
-#: Options that have no effect here, and why.
-IGNORED_OPTIONS = {
-    "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
-    "cpp_log_config": "there is no C++ backend here",
-    "workflow_store": "workflows are not offered",
-    "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
-}
 
 
 def main() -> None:
@@ -88,7 +81,7 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     plan = checks.plan(asked, config, own)
     ignored_options = [
         f"--{option.replace('_', '-')} has no effect: {why}"
-        for option, why in IGNORED_OPTIONS.items()
+        for option, why in command_line.WITHOUT_EFFECT.items()
         if getattr(given, option)
     ]
     for line in [

@@ -117,12 +117,8 @@ def inspect(path: Path) -> ArchiveInfo:
     manifest = Manifest() if raw is None else parse_manifest(raw)
     if raw is None:
         notes.append(f"no {MANIFEST_NAME}")
-    missing = _missing_handler(manifest.handler, names)
-    if missing:
-        notes.append(f"the handler's file {quoted(missing)} is not in the archive")
     config = _read_config(path, manifest.config_file, names) if manifest.config_file else None
-    if manifest.config_file and config is None:
-        notes.append(f"the model config {quoted(manifest.config_file)} is not in the archive")
+    notes += missing_files(manifest, names, has_config=config is not None)
     info = _info(manifest, config)
     return msgspec.structs.replace(info, entries=entries, total_bytes=total, notes=tuple(notes))
 
@@ -308,6 +304,15 @@ def _read_config(path: Path, name: str, names: set[str]) -> bytes | None:
             with entry.open() as file:
                 return file.read(model_config.SIZE_LIMIT_BYTES + 1)  # one more, which is refused as too large
     return None
+
+
+def missing_files(manifest: Manifest, names: set[str], *, has_config: bool) -> tuple[str, ...]:
+    """Say which files a manifest names that aren't there, and without which no worker loads."""
+    missing = _missing_handler(manifest.handler, names)
+    notes = [f"the handler's file {quoted(missing)} is not in the archive"] if missing else []
+    if manifest.config_file and not has_config:
+        notes.append(f"the model config {quoted(manifest.config_file)} is not in the archive")
+    return tuple(notes)
 
 
 def _missing_handler(handler: str | None, names: set[str]) -> str | None:

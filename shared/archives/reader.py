@@ -20,6 +20,7 @@ import msgspec
 
 from torchrelay.shared import errors
 from torchrelay.shared.archives import reader_protocol as protocol
+from torchrelay.shared.archives.archive_survey import Survey
 from torchrelay.shared.archives.model_archive import ArchiveInfo
 from torchrelay.shared.settings import ARCHIVE_MEMORY_LIMIT_BYTES, ARCHIVE_TIME_LIMIT_S, environment
 
@@ -77,6 +78,10 @@ class ArchiveReader:
         work = protocol.InspectFolder(_bytes(folder), is_inner_meant)
         root, info = self._ask(work, 0, tuple[bytes, ArchiveInfo])
         return Path(os.fsdecode(root)), info
+
+    def survey(self, path: Path) -> Survey:
+        """Do what `archive_survey.survey` does."""
+        return self._ask(protocol.SurveyFiles(_bytes(path)), _size(path), Survey)
 
     def extract(self, path: Path, into: Path, *, called: str = "") -> None:
         """Do what `model_archive.extract` does; errors name the archive as `called`."""

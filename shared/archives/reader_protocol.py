@@ -21,6 +21,12 @@ class InspectFolder(msgspec.Struct, frozen=True, tag=True):
     is_inner_meant: bool
 
 
+class SurveyFiles(msgspec.Struct, frozen=True, tag=True):
+    """Read what an archive says of itself, and what its handlers and weights need."""
+
+    path: bytes
+
+
 class Extract(msgspec.Struct, frozen=True, tag=True):
     """Unpack an archive."""
 
@@ -42,7 +48,7 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     link_targets: tuple[bytes, ...]
 
 
-Work = Inspect | InspectFolder | Extract | Measure | Pack
+Work = Inspect | InspectFolder | SurveyFiles | Extract | Measure | Pack
 
 
 class Order(msgspec.Struct, frozen=True):

@@ -29,6 +29,8 @@ class Key(msgspec.Struct, frozen=True):
     variable: str | None = ""
     #: Whether its value is kept out of snapshots, logs, descriptions and handlers.
     is_secret: bool = False
+    #: What it does otherwise than in TorchServe, in words.
+    differs: str = ""
 
 
 Text = str | None
@@ -69,8 +71,24 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decode_input_request: Annotated[Flag, Key(p.is_true, "broker")] = None
     default_service_handler: Annotated[Text, Key(p.parse_text, "broker")] = None
     service_envelope: Annotated[Text, Key(p.parse_text, "broker")] = None
-    allowed_urls: Annotated[tuple[str, ...] | None, Key(p.parse_patterns, "broker")] = None
-    install_py_dep_per_model: Annotated[Flag, Key(p.is_true, "broker")] = None
+    allowed_urls: Annotated[
+        tuple[str, ...] | None,
+        Key(
+            p.parse_patterns,
+            "broker",
+            differs="a pattern must match host and port, too, and private addresses are fetched only where"
+            " one spells the host, or with --allow-private-urls",
+        ),
+    ] = None
+    install_py_dep_per_model: Annotated[
+        Flag,
+        Key(
+            p.is_true,
+            "broker",
+            differs="of the environment, pip sees paths, proxies, certificates and PIP_* alone, and what"
+            " install_env_vars=REGEX names",
+        ),
+    ] = None
     enable_model_api: Annotated[Flag, Key(p.is_true, "broker gateway")] = None
     enable_metrics_api: Annotated[Flag, Key(p.is_true, "gateway")] = None
     metrics_mode: Annotated[

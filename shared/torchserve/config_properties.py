@@ -67,8 +67,7 @@ def newest_snapshot(folder: Path) -> Path | None:
 def read(content: bytes, environ: Mapping[str, str]) -> Configuration:
     """Read a file's content. Raises SettingsError with a line for each value that can't work."""
     try:
-        # Java reads Latin-1; a file that is valid UTF-8 was almost surely meant as such.
-        raw = javaproperties.loads(_text(content))
+        raw = javaproperties.loads(decoded(content))
     except ValueError as error:
         raise SettingsError(f"not a properties file: {error}") from error
     faults: list[str] = []
@@ -120,8 +119,9 @@ def _overrides(properties: Mapping[str, str], environ: Mapping[str, str]) -> dic
     return found
 
 
-def _text(content: bytes) -> str:
-    try:
+def decoded(content: bytes) -> str:
+    """Return the text of a file, which for Java is Latin-1."""
+    try:  # what is valid UTF-8 was almost surely meant as such
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")

@@ -1,0 +1,103 @@
+"""What files are is told by their content, and hostile ones end nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.migrate.archives import HANDLER, write
+from torchrelay.cli.migrate import installation_files
+from torchrelay.cli.migrate.findings import FileReport
+from torchrelay.shared.archives import model_archive
+
+
+def check(*paths: Path) -> dict[str, FileReport]:
+    watched: list[str] = []
+    report = installation_files.check(paths, lambda _: True, watched.append)
+    assert {file.path for file in report.files} <= set(watched)
+    return {Path(file.path).name: file for file in report.files}
+
+
+def test_a_whole_installation_is_found_out(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    packed = write(store / "m.mar", {"h.py": HANDLER})
+    model_archive.extract(packed, store / "unpacked")
+    (tmp_path / "config.properties").write_text("job_queue_size=1")
+    (tmp_path / "Dockerfile").write_text("FROM pytorch/torchserve:0.12")
+    (tmp_path / "run.sh").write_text("torchserve --start --model-store store")
+    (tmp_path / "client.py").write_text("get('http://localhost:8080/ping')")
+    (tmp_path / "pod.yaml").write_text("image: pytorch/torchserve")
+    (tmp_path / "notes.txt").write_text("nothing of interest")
+    (tmp_path / "flow.war").write_bytes(b"PK")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "run.sh").write_text("torchserve --start")
+    found = check(tmp_path)
+    assert {name: (file.kind, file.verdict) for name, file in found.items()} == {
+        "m.mar": ("archive", "same"),
+        "unpacked": ("folder", "same"),
+        "config.properties": ("configuration", "same"),
+        "Dockerfile": ("script", "differs"),
+        "run.sh": ("script", "same"),
+        "client.py": ("program", "same"),
+        "pod.yaml": ("manifest", "differs"),
+        "flow.war": ("workflow", "fails"),
+    }
+
+
+def test_a_file_that_is_named_is_answered_for_whatever_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing of interest")
+    (tmp_path / "archive").write_bytes(write(tmp_path / "m.mar", {"h.py": HANDLER}).read_bytes())
+    assert check(tmp_path / "notes.txt")["notes.txt"].kind == "other"
+    assert check(tmp_path / "archive")["archive"].kind == "archive"
+    with pytest.raises(FileNotFoundError):
+        check(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_scripts_are_read_in_whatever_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "run.sh").write_text("# é\ntorchserve --start --model-store s\n", encoding=encoding)
+    assert [one.line for one in check(tmp_path)["run.sh"].findings] == [2]
+
+
+def test_a_template_that_is_no_yaml_is_read_line_by_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: [\nrun: torchserve --start --model-store s\n")
+    assert check(tmp_path)["x.yaml"].kind == "script"
+
+
+def test_binary_and_huge_files_links_pipes_and_circles_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"torchserve --start\0")
+    with (tmp_path / "huge.sh").open("wb") as file:
+        file.write(b"torchserve --start\n")
+        file.truncate(1 << 40)
+    os.mkfifo(tmp_path / "pipe.sh")
+    (tmp_path / "gone.sh").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle").symlink_to(tmp_path)
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "run.sh").write_text("torchserve --stop")
+    (inner / "back").symlink_to(tmp_path)
+    assert set(check(tmp_path)) == {"run.sh"}
+
+
+def test_broken_archives_are_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "none.mar").write_bytes(b"no archive")
+    (tmp_path / "none.tar.gz").write_bytes(b"\x1f\x8bno archive")
+    whole = write(tmp_path / "m.mar", {"h.py": HANDLER, "big": "0" * 4000}).read_bytes()
+    (tmp_path / "cut.mar").write_bytes(whole[:200])
+    write(tmp_path / "outside.mar", {"h.py": HANDLER, "../x": ""})
+    with (tmp_path / "endless.tar.gz").open("wb") as file:
+        file.write(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
+        file.truncate(1 << 30)
+    found = check(tmp_path)
+    assert {name for name, file in found.items() if file.verdict == "fails"} == {
+        "none.mar", "none.tar.gz", "cut.mar", "outside.mar", "endless.tar.gz",
+    }  # fmt: skip
+    assert "outside of the model's folder" in found["outside.mar"].findings[0].what
+
+
+def test_the_configuration_counts_for_archives_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "m.mar", {"h.py": HANDLER}, handler="")
+    assert check(tmp_path)["m.mar"].verdict == "fails"
+    (tmp_path / "config.properties").write_text("default_service_handler=h.py")
+    assert check(tmp_path)["m.mar"].verdict == "same"
