@@ -359,30 +359,43 @@ class BrokerServer:
                 self._send(effect)
             case effects.Store() | effects.KeepKeys() | effects.KeepBrokerKeys() | effects.WriteSnapshot():
                 self._make_durable(effect)
-            case effects.Prepare(token, origin, s3_sse_kms, is_wanted_now):
-                job = self._job(
-                    lambda: store.prepare(origin, self._store, self._settings, lambda: self._is_stopping,
-                                    reader=self._reader, s3_sse_kms=s3_sse_kms, is_wanted_now=is_wanted_now),
-                    lambda outcome: events.ArchivePrepared(token, outcome),
-                )  # fmt: skip
-                threads = self._preparations if isinstance(origin, InStore) else self._downloads
-                threads.submit(origin.source, job)
+            case effects.Prepare() | effects.PrepareWorkflow():
+                self._prepare(effect)
             case effects.Cut(public_key):
                 self._peers.cut(public_key)
             case effects.ShareMemory(peer, message):
                 self._share_memory(peer, message)
             case effects.ReadChunk():
                 self._chunks.ask(effect)
-            case effects.DropArchive(archive, fetched_from):
+            case effects.DropArchive(archive, fetched_from, is_workflow):
                 # Set aside at once, so that the same archive may come in anew meanwhile.
                 if archive:
                     self._disk_threads.submit(self._store.set_aside(archive).unlink, missing_ok=True)
-                if fetched_from and (copy := store.set_aside_download(fetched_from, self._settings)):
+                found_by = store.of_workflows(self._settings) if is_workflow else self._settings
+                if fetched_from and (copy := store.set_aside_download(fetched_from, found_by)):
                     self._disk_threads.submit(copy.unlink, missing_ok=True)
             case effects.WriteMetrics(lines):
                 self._write_metrics(lines)
             case effects.Report(level, event, facts):
                 logger.log(level, event, extra=facts)
+
+    def _prepare(self, effect: effects.Prepare | effects.PrepareWorkflow) -> None:
+        token, origin = effect.token, effect.origin
+        if isinstance(effect, effects.Prepare):
+            job = self._job(
+                lambda: store.prepare(origin, self._store, self._settings, lambda: self._is_stopping,
+                                      reader=self._reader, s3_sse_kms=effect.s3_sse_kms,
+                                      is_wanted_now=effect.is_wanted_now),
+                lambda outcome: events.ArchivePrepared(token, outcome),
+            )  # fmt: skip
+        else:
+            job = self._job(
+                lambda: store.prepare_workflow(origin, self._store, self._settings, lambda: self._is_stopping,
+                                               reader=self._reader, s3_sse_kms=effect.s3_sse_kms),
+                lambda outcome: events.WorkflowPrepared(token, outcome),
+            )  # fmt: skip
+        threads = self._preparations if isinstance(origin, InStore) else self._downloads
+        threads.submit(origin.source, job)
 
     def _make_durable(self, effect: effects.Durable) -> None:
         match effect:

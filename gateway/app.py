@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import msgspec
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import inference, management, member_resources, metadata, metrics
+from torchrelay.gateway.api import inference, management, member_resources, metadata, metrics, workflows
 from torchrelay.gateway.api.base_app import App, bare_app
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http import addresses
@@ -87,7 +87,7 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/v1/models/{target}", inference.KserveV1Resource(link, config))
     app.add_route("/v2/models/{model}/infer", inference.KserveV2Resource(link, config))
     app.add_route("/v2/models/{model}/explain", inference.KserveV2Resource(link, config, explain=True))
-    app.add_sink(inference.refuse_workflow, _WORKFLOW)
+    app.add_sink(workflows.WorkflowPredictions(link, config).on_request, _WORKFLOW)
     if config.open_inference_protocol:
         app.add_route("/v2", metadata.ServerMetadataResource())
         app.add_route("/v2/health/live", metadata.HealthResource(link, config), suffix="live")
@@ -112,8 +112,8 @@ def add_management(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/models/{model}", management.ModelResource(link, config))
     app.add_route("/models/{model}/{version}", management.ModelResource(link, config))
     app.add_route("/models/{model}/{version}/set-default", management.DefaultVersionResource(link, config))
-    app.add_route("/workflows", management.WorkflowsResource(link, config))
-    app.add_route("/workflows/{workflow}", management.WorkflowResource(link, config))
+    app.add_route("/workflows", workflows.WorkflowsResource(link, config))
+    app.add_route("/workflows/{workflow}", workflows.WorkflowResource(link, config))
     app.add_route("/fleet", management.FleetResource(link, config))
     app.add_route("/livez", management.ProbesResource(link, config), suffix="live")
     app.add_route("/readyz", management.ProbesResource(link, config), suffix="ready")

@@ -32,7 +32,7 @@ from torchrelay.gateway.session import (
     Pending,
     unchecked,
 )
-from torchrelay.gateway.shared_questions import SharedQuestion
+from torchrelay.gateway.shared_questions import SharedQuestion, SharedQuestions
 from torchrelay.shared import clock, errors, member_credentials, settings
 from torchrelay.shared.containment import first_fault
 from torchrelay.shared.logs import logs
@@ -197,7 +197,7 @@ class Link:
         #: Guesses that wait for their answers.
         self._held_back = 0
         #: Questions that need not be asked for each client.
-        self._shared: dict[type[m.Ask], SharedQuestion] = {}
+        self._shared = SharedQuestions(self._put)
         #: This process was told to stop: others shall be asked, though it still answers.
         self.is_leaving = False
         #: What is lent to workers of this host, and read of theirs.
@@ -430,12 +430,9 @@ class Link:
     def ask(self, ask: m.Ask, reply: type[R]) -> Waiter[R]:
         """Ask the broker; to be awaited for its reply. Gives `ask` its number."""
         waiter = Waiter(self, reply)
-        if isinstance(ask, OF_THE_MOMENT):
+        if isinstance(ask, (*OF_THE_MOMENT, m.DescribeWorkflow)):
             waiter.number = 0  # none of its own
-            kind = type(ask)
-            if kind not in self._shared:
-                self._shared[kind] = SharedQuestion(partial(self._put, ask=ask))
-            self._shared[kind].join(waiter)
+            self._shared.join(ask, waiter)
         else:
             self._put(waiter, ask)
         return waiter
@@ -447,8 +444,8 @@ class Link:
     def forget(self, waiter: Waiter[Any]) -> None:
         """Wait for this answer no longer, since the client has gone."""
         waiter.drop_backlog()
-        for shared in self._shared.values():
-            shared.leave(waiter)
+        if not waiter.number:
+            self._shared.leave(waiter)
         self._session.forget(waiter)
         self._flush_soon()
 

@@ -37,7 +37,7 @@ ASK_LIMIT = 512
 #: Not worth waiting for where there is no broker: they ask how it is now, and all clients the same.
 OF_THE_MOMENT = (m.ReadHealth, m.ReadReadiness, m.ReadMetrics, m.ReadFleet)
 #: A second try could answer "taken" or "not found" to a first that did happen.
-_NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel)
+_NOT_REPEATABLE = (m.RegisterModel, m.UnregisterModel, m.RegisterWorkflow, m.UnregisterWorkflow)
 
 
 #: The broker answers for what is late; an answer of its own has so long to come. Else it is away, or hangs.

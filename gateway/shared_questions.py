@@ -9,6 +9,10 @@ from typing import Protocol
 
 from torchrelay.gateway.session import Outcome, Pending
 from torchrelay.shared.errors import RelayError
+from torchrelay.shared.wire import messages as m
+
+#: Different questions that are kept though nobody asks them.
+QUESTIONS_LIMIT = 64
 
 
 class Asker(Protocol):
@@ -29,6 +33,11 @@ class SharedQuestion(Pending):
         #: Who gets the answer that is under way, and who the next.
         self._first: dict[Asker, None] = {}
         self._later: dict[Asker, None] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anybody waits for an answer, or one is under way."""
+        return bool(self._is_under_way or self._first or self._later)
 
     def join(self, asker: Asker) -> None:
         """Add an asker, which is told the answer. Raises what `put` does."""
@@ -72,3 +81,24 @@ class SharedQuestion(Pending):
         except RelayError:
             self._is_under_way = False
             raise
+
+
+class SharedQuestions:
+    """One of these for each question that differs; `put` has it sent."""
+
+    def __init__(self, put: Callable[[SharedQuestion, m.Ask], None]) -> None:
+        self._put = put
+        self._questions: dict[m.Ask, SharedQuestion] = {}
+
+    def join(self, ask: m.Ask, asker: Asker) -> None:
+        """Add somebody who asks this. Raises what `put` does."""
+        if ask not in self._questions:
+            if len(self._questions) >= QUESTIONS_LIMIT:
+                self._questions = {key: one for key, one in self._questions.items() if one.is_asked}
+            self._questions[ask] = SharedQuestion(lambda question: self._put(question, ask))
+        self._questions[ask].join(asker)
+
+    def leave(self, asker: Asker) -> None:
+        """Remove an asker: its client has gone."""
+        for question in self._questions.values():
+            question.leave(asker)

@@ -5,7 +5,7 @@ here; both are TorchServe's where it has such a body. A field with a default is 
 value. A field that is added later gets a default: then a command reads the answer of an older server.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -76,10 +76,34 @@ class ModelsBody(JsonBody, frozen=True, kw_only=True):
     models: tuple[ModelsEntryBody, ...]
 
 
-class WorkflowsBody(JsonBody, frozen=True, kw_only=True):
-    """The registered workflows, of which there are none."""
+class WorkflowsEntryBody(JsonBody, frozen=True, kw_only=True):
+    """A registered workflow, with its archive."""
 
-    workflows: Annotated[tuple[dict[str, Any], ...], Meta(max_length=0)]  # Any: there is no such object
+    workflow_name: str
+    workflow_url: str
+
+
+class WorkflowsBody(JsonBody, frozen=True, kw_only=True):
+    """A page of the registered workflows; the last page has no token of a next one."""
+
+    next_page_token: Annotated[str, Meta(pattern="^[0-9]+$")] | UnsetType = UNSET
+    workflows: tuple[WorkflowsEntryBody, ...]
+
+
+class WorkflowBody(JsonBody, frozen=True, kw_only=True):
+    """A workflow as `describe` shows it; its numbers are what its spec says for all models.
+
+    `max_batch_delay` is in milliseconds. `workflow_dag` has each step with those that follow it:
+    `{first=[second, third], second=[]}`.
+    """
+
+    workflow_name: str
+    workflow_url: str
+    min_workers: Count
+    max_workers: Count
+    batch_size: Annotated[int, Meta(ge=1)]
+    max_batch_delay: Count
+    workflow_dag: str
 
 
 class WorkerBody(JsonBody, frozen=True, kw_only=True):
@@ -113,13 +137,14 @@ class VersionBody(JsonBody, frozen=True, kw_only=True):
     """A version as `describe` shows it.
 
     `max_batch_delay` is in milliseconds; `response_timeout` and `startup_timeout` are in seconds.
-    `customized_metadata` is what the handler says of itself, if it was asked. TorchServe knows nothing of
-    `placement`; with it, `explanation` says why workers are missing.
+    A function of a workflow has no `model_url`. `customized_metadata` is what the handler says of itself, if
+    it was asked. TorchServe knows nothing of `placement`; with it, `explanation` says why workers are
+    missing.
     """
 
     model_name: str
     model_version: str
-    model_url: str
+    model_url: str | UnsetType = UNSET
     runtime: Runtime
     min_workers: Count
     max_workers: Count
@@ -199,7 +224,10 @@ class QuarantinedBody(JsonBody, frozen=True, kw_only=True):
 
 
 class FleetModelBody(JsonBody, frozen=True, kw_only=True):
-    """A version of a model: what is wanted, what is there, and why they differ."""
+    """A version of a model: what is wanted, what is there, and why they differ.
+
+    It is a step of `workflow`, or none; a function of a workflow has no url.
+    """
 
     model_name: str
     model_version: str
@@ -214,6 +242,7 @@ class FleetModelBody(JsonBody, frozen=True, kw_only=True):
     last_error: str
     quarantined: tuple[QuarantinedBody, ...]
     workers: tuple[FleetWorkerBody, ...]
+    workflow: str = ""
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@
     │   ├── InvalidModel            400 InvalidModelException
     │   ├── DownloadFailed          400 DownloadArchiveException
     │   ├── DependenciesFailed      400 ModelException
+    │   ├── InvalidDag              400 InvalidDAGException
     │   ├── ForeignPage             403 ForeignPageException
     │   ├── InvalidModelVersion     403 InvalidModelVersionException
     │   ├── ResourceNotFound        404 ResourceNotFoundException
@@ -25,6 +26,9 @@
     │   ├── WorkerDied              500 InternalServerException
     │   ├── WorkerStartFailed       500 InternalServerException
     │   ├── RequestQuarantined      500 InternalServerException
+    │   ├── InvalidWorkflow         500 InvalidWorkflowException
+    │   ├── WorkflowFailed          500 WorkflowException
+    │   ├── WorkflowStepFailed      500 InternalServerException
     │   └── OutOfResources          507 InternalServerException
     └── FleetFault                  5xx: the fleet failed or is full
         ├── ServiceUnavailable      503 ServiceUnavailableException
@@ -112,6 +116,10 @@ class DependenciesFailed(CallerFault, type="ModelException", status=400):
     """The Python packages that an archive names could not be installed."""
 
 
+class InvalidDag(CallerFault, type="InvalidDAGException", status=400):
+    """Steps of a workflow that can't follow one another; the texts are TorchServe's."""
+
+
 class ForeignPage(CallerFault, type="ForeignPageException", status=403):
     """A browser asks for a page of somebody else, where nobody needs a key. Ours alone."""
 
@@ -136,7 +144,7 @@ class ModelVersionNotFound(CallerFault, type="ModelVersionNotFoundException", st
 
 
 class WorkflowNotFound(CallerFault, type="WorkflowNotFoundException", status=404):
-    """No such workflow; there are none here."""
+    """No such workflow, or no archive of one where it was said to be."""
 
 
 class MemberNotFound(CallerFault, type="MemberNotFoundException", status=404):
@@ -184,6 +192,18 @@ class WorkerStartFailed(HandlerFault, type="InternalServerException", status=500
 
 class RequestQuarantined(HandlerFault, type="InternalServerException", status=500):
     """The same content ended workers a while ago. TorchServe would lose another, and say 500 as well."""
+
+
+class InvalidWorkflow(HandlerFault, type="InvalidWorkflowException", status=500):
+    """An archive of a workflow that is broken, incomplete or unsafe. TorchServe says 500 here."""
+
+
+class WorkflowFailed(HandlerFault, type="WorkflowException", status=500):
+    """A workflow whose models could not all be registered and started."""
+
+
+class WorkflowStepFailed(HandlerFault, type="InternalServerException", status=500):
+    """A step of a workflow failed, however often it was tried."""
 
 
 class OutOfResources(HandlerFault, type="InternalServerException", status=507):

@@ -130,6 +130,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     state_dir: str
     #: Folder of local archives, and of those fetched from urls; without it no model can be registered.
     model_store: str | None = None
+    #: Folder of local archives of workflows, and of those fetched from urls; None takes the model store.
+    workflow_store: str | None = None
     #: Whether models that are folders of the model store are used in their place, as in TorchServe; all nodes
     #: must be on this host then. Else a folder is packed when it is registered, and sent to nodes.
     folders_in_place: bool = False
@@ -193,6 +195,8 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     settle_s: PositiveSeconds = 5.0
     #: Whether models may be registered and unregistered; else that is refused (405) to every gateway.
     enable_model_api: bool = False
+    #: Whether workflows may be registered; else that is refused (400), as in the last TorchServe.
+    enable_workflow_api: bool = False
     #: How long a broker that is told to stop waits for what workers run; it hands out nothing more meanwhile.
     leave_grace_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     #: How long an unregistration waits for the workers to end; TorchServe's default.
@@ -324,6 +328,8 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     stuck_after_s: Positive = 4
     #: Whether models may be registered and unregistered; else that is refused (405). The broker has its own.
     enable_model_api: bool = False
+    #: Whether workflows may be registered; else that is refused (400). The broker has its own.
+    enable_workflow_api: bool = False
     #: Whether the metrics port is opened.
     enable_metrics_api: bool = True
     #: Whether every request needs a key (`Authorization: Bearer`); the keys are the broker's.

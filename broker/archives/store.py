@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -23,7 +23,7 @@ from torchrelay.broker.archives import fetching
 from torchrelay.broker.archives.fetching import PART_PREFIX, PART_SUFFIX
 from torchrelay.broker.archives.local_file import open_regular
 from torchrelay.broker.models.origins import InStore, Origin, without_query
-from torchrelay.broker.models.records import Prepared
+from torchrelay.broker.models.records import Prepared, PreparedWorkflow
 from torchrelay.shared import errors, locks, private_files
 from torchrelay.shared.archives import model_archive
 from torchrelay.shared.archives.reader import ArchiveReader
@@ -156,17 +156,56 @@ def prepare(
         raise errors.StoreFailed(f"Failed to save model: {quoted(origin.url)}", details) from error
 
 
+def prepare_workflow(
+    origin: Origin,
+    store: ArchiveStore,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    *,
+    reader: ArchiveReader,
+    s3_sse_kms: bool = False,
+) -> PreparedWorkflow:
+    """Do the same for an archive of a workflow, with TorchServe's texts of those.
+
+    Raises a CallerFault, InvalidWorkflow or StoreFailed.
+    """
+    settings = of_workflows(settings)
+    try:
+        path = _locate(origin, settings, is_cancelled, s3_sse_kms=s3_sse_kms, texts=_OF_WORKFLOWS)
+    except errors.ModelNotFound as error:
+        raise errors.WorkflowNotFound(error.message) from error
+    if path.is_dir():
+        raise errors.WorkflowNotFound(f"{_OF_WORKFLOWS.nothing_at}{quoted(origin.url)}")
+    try:
+        info = reader.inspect_workflow(path)
+        sha256, size = store.put(path)
+    except (errors.RelayError, OSError) as error:
+        if copy := set_aside_download(origin, settings):
+            copy.unlink(missing_ok=True)
+        if isinstance(error, errors.InvalidModel):  # it takes too much to be read
+            raise errors.InvalidWorkflow(error.message) from error
+        if isinstance(error, errors.RelayError) and not isinstance(error, errors.StoreFailed):
+            raise
+        details = error.details if isinstance(error, errors.RelayError) else str(error)
+        raise errors.StoreFailed(f"Failed to save workflow: {quoted(origin.url)}", details) from error
+    return PreparedWorkflow(sha256, size, str(store.path_of(sha256)), info.name, info.handler, info.spec)
+
+
+def of_workflows(settings: BrokerSettings) -> BrokerSettings:
+    """Return the settings by which archives of workflows are found and fetched."""
+    return msgspec.structs.replace(settings, model_store=settings.workflow_store or settings.model_store)
+
+
 def remove_leftovers(settings: BrokerSettings) -> None:
     """Delete what a broker that was killed left half made; before anything is prepared."""
-    for folder in Path(settings.state_dir).glob(f"{PACKING_PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)
-    if settings.model_store is None:
-        return
-    for part in Path(settings.model_store).glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
-        # Another broker may use the same store: it holds what it is still writing.
-        with contextlib.suppress(OSError), part.open("rb") as file:
-            if locks.try_flock(file):
-                part.unlink()
+    for packing in Path(settings.state_dir).glob(f"{PACKING_PREFIX}*"):
+        shutil.rmtree(packing, ignore_errors=True)
+    for folder in filter(None, {settings.model_store, settings.workflow_store}):
+        for part in Path(folder).glob(f"{PART_PREFIX}*{PART_SUFFIX}"):
+            # Another broker may use the same store: it holds what it is still writing.
+            with contextlib.suppress(OSError), part.open("rb") as file:
+                if locks.try_flock(file):
+                    part.unlink()
 
 
 def startup_urls(settings: BrokerSettings) -> list[str]:
@@ -267,17 +306,38 @@ def _copy(source: Path, target: IO[bytes]) -> tuple[str, int]:
     return model_archive.sha256_of(shared), shared.stat().st_size
 
 
+class _Texts(NamedTuple):
+    """What TorchServe says where there is no url, nothing at it, or no store."""
+
+    no_url: str
+    nothing_at: str
+    no_store: str
+
+
+_OF_MODELS = _Texts("empty url", "Model not found at: ", "Model store has not been configured.")
+_OF_WORKFLOWS = _Texts(
+    "Workflow not found at: ",
+    "Workflow not found in workflow store: ",
+    "Workflow store has not been configured.",
+)
+
+
 def _locate(
-    origin: Origin, settings: BrokerSettings, is_cancelled: Callable[[], bool], *, s3_sse_kms: bool
+    origin: Origin,
+    settings: BrokerSettings,
+    is_cancelled: Callable[[], bool],
+    *,
+    s3_sse_kms: bool,
+    texts: _Texts = _OF_MODELS,
 ) -> Path:
     url = origin.url
     if not url:
-        raise errors.ModelNotFound("empty url")
+        raise errors.ModelNotFound(texts.no_url)
     if ".." in unquote(url):
         raise errors.ModelNotFound(f"Relative path is not allowed in url: {quoted(url)}")
     is_named = _is_path_named_at_start(origin, settings)
     if settings.model_store is None and not is_named:
-        raise errors.ModelNotFound("Model store has not been configured.")
+        raise errors.ModelNotFound(texts.no_store)
     folder = Path(settings.model_store) if settings.model_store is not None else None
     if folder is not None and fetching.is_remote(origin, settings):
         try:
@@ -290,7 +350,7 @@ def _locate(
         found = _find(origin, folder, is_named=is_named)
         if found and (is_named or not (found.is_dir() and _is_ours(found, settings))):
             return found
-    raise errors.ModelNotFound(f"Model not found at: {quoted(url)}")
+    raise errors.ModelNotFound(f"{texts.nothing_at}{quoted(url)}")
 
 
 def _find(origin: Origin, folder: Path | None, *, is_named: bool) -> Path | None:

@@ -39,6 +39,15 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareWorkflow:
+    """Fetch, check and keep an archive of a workflow; answered by WorkflowPrepared."""
+
+    token: int
+    origin: Origin
+    s3_sse_kms: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """Write a change to the registry; answered by Stored once it is durable."""
 
@@ -94,6 +103,8 @@ class DropArchive:
 
     archive: str
     origin: Origin | None
+    #: Whether the origin is a workflow's, which are fetched to a store of their own.
+    is_workflow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,10 @@ class Report:
 
 #: What is answered by Stored.
 Durable = Store | KeepKeys | KeepBrokerKeys | WriteSnapshot
-Effect = Send | Durable | Prepare | Cut | ShareMemory | ReadChunk | DropArchive | WriteMetrics | Report
+Effect = (
+    Send | Durable | Prepare | PrepareWorkflow | Cut | ShareMemory | ReadChunk | DropArchive | WriteMetrics
+    | Report
+)  # fmt: skip
 
 
 class Outbox:

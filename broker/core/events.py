@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from torchrelay.broker.models.records import Prepared
+from torchrelay.broker.models.records import Prepared, PreparedWorkflow
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.settings import LoadAtStart, StartupModel
 from torchrelay.shared.wire import messages as m
@@ -54,6 +54,14 @@ class ArchivePrepared:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowPrepared:
+    """The work of effect PrepareWorkflow is done."""
+
+    token: int
+    outcome: PreparedWorkflow | RelayError
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The work of effect Store, KeepKeys or WriteSnapshot is done: it is on disk, or `error` says why not."""
 
@@ -96,5 +104,7 @@ class Stopping:
     """The broker stops: this is its last turn."""
 
 
-Own = ArchivePrepared | Stored | ChunkRead | Started | MetricsNotWritten | Leaving | Stopping
+Own = (
+    ArchivePrepared | WorkflowPrepared | Stored | ChunkRead | Started | MetricsNotWritten | Leaving | Stopping
+)
 Event = Received | Garbled | Unreachable | Unsendable | Own

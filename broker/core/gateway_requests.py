@@ -168,6 +168,8 @@ class GatewayRequests:
                 return False
             case m.ReadMembers() | m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey():
                 return False
+            case m.DescribeWorkflow() | m.ListWorkflows():  # no start brings any
+                return False
             case m.ListModels() | m.DescribeModel(every=True):
                 return self._management.is_starting
             case m.SubmitItem() | m.DescribeModel():

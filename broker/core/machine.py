@@ -235,7 +235,7 @@ class BrokerCore:
         match event:
             case events.Stored(token, error) if self.membership.is_storing(token):
                 self.peers.end(self.membership.stored(error, now), now)
-            case events.ArchivePrepared() | events.Stored():
+            case events.ArchivePrepared() | events.WorkflowPrepared() | events.Stored():
                 self.management.continue_with(event, now)
             case events.ChunkRead(peer, archive, offset, total, data):
                 if data is None:
@@ -309,7 +309,8 @@ class BrokerCore:
             case (m.RegisterModel() | m.UnregisterModel() | m.ScaleWorkers() | m.SetDefault() | m.RenewKey()
                   | m.Invite() | m.EndInvitation() | m.ChangeMember() | m.RotateBrokerKey() | m.ReadMembers()
                   | m.DescribeModel() | m.ListModels() | m.ReadFleet() | m.ReadMetrics() | m.ReadHealth()
-                  | m.ReadReadiness()):  # fmt: skip
+                  | m.ReadReadiness() | m.RegisterWorkflow() | m.UnregisterWorkflow() | m.DescribeWorkflow()
+                  | m.ListWorkflows()):  # fmt: skip
                 self.requests.ask(gateway, message, now)
             case m.Bye():
                 self.peers.drop_gateway(gateway, "it said goodbye")

@@ -20,7 +20,7 @@ from torchrelay.broker.membership.members import Members
 from torchrelay.broker.membership.shown_members import members_read
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.changes import Management
-from torchrelay.broker.models.records import VersionRecord
+from torchrelay.broker.models.records import VersionRecord, WorkflowRecord, model_of_step
 from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings
 from torchrelay.shared.wire import messages as m
@@ -120,7 +120,9 @@ def _cost(question: m.Question) -> int:
     match question:
         case m.ReadFleet() | m.ReadMetrics() | m.ReadHealth() | m.ReadReadiness() | m.ListModels():
             return QUESTIONS_PER_TURN
-        case m.DescribeModel() | m.ReadMembers():
+        case m.ListWorkflows():
+            return QUESTIONS_PER_TURN
+        case m.DescribeModel() | m.DescribeWorkflow() | m.ReadMembers():
             return 1
 
 
@@ -165,9 +167,11 @@ def _some(items: Iterable[ItemT], count: int) -> Iterator[list[ItemT]]:
 
 
 def _answer(
-    state: BrokerState, question: m.DescribeModel | m.ListModels | m.ReadMembers, now: float
+    state: BrokerState,
+    question: m.DescribeModel | m.ListModels | m.ReadMembers | m.WorkflowQuestion,
+    now: float,
 ) -> m.Reply:
-    """Answer a question at once; an unknown model is refused."""
+    """Answer a question at once; an unknown model or workflow is refused."""
     try:
         match question:
             case m.DescribeModel(number, model, version, every):
@@ -177,11 +181,42 @@ def _answer(
             case m.ListModels(number, limit, offset):
                 entries, next_offset = state.catalog.page(limit, offset)
                 return m.ModelsListed(number, tuple(entries), next_offset)
+            case m.DescribeWorkflow(number, workflow):
+                return workflow_described(number, state.catalog.workflow(workflow))
+            case m.ListWorkflows(number, limit, offset):
+                listed, next_offset = state.catalog.workflow_page(limit, offset)
+                return m.WorkflowsListed(number, tuple(listed), next_offset)
             case m.ReadMembers(number, role):
                 here = state.fleet.nodes.values() if role == "node" else state.gateways.values()
                 return members_read(number, role, here, state.fleet, state.members, now)
     except errors.RelayError as error:
         return ask_refused(question.ask, error)
+
+
+def workflow_described(ask: int, record: WorkflowRecord) -> m.WorkflowDescribed:
+    """Describe a workflow."""
+    spec = record.spec
+    successors = dict(spec.dag)
+    return m.WorkflowDescribed(
+        ask,
+        record.name,
+        record.url,
+        spec.defaults.min_workers,
+        spec.defaults.max_workers,
+        spec.defaults.batch_size,
+        spec.defaults.max_batch_delay_ms,
+        tuple(
+            m.StepFacts(
+                step.name,
+                model_of_step(record.name, step.name),
+                step.settings.retry_attempts,
+                step.settings.timeout_ms,
+                successors.get(step.name, ()),
+                step.name in successors,
+            )
+            for step in spec.steps
+        ),
+    )
 
 
 def _all_facts(
@@ -247,6 +282,7 @@ def version_facts(state: BrokerState, record: VersionRecord, now: float) -> m.Ve
         strategy=wish.strategy if wish else "",
         memory_bytes=wish.memory_bytes if wish else 0,
         labels=wish.labels if wish else (),
+        workflow=record.workflow,
     )
 
 

@@ -25,6 +25,7 @@ class Catalog:
         self._versions: dict[Key, VersionRecord] = {v.key: v for v in snapshot.versions}
         #: Has exactly the models of `_versions`.
         self._defaults = dict(snapshot.defaults)
+        self._workflows = {workflow.name: workflow for workflow in snapshot.workflows}
         #: Models of the start that could not be registered, by the name that their callers know.
         self._not_loaded: dict[str, messages.NotLoaded] = {}
 
@@ -97,18 +98,43 @@ class Catalog:
     def page(self, limit: int, offset: int) -> tuple[list[messages.ModelEntry], int | None]:
         """Return `limit` models from `offset` on in code point order, and the next page's offset.
 
-        As in TorchServe there is a next page whenever the page is full, even if it will be empty.
+        As in TorchServe there is a next page whenever the page is full, even if it will be empty, and
+        functions of workflows are left out.
         """
-        names = sorted(self._defaults)
+        defaults = (self._versions[default] for default in self._defaults.items())
+        shown = sorted((record.model, record.url) for record in defaults if not record.is_function)
+        entries = [messages.ModelEntry(name, url) for name, url in shown[offset : offset + limit]]
+        return entries, offset + limit if offset + limit <= len(shown) else None
+
+    @property
+    def workflows(self) -> Mapping[str, records.WorkflowRecord]:
+        """All workflows by their names."""
+        return self._workflows
+
+    def workflow(self, name: str) -> records.WorkflowRecord:
+        """Return a workflow. Raises WorkflowNotFound."""
+        record = self._workflows.get(name)
+        if record is None:
+            raise errors.WorkflowNotFound(f"Workflow not found: {quoted(name)}")
+        return record
+
+    def steps_of(self, workflow: str) -> list[VersionRecord]:
+        """Return the versions that are a workflow's steps."""
+        return [record for record in self if record.workflow == workflow]
+
+    def workflow_page(self, limit: int, offset: int) -> tuple[list[messages.WorkflowEntry], int | None]:
+        """Return `limit` workflows from `offset` on, and the next page's offset; as `page` does."""
+        names = sorted(self._workflows)
         entries = [
-            messages.ModelEntry(name, self.resolve(name, None).url) for name in names[offset : offset + limit]
+            messages.WorkflowEntry(name, self._workflows[name].url) for name in names[offset : offset + limit]
         ]
         return entries, offset + limit if offset + limit <= len(names) else None
 
     def as_startup_models(self) -> tuple[StartupModel, ...]:
         """Return what a snapshot keeps: the models by name, their versions as they are now.
 
-        An archive with a whole path may lie outside of the model store, and keeps it.
+        An archive with a whole path may lie outside of the model store, and keeps it. Steps of workflows are
+        left out: TorchServe's snapshots know no workflows.
         """
         return tuple(
             StartupModel(
@@ -125,6 +151,7 @@ class Catalog:
                 runtime=record.runtime,
             )
             for record in sorted(self, key=lambda record: record.key)
+            if not record.workflow
         )
 
     def apply(self, change: records.Change) -> None:
@@ -135,12 +162,15 @@ class Catalog:
                 self._not_loaded.pop(record.model, None)
                 self._defaults.setdefault(record.model, record.version)
             case records.RemoveVersion(model, version):
-                self._versions.pop((model, version), None)
-                left = [record.version for record in self if record.model == model]
-                if not left:
-                    self._defaults.pop(model, None)
-                elif self._defaults[model] == version:
-                    self._defaults[model] = left[0]
+                self._remove(model, version)
+            case records.PutWorkflow(workflow, versions):
+                self._workflows[workflow.name] = workflow
+                for step in versions:
+                    self.apply(records.PutVersion(step))
+            case records.RemoveWorkflow(name):
+                self._workflows.pop(name, None)
+                for step in self.steps_of(name):
+                    self._remove(*step.key)
             case records.SetTargets(model, version, min_workers, max_workers):
                 if old := self._versions.get((model, version)):
                     self._versions[model, version] = replace(
@@ -151,6 +181,14 @@ class Catalog:
                     self._defaults[model] = version
             case records.RememberNodes() | records.PutKeys():
                 pass
+
+    def _remove(self, model: str, version: str) -> None:
+        self._versions.pop((model, version), None)
+        left = [record.version for record in self if record.model == model]
+        if not left:
+            self._defaults.pop(model, None)
+        elif self._defaults[model] == version:
+            self._defaults[model] = left[0]
 
 
 def _java_bucket(text: str) -> int:

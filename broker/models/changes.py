@@ -1,7 +1,7 @@
 """Changes of models and keys that callers of the management API ask for, and those of the start. Pure.
 
-What is done at the steps of each change is in `registering` and `version_changes`, and for keys here. Here
-changes are begun, and go on as events come back.
+What is done at the steps of each change is in `registering`, `version_changes` and `workflow_changes`, and
+for keys here. Here changes are begun, and go on as events come back.
 """
 
 import logging
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from torchrelay.broker.core.effects import KeepKeys, Report
-from torchrelay.broker.core.events import ArchivePrepared, Stored
-from torchrelay.broker.models import registering, running_changes, version_changes
+from torchrelay.broker.core.events import ArchivePrepared, Stored, WorkflowPrepared
+from torchrelay.broker.models import registering, running_changes, version_changes, workflow_changes
 from torchrelay.broker.models.catalog import Key
 from torchrelay.broker.models.records import RememberNodes
 from torchrelay.broker.models.running_changes import Caller, Preparing, Renewing, RunningChanges
@@ -73,6 +73,10 @@ class Management(RunningChanges):
                 version_changes.remove(self, caller, ask)
             case m.SetDefault():
                 version_changes.set_default(self, caller, ask)
+            case m.RegisterWorkflow():
+                workflow_changes.register(self, caller, ask)
+            case m.UnregisterWorkflow():
+                workflow_changes.unregister(self, caller, ask)
             case m.RenewKey():
                 self.enter(running_changes.AwaitingRenewal(caller, ask))
                 if not any(self.of_kind(Renewing)):
@@ -92,12 +96,19 @@ class Management(RunningChanges):
         is_of_models = isinstance(ask, m.RegisterModel | m.UnregisterModel)
         if is_of_models and not self.settings.enable_model_api:
             raise errors.MethodNotAllowed
+        if isinstance(ask, m.RegisterWorkflow) and not self.settings.enable_workflow_api:
+            raise errors.BadRequest("Registering new workflows is disabled.")
 
-    def continue_with(self, event: ArchivePrepared | Stored, now: float) -> None:
+    def continue_with(self, event: ArchivePrepared | WorkflowPrepared | Stored, now: float) -> None:
         """Take the next step of a change whose blocking work is done."""
         match event:
             case ArchivePrepared(token, outcome):
-                registering.prepared(self, token, outcome)
+                if isinstance(self.steps[token], running_changes.PreparingStep):
+                    workflow_changes.step_prepared(self, token, outcome)
+                else:
+                    registering.prepared(self, token, outcome)
+            case WorkflowPrepared(token, read):
+                workflow_changes.prepared(self, token, read)
             case Stored(token, error):
                 self._take_stored(self.steps.pop(token), error, now)
             case _:
@@ -108,6 +119,10 @@ class Management(RunningChanges):
         match step:
             case running_changes.Registering():
                 registering.stored(self, step, error, now)
+            case running_changes.RegisteringWorkflow():
+                workflow_changes.stored(self, step, error, now)
+            case running_changes.RemovingWorkflow():
+                workflow_changes.removed(self, step, error, now)
             case running_changes.RestoringDefault():
                 registering.default_restored(self, step, error)
             case running_changes.Scaling():
@@ -165,6 +180,7 @@ class Management(RunningChanges):
                 self.patience_s.pop(key, None)
         registering.load_again(self, now)
         version_changes.check_waiting(self, now)
+        workflow_changes.check_waiting(self, now)
         if not self._has_started and not self.loading:
             self._has_started = True
             self.write_snapshot(running_changes.WritingSnapshot("startup"))

@@ -45,9 +45,9 @@ def settle(
     name = ask.model_name or prepared.model_name or (prepared.file_name if at_start else "")
     if not name:
         raise errors.InvalidModel("Model name is not defined.")
-    _check_reachable("name", name)
+    check_reachable("Model name", name)
     version = prepared.model_version or DEFAULT_VERSION
-    _check_reachable("version", version)
+    check_reachable("Model version", version)
     config = prepared.config or ModelConfig()
     _check_config(config)
     found = (model for model in settings.models if (model.name, model.version) == (name, version))
@@ -130,12 +130,12 @@ def _range(least: int, most: int | None) -> tuple[int, int]:
     return least, max(least, most or 0)
 
 
-def _check_reachable(what: str, text: str) -> None:
+def check_reachable(what: str, text: str) -> None:
     """Raise BadRequest for what no URL can name: clients resolve dots themselves, and a path has a bound."""
     is_short = len(text.encode(errors="surrogatepass")) <= NAME_LIMIT_BYTES
     if not is_short or "/" in text or text in (".", "..") or not text.isprintable():
         raise errors.BadRequest(
-            f"Model {what} {quoted(text)!r} can't be part of a URL: it has a slash or a control character, is"
+            f"{what} {quoted(text)!r} can't be part of a URL: it has a slash or a control character, is"
             f" a dot or two, or has more than {NAME_LIMIT_BYTES} bytes."
         )
 

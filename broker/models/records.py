@@ -6,6 +6,7 @@ A change is small on purpose: two of them in flight at once never overwrite one 
 from dataclasses import dataclass, field
 
 from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.archives.workflow_spec import WorkflowSpec
 from torchrelay.shared.wire.fields import KeyedApi, MemberRole
 
 
@@ -34,6 +35,19 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedWorkflow:
+    """An archive of a workflow that is in the store, as `archive` says; its functions' models use it."""
+
+    archive: str
+    archive_bytes: int
+    path: str
+    name: str
+    #: The file with the functions.
+    handler: str
+    spec: WorkflowSpec
+
+
+@dataclass(frozen=True, slots=True)
 class VersionRecord:
     """One registered version of a model; times in the unit of their name."""
 
@@ -59,11 +73,47 @@ class VersionRecord:
     archive_path: str = ""
     #: No two registrations have the same, not even of the same version.
     registration: str = ""
+    #: The workflow that it is a step of, "" for any other; `url` is "" then for a function of that one.
+    workflow: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
         """Model name and version."""
         return self.model, self.version
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a function of a workflow, which lists don't show."""
+        return bool(self.workflow and not self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRecord:
+    """A registered workflow; its steps' models are versions of their own."""
+
+    name: str
+    url: str
+    spec: WorkflowSpec
+
+
+def model_of_step(workflow: str, step: str) -> str:
+    """Name the model that is a step of a workflow, as TorchServe does."""
+    return f"{workflow}__{step}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutWorkflow:
+    """Add a workflow with the versions of all its steps."""
+
+    record: WorkflowRecord
+    versions: tuple[VersionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveWorkflow:
+    """Drop a workflow with all versions that are its steps."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +261,8 @@ class SetDraining:
 
 MemberChange = PutInvitation | PutMember | EndKeys | ForgetKeys | SetDraining
 Change = (
-    PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | RememberNodes | PutKeys | MemberChange
+    PutVersion | RemoveVersion | SetTargets | SetDefaultVersion | PutWorkflow | RemoveWorkflow
+    | RememberNodes | PutKeys | MemberChange
 )  # fmt: skip
 
 
@@ -227,3 +278,4 @@ class Snapshot:
     members: tuple[MemberRecord, ...] = ()
     ended_keys: tuple[EndedKey, ...] = ()
     draining: tuple[str, ...] = ()
+    workflows: tuple[WorkflowRecord, ...] = ()

@@ -66,8 +66,7 @@ def _store(running: RunningChanges, begun: Preparing, prepared: Prepared) -> Non
     check_target(record.min_workers, running.settings)
     record = replace(record, registration=running.new_registration())
     known = running.catalog.get(record.key)
-    is_reserved = any(step.record.key == record.key for _, step in running.of_kind(Registering))
-    if not at_start and (known or is_reserved):
+    if not at_start and (known or running.is_being_registered(record.key)):
         raise errors.Conflict(
             f"Model version {record.version} is already registered for model {record.model}"
         )

@@ -16,7 +16,13 @@ from torchrelay.broker.core.keyring import IssuedKeys, Keyring
 from torchrelay.broker.fleet.fleet import Fleet
 from torchrelay.broker.models.catalog import Catalog, Key
 from torchrelay.broker.models.origins import parse
-from torchrelay.broker.models.records import Change, Prepared, VersionRecord
+from torchrelay.broker.models.records import (
+    Change,
+    Prepared,
+    PreparedWorkflow,
+    VersionRecord,
+    WorkflowRecord,
+)
 from torchrelay.shared import errors
 from torchrelay.shared.settings import BrokerSettings, StartupModel
 from torchrelay.shared.torchserve.snapshot_files import Kind
@@ -53,6 +59,54 @@ class Registering:
     record: VersionRecord
     prepared: Prepared
     replaced: VersionRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparingWorkflow:
+    """An archive of a workflow is being fetched and checked."""
+
+    caller: Caller
+    ask: m.RegisterWorkflow
+
+
+@dataclass(frozen=True, slots=True)
+class PreparingSteps:
+    """The archives of a workflow's models are being fetched and checked; nobody else may take its name."""
+
+    caller: Caller
+    ask: m.RegisterWorkflow
+    name: str
+    prepared: PreparedWorkflow
+    #: By the steps' names.
+    outcomes: tuple[tuple[str, Prepared | errors.RelayError], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparingStep:
+    """The archive of one of these is; `workflow` is the token of that change."""
+
+    workflow: int
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteringWorkflow:
+    """A workflow with its steps' versions is being stored."""
+
+    caller: Caller
+    ask: m.RegisterWorkflow
+    record: WorkflowRecord
+    versions: tuple[VersionRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemovingWorkflow:
+    """A workflow with its steps' versions is being removed; `error` is what ended its registration."""
+
+    caller: Caller
+    ask: m.RegisterWorkflow | m.UnregisterWorkflow
+    record: WorkflowRecord
+    error: errors.RelayError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +201,23 @@ class AwaitingWorkers:
 
 
 @dataclass(frozen=True, slots=True)
-class AwaitingExits:
-    """A caller is answered once the workers of what it unregistered are gone."""
+class AwaitingStepWorkers:
+    """A caller is answered once all steps of a workflow have their workers; times as in AwaitingWorkers."""
 
     caller: Caller
-    ask: m.UnregisterModel
+    ask: m.RegisterWorkflow
+    record: WorkflowRecord
+    deadline: float
+    placed_by: float
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitingExits:
+    """A caller is answered once the workers of what it unregistered, called `name`, are gone."""
+
+    caller: Caller
+    name: str
+    reply: m.ModelUnregistered | m.WorkflowUnregistered
     worker_ids: frozenset[int]
     deadline: float
 
@@ -159,6 +225,8 @@ class AwaitingExits:
 #: Steps that end when something has been stored.
 Storing = (
     Registering
+    | RegisteringWorkflow
+    | RemovingWorkflow
     | RestoringDefault
     | Scaling
     | SettingDefault
@@ -168,7 +236,21 @@ Storing = (
     | WritingSnapshot
     | RememberingNodes
 )
-Step = Preparing | Storing | AwaitingRenewal | AwaitingWorkers | AwaitingExits
+#: Steps while which archives may come to be used that no version uses.
+UsingArchives = (
+    Preparing | PreparingWorkflow | PreparingSteps | PreparingStep | Registering | RegisteringWorkflow
+)
+Step = (
+    Preparing
+    | PreparingWorkflow
+    | PreparingSteps
+    | PreparingStep
+    | Storing
+    | AwaitingRenewal
+    | AwaitingWorkers
+    | AwaitingStepWorkers
+    | AwaitingExits
+)
 
 StepT = TypeVar("StepT", bound=Step)
 
@@ -234,7 +316,7 @@ class RunningChanges:
 
     def drop_unused_archives(self) -> None:
         """Have those deleted that no version uses, unless a registration on its way may need them."""
-        if not self.let_go or any(self.of_kind(Preparing)) or any(self.of_kind(Registering)):
+        if not self.let_go or any(isinstance(step, UsingArchives) for step in self.steps.values()):
             return
         let_go, self.let_go = self.let_go, {}
         for archive, url in let_go:
@@ -242,6 +324,12 @@ class RunningChanges:
             is_url_used = any(record.url == url for record in self.catalog)
             if not (is_used and is_url_used):
                 self.emit(DropArchive("" if is_used else archive, None if is_url_used else parse(url)))
+
+    def is_being_registered(self, key: Key) -> bool:
+        """Tell whether a version is being stored, or is one of those of a workflow that is."""
+        one_by_one = any(step.record.key == key for _, step in self.of_kind(Registering))
+        of_workflows = (step.versions for _, step in self.of_kind(RegisteringWorkflow))
+        return one_by_one or any(record.key == key for versions in of_workflows for record in versions)
 
     # Callers
 

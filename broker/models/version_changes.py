@@ -101,6 +101,10 @@ def remove(running: RunningChanges, caller: Caller, ask: m.UnregisterModel) -> N
     """Have a version removed. Raises ModelNotFound, ModelVersionNotFound or InvalidModelVersion."""
     running.catalog.forget_not_loaded(ask.model)
     record = running.catalog.resolve(ask.model, ask.version)
+    if record.workflow:
+        raise errors.Conflict(
+            f"Model {record.model} is a step of workflow {record.workflow}: unregister the workflow."
+        )
     if running.catalog.is_default(record) and len(running.catalog.versions_of(record.model)) > 1:
         raise errors.InvalidModelVersion(f"Cannot remove default version for model {record.model}")
     running.store(Removing(caller, ask, record), RemoveVersion(*record.key))
@@ -126,7 +130,8 @@ def removed(
         # Answered when the workers' memory is free again, since what comes next may need it.
         ids = frozenset(worker.worker_id for worker in running.fleet.of_version(record.key))
         deadline = now + running.settings.unregister_timeout_s
-        running.enter(AwaitingExits(step.caller, step.ask, ids, deadline))
+        reply = m.ModelUnregistered(step.ask.ask, step.ask.model)
+        running.enter(AwaitingExits(step.caller, step.ask.model, reply, ids, deadline))
 
 
 def check_waiting(running: RunningChanges, now: float) -> None:
@@ -143,13 +148,12 @@ def check_waiting(running: RunningChanges, now: float) -> None:
             del running.steps[token]
             _fail(running, step, record, now)
     for token, exits in running.of_kind(AwaitingExits):
-        ask = exits.ask
         if not exits.worker_ids & running.fleet.workers.keys():
             del running.steps[token]
-            running.succeed(exits.caller, m.ModelUnregistered(ask.ask, ask.model))
+            running.succeed(exits.caller, exits.reply)
         elif now >= exits.deadline:
             del running.steps[token]
-            error = errors.RequestTimeout(f"Timed out while cleaning resources: {ask.model}")
+            error = errors.RequestTimeout(f"Timed out while cleaning resources: {exits.name}")
             running.refuse(exits.caller, error)
 
 
@@ -157,21 +161,34 @@ def _has_come_about(running: RunningChanges, step: AwaitingWorkers, record: Vers
     key = step.key
     if step.for_install:
         return not (running.fleet.is_installing(key) or running.fleet.condition(key).failed_installing)
+    return has_its_workers(running, record)
+
+
+def has_its_workers(running: RunningChanges, record: VersionRecord) -> bool:
+    """Tell whether a version has as many workers that are ready as it should, and no more than it may."""
     return (
-        running.fleet.ready_count(key) >= record.min_workers
-        and len(running.fleet.of_version(key)) <= record.max_workers
+        running.fleet.ready_count(record.key) >= record.min_workers
+        and len(running.fleet.of_version(record.key)) <= record.max_workers
     )
 
 
 def _has_failed(running: RunningChanges, step: AwaitingWorkers, record: VersionRecord, now: float) -> bool:
-    condition = running.fleet.condition(step.key)
     if step.for_install:
-        return condition.failed_installing
-    # Workers may be missing that nobody is starting; those that start have their own limit.
-    is_hopeless = running.fleet.live_count(step.key) < record.min_workers and (
-        now >= step.deadline or (now >= step.placed_by and running.fleet.has_no_place_for(record))
+        return running.fleet.condition(step.key).failed_installing
+    return wont_get_its_workers(running, record, step.deadline, step.placed_by, now)
+
+
+def wont_get_its_workers(
+    running: RunningChanges, record: VersionRecord, deadline: float, placed_by: float, now: float
+) -> bool:
+    """Tell whether a worker has failed, or none is being started that is missing: by then they should be.
+
+    Those that start have a limit of their own.
+    """
+    is_hopeless = running.fleet.live_count(record.key) < record.min_workers and (
+        now >= deadline or (now >= placed_by and running.fleet.has_no_place_for(record))
     )
-    return condition.failures > 0 or is_hopeless
+    return running.fleet.condition(record.key).failures > 0 or is_hopeless
 
 
 def _fail(running: RunningChanges, step: AwaitingWorkers, record: VersionRecord, now: float) -> None:

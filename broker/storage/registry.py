@@ -18,10 +18,11 @@ from sqlalchemy.dialects.sqlite import insert
 from torchrelay.broker.models import records
 from torchrelay.shared import private_files
 from torchrelay.shared.archives.model_config import ModelConfig
+from torchrelay.shared.archives.workflow_spec import WorkflowSpec
 from torchrelay.shared.errors import StoreFailed
 
 #: Kept in the file; a database of a newer layout is refused rather than misread.
-LAYOUT = 4
+LAYOUT = 5
 
 _metadata = sa.MetaData()
 _facts = sa.Table(
@@ -53,7 +54,16 @@ _versions = sa.Table(
     sa.Column("has_requirements", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("archive_path", sa.Text, nullable=False, server_default=""),
     sa.Column("registration", sa.Text, nullable=False, server_default=""),
+    sa.Column("workflow", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("model", "version"),
+)
+_workflows = sa.Table(
+    "workflows",
+    _metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    #: JSON, as `config` of versions.
+    sa.Column("spec", sa.Text, nullable=False),
 )
 _keys = sa.Table(
     "access_keys",
@@ -113,6 +123,7 @@ _MIGRATIONS = {
         "ALTER TABLE versions ADD COLUMN registration TEXT DEFAULT '' NOT NULL",
     ),
     3: (),  # only tables are new, and made where they are missing
+    4: ("ALTER TABLE versions ADD COLUMN workflow TEXT DEFAULT '' NOT NULL",),
 }
 
 #: What may lie beside the file: its write-ahead log, and the index of that.
@@ -179,6 +190,10 @@ class Registry:
                 tuple(records.MemberRecord(**row) for row in _rows(connection, _members)),
                 tuple(records.EndedKey(**row) for row in _rows(connection, _ended_keys)),
                 tuple(connection.execute(sa.select(_draining.c.name)).scalars()),
+                tuple(
+                    records.WorkflowRecord(row[0], row[1], msgspec.json.decode(row[2], type=WorkflowSpec))
+                    for row in connection.execute(sa.select(_workflows))
+                ),
             )
 
     def apply(self, change: records.Change) -> None:
@@ -244,24 +259,11 @@ def _opening(path: Path) -> Iterator[None]:
 def _apply(connection: sa.Connection, change: records.Change) -> None:
     match change:
         case records.PutVersion(record):
-            model = insert(_models).values(model=record.model, default_version=record.version)
-            connection.execute(model.on_conflict_do_nothing())
-            values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
-            values["config"] = msgspec.json.encode(record.config).decode()
-            version = insert(_versions).values(**values)
-            connection.execute(
-                version.on_conflict_do_update(index_elements=["model", "version"], set_=values)
-            )
+            _put_version(connection, record)
         case records.RemoveVersion(model, version):
-            connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
-            is_empty = ~sa.exists().where(_versions.c.model == model)
-            connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
-            oldest = sa.select(_versions.c.version).where(_versions.c.model == model)
-            oldest = oldest.order_by(_versions.c.number).limit(1)
-            was_default = (_models.c.model == model, _models.c.default_version == version)
-            connection.execute(
-                sa.update(_models).where(*was_default).values(default_version=oldest.scalar_subquery())
-            )
+            _remove_version(connection, model, version)
+        case records.PutWorkflow() | records.RemoveWorkflow():
+            _apply_of_workflows(connection, change)
         case records.SetTargets(model, version, min_workers, max_workers):
             connection.execute(
                 sa.update(_versions)
@@ -288,6 +290,44 @@ def _apply(connection: sa.Connection, change: records.Change) -> None:
             | records.SetDraining()
         ):
             _apply_of_members(connection, change)
+
+
+def _apply_of_workflows(
+    connection: sa.Connection, change: records.PutWorkflow | records.RemoveWorkflow
+) -> None:
+    match change:
+        case records.PutWorkflow(workflow, versions):
+            spec = msgspec.json.encode(workflow.spec).decode()
+            put = sa.insert(_workflows).values(name=workflow.name, url=workflow.url, spec=spec)
+            connection.execute(put)
+            for step in versions:
+                _put_version(connection, step)
+        case records.RemoveWorkflow(name):
+            connection.execute(sa.delete(_workflows).where(_workflows.c.name == name))
+            steps = sa.select(_versions.c.model, _versions.c.version).where(_versions.c.workflow == name)
+            for model, version in connection.execute(steps).all():
+                _remove_version(connection, model, version)
+
+
+def _put_version(connection: sa.Connection, record: records.VersionRecord) -> None:
+    model = insert(_models).values(model=record.model, default_version=record.version)
+    connection.execute(model.on_conflict_do_nothing())
+    values = {column.name: getattr(record, column.name) for column in _RECORD_COLUMNS}
+    values["config"] = msgspec.json.encode(record.config).decode()
+    version = insert(_versions).values(**values)
+    connection.execute(version.on_conflict_do_update(index_elements=["model", "version"], set_=values))
+
+
+def _remove_version(connection: sa.Connection, model: str, version: str) -> None:
+    connection.execute(sa.delete(_versions).where(*_is_version(model, version)))
+    is_empty = ~sa.exists().where(_versions.c.model == model)
+    connection.execute(sa.delete(_models).where(_models.c.model == model, is_empty))
+    oldest = sa.select(_versions.c.version).where(_versions.c.model == model)
+    oldest = oldest.order_by(_versions.c.number).limit(1)
+    was_default = (_models.c.model == model, _models.c.default_version == version)
+    connection.execute(
+        sa.update(_models).where(*was_default).values(default_version=oldest.scalar_subquery())
+    )
 
 
 def _apply_of_members(connection: sa.Connection, change: records.MemberChange) -> None:

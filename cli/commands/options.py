@@ -54,6 +54,12 @@ TsConfigFile = Annotated[
     typer.Option(metavar="FILE", help="A config.properties; ./config.properties is taken if there is one."),
 ]
 EnableModelApi = Annotated[bool, typer.Option("--enable-model-api", help="Allow register and unregister.")]
+EnableWorkflows = Annotated[
+    bool, typer.Option("--enable-workflows", help="Allow workflows to be registered.")
+]
+WorkflowStore = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder of archives of workflows. [default: --model-store]")
+]
 StateDir = Annotated[
     str,
     typer.Option(

@@ -39,6 +39,8 @@ def broker(
     keys: options.Keys = None,
     metrics_mode: options.MetricsModeOption = None,
     enable_model_api: options.EnableModelApi = False,
+    enable_workflows: options.EnableWorkflows = False,
+    workflow_store: options.WorkflowStore = None,
     memory_limit_mb: options.MemoryLimit = 0,
     grace: options.Grace = options.DEFAULT_GRACE_S,
     insecure: options.Insecure = False,
@@ -85,6 +87,7 @@ def broker(
     checks.raise_faults(part_settings.broker_exposure_faults(settings.addresses, insecure))
     checks.raise_faults(part_settings.invitation_faults(settings))
     checks.require_store(settings.model_store)
+    checks.require_store(settings.workflow_store, "--workflow-store")
     for line in require_usable_state(Path(state_dir).absolute()):
         typer.echo(line, err=True)
     _run("broker", settings, verbose, json_logs)
@@ -101,6 +104,7 @@ def gateway(
     grpc_inference: options.GrpcInference = None,
     grpc_management: options.GrpcManagement = None,
     enable_model_api: options.EnableModelApi = False,
+    enable_workflows: options.EnableWorkflows = False,
     ts_config: options.TsConfigFile = None,
     tokens: options.Tokens = None,
     insecure: options.Insecure = False,

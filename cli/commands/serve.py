@@ -18,6 +18,8 @@ def serve(
     models: options.Models = None,
     ts_config: options.TsConfigFile = None,
     enable_model_api: options.EnableModelApi = False,
+    enable_workflows: options.EnableWorkflows = False,
+    workflow_store: options.WorkflowStore = None,
     tokens: options.Tokens = None,
     keys: options.Keys = None,
     ncs: Annotated[

@@ -45,10 +45,13 @@ def _models(management: str) -> "list[StartupModel]":
     from torchrelay.cli.remote.client import RestClient
 
     client = RestClient("management", management)
-    defaults = {model.label for model in client.fleet().models if model.is_default}
+    models = client.fleet().models
+    defaults = {model.label for model in models if model.is_default}
+    steps = {model.model_name for model in models if model.workflow}  # snapshots know no workflows
     return [
         _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)
         for entry in client.models()
+        if entry.model_name not in steps
         for version in client.versions(entry.model_name, "all")
     ]
 
@@ -59,7 +62,7 @@ def _startup_model(version: "VersionBody", *, is_default: bool) -> "StartupModel
     return StartupModel(
         name=version.model_name,
         version=version.model_version,
-        archive_name=version.model_url.rstrip("/").rpartition("/")[2],
+        archive_name=(version.model_url or "").rstrip("/").rpartition("/")[2],
         is_default=is_default,
         min_workers=version.min_workers,
         max_workers=version.max_workers,

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from torchrelay.cli.migrate import known_routes
 from torchrelay.cli.migrate.curl_calls import FORM_TYPE, OLD_TLS, CurlCall
-from torchrelay.cli.migrate.findings import Finding
+from torchrelay.cli.migrate.findings import SWITCH_WORKFLOWS_ON, WORKFLOWS_ARE_OFF, Finding
 from torchrelay.cli.migrate.known_routes import UrlTarget
 
 #: URLs in programs and texts, of which nothing else is known.
@@ -46,23 +46,25 @@ def judge_text(text: str) -> Iterator[Finding]:
         for url in URL_IN_TEXT.findall(row):
             target = known_routes.target_of(url)
             # Paths of other servers are many: only what a route or TorchServe's port tells is judged.
-            if target.route is not None:
+            if target.registers_workflow:
+                yield _workflow(target.path, number)
+            elif target.route is not None:
                 yield Finding("same", target.path, line=number)
-            elif target.is_workflow:
-                yield from _route("GET", target, number)
 
 
 def _route(method: str, target: UrlTarget, line: int) -> Iterator[Finding]:
     shown = f"{method} {target.path}"
-    if target.is_workflow:
-        yield Finding(
-            "fails", f"{shown}: workflows are not offered", "call its models one after the other", line
-        )
+    if target.registers_workflow and method == "POST":
+        yield _workflow(shown, line)
     elif target.route is None and target.path != "/":
         what = f"{shown}: no route of TorchServe's or of ours"
         yield Finding("fails", what, "routes of plugins, which are Java, have to move elsewhere", line)
     elif target.path.rstrip("/").endswith("/set-default") and method in ("GET", "DELETE"):
         yield Finding("differs", f"{shown} is 405 here", "name the version without set-default", line)
+
+
+def _workflow(shown: str, line: int) -> Finding:
+    return Finding("differs", f"{shown}: {WORKFLOWS_ARE_OFF}", SWITCH_WORKFLOWS_ON, line)
 
 
 def _parameters(target: UrlTarget, shown: str, line: int) -> Iterator[Finding]:

@@ -12,6 +12,11 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 FINDINGS_LIMIT = 200
 
 
+#: Said of whatever registers a workflow, and what there is to do then.
+WORKFLOWS_ARE_OFF = "workflows are registered only where that is switched on"
+SWITCH_WORKFLOWS_ON = "enable_workflow_api=true in config.properties, or --enable-workflows"
+
+
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thing that was found, where, and what to do about it."""
 

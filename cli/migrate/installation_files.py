@@ -13,7 +13,15 @@ from pathlib import Path
 import msgspec
 
 from torchrelay.cli.migrate import check_archive, check_calls, check_commands, check_config, check_manifest
-from torchrelay.cli.migrate.findings import CheckReport, FileReport, Finding, check_report, file_report
+from torchrelay.cli.migrate.findings import (
+    SWITCH_WORKFLOWS_ON,
+    WORKFLOWS_ARE_OFF,
+    CheckReport,
+    FileReport,
+    Finding,
+    check_report,
+    file_report,
+)
 from torchrelay.cli.migrate.surroundings import Surroundings
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_archive import MANIFEST_NAME
@@ -145,18 +153,33 @@ def _unless_empty(path: Path, kind: str, found: list[Finding]) -> FileReport | N
 def _judge_archive(path: Path, reader: ArchiveReader, around: Surroundings) -> FileReport | None:
     kind = "folder" if path.is_dir() else "archive"
     if path.suffix == ".war":
-        return file_report(str(path), "workflow", [Finding("fails", config_keys.REASONS["workflow_store"])])
+        return file_report(str(path), "workflow", [_judge_workflow(path, reader, around)])
     try:
         survey = reader.survey(path)
     except (errors.RelayError, OSError) as error:
-        reason = error.message if isinstance(error, errors.RelayError) else str(error)
-        details = error.details if isinstance(error, errors.RelayError) else ""
-        what = f"can't be registered: {reason}" + (f" ({details})" if details else "")
-        return file_report(str(path), kind, [Finding("fails", what)])
+        return file_report(str(path), kind, [_unregistrable(error)])
     name = re.sub(r"\.(mar|model|zip|tgz|tar\.gz)$", "", path.name)
     if survey.info.manifest.raw is None and path.name.endswith((".zip", ".tgz", ".tar.gz", ".model")):
         return None
     return file_report(str(path), kind, check_archive.judge(survey, name, around))
+
+
+def _judge_workflow(path: Path, reader: ArchiveReader, around: Surroundings) -> Finding:
+    try:
+        info = reader.inspect_workflow(path)
+    except (errors.RelayError, OSError) as error:
+        return _unregistrable(error)
+    steps = ", ".join(f"{step.name}{'()' if step.is_function else ''}" for step in info.spec.steps)
+    what = f"workflow {info.name}: {steps}"
+    if around.config.enable_workflow_api:
+        return Finding("same", what)
+    return Finding("differs", f"{what}; {WORKFLOWS_ARE_OFF}", SWITCH_WORKFLOWS_ON)
+
+
+def _unregistrable(error: errors.RelayError | OSError) -> Finding:
+    reason = error.message if isinstance(error, errors.RelayError) else str(error)
+    details = error.details if isinstance(error, errors.RelayError) else ""
+    return Finding("fails", f"can't be registered: {reason}" + (f" ({details})" if details else ""))
 
 
 def _has_magic(path: Path) -> bool:

@@ -11,14 +11,18 @@ from torchrelay.shared.settings import GatewaySettings
 
 #: Routes of inference that no document has, and those that take any path below.
 _UNDOCUMENTED = {
-    "inference": (r"/[^/]+(/[^/]+)?/predict", r"/ping/.*", r"/v1/models/[^/]*:(predict|explain).*"),
-    "management": (r"/v1/models/[^/:]+", r"/workflows(/.*)?"),
+    "inference": (
+        r"/[^/]+(/[^/]+)?/predict",
+        r"/ping/.*",
+        r"/v1/models/[^/]*:(predict|explain).*",
+        r"(?i:/wfpredict)/[^/]+(/.*)?",
+    ),
+    "management": (r"/v1/models/[^/:]+",),
     "metrics": (r"/metrics/.*",),
 }
 #: TorchServe's usual ports: a URL with one of them is meant for it, whatever its path.
 PORTS = {"8080": "inference", "8081": "management", "8082": "metrics"}
 _URL = re.compile(r"(?:\w+://)?[^/?#]*?(?::(?P<port>\d+))?(?P<path>/[^?#]*)?(?:\?(?P<query>[^#]*))?(?:#.*)?")
-_WORKFLOW = re.compile(r"/wfpredict/|/workflows\b", re.IGNORECASE)
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -37,14 +41,14 @@ class UrlTarget(msgspec.Struct, frozen=True):
     route: Route | None
 
     @property
-    def is_workflow(self) -> bool:
-        """Whether it is about workflows."""
-        return _WORKFLOW.match(self.path) is not None
+    def registers_workflow(self) -> bool:
+        """Whether a POST to it registers a workflow."""
+        return self.path.rstrip("/") == "/workflows" and "url=" in self.query
 
     @property
     def is_servers(self) -> bool:
         """Whether it is meant for a model server, known route or not."""
-        return self.route is not None or self.is_workflow or self.port in PORTS
+        return self.route is not None or self.port in PORTS
 
     def changes_something(self, method: str) -> bool:
         """Whether a request does more than to ask: predictions don't count, whatever their handlers do."""

@@ -52,6 +52,7 @@ def plan(
         made = part_settings.compose(command_line, config, options, host.look(environment()))
         gateway = made.gateway
         require_store(made.broker.model_store)
+        require_store(made.broker.workflow_store, "--workflow-store")
         files = (gateway.certificate_file, gateway.private_key_file, gateway.keystore)
         require_files(*files, made.broker.metrics_config)
         if addresses.encrypted(gateway) or (gateway.enable_grpc and gateway.enable_grpc_ssl):
@@ -88,10 +89,10 @@ def misspelt_models(broker: BrokerSettings) -> list[str]:
     return misses
 
 
-def require_store(folder: str | None) -> None:
-    """Check that the model store exists, if one is given."""
+def require_store(folder: str | None, option: str = "--model-store") -> None:
+    """Check that a store exists, if one is given."""
     if folder is not None and not Path(folder).is_dir():
-        raise Fault(f"--model-store directory not found: {folder}")
+        raise Fault(f"{option} directory not found: {folder}")
 
 
 def require_files(*files: str | None) -> None:

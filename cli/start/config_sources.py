@@ -26,6 +26,8 @@ def command_line_values(
     models: Sequence[str] | None = None,
     more_models: Sequence[str] | None = None,
     enable_model_api: bool = False,
+    enable_workflows: bool = False,
+    workflow_store: str | None = None,
     tokens: bool | None = None,
     static_keys: Sequence[StaticKey] = (),
     metrics_mode: str | None = None,
@@ -42,7 +44,7 @@ def command_line_values(
 ) -> ConfigValues:
     """Make values of a command's parameters, by their names, all of which `typer.Context.params` has.
 
-    The command line can switch the model API on and never off.
+    The command line can switch the APIs of models and workflows on and never off.
 
     `more_models` are the words that TorchServe allows after `--models A`, and that typer takes for arguments.
     With static keys callers need one, unless `tokens` says otherwise. Other than in the file an unknown
@@ -63,6 +65,8 @@ def command_line_values(
             model_store=model_store,
             load_models=config_parsers.parse_load_models(",".join(named)) if named else None,
             enable_model_api=enable_model_api or None,
+            enable_workflow_api=enable_workflows or None,
+            workflow_store=workflow_store,
             disable_token_authorization=None if tokens is None else not tokens,
             metrics_mode=metrics_mode,
             inference_address=_address(inference_address),

@@ -90,7 +90,8 @@ def merge(
 ) -> ConfigValues:
     """Take each key from the strongest source that has it.
 
-    The command line can only switch `enable_model_api` on: there it is True or None.
+    The command line can only switch `enable_model_api` and `enable_workflow_api` on: there they are True or
+    None.
     """
     strongest: dict[str, Any] = {}  # any field's type
     for source in (defaults, config.file, command_line, config.environment):

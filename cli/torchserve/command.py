@@ -115,6 +115,7 @@ def command_line_values(given: argparse.Namespace) -> ConfigValues:
     """Read the command line's share of the settings; its two switches can only switch on."""
     return config_sources.command_line_values(
         model_store=given.model_store,
+        workflow_store=given.workflow_store,
         models=given.models,
         enable_model_api=given.model_mode,
         tokens=False if given.token_auth else None,
@@ -138,8 +139,7 @@ def _check(given: argparse.Namespace, environ: Mapping[str, str]) -> None:
     if not store:
         raise Fault("Missing mandatory parameter --model-store")
     checks.require_store(store)
-    if given.workflow_store and not Path(given.workflow_store).is_dir():
-        raise Fault(f"--workflow-store directory not found: {given.workflow_store}")
+    checks.require_store(given.workflow_store, "--workflow-store")
     _require_file("--cpp-log-config", given.cpp_log_config)
 
 

@@ -185,6 +185,7 @@ def _summary(plan: Plan, config: Path | None, log_dir: Path | None, metrics_dir:
         "Management address": gateway.management_address,
         "Metrics address": gateway.metrics_address,
         "Model Store": Path(broker.model_store or "N/A").absolute(),
+        "Workflow Store": Path(broker.workflow_store or broker.model_store or "N/A").absolute(),
         "Initial Models": config_parsers.text_of(broker.load_models) or "N/A",
         "Log dir": "N/A" if log_dir is None else log_dir.absolute(),
         "Metrics dir": "N/A" if metrics_dir is None else metrics_dir.absolute(),

@@ -61,8 +61,7 @@ class _ModelResource(Resource):
         responses.answer(resp, documents.of_model(model, self._config))
 
     async def _read(self, req: GatewayRequest) -> list[Input]:
-        if req.has(_TIMEOUT_HEADER):
-            req.answer_by = clock.monotonic() + timeout_ms(req.text_of(_TIMEOUT_HEADER)) / 1000
+        note_timeout(req)
         limit, content_type = self._config.max_request_size, req.content_type or ""
         media_type, form = request_inputs.understood(content_type)
         if form:
@@ -222,9 +221,10 @@ class KserveV2Resource(_ModelResource):
         await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
 
 
-async def refuse_workflow(req: GatewayRequest, resp: Response | None, **fields: str) -> None:
-    """Refuse a prediction by a workflow: there are none."""
-    raise errors.WorkflowNotFound(f"Workflow not found: {quoted(fields['workflow'])}")
+def note_timeout(req: GatewayRequest) -> None:
+    """Take note of when a request's client gives up, if it says so. Raises BadRequest for what is no time."""
+    if req.has(_TIMEOUT_HEADER):
+        req.answer_by = clock.monotonic() + timeout_ms(req.text_of(_TIMEOUT_HEADER)) / 1000
 
 
 def timeout_ms(said: str) -> int:

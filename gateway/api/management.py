@@ -16,7 +16,6 @@ from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.link import Link
 from torchrelay.gateway.openapi import documents
 from torchrelay.shared import api_bodies, errors
-from torchrelay.shared.quoting import quoted
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.fields import KeyedApi
@@ -53,11 +52,7 @@ class ModelsResource(UndescribedResource):
     async def on_post(self, req: GatewayRequest, resp: Response) -> None:
         """Register an archive; with a JSON body its fields are the parameters, else those of the query."""
         self._calls.require_model_api()
-        body = await req.read_body(self._config.max_request_size, self._link)
-        is_json = (req.content_type or "").split(";", 1)[0].strip().lower() == JSON
-        if is_json and len(body) > REGISTRATION_LIMIT_BYTES:
-            raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
-        given = Parameters.of_json(bytes(body)) if is_json else Parameters.of_query(req.query_string)
+        given = await registration_parameters(req, self._config, self._link)
         _answer_change(resp, await self._calls.register(given, auth.proof_of(req.auth)))
 
 
@@ -145,28 +140,6 @@ class TokenResource(ManagementResource):
     on_options = on_request
 
 
-class WorkflowsResource(UndescribedResource):
-    """`/workflows`: there are none, and as in the last TorchServe none can be registered."""
-
-    async def on_get(self, _req: GatewayRequest, resp: Response) -> None:
-        """List the workflows, of which there are none."""
-        responses.answer(resp, api_bodies.WorkflowsBody(workflows=()))
-
-    async def on_post(self, _req: GatewayRequest, _resp: Response) -> None:
-        """Refuse, in TorchServe's words."""
-        raise errors.BadRequest("Registering new workflows is disabled.")
-
-
-class WorkflowResource(UndescribedResource):
-    """`/workflows/{workflow}`."""
-
-    async def on_get(self, _req: GatewayRequest, _resp: Response, workflow: str) -> None:
-        """Refuse: there is no workflow that could be described or unregistered."""
-        raise errors.WorkflowNotFound(f"Workflow not found: {quoted(workflow)}")
-
-    on_delete = on_get
-
-
 class FleetResource(ManagementResource):
     """`/fleet`: all that `torchrelay status` shows."""
 
@@ -207,6 +180,16 @@ class ModelProbesResource(UndescribedResource):
             responses.answer(resp, api_bodies.ProbeBody(status="not ready", reason=reason), 503)
         else:
             responses.answer(resp, api_bodies.ProbeBody(status="ready"))
+
+
+async def registration_parameters(req: GatewayRequest, config: GatewaySettings, link: Link) -> Parameters:
+    """Read the parameters of a registration: a JSON body's fields, or without such a body the query's."""
+    body = await req.read_body(config.max_request_size, link)
+    if (req.content_type or "").split(";", 1)[0].strip().lower() != JSON:
+        return Parameters.of_query(req.query_string)
+    if len(body) > REGISTRATION_LIMIT_BYTES:
+        raise errors.BadRequest(f"The JSON body has more than {REGISTRATION_LIMIT_BYTES} bytes.")
+    return Parameters.of_json(bytes(body))
 
 
 def _answer_change(resp: Response, change: Change) -> None:

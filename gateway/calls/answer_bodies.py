@@ -24,7 +24,7 @@ def description(
         version,
         model_name=version.model,
         model_version=version.version,
-        model_url=version.url,
+        model_url=version.url or UNSET,
         max_batch_delay=version.max_batch_delay_ms,
         response_timeout=version.response_timeout_s,
         startup_timeout=version.startup_timeout_s,

@@ -19,7 +19,7 @@ from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 
-PAGE_LIMIT_MODELS = 100
+PAGE_LIMIT_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,8 @@ class ModelCalls:
 
     async def page(self, given: Parameters) -> api_bodies.ModelsBody:
         """List a page of models by name."""
-        limit = given.number("limit", PAGE_LIMIT_MODELS)
-        limit = limit if 0 <= limit <= PAGE_LIMIT_MODELS else PAGE_LIMIT_MODELS
-        ask = m.ListModels(0, limit, max(0, given.number("next_page_token", 0)))
-        return answer_bodies.model_list(await self._link.ask(ask, m.ModelsListed))
+        listed = await self._link.ask(m.ListModels(0, *page_of(given)), m.ModelsListed)
+        return answer_bodies.model_list(listed)
 
     def require_model_api(self) -> None:
         """Raise MethodNotAllowed where models may not be registered and unregistered."""
@@ -129,6 +127,13 @@ class ModelCalls:
             metadata = None
         text = json.dumps(metadata if isinstance(metadata, dict) else {}, ensure_ascii=False)
         return response, msgspec.Raw(text.encode("utf-8", "replace"))
+
+
+def page_of(given: Parameters) -> tuple[int, int]:
+    """Read how many entries a page of a list is to have, and from which one on."""
+    limit = given.number("limit", PAGE_LIMIT_ENTRIES)
+    limit = limit if 0 <= limit <= PAGE_LIMIT_ENTRIES else PAGE_LIMIT_ENTRIES
+    return limit, max(0, given.number("next_page_token", 0))
 
 
 def _registration(given: Parameters, proof: str) -> m.RegisterModel:

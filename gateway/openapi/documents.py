@@ -61,12 +61,13 @@ def management_of_model(model: str, config: GatewaySettings) -> Document:
 
 
 def _inference(config: GatewaySettings) -> Operations:
-    found = operations.PING + operations.PREDICTIONS
+    found = operations.PING + operations.PREDICTIONS + operations.WORKFLOW_PREDICTIONS
     return found + operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
 
 
 def _management(config: GatewaySettings) -> Operations:
-    found = operations.MODELS + operations.MODEL + operations.FLEET + operations.MODEL_PROBES
+    found = operations.MODELS + operations.MODEL + operations.WORKFLOWS
+    found += operations.FLEET + operations.MODEL_PROBES
     found += operations.members("node") + operations.DRAINING + operations.members("gateway")
     found += operations.BROKER_KEY
     return found + operations.TOKEN if config.token_authorization else found
@@ -163,6 +164,7 @@ _SEGMENT: Document = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
 _IN_PATH = {
     "model_name": "The name under which the model is registered.",
     "model_version": "A version of it.",
+    "workflow_name": "The name under which the workflow is registered.",
     "name": "What the node or gateway is called.",
     "invitation": "The invitation's id, which is no secret.",
     "sub_path": "For the handler, as its header `url_path`; it may have slashes.",
@@ -170,7 +172,7 @@ _IN_PATH = {
 _FAILURES = {
     400: "The request is malformed, or its key is missing or wrong where keys are asked for.",
     403: "The default version can't be unregistered while there are others.",
-    404: "There is no such model, version, archive, node, gateway or invitation.",
+    404: "There is no such model, version, workflow, archive, node, gateway or invitation.",
     405: "The model API is off (enable_model_api).",
     408: "The change was not finished in time.",
     409: "The version is registered already.",

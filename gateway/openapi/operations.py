@@ -1,7 +1,7 @@
 """The operations that OpenAPI documents describe; `gateway.app` routes them, and a test compares the two."""
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from torchrelay.gateway.http.standard_responses import JSON
 from torchrelay.gateway.openapi.schemas import (
@@ -9,6 +9,7 @@ from torchrelay.gateway.openapi.schemas import (
     INVITATION_REQUEST,
     REGISTRATION,
     TEXT,
+    WORKFLOW_REGISTRATION,
     Schema,
     array,
     number,
@@ -144,12 +145,24 @@ OPEN_INFERENCE_PROTOCOL: Operations = (
               key="inference"),
 )  # fmt: skip
 
+WORKFLOW_PREDICTIONS: Operations = (
+    replace(
+        _prediction("/wfpredict/{workflow_name}", "workflow_predictions", "Predict with a workflow."),
+        successes={200: Success("What the last step returned, or an object with what each of them did.", {})},
+        description="Any method predicts.",
+        is_handlers=False,
+    ),
+)
+
+_PAGE = (
+    _query("limit", whole(None, None, 100),
+           "How many to list; a number that is not from 0 to 100 counts as 100."),
+    _query("next_page_token", TEXT, "The token of the page before."),
+)  # fmt: skip
 MODELS: Operations = (
     Operation("get", "/models", "listModels", "List registered models by name.",
               {200: Success("A page of the list.", ref("Models"))}, key="management", failures=(503,),
-              query=(_query("limit", whole(None, None, 100),
-                            "How many to list; a number that is not from 0 to 100 counts as 100."),
-                     _query("next_page_token", TEXT, "The token of the page before."))),
+              query=_PAGE),
     Operation("post", "/models", "registerModel", "Register a model archive.",
               {200: Success("Registered; the text says with how many workers.", ref("Status")),
                202: Success("Registered; its workers are being started.", ref("Status"))},
@@ -158,8 +171,26 @@ MODELS: Operations = (
               query=tuple(_query(name, schema, words) | {"required": name == "url"}
                           for name, (schema, words) in REGISTRATION.items()),
               body={"content": {JSON: {"schema": ref("Registration")}}}),
-    Operation("get", "/workflows", "listWorkflows", "List workflows, of which there are none.",
-              {200: Success("An empty list.", ref("Workflows"))}, key="management"),
+)  # fmt: skip
+
+WORKFLOWS: Operations = (
+    Operation("get", "/workflows", "listWorkflows", "List registered workflows by name.",
+              {200: Success("A page of the list.", ref("Workflows"))}, key="management", failures=(503,),
+              query=_PAGE),
+    Operation("post", "/workflows", "registerWorkflow", "Register a workflow's archive, if that is allowed.",
+              {200: Success("Registered; all of its steps have their workers.", ref("Status"))},
+              key="management", failures=(404, 409, 413, 500, 503),
+              description="With a JSON body, its fields count and the query is ignored.",
+              query=tuple(_query(name, schema, words) | {"required": name == "url"}
+                          for name, (schema, words) in WORKFLOW_REGISTRATION.items()),
+              body={"content": {JSON: {"schema": ref("WorkflowRegistration")}}}),
+    Operation("get", "/workflows/{workflow_name}", "describeWorkflow", "Describe a workflow.",
+              {200: Success("The workflow, in a list of one.", array(ref("Workflow")))},
+              key="management", failures=(404, 503)),
+    Operation("delete", "/workflows/{workflow_name}", "unregisterWorkflow",
+              "Unregister a workflow, with the models that are its steps.",
+              {200: Success("It is unregistered.", ref("Status"))}, key="management",
+              failures=(404, 408, 503)),
 )  # fmt: skip
 
 

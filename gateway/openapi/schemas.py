@@ -55,6 +55,12 @@ REGISTRATION: dict[str, tuple[Schema, str]] = {
     "synchronous": (FLAG | {"default": True}, "Whether to wait for the workers."),
     "s3_sse_kms": (FLAG | {"default": False}, "Whether the archive in S3 is encrypted by KMS."),
 }
+#: Those of a workflow's.
+WORKFLOW_REGISTRATION: dict[str, tuple[Schema, str]] = {
+    "url": (TEXT, "The archive: a file of the workflow store, or a URL."),
+    "workflow_name": (TEXT, "Instead of the archive's own name."),
+    **{name: REGISTRATION[name] for name in ("response_timeout", "startup_timeout", "s3_sse_kms")},
+}
 
 
 def _components() -> dict[str, Schema]:
@@ -77,12 +83,16 @@ COMPONENTS: dict[str, Schema] = {
         "required": ["openapi", "info", "paths"],
         "properties": {"openapi": TEXT, "info": {"type": "object"}, "paths": {"type": "object"}},
     },
-    "Registration": {
-        "type": "object",
-        "required": ["url"],
-        "properties": {
-            name: schema | {"description": words} for name, (schema, words) in REGISTRATION.items()
-        },
+    **{
+        name: {
+            "type": "object",
+            "required": ["url"],
+            "properties": {key: schema | {"description": words} for key, (schema, words) in fields.items()},
+        }
+        for name, fields in (
+            ("Registration", REGISTRATION),
+            ("WorkflowRegistration", WORKFLOW_REGISTRATION),
+        )
     },
 }
 

@@ -159,8 +159,11 @@ def parse(content: bytes) -> tuple[ModelConfig, tuple[str, ...]]:
     return msgspec.convert(values, ModelConfig), tuple(sorted(warnings))
 
 
-def load(content: bytes) -> dict[str, Any]:  # Any: a YAML document, whose keys belong to the handler too
-    """Read the whole document, as handlers get it. Raises Unreadable."""
+def load(content: bytes, *, has_unique_keys: bool = False) -> dict[str, Any]:  # Any: keys of others, too
+    """Read the whole YAML document, as handlers get it. Raises Unreadable.
+
+    Of a key that stands twice in a mapping the last counts, or with `has_unique_keys` the file is refused.
+    """
     # Here alone: gateways import the struct, and have no YAML.
     import yaml
 
@@ -174,6 +177,8 @@ def load(content: bytes) -> dict[str, Any]:  # Any: a YAML document, whose keys 
             return {}
         if _expanded_size(node, {}) > NODE_LIMIT:
             raise Unreadable(f"its aliases stand for more than {NODE_LIMIT} nodes")
+        if has_unique_keys:
+            _require_unique_keys(node, set())
         document = loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         if isinstance(error, Unreadable):
@@ -200,6 +205,23 @@ def _expanded_size(node: Any, known: dict[int, int]) -> int:  # Any: pyyaml's no
     if size < 0:
         raise Unreadable("an alias stands for what it is part of")
     return size
+
+
+def _require_unique_keys(node: Any, seen: set[int]) -> None:  # Any: as above
+    """Raise Unreadable for a mapping that has a key twice."""
+    if id(node) in seen or not isinstance(node.value, list):
+        return
+    seen.add(id(node))
+    keys: set[str] = set()
+    for item in node.value:
+        pair = item if isinstance(item, tuple) else (item,)
+        if len(pair) == 2 and isinstance(pair[0].value, str):
+            if pair[0].value in keys:
+                line = pair[0].start_mark.line + 1
+                raise Unreadable(f"{_shown(pair[0].value)} stands twice, the second time in line {line}")
+            keys.add(pair[0].value)
+        for child in pair:
+            _require_unique_keys(child, seen)
 
 
 Readers = dict[str, tuple[str, Callable[[object], object]]]

@@ -22,6 +22,7 @@ from torchrelay.shared import errors
 from torchrelay.shared.archives import reader_protocol as protocol
 from torchrelay.shared.archives.archive_survey import Survey
 from torchrelay.shared.archives.model_archive import ArchiveInfo
+from torchrelay.shared.archives.workflow_archive import WorkflowInfo
 from torchrelay.shared.settings import ARCHIVE_MEMORY_LIMIT_BYTES, ARCHIVE_TIME_LIMIT_S, environment
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,10 @@ class ArchiveReader:
     def survey(self, path: Path) -> Survey:
         """Do what `archive_survey.survey` does."""
         return self._ask(protocol.SurveyFiles(_bytes(path)), _size(path), Survey)
+
+    def inspect_workflow(self, path: Path) -> WorkflowInfo:
+        """Do what `workflow_archive.inspect` does; raises as `inspect` does where it takes too much."""
+        return self._ask(protocol.InspectWorkflow(_bytes(path)), _size(path), WorkflowInfo)
 
     def extract(self, path: Path, into: Path, *, called: str = "") -> None:
         """Do what `model_archive.extract` does; errors name the archive as `called`."""

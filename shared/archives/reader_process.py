@@ -18,7 +18,7 @@ from types import TracebackType
 import msgspec
 import yaml  # noqa: F401  # here once, not in every fork
 
-from torchrelay.shared.archives import archive_survey, model_archive
+from torchrelay.shared.archives import archive_survey, model_archive, workflow_archive
 from torchrelay.shared.archives import reader_protocol as protocol
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
@@ -94,6 +94,8 @@ def _do(work: protocol.Work) -> object:
             return os.fsencode(root), info
         case protocol.SurveyFiles():
             return archive_survey.survey(path)
+        case protocol.InspectWorkflow():
+            return workflow_archive.inspect(path)
         case protocol.Extract():
             model_archive.extract(path, Path(os.fsdecode(work.into)))
         case protocol.Measure():

@@ -27,6 +27,12 @@ class SurveyFiles(msgspec.Struct, frozen=True, tag=True):
     path: bytes
 
 
+class InspectWorkflow(msgspec.Struct, frozen=True, tag=True):
+    """Read what an archive of a workflow says of itself, and check its entries."""
+
+    path: bytes
+
+
 class Extract(msgspec.Struct, frozen=True, tag=True):
     """Unpack an archive."""
 
@@ -48,7 +54,7 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     link_targets: tuple[bytes, ...]
 
 
-Work = Inspect | InspectFolder | SurveyFiles | Extract | Measure | Pack
+Work = Inspect | InspectFolder | SurveyFiles | InspectWorkflow | Extract | Measure | Pack
 
 
 class Order(msgspec.Struct, frozen=True):

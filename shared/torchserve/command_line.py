@@ -6,7 +6,6 @@ import argparse
 WITHOUT_EFFECT = {
     "log_config": "there is no Log4j here; LOG_LOCATION and METRICS_LOCATION say where logs go",
     "cpp_log_config": "there is no C++ backend here",
-    "workflow_store": "workflows are not offered",
     "plugins_path": "plugins are Java; theirs are TorchServe's own extension points",
 }
 
@@ -20,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--stop", action="store_true", help="Stop the model-server")
     made.add_argument("--ts-config", help="Configuration file for model server")
     made.add_argument("--model-store", help="Folder of archives")
-    made.add_argument("--workflow-store", help=_taken("workflow_store"))
+    made.add_argument("--workflow-store", help="Folder of archives of workflows")
     made.add_argument(
         "--models",
         nargs="+",

@@ -46,6 +46,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     management_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
     metrics_address: Annotated[Text, Key(p.parse_address, "gateway")] = None
     model_store: Annotated[Text, Key(p.parse_text, "broker")] = None
+    workflow_store: Annotated[Text, Key(p.parse_text, "broker")] = None
     load_models: Annotated[tuple[LoadAtStart, ...] | None, Key(p.parse_load_models, "broker")] = None
     models: Annotated[Models, Key(p.parse_models, "broker", variable=None)] = None
     model_snapshot: Annotated[Models, Key(p.parse_snapshot, "broker.snapshot", variable=None)] = None
@@ -90,6 +91,8 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = None
     enable_model_api: Annotated[Flag, Key(p.is_true, "broker gateway")] = None
+    # TorchServe ignores this one.
+    enable_workflow_api: Annotated[Flag, Key(p.is_true, "broker gateway")] = None
     enable_metrics_api: Annotated[Flag, Key(p.is_true, "gateway")] = None
     metrics_mode: Annotated[
         Literal["prometheus", "log", "legacy"] | None, Key(p.parse_metrics_mode, "broker")
@@ -182,7 +185,6 @@ _WITHOUT_EFFECT = {
     "logging holds up no request here": "async_logging",
     "plugins are Java; theirs are TorchServe's own extension points": "plugins_path",
     "there is no C++ backend here": "cpp_log_config",
-    "workflows are not offered": "workflow_store",
     "workers dial out and open no port": "initial_worker_port",
     "free ports are found when a worker with several processes starts": "initial_distribution_port",
     "cores are shared out by threads; see threads_per_worker": "cpu_launcher_enable cpu_launcher_args",

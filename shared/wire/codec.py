@@ -44,8 +44,8 @@ FRAMES_LIMIT = 4096
 #: The only flag: the last frame says where those are that don't come by the socket.
 LENDS = 1
 
-#: Kind number -> message. Numbers are never reused; 1-19 any peer, 20-39 gateways, 40-59 nodes and
-#: workers, 60-79 broker to any peer, 80-109 broker to gateways, 110-129 broker to nodes and workers.
+#: Kind number -> message. Numbers are never reused; 1-19 any peer, 20-39 and 130-149 gateways, 40-59 nodes
+#: and workers, 60-79 broker to any peer, 80-109 broker to gateways, 110-129 broker to nodes and workers.
 KINDS: dict[int, type[m.Message]] = {
     1: m.Bye,
     2: m.Announced,
@@ -116,6 +116,10 @@ KINDS: dict[int, type[m.Message]] = {
     98: m.MemberChanged,
     99: m.BrokerKeyRotated,
     100: m.ReadinessRead,
+    101: m.WorkflowRegistered,
+    102: m.WorkflowUnregistered,
+    103: m.WorkflowDescribed,
+    104: m.WorkflowsListed,
     110: m.StartWorker,
     111: m.StopWorker,
     112: m.ArchiveChunk,
@@ -123,6 +127,10 @@ KINDS: dict[int, type[m.Message]] = {
     120: m.Assign,
     121: m.CancelJobs,
     122: m.AnswerAgain,
+    130: m.RegisterWorkflow,
+    131: m.UnregisterWorkflow,
+    132: m.DescribeWorkflow,
+    133: m.ListWorkflows,
 }
 _NUMBERS = {cls: number for number, cls in KINDS.items()}
 

@@ -238,6 +238,8 @@ class VersionFacts(Item, frozen=True):
     strategy: Literal["", "spread", "pack"] = ""
     memory_bytes: f.Whole = 0
     labels: f.Labels = ()
+    #: The workflow that it is a step of; a function of one has no url.
+    workflow: f.Said = ""
 
 
 class VersionReadiness(Item, frozen=True):

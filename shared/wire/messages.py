@@ -13,6 +13,7 @@ from torchrelay.shared.wire.items import *  # the parts of messages are found he
 from torchrelay.shared.wire.membership import *  # and so are those about members
 from torchrelay.shared.wire.model_changes import *  # and changes of models
 from torchrelay.shared.wire.model_questions import *  # and questions about models and the fleet
+from torchrelay.shared.wire.workflow_messages import *  # and all about workflows
 
 #: Raised with a release that appends to the wire.
 PROTOCOL_VERSION = 4
@@ -445,28 +446,6 @@ class MetricsRead(Message, frozen=True):
     is_last: bool = True
 
 
-class HealthRead(Message, frozen=True):
-    """`healthy`: no model lacks workers for good.
-
-    `is_starting`: models named at start are still being registered.
-    """
-
-    ask: f.Number
-    healthy: bool
-    is_starting: bool = False
-
-
-class ReadinessRead(Message, frozen=True):
-    """Every version, and whether it can answer requests now; `is_starting` as in HealthRead.
-
-    A model of the start that could not be registered is one of them, without a version.
-    """
-
-    ask: f.Number
-    versions: tuple[VersionReadiness, ...]
-    is_starting: bool = False
-
-
 class StartWorker(Message, frozen=True):
     """Start one worker process; `archive_bytes` is the archive's size.
 
@@ -560,18 +539,24 @@ class AnswerAgain(Message, frozen=True):
     leases: f.Numbers
 
 
-Question = DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadReadiness | ReadMembers
+WorkflowQuestion = DescribeWorkflow | ListWorkflows
+Question = (
+    DescribeModel | ListModels | ReadFleet | ReadMetrics | ReadHealth | ReadReadiness | ReadMembers
+    | WorkflowQuestion
+)  # fmt: skip
 ModelChange = RegisterModel | UnregisterModel | ScaleWorkers | SetDefault
+WorkflowChange = RegisterWorkflow | UnregisterWorkflow
 MemberChange = Invite | EndInvitation | ChangeMember | RotateBrokerKey
-Change = ModelChange | RenewKey | MemberChange
+Change = ModelChange | WorkflowChange | RenewKey | MemberChange
 Ask = Question | Change
 Made = (
     ModelRegistered | ModelUnregistered | WorkersScaled | DefaultSet | KeyRenewed
     | Invited | InvitationEnded | MemberChanged | BrokerKeyRotated
+    | WorkflowRegistered | WorkflowUnregistered
 )  # fmt: skip
 Reply = (
     AskRefused | Made | ModelDescribed | ModelsListed | FleetRead | MetricsRead | HealthRead | ReadinessRead
-    | MembersRead
+    | MembersRead | WorkflowDescribed | WorkflowsListed
 )  # fmt: skip
 Hello = HelloGateway | HelloNode | HelloWorker
 FromGateway = (

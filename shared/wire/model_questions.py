@@ -1,7 +1,7 @@
-"""What gateways ask of the broker about models and the fleet: questions, which change nothing."""
+"""What gateways ask of the broker about models and the fleet, which changes nothing; and short replies."""
 
 from torchrelay.shared.wire import fields as f
-from torchrelay.shared.wire.items import Message
+from torchrelay.shared.wire.items import Message, VersionReadiness
 
 
 class DescribeModel(Message, frozen=True):
@@ -43,3 +43,25 @@ class ReadReadiness(Message, frozen=True):
     """Ask which versions can answer requests now."""
 
     ask: f.Number
+
+
+class HealthRead(Message, frozen=True):
+    """`healthy`: no model lacks workers for good.
+
+    `is_starting`: models named at start are still being registered.
+    """
+
+    ask: f.Number
+    healthy: bool
+    is_starting: bool = False
+
+
+class ReadinessRead(Message, frozen=True):
+    """Every version, and whether it can answer requests now; `is_starting` as in HealthRead.
+
+    A model of the start that could not be registered is one of them, without a version.
+    """
+
+    ask: f.Number
+    versions: tuple[VersionReadiness, ...]
+    is_starting: bool = False

@@ -9,10 +9,12 @@ from tests.broker import invariants
 from torchrelay.broker.core import metrics_config
 from torchrelay.broker.core.effects import (
     Cut,
+    DropArchive,
     Effect,
     KeepBrokerKeys,
     KeepKeys,
     Prepare,
+    PrepareWorkflow,
     ReadChunk,
     Report,
     Send,
@@ -28,6 +30,7 @@ from torchrelay.broker.core.events import (
     Received,
     Started,
     Stored,
+    WorkflowPrepared,
 )
 from torchrelay.broker.core.keyring import Keyring
 from torchrelay.broker.core.machine import BrokerCore
@@ -42,6 +45,7 @@ from torchrelay.broker.models.records import (
     KeyRecord,
     MemberChange,
     Prepared,
+    PreparedWorkflow,
     PutKeys,
     RememberNodes,
     Snapshot,
@@ -49,7 +53,7 @@ from torchrelay.broker.models.records import (
 from torchrelay.broker.server import BUILT_IN_METRICS
 from torchrelay.shared import clock
 from torchrelay.shared.archives.model_config import ModelConfig
-from torchrelay.shared.errors import ModelNotFound, RelayError
+from torchrelay.shared.errors import ModelNotFound, RelayError, WorkflowNotFound
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
@@ -101,6 +105,7 @@ class MemoryRegistry:
         return Snapshot(
             records, defaults, self.nodes, self.keys, tuple(members.invitations.values()),
             tuple(members.members.values()), tuple(members._ended.values()), tuple(members.draining),
+            tuple(self.catalog.workflows.values()),
         )  # fmt: skip
 
 
@@ -133,6 +138,9 @@ class Rig:
         self.epoch = 0
         self.registry = MemoryRegistry()
         self.archives: dict[str, Prepared | RelayError] = {}
+        self.workflows: dict[str, PreparedWorkflow | RelayError] = {}
+        #: What was deleted since the last look.
+        self.dropped: list[DropArchive] = []
         self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
         #: The leases of each message that gave a worker batches.
         self.sent_together: list[tuple[int, ...]] = []
@@ -275,26 +283,36 @@ class Rig:
                     if not isinstance(one, m.Beat):
                         self.inbox[peer].append((one, own))
                         own = ()
-            case Prepare(token, origin):
-                results.append(
-                    ArchivePrepared(
-                        token,
-                        self.archives.get(origin.url, ModelNotFound(f"Model not found at: {origin.url}")),
-                    )
-                )
+            case Prepare() | PrepareWorkflow():
+                results.append(self._prepare(effect))
             case Store() | KeepKeys() | KeepBrokerKeys():
                 results.append(self._make_durable(effect))
-            case Cut(public_key):
-                self.cuts.append(public_key)
-            case WriteMetrics(lines):
-                self.lines += lines
             case ReadChunk(peer, archive, offset, length):
                 results.append(ChunkRead(peer, archive, offset, length, b"x" * length))
             case WriteSnapshot(token):
                 self.snapshots.append(effect)
                 results.append(Stored(token, None))
+            case Cut() | WriteMetrics() | Report() | DropArchive():
+                self._note(effect)
+
+    def _note(self, effect: Cut | WriteMetrics | Report | DropArchive) -> None:
+        match effect:
+            case Cut(public_key):
+                self.cuts.append(public_key)
+            case WriteMetrics(lines):
+                self.lines += lines
             case Report():
                 self.reports.append(effect)
+            case DropArchive():
+                self.dropped.append(effect)
+
+    def _prepare(self, effect: Prepare | PrepareWorkflow) -> ArchivePrepared | WorkflowPrepared:
+        token, url = effect.token, effect.origin.url
+        if isinstance(effect, Prepare):
+            missing = ModelNotFound(f"Model not found at: {url}")
+            return ArchivePrepared(token, self.archives.get(url, missing))
+        unknown = WorkflowNotFound(f"Workflow not found in workflow store: {url}")
+        return WorkflowPrepared(token, self.workflows.get(url, unknown))
 
     def _make_durable(self, effect: Store | KeepKeys | KeepBrokerKeys) -> Stored:
         if self.store_error is None:

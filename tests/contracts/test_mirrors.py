@@ -36,6 +36,7 @@ TESTED_ELSEWHERE = {
     "shared/wire/membership.py": "shared/wire/test_messages.py",
     "shared/wire/model_changes.py": "shared/wire/test_messages.py",
     "shared/wire/model_questions.py": "shared/wire/test_messages.py",
+    "shared/wire/workflow_messages.py": "shared/wire/test_messages.py",
     "shared/archives/reader_process.py": "shared/archives/test_reader.py",
     "shared/archives/reader_protocol.py": "shared/archives/test_reader.py",
     "worker/launcher/own_interpreter.py": "worker/node/test_node_models.py",

@@ -20,9 +20,9 @@ PURE_LIBRARIES = frozenset({
 })  # fmt: skip
 #: Of ours, beside each other.
 PURE_SHARED = (
-    "shared.archives.model_config", "shared.clock", "shared.containment", "shared.deadlines", "shared.errors",
-    "shared.ids", "shared.labels", "shared.quoting", "shared.recent_peak", "shared.settings",
-    "shared.torchserve.key_files",
+    "shared.archives.model_config", "shared.archives.workflow_spec", "shared.clock", "shared.containment",
+    "shared.deadlines", "shared.errors", "shared.ids", "shared.labels", "shared.quoting",
+    "shared.recent_peak", "shared.settings", "shared.torchserve.key_files",
     "shared.torchserve.snapshot_files", "shared.wire",
 )  # fmt: skip
 IMPURE_SHARED = ("shared.wire.sockets",)

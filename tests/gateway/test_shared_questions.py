@@ -7,7 +7,7 @@ import pytest
 
 from tests.gateway.fakes import FakeLink
 from torchrelay.gateway.session import ASK_LIMIT, Outcome
-from torchrelay.gateway.shared_questions import SharedQuestion
+from torchrelay.gateway.shared_questions import QUESTIONS_LIMIT, SharedQuestion, SharedQuestions
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
@@ -138,3 +138,22 @@ def test_many_that_ask_how_it_is_now_keep_nobody_from_asking(ask: messages.Ask, 
                 await waiter
 
     asyncio.run(ask_often())
+
+
+def test_questions_that_differ_are_put_one_beside_the_other_and_those_that_nobody_asks_are_few() -> None:
+    put: list[tuple[SharedQuestion, messages.Ask]] = []
+    shared = SharedQuestions(lambda question, ask: put.append((question, ask)))
+    first, again, other = Asker(), Asker(), Asker()
+    shared.join(messages.DescribeWorkflow(0, "w"), first)
+    shared.join(messages.DescribeWorkflow(0, "w"), again)
+    shared.join(messages.DescribeWorkflow(0, "v"), other)
+    assert [ask for _, ask in put] == [messages.DescribeWorkflow(0, "w"), messages.DescribeWorkflow(0, "v")]
+    shared.leave(again)
+    put[0][0].tell(health(1))
+    assert (first.told, again.told, other.told, len(put)) == ([health(1)], [], [], 2)
+    for number in range(2 * QUESTIONS_LIMIT):
+        shared.join(messages.DescribeWorkflow(0, f"w{number}"), Asker())
+        put[-1][0].tell(health(2))
+    assert len(shared._questions) <= QUESTIONS_LIMIT
+    put[1][0].tell(health(3))
+    assert other.told == [health(3)]

@@ -28,6 +28,7 @@ from torchrelay.broker.models.records import Prepared
 from torchrelay.shared import errors
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.archives.reader import ArchiveReader
+from torchrelay.shared.archives.workflow_archive import WorkflowInfo
 from torchrelay.shared.settings import BrokerSettings, LoadAtStart, StartupModel
 
 
@@ -482,3 +483,64 @@ def test_an_archive_that_takes_too_long_leaves_nothing(
     reader.close()
     assert not list(Path(str(broker.model_store)).iterdir())
     assert not list((Path(broker.state_dir) / "archives").iterdir())
+
+
+def write_war(path: Path, name: str = "w") -> Path:
+    manifest = {"createdOn": "x", "archiverVersion": "1",
+                "workflow": {"workflowName": name, "specFile": "s.yaml", "handler": "h.py"}}  # fmt: skip
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("s.yaml", "models: {m: {url: m.mar}}\ndag: {m: [f]}")
+        archive.writestr("h.py", "")
+    return path
+
+
+def test_an_archive_of_a_workflow_lies_in_a_store_of_its_own_or_that_of_models(
+    broker: BrokerSettings, store: ArchiveStore, tmp_path: Path
+) -> None:
+    write_war(Path(str(broker.model_store)) / "w.war")
+    prepared = broker_store.prepare_workflow(parse("w.war"), store, broker, reader=READER)
+    assert (prepared.name, prepared.handler) == ("w", "h.py")
+    assert Path(prepared.path) == store.path_of(prepared.archive)
+    (tmp_path / "flows").mkdir()
+    apart = msgspec.structs.replace(broker, workflow_store=str(tmp_path / "flows"))
+    with pytest.raises(errors.WorkflowNotFound) as missing:
+        broker_store.prepare_workflow(parse("w.war"), store, apart, reader=READER)
+    assert missing.value.message == "Workflow not found in workflow store: w.war"
+    write_war(tmp_path / "flows" / "w.war", "other")
+    assert broker_store.prepare_workflow(parse("w.war"), store, apart, reader=READER).name == "other"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("", "Workflow not found at: "),
+        ("../w.war", "Relative path is not allowed in url: ../w.war"),
+        ("folder", "Workflow not found in workflow store: folder"),
+        ("ftp://host/w.war", "Workflow not found in workflow store: ftp://host/w.war"),
+    ],
+)
+def test_a_workflow_that_is_not_there_is_said_to_be_missing_in_torchserves_words(
+    url: str, said: str, broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    (Path(str(broker.model_store)) / "folder").mkdir()
+    with pytest.raises(errors.WorkflowNotFound) as missing:
+        broker_store.prepare_workflow(parse(url), store, broker, reader=READER)
+    assert missing.value.message == said
+
+
+def test_a_workflows_archive_that_is_broken_or_takes_too_much_is_its_own_fault(
+    broker: BrokerSettings, store: ArchiveStore
+) -> None:
+    path = Path(str(broker.model_store)) / "w.war"
+    path.write_bytes(b"hello")
+    with pytest.raises(errors.InvalidWorkflow, match="Workflow name is not defined"):
+        broker_store.prepare_workflow(parse("w.war"), store, broker, reader=READER)
+    write_war(path)
+
+    class Exhausted(ArchiveReader):
+        def inspect_workflow(self, path: Path) -> WorkflowInfo:
+            raise errors.InvalidModel("The archive can't be read: it takes too much.")
+
+    with pytest.raises(errors.InvalidWorkflow, match="takes too much"):
+        broker_store.prepare_workflow(parse("w.war"), store, broker, reader=Exhausted())

@@ -13,11 +13,11 @@ from torchrelay.shared.wire import messages as m
 GATEWAYS: set[type[m.Message]] = {
     m.HelloGateway, m.GatewayBeat, m.Announced, m.Submit, m.Cancel, m.Missed, m.DescribeModel, m.ListModels,
     m.ReadFleet, m.ReadMetrics, m.ReadHealth, m.ReadReadiness, m.ReadMembers, m.OfferMemory, m.ReadsMemory,
-    m.Bye,
+    m.DescribeWorkflow, m.ListWorkflows, m.Bye,
 }  # fmt: skip
 MANAGERS: set[type[m.Message]] = {
     m.RegisterModel, m.UnregisterModel, m.ScaleWorkers, m.SetDefault, m.RenewKey, m.Invite, m.EndInvitation,
-    m.ChangeMember, m.RotateBrokerKey,
+    m.ChangeMember, m.RotateBrokerKey, m.RegisterWorkflow, m.UnregisterWorkflow,
 }  # fmt: skip
 NODES: set[type[m.Message]] = {
     m.HelloNode, m.NodeBeat, m.NodeMeasured, m.WorkerProgressed, m.WorkerExited, m.WorkerKey, m.FetchArchive,

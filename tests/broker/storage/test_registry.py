@@ -12,14 +12,18 @@ import pytest
 
 from torchrelay.broker.models.records import (
     PutVersion,
+    PutWorkflow,
     RememberNodes,
     RemoveVersion,
+    RemoveWorkflow,
     SetDefaultVersion,
     SetTargets,
     Snapshot,
     VersionRecord,
+    WorkflowRecord,
 )
 from torchrelay.broker.storage.registry import Registry
+from torchrelay.shared.archives import workflow_spec
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.errors import StoreFailed
 
@@ -69,6 +73,27 @@ def test_a_version_put_twice_is_replaced_and_keeps_its_place(tmp_path: Path) -> 
     registry.apply(PutVersion(replace(RECORD, archive="new")))
     assert [(r.version, r.archive) for r in registry.load().versions] == [("1.0", "new"), ("2.0", "sha")]
     registry.close()
+
+
+def test_a_workflow_is_there_with_its_steps_and_goes_with_them(tmp_path: Path) -> None:
+    path = tmp_path / "registry.sqlite"
+    spec = workflow_spec.parse(b"models: {m: {url: m.mar, timeout-ms: 7}}\ndag: {m: [f, g], f: [g]}")
+    workflow = WorkflowRecord("w", "w.war", spec)
+    steps = tuple(
+        replace(RECORD, model=f"w__{name}", url=url, workflow="w")
+        for name, url in (("m", "m.mar"), ("f", ""), ("g", ""))
+    )
+    registry = Registry(path)
+    registry.apply(PutVersion(RECORD))
+    registry.apply(PutWorkflow(workflow, steps))
+    found = reopened(path)
+    assert (found.workflows, found.versions) == ((workflow,), (RECORD, *steps))
+    with pytest.raises(StoreFailed):
+        registry.apply(PutWorkflow(workflow, (replace(RECORD, model="w__other", workflow="w"),)))
+    assert reopened(path).versions == (RECORD, *steps)  # all of a change, or nothing
+    registry.apply(RemoveWorkflow("w"))
+    found = reopened(path)
+    assert (found.workflows, found.versions, found.defaults) == ((), (RECORD,), (("m", "1.0"),))
 
 
 def test_a_default_that_does_not_exist_is_not_set(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from torchrelay.cli.migrate import known_routes
         ("http://h/models/m/1.0/set-default", "management"),
         ("http://h/v1/models/m", "management"),
         ("http://h/token?type=inference", "management"),
+        ("http://h/workflows/w", "management"),
+        ("http://h/WfPredict/w/x", "inference"),
         ("http://h/metrics?name[]=a", "metrics"),
         ("http://h/nothing", None),
         ("http://h", None),
@@ -34,7 +36,8 @@ def test_a_path_leads_to_its_api(url: str, api: str | None) -> None:
 def test_whose_a_url_is_its_route_or_port_tells() -> None:
     assert known_routes.target_of("http://h:8081/plugin").is_servers
     assert not known_routes.target_of("https://example.com/file.tgz").is_servers
-    assert known_routes.target_of("http://h/wfpredict/w").is_workflow
+    assert known_routes.target_of("http://h/workflows?url=w.war").registers_workflow
+    assert not known_routes.target_of("http://h/workflows/w").registers_workflow
 
 
 @pytest.mark.parametrize(

@@ -256,16 +256,6 @@ def test_the_oldest_spelling_names_no_model_after_another_route(path: str) -> No
     assert (answer.status_code, answer.json) == (404, NOT_FOUND)
 
 
-@pytest.mark.parametrize("path", ["/wfpredict/flow", "/WfPredict/flow", "/wfpredict/flow/"])
-def test_there_are_no_workflows_to_predict_with(path: str) -> None:
-    answer = Gateway().predict(path, b"x")
-    assert answer.json == {
-        "code": 404,
-        "type": "WorkflowNotFoundException",
-        "message": "Workflow not found: flow",
-    }
-
-
 def test_a_model_called_as_the_workflows_route_still_predicts() -> None:
     gateway = Gateway()
     gateway.predict("/wfpredict/predict", b"x")

@@ -497,10 +497,7 @@ def test_json_that_would_take_long_is_refused(body: bytes, said: str) -> None:
     assert gateway.link.asked == []
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/workflows/" + "w" * 3000), ("POST", "/models?url=a&runtime=" + "r" * 3000)]
-)
-def test_what_a_caller_said_is_not_repeated_without_end(method: str, path: str) -> None:
-    answer = Gateway(registered()).manage(method, path)
-    assert answer.status_code in (400, 404)
+def test_what_a_caller_said_is_not_repeated_without_end() -> None:
+    answer = Gateway(registered()).manage("POST", "/models?url=a&runtime=" + "r" * 3000)
+    assert answer.status_code == 400
     assert len(answer.text) < 400

@@ -193,29 +193,6 @@ def test_a_model_describes_its_management_by_name() -> None:
     assert "/models/{model_name}/{model_version}/set-default" in document["paths"]
 
 
-def test_there_are_no_workflows() -> None:
-    assert Gateway().manage("GET", "/workflows").json == {"workflows": []}
-
-
-def test_no_workflow_can_be_registered() -> None:
-    answer = Gateway().manage("POST", "/workflows?url=a.war")
-    assert answer.json == {
-        "code": 400,
-        "type": "BadRequestException",
-        "message": "Registering new workflows is disabled.",
-    }
-
-
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_no_workflow_is_known(method: str) -> None:
-    answer = Gateway().manage(method, "/workflows/flow")
-    assert answer.json == {
-        "code": 404,
-        "type": "WorkflowNotFoundException",
-        "message": "Workflow not found: flow",
-    }
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -79,7 +79,7 @@ def test_a_models_document_has_its_name_in_its_paths_and_no_more_parameters() ->
 def test_every_prediction_may_say_how_long_it_waits_and_hears_when_to_come_again() -> None:
     document = documents.inference(GatewaySettings())
     operations = [path["post"] for path in document["paths"].values() if "post" in path]  # type: ignore[attr-defined]  # JSON
-    assert len(operations) == 12
+    assert len(operations) == 13
     for operation in operations:
         (header,) = [one for one in operation["parameters"] if one["in"] == "header"]
         assert header["name"] == "x-request-timeout-ms"

@@ -23,6 +23,7 @@ VERSION = m.VersionFacts(
     "m", "1.0", True, "m.mar", "python", 1, 2, 8, 100, 120, 60, 300, False, 3, 100, 12,
     (WORKER,), "wants 2, has 1", "ValueError: no", 900, "pp", 4, "gpu", (0, 1), True, True, True, True, 1000,
     2000, 3, 4, (m.QuarantinedItem("id", "exited with 1", 2, 5, 300_000),), "pack", 9 << 30, (("zone", "a"),),
+    "w",
 )  # fmt: skip
 POINT = m.MetricPoint(
     "HandlerTime", "gauge", "Milliseconds", 1.5, (("Level", "Model"),), 1_700_000_000_000, ("id",)
@@ -63,6 +64,10 @@ EXAMPLES: tuple[m.Message, ...] = (
     m.ReadMembers(1, "node"),
     m.ChangeMember(1, "node", "n", "drain", "pr"),
     m.RotateBrokerKey(1, "pr"),
+    m.RegisterWorkflow(1, "w.war", "w", 120, 60, True, "pr"),
+    m.UnregisterWorkflow(1, "w", "pr"),
+    m.DescribeWorkflow(1, "w"),
+    m.ListWorkflows(1, 100, 0),
     m.HelloNode(1, "n", (DEVICE,), 8, (HELD,), (("zone", "a"),), 96 << 30, "mark"),
     m.NodeLeaves(25_000),
     m.NodeBeat(((9000, 123),)),
@@ -115,6 +120,13 @@ EXAMPLES: tuple[m.Message, ...] = (
     ),
     m.MemberChanged(1),
     m.BrokerKeyRotated(1, KEY),
+    m.WorkflowRegistered(1, "w"),
+    m.WorkflowUnregistered(1, "w"),
+    m.WorkflowDescribed(
+        1, "w", "w.war", 1, 2, 3, 50,
+        (m.StepFacts("a", "w__a", 1, 10_000, ("b",), True), m.StepFacts("b", "w__b", 0, 500, (), False)),
+    ),
+    m.WorkflowsListed(1, (m.WorkflowEntry("w", "w.war"),), 100),
     m.Forgotten((1,), (2,)),
     m.StartWorker(
         9000, "m", "1.0", "ab", 10, "h", "cuda:1", 1, 8, "json", False, False, 99, "m.mar", True,
