@@ -1,4 +1,4 @@
-"""Finds the simple commands of a shell script, a Dockerfile or a unit file, with their lines. Pure.
+"""Finds the commands of scripts, Dockerfiles and unit files that may matter, with their lines. Pure.
 
 Nothing is expanded: `$NAME` and `$(command)` stay as they are written. `shlex` splits words; what it doesn't
 know of a shell (here documents, functions, loops) is passed over word by word.
@@ -16,6 +16,8 @@ OPEN_LINES_LIMIT = 100
 LINE_LIMIT_CHARS = 16 << 10
 #: How often, on the whole, each character may be looked at; quotes that are never closed cost most.
 LOOKS_LIMIT = 50
+#: Without any of these a line neither sends, starts nor sets anything.
+_OF_INTEREST = re.compile(r"=|curl|serve|ModelServer|torch|jdk|jre|TS_|JAVA|LOG|METRICS|TEMP|ENABLE")
 _SEPARATORS = re.compile(r"[;&|()<>\n]+")
 _REDIRECTS = re.compile(r"\d*[<>]")
 #: What stands before a command in a Dockerfile, in a unit file and in a Makefile's or compose file's line.
@@ -31,8 +33,10 @@ class ShellCommand(msgspec.Struct, frozen=True):
 
 
 def commands_in(text: str) -> Iterator[ShellCommand]:
-    """Yield the commands of a script, one after the other."""
+    """Yield the commands of a script that may have to do with a model server, one after the other."""
     for line, logical in _logical_lines(text):
+        if not _OF_INTEREST.search(logical):
+            continue  # PERF: shlex reads a MB in ten seconds
         stripped = _PREFIX.sub("", logical)
         if image := _FROM.match(logical):
             yield ShellCommand(("FROM", image[1]), line)
@@ -72,14 +76,18 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
                 break
             if joined.endswith("\\"):
                 joined = f"{joined[:-1]} {lines[at]}"
-            elif split(joined) is None:
+            elif _has_open_quote(joined):
                 joined = f"{joined}\n{lines[at]}"
             else:
                 break
             at += 1
-        if split(joined) is None and at - first > 1:
+        if at - first > 1 and _has_open_quote(joined):
             at, joined = first + 1, lines[first]  # no quote after all: an apostrophe
         yield first + 1, joined
+
+
+def _has_open_quote(text: str) -> bool:
+    return ("'" in text or '"' in text) and split(text) is None
 
 
 def _json_words(text: str) -> tuple[str, ...] | None:

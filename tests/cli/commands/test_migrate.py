@@ -1,12 +1,18 @@
 """What `torchrelay migrate` prints, and how it exits."""
 
 import json
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.cli.command_line import run
 from tests.cli.migrate.archives import HANDLER, write
+from tests.cli.migrate.small_server import Said, Sent, SmallServer, answering
+from tests.support import eventually
 
 
 def test_a_check_says_what_runs_and_exits_with_1_if_something_doesnt(tmp_path: Path) -> None:
@@ -37,3 +43,73 @@ def test_wrong_usage_exits_with_2_and_a_missing_path_with_1(arguments: list[str]
     done = run("migrate", *arguments)
     assert done.exit_code == code
     assert "Traceback" not in done.output
+
+
+def differing(sent: Sent) -> Said:
+    return Said(200, b'{"score": 0.50001}' if sent.method == "POST" else b"{}", {"x-a": "b"})
+
+
+def like_it(sent: Sent) -> Said:
+    return Said(200, b'{"score": 0.50002}' if sent.method == "POST" else b"{}", {"x-a": "b"})
+
+
+def script(folder: Path, server: SmallServer) -> str:
+    file = folder / "predict.sh"
+    file.write_text(f"curl -s {server.url}/predictions/m -d 1\ncurl -X DELETE {server.url}/models/m\n")
+    return str(file)
+
+
+def test_two_servers_are_compared_and_the_exit_status_says_whether_they_differ(tmp_path: Path) -> None:
+    with answering(differing) as old, answering(like_it) as new:
+        urls = ["--old", old.url, "--new", new.url]
+        given = [*urls, "--requests", script(tmp_path, old), "--repeat", "3"]
+        done = run("migrate", "diff", *given, "--rtol", "0", "--atol", "0")
+        assert done.exit_code == 1, done.output
+        assert "body /score: old 0.50001, new 0.50002" in done.stdout
+        assert "3 requests, 3 answered otherwise, 3 not sent" in done.stdout
+        assert all(len(line) <= 80 for line in done.stdout.splitlines() if str(tmp_path) not in line)
+        assert run("migrate", "diff", *given, "--rtol", "0.001").exit_code == 0
+        assert run("migrate", "diff", *given, "--ignore", "/score", "--rtol", "0").exit_code == 0
+        told = json.loads(run("migrate", "diff", *given, "--json", "--changes").stdout)
+        assert (told["sent"], told["left_out"], len(old.sent) > 0) == (6, 0, True)
+
+
+def test_what_isnt_sent_at_all_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "empty.sh").write_text("echo")
+    done = run("migrate", "diff", "--old", "http://127.0.0.1:1", "--new", "http://127.0.0.1:1",
+               "--requests", str(tmp_path / "empty.sh"))  # fmt: skip
+    assert (done.exit_code, "0 requests" in done.stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--requests a --record 1",
+        "--requests a --set x",
+        "--requests a --save b",
+        "--requests a --ignore x",
+        "--record many",
+        "--record 99999",
+    ],
+)
+def test_a_comparison_that_cant_be_meant_is_wrong_usage(more: str) -> None:
+    done = run("migrate", "diff", "--old", "http://127.0.0.1:1", "--new", "http://127.0.0.1:1", *more.split())
+    assert done.exit_code == 2, done.output
+
+
+@pytest.mark.integration
+def test_recording_ends_with_ctrl_c_and_says_what_differed() -> None:
+    with answering(differing) as old, answering(like_it) as new:
+        code = "from torchrelay.cli.main import main; main()"
+        command = [sys.executable, "-c", code, "migrate", "diff", "--old", old.url, "--new", new.url,
+                   "--record", "0", "--rtol", "0", "--json"]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            url = process.stderr.readline().split()[0]
+            with urllib.request.urlopen(f"{url}/predictions/m", b"1", timeout=10) as answer:
+                assert answer.read() == b'{"score": 0.50001}'
+            eventually(lambda: bool(new.sent), within_s=10)
+            process.send_signal(signal.SIGINT)
+            report = json.loads(process.communicate(timeout=20)[0])
+    assert (process.returncode, report["sent"], report["differing"]) == (1, 1, 1)
