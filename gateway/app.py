@@ -9,6 +9,7 @@ from falcon.asgi import Response
 from torchrelay.gateway.api import inference, management, member_resources, metadata, metrics, workflows
 from torchrelay.gateway.api.base_app import App, bare_app
 from torchrelay.gateway.api.gateway_request import GatewayRequest
+from torchrelay.gateway.api.open_inference import KserveV2Resource, OpenInferenceResource
 from torchrelay.gateway.http import addresses
 from torchrelay.gateway.http.browsers import BrowserCheck
 from torchrelay.gateway.http.exchange import AsgiApp
@@ -85,14 +86,24 @@ def add_inference(app: App, link: Link, config: GatewaySettings) -> None:
     app.add_route("/{model}/predict", inference.OldPredictionsResource(link, config))
     app.add_route("/{model}/{version}/predict", inference.OldPredictionsResource(link, config))
     app.add_route("/v1/models/{target}", inference.KserveV1Resource(link, config))
-    app.add_route("/v2/models/{model}/infer", inference.KserveV2Resource(link, config))
-    app.add_route("/v2/models/{model}/explain", inference.KserveV2Resource(link, config, explain=True))
     app.add_sink(workflows.WorkflowPredictions(link, config).on_request, _WORKFLOW)
     if config.open_inference_protocol:
-        app.add_route("/v2", metadata.ServerMetadataResource())
-        app.add_route("/v2/health/live", metadata.HealthResource(link, config), suffix="live")
-        app.add_route("/v2/health/ready", metadata.HealthResource(link, config), suffix="ready")
-        app.add_route("/v2/models/{model}/versions/{rest:path}", metadata.ModelVersionsResource())
+        add_open_inference(app, link, config)
+    else:
+        app.add_route("/v2/models/{model}/infer", KserveV2Resource(link, config))
+        app.add_route("/v2/models/{model}/explain", KserveV2Resource(link, config, explain=True))
+
+
+def add_open_inference(app: App, link: Link, config: GatewaySettings) -> None:
+    """Add the routes of the open inference protocol."""
+    app.add_route("/v2", metadata.ServerMetadataResource())
+    app.add_route("/v2/health/live", metadata.HealthResource(link, config), suffix="live")
+    app.add_route("/v2/health/ready", metadata.HealthResource(link, config), suffix="ready")
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        app.add_route(path, metadata.ModelMetadataResource(link, config))
+        app.add_route(path + "/ready", metadata.ModelReadyOnInferenceResource(link, config))
+        app.add_route(path + "/infer", OpenInferenceResource(link, config))
+        app.add_route(path + "/explain", OpenInferenceResource(link, config, explain=True))
 
 
 def management_app(link: Link, config: GatewaySettings) -> App:

@@ -28,12 +28,13 @@ class JsonBody(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_d
 
 
 class ErrorBody(JsonBody, frozen=True, kw_only=True):
-    """What failed; `details` say why, and come with a 5xx alone."""
+    """What failed; `details` say why, and come with a 5xx alone; `error` is the open inference protocol's."""
 
     code: Annotated[int, Meta(ge=100, le=999)]
     type: str
     message: str
     details: str = ""
+    error: str = ""
 
 
 class StatusBody(JsonBody, frozen=True, kw_only=True):
@@ -394,6 +395,7 @@ class ProtocolServerBody(JsonBody, frozen=True, kw_only=True):
 
     name: str
     version: str
+    extensions: tuple[str, ...]
     extenstion: tuple[str, ...]
 
 
@@ -409,7 +411,19 @@ class ProtocolReadyBody(JsonBody, frozen=True, kw_only=True):
     ready: bool
 
 
-class ProtocolRefusalBody(JsonBody, frozen=True, kw_only=True):
-    """What is not supported, in KServe's open inference protocol."""
+class ProtocolTensorBody(JsonBody, frozen=True, kw_only=True):
+    """A tensor that a model takes or makes, in KServe's open inference protocol."""
 
-    error: str
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ProtocolModelBody(JsonBody, frozen=True, kw_only=True):
+    """A model, in KServe's open inference protocol. Of its tensors nothing is known: handlers don't say."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[ProtocolTensorBody, ...]
+    outputs: tuple[ProtocolTensorBody, ...]

@@ -356,7 +356,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     #: Whether listeners that other hosts can reach accept any name, as `torchserve` does for its callers on
     #: other hosts unless allowed_hosts is set.
     any_host_outside: bool = False
-    #: Whether the gateway has KServe's v2 routes for health and metadata.
+    #: Whether the gateway speaks KServe's open inference protocol, by gRPC too where that is spoken.
     open_inference_protocol: bool = False
     #: Whether gRPC is spoken, too, by a process of its own; needs the packages of the extra `grpc`.
     enable_grpc: bool = False

@@ -43,7 +43,7 @@ class PingResource(Resource):
     on_options = on_request
 
 
-class _ModelResource(Resource):
+class PredictingResource(Resource):
     """Base of the routes that name a model: OPTIONS describes them, any other method predicts."""
 
     opened_by = "inference"
@@ -95,7 +95,7 @@ class _ModelResource(Resource):
         answer = await job
         response, body = codec.unpack_response(answer.meta, answer.frames)
         if response.error is not None:
-            responses.answer_error(resp, *failure(response))
+            self._answer_error(resp, *failure(response))
         else:
             try:
                 pass_head(req, resp, response)
@@ -107,8 +107,12 @@ class _ModelResource(Resource):
         if not answer.is_final:
             streams.begin(req, resp, self._link, job, bytes(body))
 
+    def _answer_error(self, resp: Response, error: errors.RelayError, status: int) -> None:
+        """Answer with what became of a job."""
+        responses.answer_error(resp, error, status)
 
-class PredictionsResource(_ModelResource):
+
+class PredictionsResource(PredictingResource):
     """`/predictions` and `/explanations`: /{model}[/{version}[/{rest of a path for the handler}]]."""
 
     async def on_request(
@@ -119,7 +123,7 @@ class PredictionsResource(_ModelResource):
         await self._predict(req, resp, model, version, await self._read(req), added)
 
 
-class InvokeResource(_ModelResource):
+class InvokeResource(PredictingResource):
     """`/models/{model}/invoke`: query parameters are inputs too."""
 
     async def on_request(
@@ -144,7 +148,7 @@ class OldPredictionsResource(InvokeResource):
         await super().on_request(req, resp, model, version)
 
 
-class InvocationsResource(_ModelResource):
+class InvocationsResource(PredictingResource):
     """`/invocations`: the model is named by the input `model_name`."""
 
     async def on_request(self, req: GatewayRequest, resp: Response) -> None:
@@ -190,7 +194,7 @@ def _value(inputs: list[Input], wanted: str) -> str | None:
     return None if value is None else str(codec.payload(value), "utf-8", "replace")
 
 
-class KserveV1Resource(_ModelResource):
+class KserveV1Resource(PredictingResource):
     """`/v1/models/{model}:predict` and `:explain`; the handler reads the payload."""
 
     async def on_request(self, req: GatewayRequest, resp: Response, target: str) -> None:
@@ -211,14 +215,6 @@ def kserve_verb(target: str) -> bool | None:
     if ":predict" in target:
         return False
     return True if ":explain" in target else None
-
-
-class KserveV2Resource(_ModelResource):
-    """`/v2/models/{model}/infer` and `/explain`."""
-
-    async def on_request(self, req: GatewayRequest, resp: Response, model: str) -> None:
-        """Predict or explain."""
-        await self._predict(req, resp, model, None, await self._read(req), (("explain", self._explain),))
 
 
 def note_timeout(req: GatewayRequest) -> None:

@@ -3,14 +3,17 @@
 Spelling and statuses are TorchServe's; any method is answered.
 """
 
-from importlib.metadata import version
+from typing import ClassVar
 
 from falcon.asgi import Response
 
-from torchrelay.gateway.api import responses
+from torchrelay.gateway.api import open_inference, responses
 from torchrelay.gateway.api.base_app import Resource
 from torchrelay.gateway.api.gateway_request import GatewayRequest
+from torchrelay.gateway.calls import model_calls
+from torchrelay.gateway.calls.model_calls import ModelCalls
 from torchrelay.shared import api_bodies
+from torchrelay.shared.wire.fields import KeyedApi
 
 
 class ServerMetadataResource:
@@ -20,10 +23,7 @@ class ServerMetadataResource:
 
     async def on_request(self, _req: GatewayRequest, resp: Response) -> None:
         """Answer with TorchServe's name, since clients look for it."""
-        body = api_bodies.ProtocolServerBody(
-            name="Torchserve", version=version("torchrelay"), extenstion=("kserve", "kubeflow")
-        )
-        responses.answer(resp, body)
+        responses.answer(resp, model_calls.protocol_server())
 
     on_options = on_request
 
@@ -47,9 +47,9 @@ class HealthResource(Resource):
 
 
 class ModelReadyResource(Resource):
-    """`/v2/models/{model}/ready`, on the management port: on the other one TorchServe has nothing there."""
+    """`/v2/models/{model}/ready` on the management port, also without the protocol."""
 
-    opened_by = "management"
+    opened_by: ClassVar[KeyedApi | None] = "management"
 
     async def on_get(
         self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
@@ -61,14 +61,29 @@ class ModelReadyResource(Resource):
         responses.answer(resp, body, 200 if is_ready else 503)
 
 
-class ModelVersionsResource:
-    """`/v2/models/{model}/versions/...`: refused, since TorchServe has no versions in this protocol."""
+class ModelReadyOnInferenceResource(ModelReadyResource):
+    """The same on the inference port, where clients of the protocol look for it."""
 
     opened_by = "inference"
 
-    async def on_request(self, _req: GatewayRequest, resp: Response, model: str, rest: str) -> None:
-        """Refuse, in TorchServe's words."""
-        error = "Model versioning is not yet supported."
-        responses.answer(resp, api_bodies.ProtocolRefusalBody(error=error), 501)
+    async def on_get(
+        self, req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Tell whether a worker of the model is ready, by the status too."""
+        await open_inference.answered(resp, super().on_get(req, resp, model, version))
 
-    on_options = on_request
+
+class ModelMetadataResource(Resource):
+    """`/v2/models/{model}`, also with `/versions/{version}`: its versions."""
+
+    opened_by = "inference"
+
+    async def on_get(
+        self, _req: GatewayRequest, resp: Response, model: str, version: str | None = None
+    ) -> None:
+        """Tell what is known of the model, if there is such a version."""
+        await open_inference.answered(resp, self._tell(resp, model, version))
+
+    async def _tell(self, resp: Response, model: str, version: str | None) -> None:
+        calls = ModelCalls(self._link, self._config)
+        responses.answer(resp, await calls.protocol_metadata(model, version))

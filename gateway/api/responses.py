@@ -18,10 +18,12 @@ def answer_status(resp: Response, text: str, status: int = 200) -> None:
     answer(resp, api_bodies.StatusBody(status=text), status)
 
 
-def answer_error(resp: Response, error: errors.RelayError, status: int) -> None:
-    """Answer with an error."""
+def answer_error(
+    resp: Response, error: errors.RelayError, status: int, *, has_protocol: bool = False
+) -> None:
+    """Answer with an error; see `error_body`."""
     resp.status = status
     resp.content_type = JSON
-    resp.data = error_body(error, status)
+    resp.data = error_body(error, status, has_protocol=has_protocol)
     if error.retryable and status == 503:
         resp.set_header("retry-after", str(error.retry_after_s))

@@ -3,6 +3,7 @@
 Any protocol's presentation calls these; only the broker decides. Texts are TorchServe's.
 """
 
+import importlib.metadata
 import json
 from dataclasses import dataclass
 
@@ -40,6 +41,17 @@ async def health(link: Link) -> api_bodies.HealthBody:
     except errors.BrokerUnreachable:
         is_healthy = False
     return api_bodies.HealthBody(status="Healthy" if is_healthy else "Unhealthy")
+
+
+def protocol_server() -> api_bodies.ProtocolServerBody:
+    """Tell what serves here, in the open inference protocol; by TorchServe's name: clients look for it."""
+    torchserves = ("kserve", "kubeflow")
+    return api_bodies.ProtocolServerBody(
+        name="Torchserve",
+        version=importlib.metadata.version("torchrelay"),
+        extensions=(*torchserves, "binary_tensor_data"),
+        extenstion=torchserves,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,14 @@ class ModelCalls:
     ) -> tuple[m.VersionFacts, ...]:
         """Return what is known of a version, the default one if none is named, or of every one."""
         return (await self._link.ask(m.DescribeModel(0, model, version, every), m.ModelDescribed)).versions
+
+    async def protocol_metadata(self, model: str, version: str | None) -> api_bodies.ProtocolModelBody:
+        """Tell what the open inference protocol asks of a model, if there is such a version."""
+        facts = await self.describe(model, None, every=True)
+        if version is not None and version not in {one.version for one in facts}:
+            await self.describe(model, version)  # which says so
+        versions = tuple(one.version for one in facts)
+        return api_bodies.ProtocolModelBody(name=model, versions=versions, platform="", inputs=(), outputs=())
 
     async def ask_handler(
         self, model: str, version: str | None, request_id: str, head: bytes = b""

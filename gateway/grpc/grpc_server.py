@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import grpc
 
 from torchrelay.gateway.calls.model_calls import ModelCalls
-from torchrelay.gateway.grpc import inference_service, listen_addresses, management_service, standard_services
+from torchrelay.gateway.grpc import (
+    inference_service,
+    listen_addresses,
+    management_service,
+    open_inference_service,
+    standard_services,
+)
 from torchrelay.gateway.grpc.awaited_clients import AwaitedClients
 from torchrelay.gateway.grpc.grpc_errors import Api
 from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls
@@ -148,18 +154,13 @@ class GrpcServer:
         credentials = None
         if config.enable_grpc_ssl:
             credentials = grpc.ssl_server_credentials([certificates.pem(config)])
-        inference = inference_service.InferenceService(calls).handlers()
-        management = management_service.ManagementService(calls, ModelCalls(self.link, config)).handlers()
-        services: list[tuple[Api, str, dict[str, Method]]] = [
-            ("inference", inference_service.SERVICE, inference),
-            ("management", management_service.SERVICE, management),
-        ]
         made = []
-        for api, name, handlers in services:
+        for api, services in self._services(calls).items():
             server = grpc.aio.server(options=self._options(api))
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-            standard_services.add_health(server, self.link, name)
-            standard_services.add_reflection(server, [name])
+            for name, handlers in services.items():
+                server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+            standard_services.add_health(server, self.link, services)
+            standard_services.add_reflection(server, services)
             server.add_generic_rpc_handlers((Unknown(),))  # last: it takes whatever comes
             address = self.addresses()[f"grpc_{api}_port"]
             if credentials is None:
@@ -168,6 +169,17 @@ class GrpcServer:
                 server.add_secure_port(address, credentials)
             made.append(server)
         return made
+
+    def _services(self, calls: ServedCalls) -> dict[Api, dict[str, dict[str, Method]]]:
+        """Return the methods of the services of each port."""
+        model_calls = ModelCalls(self.link, self._config)
+        inference = {inference_service.SERVICE: inference_service.InferenceService(calls).handlers()}
+        if self._config.open_inference_protocol:
+            service = open_inference_service.OpenInferenceService(calls, model_calls)
+            names = (open_inference_service.SERVICE, open_inference_service.TORCHSERVES_SERVICE)
+            inference |= {name: service.handlers(name) for name in names}
+        management = management_service.ManagementService(calls, model_calls).handlers()
+        return {"inference": inference, "management": {management_service.SERVICE: management}}
 
     def _options(self, api: Api) -> list[tuple[str, int]]:
         config = self._config

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from torchrelay.gateway.calls import model_calls
-from torchrelay.gateway.calls.prediction_jobs import failure, require_bounds
-from torchrelay.gateway.grpc.grpc_errors import CallRefused, GrpcRefusal, busy, refusal
+from torchrelay.gateway.calls.prediction_jobs import require_bounds
+from torchrelay.gateway.grpc.grpc_errors import CallRefused, GrpcRefusal, refusal
+from torchrelay.gateway.grpc.job_calls import part_of, submit
 from torchrelay.gateway.grpc.protos.inference_pb2 import PredictionResponse, TorchServeHealthResponse
 from torchrelay.gateway.grpc.protos.ordered_inputs_pb2 import OrderedPredictionsRequest
-from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls, answer_by, parsed
+from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls, parsed
 from torchrelay.gateway.http.standard_responses import pretty
 from torchrelay.gateway.link import Waiter
 from torchrelay.gateway.session import Answer
-from torchrelay.shared import errors, ids
-from torchrelay.shared.wire import codec
+from torchrelay.shared import errors
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 #: Requests of one stream that wait for their answers; the next one is read when there is one less.
@@ -122,27 +122,19 @@ class InferenceService:
         # Of a key that comes twice the last survives, as in any map.
         inputs = [(name, "", value) for name, value in {one.key: one.value for one in request.input}.items()]
         require_bounds(inputs)
-        meta, frames = codec.pack_request(ids.request_id(), (), inputs)
-        try:
-            return self._calls.link.submit(
-                request.model_name,
-                request.model_version or None,
-                meta,
-                frames,
-                sequence=request.sequence_id,
-                answer_by=answer_by(context),
-            )
-        except (errors.ServiceUnavailable, errors.BrokerUnreachable) as error:
-            raise busy(error) from error
+        return submit(
+            self._calls.link,
+            request.model_name,
+            request.model_version,
+            inputs,
+            context,
+            request.sequence_id,
+        )
 
     async def _part(self, job: Waiter[Answer]) -> tuple[bytes, bool]:
         """Wait for the next part of an answer; return it, and whether it is the last."""
-        answer = await job
-        response, body = codec.unpack_response(answer.meta, answer.frames)
-        if response.error is not None:
-            # A status that HTTP doesn't have says something here, too.
-            raise CallRefused(refusal(failure(response)[0], "inference", response.status or None))
-        return bytes(body), answer.is_final
+        _, body, is_final = await part_of(job)
+        return bytes(body), is_final
 
 
 class _Stream:

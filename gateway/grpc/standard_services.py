@@ -18,11 +18,11 @@ HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # grpcio-health-checking has no types
-    """`grpc.health.v1`: whether requests can be served, as /readyz says it; of this port, or its service."""
+    """`grpc.health.v1`: whether requests can be served, as /readyz says it; of this port, or its services."""
 
-    def __init__(self, link: Link, service: str) -> None:
+    def __init__(self, link: Link, services: Iterable[str]) -> None:
         self._link = link
-        self._names = ("", service, HEALTH)
+        self._names = ("", *services, HEALTH)
 
     async def Check(  # noqa: N802  # the protocol's name
         self, request: health_pb2.HealthCheckRequest, context: Context
@@ -55,9 +55,9 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # gr
         return states(status=states.SERVING if is_ready else states.NOT_SERVING)
 
 
-def add_health(server: grpc.aio.Server, link: Link, service: str) -> None:
+def add_health(server: grpc.aio.Server, link: Link, services: Iterable[str]) -> None:
     """Serve health checks."""
-    health_pb2_grpc.add_HealthServicer_to_server(HealthService(link, service), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthService(link, services), server)
 
 
 def add_reflection(server: grpc.aio.Server, services: Iterable[str]) -> None:

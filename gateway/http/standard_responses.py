@@ -64,10 +64,14 @@ def pretty(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
-def error_body(error: errors.RelayError, status: int) -> bytes:
-    """Write an error's body. Only a 5xx says why, since clients compare the others whole."""
+def error_body(error: errors.RelayError, status: int, *, has_protocol: bool = False) -> bytes:
+    """Write an error's body. Only a 5xx says why, since clients compare the others whole.
+
+    With `has_protocol` it has the field that clients of the open inference protocol look for.
+    """
     details = error.details if status >= 500 else ""
-    return pretty(ErrorBody(code=status, type=error.type, message=error.message, details=details))
+    said = str(error) if has_protocol else ""
+    return pretty(ErrorBody(code=status, type=error.type, message=error.message, details=details, error=said))
 
 
 def json_headers(body: bytes) -> tuple[tuple[bytes, bytes], ...]:

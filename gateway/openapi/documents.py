@@ -49,7 +49,7 @@ def of_model(model: str, config: GatewaySettings) -> Document:
     name = quote(model, safe="")
     found = tuple(
         replace(operation, path=operation.path.replace("{model_name}", name))
-        for operation in operations.PREDICTIONS
+        for operation in operations.PREDICTIONS + operations.KSERVE_V2
         if "{model_name}" in operation.path and "{model_version}" not in operation.path
     )
     return _document(found, config, title=f"RESTful API for: {model}", number="1.0.0")
@@ -62,7 +62,8 @@ def management_of_model(model: str, config: GatewaySettings) -> Document:
 
 def _inference(config: GatewaySettings) -> Operations:
     found = operations.PING + operations.PREDICTIONS + operations.WORKFLOW_PREDICTIONS
-    return found + operations.OPEN_INFERENCE_PROTOCOL if config.open_inference_protocol else found
+    is_on = config.open_inference_protocol
+    return found + (operations.OPEN_INFERENCE_PROTOCOL if is_on else operations.KSERVE_V2)
 
 
 def _management(config: GatewaySettings) -> Operations:

@@ -18,6 +18,7 @@ from torchrelay.gateway.openapi.schemas import (
     whole,
 )
 from torchrelay.shared.deadlines import TIMEOUT_HEADER, TIMEOUT_LIMIT_MS
+from torchrelay.shared.open_inference.infer_bodies import HEADER_LENGTH
 from torchrelay.shared.wire.fields import KeyedApi, MemberRole
 
 
@@ -122,14 +123,57 @@ PREDICTIONS: Operations = (
     _prediction("/models/{model_name}/invoke", "invoke", "Predict; query parameters are inputs too."),
     _prediction("/v1/models/{model_name}:predict", "kserve_predictions", "Predict (KServe v1)."),
     _prediction("/v1/models/{model_name}:explain", "kserve_explanations", "Explain (KServe v1)."),
-    _prediction("/v2/models/{model_name}/infer", "kserve_v2_predictions", "Predict (KServe v2)."),
-    _prediction("/v2/models/{model_name}/explain", "kserve_v2_explanations", "Explain (KServe v2)."),
 )  # fmt: skip
+
+
+def _of_protocol(query: tuple[Schema, ...] = (), of: str = "", version: str = "") -> Operations:
+    path = "/v2/models/{model_name}" + of
+    return (
+        _prediction(f"{path}/infer", f"kserve_v2_{version}predictions", "Predict (KServe v2).", query),
+        _prediction(f"{path}/explain", f"kserve_v2_{version}explanations", "Explain (KServe v2).", query),
+    )
+
+
+#: Where the open inference protocol is off, and a handler understands what it is sent.
+KSERVE_V2 = _of_protocol()
 
 _LIVES = "Tell that this process lives."
 _IS_READY = "Tell whether this process can take requests on to the broker."
 _ALL_READY = "Tell whether every model that should answer requests can."
 _ONE_READY = "Tell whether {} can answer requests now."
+
+
+def _model_probe(path: str, operation: str, of: str, body: str, key: KeyedApi = "management") -> Operation:
+    return Operation("get", path, operation, _ONE_READY.format(of),
+                     {200: Success("A worker is ready.", ref(body)),
+                      503: Success("None is, or there is no broker to ask.", ref(body))},
+                     key=key, failures=(404,))  # fmt: skip
+
+
+_OF_VERSION = "/versions/{model_version}"
+_HEADER_LENGTH = {
+    "in": "header",
+    "name": HEADER_LENGTH,
+    "required": False,
+    "description": "How many bytes of the body are JSON; the tensors' binary data follow.",
+    "schema": whole(),
+}
+
+
+def _protocol_probes(key: KeyedApi) -> Operations:
+    path = "/v2/models/{model_name}"
+    return (
+        _model_probe(f"{path}/ready", "protocolModelReady", "the default version", "Readiness", key),
+        _model_probe(f"{path}{_OF_VERSION}/ready", "protocolVersionReady", "a version", "Readiness", key),
+    )
+
+
+def _metadata(path: str, name: str, summary: str) -> Operation:
+    return Operation("get", path, name, summary,
+                     {200: Success("Its versions; of tensors nothing is known.", ref("ProtocolModel"))},
+                     key="inference", failures=(404, 503))  # fmt: skip
+
+
 OPEN_INFERENCE_PROTOCOL: Operations = (
     Operation("get", "/v2", "serverMetadata", "Tell what serves here.",
               {200: Success("The name and version of the server.", ref("ProtocolServer"))}, key="inference"),
@@ -139,10 +183,12 @@ OPEN_INFERENCE_PROTOCOL: Operations = (
               {200: Success("Every model is ready.", ref("ProtocolReady")),
                503: Success("A model isn't, or there is no broker to ask.", ref("ProtocolReady"))},
               key="inference"),
-    Operation("get", "/v2/models/{model_name}/versions/{model_version}", "modelVersion",
-              "Refuse: models have no versions in this protocol.",
-              {501: Success("The refusal, which is the only answer.", ref("ProtocolRefusal"))},
-              key="inference"),
+    _metadata("/v2/models/{model_name}", "modelMetadata", "Tell which versions a model has."),
+    _metadata(f"/v2/models/{{model_name}}{_OF_VERSION}", "versionMetadata",
+              "Tell which versions a model has, if it has this one."),
+    *_protocol_probes("inference"),
+    *_of_protocol((_HEADER_LENGTH,)),
+    *_of_protocol((_HEADER_LENGTH,), _OF_VERSION, "version_"),
 )  # fmt: skip
 
 WORKFLOW_PREDICTIONS: Operations = (
@@ -307,27 +353,12 @@ BROKER_KEY: Operations = (
 )  # fmt: skip
 
 
-def _model_probe(path: str, operation: str, of: str, body: str) -> Operation:
-    return Operation("get", path, operation, _ONE_READY.format(of),
-                     {200: Success("A worker is ready.", ref(body)),
-                      503: Success("None is, or there is no broker to ask.", ref(body))},
-                     key="management", failures=(404,))  # fmt: skip
-
-
 MODEL_PROBES: Operations = (
     _model_probe("/readyz/{model_name}", "modelReadyz", "the default version", "Probe"),
     _model_probe("/readyz/{model_name}/{model_version}", "versionReadyz", "a version", "Probe"),
 )
-#: On a port of their own alone: where there is inference, TorchServe has nothing there.
-PROTOCOL_PROBES: Operations = (
-    _model_probe("/v2/models/{model_name}/ready", "protocolModelReady", "the default version", "Readiness"),
-    _model_probe(
-        "/v2/models/{model_name}/versions/{model_version}/ready",
-        "protocolVersionReady",
-        "a version",
-        "Readiness",
-    ),
-)
+#: On a port of their own alone: where there is inference, the protocol has to be on for them.
+PROTOCOL_PROBES = _protocol_probes("management")
 
 TOKEN: Operations = (
     Operation("get", "/token", "renewKey", "Make a new key, which is written to the key file of the server.",

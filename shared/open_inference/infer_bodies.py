@@ -48,15 +48,6 @@ class WantedOutput(msgspec.Struct, omit_defaults=True):
     parameters: Parameters = {}
 
 
-class _RequestSaid(msgspec.Struct, omit_defaults=True):
-    inputs: _AllSaid
-    id: str = ""
-    model_name: str = ""
-    model_version: str = ""
-    parameters: Parameters = {}
-    outputs: list[WantedOutput] = []
-
-
 class _ResponseSaid(msgspec.Struct, omit_defaults=True):
     outputs: _AllSaid
     id: str | None = ""
@@ -81,10 +72,9 @@ class Wanted(msgspec.Struct, frozen=True):
         return self.by_default or any(self.named.values())
 
 
-class InferRequest(msgspec.Struct):
-    """A request; texts that are empty are not there."""
+class RequestFacts(msgspec.Struct, kw_only=True):
+    """What a request says beside its inputs; texts that are empty are not there."""
 
-    inputs: list[Tensor]
     id: str = ""
     model_name: str = ""
     model_version: str = ""
@@ -96,6 +86,16 @@ class InferRequest(msgspec.Struct):
         """Which outputs it wants as binary data."""
         named = {one.name: one.parameters[WANTED] is True for one in self.outputs if WANTED in one.parameters}
         return Wanted(self.parameters.get(ALL_WANTED) is True, named)
+
+
+class _RequestSaid(RequestFacts):
+    inputs: _AllSaid
+
+
+class InferRequest(RequestFacts):
+    """A request."""
+
+    inputs: list[Tensor]
 
 
 class InferResponse(msgspec.Struct):
@@ -141,7 +141,8 @@ def encode_response(response: InferResponse, wanted: Wanted) -> EncodedBody:
 def decode_request(pieces: Sequence[Buffer], header_length: int | None) -> InferRequest:
     """Read a request, see `decode_response`."""
     said, inputs = _decoded(_RequestSaid, "inputs", pieces, header_length)
-    return InferRequest(inputs, said.id, said.model_name, said.model_version, said.parameters, said.outputs)
+    facts = {name: getattr(said, name) for name in RequestFacts.__struct_fields__}
+    return InferRequest(inputs, **facts)
 
 
 def decode_response(pieces: Sequence[Buffer], header_length: int | None) -> InferResponse:

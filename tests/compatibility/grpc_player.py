@@ -28,7 +28,7 @@ from tests.compatibility.replaying import GOLDEN, listeners
 from tests.installation import GRPC
 from tests.integration.fleet import own_address
 from tests.support import eventually
-from torchrelay.gateway.grpc.protos import inference_pb2, management_pb2
+from torchrelay.gateway.grpc.protos import inference_pb2, management_pb2, open_inference_pb2
 
 sys.path[:0] = [str(GOLDEN)]
 
@@ -37,6 +37,7 @@ import replay  # isort: skip  # of tests/golden
 TRANSCRIPTS = Path(__file__).parent / "grpc_transcripts"
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
+OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 #: Method -> (port, what it is sent, what it answers, whether requests and answers are streams).
 METHODS: dict[str, tuple[str, type[Message], type[Message], bool, bool]] = {
     f"{INFERENCE}/Ping": ("inference", empty_pb2.Empty, inference_pb2.TorchServeHealthResponse, False, False),
@@ -58,6 +59,18 @@ METHODS: dict[str, tuple[str, type[Message], type[Message], bool, bool]] = {
             ("ScaleWorker", management_pb2.ScaleWorkerRequest),
             ("SetDefault", management_pb2.SetDefaultRequest),
             ("UnregisterModel", management_pb2.UnregisterModelRequest),
+        )
+    },
+    **{
+        f"{OPEN_INFERENCE}/{name}": (
+            "inference",
+            getattr(open_inference_pb2, f"{name}Request"),
+            getattr(open_inference_pb2, f"{name}Response"),
+            False,
+            False,
+        )
+        for name in (
+            "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer",
         )
     },
 }  # fmt: skip

@@ -20,7 +20,7 @@ def test_answers_are_torchserves_but_for_those_that_differ_on_purpose(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["grpc-inference", "grpc-keys", "grpc-management"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in grpc_player.TRANSCRIPTS.glob("*.jsonl")))
 def test_answers_by_grpc_are_torchserves_but_for_those_that_differ_on_purpose(
     name: str, store: Path, tmp_path: Path
 ) -> None:

@@ -18,8 +18,9 @@ from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.model import outputs
 from torchrelay.worker.model.held_leases import AssignedJob, Batch, HeldLeases
 from torchrelay.worker.model.inputs import Opened
+from torchrelay.worker.model.outputs import STREAM_HEADER
 from torchrelay.worker.model.runner import Runner
-from torchrelay.worker.model.streaming import STREAM_HEADER, ClientWatch, Part
+from torchrelay.worker.model.streaming import ClientWatch, Part
 
 logger = logging.getLogger(__name__)
 

@@ -1,17 +1,14 @@
 """What handlers get: a job's packed request becomes a row of data and the headers that go with it; no I/O."""
 
-import json
-import logging
 from collections.abc import Sequence
 from math import inf
 
 import msgspec
 
 from torchrelay.shared.wire import codec
-from torchrelay.worker.common.handler_errors import one_line
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
-
-logger = logging.getLogger(__name__)
+from torchrelay.worker.model.input_values import decoded, own
+from torchrelay.worker.model.tensor_requests import TensorRequest
 
 Row = dict[str, object]
 Headers = dict[str, object]
@@ -26,6 +23,8 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
     starts_sequence: bool = False
     #: When its client gives up, in the time of this process.
     given_up_at: float = inf
+    #: What it asks in the open inference protocol, if it does.
+    tensors: TensorRequest | None = None
 
 
 def inputs(job: Opened, *, decode_input: bool) -> tuple[Row, Headers]:
@@ -33,11 +32,13 @@ def inputs(job: Opened, *, decode_input: bool) -> tuple[Row, Headers]:
 
     Both as in TorchServe, where headers begin with the inputs' types.
     """
+    if job.tensors is not None:
+        return {"body": job.tensors.body}, {"body": {"content-type": job.tensors.content_type}}
     row: Row = {}
     types: Headers = {}
     for item, value in zip(job.request.inputs, job.values, strict=True):
         kind = item.content_type and item.content_type.partition(";")[0].strip()
-        row[item.name] = _decoded(kind, value) if decode_input and kind else _own(value)
+        row[item.name] = decoded(kind, value) if decode_input and kind else own(value)
         types[item.name] = {"content-type": kind}
     return row, types
 
@@ -51,22 +52,3 @@ def add_headers(found: Headers, job: Opened, names: SequenceHeaders, *, is_descr
         found[names.id] = job.sequence
         if job.starts_sequence:
             found[names.start] = "true"
-
-
-def _decoded(kind: str, value: codec.Payload) -> object:
-    """Decode an input by its content type, which is compared with its letters' case.
-
-    What can't be decoded stays bytes, and is the handler's to refuse.
-    """
-    if kind == "application/json" or kind.startswith("text"):
-        try:
-            text = str(value, "utf-8")
-            return json.loads(text) if kind == "application/json" else text
-        except (ValueError, RecursionError) as error:
-            logger.warning("input.undecodable: %s", one_line(error))
-    return _own(value)
-
-
-def _own(value: codec.Payload) -> bytearray:
-    """Return an input as handlers may change it; one that was copied out of memory is nobody else's."""
-    return value if isinstance(value, bytearray) else bytearray(value)

@@ -10,7 +10,7 @@ from ts.utils.util import PredictionException
 from torchrelay.shared.errors import OutOfResources, PredictionFailed, RelayError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded, is_out_of_memory, one_line, text_of
-from torchrelay.worker.model import loaded_torch
+from torchrelay.worker.model import loaded_torch, tensor_answers
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -19,6 +19,8 @@ _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _BINARY = (bytes, bytearray)
 #: What json and UTF-8 raise at a value that they have no form for.
 _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
+#: TorchServe's own header between worker and server, which its clients see, too.
+STREAM_HEADER = "ts_stream_next"
 #: What a client can be told; those below 200 announce an answer, and are none.
 _STATUSES = range(200, 1000)
 
@@ -32,7 +34,7 @@ def answer(processor: RequestProcessor, value: object, limit_bytes: int) -> code
     if type(value) is bytes:
         body: object = value
     else:
-        body = bytes(value) if type(value) is bytearray else guarded(_encoded, value)
+        body = bytes(value) if type(value) is bytearray else guarded(_encoded, value, processor)
         if isinstance(body, _UNENCODABLE):
             return failed(PredictionFailed("Unsupported model output data type.", one_line(body)))
         if isinstance(body, BaseException):
@@ -107,7 +109,7 @@ def failed(error: RelayError, status: int | None = None) -> codec.Response:
     )
 
 
-def _encoded(value: object) -> bytes:
+def _encoded(value: object, processor: RequestProcessor) -> bytes:
     """Encode one row of the answer. Raises TypeError and its like for what has no encoding."""
     if isinstance(value, _BINARY):
         return value if type(value) is bytes else bytes(memoryview(value))
@@ -118,7 +120,15 @@ def _encoded(value: object) -> bytes:
         return encoded
     if (tensor := loaded_torch.saved(value)) is not None:
         return tensor
-    return json.dumps(value, indent=2).encode()
+    headers = processor.get_response_headers()
+    # The parts of a stream can't say how long their JSON is: they have no binary data.
+    request = None if STREAM_HEADER in headers else processor.tensor_request
+    if (answer := tensor_answers.encoded(value, request)) is not None:
+        for name, text in answer.headers().items():
+            processor.add_response_property(name.lower(), text)  # as `set_response_content_type` spells it
+        return answer.joined()
+    has_tensors = processor.tensor_request is not None
+    return json.dumps(value, indent=2, default=tensor_answers.as_json if has_tensors else None).encode()
 
 
 def _plain(text: str) -> str:

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from ts.context import Context, RequestProcessor
 
 from torchrelay.shared import clock
-from torchrelay.shared.errors import InternalError
+from torchrelay.shared.errors import BadRequest, InternalError
+from torchrelay.shared.open_inference import job_inputs
+from torchrelay.shared.open_inference.tensors import TensorError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.common.measuring import Measuring
 from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
-from torchrelay.worker.model import inputs, outputs
+from torchrelay.worker.model import inputs, outputs, tensor_requests
 from torchrelay.worker.model.held_leases import AssignedJob, Batch
 from torchrelay.worker.model.inputs import Opened, Row
 from torchrelay.worker.model.loading import LoadedModel
 from torchrelay.worker.model.streaming import ClientWatch, PartSender, Place, SendParts
+from torchrelay.worker.model.tensor_requests import TensorRequest
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,21 @@ class Runner:
         except codec.WireError as error:
             logger.warning("job.unreadable: %s", error)
             return outputs.failed(InternalError("The request reached its worker in pieces.", str(error)))
-        return Opened(request, values, job.sequence, job.starts_sequence, job.given_up_at)
+        tensors = None
+        # PERF: a look at the first input's type; other jobs pay nothing.
+        if request.inputs and ";" in request.inputs[0].content_type:
+            try:
+                tensors = self._tensors(request, values)
+            except TensorError as error:
+                return outputs.failed(BadRequest(str(error)))
+        return Opened(request, values, job.sequence, job.starts_sequence, job.given_up_at, tensors)
+
+    def _tensors(self, request: codec.Request, values: Sequence[codec.Payload]) -> TensorRequest | None:
+        """Read a request of the open inference protocol; None for any other. Raises TensorError."""
+        if not job_inputs.is_request(request.inputs[0].content_type):
+            return None
+        context = self.model.context
+        return tensor_requests.opened(request, values, context, decode_input=self.decode_input)
 
     def call(
         self,
@@ -117,7 +134,10 @@ class Runner:
             row, headers = ({}, {}) if idx < known else inputs.inputs(job, decode_input=self.decode_input)
             inputs.add_headers(headers, job, self.sequence_headers, is_describe=is_describe)
             request_ids[idx] = job.request.request_id
-            processors.append(RequestProcessor(headers))
+            processor = RequestProcessor(headers)
+            if job.tensors is not None:
+                processor.tensor_request = job.tensors
+            processors.append(processor)
             data.append(row)
         context.request_ids = request_ids
         context.request_processor = processors

@@ -17,6 +17,7 @@ from torchrelay.shared import clock
 from torchrelay.shared.wire import codec
 from torchrelay.worker.model import outputs
 from torchrelay.worker.model.inputs import Opened
+from torchrelay.worker.model.outputs import STREAM_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +25,6 @@ logger = logging.getLogger(__name__)
 Place = tuple[int, int]
 Part = tuple[Place, codec.Response]
 SendParts = Callable[[list[Part]], None]
-
-#: TorchServe's own header between worker and server, which its clients see, too.
-STREAM_HEADER = "ts_stream_next"
 
 
 @dataclass(slots=True, frozen=True)

@@ -22,6 +22,7 @@ PACKAGE = "torchrelay/gateway/grpc/protos"
 _MODULES = {
     "google/protobuf/empty.proto": "from google.protobuf import empty_pb2",
     "google/rpc/status.proto": "from google.rpc import status_pb2",
+    f"{PACKAGE}/open_inference.proto": f"from {PACKAGE.replace('/', '.')} import open_inference_pb2",
 }
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.gateway.facts import NOT_FOUND, healthy
+from tests.gateway.facts import NOT_FOUND, facts, healthy
 from tests.gateway.fakes import Gateway
+from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages
 
@@ -23,7 +24,6 @@ OIP = GatewaySettings(open_inference_protocol=True)
     [
         ("/v2/health/live", 200, {"live": True}),
         ("/v2/health/ready", 200, {"ready": True}),
-        ("/v2/models/m/versions/1.0/infer", 501, {"error": "Model versioning is not yet supported."}),
     ],
 )
 def test_the_open_inference_protocol_has_its_metadata(
@@ -36,6 +36,7 @@ def test_the_open_inference_protocol_has_its_metadata(
 def test_the_server_names_itself_as_clients_expect() -> None:
     told = Gateway(config=OIP).predict("/v2", method="GET").json
     assert (told["name"], told["extenstion"]) == ("Torchserve", ["kserve", "kubeflow"])
+    assert told["extensions"] == ["kserve", "kubeflow", "binary_tensor_data"]
 
 
 def test_a_gateway_is_not_ready_while_models_of_the_start_are_being_registered() -> None:
@@ -69,14 +70,72 @@ def test_a_gateway_without_a_broker_is_not_ready() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/m/versions/1.0/infer"]
+    "path",
+    [
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/m",
+        "/v2/models/m/ready",
+        "/v2/models/m/versions/1.0",
+        "/v2/models/m/versions/1.0/infer",
+        "/v2/models/m/versions/1.0/ready",
+    ],
 )
 def test_its_routes_are_there_only_if_asked_for(path: str) -> None:
     answer = Gateway().predict(path)
     assert (answer.status_code, answer.json) == (404, NOT_FOUND)
 
 
-@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/ready", "/v2/health", "/v2/models"])
-def test_of_the_protocol_models_have_no_metadata(path: str) -> None:
+@pytest.mark.parametrize("path", ["/v2/health", "/v2/models", "/v2/models/m/versions", "/v2/models/m/config"])
+def test_what_the_protocol_has_not_is_not_there(path: str) -> None:
     answer = Gateway(config=OIP).predict(path)
     assert (answer.status_code, answer.json) == (404, NOT_FOUND)
+
+
+def of_models(ask: messages.Ask) -> messages.Message | errors.RelayError:
+    """Answer as a broker with two versions of `m`, one of which can answer."""
+    if isinstance(ask, messages.ReadReadiness):
+        versions = (
+            messages.VersionReadiness("m", "1.0", True, True, True, ""),
+            messages.VersionReadiness("m", "2.0", False, False, True, "wants 1, has 0"),
+        )
+        return messages.ReadinessRead(ask.ask, versions)
+    assert isinstance(ask, messages.DescribeModel)
+    if ask.model != "m":
+        return errors.ModelNotFound(f"Model not found: {ask.model}")
+    if ask.version is not None:
+        return errors.ModelVersionNotFound(f"Model version: {ask.version} does not exist for model: m")
+    return messages.ModelDescribed(ask.ask, (facts(model="m"), facts(model="m", version="2.0")))
+
+
+@pytest.mark.parametrize("path", ["/v2/models/m", "/v2/models/m/versions/2.0"])
+def test_a_models_metadata_has_its_versions(path: str) -> None:
+    answer = Gateway(of_models, config=OIP).predict(path, method="GET")
+    assert answer.json == {
+        "name": "m",
+        "versions": ["1.0", "2.0"],
+        "platform": "",
+        "inputs": [],
+        "outputs": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "is_ready"),
+    [
+        ("/v2/models/m/ready", 200, True),
+        ("/v2/models/m/versions/1.0/ready", 200, True),
+        ("/v2/models/m/versions/2.0/ready", 503, False),
+    ],
+)
+def test_a_model_is_ready_where_clients_of_the_protocol_look(path: str, status: int, is_ready: bool) -> None:
+    answer = Gateway(of_models, config=OIP).predict(path, method="GET")
+    assert (answer.status_code, answer.json) == (status, {"name": "m", "ready": is_ready})
+
+
+@pytest.mark.parametrize("path", ["/v2/models/nobody", "/v2/models/m/versions/9", "/v2/models/nobody/ready"])
+def test_what_is_not_there_is_said_in_both_tongues(path: str) -> None:
+    answer = Gateway(of_models, config=OIP).predict(path, method="GET")
+    assert answer.status_code == 404
+    assert answer.json["error"] == answer.json["message"]

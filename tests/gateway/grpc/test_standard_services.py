@@ -8,7 +8,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.gateway.grpc.serving import refused, served
-from torchrelay.gateway.grpc import inference_service, management_service, standard_services
+from torchrelay.gateway.grpc import (
+    inference_service,
+    management_service,
+    open_inference_service,
+    standard_services,
+)
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -62,6 +67,22 @@ async def test_reflection_lists_the_ports_services_and_describes_their_messages(
                 service, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
             }  # fmt: skip
             assert file.file_descriptor_response.file_descriptor_proto
+
+
+async def test_the_open_inference_protocol_is_there_too_where_it_is_on() -> None:
+    names = (open_inference_service.SERVICE, open_inference_service.TORCHSERVES_SERVICE)
+    async with served(open_inference_protocol=True) as client:
+        health = health_pb2_grpc.HealthStub(client.channels["inference"])
+        stub = reflection_pb2_grpc.ServerReflectionStub(client.channels["inference"])
+        requests = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names),
+        ]
+        listed, *files = [one async for one in stub.ServerReflectionInfo(iter(requests))]
+        assert set(names) < {one.name for one in listed.list_services_response.service}
+        assert all(file.file_descriptor_response.file_descriptor_proto for file in files)
+        for name in names:
+            assert (await health.Check(asking(name))).status == SERVING
 
 
 async def test_what_no_service_has_is_refused_in_torchserves_words() -> None:

@@ -39,7 +39,7 @@ def _is_text(tensor: Tensor) -> bool:
 @given(st.lists(tensors(), max_size=4), st.text(max_size=5), st.booleans())
 def test_a_request_comes_back_as_it_was(inputs: list[Tensor], name: str, is_binary: bool) -> None:
     request = InferRequest(
-        inputs, name, parameters={"binary_data_output": True},
+        inputs, id=name, parameters={"binary_data_output": True},
         outputs=[WantedOutput("a", {"binary_data": False}), WantedOutput("b")],
     )  # fmt: skip
     if not is_binary and not all(map(_is_text, inputs)):
@@ -180,7 +180,7 @@ def test_binary_data_begin_where_they_can_be_used_and_are_not_copied() -> None:
 
 
 def test_without_binary_data_a_body_is_json() -> None:
-    body = bodies.encode_request(InferRequest([Tensor("x", "BYTES", [1], [b"a"])], "1"), is_binary=False)
+    body = bodies.encode_request(InferRequest([Tensor("x", "BYTES", [1], [b"a"])], id="1"), is_binary=False)
     assert body.headers() == {"Content-Type": "application/json"}
     assert json.loads(body.joined()) == {
         "id": "1",

@@ -15,6 +15,9 @@ from ts.metrics.metrics_cache import MetricsCache
 class RequestProcessor:
     """One request's headers, and the status and headers of its response."""
 
+    #: What the server knows of a request in the open inference protocol, None for any other.
+    tensor_request: Any = None
+
     def __init__(self, request_header: dict[str, Any]) -> None:
         self._request_header = request_header
         self._response_header: dict[str, str] = {}

@@ -54,7 +54,8 @@ class KServev2Envelope(BaseEnvelope):
 
 def _shaped(tensor: dict[str, Any]) -> Any:
     if tensor["datatype"] == "BYTES":
-        return tensor["data"][0]
+        data = tensor["data"]
+        return data.flat[0] if isinstance(data, np.ndarray) else data[0]
     return np.array(tensor["data"]).reshape(tuple(tensor["shape"])).tolist()
 
 
