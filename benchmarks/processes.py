@@ -18,14 +18,19 @@ def torchrelay_role(command: Sequence[str], parent: str | None) -> str:
     """Name a process of `torchrelay serve`; forked ones carry their parent's command line."""
     if parent is None:
         return "serve"
+    command = " ".join(command).split()  # the kernel shows a title as one word
     if parent in ("gateway arbiter", "gateway process"):
         return "gateway process"
     if parent in ("launcher", "model worker"):
         return "model worker"
-    if "torchrelay.worker.launcher" in command:
+    if "torchrelay.worker.launcher" in command or command == ["torchrelay", "launcher"]:
         return "launcher"
     if "torchrelay.shared.archives.reader_process" in command:
         return "archive reader"
+    if "torchrelay.cli.start.part_forks" in command:
+        return "fork server"
+    if parent == "fork server":
+        return "gateway arbiter" if command[0] == "gunicorn:" else command[-1]
     if {"torchrelay.cli.child", "torchrelay.cli.start.child"} & {*command}:  # an older one may be compared
         return {"gateway": "gateway arbiter", "worker": "node"}.get(command[-1], command[-1])
     return "other"

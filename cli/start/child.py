@@ -1,7 +1,7 @@
-"""One process of `torchrelay serve`: `python -m torchrelay.cli.start.child ROLE`.
+"""One process of `torchrelay serve`, a fork of its fork server.
 
-It gets its settings as a Launch, one line on stdin. stdin then stays open: its end means that the parent
-process has ended, however that came, and this process ends too.
+It gets its settings as a Launch, one line on stdin. stdin then stays open: its end means that the process
+that supervises it has ended, however that came, and this process ends too.
 """
 
 import os
@@ -9,19 +9,32 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+from setproctitle import setproctitle
 
 from torchrelay.shared.logs import logs
 from torchrelay.shared.processes import private_memory
 from torchrelay.shared.processes.lasting_imports import lasting_imports
-from torchrelay.shared.settings import BrokerSettings, GatewaySettings, LogLimits, NodeSettings, SettingsError
+from torchrelay.shared.settings import (
+    BrokerSettings,
+    GatewaySettings,
+    LogLimits,
+    NodeSettings,
+    SettingsError,
+    add_to_environment,
+)
 from torchrelay.shared.torchserve import torchserve_log
+
+if TYPE_CHECKING:  # of the worker's package
+    from torchrelay.worker.node.launcher_handle import Launcher
 
 Role = Literal["broker", "gateway", "worker"]
 
-#: A process whose parent has ended, and that has not stopped after so long, is killed with its children.
+#: What `ps` shows of a process is `torchrelay` and this; a worker is forked by its node's launcher.
+TITLES: dict[Role, str] = {"broker": "broker", "gateway": "gateway", "worker": "node"}
+#: A process whose supervisor has ended, and that has not stopped after so long, is killed with its children.
 ORPHAN_GRACE_S = 6.0
 
 
@@ -45,29 +58,44 @@ class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child process gets; `settings` is the JSON of its role's settings."""
+    """What a child process gets; `settings` is the JSON of its role's settings.
+
+    `variables` are its environment, beside what the fork server has in its own.
+    """
 
     role: Role
     settings: msgspec.Raw
     log: LogTarget
+    variables: dict[str, str] = {}
 
 
-def main() -> int:
-    """Run the process; return its exit code."""
+def main(role: Role) -> int:
+    """Run the process, just forked; return its exit code."""
+    setproctitle(f"torchrelay {TITLES[role]}")
+    launcher = _launcher() if role == "worker" else None
     # Nothing follows this line but the end, which the thread sees: it reads past Python's buffer.
     launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
-    threading.Thread(target=_end_with_parent, args=(sys.stdin.fileno(),), daemon=True).start()
-    launch.log.configure(launch.role)
+    threading.Thread(target=_end_with_supervisor, args=(sys.stdin.fileno(),), daemon=True).start()
+    add_to_environment(launch.variables)
+    launch.log.configure(role)
     try:
-        return run(launch.role, launch.settings)
+        return run(role, launch.settings, launcher)
     except SettingsError as error:
         faults = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        sys.stderr.write(f"torchrelay {launch.role}: {faults}\n")
+        sys.stderr.write(f"torchrelay {role}: {faults}\n")
         return 1
 
 
-def run(role: Role, settings: msgspec.Raw) -> int:
-    """Run one role; only that role's package is imported."""
+def _launcher() -> "Launcher":
+    """Fork the node's launcher, before this process has anything in its memory that workers may not see."""
+    with lasting_imports():
+        from torchrelay.worker.node.launcher_handle import Launcher, forked
+
+    return Launcher(forked)
+
+
+def run(role: Role, settings: msgspec.Raw, launcher: "Launcher | None" = None) -> int:
+    """Run one role; only that role's package is imported. A node may have its launcher already."""
     private_memory.keep_memory_private()  # first: the settings have keys, and handlers run as the same user
     if role == "broker":
         with lasting_imports():
@@ -81,16 +109,12 @@ def run(role: Role, settings: msgspec.Raw) -> int:
         return run_gateway(msgspec.json.decode(settings, type=GatewaySettings))
     from torchrelay.worker.node.node_start import run as run_node
 
-    return run_node(msgspec.json.decode(settings, type=NodeSettings))
+    return run_node(msgspec.json.decode(settings, type=NodeSettings), launcher)
 
 
-def _end_with_parent(fd: int) -> None:
+def _end_with_supervisor(fd: int) -> None:
     while os.read(fd, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(ORPHAN_GRACE_S)
     os.killpg(0, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.child import Launch, LogTarget, Role
 from torchrelay.cli.start.part_settings import Plan
@@ -14,7 +15,8 @@ from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.shared import ids
 from torchrelay.shared.processes import private_memory
-from torchrelay.shared.settings import GatewaySettings, Settings, StaticKey
+from torchrelay.shared.settings import GatewaySettings, Settings, SettingsError, StaticKey, environment
+from torchrelay.worker.common import worker_environment
 
 #: The name of the key by which this command asks its own server.
 OWN_KEY_NAME = "torchrelay serve"
@@ -37,15 +39,21 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
         key = StaticKey("management", OWN_KEY_NAME, ids.secret())
         broker = msgspec.structs.replace(broker, static_keys=(*broker.static_keys, key))
 
+    own = dict(environment())
+    try:
+        of_workers = worker_environment.of_settings(own, plan.node)
+    except SettingsError as error:
+        raise Fault(str(error)) from error
+
     def launch(role: Role, settings: Settings) -> Launch:
-        return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role))
+        return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role), variables=own)
 
     # The node first: what its workers are forked from takes the longest to import.
     launches = [launch("worker", plan.node), launch("broker", broker), launch("gateway", gateway)]
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
     later = launch("broker", msgspec.structs.replace(broker, load_models=(), snapshot=None))
     supervisor = Supervisor(
-        launches, watcher.process_ended, later=later, requests_grace_s=gateway.graceful_timeout_s
+        launches, watcher.process_ended, of_workers, later=later, requests_grace_s=gateway.graceful_timeout_s
     )
     url = client_url(plan.gateway.management_address, "management")
     startup = Startup(

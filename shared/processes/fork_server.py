@@ -1,17 +1,21 @@
-"""A fork server: forks a process for each order that comes over a socket pair, and collects those that end.
+"""Fork servers: fork a process for each order that comes over a socket pair, and collect those that end.
 
 What runs in the forks, and what is told of their ends, is the subclass's. When the other end of the pair is
 closed, as by the death of who holds it, the server ends.
 """
 
+import contextlib
+import os
 import selectors
 import signal
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from torchrelay.shared.processes.parent_death import die_with_parent
 
+KeyT = TypeVar("KeyT", bound=Hashable)
 WorkT = TypeVar("WorkT")
 
 
@@ -26,6 +30,14 @@ def inherited_socket(fd: int) -> socket.socket:
     inherited = socket.socket(fileno=fd)
     inherited.set_inheritable(False)
     return inherited
+
+
+def heed_signals() -> None:
+    """Have a forked process heed what its server ignores."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A terminal's Ctrl-C is for its own group of processes, and this one has left it. Ignored, it would be
+    # so in all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ForkServer(ABC, Generic[WorkT]):
@@ -79,3 +91,54 @@ class ForkServer(ABC, Generic[WorkT]):
     @abstractmethod
     def _reap(self) -> None:
         """Collect the processes that have ended."""
+
+
+class GroupForkServer(ForkServer[WorkT], Generic[KeyT, WorkT]):
+    """A fork server whose processes lead groups: what one leaves running is killed at its end."""
+
+    def __init__(self, orders: socket.socket) -> None:
+        super().__init__(orders)
+        #: The processes that run, by what orders call them.
+        self._pids: dict[KeyT, int] = {}
+
+    def _fork_group(self, key: KeyT) -> int:
+        """Fork a process that leads a group; return its pid, and 0 in it. Raises OSError."""
+        parent = os.getpid()
+        pid = os.fork()
+        # Both do it: whoever comes first, no signal to the group finds none. One that has gone on to another
+        # program has done it, and the kernel refuses it to its parent.
+        with contextlib.suppress(PermissionError):
+            os.setpgid(pid, pid)
+        if pid:
+            self._pids[key] = pid
+        else:
+            self._be_forked(parent)
+        return pid
+
+    def _signal(self, key: KeyT, number: int) -> None:
+        """Signal a process, if it runs; SIGKILL is for its whole group."""
+        pid = self._pids.get(key)
+        if pid is not None:
+            (os.killpg if number == signal.SIGKILL else os.kill)(pid, number)
+
+    def _reap(self) -> None:
+        """Collect the processes that ended, and end what they left running."""
+        for key, pid in list(self._pids.items()):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                continue
+            # Before the process is reaped its number is no one else's; it may be the group's last.
+            os.killpg(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+            del self._pids[key]
+            self._tell_end(key, os.waitstatus_to_exitcode(status))
+
+    def _tell(self, report: bytes) -> None:
+        """Send a report to the other end."""
+        try:
+            self._orders.send(report)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # who holds it is gone, and the loop sees it next
+
+    @abstractmethod
+    def _tell_end(self, key: KeyT, code: int) -> None:
+        """Report the end of a process; the code is negative for a signal."""

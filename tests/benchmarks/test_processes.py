@@ -15,6 +15,13 @@ CHILD = ["python", "-P", "-m", "torchrelay.cli.start.child"]
     ("command", "parent", "role"),
     [
         (["python", "torchrelay", "serve"], None, "serve"),
+        (["python", "-P", "-m", "torchrelay.cli.start.part_forks", "8"], "serve", "fork server"),
+        (["torchrelay broker", ""], "fork server", "broker"),
+        (["gunicorn: master [torchrelay gateway]", ""], "fork server", "gateway arbiter"),
+        (["gunicorn: worker [torchrelay gateway]", ""], "gateway arbiter", "gateway process"),
+        (["torchrelay", "node"], "fork server", "node"),
+        (["torchrelay", "launcher"], "node", "launcher"),
+        (["torchrelay", "worker", "3", "echo", "1.0"], "launcher", "model worker"),
         ([*CHILD, "broker"], "serve", "broker"),
         ([*CHILD, "gateway"], "serve", "gateway arbiter"),
         ([*CHILD, "gateway"], "gateway arbiter", "gateway process"),

@@ -28,6 +28,8 @@ TESTED_ELSEWHERE = {
     "cli/remote/member_calls.py": "cli/commands/test_nodes_command.py",
     "cli/remote/member_tables.py": "cli/commands/test_nodes_command.py",
     "cli/start/foreground.py": "integration/test_serve.py",
+    "cli/start/part_forks.py": "cli/start/test_supervisor.py",
+    "cli/start/started_parts.py": "cli/start/test_supervisor.py",
     "cli/torchserve/command.py": "integration/test_torchserve.py",
     "cli/torchserve/torchserve_server.py": "integration/test_torchserve.py",
     "gateway/http/certificates.py": "gateway/http/test_tls.py",

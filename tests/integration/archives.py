@@ -80,10 +80,26 @@ def handle(data, context):
     return None if data is None else [object() for _ in data]
 """,
     "spy": """
-import os
+import os, re
 from pathlib import Path
 
 SECRET = b"can" + b"ary"
+
+def is_own(folder):
+    try:
+        return folder.stat().st_uid == os.geteuid()
+    except OSError:  # the process has ended
+        return False
+
+def held():
+    # What looks like a secret in this process's own memory; the pattern doesn't look like itself.
+    pattern = re.compile(rb"canary-of-the-(?:[k]ey(?:store)?)")
+    with open("/proc/self/mem", "rb", 0) as memory, open("/proc/self/maps") as maps:
+        for place, rights, _, device, *_ in map(str.split, maps):
+            start, end = (int(word, 16) for word in place.split("-"))
+            if rights.startswith("rw") and device == "00:00" and end - start < 1 << 28:
+                memory.seek(start)
+                yield from {word.decode() for word in pattern.findall(memory.read(end - start))}
 
 def handle(data, context):
     found, read, refused = [], [], []
@@ -92,15 +108,16 @@ def handle(data, context):
             try:
                 text = (folder / name).read_bytes()
             except OSError:
-                if folder.stat().st_uid == os.geteuid():
+                if is_own(folder):
                     refused.append(folder.name)
                 continue
             if name == "environ" and folder.name != str(os.getpid()):
                 read.append(folder.name)
-            if SECRET in text and folder.stat().st_uid == os.geteuid():
+            if SECRET in text and is_own(folder):
                 found.append((folder.name, name))
     variables = dict(os.environ)
-    seen = dict(pid=os.getpid(), variables=variables, found=found, read=read, refused=refused)
+    seen = dict(pid=os.getpid(), variables=variables, found=found, read=read, refused=refused,
+                held=sorted(held()))
     return data and [seen for _ in data]
 """,
     "prints_without_end": """

@@ -37,10 +37,11 @@ class Ranks:
 #: The process kinds by what their command line has, from the top of the tree to its leaves.
 COMMANDS = {
     "serve": "torchrelay serve",
-    "broker": "cli.start.child broker",
-    "gateway": "cli.start.child gateway",
-    "node": "cli.start.child worker",
-    "launcher": "worker.launcher",
+    "fork server": "cli.start.part_forks",
+    "broker": "torchrelay broker",
+    "gateway": "torchrelay gateway",
+    "node": "torchrelay node",
+    "launcher": "torchrelay launcher",
 }
 KINDS = [*COMMANDS, "gateway process", "worker", "rank", "helper"]
 

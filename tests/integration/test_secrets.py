@@ -212,6 +212,7 @@ def test_no_secret_of_the_configuration_is_written_shown_or_handed_on(torchserve
     # Clients of clouds are the handlers' own affair, as in TorchServe; the server's passwords aren't.
     assert seen["variables"]["AWS_SECRET_ACCESS_KEY"] == CLOUD
     assert not {KEY, PASSWORD} & set(seen["variables"].values())
+    assert seen["held"] == []
     left = open_to_others(torchserve.folder)
     assert not [name for name in left if name.startswith(("logs", "key_file", "tmp/", ".cache"))], left
     assert "node.runs_as_root" in (torchserve.folder / "output").read_text() or os.geteuid()

@@ -148,7 +148,7 @@ def test_gateway_and_broker_hold_no_torch_and_little_memory(serving: Fleet) -> N
     checked = 0
     for process in serving.descendants():
         command = " ".join(process.cmdline())
-        if "cli.start.child gateway" in command or "cli.start.child broker" in command:
+        if "torchrelay gateway" in command or "torchrelay broker" in command:
             maps = Path(f"/proc/{process.pid}/maps").read_text()
             assert "libtorch" not in maps, command
             assert process.memory_info().rss < 90 << 20, command
@@ -165,7 +165,7 @@ def test_a_broker_that_is_restarted_brings_back_no_model_that_was_unregistered(s
     server.serve("--models", "all", "--enable-model-api")
     eventually(lambda: "Ctrl-C stops everything" in server.output())
     assert server.http.delete(f"{server.management}/models/echo").status_code == 200
-    (broker,) = [p for p in server.descendants() if "broker" in p.cmdline()]
+    (broker,) = [p for p in server.descendants() if "torchrelay broker" in " ".join(p.cmdline())]
     broker.kill()
     eventually(lambda: "broker ended" in server.output())
     eventually(lambda: server.status().get("epoch") == 2 and server.status().get("nodes"))

@@ -129,7 +129,7 @@ def test_a_broker_that_is_killed_loses_no_large_request(server: Fleet, tmp_path:
     gate = tmp_path / "gate"
     with ThreadPoolExecutor(8) as threads:
         waiting = held(server, threads, gate, count=6)
-        (broker,) = processes(server, "cli.start.child", "broker")
+        (broker,) = processes(server, "torchrelay broker")
         broker.kill()
         gate.touch()
         for body, answer in waiting:
@@ -141,7 +141,7 @@ def test_a_broker_that_is_killed_loses_no_large_request(server: Fleet, tmp_path:
 def test_a_gateway_that_is_killed_leaves_its_memory_to_nobody(server: Fleet) -> None:
     own_answers(server, bodies(8, 4))
     before = lent_bytes(server)
-    _, gateway = processes(server, "cli.start.child", "gateway")
+    _, gateway = processes(server, "torchrelay gateway")
     gateway.kill()
 
     def is_back() -> bool:

@@ -385,12 +385,12 @@ def _living(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _launchers(node: psutil.Process) -> list[psutil.Process]:
-    return [one for one in _living(node.children()) if _has_word(one, "torchrelay.worker.launcher")]
+    return [one for one in _living(node.children()) if _has_word(one, "launcher")]
 
 
 def _has_word(process: psutil.Process, word: str) -> bool:
     with contextlib.suppress(psutil.Error):
-        return word in process.cmdline()
+        return word in " ".join(process.cmdline())
     return False
 
 

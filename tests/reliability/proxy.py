@@ -254,16 +254,25 @@ def role_of(edge: str, port: int) -> str:
     """Tell whose port it is on an edge's host: a node's, one of its workers', or a gateway process's."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "torchrelay.worker.launcher" in words:
+        line = " ".join(words)
+        if line.startswith("torchrelay worker "):
             role = "worker"
+        elif "[torchrelay gateway]" in line:
+            role = "gateway"
         elif any(word.endswith("/torchrelay") for word in words):
             role = "gateway" if "gateway" in words else "node"
         else:
             continue
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(HOST_VARIABLE) == edge and _holds(process, port):
+            if _host_of(process) == edge and _holds(process, port):
                 return role
     return ""
+
+
+def _host_of(process: psutil.Process) -> str | None:
+    """Return the host that a process was started on; one with a title of its own shows no environment."""
+    found = (one.environ().get(HOST_VARIABLE) for one in (process, *process.parents()))
+    return next((host for host in found if host), None)
 
 
 def _holds(process: psutil.Process, port: int) -> bool:

@@ -107,7 +107,7 @@ class Fleet:
 
 def launcher_of(node: psutil.Process) -> psutil.Process:
     """Return a node's launcher; it may have a reader of archives beside it."""
-    [launcher] = [child for child in node.children() if "torchrelay.worker.launcher" in child.cmdline()]
+    [launcher] = [child for child in node.children() if "launcher" in " ".join(child.cmdline())]
     return launcher
 
 

@@ -1,9 +1,10 @@
 """The fork server: imports torch once, then forks a worker in milliseconds whenever its node asks.
 
-`python -m torchrelay.worker.launcher FD PID MODULE...`: FD is one end of a socket pair that its node, PID,
-holds, and MODULE, torch unless the settings say otherwise, is imported before anything is forked. It runs one
-thread, no torch operation and no CUDA call, so that its children start clean. When the node goes, its end of
-the pair closes, and the launcher kills all workers, with all that they have started, and ends.
+`python -m torchrelay.worker.launcher FD PID`: FD is one end of a socket pair that its node, PID, holds. The
+node's first packet names the modules, torch unless the settings say otherwise, that are imported before
+anything is forked. It runs one thread, no torch operation and no CUDA call, so that its children start clean.
+When the node goes, its end of the pair closes, and the launcher kills all workers, with all that they have
+started, and ends.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ import sys
 
 import msgspec
 import psutil
+from setproctitle import setproctitle
 
 from torchrelay.shared.containment import first_fault
-from torchrelay.shared.processes.fork_server import ForkServer, inherited_socket
+from torchrelay.shared.processes.fork_server import GroupForkServer, heed_signals, inherited_socket
 from torchrelay.shared.processes.lasting_imports import lasting_imports
 from torchrelay.shared.processes.parent_death import adopt_orphans, die_with_parent, outlive_parent
 from torchrelay.worker.common.handler_errors import one_line
@@ -36,41 +38,34 @@ class Child(msgspec.Struct, frozen=True):
     status_fd: int
 
 
-class WorkerForkServer(ForkServer[Child]):
+class WorkerForkServer(GroupForkServer[int, Child]):
     """Forks workers, signals them, and reports their ends."""
 
     packet_limit_bytes = protocol.PACKET_LIMIT_BYTES
     #: A worker's spec, and the pipes for its stdout, stderr and status.
     fds_per_packet = 4
 
-    def __init__(self, node: socket.socket) -> None:
-        super().__init__(node)
-        self._pids: dict[int, int] = {}
-
     def _obey(self, packet: bytes, fds: list[int]) -> Child | None:
         order = msgspec.json.decode(packet, type=protocol.Order)
         if isinstance(order, protocol.Fork):
             return self._fork(order.worker_id, fds)
-        pid = self._pids.get(order.worker_id)
-        if pid is not None:
-            (os.killpg if order.number == signal.SIGKILL else os.kill)(pid, order.number)
+        self._signal(order.worker_id, order.number)
         return None
 
     def _fork(self, worker_id: int, fds: list[int]) -> Child | None:
         spec_fd, stdout_fd, stderr_fd, status_fd = fds
-        parent = os.getpid()
         failure = None
         try:
-            pid = os.fork()
+            pid = self._fork_group(worker_id)
         except OSError as error:
             pid, failure = -1, error
         if pid == 0:
-            os.setpgid(0, 0)
-            self._be_forked(parent)
             _be_a_worker(stdout_fd, stderr_fd)
             spec = protocol.read_spec(spec_fd)
             if spec.interpreter:
                 own_interpreter.become(spec, status_fd)
+            start = spec.start
+            setproctitle(f"torchrelay worker {worker_id} {start.model} {start.version}")
             return Child(spec, status_fd)
         if failure is not None:  # there is no memory or number for one more; the others live on
             reason = f"no process can be started: {failure.strerror}"
@@ -79,30 +74,15 @@ class WorkerForkServer(ForkServer[Child]):
             )
         for fd in fds:
             os.close(fd)
-        if failure is not None:
-            self.tell(protocol.Exited(worker_id, 1, None))
-            return None
-        # The child does it too: whoever comes first, no signal to the group finds none.
-        os.setpgid(pid, pid)
-        self._pids[worker_id] = pid
-        self.tell(protocol.Forked(worker_id, pid))
+        self.tell(protocol.Exited(worker_id, 1, None) if failure else protocol.Forked(worker_id, pid))
         return None
 
-    def _reap(self) -> None:
-        """Collect the workers that ended, and end what they left running."""
-        for worker_id, pid in list(self._pids.items()):
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                continue
-            # Before the process is reaped its number is no one else's; it may be the group's last.
-            os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            del self._pids[worker_id]
-            code = os.waitstatus_to_exitcode(status)
-            self.tell(protocol.Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
-        self._reap_adopted()
+    def _tell_end(self, worker_id: int, code: int) -> None:
+        self.tell(protocol.Exited(worker_id, code if code >= 0 else None, -code if code < 0 else None))
 
-    def _reap_adopted(self) -> None:
-        """Collect what workers left behind and what has ended since."""
+    def _reap(self) -> None:
+        """Collect the workers that ended, and what they left behind and has ended since."""
+        super()._reap()
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -130,18 +110,12 @@ class WorkerForkServer(ForkServer[Child]):
 
     def tell(self, report: protocol.Report) -> None:
         """Tell the node something."""
-        try:
-            self._orders.send(msgspec.json.encode(report))
-        except (BrokenPipeError, ConnectionResetError):
-            return  # the node is gone, and the loop sees it next
+        self._tell(msgspec.json.encode(report))
 
 
 def _be_a_worker(stdout_fd: int, stderr_fd: int) -> None:
     """Give a forked process a worker's own output, and its handling of signals."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # A terminal's Ctrl-C is for its own group of processes, and this one has left it. Ignored, it would be
-    # so in all that a handler starts.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    heed_signals()
     for stream, fd in ((sys.stdout, stdout_fd), (sys.stderr, stderr_fd)):
         os.dup2(fd, stream.fileno())
         os.close(fd)
@@ -149,27 +123,30 @@ def _be_a_worker(stdout_fd: int, stderr_fd: int) -> None:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
 
 
-def _preload(modules: list[str]) -> list[protocol.NotPreloaded]:
+def _preload(node: socket.socket) -> list[protocol.NotPreloaded]:
     """Import what workers are to share; return what can't be: a worker that needs it fails by itself."""
+    packet = node.recv(protocol.PRELOAD_LIMIT_BYTES)
+    if not packet:
+        os._exit(0)  # the node is gone
     failed = []
-    coming = iter(modules)
+    coming = iter(msgspec.json.decode(packet, type=protocol.Preload).modules)
     while fault := first_fault(coming, importlib.import_module):
         module, error = fault
         failed.append(protocol.NotPreloaded(module, one_line(error)))
     return failed
 
 
-def main() -> int:
-    """Serve forks; in each forked process, be a worker."""
-    node = inherited_socket(int(sys.argv[1]))
+def run(node: socket.socket, node_pid: int) -> int:
+    """Serve forks; in each forked process, be a worker, and return its exit code."""
     # While it imports it doesn't hear that its node is gone; later it has workers to see to first.
-    die_with_parent(int(sys.argv[2]))
+    die_with_parent(node_pid)
+    setproctitle("torchrelay launcher")
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(own_interpreter.COMPAT))
     with lasting_imports():
         from torchrelay.worker.model import loaded_torch, process  # with all that a worker needs, once
 
-        failed = _preload(sys.argv[3:])
+        failed = _preload(node)
     if loaded_torch.is_cuda_initialized():
         sys.exit("what is preloaded uses a GPU while it is imported, and so no worker could use it")
     outlive_parent()
@@ -183,3 +160,8 @@ def main() -> int:
         server.end_all()
         os._exit(0)  # PERF: nothing is left to clean up, and tearing torch down took 0.7 s
     return process.run(child.spec, child.status_fd)
+
+
+def main() -> int:
+    """Run as a command."""
+    return run(inherited_socket(int(sys.argv[1])), int(sys.argv[2]))

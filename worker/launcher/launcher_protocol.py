@@ -1,7 +1,7 @@
 """What a node and its launcher tell each other over their socket pair, as JSON.
 
-Each message is one packet; `Fork` brings four fds with it: a file with the worker's spec, which may be of
-any size, and pipes for the worker's stdout, its stderr and its last words.
+Each message is one packet, and the first is `Preload`. `Fork` brings four fds with it: a file with the
+worker's spec, which may be of any size, and pipes for the worker's stdout, its stderr and its last words.
 """
 
 import os
@@ -14,6 +14,8 @@ from torchrelay.shared.wire.redial_policy import BrokerPlace
 
 #: Of packets with numbers alone in them.
 PACKET_LIMIT_BYTES = 4096
+#: Of the one with the names of modules.
+PRELOAD_LIMIT_BYTES = 1 << 16
 
 
 class SequenceHeaders(NamedTuple):
@@ -57,6 +59,12 @@ def read_spec(fd: int) -> WorkerSpec:
     with open(fd, "rb") as file:
         file.seek(0)
         return msgspec.json.decode(file.read(), type=WorkerSpec)
+
+
+class Preload(msgspec.Struct, frozen=True):
+    """The first packet: what to import before anything is forked."""
+
+    modules: tuple[str, ...]
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):

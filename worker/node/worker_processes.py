@@ -38,7 +38,7 @@ from torchrelay.worker.launcher.launcher_protocol import (
 from torchrelay.worker.node.archive_cache import ArchiveCache, Phase
 from torchrelay.worker.node.dependencies import Environment, Installer, InstallFailed, requirements
 from torchrelay.worker.node.eviction import Eviction
-from torchrelay.worker.node.launcher_handle import Launcher
+from torchrelay.worker.node.launcher_handle import Launcher, executed
 from torchrelay.worker.node.model_dirs import ModelDirs, SharedDir
 from torchrelay.worker.node.model_log import ModelLog
 from torchrelay.worker.node.unpacked_copies import UnpackedCopies
@@ -135,7 +135,8 @@ class WorkerProcesses:
             self._watch(self._launcher)
 
     def _start_launcher(self) -> Launcher:
-        launcher = self._launcher = Launcher(self._variables, self._settings.preload)
+        launcher = self._launcher = Launcher(partial(executed, self._variables))
+        launcher.preload(self._settings.preload)
         self._watch(launcher)
         return launcher
 

@@ -25,7 +25,12 @@ for number in range(500):
 
 def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "torchrelay.cli.start.child", "broker"],
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            "import sys\nfrom torchrelay.cli.start import child\nsys.exit(child.main('broker'))",
+        ],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         process_group=0,

@@ -15,32 +15,40 @@ from tests.support import eventually_async
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.child import Launch, LogTarget, Role
 from torchrelay.cli.start.supervisor import Supervisor
+from torchrelay.shared.settings import environment
 
-#: Stands in for `cli.start.child`: writes its pid to FOLDER/ROLE and does as its settings say.
-CHILD = """
+#: A fork server whose processes write their pid to FOLDER/ROLE, and do as their settings say.
+FORK_SERVER = """
 import json, os, pathlib, signal, sys
-launch = json.loads(sys.stdin.readline())
-what = launch["settings"]
-folder = pathlib.Path(what["folder"])
-def note(name, text):
-    (folder / f"{name}.new").write_text(text)
-    (folder / f"{name}.new").rename(folder / name)
-def stop(*_):
-    with (folder / "stopped").open("a") as file:
-        file.write(launch["role"] + "\\n")
-    sys.exit(0)
-signal.signal(signal.SIGTERM, signal.SIG_IGN if what.get("is_deaf") else stop)
-if what.get("has_child"):
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            signal.pause()
-    note("grandchild", str(pid))
-if "exits" in what:
-    sys.exit(what["exits"])
-note(launch["role"], str(os.getpid()))
-while True:
-    signal.pause()
+from torchrelay.cli.start import child, part_forks
+
+def run(role):
+    what = json.loads(sys.stdin.readline())["settings"]
+    folder = pathlib.Path(what["folder"])
+    def note(name, text):
+        new = folder / f"{name}.{os.getpid()}"
+        new.write_text(text)
+        new.rename(folder / name)
+    def stop(*_):
+        with (folder / "stopped").open("a") as file:
+            file.write(role + "\\n")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if what.get("is_deaf") else stop)
+    if what.get("has_child"):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                signal.pause()
+        note("grandchild", str(pid))
+    if "exits" in what:
+        sys.exit(what["exits"])
+    note("forks", str(os.getppid()))
+    note(role, str(os.getpid()))
+    while True:
+        signal.pause()
+
+child.main = run
+sys.exit(part_forks.main())
 """
 
 
@@ -52,7 +60,8 @@ def launch(role: Role, folder: Path, **what: object) -> Launch:
 @asynccontextmanager
 async def supervised(*launches: Launch) -> AsyncIterator[tuple[Supervisor, "asyncio.Task[None]", list[str]]]:
     said: list[str] = []
-    supervisor = Supervisor(launches, said.append, (sys.executable, "-c", CHILD))
+    command = (sys.executable, "-P", "-c", FORK_SERVER)
+    supervisor = Supervisor(launches, said.append, environment(), command)
     running = asyncio.create_task(supervisor.run())
     try:
         yield supervisor, running, said
@@ -124,3 +133,18 @@ async def test_a_child_that_does_not_listen_is_ended_within_its_time(tmp_path: P
         await asyncio.wait_for(supervisor.stop(), timeout=3)
         await running
     assert not is_alive(deaf)
+
+
+async def test_when_the_fork_server_is_killed_its_processes_end_and_are_started_again(tmp_path: Path) -> None:
+    roles: tuple[Role, ...] = ("broker", "gateway")
+    async with supervised(*(launch(role, tmp_path) for role in roles)) as (supervisor, running, said):
+        await eventually_async(lambda: all(pid_in(tmp_path / role) for role in roles))
+        supervisor.answers()
+        first = [pid_in(tmp_path / role) for role in roles]
+        os.kill(pid_in(tmp_path / "forks"), signal.SIGKILL)
+        await eventually_async(
+            lambda: all(pid_in(tmp_path / role) != pid for role, pid in zip(roles, first, strict=True))
+        )
+        assert not any(map(is_alive, first))
+        assert not running.done()
+    assert sorted(said) == [f"{role} ended (killed by SIGKILL); starting it again" for role in roles]

@@ -2,6 +2,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from torchrelay.worker.launcher.launcher_protocol import (
     WorkerSpec,
     write_spec,
 )
-from torchrelay.worker.node.launcher_handle import Launcher
+from torchrelay.worker.node.launcher_handle import Launcher, executed
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +44,8 @@ def test_a_launcher_whose_node_died_before_it_began_ends_without_waiting_for_tor
 
 
 def test_a_closed_launcher_ends_by_itself() -> None:
-    launcher = Launcher(environment(), ["torch"])
+    launcher = Launcher(partial(executed, environment()))
+    launcher.preload(["torch"])
     assert launcher.close(60) == 0
 
 
@@ -51,7 +53,8 @@ def test_a_launcher_that_has_a_gpu_in_use_ends_since_no_worker_could_use_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "torch.py").write_text("class cuda:\n    is_initialized = lambda: True\n")
-    launcher = Launcher({**environment(), "PYTHONPATH": str(tmp_path)}, ["torch"])
+    launcher = Launcher(partial(executed, {**environment(), "PYTHONPATH": str(tmp_path)}))
+    launcher.preload(["torch"])
     assert launcher.report() is None
     assert launcher.close(60) == 1
     assert "no worker could use it" in capfd.readouterr().err
