@@ -26,6 +26,7 @@ DETAILS_LIMIT_CHARACTERS = 500
 DOMAIN = "torchrelay"
 
 _MODELS = "org.pytorch.serve.archive.model."
+_WORKFLOWS = "org.pytorch.serve.archive.workflow."
 _HTTP = "org.pytorch.serve.http."
 #: The second line of a description.
 _TAGS: dict[type[errors.RelayError], str] = {
@@ -35,6 +36,10 @@ _TAGS: dict[type[errors.RelayError], str] = {
     errors.InvalidModelVersion: f"{_MODELS}InvalidModelVersionException",
     errors.DependenciesFailed: f"{_MODELS}ModelException",
     errors.DownloadFailed: "org.pytorch.serve.archive.DownloadArchiveException",
+    errors.WorkflowNotFound: f"{_WORKFLOWS}WorkflowNotFoundException",
+    errors.InvalidWorkflow: f"{_WORKFLOWS}InvalidWorkflowException",
+    errors.WorkflowFailed: f"{_WORKFLOWS}WorkflowException",
+    errors.InvalidDag: "org.pytorch.serve.ensemble.InvalidDAGException",
 }
 #: What only one of the two services says so.
 _INFERENCE_TAGS: dict[type[errors.RelayError], str] = {

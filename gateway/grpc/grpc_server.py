@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import grpc
 
 from torchrelay.gateway.calls.model_calls import ModelCalls
+from torchrelay.gateway.calls.workflow_calls import WorkflowCalls
 from torchrelay.gateway.grpc import (
     inference_service,
     listen_addresses,
     management_service,
     open_inference_service,
     standard_services,
+    workflow_services,
 )
 from torchrelay.gateway.grpc.awaited_clients import AwaitedClients
 from torchrelay.gateway.grpc.grpc_errors import Api
@@ -173,13 +175,21 @@ class GrpcServer:
     def _services(self, calls: ServedCalls) -> dict[Api, dict[str, dict[str, Method]]]:
         """Return the methods of the services of each port."""
         model_calls = ModelCalls(self.link, self._config)
-        inference = {inference_service.SERVICE: inference_service.InferenceService(calls).handlers()}
+        workflow_calls = WorkflowCalls(self.link, self._config)
+        inference = {
+            inference_service.SERVICE: inference_service.InferenceService(calls).handlers(),
+            workflow_services.INFERENCE: workflow_services.WorkflowInferenceService(calls).handlers(),
+        }
         if self._config.open_inference_protocol:
             service = open_inference_service.OpenInferenceService(calls, model_calls)
             names = (open_inference_service.SERVICE, open_inference_service.TORCHSERVES_SERVICE)
             inference |= {name: service.handlers(name) for name in names}
-        management = management_service.ManagementService(calls, model_calls).handlers()
-        return {"inference": inference, "management": {management_service.SERVICE: management}}
+        of_workflows = workflow_services.WorkflowManagementService(calls, workflow_calls)
+        management = {
+            management_service.SERVICE: management_service.ManagementService(calls, model_calls).handlers(),
+            workflow_services.MANAGEMENT: of_workflows.handlers(),
+        }
+        return {"inference": inference, "management": management}
 
     def _options(self, api: Api) -> list[tuple[str, int]]:
         config = self._config

@@ -55,7 +55,7 @@ class ManagementService:
         if asked.customized and not every:
             return await self._describe_by_handler(asked.model_name, version)
         described = await self._calls.describe(asked.model_name, version, every=every)
-        return _json([answer_bodies.description(facts) for facts in described])
+        return json_text([answer_bodies.description(facts) for facts in described])
 
     async def _describe_by_handler(self, model: str, version: str | None) -> str:
         """Describe a version, with what its handler says of itself; it fails as a prediction does."""
@@ -64,23 +64,23 @@ class ManagementService:
             _, metadata = await self._calls.ask_handler(model, version, ids.request_id())
         except errors.RelayError as error:
             raise CallRefused(refusal(error, "inference")) from error
-        return _json([answer_bodies.description(facts, metadata)])
+        return json_text([answer_bodies.description(facts, metadata)])
 
     async def page(self, asked: pb.ListModelsRequest, _proof: str) -> str:
         """List a page of models by name."""
-        return _json(await self._calls.page(_given(asked)))
+        return json_text(await self._calls.page(given(asked)))
 
     async def register(self, asked: pb.RegisterModelRequest, proof: str) -> str:
         """Register an archive."""
         self._calls.require_model_api()
-        return (await self._calls.register(_given(asked), proof)).text
+        return (await self._calls.register(given(asked), proof)).text
 
     async def scale(self, asked: pb.ScaleWorkerRequest, proof: str) -> str:
         """Set the worker targets of a version."""
         if not asked.model_name:  # an error that TorchServe doesn't catch either
             error = errors.ModelNotFound("Model not found: ")
             raise CallRefused(replace(refusal(error, "management"), code=StatusCode.UNKNOWN))
-        change = await self._calls.scale(asked.model_name, asked.model_version or None, _given(asked), proof)
+        change = await self._calls.scale(asked.model_name, asked.model_version or None, given(asked), proof)
         return change.text
 
     async def set_default(self, asked: pb.SetDefaultRequest, proof: str) -> str:
@@ -95,7 +95,7 @@ class ManagementService:
         return (await self._calls.unregister(asked.model_name, asked.model_version or None, proof)).text
 
 
-def _given(asked: Message) -> Parameters:
+def given(asked: Message) -> Parameters:
     """Read a message's fields as parameters: texts that are empty and numbers below 1 are absent."""
     fields = {field.name: getattr(asked, field.name) for field in asked.DESCRIPTOR.fields}
     return Parameters({name: value for name, value in fields.items() if _is_given(value)}, strict=False)
@@ -106,5 +106,6 @@ def _is_given(value: str | int | bool) -> bool:
     return isinstance(value, bool) or (value > 0 if isinstance(value, int) else bool(value))
 
 
-def _json(body: object) -> str:
+def json_text(body: object) -> str:
+    """Write a body as the REST API does, but for the line break at its end."""
     return pretty(body).decode().removesuffix("\n")

@@ -13,6 +13,7 @@ from torchrelay.gateway.grpc import (
     management_service,
     open_inference_service,
     standard_services,
+    workflow_services,
 )
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -54,9 +55,10 @@ async def test_a_watcher_hears_of_each_change(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_reflection_lists_the_ports_services_and_describes_their_messages() -> None:
     async with served() as client:
-        for api, service in (
-            ("inference", inference_service.SERVICE), ("management", management_service.SERVICE)
-        ):  # fmt: skip
+        for api, service, of_workflows in (
+            ("inference", inference_service.SERVICE, workflow_services.INFERENCE),
+            ("management", management_service.SERVICE, workflow_services.MANAGEMENT),
+        ):
             stub = reflection_pb2_grpc.ServerReflectionStub(client.channels[api])
             requests = [
                 reflection_pb2.ServerReflectionRequest(list_services=""),
@@ -64,7 +66,7 @@ async def test_reflection_lists_the_ports_services_and_describes_their_messages(
             ]
             listed, file = [one async for one in stub.ServerReflectionInfo(iter(requests))]
             assert {one.name for one in listed.list_services_response.service} == {
-                service, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
+                service, of_workflows, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection",
             }  # fmt: skip
             assert file.file_descriptor_response.file_descriptor_proto
 
