@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := broker cli docs gateway shared worker benchmarks examples tests
+SOURCES := broker cli client docs gateway shared worker benchmarks examples tests
 
 TESTS := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder -m "not matrix"
 LOCK := build/lock-venv/bin/uv pip compile pyproject.toml --constraint constraints.txt --universal --upgrade \

@@ -57,11 +57,14 @@ class RelayError(Exception):
     """
 
     type: ClassVar[str]
-    status: ClassVar[int]
+    #: The class's, where it has one.
+    status: int
     retryable: ClassVar[bool]
     blame: ClassVar[Blame]
     #: What `Retry-After` says where the status is 503 and the same call may be tried again.
     retry_after_s: int = 1
+    #: By which the server's logs know the request, where a client has it.
+    request_id: str = ""
 
     def __init_subclass__(
         cls, *, type: str = "", status: int = 0, retryable: bool = False, blame: Blame | None = None

@@ -20,6 +20,11 @@ def seed() -> int:
     return secrets.randbits(32)
 
 
+def chance() -> float:
+    """Draw a number from 0 up to 1; from any thread."""
+    return secrets.randbits(53) / 2**53
+
+
 def shown_peer(routing_id: bytes) -> str:
     """Name a peer in a log: by its routing id itself another could take its connection over."""
     return hashlib.sha256(routing_id).hexdigest()[:12]

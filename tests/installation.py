@@ -20,7 +20,7 @@ PRELOAD = "TORCHRELAY_PRELOAD"
 #: Says whether they speak gRPC.
 GRPC = "TORCHRELAY_GRPC"
 ROOT = Path(__file__).parents[1]
-_FOLDERS = ("broker", "cli", "gateway", "shared", "src", "worker")
+_FOLDERS = ("broker", "cli", "client", "gateway", "shared", "src", "worker")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")
 #: Open for as long as this process lives; the lock on it says that it uses its environment.
 _in_use: list[IO[str]] = []

@@ -19,12 +19,12 @@ def rotate(
 ) -> None:
     """Have the broker make its next key and tell all members; its next start uses it."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient, decode
-    from torchrelay.shared.api_bodies import BrokerKeyBody
+    from torchrelay.cli.remote.connected import connected
 
-    answer = RestClient("management", management).call("POST", "/broker/key/rotate")
+    with connected("management", management) as client:
+        answer = client.rotate_broker_key()
     rendering.show(
-        decode(answer, BrokerKeyBody),
+        answer,
         as_json,
         lambda key: (
             f"The broker's next key is {key.next_key}. Members that are here know it, those that are away"

@@ -21,8 +21,10 @@ def show(
 ) -> None:
     """Show a gateway."""
     from torchrelay.cli.remote import member_tables, rendering
+    from torchrelay.cli.remote.connected import connected
 
-    member = member_options.calls_of("gateway", management).member(name)
+    with connected("management", management) as client:
+        member = client.member("gateway", name)
     rendering.show(member, as_json, lambda one: member_tables.member(one, None))
 
 
@@ -39,10 +41,13 @@ def invite(
     as_json: options.Json = False,
 ) -> None:
     """Print the line that a new gateway's host runs to join. It is a secret until it is used."""
+    from torchrelay.cli.remote.connected import connected
+
     ttl_s = member_options.seconds(ttl, "--ttl")
-    invited = member_options.calls_of("gateway", management).invite(
-        name=name, manage=manage, ttl=ttl_s, uses=uses, ephemeral=ephemeral
-    )
+    with connected("management", management) as client:
+        invited = client.invite(
+            "gateway", name=name, manage=manage, ttl_s=ttl_s, uses=uses, ephemeral=ephemeral
+        )
     member_options.show_invited(invited, "gateway", uses, as_json=as_json)
 
 
@@ -57,14 +62,8 @@ def revoke(
     as_json: options.Json = False,
 ) -> None:
     """Cut a gateway off at once, and never let its key in again."""
-    from torchrelay.cli.remote import rendering
-
     member_options.confirm(f"Cut {name} off and end its key? Its clients get no more answers.", yes=yes)
-    rendering.show(
-        member_options.calls_of("gateway", management).change(name, "revoke"),
-        as_json,
-        lambda said: said.status,
-    )
+    member_options.change(management, as_json, lambda client: client.revoke("gateway", name))
 
 
 member_options.add_forget(app, "gateway")

@@ -1,12 +1,15 @@
 """`torchrelay keys ...`: keys of a server that was started in this folder, and keys for a secrets file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import Fault, FaultReportingGroup
+
+if TYPE_CHECKING:
+    from torchrelay.shared.torchserve.key_files import KeyEntry
 
 app = typer.Typer(cls=FaultReportingGroup, help="Show, renew and make access keys.", no_args_is_help=True)
 
@@ -19,9 +22,9 @@ KeyFile = Annotated[
 @app.command("list")
 def list_keys(key_file: KeyFile = Path(options.KEY_FILE_NAME), as_json: options.Json = False) -> None:
     """Show which keys the key file holds and when they expire; the keys themselves stay in it."""
-    from torchrelay.cli.remote import credentials, rendering
+    from torchrelay.cli.remote import rendering
 
-    entries = credentials.read_key_file(key_file)
+    entries = _entries(key_file)
     if not entries:
         raise Fault(f"there is no {key_file}: the server writes it where it was started, if it asks for keys")
     listed = [{"api": name, "expires": entry.expires_at or "never"} for name, entry in entries.items()]
@@ -35,16 +38,18 @@ def renew(
     management: options.Management = options.DEFAULT_MANAGEMENT,
 ) -> None:
     """Have the server make a new key and write it into its key file; the old one ends."""
-    from torchrelay.cli.remote import credentials
-    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.connected import connected
     from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
 
-    if api not in ("inference", "management"):
-        raise typer.BadParameter(f"{api!r} is neither inference nor management")
-    entry = credentials.read_key_file(key_file).get(ENTRY_NAMES["token"])
-    if entry is None:
-        raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
-    RestClient("management", management, key=entry.key).call("GET", "/token", {"type": api})
+    entry = _entries(key_file).get(ENTRY_NAMES["token"])
+    match api:
+        case "inference" | "management":
+            if entry is None:
+                raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
+            with connected("management", management, key=entry.key) as client:
+                client.renew_key(api)
+        case _:
+            raise typer.BadParameter(f"{api!r} is neither inference nor management")
     typer.echo(f"The new {api} key is in the server's key file.")
 
 
@@ -54,3 +59,11 @@ def make() -> None:
     from torchrelay.shared import ids
 
     typer.echo(ids.secret())
+
+
+def _entries(key_file: Path) -> "dict[str, KeyEntry]":
+    from torchrelay.cli.remote.connected import unusable_settings_are_faults
+    from torchrelay.client.server_access import read_key_file
+
+    with unusable_settings_are_faults():
+        return read_key_file(key_file)

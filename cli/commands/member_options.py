@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,8 +10,8 @@ import typer
 from torchrelay.cli.commands import options
 
 if TYPE_CHECKING:  # they take time to load, and `--help` needs none
-    from torchrelay.cli.remote.member_calls import MemberCalls
-    from torchrelay.shared.api_bodies import InvitedBody
+    from torchrelay.client.sync_client import Client
+    from torchrelay.shared.api_bodies import InvitedBody, StatusBody
     from torchrelay.shared.wire.fields import MemberRole
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What `list` calls it.")]
@@ -48,12 +49,14 @@ def confirm(question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def calls_of(role: "MemberRole", management: str) -> "MemberCalls":
-    """Return the calls about members of one role, to the management API at an address."""
-    from torchrelay.cli.remote.client import RestClient
-    from torchrelay.cli.remote.member_calls import MemberCalls
+def change(management: str, as_json: bool, call: "Callable[[Client], StatusBody]") -> None:
+    """Have something changed, and print what the server says."""
+    from torchrelay.cli.remote import rendering
+    from torchrelay.cli.remote.connected import connected
 
-    return MemberCalls(RestClient("management", management), role)
+    with connected("management", management) as client:
+        said = call(client)
+    rendering.show(said, as_json, lambda said: said.status)
 
 
 def show_invited(invited: "InvitedBody", role: "MemberRole", uses: int, *, as_json: bool) -> None:
@@ -76,8 +79,10 @@ def add_list(app: typer.Typer, role: "MemberRole") -> None:
         management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
     ) -> None:
         from torchrelay.cli.remote import member_tables, rendering
+        from torchrelay.cli.remote.connected import connected
 
-        found = calls_of(role, management).members()
+        with connected("management", management) as client:
+            found = client.members(role)
         rendering.show(found, as_json, lambda listed: member_tables.members(listed, role))
 
 
@@ -90,8 +95,10 @@ def add_invitations(app: typer.Typer, role: "MemberRole") -> None:
         management: options.Management = options.DEFAULT_MANAGEMENT, as_json: options.Json = False
     ) -> None:
         from torchrelay.cli.remote import member_tables, rendering
+        from torchrelay.cli.remote.connected import connected
 
-        found = calls_of(role, management).invitations()
+        with connected("management", management) as client:
+            found = client.invitations(role)
         rendering.show(found, as_json, lambda listed: member_tables.invitations(listed, role))
 
     @app.command(help="Withdraw an invitation; who has joined by it stays.")
@@ -100,10 +107,7 @@ def add_invitations(app: typer.Typer, role: "MemberRole") -> None:
         management: options.Management = options.DEFAULT_MANAGEMENT,
         as_json: options.Json = False,
     ) -> None:
-        from torchrelay.cli.remote import rendering
-
-        ended = calls_of(role, management).end_invitation(invitation)
-        rendering.show(ended, as_json, lambda said: said.status)
+        change(management, as_json, lambda client: client.end_invitation(role, invitation))
 
 
 def add_forget(app: typer.Typer, role: "MemberRole") -> None:
@@ -117,7 +121,5 @@ def add_forget(app: typer.Typer, role: "MemberRole") -> None:
         management: options.Management = options.DEFAULT_MANAGEMENT,
         as_json: options.Json = False,
     ) -> None:
-        from torchrelay.cli.remote import rendering
-
         confirm(f"Forget {name}? If it still runs, it is cut off and has to join anew.", yes=yes)
-        rendering.show(calls_of(role, management).forget(name), as_json, lambda said: said.status)
+        change(management, as_json, lambda client: client.forget(role, name))

@@ -1,12 +1,16 @@
 """`torchrelay models ...`: list, describe and change what is registered."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import FaultReportingGroup
+
+if TYPE_CHECKING:  # they take time to load, and `--help` needs none
+    from torchrelay.client.sync_client import Client
+    from torchrelay.shared.api_bodies import StatusBody
 
 app = typer.Typer(
     cls=FaultReportingGroup, help="List, register, scale and remove models.", no_args_is_help=True
@@ -24,9 +28,11 @@ def list_models(
 ) -> None:
     """List the registered models."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.connected import connected
 
-    rendering.show(RestClient("management", management).models(), as_json, rendering.model_list)
+    with connected("management", management) as client:
+        listed = client.models()
+    rendering.show(listed, as_json, rendering.model_list)
 
 
 @app.command()
@@ -39,9 +45,10 @@ def describe(
 ) -> None:
     """Show a model's settings and workers."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.connected import connected
 
-    versions = RestClient("management", management).versions(model, "all" if every else version)
+    with connected("management", management) as client:
+        versions = client.describe(model, "all" if every else version)
     rendering.show(versions, as_json, rendering.description)
 
 
@@ -72,19 +79,23 @@ def register(
 
     A .mar is code, and runs with the rights of its worker: register only what you would run.
     """
-    parameters = {
-        "url": url,
-        "model_name": model_name,
-        "handler": handler,
-        "runtime": runtime,
-        "batch_size": batch_size,
-        "max_batch_delay": max_batch_delay,
-        "initial_workers": initial_workers,
-        "response_timeout": response_timeout,
-        "startup_timeout": startup_timeout,
-        "synchronous": wait,
-    }
-    _change(management, "POST", ("models",), parameters, wait=wait, as_json=as_json)
+    from torchrelay.cli.remote import connected
+
+    def change(client: "Client") -> "StatusBody":
+        return client.register(
+            url,
+            model_name=model_name,
+            handler=handler,
+            runtime=runtime,
+            batch_size=batch_size,
+            max_batch_delay=max_batch_delay,
+            initial_workers=initial_workers,
+            response_timeout=response_timeout,
+            startup_timeout=startup_timeout,
+            wait=wait,
+        )
+
+    _change(management, change, wait=wait, as_json=as_json, advice=connected.REGISTRATION_ADVICE)
 
 
 @app.command()
@@ -98,8 +109,12 @@ def scale(
     as_json: options.Json = False,
 ) -> None:
     """Set how many workers a model has."""
-    parameters = {"min_worker": minimum, "max_worker": maximum, "synchronous": wait}
-    _change(management, "PUT", ("models", model, version), parameters, wait=wait, as_json=as_json)
+    _change(
+        management,
+        lambda client: client.scale(model, minimum, maximum, version=version, wait=wait),
+        wait=wait,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -110,7 +125,7 @@ def unregister(
     as_json: options.Json = False,
 ) -> None:
     """Remove a model, or one version of it."""
-    _change(management, "DELETE", ("models", model, version), as_json=as_json)
+    _change(management, lambda client: client.unregister(model, version), as_json=as_json)
 
 
 @app.command("set-default")
@@ -121,28 +136,20 @@ def set_default(
     as_json: options.Json = False,
 ) -> None:
     """Make a version the one that calls without a version get."""
-    _change(management, "PUT", ("models", model, version, "set-default"), as_json=as_json)
+    _change(management, lambda client: client.set_default(model, version), as_json=as_json)
 
 
 def _change(
     management: str,
-    method: str,
-    path: Sequence[str | None],
-    parameters: Mapping[str, object] | None = None,
+    change: "Callable[[Client], StatusBody]",
     *,
     wait: bool = False,
     as_json: bool,
+    advice: "Mapping[str, str] | None" = None,
 ) -> None:
     """Ask for a change and print what the server says; with `wait`, show meanwhile how workers start."""
-    from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import TIMEOUT_S, RestClient, decode, path_of
-    from torchrelay.shared.api_bodies import StatusBody
+    from torchrelay.cli.remote import connected, rendering
 
-    # A model may take minutes to load: the limits of the server end a wait, not those of this command.
-    client = RestClient("management", management, timeout_s=None if wait else TIMEOUT_S)
-
-    def change() -> StatusBody:
-        return decode(client.call(method, path_of(*path), parameters), StatusBody)
-
-    answer = rendering.while_watching(change, RestClient("management", management)) if wait else change()
+    with connected.connected("management", management, advice=advice or connected.ADVICE) as client:
+        answer = rendering.while_watching(lambda: change(client), client) if wait else change(client)
     rendering.show(answer, as_json, lambda status: status.status)

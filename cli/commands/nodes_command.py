@@ -21,9 +21,12 @@ def show(
 ) -> None:
     """Show a node, its devices and its workers."""
     from torchrelay.cli.remote import member_tables, rendering
+    from torchrelay.cli.remote.connected import connected
 
-    calls = member_options.calls_of("node", management)
-    rendering.show(calls.member(name), as_json, lambda node: member_tables.member(node, calls.client.fleet()))
+    with connected("management", management) as client:
+        rendering.show(
+            client.member("node", name), as_json, lambda node: member_tables.member(node, client.fleet())
+        )
 
 
 @app.command()
@@ -39,10 +42,11 @@ def invite(
     as_json: options.Json = False,
 ) -> None:
     """Print the line that a new host runs to join. It is a secret until it is used."""
+    from torchrelay.cli.remote.connected import connected
+
     ttl_s = member_options.seconds(ttl, "--ttl")
-    invited = member_options.calls_of("node", management).invite(
-        name=name, models=models, ttl=ttl_s, uses=uses, ephemeral=ephemeral
-    )
+    with connected("management", management) as client:
+        invited = client.invite("node", name=name, models=models, ttl_s=ttl_s, uses=uses, ephemeral=ephemeral)
     member_options.show_invited(invited, "node", uses, as_json=as_json)
 
 
@@ -57,14 +61,10 @@ def revoke(
     as_json: options.Json = False,
 ) -> None:
     """Cut a node off at once, with its workers, and never let its key in again."""
-    from torchrelay.cli.remote import rendering
-
     member_options.confirm(
         f"Cut {name} off and end its key? What runs there is tried elsewhere, its workers stop.", yes=yes
     )
-    rendering.show(
-        member_options.calls_of("node", management).change(name, "revoke"), as_json, lambda said: said.status
-    )
+    member_options.change(management, as_json, lambda client: client.revoke("node", name))
 
 
 @app.command()
@@ -80,13 +80,14 @@ def drain(
     is no place for one, it ends all the same, and that is said.
     """
     from torchrelay.cli.remote import drain_watch, rendering
+    from torchrelay.cli.remote.connected import connected
     from torchrelay.shared.terminal import printable
 
-    calls = member_options.calls_of("node", management)
     if no_wait:
-        rendering.show(calls.change(name, "drain"), as_json, lambda said: said.status)
+        member_options.change(management, as_json, lambda client: client.drain(name))
         return
-    node = drain_watch.drain(calls, name, lambda line: typer.echo(printable(line), err=as_json))
+    with connected("management", management) as client:
+        node = drain_watch.drain(client, name, lambda line: typer.echo(printable(line), err=as_json))
     rendering.show(node, as_json, lambda done: drain_watch.summary(done))
 
 
@@ -97,11 +98,7 @@ def resume(
     as_json: options.Json = False,
 ) -> None:
     """Give a node that drains work again."""
-    from torchrelay.cli.remote import rendering
-
-    rendering.show(
-        member_options.calls_of("node", management).change(name, "resume"), as_json, lambda said: said.status
-    )
+    member_options.change(management, as_json, lambda client: client.resume(name))
 
 
 member_options.add_forget(app, "node")

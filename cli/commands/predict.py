@@ -2,14 +2,18 @@
 
 import codecs
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import Fault
+
+if TYPE_CHECKING:
+    from torchrelay.client.request_bodies import Data
 
 
 def predict(
@@ -27,27 +31,25 @@ def predict(
 
     On a terminal, control characters are escaped.
     """
-    import mimetypes
-
     import msgspec
 
-    from torchrelay.cli.remote.client import RestClient, path_of
+    from torchrelay.cli.remote.connected import connected
     from torchrelay.shared.terminal import printable_json
 
-    path = path_of("predictions", model, version)
-    body = _read(file)
-    content_type = content_type or (mimetypes.guess_type(file)[0] if file else None)
-    client = RestClient("inference", inference, timeout_s=None)  # the server's response_timeout ends a wait
-    with client.stream("POST", path, content=body, content_type=content_type) as answer:
+    with (
+        connected("inference", inference) as client,
+        _opened(file) as data,
+        client.stream(model, data, version=version, content_type=content_type) as answer,
+    ):
         if answer.headers.get("content-type", "").startswith("application/json"):
-            text = answer.read()
+            text = b"".join(answer)
             try:
                 typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
                 return
             except msgspec.DecodeError:  # a handler may announce JSON and send something else
                 _write([text])
         else:
-            _write(answer.iter_bytes())
+            _write(answer)
     if sys.stdout.isatty():
         typer.echo()
 
@@ -63,12 +65,17 @@ def _write(answer: Iterable[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-def _read(file: str | None) -> bytes | None:
+@contextmanager
+def _opened(file: str | None) -> "Iterator[Data | None]":
+    """Open what is sent. Raises Fault for a file that can't be read."""
     if file is None:
-        return None
-    if file == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise Fault(f"{file} can't be read: {error.strerror}") from error
+        yield None
+    elif file == "-":
+        yield sys.stdin.buffer.read()
+    else:
+        with ExitStack() as stack:
+            try:
+                opened = stack.enter_context(Path(file).open("rb"))
+            except OSError as error:
+                raise Fault(f"{file} can't be read: {error.strerror}") from error
+            yield opened

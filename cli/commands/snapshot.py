@@ -42,18 +42,18 @@ def snapshot(
 
 
 def _models(management: str) -> "list[StartupModel]":
-    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.connected import connected
 
-    client = RestClient("management", management)
-    models = client.fleet().models
-    defaults = {model.label for model in models if model.is_default}
-    steps = {model.model_name for model in models if model.workflow}  # snapshots know no workflows
-    return [
-        _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)
-        for entry in client.models()
-        if entry.model_name not in steps
-        for version in client.versions(entry.model_name, "all")
-    ]
+    with connected("management", management) as client:
+        models = client.fleet().models
+        defaults = {model.label for model in models if model.is_default}
+        steps = {model.model_name for model in models if model.workflow}  # snapshots know no workflows
+        return [
+            _startup_model(version, is_default=f"{version.model_name} {version.model_version}" in defaults)
+            for entry in client.models()
+            if entry.model_name not in steps
+            for version in client.describe(entry.model_name, "all")
+        ]
 
 
 def _startup_model(version: "VersionBody", *, is_default: bool) -> "StartupModel":

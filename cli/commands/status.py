@@ -14,10 +14,10 @@ def status(
 ) -> None:
     """Show models, workers, queues and nodes."""
     from torchrelay.cli.remote import rendering
-    from torchrelay.cli.remote.client import RestClient
+    from torchrelay.cli.remote.connected import connected
 
-    client = RestClient("management", management)
-    if watch and not as_json:
-        rendering.keep_showing(lambda: rendering.fleet(client.fleet(), management))
-    else:
-        rendering.show(client.fleet(), as_json, lambda seen: rendering.fleet(seen, management))
+    with connected("management", management) as client:
+        if watch and not as_json:
+            rendering.keep_showing(lambda: rendering.fleet(client.fleet(), management))
+        else:
+            rendering.show(client.fleet(), as_json, lambda seen: rendering.fleet(seen, management))

@@ -13,8 +13,8 @@ import httpx2
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.migrate.answer_differences import ServerAnswer
 from torchrelay.cli.migrate.replayed_request import Api, ReplayedRequest
-from torchrelay.cli.remote import credentials
-from torchrelay.cli.remote.client import endpoint
+from torchrelay.cli.remote.connected import unusable_settings_are_faults
+from torchrelay.client import http_pools, server_access
 from torchrelay.shared import clock
 from torchrelay.shared.settings import environment
 from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
@@ -50,14 +50,15 @@ def asking(
     url: str, management: str | None, key_file: Path | None, *, timeout_s: float, body_limit_mib: int
 ) -> Iterator["AskedServer"]:
     """Give out a server at an address, and close its connections in the end."""
-    server = AskedServer(
-        addresses(url, management, None),
-        clock=clock.monotonic,
-        environ=environment(),
-        key_file=key_file,
-        timeout_s=timeout_s,
-        body_limit_bytes=body_limit_mib << 20,
-    )
+    with unusable_settings_are_faults():
+        server = AskedServer(
+            addresses(url, management, None),
+            clock=clock.monotonic,
+            environ=environment(),
+            key_file=key_file,
+            timeout_s=timeout_s,
+            body_limit_bytes=body_limit_mib << 20,
+        )
     try:
         yield server
     finally:
@@ -80,17 +81,19 @@ class AskedServer:
         self._urls = urls
         self._clock = clock
         self._body_limit_bytes = body_limit_bytes
-        entries = credentials.read_key_file(key_file) if key_file else {}
+        entries = server_access.read_key_file(key_file) if key_file else {}
         self._keys = {
             api: entry.key for api, name in ENTRY_NAMES.items() if (entry := entries.get(name)) is not None
         }
         self._bases: dict[Api, str] = {}
         self._clients: dict[Api, httpx2.Client] = {}
         for api, url in urls.items():
-            self._bases[api], socket_path = endpoint(url)
+            where = server_access.endpoint(url)
+            self._bases[api] = where.base_url
             self._clients[api] = httpx2.Client(
                 transport=httpx2.HTTPTransport(
-                    uds=socket_path, verify=url.startswith("https:") and credentials.trust(environ)
+                    uds=where.socket_path,
+                    verify=where.is_encrypted and server_access.ServerAccess().trust(environ),
                 ),
                 timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
                 trust_env=False,
@@ -184,7 +187,7 @@ class KeptBody:
 
 def why(error: Exception) -> str:
     """Say why there was no answer."""
-    if refused := credentials.untrusted(error):
+    if refused := http_pools.untrusted(error):
         return f"its certificate is not trusted: {refused.verify_message}; TORCHRELAY_CA names its authority"
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return "nobody answers at its address"

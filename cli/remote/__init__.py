@@ -1,1 +1,1 @@
-"""The client of a running server's REST API, and how its answers are shown."""
+"""What a running server says, as commands show it."""

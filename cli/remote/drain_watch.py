@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from threading import Event
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.remote.member_calls import MemberCalls
+from torchrelay.client.sync_client import Client
 from torchrelay.shared.api_bodies import FleetBody, FleetModelBody, MemberBody
 
 POLL_INTERVAL_S = 0.5
@@ -15,19 +15,19 @@ ADVICE = (
 
 
 def drain(
-    calls: MemberCalls, name: str, say: Callable[[str], None], interval_s: float = POLL_INTERVAL_S
+    client: Client, name: str, say: Callable[[str], None], interval_s: float = POLL_INTERVAL_S
 ) -> MemberBody:
     """Have a node drain and wait until nothing is left on it; say each change in a line.
 
     Raises Fault where somebody has it work again.
     """
     # Before: what has no place elsewhere may have gone by the first look.
-    moving = held(name, calls.client.fleet())
-    status = calls.change(name, "drain")
+    moving = held(name, client.fleet())
+    status = client.drain(name)
     say(f"{status.status}. Ctrl-C ends the waiting, not the draining.")
     line, said = "", ""
     while True:
-        node, fleet = calls.member(name), calls.client.fleet()
+        node, fleet = client.member("node", name), client.fleet()
         if node.state == "here":
             raise Fault(f"{name} drains no longer: somebody has resumed it")
         moving |= held(name, fleet)

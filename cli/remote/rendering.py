@@ -16,11 +16,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from torchrelay.cli.faults import Fault
-from torchrelay.cli.remote.client import RestClient
 from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summary
+from torchrelay.client.sync_client import Client
 from torchrelay.shared import api_bodies, labels
 from torchrelay.shared.archives.model_archive import ArchiveInfo
+from torchrelay.shared.errors import RelayError
 from torchrelay.shared.terminal import one_line, printable, printable_json
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def while_watching(change: Callable[[], T], client: RestClient) -> T:
+def while_watching(change: Callable[[], T], client: Client) -> T:
     """Run a change that may take long; meanwhile show on a terminal which models are not ready."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -139,12 +139,12 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(_text(one_line(text)))
 
 
-def _in_motion(client: RestClient) -> Text:
+def _in_motion(client: Client) -> Text:
     try:
         moving = [
             f"{model.label}: {model_summary(model)}" for model in client.fleet().models if not model.is_ready
         ]
-    except Fault:  # the change itself fails for the same reason
+    except RelayError:  # the change itself fails for the same reason
         moving = []
     return _text("; ".join(moving) or "Waiting for workers")
 

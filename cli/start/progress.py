@@ -14,11 +14,11 @@ from torchrelay.gateway.grpc import listen_addresses
 # What asks the server takes 80 ms to import, and is imported where it is needed: by then the server's own
 # processes are on their way.
 if TYPE_CHECKING:
-    import httpx2
-
+    from torchrelay.client.async_client import AsyncClient
     from torchrelay.shared.api_bodies import FleetBody, FleetModelBody
 
 POLL_INTERVAL_S = 0.15
+POLL_LIMIT_S = 5.0
 #: After all models are ready or have failed.
 WATCH_INTERVAL_S = 1.0
 #: The least time between two lines of a model that is still being fetched or loaded.
@@ -124,14 +124,14 @@ class Terminal(LineView):
 
 def example_call(seen: "FleetBody", inference: str, *, needs_key: bool = False) -> str:
     """Write a curl command that works against what is loaded."""
-    from torchrelay.cli.remote import client
+    from torchrelay.client import http_calls, server_access
 
     ready = [model.model_name for model in seen.models if model.workers_ready]
-    base_url, socket_path = client.endpoint(inference)
-    target = f"--unix-socket {socket_path} {base_url}" if socket_path else base_url
+    where = server_access.endpoint(inference)
+    target = f"--unix-socket {where.socket_path} {where.base_url}" if where.socket_path else where.base_url
     key = " -H 'Authorization: Bearer KEY'" if needs_key else ""
     trust = " -k" if inference.startswith("https:") else ""
-    call = f"-T FILE {target}{client.path_of('predictions', ready[0])}" if ready else f"{target}/ping"
+    call = f"-T FILE {target}{http_calls.path_of('predictions', ready[0])}" if ready else f"{target}/ping"
     return f"curl{trust}{key} {call}"
 
 
@@ -153,18 +153,14 @@ class Startup:
     async def follow(self) -> None:
         """Tell the watchers of each step of the start, then of each change of the models."""
         await asyncio.sleep(POLL_INTERVAL_S)
-        import httpx2
+        from torchrelay.client.async_client import AsyncClient
+        from torchrelay.client.retry_policy import NO_RETRIES
 
-        from torchrelay.cli.remote import client, credentials
-
-        base_url, socket_path = client.endpoint(self.url)
         # The listener is our own, on this machine, whatever name its certificate has.
-        transport = httpx2.AsyncHTTPTransport(uds=socket_path, verify=_unverified())
-        headers = credentials.headers(self.key)
-        async with httpx2.AsyncClient(
-            base_url=base_url, transport=transport, headers=headers, timeout=5.0
-        ) as http:
-            seen = await self._next(http)
+        async with AsyncClient(
+            management=self.url, key=self.key or "", tls=_unverified(), retries=NO_RETRIES
+        ) as client:
+            seen = await self._next(client)
             for host, port in self.listeners:
                 while not await _listens(host, port):
                     await asyncio.sleep(POLL_INTERVAL_S)
@@ -174,19 +170,19 @@ class Startup:
             while seen.loading or not seen.nodes:
                 self._show(seen)
                 await asyncio.sleep(POLL_INTERVAL_S)
-                seen = await self._next(http)
+                seen = await self._next(client)
             for watcher in self.watchers:
                 watcher.registered()
             while not all(map(is_settled, seen.models)):
                 self._show(seen)
                 await asyncio.sleep(POLL_INTERVAL_S)
-                seen = await self._next(http)
+                seen = await self._next(client)
             self._show(seen)
             for watcher in self.watchers:
                 watcher.settled(seen)
             while True:
                 await asyncio.sleep(WATCH_INTERVAL_S)
-                seen = await self._poll(http) or seen
+                seen = await self._poll(client) or seen
                 self._show(seen)
 
     def _show(self, seen: "FleetBody") -> None:
@@ -194,25 +190,24 @@ class Startup:
             for watcher in self.watchers:
                 watcher.show(seen.models, asyncio.get_running_loop().time())
 
-    async def _next(self, http: "httpx2.AsyncClient") -> "FleetBody":
+    async def _next(self, client: "AsyncClient") -> "FleetBody":
         while True:
-            if seen := await self._poll(http):
+            if seen := await self._poll(client):
                 return seen
             await asyncio.sleep(POLL_INTERVAL_S)
 
-    async def _poll(self, http: "httpx2.AsyncClient") -> "FleetBody | None":
-        import httpx2
+    async def _poll(self, client: "AsyncClient") -> "FleetBody | None":
+        import msgspec
 
-        from torchrelay.cli.remote import client
-        from torchrelay.shared.api_bodies import FleetBody
+        from torchrelay.client import management_calls
+        from torchrelay.shared.errors import RelayError
 
         try:
-            answer = await http.get("/fleet")
-        except httpx2.TransportError:
+            seen = await client.send(
+                msgspec.structs.replace(management_calls.fleet(), timeout_s=POLL_LIMIT_S)
+            )
+        except RelayError:
             return None
-        if answer.status_code != 200:
-            return None
-        seen = client.decode(answer.content, FleetBody)
         return seen if seen.server_id == self.server_id else None
 
 

@@ -30,7 +30,7 @@ _SHARE = 32
 _LOOK_AGAIN_S = 0.05
 
 
-class Client(Protocol):
+class HttpClient(Protocol):
     """A connection, as `Clients` sees it."""
 
     def look(self, now: float) -> bool:
@@ -63,7 +63,7 @@ class Clients:
     _give_back: Callable[[], None] = give_back_free_memory
     #: The process leaves: what is answered from here on is the last on its connection.
     is_leaving: bool = False
-    _watched: set[Client] = field(default_factory=set)
+    _watched: set[HttpClient] = field(default_factory=set)
     _most_kept_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None
     #: Until then all connections that there are count as being answered.
@@ -73,13 +73,13 @@ class Clients:
         """Begin to measure what a client sends, or takes."""
         return ClientPace(self.config.client_least_rate, self.config.client_stall_s, now=now)
 
-    def watch(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+    def watch(self, client: HttpClient, loop: asyncio.AbstractEventLoop) -> None:
         """Check a client every SWEEP_S until nothing is expected of it."""
         self._watched.add(client)
         if self._timer is None:
             self._sweep_later(loop)
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: HttpClient) -> None:
         """Check a client no longer: it has gone."""
         self._watched.discard(client)
 
@@ -98,7 +98,7 @@ class Clients:
         self.keep(one, now)
         one.measure = one.cut = lambda: 0
 
-    def make_room(self, connections: Collection[Client], new: Client, now: float) -> bool:
+    def make_room(self, connections: Collection[HttpClient], new: HttpClient, now: float) -> bool:
         """Drop connections where there is one too many; False where none but the new one can go."""
         if len(connections) <= self.config.connection_limit:
             return True

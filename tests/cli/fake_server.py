@@ -24,6 +24,8 @@ class Asked(NamedTuple):
 class FakeServer(ThreadingHTTPServer):
     """`answers` maps "METHOD /path", with or without the query, to status and body; bytes go out as is."""
 
+    request_queue_size = 64
+
     def __init__(self, answers: dict[str, Answer]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers = answers

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: What our packages are imported under: `torchrelay.broker` is the folder `broker`.
 PREFIX = "torchrelay."
-PACKAGES = ("broker", "worker", "gateway", "shared", "cli")
+PACKAGES = ("broker", "worker", "gateway", "client", "shared", "cli")
 #: Its folders are on the path of a worker, so that its modules are `ts` and what lies below that.
 COMPAT = "worker/compat"
 

@@ -7,7 +7,7 @@ import pytest
 from tests.contracts.source import PACKAGES, PREFIX, ROOT, graph, imports, modules, plant
 
 #: The folders of a floor import those of floors below it and themselves, but not one another.
-FLOORS = (("shared",), ("broker", "worker", "gateway"), ("cli", "benchmarks"))
+FLOORS = (("shared",), ("broker", "worker", "gateway", "client"), ("cli", "benchmarks"))
 FLOOR_OF = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
 EVERYTHING = tuple(FLOOR_OF)
 #: The top floor is where parts meet: its folders may import each other.

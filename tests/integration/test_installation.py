@@ -18,5 +18,5 @@ def test_each_module_of_the_repository_is_in_the_wheel() -> None:
     installed_ones = {path.relative_to(packages) for path in packages.rglob("*.py")}
     folders = [link.resolve() for link in (ROOT / "src" / "torchrelay").iterdir() if link.is_symlink()]
     ours = {path.relative_to(ROOT) for folder in folders for path in folder.rglob("*.py")}
-    assert {path.name for path in folders} == {"broker", "cli", "gateway", "shared", "worker"}
+    assert {path.name for path in folders} == {"broker", "cli", "client", "gateway", "shared", "worker"}
     assert {path for path in installed_ones if path.parts[1:]} == ours

@@ -8,8 +8,7 @@ from tests.cli import bodies
 from tests.cli.fake_server import serving
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.remote import drain_watch
-from torchrelay.cli.remote.client import RestClient
-from torchrelay.cli.remote.member_calls import MemberCalls
+from torchrelay.client import Client
 from torchrelay.shared.api_bodies import FleetBody, MemberBody, StatusBody
 
 
@@ -26,9 +25,8 @@ def follow(states: list[tuple[MemberBody, FleetBody]]) -> tuple[MemberBody, list
     nodes, fleets = [node for node, _ in states], [states[0][1], *(seen for _, seen in states)]
     accepted = [StatusBody(status='Node "rack3" drains')]
     script = Script({"GET /nodes/rack3": nodes, "GET /fleet": fleets, "POST /nodes/rack3/drain": accepted})
-    with serving(script) as server:
-        calls = MemberCalls(RestClient("management", server.url), "node")
-        node = drain_watch.drain(calls, "rack3", said.append, interval_s=0.0)
+    with serving(script) as server, Client(management=server.url) as client:
+        node = drain_watch.drain(client, "rack3", said.append, interval_s=0.0)
     assert said.pop(0).startswith('Node "rack3" drains. Ctrl-C')
     return node, said
 
@@ -74,9 +72,8 @@ def test_what_went_without_a_successor_is_said_in_the_end() -> None:
         "GET /nodes/rack3": [draining(0)], "GET /fleet": [before, after],
         "POST /nodes/rack3/drain": [StatusBody(status="")],
     })  # fmt: skip
-    with serving(script) as server:
-        calls = MemberCalls(RestClient("management", server.url), "node")
-        drain_watch.drain(calls, "rack3", said.append, interval_s=0.0)
+    with serving(script) as server, Client(management=server.url) as client:
+        drain_watch.drain(client, "rack3", said.append, interval_s=0.0)
     assert said[1].startswith(f"m 1.0 has no place elsewhere: {why}\n")
 
 

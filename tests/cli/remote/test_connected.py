@@ -2,12 +2,16 @@
 
 import json
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
+import trustme
+from typer.testing import CliRunner
 
 from tests.cli.command_line import ask, error, run
 from tests.cli.fake_server import Answer, serving
+from torchrelay.cli.main import app
 
 
 def test_the_list_follows_every_page_to_its_end() -> None:
@@ -91,3 +95,39 @@ def test_a_server_behind_a_unix_socket_can_be_asked_too(tmp_path: Path) -> None:
     result = run("status", "--management", f"unix:{tmp_path}/nobody.sock")
     assert result.exit_code == 1
     assert "no server answers at unix:" in result.stderr
+
+
+def test_a_command_sends_the_key_it_found(folder: Path) -> None:
+    with serving({"GET /models": (200, {"models": []}), "POST /predictions/m": (200, b"x")}) as server:
+        CliRunner().invoke(app, ["models", "list", "--management", server.url])
+        CliRunner().invoke(app, ["predict", "m", "--inference", server.url])
+        CliRunner().invoke(
+            app, ["models", "list", "--management", server.url], env={"TORCHRELAY_KEY": "from-environment"}
+        )
+    assert [asked.authorization for asked in server.asked] == [
+        "Bearer manage-1", "Bearer infer-1", "Bearer from-environment",
+    ]  # fmt: skip
+
+
+def test_a_wrong_key_is_told_with_the_way_to_a_right_one() -> None:
+    refused = {"code": 400, "type": "InvalidKeyException", "message": "Token Authorization failed."}
+    with serving({"GET /models": (400, refused)}) as server:
+        result = CliRunner().invoke(app, ["models", "list", "--management", server.url])
+    assert result.exit_code == 1
+    assert "TORCHRELAY_KEY" in result.stderr
+
+
+def test_a_certificate_that_is_not_trusted_is_told_from_a_server_that_is_not_there(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with serving({"GET /models": (200, {"models": []})}) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        url = server.url.replace("http:", "https:")
+        refused = CliRunner().invoke(app, ["models", "list", "--management", url])
+        trusted = CliRunner().invoke(
+            app, ["models", "list", "--management", url], env={"TORCHRELAY_CA": str(tmp_path / "ca.pem")}
+        )
+    assert (refused.exit_code, "TORCHRELAY_CA" in refused.stderr) == (1, True)
+    assert (trusted.exit_code, trusted.stdout) == (0, "No model is registered.\n")
