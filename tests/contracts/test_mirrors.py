@@ -47,7 +47,6 @@ TESTED_ELSEWHERE = {
     "worker/launcher/own_interpreter.py": "worker/node/test_node_models.py",
     "worker/model/process.py": "worker/node/test_node_models.py",
     "worker/model/ranks.py": "integration/test_parallel.py",
-    "worker/node/launcher_handle.py": "worker/launcher/test_launcher_process.py",
     "worker/node/worker_processes.py": "worker/node/test_node.py",
 }
 #: Test modules of a folder that mirror no module -> what they are about.

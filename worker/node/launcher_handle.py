@@ -16,7 +16,7 @@ from torchrelay.shared import clock
 from torchrelay.shared.processes.fork_server import inherited_socket
 from torchrelay.worker.launcher import launcher_protocol as protocol
 
-#: How long a launcher may take to obey an order; before its first answer it may still be importing torch.
+#: How long a launcher that has orders may obey none; before its first answer it may still be importing torch.
 ANSWER_LIMIT_S = 5.0
 FIRST_ANSWER_LIMIT_S = 120.0
 
@@ -36,7 +36,8 @@ class Launcher:
         self._pids: dict[int, int] = {}
         #: (whether it is to end, worker id) of what it has not reported yet -> when that was ordered.
         self._ordered: dict[tuple[bool, int], float] = {}
-        self._has_answered = False
+        #: When its last report was read.
+        self._heard_at: float | None = None
 
     @property
     def pid(self) -> int:
@@ -44,9 +45,12 @@ class Launcher:
         return self._process.pid
 
     def hangs(self, now: float) -> bool:
-        """Tell whether an order has not been obeyed for too long, and no report waits to be read."""
-        limit_s = ANSWER_LIMIT_S if self._has_answered else FIRST_ANSWER_LIMIT_S
-        is_late = now - min(self._ordered.values(), default=now) > limit_s
+        """Tell whether there are orders and none was obeyed for too long, and no report waits to be read."""
+        waits_since = min(self._ordered.values(), default=now)
+        if self._heard_at is None:
+            is_late = now - waits_since > FIRST_ANSWER_LIMIT_S
+        else:  # of many orders the last waits for long, on a busy machine
+            is_late = now - max(waits_since, self._heard_at) > ANSWER_LIMIT_S
         return is_late and not select.select([self._socket], [], [], 0)[0]
 
     @property
@@ -86,7 +90,7 @@ class Launcher:
         except ConnectionResetError:
             packet = b""
         report = msgspec.json.decode(packet, type=protocol.Report) if packet else None
-        self._has_answered = True
+        self._heard_at = clock.monotonic()
         match report:
             case protocol.Forked(worker_id, pid):
                 self._ordered.pop((False, worker_id), None)
