@@ -46,7 +46,8 @@ def job_of(request: ModelInferRequest) -> list[Input]:
     """Return what a request is as a job's inputs. Raises BadRequest."""
     raw = list(request.raw_input_contents)
     if not raw:
-        return [("body", infer_bodies.JSON_TYPE, _json(_said(request, map(_with_contents, request.inputs))))]
+        said = _said(request, map(_with_contents, request.inputs))
+        return [("body", job_inputs.JSON_REQUEST, _json(said))]
     if len(raw) != len(request.inputs):
         raise errors.BadRequest(
             f"The request has {len(request.inputs)} inputs and {len(raw)} entries of raw_input_contents."

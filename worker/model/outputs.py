@@ -120,15 +120,22 @@ def _encoded(value: object, processor: RequestProcessor) -> bytes:
         return encoded
     if (tensor := loaded_torch.saved(value)) is not None:
         return tensor
-    headers = processor.get_response_headers()
-    # The parts of a stream can't say how long their JSON is: they have no binary data.
-    request = None if STREAM_HEADER in headers else processor.tensor_request
-    if (answer := tensor_answers.encoded(value, request)) is not None:
+    return _json(value, processor)
+
+
+def _json(value: object, processor: RequestProcessor) -> bytes:
+    """Encode an object; an answer of the open inference protocol may have binary data behind its JSON."""
+    request = processor.tensor_request
+    # The parts of a stream can't say how long their JSON is: they have none.
+    is_part = STREAM_HEADER in processor.get_response_headers()
+    if (answer := tensor_answers.encoded(value, None if is_part else request)) is not None:
         for name, text in answer.headers().items():
             processor.add_response_property(name.lower(), text)  # as `set_response_content_type` spells it
         return answer.joined()
-    has_tensors = processor.tensor_request is not None
-    return json.dumps(value, indent=2, default=tensor_answers.as_json if has_tensors else None).encode()
+    if request is None:
+        return json.dumps(value, indent=2).encode()
+    value = tensor_answers.with_facts(value, request)
+    return json.dumps(value, indent=2, default=tensor_answers.as_json).encode()
 
 
 def _plain(text: str) -> str:

@@ -39,6 +39,13 @@ def encoded(value: object, request: TensorRequest | None) -> EncodedBody | None:
     return infer_bodies.encode_response(response, wanted)
 
 
+def with_facts(value: object, request: TensorRequest) -> object:
+    """Add to an answer that is JSON what it doesn't say of itself; anything else stays as it is."""
+    if not _is_answer(value):
+        return value
+    return {**value, **{name: fact for name, fact in request.facts().items() if not value.get(name)}}
+
+
 def as_json(value: Any) -> Any:  # Any: what `json` asks for
     """Write for `json` what a request's tensors consist of; a handler may answer with some of them."""
     if isinstance(value, bytes):

@@ -34,7 +34,7 @@ def raw(*given: Tensor, **more: Any) -> pb.ModelInferRequest:
 
 def said(request: pb.ModelInferRequest) -> Any:
     ((name, kind, value),) = tensor_messages.job_of(request)
-    assert (name, kind) == ("body", "application/json")
+    assert (name, kind) == ("body", job_inputs.JSON_REQUEST)
     return json.loads(bytes(value))  # type: ignore[arg-type]
 
 

@@ -81,17 +81,19 @@ def test_bfloat16_and_texts_have_their_datatypes() -> None:
     assert json.loads(answer(value).body)["outputs"][1]["data"] == ["ä"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [{"outputs": [{"name": "y", "datatype": "INT8", "shape": [1], "data": [1]}]}, {"a": 1}, [1], "text"],
-)
-def test_what_has_no_arrays_is_as_without_the_protocol(value: object) -> None:
-    assert answer(value) == answer(value, None)
+def test_an_answer_of_lists_is_json_as_the_handler_has_it_and_says_whose_it_is() -> None:
+    outputs = [{"name": "y", "datatype": "INT8", "shape": [1], "data": [1]}]
+    response = answer({"outputs": outputs, "id": None, "more": 1})
+    told = {"outputs": outputs, "id": "7", "more": 1, "model_name": "m", "model_version": "1.0"}
+    assert (response.body, response.headers) == (json.dumps(told, indent=2).encode(), ())
+    complete = {"id": "a", "model_name": "b", "model_version": "c", "outputs": outputs}
+    assert answer(complete) == answer(complete, None)
 
 
-@pytest.mark.parametrize("value", [{"outputs": 7}, {"outputs": [7]}, {"other": []}, "text", b"bytes"])
-def test_what_is_no_answer_of_the_protocol_is_not_made_one(value: object) -> None:
-    assert answer(value, ALL) == answer(value, None)
+@pytest.mark.parametrize("wanted", [ALL, NONE])
+@pytest.mark.parametrize("value", [{"outputs": 7}, {"outputs": [7]}, {"other": []}, [1], "text", b"bytes"])
+def test_what_is_no_answer_of_the_protocol_is_not_made_one(value: object, wanted: Wanted) -> None:
+    assert answer(value, wanted) == answer(value, None)
 
 
 def test_arrays_go_out_as_json_whichever_route_asked() -> None:
