@@ -98,17 +98,19 @@ class Attempts(Generic[T]):
             raise error
         return pause_s
 
-    def _left_s(self, now: float) -> float | None:
-        if self._timeout_s is None:
-            return None
+    def require_time(self, now: float) -> None:
+        """Raise AnswerTimeout where no time is left."""
         if now >= self._ends_at:
-            raise AnswerTimeout(f"{self.url} gave no answer in {self._timeout_s:g} s")
-        return self._ends_at - now
+            raise self.too_late()
 
     def too_late(self) -> AnswerTimeout:
         """Return the error of a step that took too long."""
         within = "in time" if self._timeout_s is None else f"in {self._timeout_s:g} s"
         return AnswerTimeout(f"{self.url} gave no answer {within}")
+
+    def _left_s(self, now: float) -> float | None:
+        self.require_time(now)
+        return None if self._timeout_s is None else self._ends_at - now
 
 
 class AnswerReading:

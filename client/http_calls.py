@@ -1,17 +1,20 @@
 """A call as a value: the request that it is, and how its answer is read. Pure; both clients send these."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Never, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
+from msgspec import UNSET
 
 from torchrelay.client.call_failures import REQUEST_ID, UnreadableAnswer, answered_error
 from torchrelay.client.request_bodies import RequestBody
 from torchrelay.client.retry_policy import Repeated
+from torchrelay.shared.api_bodies import ModelsBody, WorkflowsBody
 
 T = TypeVar("T")
 S = TypeVar("S")
+PageT = TypeVar("PageT", ModelsBody, WorkflowsBody)
 #: The addresses that a server has for callers; they may be one.
 Api = Literal["inference", "management"]
 #: How long management calls may take that don't wait for workers.
@@ -113,6 +116,23 @@ def management(
         timeout_s=None if waits else MANAGEMENT_TIMEOUT_S,
         limit_bytes=MANAGEMENT_LIMIT_BYTES,
     )
+
+
+def pages(
+    of_what: str, what: type[PageT], entries_of: Callable[[PageT], Sequence[S]]
+) -> Steps[Never, list[S]]:
+    """Read a whole list of the management API, page by page."""
+    found: list[S] = []
+    at = 0
+    while True:
+        page: PageT = yield management("GET", of_what, read=of_json(what), query={"next_page_token": at})
+        entries = entries_of(page)
+        found += entries
+        if page.next_page_token is UNSET or not entries:
+            return found
+        if int(page.next_page_token) <= at:
+            raise UnreadableAnswer(f"behind {of_what} from {at} on, the server names {page.next_page_token}")
+        at = int(page.next_page_token)
 
 
 def of_json(what: type[T]) -> Callable[[ReceivedAnswer], T]:

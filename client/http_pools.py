@@ -18,6 +18,7 @@ from torchrelay.client.call_failures import (
 )
 from torchrelay.client.http_calls import Api
 from torchrelay.client.server_access import Endpoint, ServerAccess
+from torchrelay.shared import clock
 
 #: Seconds of a connection's silence before the kernel asks whether the other host is there, and between its
 #: questions; after so many without an answer the connection is lost. Some systems lack some of these.
@@ -72,7 +73,10 @@ def translated(attempts: Attempts[Any]) -> Iterator[None]:  # Any: of whatever a
     url = attempts.url
     try:
         yield
-    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+    except httpx2.ConnectTimeout as error:
+        attempts.require_time(clock.monotonic())
+        raise ServerNotReached(f"no server answers at {url}", "it takes no connection") from error
+    except httpx2.ConnectError as error:
         if refused := untrusted(error):
             raise CertificateNotTrusted(
                 f"the certificate of {url} is not trusted", refused.verify_message

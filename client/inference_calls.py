@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 #: Says that no JSON is sent: None is JSON, too.
-_NOTHING: Any = msgspec.UNSET
+NOTHING: Any = msgspec.UNSET
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ def predict(
     model: str,
     data: Data | None = None,
     *,
-    json: object = _NOTHING,
+    json: object = NOTHING,
     parts: Parts | None = None,
     version: str | None = None,
     content_type: str | None = None,
@@ -95,16 +95,18 @@ def predict(
     The default version answers, unless one is named. `headers` are for the handler, as is a `path` behind
     the version's. The server is told that nobody waits after `timeout_s`.
     """
-    return _prediction(
-        "predictions", model, version, path, _body(data, json, parts, content_type), headers, timeout_s
-    )
+    if path is not None and version is None:
+        raise ValueError("a path stands behind a version: name that, too")
+    rest = path.strip("/").split("/") if path else ()
+    body = body_of(data, json, parts, content_type)
+    return prediction("predictions", model, version, *rest, body=body, headers=headers, timeout_s=timeout_s)
 
 
 def explain(
     model: str,
     data: Data | None = None,
     *,
-    json: object = _NOTHING,
+    json: object = NOTHING,
     parts: Parts | None = None,
     version: str | None = None,
     content_type: str | None = None,
@@ -112,9 +114,8 @@ def explain(
     timeout_s: float | None = None,
 ) -> Call[Prediction]:
     """Have a model explain what it would answer; see `predict`."""
-    return _prediction(
-        "explanations", model, version, None, _body(data, json, parts, content_type), headers, timeout_s
-    )
+    body = body_of(data, json, parts, content_type)
+    return prediction("explanations", model, version, body=body, headers=headers, timeout_s=timeout_s)
 
 
 def infer(
@@ -170,21 +171,17 @@ def ping() -> Call[HealthBody]:
     )
 
 
-def _prediction(
-    api: str,
-    model: str,
-    version: str | None,
-    path: str | None,
+def prediction(
+    *segments: str | None,
     body: RequestBody | None,
     headers: Mapping[str, str] | None,
     timeout_s: float | None,
 ) -> Call[Prediction]:
-    if path is not None and version is None:
-        raise ValueError("a path stands behind a version: name that, too")
+    """Make a call whose answer is a handler's."""
     return Call(
         api="inference",
         method="POST",
-        path=path_of(api, model, version, *(path.strip("/").split("/") if path else ())),
+        path=path_of(*segments),
         headers=headers or {},
         body=body,
         read=lambda answer: Prediction(answer.content, answer.status, answer.headers, answer.request_id),
@@ -194,12 +191,13 @@ def _prediction(
     )
 
 
-def _body(
+def body_of(
     data: Data | None, json: object, parts: Parts | None, content_type: str | None
 ) -> RequestBody | None:
-    if sum((data is not None, json is not _NOTHING, parts is not None)) > 1:
+    """Return the body of what is sent. Raises TypeError for more than one thing."""
+    if sum((data is not None, json is not NOTHING, parts is not None)) > 1:
         raise TypeError("one of data, json and parts is sent")
-    if parts is not None or json is not _NOTHING:
+    if parts is not None or json is not NOTHING:
         if content_type is not None:
             raise TypeError("a content type goes with data; JSON and forms have their own")
         return request_bodies.of_json(json) if parts is None else request_bodies.of_parts(parts)

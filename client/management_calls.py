@@ -2,9 +2,6 @@
 
 from typing import Never
 
-from msgspec import UNSET
-
-from torchrelay.client.call_failures import UnreadableAnswer
 from torchrelay.client.http_calls import (
     Api,
     Call,
@@ -13,6 +10,7 @@ from torchrelay.client.http_calls import (
     Steps,
     management,
     of_json,
+    pages,
 )
 from torchrelay.shared.api_bodies import (
     BrokerKeyBody,
@@ -133,18 +131,7 @@ def rotate_broker_key() -> Call[BrokerKeyBody]:
 
 def models() -> Steps[Never, list[ModelsEntryBody]]:
     """Read the whole list of models, page by page."""
-    found: list[ModelsEntryBody] = []
-    at = 0
-    while True:
-        page: ModelsBody = yield management(
-            "GET", "models", read=of_json(ModelsBody), query={"next_page_token": at}
-        )
-        found += page.models
-        if page.next_page_token is UNSET or not page.models:
-            return found
-        if int(page.next_page_token) <= at:
-            raise UnreadableAnswer(f"behind page {at} of the models, the server names {page.next_page_token}")
-        at = int(page.next_page_token)
+    return pages("models", ModelsBody, lambda page: page.models)
 
 
 def watch(model: str, version: str | None = None) -> Steps[FleetModelBody, None]:

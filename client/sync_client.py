@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
 
-from torchrelay.client import inference_calls, management_calls, member_calls
+from torchrelay.client import inference_calls, management_calls, member_calls, workflow_api_calls
 from torchrelay.client.attempts import Attempts
 from torchrelay.client.base_client import BaseClient, described_as
 from torchrelay.client.call_failures import REQUEST_ID
@@ -92,6 +92,12 @@ class Client(BaseClient):
     ready = _method(management_calls.ready)
     renew_key = _method(management_calls.renew_key)
     rotate_broker_key = _method(management_calls.rotate_broker_key)
+
+    predict_workflow = _method(workflow_api_calls.predict_workflow)
+    register_workflow = _method(workflow_api_calls.register_workflow)
+    unregister_workflow = _method(workflow_api_calls.unregister_workflow)
+    describe_workflow = _method(workflow_api_calls.describe_workflow)
+    workflows = _whole(workflow_api_calls.workflows)
 
     members = _method(member_calls.members)
     member = _method(member_calls.member)

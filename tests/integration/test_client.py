@@ -1,11 +1,14 @@
 """The Python client and a real server: its page's examples, and what only real processes show."""
 
+import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.client.both_clients import Both
@@ -20,10 +23,12 @@ pytestmark = pytest.mark.integration
 PAGE = ROOT / "docs" / "client.md"
 #: What the page's examples print: parts of it, in their order.
 PRINTED = [
-    "3 ", "part 0", "part 1", "part 2", "end", "part 0", "part 1", "end", "b'01234567'",
+    "3 ", "[ 3. 12.]", "part 0", "part 1", "part 2", "end", "part 0", "part 1", "end", "b'01234567'",
     "ready 1 1", "'second'", " 2\n", "Healthy ready ",
     "Model not found: nosuch 404 ModelNotFoundException",
 ]  # fmt: skip
+FUNCTIONS = 'def ask(data, context): return data and [row["body"] for row in data]'
+SPEC = "models: {digits: {url: digits.mar}}\ndag: {ask: [digits]}"
 HANDLERS = {
     "echo": 'def handle(data, context): return data and [row.get("body") for row in data]',
     "digits": 'def handle(data, context): return data and [{"class": "3"} for _ in data]',
@@ -50,11 +55,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     store = make_store(folder / "store", "raises")
     for name, code in HANDLERS.items():
         make(store, name, code=code)
+    make(store, "sums", code=(ROOT / "examples" / "tensors" / "handler.py").read_text())
+    make_workflow(store, "signs")
+    config = folder / "config.properties"
+    config.write_text("ts_open_inference_protocol=true\nenable_workflow_api=true\n")
     with fleet(folder, store) as made:
         made.management = f"unix:{folder}/management.sock"
         process = made.run(
             "serve", "--model-store", str(store), "--models", "all", "--enable-model-api",
-            "--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache"), *made.listeners(),
+            "--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache"),
+            "--ts-config", str(config), *made.listeners(),
         )  # fmt: skip
 
         def is_up() -> bool:
@@ -65,9 +75,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
                 return False
 
         eventually(is_up)
-        for name in ("raises", *HANDLERS):
+        for name in ("raises", "sums", *HANDLERS):
             both("sync", made).call("watch", name)
         yield made
+
+
+def make_workflow(store: Path, name: str) -> None:
+    described = {"workflowName": name, "specFile": "spec.yaml", "handler": "functions.py"}
+    manifest = {"createdOn": "x", "archiverVersion": "1", "workflow": described}
+    with zipfile.ZipFile(store / f"{name}.war", "w") as archive:
+        archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("spec.yaml", SPEC)
+        archive.writestr("functions.py", FUNCTIONS)
 
 
 def both(kind: str, served: Fleet) -> Both:
@@ -148,3 +167,27 @@ def test_a_worker_that_can_not_be_started_ends_the_watching(served: Fleet) -> No
     ask.call("unregister", "raises_at_load")
     with pytest.raises(api.ModelNotFound):
         ask.call("watch", "raises_at_load")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_workflow_is_registered_asked_and_unregistered(kind: str, served: Fleet) -> None:
+    ask = both(kind, served)
+    ask.call("register_workflow", "signs.war")
+    assert [one.workflow_name for one in ask.call("workflows")] == ["signs"]
+    assert ask.call("describe_workflow", "signs")[0].workflow_dag.startswith("{ask=[digits]")
+    assert ask.call("predict_workflow", "signs", b"x").json() == {"class": "3"}
+    ask.call("unregister_workflow", "signs")
+    with pytest.raises(api.WorkflowNotFound):
+        ask.call("predict_workflow", "signs", b"x")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_arrays_come_back_as_arrays_and_wrong_ones_are_refused_in_words(kind: str, served: Fleet) -> None:
+    ask = both(kind, served)
+    x = np.arange(200_000, dtype=np.float64).reshape(4, -1)
+    answer = ask.call("infer", "sums", {"x": x}, version="1.0", id="mine")
+    assert np.array_equal(answer.outputs["sums"], x.sum(axis=-1))
+    assert (answer.model_name, answer.id) == ("sums", "mine")
+    assert answer.request_id
+    with pytest.raises(api.PredictionFailed):
+        ask.call("infer", "sums", {"x": np.array(["a"])})
