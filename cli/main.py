@@ -21,6 +21,7 @@ from torchrelay.cli.commands import (
     serve,
     snapshot,
     status,
+    workflows_command,
 )
 from torchrelay.cli.faults import FaultReportingGroup
 from torchrelay.cli.start import standard_streams
@@ -42,6 +43,7 @@ app.command()(ping.ping)
 app.command()(status.status)
 app.command()(predict.predict)
 app.add_typer(models.app, name="models")
+app.add_typer(workflows_command.app, name="workflows")
 app.add_typer(archive.app, name="archive")
 app.add_typer(keys.app, name="keys")
 app.add_typer(nodes_command.app, name="nodes")

@@ -16,40 +16,48 @@ if TYPE_CHECKING:
     from torchrelay.client.request_bodies import Data
 
 
+File = Annotated[str | None, typer.Argument(metavar="[FILE|-]", help="The request's body; - is stdin.")]
+ContentType = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="The body's type. [default: by the file's name]")
+]
+
+
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL")],
-    file: Annotated[
-        str | None, typer.Argument(metavar="[FILE|-]", help="The request's body; - is stdin.")
-    ] = None,
+    file: File = None,
     version: options.Version = None,
-    content_type: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="The body's type. [default: by the file's name]")
-    ] = None,
+    content_type: ContentType = None,
     inference: options.Inference = options.DEFAULT_INFERENCE,
 ) -> None:
     """Send a request to a model and print its answer: JSON for reading, anything else as it is.
 
     On a terminal, control characters are escaped.
     """
-    import msgspec
-
     from torchrelay.cli.remote.connected import connected
-    from torchrelay.shared.terminal import printable_json
 
     with (
         connected("inference", inference) as client,
-        _opened(file) as data,
+        opened(file) as data,
         client.stream(model, data, version=version, content_type=content_type) as answer,
     ):
-        if answer.headers.get("content-type", "").startswith("application/json"):
-            text = b"".join(answer)
-            try:
-                typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
-                return
-            except msgspec.DecodeError:  # a handler may announce JSON and send something else
-                _write([text])
-        else:
-            _write(answer)
+        show(answer, answer.headers.get("content-type", ""))
+
+
+def show(answer: Iterable[bytes], content_type: str) -> None:
+    """Print an answer as `predict` does."""
+    import msgspec
+
+    from torchrelay.shared.terminal import printable_json
+
+    if content_type.startswith("application/json"):
+        text = b"".join(answer)
+        try:
+            typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
+            return
+        except msgspec.DecodeError:  # a handler may announce JSON and send something else
+            _write([text])
+    else:
+        _write(answer)
     if sys.stdout.isatty():
         typer.echo()
 
@@ -66,7 +74,7 @@ def _write(answer: Iterable[bytes]) -> None:
 
 
 @contextmanager
-def _opened(file: str | None) -> "Iterator[Data | None]":
+def opened(file: str | None) -> "Iterator[Data | None]":
     """Open what is sent. Raises Fault for a file that can't be read."""
     if file is None:
         yield None

@@ -24,6 +24,7 @@ ADVICE = {
     errors.MethodNotAllowed.type: "the server must run with --enable-model-api for this",
     errors.ModelNotFound.type: "`torchrelay models list` shows what is registered",
     errors.ModelVersionNotFound.type: "`torchrelay models describe NAME --all` shows its versions",
+    errors.WorkflowNotFound.type: "`torchrelay workflows list` shows what is registered",
     errors.MemberNotFound.type: "`torchrelay nodes list` and `torchrelay gateways list` show the names",
     errors.InvitationNotFound.type: "`torchrelay nodes invitations` (or `gateways invitations`) shows the ids"
     " of those that let somebody in",
@@ -37,6 +38,11 @@ REGISTRATION_ADVICE = ADVICE | {
     errors.ModelNotFound.type: "the archive must lie in the server's model store, or be given as a url",
     errors.DownloadFailed.type: "the server itself must be able to fetch that url, and private addresses"
     " only with allow_private_urls; the broker's log has the reason",
+}
+WORKFLOW_REGISTRATION_ADVICE = REGISTRATION_ADVICE | {
+    errors.BadRequest.type: "workflows are registered by a server with --enable-workflows",
+    errors.WorkflowNotFound.type: "the archive must lie in the server's workflow store, or be given as a url",
+    errors.Conflict.type: "unregister that workflow first, or give this one another name with --name",
 }
 
 

@@ -59,6 +59,22 @@ def model_list(models: Sequence[api_bodies.ModelsEntryBody]) -> RenderableType:
     return make_table(("MODEL", "ARCHIVE"), ((model.model_name, model.model_url) for model in models))
 
 
+def workflow_list(workflows: Sequence[api_bodies.WorkflowsEntryBody]) -> RenderableType:
+    """Lay out the list of workflows."""
+    if not workflows:
+        return "No workflow is registered."
+    rows = ((workflow.workflow_name, workflow.workflow_url) for workflow in workflows)
+    return make_table(("WORKFLOW", "ARCHIVE"), rows)
+
+
+def workflow(body: api_bodies.WorkflowBody) -> RenderableType:
+    """Lay out what describe says of a workflow."""
+    facts = _facts()
+    for key, value in msgspec.json.decode(msgspec.json.encode(body), type=dict[str, object]).items():
+        facts.add_row(_text(key), _text(_as_words(value)))
+    return facts
+
+
 def keys(entries: Sequence[dict[str, str]]) -> RenderableType:
     """Lay out the keys of a key file."""
     return make_table(("API", "EXPIRES"), ((entry["api"], entry["expires"]) for entry in entries))
