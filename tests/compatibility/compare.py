@@ -3,7 +3,8 @@
     python -m tests.compatibility.compare --torchserve PATH/bin/torchserve [--group REGEX]
 
 The requests are those of `tests/golden` and of `more_cases`; TorchServe is asked anew, not remembered.
-One server at a time, on a loopback address of this run's own.
+One server at a time, on a loopback address of its own; in the end both, which `torchrelay migrate diff`
+then compares.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.compatibility import expected, more_cases, replaying
+from tests.compatibility import expected, migrating, more_cases, replaying
 from tests.integration.fleet import own_address
 
 import record  # isort: skip  # these two are tests/golden's; more_cases has made them importable
@@ -41,6 +42,9 @@ def main() -> int:
                 is_meant = case in wanted.get(group, frozenset()) or (group, case) in expected.RACES
                 unexpected += not is_meant
                 print(f"{'as documented' if is_meant else 'DIFFERENT'} {group}/{case}: {how}")
+        if re.search(options.group, migrating.NAME):
+            own = [own_address() for _ in range(3)]
+            unexpected += migrating.unexpected(options.torchserve, store, own, Path(scratch))
     print(f"{unexpected} differences that docs/compatibility.md doesn't list")
     return 1 if unexpected else 0
 
