@@ -19,7 +19,8 @@ def rows(report: DiffReport) -> Iterator[tuple[str, str, str, str, str]]:
 
 def lines(report: DiffReport, width: int) -> Iterator[tuple[str, str]]:
     """Yield what is below the table, with styles: each difference, what was left out, and the sum."""
-    yield "ms: half, 95% and 99% of the answers were there by then", "dim"
+    if report.sent:
+        yield "ms: half, 95% and 99% of the answers were there by then", "dim"
     for label in report.requests:
         for example in label.examples:
             yield "", ""
