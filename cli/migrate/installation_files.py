@@ -12,10 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from torchrelay.cli.migrate import check_archive, check_calls, check_commands, check_config, check_manifest
+from torchrelay.cli.migrate import (
+    check_archive,
+    check_calls,
+    check_commands,
+    check_config,
+    check_manifest,
+    check_workflow,
+)
 from torchrelay.cli.migrate.findings import (
-    SWITCH_WORKFLOWS_ON,
-    WORKFLOWS_ARE_OFF,
     CheckReport,
     FileReport,
     Finding,
@@ -153,7 +158,7 @@ def _unless_empty(path: Path, kind: str, found: list[Finding]) -> FileReport | N
 def _judge_archive(path: Path, reader: ArchiveReader, around: Surroundings) -> FileReport | None:
     kind = "folder" if path.is_dir() else "archive"
     if path.suffix == ".war":
-        return file_report(str(path), "workflow", [_judge_workflow(path, reader, around)])
+        return file_report(str(path), "workflow", _judge_workflow(path, reader, around))
     try:
         survey = reader.survey(path)
     except (errors.RelayError, OSError) as error:
@@ -164,16 +169,11 @@ def _judge_archive(path: Path, reader: ArchiveReader, around: Surroundings) -> F
     return file_report(str(path), kind, check_archive.judge(survey, name, around))
 
 
-def _judge_workflow(path: Path, reader: ArchiveReader, around: Surroundings) -> Finding:
+def _judge_workflow(path: Path, reader: ArchiveReader, around: Surroundings) -> list[Finding]:
     try:
-        info = reader.inspect_workflow(path)
+        return check_workflow.judge(reader.inspect_workflow(path), reader.survey(path), around)
     except (errors.RelayError, OSError) as error:
-        return _unregistrable(error)
-    steps = ", ".join(f"{step.name}{'()' if step.is_function else ''}" for step in info.spec.steps)
-    what = f"workflow {info.name}: {steps}"
-    if around.config.enable_workflow_api:
-        return Finding("same", what)
-    return Finding("differs", f"{what}; {WORKFLOWS_ARE_OFF}", SWITCH_WORKFLOWS_ON)
+        return [_unregistrable(error)]
 
 
 def _unregistrable(error: errors.RelayError | OSError) -> Finding:

@@ -23,6 +23,18 @@ def write(path: Path, files: Mapping[str, str | bytes], /, runtime: str = "pytho
     return path
 
 
+def write_workflow(path: Path, functions: str | None) -> Path:
+    """Write a workflow of a model `m` and a function `f`."""
+    named = {"workflowName": "w", "specFile": "s.yaml", "handler": "h.py"}
+    manifest = {"createdOn": "x", "archiverVersion": "1", "workflow": named}
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+        file.writestr("s.yaml", "models: {m: {url: m.mar}}\ndag: {m: [f]}")
+        if functions is not None:
+            file.writestr("h.py", functions)
+    return path
+
+
 def judged(
     folder: Path, files: Mapping[str, str | bytes], around: Surroundings = _NOTHING_KNOWN, /, **model: str
 ) -> list[Finding]:
