@@ -1,6 +1,6 @@
-"""The metadata routes of KServe's open inference protocol, on the inference port where they are wanted.
+"""The routes of KServe's open inference protocol that tell of the server and its models.
 
-Spelling and statuses are TorchServe's; any method is answered.
+Those of the server answer any method, with TorchServe's spelling and statuses.
 """
 
 from typing import ClassVar

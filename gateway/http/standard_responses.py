@@ -70,8 +70,9 @@ def error_body(error: errors.RelayError, status: int, *, has_protocol: bool = Fa
     With `has_protocol` it has the field that clients of the open inference protocol look for.
     """
     details = error.details if status >= 500 else ""
-    said = str(error) if has_protocol else ""
-    return pretty(ErrorBody(code=status, type=error.type, message=error.message, details=details, error=said))
+    said = f"{error.message} ({details})" if details else error.message
+    body = ErrorBody(code=status, type=error.type, message=error.message, details=details)
+    return pretty(msgspec.structs.replace(body, error=said) if has_protocol else body)
 
 
 def json_headers(body: bytes) -> tuple[tuple[bytes, bytes], ...]:

@@ -10,7 +10,14 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from torchrelay.shared.open_inference.tensors import Buffer, Parameters, Tensor, TensorError
+from torchrelay.shared.open_inference.tensors import (
+    DIMENSIONS_LIMIT,
+    SIZE_LIMIT_BYTES,
+    Buffer,
+    Parameters,
+    Tensor,
+    TensorError,
+)
 from torchrelay.shared.quoting import quoted
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -26,13 +33,14 @@ ALIGNMENT_BYTES = 64
 TENSORS_LIMIT = 1000
 
 
+_Dimension = Annotated[int, msgspec.Meta(ge=0, le=SIZE_LIMIT_BYTES)]
+
+
 class _Said(msgspec.Struct, omit_defaults=True):
     """A tensor in JSON."""
 
     name: str
-    shape: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]], msgspec.Meta(max_length=TENSORS_LIMIT)
-    ]
+    shape: Annotated[list[_Dimension], msgspec.Meta(max_length=DIMENSIONS_LIMIT)]
     datatype: str
     parameters: Parameters = {}
     data: list[Any] | msgspec.UnsetType = msgspec.UNSET  # Any: of any type, and nested

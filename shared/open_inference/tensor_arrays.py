@@ -33,7 +33,7 @@ def array_of(tensor: Tensor) -> "Array":
     return usable
 
 
-def tensor_of(name: str, array: "Array", datatype: str = "") -> Tensor:
+def tensor_of(name: str, given: Any, datatype: str = "") -> Tensor:  # Any: what numpy makes an array of
     """Return an array as a tensor, packed; an array that lies as the protocol has it is not copied.
 
     The datatype follows from the array's type, unless it is said: the array has to be of its type then, or
@@ -41,6 +41,7 @@ def tensor_of(name: str, array: "Array", datatype: str = "") -> Tensor:
     """
     import numpy as np
 
+    array = np.asarray(given)
     kind = DATATYPES.get(datatype) if datatype else _datatype_of(array)
     if kind is None:
         raise TensorError(

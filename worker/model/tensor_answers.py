@@ -17,7 +17,6 @@ from torchrelay.worker.model import loaded_torch
 from torchrelay.worker.model.tensor_requests import TensorRequest
 
 Answer = Mapping[str, Any]  # Any: what a handler has put there
-_FACTS = ("id", "model_name", "model_version")
 
 
 def encoded(value: object, request: TensorRequest | None) -> EncodedBody | None:
@@ -30,10 +29,10 @@ def encoded(value: object, request: TensorRequest | None) -> EncodedBody | None:
     wanted = request.wanted if request is not None else Wanted()
     if not wanted.is_any_binary and not any(_is_array(one.get("data")) for one in value["outputs"]):
         return None
-    known = {} if request is None else request.facts()
+    known = TensorRequest(None, "").facts() if request is None else request.facts()
     response = InferResponse(
         [_tensor(one) for one in value["outputs"]],
-        **{name: _text(value, name) or known.get(name, "") for name in _FACTS},
+        **{name: _text(value, name) or fact for name, fact in known.items()},
         parameters=_parameters(value),
     )
     return infer_bodies.encode_response(response, wanted)

@@ -99,6 +99,7 @@ def test_an_answer_with_binary_data_is_passed_on() -> None:
     ("error", "status", "said"),
     [
         (errors.ModelNotFound("Model not found: m"), 404, "Model not found: m"),
+        (errors.Conflict("No.", "a reason that is the server's own"), 409, "No."),
         (errors.WorkerDied("Worker died.", "exit code 3"), 500, "Worker died. (exit code 3)"),
     ],
 )

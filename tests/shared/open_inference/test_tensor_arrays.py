@@ -52,6 +52,11 @@ def test_an_array_that_lies_otherwise_becomes_one_in_order() -> None:
     assert tensor_of("x", np.float32(1.5) * np.ones(())).values() == [1.5]
 
 
+def test_what_numpy_makes_an_array_of_is_a_tensor_as_well() -> None:
+    assert (tensor_of("x", [[1.5, 2]]).datatype, tensor_of("x", [[1.5, 2]]).shape) == ("FP64", (1, 2))
+    assert tensor_of("x", np.float32(1.5)).values() == [1.5]
+
+
 def test_texts_and_bytes_become_bytes() -> None:
     assert tensor_of("x", np.array(["ä", "b"])).values() == ["ä".encode(), b"b"]
     assert tensor_of("x", np.array([b"a", "b"], object)).values() == [b"a", b"b"]
