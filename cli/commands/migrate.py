@@ -202,10 +202,13 @@ def _record(
         raise typer.BadParameter(f"--record {place}: write PORT or HOST:PORT")
     old, new = asked
     recorder = diff_run.Recorder(new, into, changes=changes, save=save)
-    proxy = RecordingProxy(
-        (host or "127.0.0.1", int(port)), old, recorder.record,
-        clock=clock.monotonic, body_limit_bytes=body_limit_mib << 20,
-    )  # fmt: skip
+    try:
+        proxy = RecordingProxy(
+            (host or "127.0.0.1", int(port)), old, recorder.record,
+            clock=clock.monotonic, body_limit_bytes=body_limit_mib << 20,
+        )  # fmt: skip
+    except OSError as error:
+        raise Fault(f"--record {place} can't be listened on: {error.strerror or error}") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     typer.echo(f"{proxy.url} passes all on to {old.url('inference')}; Ctrl-C ends it", err=True)
     pause = Event()

@@ -25,6 +25,9 @@ VOLATILE_FIELDS = (
     *(f"/*/workers/*/{field}" for field in ("id", "pid", "startTime", "memoryUsage", "gpuUsage")),
 )
 
+#: Why there is no answer, where there is no server.
+NOBODY_ANSWERS = "nobody answers at its address"
+
 Part = Literal["answer", "status", "header", "body"]
 
 
@@ -77,8 +80,9 @@ def differences(
 ) -> list[Difference]:
     """Return in what two answers to one request differ."""
     if old.failure or new.failure:
-        same = bool(old.failure and new.failure)
-        return [] if same else [Difference("answer", old.failure or "answered", new.failure or "answered")]
+        # Where neither is there, nothing has been compared.
+        is_same = old.failure == new.failure != NOBODY_ANSWERS
+        return [] if is_same else [Difference("answer", old.failure or "answered", new.failure or "answered")]
     found: list[Difference] = []
     found += _headers(old, new, allowed)
     if old.status != new.status:

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from torchrelay.cli.faults import Fault
-from torchrelay.cli.migrate.answer_differences import ServerAnswer
+from torchrelay.cli.migrate.answer_differences import NOBODY_ANSWERS, ServerAnswer
 from torchrelay.cli.migrate.replayed_request import Api, ReplayedRequest
 from torchrelay.cli.remote.connected import unusable_settings_are_faults
 from torchrelay.client import http_pools, server_access
@@ -22,6 +22,7 @@ from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
 #: TorchServe's ports follow one another.
 _OFFSETS: dict[Api, int] = {"inference": 0, "management": 1, "metrics": 2}
 CONNECT_TIMEOUT_S = 5.0
+_PING = ReplayedRequest(api="inference", method="GET", path="/ping")
 
 
 def addresses(url: str, management: str | None, metrics: str | None) -> dict[Api, str]:
@@ -49,7 +50,12 @@ def _next(url: str, offset: int) -> str:
 def asking(
     url: str, management: str | None, key_file: Path | None, *, timeout_s: float, body_limit_mib: int
 ) -> Iterator["AskedServer"]:
-    """Give out a server at an address, and close its connections in the end."""
+    """Give out a server at an address, and close its connections in the end.
+
+    Raises Fault where nobody answers there, or there is no such key file.
+    """
+    if key_file is not None and not key_file.is_file():
+        raise Fault(f"{key_file} is not there: name the server's key_file.json")
     with unusable_settings_are_faults():
         server = AskedServer(
             addresses(url, management, None),
@@ -60,6 +66,8 @@ def asking(
             body_limit_bytes=body_limit_mib << 20,
         )
     try:
+        if server.ask(_PING).failure == NOBODY_ANSWERS:
+            raise Fault(f"no server answers at {url}: start it, or name another address")
         yield server
     finally:
         server.close()
@@ -190,7 +198,7 @@ def why(error: Exception) -> str:
     if refused := http_pools.untrusted(error):
         return f"its certificate is not trusted: {refused.verify_message}; TORCHRELAY_CA names its authority"
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return "nobody answers at its address"
+        return NOBODY_ANSWERS
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
     return f"the connection broke: {str(error) or type(error).__name__}"

@@ -24,6 +24,10 @@ Line = tuple[str, str]
 def lines(report: CheckReport, width: int) -> Iterator[Line]:
     """Yield lines with their styles: each file with what was found, and the sum."""
     for file in report.files:
+        if file.kind == "other":
+            yield f"{file.path}: nothing of TorchServe's was found in it", ""
+            yield "", ""
+            continue
         yield f"{file.path} ({file.kind}): {VERDICTS[file.verdict]}", f"bold {_STYLES[file.verdict]}".strip()
         yield from _findings(file, width)
         yield "", ""

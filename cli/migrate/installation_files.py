@@ -42,7 +42,8 @@ DEPTH_LIMIT = 32
 _ARCHIVES = (".mar", ".war", ".tar.gz", ".tgz", ".model", ".zip")
 _PROPERTIES = (".properties", ".cfg", ".conf")
 _YAML = (".yaml", ".yml")
-_PROGRAMS = (".py", ".js", ".ts", ".java", ".go", ".json", ".md", ".txt", ".ipynb")
+_PROGRAMS = (".py", ".js", ".ts", ".java", ".go", ".json", ".ipynb")
+_TEXTS = (".md", ".rst", ".txt")
 #: Folders of tools, whose files are nobody's own.
 _PASSED_OVER = frozenset({".git", "__pycache__", "node_modules", ".venv", "venv"})
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -146,8 +147,9 @@ def _judge(path: Path, is_named: bool, reader: ArchiveReader, around: Surroundin
             return _unless_empty(path, "manifest", check_manifest.judge(text))
         except ValueError:
             pass  # a template of another kind: what is in its lines
-    if path.name.endswith(_PROGRAMS):
-        return _unless_empty(path, "program", list(check_calls.judge_text(text)))
+    if path.name.endswith(_PROGRAMS + _TEXTS):
+        kind = "text" if path.name.endswith(_TEXTS) else "program"
+        return _unless_empty(path, kind, list(check_calls.judge_text(text)))
     return _unless_empty(path, "script", list(check_commands.judge_script(text)))
 
 

@@ -76,9 +76,13 @@ def test_two_servers_are_compared_and_the_exit_status_says_whether_they_differ(t
 
 def test_what_isnt_sent_at_all_is_no_success(tmp_path: Path) -> None:
     (tmp_path / "empty.sh").write_text("echo")
-    done = run("migrate", "diff", "--old", "http://127.0.0.1:1", "--new", "http://127.0.0.1:1",
-               "--requests", str(tmp_path / "empty.sh"))  # fmt: skip
-    assert (done.exit_code, "0 requests" in done.stdout) == (1, True)
+    with answering() as server:
+        done = run("migrate", "diff", "--old", server.url, "--new", server.url,
+                   "--requests", str(tmp_path / "empty.sh"))  # fmt: skip
+        assert (done.exit_code, "0 requests" in done.stdout) == (1, True)
+        gone = run("migrate", "diff", "--old", server.url, "--new", "http://127.0.0.1:1",
+                   "--requests", str(tmp_path / "empty.sh"))  # fmt: skip
+        assert (gone.exit_code, "no server answers at http://127.0.0.1:1" in gone.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +93,20 @@ def test_what_isnt_sent_at_all_is_no_success(tmp_path: Path) -> None:
         "--requests a --set x",
         "--requests a --save b",
         "--requests a --ignore x",
-        "--record many",
-        "--record 99999",
     ],
 )
 def test_a_comparison_that_cant_be_meant_is_wrong_usage(more: str) -> None:
     done = run("migrate", "diff", "--old", "http://127.0.0.1:1", "--new", "http://127.0.0.1:1", *more.split())
     assert done.exit_code == 2, done.output
+
+
+def test_a_place_that_cant_be_listened_on_is_said() -> None:
+    with answering() as server:
+        urls = ["--old", server.url, "--new", server.url]
+        assert run("migrate", "diff", *urls, "--record", "many").exit_code == 2
+        assert run("migrate", "diff", *urls, "--record", "99999").exit_code == 2
+        taken = run("migrate", "diff", *urls, "--record", str(server.server_port))
+        assert (taken.exit_code, "can't be listened on" in taken.stderr) == (1, True)
 
 
 @pytest.mark.integration
@@ -109,7 +120,7 @@ def test_recording_ends_with_ctrl_c_and_says_what_differed() -> None:
             url = process.stderr.readline().split()[0]
             with urllib.request.urlopen(f"{url}/predictions/m", b"1", timeout=10) as answer:
                 assert answer.read() == b'{"score": 0.50001}'
-            eventually(lambda: bool(new.sent), within_s=10)
+            eventually(lambda: len(new.sent) == 2, within_s=10)  # the first one is whether it is there
             process.send_signal(signal.SIGINT)
             report = json.loads(process.communicate(timeout=20)[0])
     assert (process.returncode, report["sent"], report["differing"]) == (1, 1, 1)

@@ -136,7 +136,9 @@ def test_no_answer_is_a_difference_unless_neither_server_gave_one() -> None:
     failed = ServerAnswer(failure="no answer in time")
     assert places(failed, answer()) == ["answer"]
     assert places(answer(), failed) == ["answer"]
-    assert places(failed, ServerAnswer(failure="other words")) == []
+    assert places(failed, failed) == []
+    nobody = ServerAnswer(failure=answer_differences.NOBODY_ANSWERS)
+    assert places(nobody, nobody) == ["answer"]
 
 
 def test_the_number_of_differences_is_bounded() -> None:

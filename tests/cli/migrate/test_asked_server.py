@@ -1,6 +1,7 @@
 """Requests go out as they are, and answers are kept within bounds."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.cli.migrate.small_server import Said, answering
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.migrate import asked_server
-from torchrelay.cli.migrate.answer_differences import ServerAnswer, digest
+from torchrelay.cli.migrate.answer_differences import NOBODY_ANSWERS, ServerAnswer, digest
 from torchrelay.cli.migrate.replayed_request import ReplayedRequest
 
 
@@ -27,7 +28,7 @@ def test_a_request_goes_out_as_it_is_and_nothing_is_added() -> None:
     )
     with answering(lambda _: Said(418, b"no", {"x-a": "b"})) as server:
         answer = ask(server.url, request)
-    [sent] = server.sent
+    _, sent = server.sent  # the first one is whether it is there
     assert (sent.method, sent.body, sent.path) == ("POST", b"abc", "/predictions/../a%zz?x=%C3%A9")
     assert set(sent.headers) == {"host", "content-length", "x-own"}
     assert (answer.status, answer.body) == (418, b"no")
@@ -61,16 +62,32 @@ def test_keys_of_a_key_file_replace_those_of_requests(tmp_path: Path) -> None:
                         api=api, method="GET", path=path, headers=(("authorization", "Bearer old"),)  # type: ignore[arg-type]
                     )
                 )  # fmt: skip
-        seen = [sent.headers.get("authorization") for sent in server.sent]
+        seen = [sent.headers.get("authorization") for sent in server.sent[1:]]
     assert seen == ["Bearer inference", "Bearer management", "Bearer api"]
 
 
 def test_why_there_is_no_answer_is_said() -> None:
     request = ReplayedRequest(api="inference", method="GET", path="/")
-    with answering(lambda _: Said(0)) as server:
-        assert "broke" in ask(server.url, request).failure
-        url = server.url
-    assert "nobody answers" in ask(url, request).failure
+    with ExitStack() as stack:
+        server = stack.enter_context(answering(lambda _: Said(0)))
+        one = stack.enter_context(
+            asked_server.asking(server.url, None, None, timeout_s=5.0, body_limit_mib=1)
+        )
+        assert "broke" in one.ask(request).failure
+        server.shutdown()
+        server.server_close()
+        assert one.ask(request).failure == NOBODY_ANSWERS
+        with pytest.raises(Fault, match="no server answers"):
+            ask(server.url, request)
+
+
+def test_a_key_file_that_isnt_there_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="nowhere"):
+        ask(
+            "http://127.0.0.1:1",
+            ReplayedRequest(api="inference", method="GET", path="/"),
+            tmp_path / "nowhere",
+        )
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def levels(text: str) -> dict[int, str]:
         ("install_py_dep_per_model=false", ""),
         ("inference_address=http://0.0.0.0:8080", "same"),
         ("inference_address=http://127.0.0.1:8080", ""),
-        ("model_store=$$STORE$$", "same"),
+        ("model_store=$$STORE$$", ""),
     ],
 )
 def test_a_key_is_judged(row: str, level: str) -> None:
