@@ -1,15 +1,14 @@
 """The client for programs with an event loop of asyncio's; it belongs to one loop."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx2
 
 from torchrelay.client import inference_calls, management_calls, member_calls, workflow_api_calls
 from torchrelay.client.attempts import Attempts
-from torchrelay.client.base_client import BaseClient, described_as
-from torchrelay.client.call_failures import REQUEST_ID
+from torchrelay.client.base_client import BaseClient, StreamedAnswer, described_as
 from torchrelay.client.http_calls import Api, Call, Pause, ReceivedAnswer, Shown, Steps
 from torchrelay.client.http_pools import translated
 from torchrelay.client.inference_calls import Prediction
@@ -21,19 +20,13 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class AsyncPredictionStream:
-    """An answer that is read part by part, as a handler sends it; a large part may come in several."""
-
-    def __init__(self, attempts: Attempts[Any], response: httpx2.Response) -> None:
-        self._attempts = attempts
-        self._response = response
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self.request_id = response.headers.get(REQUEST_ID, "")
+class AsyncPredictionStream(StreamedAnswer):
+    """An answer whose parts are iterated over."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with translated(self._attempts):
             async for part in self._response.aiter_raw():
+                self._attempts.require_time_to_end(clock.monotonic())
                 yield part
 
 
@@ -44,16 +37,7 @@ def _method(build: Callable[P, Call[T]]) -> "Callable[Concatenate[AsyncClient, P
     return described_as(build, method)
 
 
-def _whole(
-    build: Callable[P, Steps[Any, T]],
-) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
-    async def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await client.finish(build(*args, **kwargs))
-
-    return described_as(build, method)
-
-
-def _shown(build: Callable[P, Steps[S, None]]) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[S]]":
+def _shown(build: Callable[P, Steps[S]]) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[S]]":
     def method(client: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[S]:
         return client.follow(build(*args, **kwargs))
 
@@ -68,7 +52,7 @@ def _streamed(
     ) -> AbstractAsyncContextManager[AsyncPredictionStream]:
         return client.stream_of(build(*args, **kwargs))
 
-    return described_as(build, method)
+    return described_as(build, method, "stream", "Do the same, and read the answer part by part: ")
 
 
 class AsyncClient(BaseClient):
@@ -88,7 +72,7 @@ class AsyncClient(BaseClient):
     scale = _method(management_calls.scale)
     set_default = _method(management_calls.set_default)
     describe = _method(management_calls.describe)
-    models = _whole(management_calls.models)
+    models = _shown(management_calls.models)
     watch = _shown(management_calls.watch)
     fleet = _method(management_calls.fleet)
     ready = _method(management_calls.ready)
@@ -99,7 +83,7 @@ class AsyncClient(BaseClient):
     register_workflow = _method(workflow_api_calls.register_workflow)
     unregister_workflow = _method(workflow_api_calls.unregister_workflow)
     describe_workflow = _method(workflow_api_calls.describe_workflow)
-    workflows = _whole(workflow_api_calls.workflows)
+    workflows = _shown(workflow_api_calls.workflows)
 
     members = _method(member_calls.members)
     member = _method(member_calls.member)
@@ -132,18 +116,7 @@ class AsyncClient(BaseClient):
             except RelayError as error:
                 await self._wait(attempts, error)
 
-    async def finish(self, steps: Steps[Any, T]) -> T:
-        """Send calls that follow one another; return what comes of them."""
-        answer: object = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = await self._take(step)
-
-    async def follow(self, steps: Steps[S, None]) -> AsyncIterator[S]:
+    async def follow(self, steps: Steps[S]) -> AsyncIterator[S]:
         """Send calls that follow one another, and yield what they show."""
         answer: object = None
         while True:
@@ -151,11 +124,14 @@ class AsyncClient(BaseClient):
                 step = steps.send(answer)
             except StopIteration:
                 return
-            if isinstance(step, Shown):
-                yield step.value
-                answer = None
-            else:
-                answer = await self._take(step)
+            answer = None
+            match step:
+                case Shown():
+                    yield step.value
+                case Pause():
+                    await _sleep(step.seconds)
+                case Call():
+                    answer = await self.send(step)
 
     @asynccontextmanager
     async def stream_of(self, call: Call[Prediction]) -> AsyncIterator[AsyncPredictionStream]:
@@ -173,14 +149,6 @@ class AsyncClient(BaseClient):
                     await self._wait(attempts, error)
             yield AsyncPredictionStream(attempts, response)
 
-    async def _take(self, step: Call[Any] | Pause | Shown[Any]) -> object:
-        match step:
-            case Call():
-                return await self.send(step)
-            case Pause():
-                await _sleep(step.seconds)
-        return None
-
     async def _wait(self, attempts: Attempts[Any], error: RelayError) -> None:
         """Wait before the next try; raise the error if there is none."""
         await _sleep(attempts.pause_s(error, clock.monotonic(), self._chance()))
@@ -193,7 +161,8 @@ class AsyncClient(BaseClient):
             stack.enter_context(translated(attempts))
             content = None
             if call.body is not None:
-                chunks = stack.enter_context(closing(call.body.chunks()))
+                chunks = call.body.chunks()
+                stack.callback(_close, chunks)
                 content = _sent(chunks, is_in_memory=call.body.is_in_memory)
             yield await stack.enter_async_context(
                 self._pool(call.api).stream(
@@ -233,6 +202,12 @@ async def _sent(chunks: Generator[bytes, None, None], *, is_in_memory: bool) -> 
         return
     while chunk := await asyncio.to_thread(next, chunks, b""):
         yield chunk
+
+
+def _close(chunks: Generator[bytes, None, None]) -> None:
+    """Close the files of a body, unless a thread still reads one: a call that is cancelled doesn't wait."""
+    with suppress(ValueError):
+        chunks.close()
 
 
 async def _sleep(seconds: float) -> None:

@@ -103,6 +103,10 @@ class Attempts(Generic[T]):
         if now >= self._ends_at:
             raise self.too_late()
 
+    def require_time_to_end(self, now: float) -> None:
+        """Raise AnswerTimeout where an answer that has begun should have ended."""
+        self.require_time(now - GRACE_S)
+
     def too_late(self) -> AnswerTimeout:
         """Return the error of a step that took too long."""
         within = "in time" if self._timeout_s is None else f"in {self._timeout_s:g} s"

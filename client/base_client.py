@@ -2,15 +2,18 @@
 
 import inspect
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
+
 from torchrelay.client import http_pools
 from torchrelay.client.attempts import Attempts, CallLimits
+from torchrelay.client.call_failures import REQUEST_ID
 from torchrelay.client.http_calls import Api, Call
-from torchrelay.client.retry_policy import SOME_RETRIES, Retries
+from torchrelay.client.retry_policy import DEFAULT_RETRIES, Retries
 from torchrelay.client.server_access import ServerAccess
 from torchrelay.shared import clock, ids
 from torchrelay.shared.settings import environment
@@ -35,7 +38,7 @@ class BaseClient:
         ca_file: str | PathLike[str] | None = None,
         tls: ssl.SSLContext | None = None,
         timeout_s: float | None = None,
-        retries: Retries = SOME_RETRIES,
+        retries: Retries = DEFAULT_RETRIES,
         answer_limit_bytes: int = ANSWER_LIMIT_BYTES,
         connections_limit: int = CONNECTIONS_LIMIT,
         chance: Callable[[], float] = ids.chance,
@@ -77,9 +80,21 @@ class BaseClient:
         )
 
 
-def described_as(build: Callable[..., Any], method: F) -> F:
+class StreamedAnswer:
+    """An answer that is read part by part, as a handler sends it; a large part may come in several."""
+
+    def __init__(self, attempts: Attempts[Any], response: httpx2.Response) -> None:
+        self._attempts = attempts
+        self._response = response
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self.request_id = response.headers.get(REQUEST_ID, "")
+
+
+def described_as(build: Callable[..., Any], method: F, name: str = "", preface: str = "") -> F:
     """Give a method the name, the words and the parameters of what makes its call."""
-    method.__name__, method.__doc__ = build.__name__, build.__doc__
+    method.__name__ = name or build.__name__
+    method.__doc__ = preface + (build.__doc__ or "")
     signature = inspect.signature(build)
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     parameters = [itself, *signature.parameters.values()]

@@ -83,6 +83,10 @@ def _error_of(status: int, headers: Mapping[str, str], content: bytes) -> errors
     try:
         said = msgspec.json.decode(content, type=ErrorBody)
     except (msgspec.MsgspecError, RecursionError):
+        if status == errors.RequestTooLarge.status:  # has no body, as in TorchServe
+            return errors.RequestTooLarge(
+                "the server takes no request of this size", "see its max_request_size"
+            )
         return ErrorStatus(status, headers, content)
     kind = _KINDS.get((status, said.type))
     return kind(said.message, said.details) if kind else ErrorStatus(status, headers, content)

@@ -1,7 +1,7 @@
 """A call as a value: the request that it is, and how its answer is read. Pure; both clients send these."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Generic, Literal, Never, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -88,8 +88,8 @@ class Shown(msgspec.Struct, Generic[S], frozen=True):
     value: S
 
 
-#: Several calls that follow one another: yields each and is sent its answer, and returns what came of it.
-Steps = Generator[Call[Any] | Pause | Shown[S], Any, T]  # Any: each call's answer is of its own type
+#: Several calls that follow one another: yields each and is sent its answer; yields what is shown in between.
+Steps = Generator[Call[Any] | Pause | Shown[S], Any, None]  # Any: each call's answer is of its own type
 
 
 def management(
@@ -118,18 +118,16 @@ def management(
     )
 
 
-def pages(
-    of_what: str, what: type[PageT], entries_of: Callable[[PageT], Sequence[S]]
-) -> Steps[Never, list[S]]:
-    """Read a whole list of the management API, page by page."""
-    found: list[S] = []
+def pages(of_what: str, what: type[PageT], entries_of: Callable[[PageT], Sequence[S]]) -> Steps[S]:
+    """Show each entry of a list of the management API, page by page."""
     at = 0
     while True:
         page: PageT = yield management("GET", of_what, read=of_json(what), query={"next_page_token": at})
         entries = entries_of(page)
-        found += entries
+        for entry in entries:
+            yield Shown(entry)
         if page.next_page_token is UNSET or not entries:
-            return found
+            return
         if int(page.next_page_token) <= at:
             raise UnreadableAnswer(f"behind {of_what} from {at} on, the server names {page.next_page_token}")
         at = int(page.next_page_token)

@@ -52,6 +52,8 @@ def client_arguments(
         base_url = httpx2.URL(where.base_url)
     except httpx2.InvalidURL as error:
         raise UnusableSetting(f"{where.url} is no address: {error}") from error
+    if not base_url.host:
+        raise UnusableSetting(f"{where.url} is no address: it names no host")
     return {
         "base_url": base_url,
         # What is compressed would have no size before it is unpacked.

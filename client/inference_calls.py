@@ -1,6 +1,7 @@
 """The calls of the inference API. Pure; files are read when a call is sent."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -18,11 +19,19 @@ from torchrelay.client.http_calls import (
 )
 from torchrelay.client.request_bodies import Data, Parts, RequestBody
 from torchrelay.shared.api_bodies import HealthBody
+from torchrelay.shared.deadlines import TIMEOUT_HEADER
+from torchrelay.shared.quoting import quoted
 
 if TYPE_CHECKING:
     from torchrelay.shared.open_inference.tensor_arrays import Array
 
 T = TypeVar("T")
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"(?:[!-~](?:[ \t!-~]*[!-~])?)?")
+#: What a call says by other means, or what the connection needs.
+_OWN_HEADERS = frozenset(
+    {"connection", "content-length", "content-type", "host", "transfer-encoding", TIMEOUT_HEADER}
+)
 #: Says that no JSON is sent: None is JSON, too.
 NOTHING: Any = msgspec.UNSET
 
@@ -148,7 +157,7 @@ def infer(
         api="inference",
         method="POST",
         path=path_of("v2", "models", model, *of_version, "infer"),
-        headers={**(headers or {}), **encoded.headers()},
+        headers={**sendable(headers), **encoded.headers()},
         body=RequestBody(encoded.pieces),
         read=_read_infer,
         repeated="runs twice",
@@ -177,18 +186,30 @@ def prediction(
     headers: Mapping[str, str] | None,
     timeout_s: float | None,
 ) -> Call[Prediction]:
-    """Make a call whose answer is a handler's."""
+    """Make a call whose answer is a handler's. Raises ValueError for a header that can't be sent."""
     return Call(
         api="inference",
         method="POST",
         path=path_of(*segments),
-        headers=headers or {},
+        headers=sendable(headers),
         body=body,
         read=lambda answer: Prediction(answer.content, answer.status, answer.headers, answer.request_id),
         repeated="runs twice",
         timeout_s=timeout_s,
         is_deadline_told=True,
     )
+
+
+def sendable(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return headers that HTTP can carry. Raises ValueError for others."""
+    for name, value in (headers or {}).items():
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(
+                f"the header {name} is the client's own: content_type and timeout_s say such things"
+            )
+        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            raise ValueError(f"the header {name!r} can't be sent: {quoted(repr(value))}")
+    return headers or {}
 
 
 def body_of(

@@ -1,7 +1,5 @@
 """The calls of the management API about models and the fleet; those about members are elsewhere. Pure."""
 
-from typing import Never
-
 from torchrelay.client.http_calls import (
     Api,
     Call,
@@ -129,12 +127,12 @@ def rotate_broker_key() -> Call[BrokerKeyBody]:
     return management("POST", "broker", "key", "rotate", read=of_json(BrokerKeyBody))
 
 
-def models() -> Steps[Never, list[ModelsEntryBody]]:
-    """Read the whole list of models, page by page."""
+def models() -> Steps[ModelsEntryBody]:
+    """List all models, page by page."""
     return pages("models", ModelsBody, lambda page: page.models)
 
 
-def watch(model: str, version: str | None = None) -> Steps[FleetModelBody, None]:
+def watch(model: str, version: str | None = None) -> Steps[FleetModelBody]:
     """Show how a version, the default one if none is named, gets its workers; ends when all are there.
 
     Raises ModelNotFound where there is none (any more), and WorkerStartFailed where it can't be loaded.

@@ -123,7 +123,7 @@ def of_json(value: object) -> RequestBody:
 
 def of_parts(parts: Parts) -> RequestBody:
     """Send a form as TorchServe takes it: files have a name and a type, texts and bytes are plain fields."""
-    boundary = ids.folder_suffix()
+    boundary = ids.boundary()
     pieces: list[Buffer | FileContent] = []
     for name, data in parts.items():
         piece = data.encode() if isinstance(data, str) else _piece(data)
@@ -149,7 +149,8 @@ def _piece(data: Data) -> Buffer | FileContent:
     if isinstance(data, str):
         raise TypeError("a str may be a text or a path: say text.encode(), or Path(name)")
     if not hasattr(data, "read"):
-        raise TypeError(f"a {type(data).__name__} can't be sent as it is: say json=... to send it as JSON")
+        kind = type(data).__name__
+        raise TypeError(f"a {kind} can't be sent as it is: json=... sends JSON, and infer() arrays")
     return _of_open_file(data)
 
 

@@ -62,6 +62,6 @@ class Retries(msgspec.Struct, frozen=True):
 
 
 #: For those who don't say.
-SOME_RETRIES = Retries()
+DEFAULT_RETRIES = Retries()
 #: For callers that try again themselves, or tell a person at once.
 NO_RETRIES = Retries(limit=0)

@@ -4,6 +4,7 @@ What the caller leaves out comes from the environment (TORCHRELAY_INFERENCE, TOR
 TORCHRELAY_KEY, TORCHRELAY_CA), then from the key file of a server that was started in this folder.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from torchrelay.shared.torchserve.key_files import ENTRY_NAMES, KeyEntry
 
 #: The file with the keys that a server has made, in the folder where it was started; TorchServe's name.
 KEY_FILE_NAME = "key_file.json"
+#: What the server reads as a key.
+_KEY = re.compile(r"[!-~]+")
 DEFAULT_URLS: dict[Api, str] = {"inference": "http://127.0.0.1:8080", "management": "http://127.0.0.1:8081"}
 
 
@@ -60,6 +63,8 @@ class ServerAccess(msgspec.Struct, frozen=True, kw_only=True):
     def headers(self, api: Api, environ: Mapping[str, str], folder: Path) -> dict[str, str]:
         """Return the header that carries the key of an API, if there is one. Raises UnusableSetting."""
         key = self._found_key(api, environ, folder) if self.key is None else self.key
+        if key and not _KEY.fullmatch(key):
+            raise UnusableSetting("the key has characters that no header carries")  # and is not shown
         return {"authorization": f"Bearer {key}"} if key else {}
 
     def _found_key(self, api: Api, environ: Mapping[str, str], folder: Path) -> str | None:

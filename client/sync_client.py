@@ -1,6 +1,6 @@
 """The client for programs without an event loop; it may be used by several threads."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from threading import Event, Lock
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -9,8 +9,7 @@ import httpx2
 
 from torchrelay.client import inference_calls, management_calls, member_calls, workflow_api_calls
 from torchrelay.client.attempts import Attempts
-from torchrelay.client.base_client import BaseClient, described_as
-from torchrelay.client.call_failures import REQUEST_ID
+from torchrelay.client.base_client import BaseClient, StreamedAnswer, described_as
 from torchrelay.client.http_calls import Api, Call, Pause, ReceivedAnswer, Shown, Steps
 from torchrelay.client.http_pools import translated
 from torchrelay.client.inference_calls import Prediction
@@ -22,19 +21,14 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class PredictionStream:
-    """An answer that is read part by part, as a handler sends it; a large part may come in several."""
-
-    def __init__(self, attempts: Attempts[Any], response: httpx2.Response) -> None:
-        self._attempts = attempts
-        self._response = response
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self.request_id = response.headers.get(REQUEST_ID, "")
+class PredictionStream(StreamedAnswer):
+    """An answer whose parts are iterated over."""
 
     def __iter__(self) -> Iterator[bytes]:
         with translated(self._attempts):
-            yield from self._response.iter_raw()
+            for part in self._response.iter_raw():
+                self._attempts.require_time_to_end(clock.monotonic())
+                yield part
 
 
 def _method(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
@@ -44,14 +38,7 @@ def _method(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]
     return described_as(build, method)
 
 
-def _whole(build: Callable[P, Steps[Any, T]]) -> "Callable[Concatenate[Client, P], T]":
-    def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return client.finish(build(*args, **kwargs))
-
-    return described_as(build, method)
-
-
-def _shown(build: Callable[P, Steps[S, None]]) -> "Callable[Concatenate[Client, P], Iterator[S]]":
+def _shown(build: Callable[P, Steps[S]]) -> "Callable[Concatenate[Client, P], Iterator[S]]":
     def method(client: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[S]:
         return client.follow(build(*args, **kwargs))
 
@@ -66,7 +53,7 @@ def _streamed(
     ) -> AbstractContextManager[PredictionStream]:
         return client.stream_of(build(*args, **kwargs))
 
-    return described_as(build, method)
+    return described_as(build, method, "stream", "Do the same, and read the answer part by part: ")
 
 
 class Client(BaseClient):
@@ -86,7 +73,7 @@ class Client(BaseClient):
     scale = _method(management_calls.scale)
     set_default = _method(management_calls.set_default)
     describe = _method(management_calls.describe)
-    models = _whole(management_calls.models)
+    models = _shown(management_calls.models)
     watch = _shown(management_calls.watch)
     fleet = _method(management_calls.fleet)
     ready = _method(management_calls.ready)
@@ -97,7 +84,7 @@ class Client(BaseClient):
     register_workflow = _method(workflow_api_calls.register_workflow)
     unregister_workflow = _method(workflow_api_calls.unregister_workflow)
     describe_workflow = _method(workflow_api_calls.describe_workflow)
-    workflows = _whole(workflow_api_calls.workflows)
+    workflows = _shown(workflow_api_calls.workflows)
 
     members = _method(member_calls.members)
     member = _method(member_calls.member)
@@ -134,18 +121,7 @@ class Client(BaseClient):
             except RelayError as error:
                 self._wait(attempts, error)
 
-    def finish(self, steps: Steps[Any, T]) -> T:
-        """Send calls that follow one another; return what comes of them."""
-        answer: object = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = self._take(step)
-
-    def follow(self, steps: Steps[S, None]) -> Iterator[S]:
+    def follow(self, steps: Steps[S]) -> Iterator[S]:
         """Send calls that follow one another, and yield what they show."""
         answer: object = None
         while True:
@@ -153,11 +129,14 @@ class Client(BaseClient):
                 step = steps.send(answer)
             except StopIteration:
                 return
-            if isinstance(step, Shown):
-                yield step.value
-                answer = None
-            else:
-                answer = self._take(step)
+            answer = None
+            match step:
+                case Shown():
+                    yield step.value
+                case Pause():
+                    Event().wait(step.seconds)
+                case Call():
+                    answer = self.send(step)
 
     @contextmanager
     def stream_of(self, call: Call[Prediction]) -> Iterator[PredictionStream]:
@@ -174,14 +153,6 @@ class Client(BaseClient):
                     stack.close()
                     self._wait(attempts, error)
             yield PredictionStream(attempts, response)
-
-    def _take(self, step: Call[Any] | Pause | Shown[Any]) -> object:
-        match step:
-            case Call():
-                return self.send(step)
-            case Pause():
-                Event().wait(step.seconds)
-        return None
 
     def _wait(self, attempts: Attempts[Any], error: RelayError) -> None:
         """Wait before the next try; raise the error if there is none."""

@@ -1,7 +1,6 @@
 """The calls about workflows: predictions by one, and their management. Pure."""
 
 from collections.abc import Mapping
-from typing import Never
 
 from torchrelay.client.http_calls import Call, Steps, management, of_json, pages
 from torchrelay.client.inference_calls import NOTHING, Prediction, body_of, prediction
@@ -53,6 +52,6 @@ def describe_workflow(workflow: str) -> Call[list[WorkflowBody]]:
     return management("GET", "workflows", workflow, read=of_json(list[WorkflowBody]))
 
 
-def workflows() -> Steps[Never, list[WorkflowsEntryBody]]:
-    """Read the whole list of workflows, page by page."""
+def workflows() -> Steps[WorkflowsEntryBody]:
+    """List all workflows, page by page."""
     return pages("workflows", WorkflowsBody, lambda page: page.workflows)

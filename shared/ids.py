@@ -20,6 +20,11 @@ def seed() -> int:
     return secrets.randbits(32)
 
 
+def boundary() -> str:
+    """Draw what a form's parts don't have in them; from any thread."""
+    return secrets.token_hex(16)
+
+
 def chance() -> float:
     """Draw a number from 0 up to 1; from any thread."""
     return secrets.randbits(53) / 2**53

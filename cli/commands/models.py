@@ -31,7 +31,7 @@ def list_models(
     from torchrelay.cli.remote.connected import connected
 
     with connected("management", management) as client:
-        listed = client.models()
+        listed = list(client.models())
     rendering.show(listed, as_json, rendering.model_list)
 
 

@@ -26,7 +26,7 @@ def list_workflows(
     from torchrelay.cli.remote.connected import connected
 
     with connected("management", management) as client:
-        listed = client.workflows()
+        listed = list(client.workflows())
     rendering.show(listed, as_json, rendering.workflow_list)
 
 

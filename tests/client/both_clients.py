@@ -5,6 +5,9 @@ from typing import Any
 
 from torchrelay.client import AsyncClient, Client
 
+#: What is iterated over instead of awaited.
+ITERATED = ("watch", "models", "workflows")
+
 
 class Both:
     """Makes a client for each call; `settings` are the client's."""
@@ -18,13 +21,13 @@ class Both:
         if self._kind == "sync":
             with Client(**self._settings) as client:
                 returned = getattr(client, method)(*arguments, **given)
-                return list(returned) if method == "watch" else returned
+                return list(returned) if method in ITERATED else returned
         return asyncio.run(self._awaited(method, arguments, given))
 
     async def _awaited(self, method: str, arguments: tuple[Any, ...], given: dict[str, Any]) -> Any:
         async with AsyncClient(**self._settings) as client:
             returned = getattr(client, method)(*arguments, **given)
-            return [one async for one in returned] if method == "watch" else await returned
+            return [one async for one in returned] if method in ITERATED else await returned
 
     def parts(self, got: list[bytes], *arguments: Any, **given: Any) -> Any:
         """Read a stream into `got`, and return it."""

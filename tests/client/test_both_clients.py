@@ -8,7 +8,7 @@ import os
 import ssl
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from tests.cli import bodies
 from tests.cli.fake_server import Answer, serving
 from tests.client.both_clients import Both
 from tests.client.scripted_server import END, RESET, SILENCE, answer, refusal, saying
+from tests.support import eventually_async
 from torchrelay import client as api
 from torchrelay.client import NO_RETRIES, AsyncClient, Client, RelayError, Retries
 from torchrelay.shared.open_inference import infer_bodies
@@ -370,7 +371,7 @@ def test_a_server_that_is_not_there_is_told_from_one_that_fails(kind: str, tmp_p
     for url in (gone, f"unix:{tmp_path}/nobody.sock", "http://nosuch.invalid"):
         with pytest.raises(api.ServerNotReached, match="no server answers"):
             both(kind, url).call("predict", "m", b"x")
-    for url in ("localhost:8080", "ftp://a", "http://a:b:c"):
+    for url in ("localhost:8080", "ftp://a", "http://a:b:c", "http://"):
         with pytest.raises(api.UnusableSetting):
             both(kind, url).call("predict", "m", b"x")
 
@@ -413,6 +414,37 @@ def test_calls_go_side_by_side() -> None:
             for thread in threads:
                 thread.join()
         assert texts == ["ok"] * 8
+
+
+class SlowFile(io.RawIOBase):
+    """A file whose first bytes are long in coming."""
+
+    def __init__(self) -> None:
+        self.is_read = threading.Event()
+        self.comes = threading.Event()
+
+    def read(self, size: int = -1) -> bytes:
+        self.is_read.set()
+        self.comes.wait()
+        return b""
+
+
+def test_a_call_that_is_cancelled_while_a_file_is_read_ends_at_once() -> None:
+    file = SlowFile()
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(inference=url) as client:
+            call = asyncio.create_task(client.predict("m", cast(BinaryIO, file)))
+            await eventually_async(file.is_read.is_set)
+            call.cancel()
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+            finally:
+                file.comes.set()
+
+    with saying(answer()) as server:
+        asyncio.run(ask(server.url))
 
 
 def test_each_method_says_what_it_takes() -> None:

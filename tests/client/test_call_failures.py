@@ -49,6 +49,10 @@ def test_what_a_handler_answers_with_503_was_not_refused_unless_it_says_so() -> 
     assert not was_refused(errors.PredictionFailed("Prediction failed"))
 
 
+def test_a_refusal_of_size_has_no_body_and_is_known_by_its_status() -> None:
+    assert type(answered_error(413, {}, b"")) is errors.RequestTooLarge
+
+
 def test_somebody_elses_error_is_shown_in_part_and_kept_whole() -> None:
     made = answered_error(400, {"a": "b"}, b"\xff" + b"x" * 5000)
     assert isinstance(made, api.ErrorStatus)

@@ -41,6 +41,18 @@ def test_nothing_can_be_sent_too_with_or_without_a_type() -> None:
     assert (typed.length, typed.content_type) == (0, "a/b")
 
 
+@pytest.mark.parametrize("header", [("a b", "c"), ("", "c"), ("a", "c\r\nx: y"), ("a", "ü"), ("a", " c")])
+def test_a_header_that_http_can_not_carry_is_refused(header: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="can't be sent"):
+        predict("m", headers=dict([header]))
+    with pytest.raises(ValueError, match="can't be sent"):
+        infer("m", {"x": np.zeros(1)}, headers=dict([header]))
+    for name in ("Content-Length", "content-type", "X-Request-Timeout-Ms"):
+        with pytest.raises(ValueError, match="client's own"):
+            predict("m", headers={name: "5"})
+    assert predict("m", headers={"x-a": "b c\td", "x-empty": ""}).headers["x-empty"] == ""
+
+
 @pytest.mark.parametrize("call", [predict("m", b"x"), explain("m", b"x")])
 def test_a_prediction_runs_a_handler_so_that_it_is_not_simply_repeated(call: Any) -> None:
     assert (call.repeated, call.is_deadline_told, ping().repeated) == ("runs twice", True, "harmless")

@@ -8,7 +8,7 @@ import pytest
 from tests.cli import bodies
 from torchrelay.client import management_calls as calls
 from torchrelay.client.http_calls import Call, Pause, Shown
-from torchrelay.shared.api_bodies import FleetBody, FleetModelBody, ModelsBody
+from torchrelay.shared.api_bodies import FleetBody, FleetModelBody, ModelsBody, ModelsEntryBody
 from torchrelay.shared.errors import ModelNotFound
 
 
@@ -62,16 +62,12 @@ def test_watching_means_the_default_version_unless_one_is_named() -> None:
 
 def test_pages_are_asked_for_until_there_is_none() -> None:
     steps = calls.models()
+    a, b = (ModelsEntryBody(model_name=name, model_url=f"{name}.mar") for name in "ab")
     assert isinstance(first := next(steps), Call)
     assert first.target == "/models?next_page_token=0"
-    assert isinstance(second := steps.send(ModelsBody(models=(entry("a"),), next_page_token="1")), Call)
+    assert steps.send(ModelsBody(models=(a,), next_page_token="1")) == Shown(a)
+    assert isinstance(second := next(steps), Call)
     assert second.target == "/models?next_page_token=1"
-    with pytest.raises(StopIteration) as ended:
-        steps.send(ModelsBody(models=(entry("b"),)))
-    assert [one.model_name for one in ended.value.value] == ["a", "b"]
-
-
-def entry(name: str) -> Any:
-    from torchrelay.shared.api_bodies import ModelsEntryBody
-
-    return ModelsEntryBody(model_name=name, model_url=f"{name}.mar")
+    assert steps.send(ModelsBody(models=(b,))) == Shown(b)
+    with pytest.raises(StopIteration):
+        next(steps)

@@ -50,6 +50,13 @@ def test_a_key_file_that_was_named_has_to_have_the_key(tmp_path: Path) -> None:
         key_sent(ServerAccess(key_file=tmp_path / "missing"), "inference", {}, tmp_path)
 
 
+@pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "\x00"])
+def test_a_key_that_no_header_carries_is_refused_and_not_shown(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UnusableSetting) as refused:
+        key_sent(ServerAccess(key=key), "inference", {}, tmp_path)
+    assert key not in str(refused.value)
+
+
 def test_an_address_is_the_one_that_was_given_or_the_environments_or_the_default() -> None:
     environ = {"TORCHRELAY_MANAGEMENT": "https://b:1"}
     assert ServerAccess(management="unix:/a.sock").endpoint("management", environ).socket_path == "/a.sock"

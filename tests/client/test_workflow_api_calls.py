@@ -3,7 +3,7 @@
 import pytest
 
 from torchrelay.client import workflow_api_calls as calls
-from torchrelay.client.http_calls import Call
+from torchrelay.client.http_calls import Call, Shown
 from torchrelay.shared.api_bodies import WorkflowsBody, WorkflowsEntryBody
 
 
@@ -30,7 +30,9 @@ def test_every_page_is_read() -> None:
     assert isinstance(first := next(steps), Call)
     assert first.target == "/workflows?next_page_token=0"
     entry = WorkflowsEntryBody(workflow_name="w", workflow_url="w.war")
-    steps.send(WorkflowsBody(workflows=(entry,), next_page_token="1"))
-    with pytest.raises(StopIteration) as ended:
+    page = WorkflowsBody(workflows=(entry,), next_page_token="1")
+    assert steps.send(page) == Shown(entry)
+    assert isinstance(second := next(steps), Call)
+    assert second.target == "/workflows?next_page_token=1"
+    with pytest.raises(StopIteration):
         steps.send(WorkflowsBody(workflows=()))
-    assert ended.value.value == [entry]
