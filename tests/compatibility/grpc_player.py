@@ -264,7 +264,7 @@ def play_all(
 
 def main() -> int:
     """Record the transcripts."""
-    from tests.compatibility import grpc_cases
+    from tests.compatibility import grpc_cases, open_inference_cases
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -280,7 +280,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="grpc") as folder:
         scratch = options.scratch or Path(folder)
         store = options.store or grpc_cases.build_store(Path(folder, "store"))
-        for name, server, cases in grpc_cases.FILES:
+        for name, server, cases in open_inference_cases.FILES:
             if not re.search(options.group, name):
                 continue
             lines = [{"server": server}]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.compatibility import expected, grpc_cases, more_cases, replaying
+from tests.compatibility import expected, more_cases, open_inference_cases, replaying
 
 
 def test_the_documented_differences_are_of_cases_that_are_asked() -> None:
-    files = (*more_cases.FILES, *grpc_cases.FILES)
+    files = (*more_cases.FILES, *open_inference_cases.FILES)
     asked = {(group, case["name"]) for group, _, listed in files for case in listed}
     named = {(transcript, case) for transcript, found in expected.EXPECTED.items() for case in found}
     assert named <= asked

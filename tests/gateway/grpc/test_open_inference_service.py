@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from tests.gateway.api.test_metadata import of_models
 from tests.gateway.fakes import echo
 from tests.gateway.grpc.serving import DEADLINE_S, Client, refused, served
+from tests.gateway.grpc.test_inference_service import Silent
+from tests.support import eventually_async
 from torchrelay.gateway.grpc.open_inference_service import SERVICE, TORCHSERVES_SERVICE
 from torchrelay.gateway.grpc.protos import open_inference_pb2 as pb
 from torchrelay.shared import errors
@@ -179,6 +181,13 @@ async def test_what_comes_back_is_an_answer_or_an_error(answer: Any, code: str, 
         assert said in (description or "")
         # The connection goes on.
         assert (await call(client, "ServerLive", pb.ServerLiveRequest())).live
+
+
+async def test_a_job_ends_with_its_calls_deadline() -> None:
+    async with served(link_type=Silent, **ON) as client:
+        code, _ = await refused(infer(client, timeout=0.2))
+        assert code == "DEADLINE_EXCEEDED"
+        await eventually_async(lambda: len(client.link.cancelled) == 1)
 
 
 @pytest.mark.parametrize("service", NAMES)
