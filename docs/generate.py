@@ -82,7 +82,9 @@ def write_variable(key):
 def write_target(key):
     """Write what a key sets: a field of ours, or what no field says alone."""
     fields = [f"`{field}`" for process in SECTIONS for field in config_keys.settings_of(key, process)]
-    return ", ".join(dict.fromkeys(fields)) or config_keys.KEYS[key].effect
+    row = config_keys.KEYS[key]
+    meaning = ", ".join(dict.fromkeys(fields)) or row.effect
+    return f"{meaning}; differs from TorchServe: {row.differs}" if row.differs else meaning
 
 
 def read_meanings(source):

@@ -100,6 +100,7 @@ class AskedServer:
             self._bases[api] = where.base_url
             self._clients[api] = httpx2.Client(
                 transport=httpx2.HTTPTransport(
+                    limits=httpx2.Limits(max_connections=None),  # who asks is bounded
                     uds=where.socket_path,
                     verify=where.is_encrypted and server_access.ServerAccess().trust(environ),
                 ),

@@ -92,6 +92,8 @@ def _others(words: Sequence[str], line: int) -> Iterator[Finding]:
     program = PurePosixPath(words[0]).name
     if any(re.match(r"(openjdk-\d+|default)-j(re|dk)", word) for word in words):
         yield Finding("ignored", "installs Java, which isn't needed", line=line)
+    elif program == "grpcurl" or any("torchserve_grpc_client" in word for word in words):
+        yield Finding("same", "calls by gRPC, which needs the extra `grpc`, part of `all`", line=line)
     elif program == "torch-model-archiver":
         what = "torch-model-archiver works beside torchrelay; `torchrelay archive create` has its options"
         yield Finding("same", what, line=line)

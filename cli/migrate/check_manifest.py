@@ -19,7 +19,10 @@ _GRPC_PORTS = ("7070", "7071")
 _FRAMEWORK = "pytorch"
 _TEMPLATE = re.compile(r"\{\{[^{}\n]*\}\}")
 _TEMPLATE_LINE = re.compile(r"^[ \t]*\{\{[^{}\n]*\}\}[ \t]*$", re.MULTILINE)
-_COMMANDS = ("command", "args", "entrypoint", "test")
+#: In the order in which a container runs them: compose has `entrypoint`, Kubernetes `args`.
+_COMMANDS = ("entrypoint", "command", "args", "test")
+#: Keys of a chart's values that hold an image.
+_OTHER_IMAGES = re.compile(r"(pytorch|kserve)/torchserve")
 
 Fields = dict[str, yaml.Node]
 
@@ -54,8 +57,9 @@ def _filled_in(text: str) -> str:
 
 
 def _mapping(fields: Fields) -> Iterator[Finding]:
-    if image := _text(fields.get("image")):
-        yield from check_commands.judge_image(image, _line(fields["image"]))
+    for key, inner in fields.items():
+        if key == "image" or _OTHER_IMAGES.match(_text(inner)):
+            yield from check_commands.judge_image(_text(inner), _line(inner))
     yield from _commands(fields)
     for name, value, line in (*_listed_variables(fields), *_mapped_variables(fields)):
         if check_variables.is_known(name):

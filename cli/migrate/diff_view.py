@@ -41,7 +41,8 @@ def lines(report: DiffReport, width: int) -> Iterator[tuple[str, str]]:
     ending = "; interrupted" if report.was_interrupted else ""
     unsent = f", {report.left_out} not sent" if report.left_out else ""
     style = "red" if report.differing else ""
-    yield f"{report.sent} requests, {report.differing} answered otherwise{unsent}{ending}", style
+    plural = "request" if report.sent == 1 else "requests"
+    yield f"{report.sent} {plural}, {report.differing} answered otherwise{unsent}{ending}", style
 
 
 def _difference(one: Difference, width: int) -> Iterator[tuple[str, str]]:

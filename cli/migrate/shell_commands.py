@@ -17,7 +17,7 @@ LINE_LIMIT_CHARS = 16 << 10
 #: How often, on the whole, each character may be looked at; quotes that are never closed cost most.
 LOOKS_LIMIT = 50
 #: Without any of these a line neither sends, starts nor sets anything.
-_OF_INTEREST = re.compile(r"=|curl|serve|ModelServer|torch|jdk|jre|TS_|JAVA|LOG|METRICS|TEMP|ENABLE")
+_OF_INTEREST = re.compile(r"=|curl|grpc|serve|ModelServer|torch|jdk|jre|TS_|JAVA|LOG|METRICS|TEMP|ENABLE")
 _SEPARATORS = re.compile(r"[;&|()<>\n]+")
 _REDIRECTS = re.compile(r"\d*[<>]")
 #: What stands before a command in a Dockerfile, in a unit file and in a Makefile's or compose file's line.

@@ -1,5 +1,6 @@
 """What `torchrelay migrate` prints, and how it exits."""
 
+import _thread
 import json
 import signal
 import subprocess
@@ -98,6 +99,22 @@ def test_what_isnt_sent_at_all_is_no_success(tmp_path: Path) -> None:
 def test_a_comparison_that_cant_be_meant_is_wrong_usage(more: str) -> None:
     done = run("migrate", "diff", "--old", "http://127.0.0.1:1", "--new", "http://127.0.0.1:1", *more.split())
     assert done.exit_code == 2, done.output
+
+
+def test_ctrl_c_shows_what_there_is(tmp_path: Path) -> None:
+    def stop(sent: Sent) -> Said:
+        if sent.path == "/predictions/last":
+            _thread.interrupt_main()  # as Ctrl-C does
+        return Said(200, b"{}")
+
+    with answering(stop) as old, answering(lambda _: Said(200, b"{}")) as new:
+        file = tmp_path / "predict.sh"
+        file.write_text(
+            "".join(f"curl {old.url}/predictions/{name} -d 1\n" for name in ("first", "last", "never"))
+        )
+        done = run("migrate", "diff", "--old", old.url, "--new", new.url, "--requests", str(file))
+    assert "1 request, 0 answered otherwise; interrupted" in done.stdout
+    assert done.exit_code == 130
 
 
 def test_a_place_that_cant_be_listened_on_is_said() -> None:

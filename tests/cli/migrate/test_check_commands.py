@@ -28,6 +28,11 @@ from torchrelay.cli.migrate import check_commands
         ("ENV TS_NUMBER_OF_GPU 1", ["same"]),
         ("curl -s http://localhost:8080/ping", ["same"]),
         ("curl http://localhost:8080/ping -d", ["same"]),
+        (
+            "grpcurl -plaintext localhost:7070 org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping",
+            ["same"],
+        ),
+        ("python ts_scripts/torchserve_grpc_client.py infer m a.jpg", ["same"]),
         ("ls -l | grep torch", []),
     ],
 )

@@ -72,6 +72,12 @@ def test_kserves_own_runtime_and_templates_are_known() -> None:
     assert found(HELM) == {("differs", 2)}
 
 
+def test_an_entry_point_comes_before_its_command_and_charts_have_images_elsewhere() -> None:
+    text = "command: [--start, --nothing]\nentrypoint: [torchserve]\n"
+    assert found(text) == {("fails", 2), ("same", 2)}
+    assert found("torchserve_image: pytorch/torchserve:latest-gpu\nname: torchserve\n") == {("differs", 1)}
+
+
 def test_other_manifests_say_nothing() -> None:
     assert found("kind: Service\nspec: {ports: [{port: 80}]}\n") == set()
 

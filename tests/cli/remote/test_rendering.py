@@ -12,6 +12,10 @@ from rich.console import RenderableType
 from tests.cli import bodies
 from torchrelay.cli import faults
 from torchrelay.cli.faults import Fault
+from torchrelay.cli.migrate import check_view, diff_view, findings, side_by_side
+from torchrelay.cli.migrate.answer_differences import ServerAnswer, Tolerance
+from torchrelay.cli.migrate.replayed_request import ReplayedRequest
+from torchrelay.cli.migrate.request_files import LeftOut
 from torchrelay.cli.remote import rendering
 from torchrelay.shared.api_bodies import DeviceBody, ModelsEntryBody, QuarantinedBody
 from torchrelay.shared.archives.model_archive import ArchiveInfo, Manifest
@@ -33,6 +37,20 @@ INFO = ArchiveInfo(
     total_bytes=1,
     notes=(ATTACK,),
 )
+CHECKED = findings.check_report(
+    [findings.file_report(ATTACK, "script", [findings.Finding("fails", ATTACK, ATTACK, 1, ATTACK)])]
+)
+
+
+def _compared() -> side_by_side.DiffReport:
+    into = side_by_side.SideBySide(ATTACK, ATTACK, Tolerance())
+    request = ReplayedRequest(api="inference", method="GET", path=f"/{ATTACK}", source=ATTACK)
+    into.add(request, ServerAnswer(status=200, headers=((ATTACK, ATTACK),)), ServerAnswer(status=500))
+    into.leave_out(LeftOut(ATTACK, ATTACK))
+    return into.report()
+
+
+COMPARED = _compared()
 
 
 def is_harmless(text: str) -> bool:
@@ -48,9 +66,12 @@ def is_harmless(text: str) -> bool:
         (DESCRIBED, rendering.description),
         ([{"api": ATTACK, "expires": ATTACK}], rendering.keys),
         (INFO, rendering.archive_info),
+        (CHECKED, lambda seen: rendering.styled_lines(check_view.lines(seen, 80))),
+        (COMPARED, lambda seen: rendering.make_table(diff_view.COLUMNS, diff_view.rows(seen))),
+        (COMPARED, lambda seen: rendering.styled_lines(diff_view.lines(seen, 80))),
         (ATTACK, str),
     ],
-    ids=["fleet", "models", "description", "keys", "archive", "text"],
+    ids=["fleet", "models", "description", "keys", "archive", "check", "diff", "differences", "text"],
 )
 def test_a_view_shows_escapes_and_obeys_none(
     data: object,
@@ -64,6 +85,12 @@ def test_a_view_shows_escapes_and_obeys_none(
     assert "\\x1b" in shown or "\\u001b" in shown
     if as_json:
         assert json.loads(shown) == json.loads(msgspec.json.encode(data))
+
+
+def test_progress_is_said_to_a_terminal_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with rendering.progress_line() as say:
+        say("1 of 2")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_texts_reach_the_terminal_by_one_way() -> None:
