@@ -92,10 +92,7 @@ class Recorder:
     def summary(self) -> str:
         """Say in a line how far it is."""
         with self._lock:
-            report = self._into.report()
-            waiting = len(self._waiting) + self._running
-        done = f"{report.sent} replayed, {report.differing} differ"
-        return f"{done}, {waiting} waiting, {report.left_out} left out"
+            return f"{self._into.summary()}, {len(self._waiting) + self._running} waiting"
 
     def close(self) -> None:
         """Replay what waits, within a while, and end."""
@@ -134,11 +131,12 @@ class Recorder:
                 request, old = self._waiting.popleft()
                 self._running += 1
             new = self._new.ask(request)
+            found = self._into.compare(request, old, new)
             with self._lock:
                 self._running -= 1
                 self._waiting_bytes -= _size(request, old)
                 if not self._is_closed:
-                    self._into.add(request, old, new)
+                    self._into.count(request, old, new, found)
                 self._lock.notify_all()
 
 

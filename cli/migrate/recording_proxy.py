@@ -5,12 +5,14 @@ go on part by part, and a client waits for nothing but the old server.
 """
 
 import re
+import string
 import tempfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import BoundedSemaphore
 from typing import IO, Any
+from urllib.parse import quote
 
 import httpx2
 import msgspec
@@ -98,7 +100,8 @@ class _Exchange(BaseHTTPRequestHandler):
         headers = tuple(
             (name, value) for name, value in self.headers.items() if name.lower() not in HOP_HEADERS
         )
-        request = ReplayedRequest(api=api_of(self.path), method=self.command, path=self.path, headers=headers)
+        path = quote(self.path, safe=string.punctuation, encoding="latin-1")  # as the base class decodes it
+        request = ReplayedRequest(api=api_of(path), method=self.command, path=path, headers=headers)
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
             try:
                 size = self._read_body(spool)

@@ -82,9 +82,18 @@ class SideBySide:
         self._reasons: list[LeftOut] = []
         self._left_out = 0
 
-    def add(self, request: ReplayedRequest, old: ServerAnswer, new: ServerAnswer) -> list[Difference]:
-        """Count a pair of answers; return in what they differ."""
-        found = differences(old, new, self._tolerance, is_metrics=request.api == "metrics")
+    def compare(self, request: ReplayedRequest, old: ServerAnswer, new: ServerAnswer) -> list[Difference]:
+        """Return in what two answers differ; counts nothing, so that threads may do it side by side."""
+        return differences(old, new, self._tolerance, is_metrics=request.api == "metrics")
+
+    def add(self, request: ReplayedRequest, old: ServerAnswer, new: ServerAnswer) -> None:
+        """Compare a pair of answers, and count it."""
+        self.count(request, old, new, self.compare(request, old, new))
+
+    def count(
+        self, request: ReplayedRequest, old: ServerAnswer, new: ServerAnswer, found: Sequence[Difference]
+    ) -> None:
+        """Count a pair of answers that was compared."""
         name = request.label
         if name not in self._labels and len(self._labels) >= LABELS_LIMIT:
             name = OTHERS
@@ -100,13 +109,18 @@ class SideBySide:
                 label.examples[key] = msgspec.structs.replace(seen, times=seen.times + 1)
             elif len(label.examples) < EXAMPLES_LIMIT:
                 label.examples[key] = Example(request.source, request.path, tuple(found), 1)
-        return found
 
     def leave_out(self, one: LeftOut) -> None:
         """Count a request that isn't sent to both."""
         self._left_out += 1
         if len(self._reasons) < LEFT_OUT_LIMIT:
             self._reasons.append(one)
+
+    def summary(self) -> str:
+        """Say in a line how far it is."""
+        sent = sum(label.sent for label in self._labels.values())
+        differing = sum(label.differing for label in self._labels.values())
+        return f"{sent} compared, {differing} differ, {self._left_out} left out"
 
     def report(self, *, was_interrupted: bool = False) -> DiffReport:
         """Return what there is so far."""

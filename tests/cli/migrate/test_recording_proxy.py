@@ -77,6 +77,15 @@ def test_requests_and_answers_pass_as_they_are_and_are_recorded() -> None:
     assert (said.status, said.body) == (201, b"body")
 
 
+def test_bytes_of_a_path_that_are_no_text_arrive_escaped() -> None:
+    with answering(echo) as old, proxying(old) as (proxy, _):
+        with socket.create_connection(("127.0.0.1", proxy.server_port), timeout=10) as client:
+            client.sendall(b"GET /a\xff\xc3\xa9 HTTP/1.0\r\n\r\n")
+            while client.recv(1000):
+                pass
+        assert [sent.path for sent in old.sent] == ["/a%FF%C3%A9"]
+
+
 def test_a_chunked_request_arrives_whole() -> None:
     with answering(echo) as old, proxying(old) as (proxy, records), connected(proxy) as client:
         client.request(
