@@ -135,7 +135,8 @@ class Runner:
             inputs.add_headers(headers, job, self.sequence_headers, is_describe=is_describe)
             request_ids[idx] = job.request.request_id
             processor = RequestProcessor(headers)
-            if job.tensors is not None:
+            # Of a known request parts have gone out, as JSON.
+            if job.tensors is not None and idx >= known:
                 processor.tensor_request = job.tensors
             processors.append(processor)
             data.append(row)

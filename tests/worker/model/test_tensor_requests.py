@@ -14,6 +14,10 @@ from torchrelay.shared.open_inference.tensor_arrays import tensor_of
 from torchrelay.shared.open_inference.tensors import Tensor
 from torchrelay.shared.wire import codec
 from torchrelay.worker.model import tensor_requests
+from torchrelay.worker.model.held_leases import AssignedJob
+from torchrelay.worker.model.inputs import Opened
+from torchrelay.worker.model.loading import LoadedModel
+from torchrelay.worker.model.runner import Runner
 
 
 def binary(*tensors: Tensor, is_apart: bool = False, **facts: Any) -> list[Input]:
@@ -122,6 +126,16 @@ def test_a_request_that_cannot_be_read_is_refused_alone(inputs: list[Input], sai
     assert (second.status, second.error and second.error[0]) == (400, "BadRequest")
     assert second.error is not None
     assert said in second.error[1]
+
+
+def test_an_answer_in_parts_stays_json_from_call_to_call() -> None:
+    context = Context("m", "/", {}, 1, None, "0")
+    runner = Runner(model=LoadedModel(lambda *_: [], context), decode_input=True, response_limit_bytes=100)
+    job = runner.open(AssignedJob(*codec.pack_request("id", (), binary(Tensor("x", "INT8", [1], [1])))))
+    assert isinstance(job, Opened)
+    for known, is_told in ((0, True), (1, False)):
+        runner.begin(context, [job], known=known)
+        assert (context.request_processor[0].tensor_request is not None) == is_told
 
 
 def opened(*inputs: Input) -> tensor_requests.TensorRequest:
