@@ -72,7 +72,7 @@ def prepared(running: RunningChanges, token: int, outcome: PreparedWorkflow | er
     models = [step for step in outcome.spec.steps if not step.is_function]
     for step in models:
         of_step = running.enter(PreparingStep(of_workflow, step.name))
-        running.emit(Prepare(of_step, parse(step.url), ask.s3_sse_kms, step.settings.min_workers > 0))
+        running.emit(Prepare(of_step, parse(step.url), ask.s3_sse_kms, is_wanted_now=True))
     if not models:
         del running.steps[of_workflow]
         _store(running, steps)
@@ -148,7 +148,8 @@ def _version(
     )
     record = replace(
         precedence.settle(ask, outcome, running.settings),
-        min_workers=settings.min_workers,
+        # Nothing scales between the two; TorchServe starts as many as there may be.
+        min_workers=settings.max_workers,
         max_workers=settings.max_workers,
         registration=running.new_registration(),
         workflow=steps.name,

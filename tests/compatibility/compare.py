@@ -14,11 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.compatibility import expected, migrating, more_cases, replaying
+from tests.compatibility import expected, migrating, more_cases, replaying, workflow_cases
 from tests.integration.fleet import own_address
 
-import record  # isort: skip  # these two are tests/golden's; more_cases has made them importable
-import replay  # isort: skip
+import record  # isort: skip  # tests/golden's; more_cases has made it importable
 
 
 def main() -> int:
@@ -32,10 +31,13 @@ def main() -> int:
         recorded.mkdir()
         replaying.build_store(store)
         more_cases.build(store)
+        workflow_cases.add_archives(store)
         for group, server, listed in more_cases.FILES:
             if not re.search(options.group, group):
                 continue
-            record.record_file(group, server, listed, _recorder(options.torchserve, store, recorded, address))
+            record.record_file(
+                group, server, listed, more_cases.recorder(options.torchserve, store, recorded, address)
+            )
             transcript = recorded / f"{group}.jsonl"
             found = replaying.replay(transcript, store, address, Path(scratch))
             for case, how in sorted(found.items()):
@@ -62,19 +64,6 @@ def _parse() -> argparse.Namespace:
     if found is None:
         parser.error(f"{options.torchserve} isn't there; `make compare-torchserve` installs it")
     options.torchserve = str(Path(found).absolute())  # it is started in a folder of its own
-    return options
-
-
-def _recorder(torchserve: str, store: Path, recorded: Path, address: str) -> argparse.Namespace:
-    """Return what `record` wants of its command line."""
-    start = f"{torchserve} --start --foreground --model-store {{store}} --ts-config {{config}} {{flags}}"
-    parser = replay.parser()
-    parser.add_argument("--out")
-    parser.add_argument("--width", type=int)
-    options: argparse.Namespace = parser.parse_args(
-        ["--quiet", "--out", str(recorded), "--store", str(store), "--start-cmd", start,
-         *replaying.listeners(address), "-"]
-    )  # fmt: skip
     return options
 
 

@@ -3,6 +3,7 @@
 Written in the words of `tests/golden/tools/cases.py`, to whose FILES these groups are added: it has all.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -12,12 +13,17 @@ from pathlib import Path
 
 import yaml
 
-from tests.compatibility.replaying import GOLDEN
+from tests.compatibility.replaying import GOLDEN, listeners
 
 sys.path[:0] = [str(GOLDEN), str(GOLDEN / "tools")]
 
+import replay
 from cases import FILES as FILES
-from cases import WORKERS, I, M, P, X, group, ready, reg  # both from tests/golden
+from cases import WORKERS as WORKERS
+from cases import I as I
+from cases import M as M
+from cases import P, X, ready, reg
+from cases import group as group
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -68,6 +74,19 @@ def _build_one(store: Path, scratch: Path, name: str, handler: str, config: dict
         command += ["--config-file", file]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.move(scratch / f"{name}.mar", store / f"{name}.mar")
+
+
+def recorder(torchserve: str, store: Path, recorded: Path, address: str) -> argparse.Namespace:
+    """Return what `record` wants of its command line."""
+    start = f"{torchserve} --start --foreground --model-store {{store}} --ts-config {{config}} {{flags}}"
+    parser = replay.parser()
+    parser.add_argument("--out")
+    parser.add_argument("--width", type=int)
+    options: argparse.Namespace = parser.parse_args(
+        ["--quiet", "--out", str(recorded), "--store", str(store), "--start-cmd", start,
+         *listeners(address), "-"]
+    )  # fmt: skip
+    return options
 
 
 def _number(text: str) -> dict[str, object]:

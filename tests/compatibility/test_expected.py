@@ -2,11 +2,12 @@
 
 import pytest
 
-from tests.compatibility import expected, more_cases, open_inference_cases, replaying
+from tests.compatibility import expected, more_cases, open_inference_cases, replaying, workflow_cases
 
 
 def test_the_documented_differences_are_of_cases_that_are_asked() -> None:
     files = (*more_cases.FILES, *open_inference_cases.FILES)
+    assert workflow_cases.GROUP in {group for group, _, _ in files}  # which adds its own to more_cases
     asked = {(group, case["name"]) for group, _, listed in files for case in listed}
     named = {(transcript, case) for transcript, found in expected.EXPECTED.items() for case in found}
     assert named <= asked

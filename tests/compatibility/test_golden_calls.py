@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compatibility import expected, grpc_cases, grpc_player, replaying
+from tests.compatibility import expected, grpc_cases, grpc_player, replaying, workflow_cases
 from tests.installation import command
 from tests.integration.fleet import own_address
 
@@ -16,6 +16,15 @@ pytestmark = pytest.mark.integration
 def test_answers_are_torchserves_but_for_those_that_differ_on_purpose(
     transcript: Path, store: Path, tmp_path: Path
 ) -> None:
+    expected.check(transcript.stem, replaying.replay(transcript, store, own_address(), tmp_path))
+
+
+@pytest.mark.timeout(300)
+def test_answers_about_workflows_are_torchserves_but_for_those_that_differ_on_purpose(
+    store: Path, tmp_path: Path
+) -> None:
+    workflow_cases.add_archives(store)
+    transcript = workflow_cases.TRANSCRIPTS / f"{workflow_cases.GROUP}.jsonl"
     expected.check(transcript.stem, replaying.replay(transcript, store, own_address(), tmp_path))
 
 

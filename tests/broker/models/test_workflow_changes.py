@@ -66,7 +66,7 @@ def test_a_caller_is_answered_once_every_step_has_its_workers() -> None:
     rig = joined()
     register(rig)
     *first, last = rig.take(NODE, m.StartWorker)
-    assert len(first) == 4  # two of detect, one of each other
+    assert len(first) == 5  # three of detect, one of each other
     for order in first:
         rig.worker_ready(order)
     assert not rig.take(GATEWAY, m.WorkflowRegistered)
@@ -78,7 +78,7 @@ def test_each_step_is_a_model_as_the_spec_says() -> None:
     rig = registered()
     detect, crop = (rig.core.catalog.resolve(f"w__{name}", None) for name in ("detect", "crop"))
     assert (detect.min_workers, detect.max_workers, detect.batch_size, detect.max_batch_delay_ms) == (
-        2, 3, 4, 20,
+        3, 3, 4, 20,
     )  # fmt: skip
     assert (detect.archive, detect.url, detect.handler) == ("sha-detect.mar", "detect.mar", "handler")
     assert (crop.archive, crop.url, crop.handler, crop.archive_path) == ("war", "", "code.py:crop", "/war")
@@ -144,7 +144,7 @@ def test_a_worker_that_can_not_start_takes_all_of_the_workflow_with_it() -> None
 def test_a_fleet_without_room_for_a_step_refuses_the_workflow() -> None:
     rig = Rig(settings(enable_workflow_api=True))
     rig.join_gateway()
-    rig.join_node(slots=4)
+    rig.join_node(slots=5)
     rig.archive("detect.mar", "detect")
     rig.archive("classify.mar", "classify")
     add(rig, "w.war")
