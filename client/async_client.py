@@ -168,7 +168,7 @@ class AsyncClient(BaseClient):
                 self._pool(call.api).stream(
                     call.method,
                     call.target,
-                    headers=attempts.headers(now),
+                    headers=self._headers(attempts, now),
                     content=content,
                     timeout=httpx2.Timeout(**attempts.timeouts(now)),
                 )

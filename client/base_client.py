@@ -71,11 +71,17 @@ class BaseClient:
         url = self._access.endpoint(call.api, self._environ).url
         return Attempts(call, url, self._limits, self._retries, clock.monotonic())
 
+    def _headers(self, attempts: Attempts[Any], now: float) -> httpx2.Headers:
+        """Return the headers of a try, with the key as it is by now: keys expire, and their file changes."""
+        headers = httpx2.Headers(self._access.headers(attempts.call.api, self._environ))
+        headers.update(attempts.headers(now))
+        return headers
+
     def _arguments(self, api: Api) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what httpx2's client for an API is made with, and its transport. Raises UnusableSetting."""
         where = self._access.endpoint(api, self._environ)
         return (
-            http_pools.client_arguments(self._access, where, api, self._environ, Path.cwd()),
+            http_pools.client_arguments(where),
             http_pools.transport_arguments(self._access, where, self._environ, self._connections_limit),
         )
 

@@ -4,7 +4,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,7 +15,6 @@ from torchrelay.client.call_failures import (
     ServerNotReached,
     UnusableSetting,
 )
-from torchrelay.client.http_calls import Api
 from torchrelay.client.server_access import Endpoint, ServerAccess
 from torchrelay.shared import clock
 
@@ -44,9 +42,7 @@ def transport_arguments(
     }
 
 
-def client_arguments(
-    access: ServerAccess, where: Endpoint, api: Api, environ: Mapping[str, str], folder: Path
-) -> dict[str, Any]:
+def client_arguments(where: Endpoint) -> dict[str, Any]:
     """Return what a client of httpx2's is made with, beside its transport. Raises UnusableSetting."""
     try:
         base_url = httpx2.URL(where.base_url)
@@ -57,7 +53,7 @@ def client_arguments(
     return {
         "base_url": base_url,
         # What is compressed would have no size before it is unpacked.
-        "headers": {"accept-encoding": "identity", **access.headers(api, environ, folder)},
+        "headers": {"accept-encoding": "identity"},
         # No proxy of the environment, which is never meant for this server.
         "trust_env": False,
     }
@@ -87,7 +83,7 @@ def translated(attempts: Attempts[Any]) -> Iterator[None]:  # Any: of whatever a
     except httpx2.TimeoutException as error:
         raise attempts.too_late() from error
     except (httpx2.TransportError, httpx2.DecodingError) as error:
-        raise ConnectionLost(f"the connection to {url} broke", str(error)) from error
+        raise ConnectionLost(f"the connection to {url} broke", str(error) or type(error).__name__) from error
 
 
 def untrusted(error: BaseException | None) -> ssl.SSLCertVerificationError | None:

@@ -60,17 +60,17 @@ class ServerAccess(msgspec.Struct, frozen=True, kw_only=True):
         given = self.inference if api == "inference" else self.management
         return endpoint(given or environ.get(f"TORCHRELAY_{api.upper()}") or DEFAULT_URLS[api])
 
-    def headers(self, api: Api, environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    def headers(self, api: Api, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the header that carries the key of an API, if there is one. Raises UnusableSetting."""
-        key = self._found_key(api, environ, folder) if self.key is None else self.key
+        key = self._found_key(api, environ) if self.key is None else self.key
         if key and not _KEY.fullmatch(key):
             raise UnusableSetting("the key has characters that no header carries")  # and is not shown
         return {"authorization": f"Bearer {key}"} if key else {}
 
-    def _found_key(self, api: Api, environ: Mapping[str, str], folder: Path) -> str | None:
+    def _found_key(self, api: Api, environ: Mapping[str, str]) -> str | None:
         if self.key_file is None and (key := environ.get("TORCHRELAY_KEY")):
             return key
-        entry = read_key_file(self.key_file or folder / KEY_FILE_NAME).get(ENTRY_NAMES[api])
+        entry = read_key_file(self.key_file or Path(KEY_FILE_NAME)).get(ENTRY_NAMES[api])
         if entry is None and self.key_file is not None:
             raise UnusableSetting(f"{self.key_file} has no key for {api}")
         return None if entry is None else entry.key

@@ -169,7 +169,7 @@ class Client(BaseClient):
                 self._pool(call.api).stream(
                     call.method,
                     call.target,
-                    headers=attempts.headers(now),
+                    headers=self._headers(attempts, now),
                     content=content,
                     timeout=httpx2.Timeout(**attempts.timeouts(now)),
                 )

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import os
+import re
 import ssl
 import threading
 from pathlib import Path
@@ -142,6 +143,26 @@ def test_the_key_and_headers_for_the_handler_go_along(kind: str) -> None:
         both(kind, server.url, key="secret-1").call("predict", "m", b"x", headers={"x-mine": "1"})
     assert b"authorization: Bearer secret-1\r\n" in server.asked[0]
     assert b"x-mine: 1\r\n" in server.asked[0]
+
+
+@pytest.mark.usefixtures("kind")
+def test_a_key_that_is_renewed_is_used_by_the_same_client(tmp_path: Path) -> None:
+    def write(key: str) -> None:
+        (tmp_path / "key_file.json").write_text(json.dumps({"inference": {"key": key}}))
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(inference=url) as client:
+            for key in ("old", "new"):
+                write(key)
+                await client.predict("m", b"x", headers={"Authorization": "mine"} if key == "new" else None)
+
+    with saying(answer()) as server, Client(inference=server.url) as client:
+        for key in ("old", "new"):
+            write(key)
+            client.predict("m", b"x")
+        asyncio.run(ask(server.url))
+    sent = [re.findall(rb"(?i)\r\nauthorization: ([^\r]*)", asked) for asked in server.asked]
+    assert sent == [[b"Bearer old"], [b"Bearer new"], [b"Bearer old"], [b"mine"]]
 
 
 def test_management_calls_read_what_the_server_says(kind: str) -> None:

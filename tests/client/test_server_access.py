@@ -12,13 +12,14 @@ from torchrelay.client.server_access import ServerAccess, endpoint, read_key_fil
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "key_file.json").write_text(json.dumps(KEY_FILE))
     return tmp_path
 
 
-def key_sent(access: ServerAccess, api: Api, environ: dict[str, str], folder: Path) -> str | None:
-    return access.headers(api, environ, folder).get("authorization", "").removeprefix("Bearer ") or None
+def key_sent(access: ServerAccess, api: Api, environ: dict[str, str]) -> str | None:
+    return access.headers(api, environ).get("authorization", "").removeprefix("Bearer ") or None
 
 
 @pytest.mark.parametrize(("api", "key"), [("management", "manage-1"), ("inference", "infer-1")])
@@ -28,32 +29,36 @@ def test_the_key_is_the_one_that_was_given_or_the_environments_or_the_folders(
     key: str,
 ) -> None:
     environ = {"TORCHRELAY_KEY": "from-environment"}
-    assert key_sent(ServerAccess(key="given"), api, environ, folder) == "given"
-    assert key_sent(ServerAccess(key_file=folder / "key_file.json"), api, environ, folder / "else") == key
-    assert key_sent(ServerAccess(), api, environ, folder) == "from-environment"
-    assert key_sent(ServerAccess(), api, {}, folder) == key
-    assert key_sent(ServerAccess(), api, {}, folder / "elsewhere") is None
-    assert key_sent(ServerAccess(key=""), api, environ, folder) is None
+    assert key_sent(ServerAccess(key="given"), api, environ) == "given"
+    assert key_sent(ServerAccess(key_file=folder / "key_file.json"), api, environ) == key
+    assert key_sent(ServerAccess(), api, environ) == "from-environment"
+    assert key_sent(ServerAccess(), api, {}) == key
+    assert key_sent(ServerAccess(key=""), api, environ) is None
+
+
+def test_without_a_key_none_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert key_sent(ServerAccess(), "inference", {}) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"management": 1}', '{"management": {}}', "\x00"])
 def test_a_file_that_is_no_key_file_can_not_be_used(folder: Path, content: str) -> None:
     (folder / "key_file.json").write_text(content)
     with pytest.raises(UnusableSetting, match="key file"):
-        key_sent(ServerAccess(), "management", {}, folder)
+        key_sent(ServerAccess(), "management", {})
     with pytest.raises(UnusableSetting, match="can't be read"):
         read_key_file(folder)
 
 
 def test_a_key_file_that_was_named_has_to_have_the_key(tmp_path: Path) -> None:
     with pytest.raises(UnusableSetting, match="no key for inference"):
-        key_sent(ServerAccess(key_file=tmp_path / "missing"), "inference", {}, tmp_path)
+        key_sent(ServerAccess(key_file=tmp_path / "missing"), "inference", {})
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel", "\x00"])
 def test_a_key_that_no_header_carries_is_refused_and_not_shown(tmp_path: Path, key: str) -> None:
     with pytest.raises(UnusableSetting) as refused:
-        key_sent(ServerAccess(key=key), "inference", {}, tmp_path)
+        key_sent(ServerAccess(key=key), "inference", {})
     assert key not in str(refused.value)
 
 
