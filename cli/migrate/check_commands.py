@@ -51,8 +51,10 @@ def judge(words: Sequence[str], line: int) -> Iterator[Finding]:
             what = "starts TorchServe's Java server, which isn't here"
             yield Finding("fails", what, "start it by the `torchserve` command", line)
             return
-        if "torchserve" in word:
-            yield from judge_image(word, line)
+        # Of NAME=IMAGE as well; without a slash or tag it is as likely the name of something else.
+        named = word.rpartition("=")[2]
+        if "/" in named or ":" in named:
+            yield from judge_image(named, line)
     yield from _others(words, line)
 
 

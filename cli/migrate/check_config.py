@@ -28,6 +28,11 @@ def judge(content: bytes, first_line: int = 0) -> list[Finding]:
     found: list[Finding] = []
     for line, key, value in rows:
         found += _key(key, value.strip(), line + first_line)
+    is_open = [line for line, key, value in rows if key in _ADDRESSES and _is_open(value.strip())]
+    if is_open:
+        what = "addresses beyond loopback, as in TorchServe; `torchrelay serve` wants keys for that"
+        advice = "with it: --tokens, --keys FILE or --open-http"
+        found.append(Finding("same", what, advice, is_open[0] + first_line))
     alike = sum(one.level == "same" and not one.advice for one in found)
     head = Finding("same", f"{alike} of {len(rows)} keys do what they do in TorchServe", line=first_line)
     return [head, *(one for one in found if one.level != "same" or one.advice)]
@@ -70,9 +75,6 @@ def _key(key: str, value: str, line: int) -> Iterator[Finding]:
         yield Finding("ignored", f"{key}: {why}", line=line)
     elif known.differs and parsed:
         yield Finding("differs", f"{key}: {known.differs}", line=line)
-    elif key in _ADDRESSES and _is_open(value):
-        what = f"{key}: beyond loopback, as in TorchServe; `torchrelay serve` wants keys for that"
-        yield Finding("same", what, "with it: --tokens, --keys FILE or --open-http", line=line)
     else:
         yield Finding("same", key, line=line)
 

@@ -30,6 +30,7 @@ Fields = dict[str, yaml.Node]
 def judge(text: str) -> list[Finding]:
     """Say what a file's documents mean here. Raises ValueError for what is no YAML."""
     found: list[Finding] = []
+    beside: list[Finding] = []
     looked = 0
     # The parser in Python: the one in C has no bound to how deep it goes.
     try:
@@ -44,11 +45,14 @@ def judge(text: str) -> list[Finding]:
             continue
         seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
-            found += _mapping({str(key.value): value for key, value in node.value})
+            fields = {str(key.value): value for key, value in node.value}
+            beside += _of_any_container(fields)
+            found += _mapping(fields)
             waiting += [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
-    return found
+    # Of manifests that have nothing else to do with TorchServe, these say nothing.
+    return [*found, *beside] if found else []
 
 
 def _filled_in(text: str) -> str:
@@ -65,7 +69,6 @@ def _mapping(fields: Fields) -> Iterator[Finding]:
         if check_variables.is_known(name):
             yield from check_variables.judge(name, value, line)
     yield from _probe(fields)
-    yield from _ports(fields)
     yield from _kserve(fields)
     for key, inner in fields.items():
         # Of a config map; a block's text begins on the line below its key.
@@ -129,7 +132,7 @@ def _probe(fields: Fields) -> Iterator[Finding]:
         yield Finding("fails", f"a probe of {path}, which is no route here", "/ping, /livez or /readyz", line)
 
 
-def _ports(fields: Fields) -> Iterator[Finding]:
+def _of_any_container(fields: Fields) -> Iterator[Finding]:
     for key in ("containerPort", "targetPort"):
         if _text(fields.get(key)) in _GRPC_PORTS:
             what = f"port {_text(fields[key])} is gRPC's, which needs the extra `grpc`, part of `all`"
