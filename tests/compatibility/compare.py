@@ -2,7 +2,8 @@
 
     python -m tests.compatibility.compare --torchserve PATH/bin/torchserve [--group REGEX]
 
-The requests are those of `tests/golden` and of `more_cases`; TorchServe is asked anew, not remembered.
+The requests are those of `tests/golden`, of `more_cases`, and by gRPC those of `open_inference_cases`;
+TorchServe is asked anew, not remembered.
 One server at a time, on a loopback address of its own; in the end both, which `torchrelay migrate diff`
 then compares.
 """
@@ -12,9 +13,19 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Set
 from pathlib import Path
 
-from tests.compatibility import expected, migrating, more_cases, replaying, workflow_cases
+from tests.compatibility import (
+    expected,
+    grpc_cases,
+    grpc_player,
+    migrating,
+    more_cases,
+    open_inference_cases,
+    replaying,
+    workflow_cases,
+)
 from tests.integration.fleet import own_address
 
 import record  # isort: skip  # tests/golden's; more_cases has made it importable
@@ -40,15 +51,29 @@ def main() -> int:
             )
             transcript = recorded / f"{group}.jsonl"
             found = replaying.replay(transcript, store, address, Path(scratch))
-            for case, how in sorted(found.items()):
-                is_meant = case in wanted.get(group, frozenset()) or (group, case) in expected.RACES
-                unexpected += not is_meant
-                print(f"{'as documented' if is_meant else 'DIFFERENT'} {group}/{case}: {how}")
+            unexpected += _tell(group, found, wanted)
+        grpc_cases.add_archives(store)
+        for group, by_grpc, cases in open_inference_cases.FILES:
+            if not re.search(options.group, group):
+                continue
+            told = list(grpc_player.record(options.torchserve, by_grpc, cases, store, Path(scratch)))
+            found = grpc_player.replay_all(by_grpc, told, store, Path(scratch))
+            unexpected += _tell(group, found, wanted)
         if re.search(options.group, migrating.NAME):
             own = [own_address() for _ in range(3)]
             unexpected += migrating.unexpected(options.torchserve, store, own, Path(scratch))
     print(f"{unexpected} differences that docs/compatibility.md doesn't list")
     return 1 if unexpected else 0
+
+
+def _tell(group: str, found: Mapping[str, str], wanted: Mapping[str, Set[str]]) -> int:
+    """Print how answers differ, by case; return how many aren't meant to."""
+    unexpected = 0
+    for case, how in sorted(found.items()):
+        is_meant = case in wanted.get(group, frozenset()) or (group, case) in expected.RACES
+        unexpected += not is_meant
+        print(f"{'as documented' if is_meant else 'DIFFERENT'} {group}/{case}: {how}", flush=True)
+    return unexpected
 
 
 def _parse() -> argparse.Namespace:

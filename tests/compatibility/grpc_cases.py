@@ -9,7 +9,6 @@ from tests.compatibility.grpc_player import INFERENCE, MANAGEMENT, OPEN_INFERENC
 
 from cases import M, do, ready, reg  # isort: skip  # of tests/golden
 
-START_OPTIONS = replaying.START_OPTIONS
 JSON = Any
 FILES: list[tuple[str, dict[str, JSON], list[dict[str, JSON]]]] = []
 USUAL = ("--ncs", "--disable-token-auth", "--enable-model-api")

@@ -24,8 +24,8 @@ from google.protobuf import empty_pb2, json_format
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2  # noqa: F401  # what `status` may hold
 
-from tests.compatibility.replaying import GOLDEN, listeners
-from tests.installation import GRPC
+from tests.compatibility.replaying import GOLDEN, START_OPTIONS, listeners
+from tests.installation import GRPC, command
 from tests.integration.fleet import own_address
 from tests.support import eventually
 from torchrelay.gateway.grpc.protos import inference_pb2, management_pb2, open_inference_pb2
@@ -242,9 +242,9 @@ def load(transcript: Path) -> tuple[dict[str, Any], list[Case]]:
 
 
 def play_all(
-    server: dict[str, Any], cases: Sequence[Case], command: str, store: Path, scratch: Path
+    server: dict[str, Any], cases: Sequence[Case], torchserve: str, store: Path, scratch: Path
 ) -> Iterator[tuple[Case, Answer]]:
-    """Start a server, make all calls, and stop it."""
+    """Start a server by a `torchserve` command, make all calls, and stop it."""
     address = own_address()
     options = replay.parser().parse_args(
         ["--keep", "--scratch", str(scratch), "--store", str(store), *listeners(address), "-"]
@@ -252,7 +252,7 @@ def play_all(
     config = [*server["config"], *(f"grpc_{port}_address={address}" for port in PORTS)]
     options.grpc_inference_port, options.grpc_management_port = PORTS["inference"], PORTS["management"]
     started = {**server, "config": config, "env": {**server["env"], GRPC: "yes"}}
-    running = replay.Server(command, started, options, "grpc")
+    running = replay.Server(f"{torchserve} {START_OPTIONS}", started, options, "grpc")
     try:
         running.wait_until_up()
         with Player(running.target, address) as player:
@@ -260,6 +260,20 @@ def play_all(
                 yield case, player.play(case)
     finally:
         running.stop()
+
+
+def record(
+    torchserve: str, server: dict[str, Any], cases: Sequence[Case], store: Path, scratch: Path
+) -> Iterator[Case]:
+    """Make all calls to the real TorchServe; yield each case with its answer."""
+    for case, answer in play_all(server, cases, torchserve, store, scratch):
+        yield {**case, "answer": answer}
+
+
+def replay_all(server: dict[str, Any], cases: Sequence[Case], store: Path, scratch: Path) -> dict[str, str]:
+    """Make all calls to a server of ours; return how answers differ from those recorded, by case."""
+    answers = play_all(server, cases, command("torchserve"), store, scratch)
+    return {case["name"]: how for case, answer in answers if (how := differences(case, answer))}
 
 
 def main() -> int:
@@ -275,7 +289,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, help="a store that was built already")
     parser.add_argument("--scratch", type=Path, help="where servers leave their logs")
     options = parser.parse_args()
-    command = f"{Path(shutil.which(options.torchserve) or '').absolute()} {grpc_cases.START_OPTIONS}"
+    torchserve = str(Path(shutil.which(options.torchserve) or "").absolute())
     options.out.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="grpc") as folder:
         scratch = options.scratch or Path(folder)
@@ -284,9 +298,9 @@ def main() -> int:
             if not re.search(options.group, name):
                 continue
             lines = [{"server": server}]
-            for case, answer in play_all(server, cases, command, store, scratch):
-                print(f"{name}/{case['name']}: {json.dumps(answer, ensure_ascii=False)[:300]}")
-                lines.append({**case, "answer": answer})
+            for case in record(torchserve, server, cases, store, scratch):
+                print(f"{name}/{case['name']}: {json.dumps(case['answer'], ensure_ascii=False)[:300]}")
+                lines.append(case)
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             (options.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return 0

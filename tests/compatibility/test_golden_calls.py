@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.compatibility import expected, grpc_cases, grpc_player, replaying, workflow_cases
-from tests.installation import command
 from tests.integration.fleet import own_address
 
 pytestmark = pytest.mark.integration
@@ -35,7 +34,4 @@ def test_answers_by_grpc_are_torchserves_but_for_those_that_differ_on_purpose(
 ) -> None:
     grpc_cases.add_archives(store)
     server, cases = grpc_player.load(grpc_player.TRANSCRIPTS / f"{name}.jsonl")
-    start = f"{command('torchserve')} {grpc_cases.START_OPTIONS}"
-    answers = grpc_player.play_all(server, cases, start, store, tmp_path)
-    found = {case["name"]: how for case, answer in answers if (how := grpc_player.differences(case, answer))}
-    expected.check(name, found)
+    expected.check(name, grpc_player.replay_all(server, cases, store, tmp_path))
