@@ -20,6 +20,7 @@ from torchrelay.cli.remote.fleet_summaries import model_summary, quarantine_summ
 from torchrelay.client.sync_client import Client
 from torchrelay.shared import api_bodies, labels
 from torchrelay.shared.archives.model_archive import ArchiveInfo
+from torchrelay.shared.archives.workflow_archive import WorkflowInfo
 from torchrelay.shared.errors import RelayError
 from torchrelay.shared.terminal import one_line, printable, printable_json
 
@@ -104,6 +105,19 @@ def archive_info(info: ArchiveInfo) -> RenderableType:
             facts.add_row(key.replace("_", " "), _text(str(value)))
     facts.add_row("content", f"{info.entries} files and folders, {info.total_bytes:,} bytes unpacked")
     return Group(facts, *(_text(f"note: {note}", "yellow") for note in info.notes))
+
+
+def workflow_info(info: WorkflowInfo) -> RenderableType:
+    """Lay out the steps of a workflow's archive."""
+    facts = _facts()
+    facts.add_row("workflow name", _text(info.name))
+    facts.add_row("handler", _text(info.handler or "none"))
+    after = dict(info.spec.dag)
+    for step in info.spec.steps:
+        what = "a function" if step.is_function else step.url or "no archive"
+        following = ", ".join(after.get(step.name, ()))
+        facts.add_row(f"step {step.name}", _text(f"{what}; then {following}" if following else what))
+    return facts
 
 
 def fleet(seen: api_bodies.FleetBody, url: str) -> RenderableType:

@@ -57,9 +57,9 @@ TEXT_LIMIT_CHARS = 4096
 DEFLATE_LIMIT_BYTES = 16 << 20
 ARCHIVER_VERSION = "0.12.0"
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
+ARCHIVE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 #: Entries carry no date of their own, so that equal content gives equal archives.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +226,7 @@ def create(
     """
     if archive_format not in FORMATS:
         raise InvalidModel(f"Archive format {archive_format!r} is not one of {', '.join(FORMATS)}.")
-    if not _MODEL_NAME.fullmatch(model_name):
+    if not ARCHIVE_NAME.fullmatch(model_name):
         raise InvalidModel(f"Model name {model_name!r} may have only letters, digits, '_', '-' and '.'.")
     if runtime not in RUNTIMES:
         raise InvalidModel(f"Runtime {runtime!r} is not one of {', '.join(RUNTIMES)}.")
@@ -246,7 +246,7 @@ def create(
         "archiverVersion": ARCHIVER_VERSION,
     }
     files = [file for file in (handler_file, *named.values()) if file is not None]
-    sources = _sources([*files, *extra_files])
+    sources = sources_of([*files, *extra_files])
     content = json.dumps(manifest, indent=2).encode()
     if archive_format == "tgz":
         _write_tar(target, content, sources, model_name, force=force)
@@ -363,7 +363,7 @@ def _handler_source(handler: str) -> tuple[Path | None, str]:
     return path, f"{path.stem}:{function}" if colon else path.name
 
 
-def _sources(files: Sequence[Path]) -> dict[str, Path]:
+def sources_of(files: Sequence[Path]) -> dict[str, Path]:
     """Return archive name -> file. Raises InvalidModel for missing files and for two of one name."""
     sources: dict[str, Path] = {}
     for given in files:
@@ -376,7 +376,7 @@ def _sources(files: Sequence[Path]) -> dict[str, Path]:
 
 
 @contextmanager
-def _replacing(target: Path, *, force: bool) -> Iterator[Path]:
+def replacing(target: Path, *, force: bool) -> Iterator[Path]:
     """Give out a path beside a file's place and move what is there then, so that no half is ever seen."""
     if target.exists() and not (force and target.is_file()):
         raise InvalidModel(f"{target} exists; it is replaced only when forced, and no folder ever is.")
@@ -398,16 +398,16 @@ def _write_zip(
     is_stored: bool = False,
     bounds: Bounds | None = None,
 ) -> None:
-    with _replacing(target, force=force) as half, zipfile.ZipFile(half, "w") as file:
+    with replacing(target, force=force) as half, zipfile.ZipFile(half, "w") as file:
         if manifest is not None:
-            file.writestr(zipfile.ZipInfo(MANIFEST_NAME, _ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
+            file.writestr(zipfile.ZipInfo(MANIFEST_NAME, ZIP_DATE), manifest, zipfile.ZIP_DEFLATED)
         for name in sorted(sources):
             _add(file, name, sources[name], bounds, is_stored=is_stored)
 
 
 def _write_tar(target: Path, manifest: bytes, sources: dict[str, Path], top: str, *, force: bool) -> None:
     """Write a gzipped tar whose entries lie below one folder, which readers drop."""
-    with _replacing(target, force=force) as half, tarfile.open(half, "w:gz") as file:
+    with replacing(target, force=force) as half, tarfile.open(half, "w:gz") as file:
         entry = tarfile.TarInfo(f"{top}/{MANIFEST_NAME}")
         entry.size = len(manifest)
         file.addfile(entry, io.BytesIO(manifest))
@@ -436,7 +436,7 @@ def _write_folder(target: Path, manifest: bytes, sources: dict[str, Path], *, fo
 
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path, bounds: Bounds | None, *, is_stored: bool) -> None:
-    info = zipfile.ZipInfo(name, _ZIP_DATE)
+    info = zipfile.ZipInfo(name, ZIP_DATE)
     if name.endswith("/"):
         info.external_attr = (stat.S_IFDIR | 0o755) << 16
         archive.writestr(info, b"")

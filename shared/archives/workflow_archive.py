@@ -6,18 +6,32 @@ archive. It is not trusted, see `archive_entries`.
 
 import gzip
 import json
+import zipfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from torchrelay.shared import clock
 from torchrelay.shared.archives import model_config, workflow_spec
 from torchrelay.shared.archives.archive_entries import BROKEN, checked_entries
-from torchrelay.shared.archives.model_archive import MANIFEST_LIMIT_BYTES, TEXT_LIMIT_CHARS, one_line
+from torchrelay.shared.archives.model_archive import (
+    ARCHIVE_NAME,
+    MANIFEST_LIMIT_BYTES,
+    TEXT_LIMIT_CHARS,
+    ZIP_DATE,
+    one_line,
+    replacing,
+    sources_of,
+)
 from torchrelay.shared.archives.workflow_spec import WorkflowSpec
 from torchrelay.shared.errors import InvalidModel, InvalidWorkflow, StoreFailed
 from torchrelay.shared.quoting import quoted
 
 MANIFEST_NAME = "WAR-INF/MANIFEST.json"
+#: Of torch-workflow-archiver.
+ARCHIVER_VERSION = "0.2.15"
 
 
 class WorkflowInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +65,39 @@ def inspect(path: Path) -> WorkflowInfo:
         why = "it is not among the models, and no function either: the archive names no handler"
         raise InvalidWorkflow(f"The step {quoted(functions[0])!r} is not defined.", why)
     return WorkflowInfo(name=manifest.name, handler=manifest.handler, spec=spec)
+
+
+def create(
+    target: Path,
+    *,
+    workflow_name: str,
+    spec_file: Path,
+    handler: Path | None = None,
+    extra_files: Sequence[Path] = (),
+    force: bool = False,
+) -> None:
+    """Write an archive with its manifest; what is there already is replaced only when forced.
+
+    Raises as `inspect` does, and InvalidModel for files that are missing.
+    """
+    if not ARCHIVE_NAME.fullmatch(workflow_name):
+        raise InvalidModel(
+            f"Workflow name {workflow_name!r} may have only letters, digits, '_', '-' and '.'."
+        )
+    sources = sources_of([spec_file, *([handler] if handler else []), *extra_files])
+    workflow_spec.parse(spec_file.read_bytes())
+    workflow = {"workflowName": workflow_name, "specFile": spec_file.name}
+    manifest = {
+        "createdOn": datetime.fromtimestamp(clock.wall_ms() / 1000, UTC).strftime("%d/%m/%Y %H:%M:%S"),
+        "archiverVersion": ARCHIVER_VERSION,
+        "workflow": workflow | ({"handler": handler.name} if handler else {}),
+    }
+    with replacing(target, force=force) as half:
+        with zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo(MANIFEST_NAME, ZIP_DATE), json.dumps(manifest, indent=2))
+            for name in sorted(sources):
+                archive.write(sources[name], name)
+        inspect(half)
 
 
 def _read(path: Path, wanted: str | None) -> tuple[bytes | None, set[str]]:

@@ -11,9 +11,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.integration.archives import make_store
+from tests.integration.archives import make, make_store
 from tests.integration.fleet import Fleet, fleet
 from tests.support import eventually
+from torchrelay.shared.archives import workflow_archive
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +72,9 @@ def make_workflow(folder: Path, name: str, dag: str, models: str = MODELS) -> No
         archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
         archive.writestr("spec.yaml", f"{models}dag: {dag}\n")
         archive.writestr("code.py", CODE)
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +183,22 @@ def test_nothing_more_is_run_for_a_client_that(how: str, parts: Fleet, tmp_path:
     assert (tmp_path / "second").exists()
     assert not (tmp_path / "first").exists()
     unregister(parts, "held")
+
+
+def test_the_example_finds_a_digit_on_a_page(parts: Fleet) -> None:
+    pytest.importorskip("PIL")
+    example, store = ROOT / "examples" / "page", parts.folder / "models"
+    make(store, "finder", code=(example / "finder.py").read_text())
+    # The real one takes seconds to train.
+    code = (
+        "def handle(data, _):\n    return data and [{'class': row['body'][1:4].decode()} for row in data]\n"
+    )
+    make(store, "digits", code=code)
+    workflow_archive.create(
+        parts.folder / "flows" / "page.war",
+        workflow_name="page", spec_file=example / "spec.yaml", handler=example / "code.py",
+    )  # fmt: skip
+    register(parts, "page")
+    answer = parts.http.post(f"{parts.inference}/wfpredict/page", content=(example / "page.png").read_bytes())
+    assert answer.json() == {"digit": "PNG", "box": [198, 70, 246, 134]}
+    unregister(parts, "page")

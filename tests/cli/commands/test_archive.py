@@ -98,3 +98,19 @@ def test_a_broken_archive_is_one_line(tmp_path: Path) -> None:
         result = run("archive", "inspect", str(path))
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
         assert "torchrelay: " in result.stderr
+
+
+def test_a_workflows_archive_is_made_with_its_archivers_options_and_inspected(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("models: {m: {url: m.mar}}\ndag: {m: [f]}\n")
+    (tmp_path / "code.py").write_text("")
+    given = ["--workflow-name", "w", "--spec-file", str(tmp_path / "spec.yaml"),
+             "--export-path", str(tmp_path)]  # fmt: skip
+    refused = run("archive", "workflow", *given)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "The step 'f' is not defined" in refused.stderr
+    assert run("archive", "workflow", *given, "--handler", str(tmp_path / "code.py")).exit_code == 0
+    made = str(tmp_path / "w.war")
+    shown = run("archive", "inspect", made).output
+    assert "m.mar; then f" in shown
+    assert json.loads(run("archive", "inspect", made, "--json").stdout)["handler"] == "code.py"
+    assert run("archive", "workflow", *given).exit_code == 1

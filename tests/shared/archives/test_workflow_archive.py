@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import READER
 from torchrelay.shared.archives import archive_entries, model_config, workflow_archive
-from torchrelay.shared.errors import InvalidDag, InvalidWorkflow, RelayError
+from torchrelay.shared.errors import InvalidDag, InvalidModel, InvalidWorkflow, RelayError
 
 SPEC = "models: {m: {url: m.mar}}\ndag: {pre: [m]}\n"
 MANIFEST: dict[str, object] = {
@@ -123,3 +123,32 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(
     monkeypatch.setattr(archive_entries, "RATIO_FLOOR_BYTES", 1000)
     path = write(tmp_path / "w.war", {"spec.yaml": SPEC, "zeros": "0" * 1_000_000})
     assert "would unpack to more than" in refused(path).message
+
+
+def test_an_archive_that_was_made_here_is_read_here(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(SPEC)
+    (tmp_path / "code.py").write_text("")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "words.txt").write_text("a")
+    target = tmp_path / "out" / "w.war"
+    made = {"workflow_name": "w", "spec_file": tmp_path / "s.yaml", "handler": tmp_path / "code.py"}
+    workflow_archive.create(target, **made, extra_files=[tmp_path / "more"])  # type: ignore[arg-type]  # of several types
+    info = workflow_archive.inspect(target)
+    assert (info.name, info.handler, len(info.spec.steps)) == ("w", "code.py", 2)
+    with zipfile.ZipFile(target) as archive:
+        assert "words.txt" in archive.namelist()
+    with pytest.raises(InvalidModel, match="exists"):
+        workflow_archive.create(target, **made)  # type: ignore[arg-type]  # as above
+    workflow_archive.create(target, **made, force=True)  # type: ignore[arg-type]  # as above
+
+
+def test_what_can_not_be_registered_is_not_made(tmp_path: Path) -> None:
+    spec, target = tmp_path / "s.yaml", tmp_path / "w.war"
+    spec.write_text(SPEC)
+    with pytest.raises(InvalidWorkflow, match="The step 'pre' is not defined"):
+        workflow_archive.create(target, workflow_name="w", spec_file=spec)
+    with pytest.raises(InvalidModel, match="may have only letters"):
+        workflow_archive.create(target, workflow_name="a/b", spec_file=spec)
+    with pytest.raises(InvalidModel, match="There is no file"):
+        workflow_archive.create(target, workflow_name="w", spec_file=tmp_path / "none.yaml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
