@@ -100,7 +100,7 @@ def retry_after_s(headers: Mapping[str, str]) -> int:
 
 
 def was_refused(error: errors.RelayError) -> bool:
-    """Tell whether the server, or a proxy before it, has not begun with a request and says to try again."""
+    """Tell whether the server, or a proxy before it, says that the same call may be tried again."""
     if isinstance(error, ErrorStatus):
         return error.status == 503 and RETRY_AFTER in error.headers
     return isinstance(error, errors.ServiceUnavailable)

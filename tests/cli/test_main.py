@@ -49,5 +49,14 @@ def test_a_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 def test_help_comes_at_once_since_nothing_that_takes_time_is_imported_for_it() -> None:
     code = "import sys, torchrelay.cli.main; print(*sorted(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    slow = {"msgspec", "httpx2", "rich.table", "zmq", "falcon", "torch", "torchrelay.shared.settings"}
+    slow = {
+        "msgspec",
+        "httpx2",
+        "torchrelay.client",
+        "rich.table",
+        "zmq",
+        "falcon",
+        "torch",
+        "torchrelay.shared.settings",
+    }
     assert slow & set(ran.stdout.split()) == set()

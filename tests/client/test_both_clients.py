@@ -7,6 +7,8 @@ import json
 import os
 import re
 import ssl
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -466,6 +468,13 @@ def test_a_call_that_is_cancelled_while_a_file_is_read_ends_at_once() -> None:
 
     with saying(answer()) as server:
         asyncio.run(ask(server.url))
+
+
+def test_importing_the_client_imports_nothing_that_takes_long() -> None:
+    code = "import sys, torchrelay.client; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "numpy", "asyncio", "zmq", "typer", "rich", "yaml", "falcon", "sqlalchemy"}
+    assert heavy & {*ran.stdout.split()} == set()
 
 
 def test_each_method_says_what_it_takes() -> None:

@@ -43,7 +43,7 @@ NEVER = {
     "broker/archives": ("broker.core.machine", "threads know nothing of the core"),
     "broker/storage": ("broker.core.machine", "threads know nothing of the core"),
 }
-NEVER_TORCH = ("worker/node", "worker/common", "broker", "gateway", "shared", "cli")
+NEVER_TORCH = ("worker/node", "worker/common", "broker", "gateway", "client", "shared", "cli")
 
 
 def impurities(root: Path) -> list[str]:
