@@ -106,7 +106,8 @@ def _others(words: Sequence[str], line: int) -> Iterator[Finding]:
 def _torchserve(words: Sequence[str], line: int) -> Iterator[Finding]:
     given, unknown = _parsed(tuple(words))
     if given is None:
-        yield Finding("fails", f"torchserve {' '.join(words)}: {unknown[0]}", line=line)
+        if unknown:
+            yield Finding("fails", f"torchserve {' '.join(words)}: {unknown[0]}", line=line)
         return
     for word in unknown:
         # What a variable holds may well be options.
@@ -124,8 +125,9 @@ def _parsed(words: tuple[str, ...]) -> tuple[argparse.Namespace | None, tuple[st
     """Parse options; those that aren't known beside them, or why nothing could be parsed."""
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             given, unknown = command_line.parser().parse_known_args(words)
     except SystemExit:
-        return None, (said.getvalue().rpartition("error: ")[2].strip() or "can't be read",)
+        fault = said.getvalue().rpartition("error: ")[2].strip()
+        return None, (fault,) if fault else ()  # --help has none
     return given, tuple(unknown)

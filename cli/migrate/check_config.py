@@ -80,4 +80,7 @@ def _key(key: str, value: str, line: int) -> Iterator[Finding]:
 
 
 def _is_open(address: str) -> bool:
-    return bool(urlsplit(address).hostname) and is_reachable_from_outside(address)
+    try:
+        return bool(urlsplit(address).hostname) and is_reachable_from_outside(address)
+    except ValueError:  # no address, which its parser says
+        return False

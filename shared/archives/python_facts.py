@@ -5,6 +5,7 @@ make Python's parser take all memory, or end its process.
 """
 
 import ast
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
@@ -60,7 +61,9 @@ def read(content: bytes) -> SourceFacts:
     if len(content) > SOURCE_LIMIT_BYTES:
         return SourceFacts(fault=f"has more than {SOURCE_LIMIT_BYTES >> 20} MiB")
     try:
-        tree = ast.parse(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd literals, which are for whoever wrote it
+            tree = ast.parse(content)
     except SyntaxError as error:
         return SourceFacts(fault=error.msg, fault_line=error.lineno or 0)
     except (ValueError, RecursionError, MemoryError) as error:

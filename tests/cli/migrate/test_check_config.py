@@ -25,6 +25,7 @@ def levels(text: str) -> dict[int, str]:
         ("install_py_dep_per_model=false", ""),
         ("inference_address=http://0.0.0.0:8080", "same"),
         ("inference_address=http://127.0.0.1:8080", ""),
+        ("inference_address=http://[::1:8080", "fails"),
         ("model_store=$$STORE$$", ""),
     ],
 )

@@ -90,5 +90,10 @@ def test_what_python_cant_read_is_a_fault_and_nothing_else(text: bytes) -> None:
     assert found.imports == ()
 
 
+def test_odd_literals_warn_nobody(recwarn: pytest.WarningsRecorder) -> None:
+    assert read("x = '\\d' if 1is 1 else 0").fault == ""
+    assert len(recwarn) == 0
+
+
 def test_where_the_fault_is_is_said() -> None:
     assert read("a = 1\nb = (\nc = 2 2").fault_line in (2, 3)
