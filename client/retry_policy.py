@@ -3,7 +3,8 @@
 What may be repeated depends on what a failed try may have done:
 
 - nothing was sent (no connection): any call;
-- the server says that it may be tried again (503 with `Retry-After`): what reads or sets a value, predictions;
+- the server says that it may be tried again (503 with `Retry-After`): what reads or sets a value, and
+  predictions;
 - the connection broke, so that nobody knows: what reads or sets a value; predictions only where that is
   wished, since their handler may run twice.
 

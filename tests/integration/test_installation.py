@@ -20,3 +20,8 @@ def test_each_module_of_the_repository_is_in_the_wheel() -> None:
     ours = {path.relative_to(ROOT) for folder in folders for path in folder.rglob("*.py")}
     assert {path.name for path in folders} == {"broker", "cli", "client", "gateway", "shared", "worker"}
     assert {path for path in installed_ones if path.parts[1:]} == ours
+
+
+def test_type_checkers_are_told_that_it_is_typed() -> None:
+    [packages] = installed().glob("lib/python*/site-packages/torchrelay")
+    assert (packages / "py.typed").is_file()
