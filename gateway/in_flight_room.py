@@ -65,6 +65,10 @@ class Room:
             raise self.full()
         self.held_bytes += size
 
+    def give_back(self, size: int) -> None:
+        """Count something no longer that was taken in whole."""
+        self.held_bytes -= size
+
     def grow(self, body: IncomingBody, size: int) -> bool:
         """Take in a piece of a body, or none of it where its rest would find no room."""
         if (self._waiting and not body.held_bytes) or not self._fits(body):

@@ -23,6 +23,7 @@ from torchrelay.gateway import auth, model_readiness
 from torchrelay.gateway.body_reading import BodyReading
 from torchrelay.gateway.http.client_pace import ClientBacklog, Unsent
 from torchrelay.gateway.http.exchange import ClientLeft
+from torchrelay.gateway.in_flight_room import Room
 from torchrelay.gateway.session import (
     OF_THE_MOMENT,
     Answer,
@@ -332,6 +333,11 @@ class Link:
         except errors.FleetFault as error:
             return error.details
         return model_readiness.why_not_all(read)
+
+    @property
+    def room(self) -> Room:
+        """What is in flight, for what requests keep beside their jobs."""
+        return self._session.room
 
     def bodies_waiting_long(self) -> int:
         """Count the bodies that have waited for room for so long that others should make some."""

@@ -90,6 +90,8 @@ class _Run:
     _link: Link
     _steps: Sequence[m.StepFacts]
     _request: WorkflowRequest
+    #: Of the answers that steps behind them get.
+    _kept_bytes: int = 0
 
     async def finish(self) -> bytes:
         """Run all steps, and put the answers of the last ones together."""
@@ -106,6 +108,8 @@ class _Run:
         except BaseExceptionGroup as failed:
             # The first is why, if there are others: of those that waited for that one.
             raise failed.exceptions[0] from None
+        finally:
+            self._link.room.give_back(self._kept_bytes)
         last = [step.name for step in self._steps if not step.successors]
         if len(last) == 1:
             return answers[last[0]].result()
@@ -121,23 +125,52 @@ class _Run:
             inputs = [("body", "", await answers[before[0]])]
         else:
             inputs = [(name, "", await answers[name]) for name in before]
-        for tries_left in range(step.retry_attempts, -1, -1):
+        why = ""
+        for _ in range(step.retry_attempts + 1):
             try:
-                return await self._try(step, inputs)
-            except errors.RelayError as error:
-                if not (tries_left and self._may_be_repeated(error)):
-                    raise self._why_failed(step, error) from error
-        raise AssertionError("the last try either answers or raises")
+                answered = await self._try(step, inputs)
+                if step.successors:
+                    self._keep(step, len(answered))
+                return answered
+            except _TryFailed as failed:
+                why = str(failed)
+        raise _failed(step, f"{why}, after {step.retry_attempts + 1} tries" if step.retry_attempts else why)
+
+    def _keep(self, step: m.StepFacts, size: int) -> None:
+        """Count an answer that is kept for other steps. Raises ServiceUnavailable where there is no room."""
+        try:
+            self._link.room.take(size)
+        except errors.ServiceUnavailable as error:
+            raise _named(step, error) from error
+        self._kept_bytes += size
 
     async def _try(self, step: m.StepFacts, inputs: Sequence[Input]) -> bytes:
-        """Have a step's model answer once."""
+        """Have a step's model answer once.
+
+        Raises _TryFailed where another try may fare better, and otherwise the error of the whole request.
+        What is the fleet's stays as it is, but for the step's name: the same request may be answered later.
+        """
+        ends_at, answer_by = clock.monotonic() + step.timeout_ms / 1000, self._request.answer_by
+        is_clients = answer_by is not None and answer_by <= ends_at
+        try:
+            return await self._ask(step, inputs, answer_by if is_clients else ends_at)
+        except errors.RequestQuarantined as error:
+            raise _failed(step, error.details or error.message) from error
+        except errors.HandlerFault as error:
+            raise _TryFailed((error.details or error.message).removesuffix(".")) from error
+        except errors.FleetFault as error:
+            if isinstance(error, errors.PredictionTimeout) and not is_clients:
+                raise _TryFailed(f"no answer within its {step.timeout_ms} ms") from error
+            raise _named(step, error) from error
+        except errors.ModelNotFound as error:
+            raise _failed(step, "the workflow has been unregistered") from error
+
+    async def _ask(self, step: m.StepFacts, inputs: Sequence[Input], answer_by: float | None) -> bytes:
+        """Submit a step's job, and return its whole answer."""
         request = self._request
-        ends_at = clock.monotonic() + step.timeout_ms / 1000
-        if request.answer_by is not None:
-            ends_at = min(ends_at, request.answer_by)
         meta, frames = codec.pack_request(request.request_id, request.added, inputs, request.head)
         is_let_in, request.is_let_in = request.is_let_in, False
-        job = self._link.submit(step.model, None, meta, frames, is_let_in=is_let_in, answer_by=ends_at)
+        job = self._link.submit(step.model, None, meta, frames, is_let_in=is_let_in, answer_by=answer_by)
         answered, is_final = bytearray(), False
         try:
             while not is_final:
@@ -157,34 +190,20 @@ class _Run:
             if not is_final:
                 self._link.forget(job)
 
-    def _may_be_repeated(self, error: errors.RelayError) -> bool:
-        """Tell whether another try of a step may fare better: it failed, or took longer than it may."""
-        if isinstance(error, errors.PredictionTimeout):
-            return not self._is_over()
-        return isinstance(error, errors.HandlerFault) and not isinstance(error, errors.RequestQuarantined)
 
-    def _is_over(self) -> bool:
-        """Tell whether the client's own time is over."""
-        answer_by = self._request.answer_by
-        return answer_by is not None and clock.monotonic() >= answer_by
+class _TryFailed(Exception):
+    """One try of a step failed; says why."""
 
-    def _why_failed(self, step: m.StepFacts, error: errors.RelayError) -> errors.RelayError:
-        """Return the error of the whole request, which names the step.
 
-        What is the fleet's stays as it is: the same request may be answered at another time.
-        """
-        said = error.details or error.message
-        if isinstance(error, errors.PredictionTimeout) and not self._is_over():
-            said = f"no answer within its {step.timeout_ms} ms"
-        elif isinstance(error, errors.FleetFault):
-            return errors.rebuild(
-                error.name, error.message, f"step {step.name}: {said}", retry_after_s=error.retry_after_s
-            )
-        elif isinstance(error, errors.ModelNotFound):
-            said = "the workflow has been unregistered"
-        was_repeated = step.retry_attempts and self._may_be_repeated(error)
-        tries = f", after {step.retry_attempts + 1} tries" if was_repeated else ""
-        return errors.WorkflowStepFailed(f"Error executing {step.name}", f"step {step.name}: {said}{tries}")
+def _named(step: m.StepFacts, error: errors.RelayError) -> errors.RelayError:
+    """Return an error of the fleet's with the name of the step that met it."""
+    why = f"step {step.name}: {error.details or error.message}"
+    return errors.rebuild(error.name, error.message, why, error.retry_after_s)
+
+
+def _failed(step: m.StepFacts, why: str) -> errors.WorkflowStepFailed:
+    """Return the error of a request that a step has failed for good."""
+    return errors.WorkflowStepFailed(f"Error executing {step.name}", f"step {step.name}: {why}")
 
 
 def _as_json(name: str, body: bytes) -> msgspec.Raw:
