@@ -101,8 +101,9 @@ class PartForkServer(GroupForkServer[child.Role, child.Role]):
 def main() -> int:
     """Serve forks; in each forked process, run its part and return its exit code."""
     orders = inherited_socket(int(sys.argv[1]))
-    with lasting_imports():  # what more than one of them needs
+    with lasting_imports():  # what more than one of them needs, and what the launcher waits for
         from torchrelay.shared.wire import codec, sockets  # noqa: F401
+        from torchrelay.worker.node import launcher_handle  # noqa: F401
     server = PartForkServer(orders)
     role = server.serve()
     if role is None:

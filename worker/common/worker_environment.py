@@ -4,11 +4,14 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchrelay.shared.host import BY_BUS, ORDER
 from torchrelay.shared.settings import NodeSettings, SettingsError
-from torchrelay.shared.wire import messages as m
-from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
+
+if TYPE_CHECKING:  # a command that needs what is inherited alone has no use for messages
+    from torchrelay.shared.wire import messages as m
+    from torchrelay.worker.launcher.launcher_protocol import SequenceHeaders
 
 #: Variables of our own commands begin with it; some hold keys.
 OURS = "TORCHRELAY_"
@@ -96,7 +99,7 @@ def withheld_credentials(environment: Mapping[str, str], passed: Collection[str]
 
 
 def for_worker(
-    environment: Mapping[str, str], start: m.StartWorker, headers: SequenceHeaders, *folders: Path
+    environment: Mapping[str, str], start: "m.StartWorker", headers: "SequenceHeaders", *folders: Path
 ) -> dict[str, str]:
     """Return what a worker finds beside what it inherits; `folders` come last in its PYTHONPATH."""
     path = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
