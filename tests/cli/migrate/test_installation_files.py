@@ -1,12 +1,15 @@
 """What files are is told by their content, and hostile ones end nothing."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.cli.migrate.archives import HANDLER, write, write_workflow
-from torchrelay.cli.migrate import installation_files
+from torchrelay.cli.migrate import installation_files, request_files
 from torchrelay.cli.migrate.findings import FileReport
 from torchrelay.shared.archives import model_archive
 
@@ -112,3 +115,23 @@ def test_a_workflow_runs_once_that_is_switched_on(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "config.properties").write_text("enable_workflow_api=true")
     assert check(tmp_path)["flow.war"].verdict == "same"
+
+
+#: What scripts, manifests and configurations are made of, whole and broken.
+FRAGMENTS = [
+    b"curl -X POST http://h:8081/models?url=a -d ", b"torchserve --start --models ",
+    b"FROM pytorch/torchserve", b"inference_address=http://[::1", b"image: ", b"!!python/name:os",
+    b"env:\n  - {name: TS_X, value: ",
+    b"&a [", b"*a", b"'", b'"', b"\\\n", b"\n", b"\n  ", b"$", b"${X:-", b"{{", b"}}", b": ", b"- ", b"|\n",
+    b"=", b"\xff", b"\0", b"\\u00",
+]  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=4), max_size=30).map(b"".join))
+def test_no_file_makes_the_check_fail(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("run.sh", "pod.yaml", "config.properties", "client.py", "Dockerfile"):
+            Path(folder, name).write_bytes(content)
+        check(Path(folder))
+        assert list(request_files.read(Path(folder, "run.sh"), {}, {})) is not None
