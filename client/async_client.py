@@ -8,7 +8,7 @@ import httpx2
 
 from torchrelay.client import inference_calls, management_calls, member_calls, workflow_api_calls
 from torchrelay.client.attempts import Attempts
-from torchrelay.client.base_client import BaseClient, StreamedAnswer, described_as
+from torchrelay.client.base_client import STREAM_WORDS, BaseClient, StreamedAnswer, described_as
 from torchrelay.client.http_calls import Api, Call, Pause, ReceivedAnswer, Shown, Steps
 from torchrelay.client.http_pools import translated
 from torchrelay.client.inference_calls import Prediction
@@ -52,7 +52,7 @@ def _streamed(
     ) -> AbstractAsyncContextManager[AsyncPredictionStream]:
         return client.stream_of(build(*args, **kwargs))
 
-    return described_as(build, method, "stream", "Do the same, and read the answer part by part: ")
+    return described_as(build, method, "stream", STREAM_WORDS)
 
 
 class AsyncClient(BaseClient):

@@ -24,6 +24,8 @@ ANSWER_LIMIT_BYTES = 1024 * 1024 * 1024
 #: As many requests as may be on their way at once; more wait for one of these to end.
 CONNECTIONS_LIMIT = 100
 
+STREAM_WORDS = "Have a model answer, and read its answer part by part, as it comes; see `predict`."
+
 
 class BaseClient:
     """Where a server is, how to get in, and what calls may take."""
@@ -97,10 +99,9 @@ class StreamedAnswer:
         self.request_id = response.headers.get(REQUEST_ID, "")
 
 
-def described_as(build: Callable[..., Any], method: F, name: str = "", preface: str = "") -> F:
-    """Give a method the name, the words and the parameters of what makes its call."""
-    method.__name__ = name or build.__name__
-    method.__doc__ = preface + (build.__doc__ or "")
+def described_as(build: Callable[..., Any], method: F, name: str = "", words: str = "") -> F:
+    """Give a method the parameters of what makes its call, and its name and words unless it has others."""
+    method.__name__, method.__doc__ = name or build.__name__, words or build.__doc__
     signature = inspect.signature(build)
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     parameters = [itself, *signature.parameters.values()]

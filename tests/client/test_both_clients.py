@@ -481,6 +481,7 @@ def test_each_method_says_what_it_takes() -> None:
     for method in (Client.predict, AsyncClient.predict):
         assert (method.__name__, "timeout_s" in str(inspect.signature(method))) == ("predict", True)
         assert method.__doc__
+    assert (Client.stream.__name__, "part by part" in str(Client.stream.__doc__)) == ("stream", True)
     assert [name for name in dir(Client) if name[0] != "_"] == [
         name for name in dir(AsyncClient) if name[0] != "_"
     ]
