@@ -77,16 +77,21 @@ class PreparingSteps:
     ask: m.RegisterWorkflow
     name: str
     prepared: PreparedWorkflow
-    #: By the steps' names.
+    #: By their urls.
     outcomes: tuple[tuple[str, Prepared | errors.RelayError], ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the archives are, each once."""
+        return tuple(dict.fromkeys(step.url for step in self.prepared.spec.steps if not step.is_function))
 
 
 @dataclass(frozen=True, slots=True)
 class PreparingStep:
-    """The archive of one of these is; `workflow` is the token of that change."""
+    """One of these archives is; `workflow` is the token of that change."""
 
     workflow: int
-    step: str
+    url: str
 
 
 @dataclass(frozen=True, slots=True)

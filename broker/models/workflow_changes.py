@@ -68,25 +68,24 @@ def prepared(running: RunningChanges, token: int, outcome: PreparedWorkflow | er
         _refuse(running, caller, ask.url, error, [(outcome.archive, "")])
         return
     steps = PreparingSteps(caller, ask, name, outcome)
-    of_workflow = running.enter(steps)
-    models = [step for step in outcome.spec.steps if not step.is_function]
-    for step in models:
-        of_step = running.enter(PreparingStep(of_workflow, step.name))
-        running.emit(Prepare(of_step, parse(step.url), ask.s3_sse_kms, is_wanted_now=True))
-    if not models:
-        del running.steps[of_workflow]
+    if not steps.urls:
         _store(running, steps)
+        return
+    of_workflow = running.enter(steps)
+    for url in steps.urls:
+        of_step = running.enter(PreparingStep(of_workflow, url))
+        running.emit(Prepare(of_step, parse(url), ask.s3_sse_kms, is_wanted_now=True))
 
 
 def step_prepared(running: RunningChanges, token: int, outcome: Prepared | errors.RelayError) -> None:
-    """Note what came of the archive of one step, and go on when all are there."""
+    """Note what came of an archive of its models, and go on when all are there."""
     step = running.steps.pop(token)
     assert isinstance(step, PreparingStep), step
     steps = running.steps[step.workflow]
     assert isinstance(steps, PreparingSteps), steps
-    steps = replace(steps, outcomes=(*steps.outcomes, (step.step, outcome)))
+    steps = replace(steps, outcomes=(*steps.outcomes, (step.url, outcome)))
     running.steps[step.workflow] = steps
-    if len(steps.outcomes) == sum(not one.is_function for one in steps.prepared.spec.steps):
+    if len(steps.outcomes) == len(steps.urls):
         del running.steps[step.workflow]
         _store(running, steps)
 
@@ -99,18 +98,15 @@ def _store(running: RunningChanges, steps: PreparingSteps) -> None:
     details: list[str] = []
     for step in steps.prepared.spec.steps:
         try:
-            versions.append(_version(running, steps, step, outcomes.get(step.name)))
+            outcome = None if step.is_function else outcomes[step.url]
+            versions.append(_version(running, steps, step, outcome))
         except errors.RelayError as error:
             model = model_of_step(steps.name, step.name)
             failures.append(f"Workflow Node {model} failed to register. Details: {error.message}")
             if error.details:
                 details.append(f"{step.name}: {error.details}")
     if failures:
-        used = [
-            (one.archive, step.url)
-            for step in steps.prepared.spec.steps
-            if isinstance(one := outcomes.get(step.name), Prepared)
-        ]
+        used = [(one.archive, url) for url, one in steps.outcomes if isinstance(one, Prepared)]
         failed = _failure(steps.name, failures, details)
         _refuse(running, steps.caller, steps.ask.url, failed, [(steps.prepared.archive, ""), *used])
         return

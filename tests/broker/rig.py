@@ -139,6 +139,8 @@ class Rig:
         self.registry = MemoryRegistry()
         self.archives: dict[str, Prepared | RelayError] = {}
         self.workflows: dict[str, PreparedWorkflow | RelayError] = {}
+        #: Urls of what was fetched or looked for.
+        self.prepared: list[str] = []
         #: What was deleted since the last look.
         self.dropped: list[DropArchive] = []
         self.inbox: defaultdict[bytes, list[tuple[m.Message, tuple[bytes, ...]]]] = defaultdict(list)
@@ -308,6 +310,7 @@ class Rig:
 
     def _prepare(self, effect: Prepare | PrepareWorkflow) -> ArchivePrepared | WorkflowPrepared:
         token, url = effect.token, effect.origin.url
+        self.prepared.append(url)
         if isinstance(effect, Prepare):
             missing = ModelNotFound(f"Model not found at: {url}")
             return ArchivePrepared(token, self.archives.get(url, missing))

@@ -270,6 +270,18 @@ def test_an_archive_of_models_alone_is_not_kept() -> None:
     assert [one.archive for one in rig.dropped] == ["war"]
 
 
+def test_steps_that_have_the_same_archive_have_it_fetched_once() -> None:
+    rig = joined()
+    spec = b"models: {a: {url: detect.mar}, b: {url: detect.mar}}\ndag: {a: [b]}"
+    add(rig, "w.war", spec=spec)
+    rig.prepared.clear()
+    register(rig)
+    rig.start_workers()
+    rig.only(GATEWAY, m.WorkflowRegistered)
+    assert rig.prepared == ["w.war", "detect.mar"]
+    assert models(rig) == ["w__a", "w__b"]
+
+
 def test_functions_alone_make_a_workflow() -> None:
     rig = joined()
     add(rig, "w.war", spec=b"models: {batch-size: 1}\ndag: {a: [b]}")
