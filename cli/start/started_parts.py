@@ -49,7 +49,7 @@ class StartedParts:
         part = self._parts[launch.role] = StartedPart()
         reads, writes = os.pipe()
         loop = asyncio.get_running_loop()
-        part.launch, _ = await loop.connect_write_pipe(asyncio.Protocol, open(writes, "wb", buffering=0))  # noqa: SIM115
+        part.launch, _ = await loop.connect_write_pipe(asyncio.Protocol, open(writes, "wb", buffering=0))  # noqa: SIM115 - the transport closes it
         part.launch.write(msgspec.json.encode(launch) + b"\n")
         order = msgspec.json.encode(part_forks.ForkPart(launch.role))
         try:
