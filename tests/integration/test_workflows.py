@@ -170,7 +170,7 @@ def test_nothing_more_is_run_for_a_client_that(how: str, parts: Fleet, tmp_path:
     register(parts, "held")
     order = {"folder": str(tmp_path), "name": "first"}
     if how == "gives up":
-        answer = ask(parts, "held", order, **{"x-request-timeout-ms": "300"})
+        answer = ask(parts, "held", order, **{"x-request-timeout-ms": "1500"})
         assert (answer.status_code, answer.json()["details"][:10]) == (504, "step hold:")
     else:
         with contextlib.closing(http.client.HTTPConnection(parts.address, 8080)) as connection:
