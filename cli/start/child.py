@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -60,13 +61,23 @@ class LogTarget(msgspec.Struct, frozen=True, kw_only=True):
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What a child process gets; `settings` is the JSON of its role's settings.
 
-    `variables` are its environment, beside what the fork server has in its own.
+    `variables` are its environment, beside what the fork server has in its own; see `packed`.
     """
 
     role: Role
     settings: msgspec.Raw
     log: LogTarget
-    variables: dict[str, str] = {}
+    variables: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def packed(variables: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    """Write an environment as a launch has it: names and values may be of any bytes, and JSON's texts not."""
+    return tuple((os.fsencode(name), os.fsencode(value)) for name, value in variables.items())
+
+
+def unpacked(variables: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Read what `packed` has written."""
+    return {os.fsdecode(name): os.fsdecode(value) for name, value in variables}
 
 
 def main(role: Role) -> int:
@@ -74,9 +85,12 @@ def main(role: Role) -> int:
     setproctitle(f"torchrelay {TITLES[role]}")
     launcher = _launcher() if role == "worker" else None
     # Nothing follows this line but the end, which the thread sees: it reads past Python's buffer.
-    launch = msgspec.json.decode(sys.stdin.buffer.readline(), type=Launch)
+    line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return 0  # the supervisor has ended before it had sent it all
+    launch = msgspec.json.decode(line, type=Launch)
     threading.Thread(target=_end_with_supervisor, args=(sys.stdin.fileno(),), daemon=True).start()
-    add_to_environment(launch.variables)
+    add_to_environment(unpacked(launch.variables))
     launch.log.configure(role)
     try:
         return run(role, launch.settings, launcher)

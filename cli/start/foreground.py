@@ -8,7 +8,7 @@ import msgspec
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.checks import client_url
-from torchrelay.cli.start.child import Launch, LogTarget, Role
+from torchrelay.cli.start.child import Launch, LogTarget, Role, packed
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.start.progress import ServerWatcher, Startup
 from torchrelay.cli.start.supervisor import Supervisor
@@ -44,9 +44,11 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
         of_workers = worker_environment.of_settings(own, plan.node)
     except SettingsError as error:
         raise Fault(str(error)) from error
+    variables = packed(own)
 
     def launch(role: Role, settings: Settings) -> Launch:
-        return Launch(role=role, settings=msgspec.Raw(settings.to_json()), log=log(role), variables=own)
+        settings_json = msgspec.Raw(settings.to_json())
+        return Launch(role=role, settings=settings_json, log=log(role), variables=variables)
 
     # The node first: what its workers are forked from takes the longest to import.
     launches = [launch("worker", plan.node), launch("broker", broker), launch("gateway", gateway)]

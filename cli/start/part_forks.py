@@ -11,15 +11,20 @@ the process gets its launch. When the other end is closed, the server ends after
 
 import errno
 import os
+import select
+import signal
 import sys
 
 import msgspec
 
 from torchrelay.cli.start import child
+from torchrelay.shared import clock
 from torchrelay.shared.processes.fork_server import GroupForkServer, heed_signals, inherited_socket
 from torchrelay.shared.processes.lasting_imports import lasting_imports
 
 PACKET_LIMIT_BYTES = 4096
+#: What a process needs beside its grace, once its supervisor has ended, to kill itself.
+END_S = 1.0
 
 
 class ForkPart(msgspec.Struct, frozen=True, tag=True):
@@ -91,9 +96,17 @@ class PartForkServer(GroupForkServer[child.Role, child.Role]):
     def _tell_end(self, role: child.Role, code: int) -> None:
         self._tell(msgspec.json.encode(PartEnded(role, code)))
 
-    def wait_for_all(self) -> None:
-        """Wait until every process has ended: they do by themselves when their launches' pipes close."""
+    def wait_for_all(self, grace_s: float) -> None:
+        """Wait until every process has ended by itself; what is left after `grace_s` is killed."""
         for pid in self._pids.values():
+            os.kill(pid, signal.SIGCONT)  # one that is stopped would never end
+        deadline = clock.monotonic() + grace_s
+        while self._pids and (left_s := deadline - clock.monotonic()) > 0:
+            if select.select([self._wake_reader], [], [], left_s)[0]:
+                self._wake_reader.recv(4096)
+                self._reap()
+        for role, pid in self._pids.items():
+            self._signal(role, signal.SIGKILL)
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         self._reap()
 
@@ -107,7 +120,8 @@ def main() -> int:
     server = PartForkServer(orders)
     role = server.serve()
     if role is None:
-        server.wait_for_all()
+        # They end by themselves when their launches' pipes close.
+        server.wait_for_all(child.ORPHAN_GRACE_S + END_S)
         return 0
     return child.main(role)
 

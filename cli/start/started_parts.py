@@ -21,6 +21,8 @@ class StartedPart:
     """One process; `pid` once it runs."""
 
     pid = 0
+    #: Whether the fork server has ended before it, and so ended it.
+    is_orphan = False
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -62,12 +64,14 @@ class StartedParts:
 
     def signal(self, role: Role, number: int) -> None:
         """Send a signal to a process, if it still runs; SIGKILL goes to its whole group."""
+        self._wake_server()
         if self._socket and role in self._parts:
             with contextlib.suppress(BrokenPipeError):
                 self._socket.send(msgspec.json.encode(part_forks.SignalPart(role, number)))
 
     async def close(self) -> None:
         """End the fork server, and what it may still have."""
+        self._wake_server()
         if self._socket:
             self._lose_server()
         if self._server:
@@ -76,6 +80,12 @@ class StartedParts:
             except TimeoutError:
                 self._server.kill()
                 await self._server.wait()
+
+    def _wake_server(self) -> None:
+        """Have the fork server go on, if it is stopped: it would obey nothing."""
+        if self._server:
+            with contextlib.suppress(ProcessLookupError):
+                self._server.send_signal(signal.SIGCONT)
 
     async def _start_server(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,6 +132,7 @@ class StartedParts:
         self._socket = None
         for role, part in list(self._parts.items()):
             self._forget(role)
+            part.is_orphan = True
             if not part.start.done():
                 part.start.set_result(0)
             try:

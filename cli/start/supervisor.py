@@ -119,6 +119,8 @@ class Supervisor(ServerWatcher):
             return f"no process can be started: {error.strerror}", False
         code = await part.end
         del self._processes[role]
+        if part.is_orphan:
+            return "with the fork server that all are started by", False
         if code < 0:
             return f"killed by {signal.Signals(-code).name}", False
         return f"exit status {code}", code > 0

@@ -66,15 +66,21 @@ class ForkServer(ABC, Generic[WorkT]):
                 self._wake_reader.recv(4096)
                 self._reap()
             if self._orders in ready:
-                packet, fds, _, _ = socket.recv_fds(
-                    self._orders, self.packet_limit_bytes, self.fds_per_packet
-                )
+                packet, fds = self._receive()
                 if not packet:
                     return None
                 work = self._obey(packet, fds)
                 if work is not None:
                     selector.close()
                     return work
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        """Return the next packet, with its fds; it is empty when the other end is closed."""
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._orders, self.packet_limit_bytes, self.fds_per_packet)
+        except ConnectionResetError:  # so it is where reports were left unread there
+            return b"", []
+        return packet, fds
 
     def _be_forked(self, parent: int) -> None:
         """Make a forked process of the server `parent` one that dies with it, and holds nothing of it."""
@@ -116,10 +122,12 @@ class GroupForkServer(ForkServer[WorkT], Generic[KeyT, WorkT]):
         return pid
 
     def _signal(self, key: KeyT, number: int) -> None:
-        """Signal a process, if it runs; SIGKILL is for its whole group."""
+        """Signal a process, if it runs; SIGKILL is for its whole group, SIGTERM wakes one that is stopped."""
         pid = self._pids.get(key)
         if pid is not None:
             (os.killpg if number == signal.SIGKILL else os.kill)(pid, number)
+            if number == signal.SIGTERM:
+                os.kill(pid, signal.SIGCONT)
 
     def _reap(self) -> None:
         """Collect the processes that ended, and end what they left running."""

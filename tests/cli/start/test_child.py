@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.support import eventually
-from torchrelay.cli.start.child import Launch, LogTarget
+from torchrelay.cli.start.child import Launch, LogTarget, packed, unpacked
 from torchrelay.shared.settings import BrokerSettings
 
 TALKER = """
@@ -23,8 +23,8 @@ for number in range(500):
 """
 
 
-def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
-    child = subprocess.Popen(
+def run_child() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
         [
             sys.executable,
             "-P",
@@ -35,6 +35,10 @@ def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
         stderr=subprocess.PIPE,
         process_group=0,
     )
+
+
+def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
+    child = run_child()
     launch = Launch(
         role="broker",
         settings=msgspec.Raw(settings),
@@ -44,6 +48,19 @@ def start_broker(folder: Path, settings: bytes) -> "subprocess.Popen[bytes]":
     child.stdin.write(msgspec.json.encode(launch) + b"\n")
     child.stdin.flush()
     return child
+
+
+def test_an_environment_of_any_bytes_reaches_a_child() -> None:
+    variables = {"PLAIN": "a b", "N\udcff": "\udcfe\n", "LARGE": "x" * 200_000}
+    launch = Launch(
+        role="broker",
+        settings=msgspec.Raw(b"{}"),
+        log=LogTarget(level="INFO", log_format="text"),
+        variables=packed(variables),
+    )
+    line = msgspec.json.encode(launch)
+    assert b"\n" not in line
+    assert unpacked(msgspec.json.decode(line, type=Launch).variables) == variables
 
 
 @pytest.mark.integration
@@ -77,6 +94,13 @@ def test_a_child_stops_orderly_when_its_parent_is_gone(tmp_path: Path) -> None:
         child.stdin.close()
         assert child.wait(timeout=5) == 0
     assert "broker.stopped" in log.read_text()
+
+
+@pytest.mark.integration
+def test_a_child_whose_parent_goes_before_it_has_sent_all_ends_without_a_word() -> None:
+    with run_child() as child:
+        _, said = child.communicate(b'{"role":"bro', timeout=60)
+    assert (child.returncode, said) == (0, b"")
 
 
 @pytest.mark.integration

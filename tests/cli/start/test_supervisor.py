@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from tests.support import eventually_async
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.child import Launch, LogTarget, Role
+from torchrelay.cli.start.started_parts import StartedParts
 from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.shared.settings import environment
 
@@ -147,4 +149,29 @@ async def test_when_the_fork_server_is_killed_its_processes_end_and_are_started_
         )
         assert not any(map(is_alive, first))
         assert not running.done()
-    assert sorted(said) == [f"{role} ended (killed by SIGKILL); starting it again" for role in roles]
+    why = "with the fork server that all are started by"
+    assert sorted(said) == [f"{role} ended ({why}); starting it again" for role in roles]
+
+
+@pytest.mark.parametrize("stopped", ["broker", "forks"])
+async def test_what_is_stopped_is_woken_to_end_in_order(tmp_path: Path, stopped: str) -> None:
+    async with supervised(launch("broker", tmp_path)) as (supervisor, running, _):
+        await eventually_async(lambda: pid_in(tmp_path / "broker"))
+        os.kill(pid_in(tmp_path / stopped), signal.SIGSTOP)
+        await asyncio.wait_for(supervisor.stop(), timeout=60)
+        await running
+    assert (tmp_path / "stopped").read_text() == "broker\n"
+
+
+async def test_a_fork_server_whose_supervisor_is_gone_ends_with_all_that_it_has(tmp_path: Path) -> None:
+    hurried = FORK_SERVER.replace("child.main = run", "child.main, child.ORPHAN_GRACE_S = run, 0")
+    parts = StartedParts((sys.executable, "-P", "-c", hurried), environment())
+    await parts.start(launch("broker", tmp_path, is_deaf=True))
+    await eventually_async(lambda: pid_in(tmp_path / "broker"))
+    broker, forks = (pid_in(tmp_path / name) for name in ("broker", "forks"))
+    os.kill(broker, signal.SIGSTOP)
+    assert parts._socket is not None
+    parts._socket.shutdown(socket.SHUT_RDWR)  # as the kernel does at its end
+    await eventually_async(lambda: not is_alive(forks))
+    assert not is_alive(broker)
+    await parts.close()

@@ -1,6 +1,7 @@
 """The loop of a fork server, in a process of its own that forks one for each packet."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -72,6 +73,16 @@ def test_each_order_has_a_process_of_its_own_and_each_end_is_noticed(
         with open(order(orders, packet), "rb") as said:
             assert said.read() == packet
         assert orders.recv(100) == b"%d" % len(packet)
+
+
+def test_a_server_whose_last_report_nobody_has_read_ends_as_well(
+    server: tuple[socket.socket, subprocess.Popen[bytes]],
+) -> None:
+    orders, process = server
+    os.close(order(orders, b"a"))
+    assert select.select([orders], [], [], 60)[0]
+    orders.close()
+    assert process.wait(60) == 0
 
 
 def test_when_the_other_end_is_closed_the_server_ends_and_all_that_it_forked(
