@@ -100,13 +100,13 @@ def _walk(folder: Path) -> Iterator[Path]:
             yield place  # which is then said to be unreadable
             continue
         for inner in inside:
-            if inner.is_dir() and inner.name not in _PASSED_OVER:
+            if os.path.isdir(inner) and inner.name not in _PASSED_OVER:
                 if _is_model(inner):
                     yield inner
                 else:
                     waiting.append((inner, depth + 1))
-            elif inner.is_file():
-                count += 1
+            elif os.path.isfile(inner) or (inner.is_symlink() and inner.name.endswith(_ARCHIVES)):
+                count += 1  # an archive that a link leads to may be out of reach, which is said, too
                 yield inner
 
 
@@ -116,15 +116,15 @@ def _is_model(folder: Path) -> bool:
         children = list(folder.iterdir())
     except OSError:
         return False
-    inner = children[0] if len(children) == 1 and children[0].is_dir() else folder
-    return (inner / MANIFEST_NAME).is_file()
+    inner = children[0] if len(children) == 1 and os.path.isdir(children[0]) else folder
+    return os.path.isfile(inner / MANIFEST_NAME)
 
 
 def _config(found: Sequence[tuple[Path, bool]]) -> ConfigValues:
     """Return what the configurations among these files say, the last one where they differ."""
     said = ConfigValues()
     for path, _ in found:
-        text = _read(path) if path.name.endswith(_PROPERTIES) and path.is_file() else None
+        text = _read(path) if path.name.endswith(_PROPERTIES) else None
         if text is not None and _is_configuration(text):
             values = check_config.values_of(text.encode())
             given = {key: value for key in config_keys.KEYS if (value := getattr(values, key)) is not None}
@@ -135,7 +135,7 @@ def _config(found: Sequence[tuple[Path, bool]]) -> ConfigValues:
 def _judge(path: Path, is_named: bool, reader: ArchiveReader, around: Surroundings) -> FileReport | None:
     """Judge one file or folder; None where it is none of TorchServe's."""
     # Weights are zips as well, so that only who names a file says by that what it is.
-    if path.is_dir() or path.name.endswith(_ARCHIVES) or (is_named and _has_magic(path)):
+    if os.path.isdir(path) or path.name.endswith(_ARCHIVES) or (is_named and _has_magic(path)):
         return _judge_archive(path, reader, around)
     text = _read(path)
     if text is None:
@@ -158,7 +158,7 @@ def _unless_empty(path: Path, kind: str, found: list[Finding]) -> FileReport | N
 
 
 def _judge_archive(path: Path, reader: ArchiveReader, around: Surroundings) -> FileReport | None:
-    kind = "folder" if path.is_dir() else "archive"
+    kind = "folder" if os.path.isdir(path) else "archive"
     if path.suffix == ".war":
         return file_report(str(path), "workflow", _judge_workflow(path, reader, around))
     try:

@@ -20,6 +20,8 @@ Parameters = dict[str, object]
 DIMENSIONS_LIMIT = 32
 #: Of all dimensions but zeros multiplied by an element's size: what can be addressed.
 SIZE_LIMIT_BYTES = 2**63 - 1
+#: The most that an element takes in an array; one of BYTES is a pointer there.
+ELEMENT_LIMIT_BYTES = 8
 _LENGTH = struct.Struct("<I")
 
 
@@ -52,7 +54,7 @@ class Tensor:
             raise TensorError(f"{self}: the shape has more than {DIMENSIONS_LIMIT} dimensions.")
         if any(one < 0 for one in self.shape):
             raise TensorError(f"{self}: the shape {_said(self.shape)} has a negative dimension.")
-        if prod(one for one in self.shape if one) * (self.kind.size or 1) > SIZE_LIMIT_BYTES:
+        if prod(one for one in self.shape if one) * ELEMENT_LIMIT_BYTES > SIZE_LIMIT_BYTES:
             raise TensorError(f"{self}: no memory holds the shape {_said(self.shape)}.")
         return prod(self.shape)
 

@@ -19,3 +19,7 @@ def test_of_a_long_text_both_ends_are_left() -> None:
 
 def test_anything_is_shown_as_text() -> None:
     assert quoted(ValueError("no")) == "no"
+
+
+def test_halves_of_surrogate_pairs_are_replaced_since_no_message_carries_them() -> None:
+    assert quoted("a\ud800") == "a?"

@@ -65,7 +65,7 @@ def _facts_of(body: object) -> RequestFacts:
     """Return what a request in JSON says, if it says it as the protocol has it."""
     try:
         return msgspec.convert(body, RequestFacts)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the second for halves of surrogate pairs
         return RequestFacts()  # the handler's to refuse, or to understand
 
 

@@ -83,6 +83,17 @@ def test_binary_and_huge_files_links_pipes_and_circles_are_passed_over(tmp_path:
     assert set(check(tmp_path)) == {"run.sh"}
 
 
+def test_an_archive_behind_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone.mar").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "circle.mar").symlink_to(tmp_path / "circle.mar")
+    found = check(tmp_path)
+    assert {name: file.verdict for name, file in found.items()} == {
+        "gone.mar": "fails",
+        "circle.mar": "fails",
+    }
+    assert "No such file" in found["gone.mar"].findings[0].what
+
+
 def test_broken_archives_are_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "none.mar").write_bytes(b"no archive")
     (tmp_path / "none.tar.gz").write_bytes(b"\x1f\x8bno archive")

@@ -85,7 +85,10 @@ def test_bytes_are_taken_apart_exactly_or_not_at_all(data: bytes, count: int) ->
         ("BYTES", [1], b"\1\0\0", "3 bytes are left where a length of 4 bytes should be"),
         ("BYTES", [2], pack_bytes([b"a"]), "has 2 elements, and its data have 1."),
         ("BYTES", [1], pack_bytes([b"a", b"b"]), "has 1 elements, and its data have 1 and more."),
-        ("BYTES", [2**60], b"", "has 1152921504606846976 elements, and its data have 0."),
+        ("BYTES", [2**59], b"", "has 576460752303423488 elements, and its data have 0."),
+        # As an array of numpy's it would have 8 bytes for each element.
+        ("BYTES", [0, 2**60], b"", "no memory holds the shape [0, 1152921504606846976]."),
+        ("INT8", [2**61, 0], b"", "no memory holds the shape [2305843009213693952, 0]."),
         ("FP32", [3], [1.0, 2.0], "2 values, and the shape [3] has 3."),
         ("FP32", [1, 2], [[1.0], [2.0]], "nested, and not as its shape [1, 2] is"),
         ("FP32", [2, 2], [[1.0, 2.0], [3.0]], "nested, and not as its shape"),

@@ -19,6 +19,11 @@ from torchrelay.worker.model.inputs import Opened
 from torchrelay.worker.model.loading import LoadedModel
 from torchrelay.worker.model.runner import Runner
 
+#: Of a surrogate pair in a text of JSON, which UTF-8 can't express.
+HALF_A_PAIR = (
+    b'{"inputs":[{"name":"x","datatype":"\\ud800","shape":[1],"parameters":{"binary_data_size":0}}]}'
+)
+
 
 def binary(*tensors: Tensor, is_apart: bool = False, **facts: Any) -> list[Input]:
     """Make a job's inputs as a gateway does; `is_apart` as of a call by gRPC, each tensor by itself."""
@@ -94,7 +99,7 @@ def test_without_decoding_a_handler_gets_the_bytes(is_apart: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b'{"inputs": []}', b'{"id": 7, "outputs": 1}', b"[1]", b'"x"', b"broken", b""]
+    "body", [b'{"inputs": []}', b'{"id": 7, "outputs": 1}', b"[1]", b'"x"', b"broken", b"", b'{"\\ud800": 1}']
 )
 def test_json_is_what_it_is_without_the_protocol(body: bytes) -> None:
     assert seen([("body", job_inputs.JSON_REQUEST, body)]) == seen([("body", "application/json", body)])
@@ -107,6 +112,10 @@ def test_json_is_what_it_is_without_the_protocol(body: bytes) -> None:
         ([("body", job_inputs.binary_request(9), b"{}")], "said to have 9 bytes; 2 have come"),
         ([("body", job_inputs.binary_request(2), b"{}")], "missing required field `inputs`"),
         ([("body", job_inputs.binary_request(1), b"{}")], "is not JSON"),
+        (
+            [("body", job_inputs.binary_request(len(HALF_A_PAIR)), HALF_A_PAIR)],
+            "the datatype is ?, not one of",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_read_is_refused_alone(inputs: list[Input], said: str) -> None:
