@@ -28,6 +28,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
+from setproctitle import setproctitle
 from uvicorn_worker import UvicornWorker
 
 from torchrelay.gateway.app import create_app
@@ -342,6 +343,7 @@ class GrpcProcess(Worker):  # type: ignore[misc]  # gunicorn has no types
         from torchrelay.gateway.grpc.gathering_link import GatheringLink
         from torchrelay.gateway.grpc.grpc_server import GrpcServer
 
+        setproctitle("gunicorn: worker [torchrelay gateway, gRPC]")
         config = self.app.config
         self.server = partial(GrpcServer, GatheringLink(config), config, self.notify, NOTIFY_S)
 

@@ -43,12 +43,8 @@ def check(
     """
     import shutil
 
-    from torchrelay.cli.migrate import check_view, surroundings
+    from torchrelay.cli.migrate import check_view, installation_files, surroundings
     from torchrelay.cli.remote import rendering
-
-    if not surroundings.is_installed("yaml"):
-        raise Fault("archives and manifests are read with pyyaml: pip install 'torchrelay[broker]'")
-    from torchrelay.cli.migrate import installation_files
 
     has_package = surroundings.is_installed if packages else lambda _: True
     with rendering.progress_line() as say:

@@ -57,8 +57,10 @@ def broker(
     """Run the broker: it knows the models and shares out the work."""
     from torchrelay.cli.start import broker_address, checks, config_sources, part_settings, secrets_file
     from torchrelay.cli.start.folders import require_usable_state
+    from torchrelay.cli.start.required_packages import require_packages
     from torchrelay.shared.settings import environment
 
+    require_packages("broker")
     static_keys = secrets_file.static_keys(keys, environment())
     command_line = config_sources.command_line_values(**ctx.params, static_keys=static_keys)
     place = broker_address.beside(address, state_dir) if address else broker_address.own_place(environment())
@@ -120,8 +122,10 @@ def gateway(
 ) -> None:
     """Run the gateway: it speaks HTTP and hands requests to the broker."""
     from torchrelay.cli.start import broker_address, checks, config_sources, joining, part_settings
+    from torchrelay.cli.start.required_packages import require_packages
     from torchrelay.shared.settings import environment
 
+    require_packages("gateway")
     environ = environment()
     checks.require_broker_addresses(dialled=broker)
     entry = joining.Joining.of_command("gateway", join, join_file, credentials, environ)
@@ -167,10 +171,12 @@ def worker(
     """Run a node: it offers this host's devices and starts workers on them."""
     from torchrelay.cli.start import broker_address, checks, config_sources, joining, part_settings
     from torchrelay.cli.start.folders import cache_of_node
+    from torchrelay.cli.start.required_packages import require_packages
     from torchrelay.shared import host
     from torchrelay.shared.settings import environment
     from torchrelay.shared.torchserve.config_keys import ConfigValues
 
+    require_packages("worker")
     checks.require_broker_addresses(dialled=broker)
     command_line = ConfigValues(
         node_labels=config_sources.node_labels(label), preload=config_sources.preloaded(preload)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import part_settings
+from torchrelay.cli.start.required_packages import require_packages
 from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import host
@@ -48,6 +49,7 @@ def plan(
     command_line: ConfigValues, config: Configuration, options: part_settings.Options
 ) -> part_settings.Plan:
     """Make the settings of the three processes, and check that they can work on this machine."""
+    require_packages("broker", "gateway", "worker")
     try:
         made = part_settings.compose(command_line, config, options, host.look(environment()))
         gateway = made.gateway

@@ -164,7 +164,7 @@ def load(content: bytes, *, has_unique_keys: bool = False) -> dict[str, Any]:  #
 
     Of a key that stands twice in a mapping the last counts, or with `has_unique_keys` the file is refused.
     """
-    # Here alone: gateways import the struct, and have no YAML.
+    # Here alone: gateways import the struct, and read no YAML.
     import yaml
 
     if len(content) > SIZE_LIMIT_BYTES:
