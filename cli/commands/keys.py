@@ -41,11 +41,13 @@ def renew(
     from torchrelay.cli.remote.connected import connected
     from torchrelay.shared.torchserve.key_files import ENTRY_NAMES
 
-    entry = _entries(key_file).get(ENTRY_NAMES["token"])
+    entries = _entries(key_file)
+    entry = entries.get(ENTRY_NAMES["token"])
     match api:
         case "inference" | "management":
             if entry is None:
-                raise Fault(f"{key_file} holds no key that may renew others; name the file with --key-file")
+                why = "holds no key that may renew others" if entries else "isn't there"
+                raise Fault(f"{key_file} {why}; name the server's with --key-file")
             with connected("management", management, key=entry.key) as client:
                 client.renew_key(api)
         case _:

@@ -64,7 +64,15 @@ def register(
     max_batch_delay: Annotated[
         int | None, typer.Option(help="Milliseconds that a batch may wait to fill.")
     ] = None,
-    initial_workers: Annotated[int | None, typer.Option("--initial-workers", "--workers", min=0)] = None,
+    initial_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--initial-workers",
+            "--workers",
+            min=0,
+            help="Workers that it has at first. [default: the server's default_workers_per_model, or 0]",
+        ),
+    ] = None,
     response_timeout: Annotated[
         int | None, typer.Option(help="Seconds that a worker may take to answer.")
     ] = None,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Literal
 
-from torchrelay.cli.migrate.findings import CheckReport, FileReport, Finding, Level
+from torchrelay.cli.migrate.findings import UNKNOWN_KIND, CheckReport, FileReport, Finding, Level
 
 VERDICTS: dict[Level, str] = {
     "same": "runs unchanged",
@@ -24,7 +24,7 @@ Line = tuple[str, str]
 def lines(report: CheckReport, width: int) -> Iterator[Line]:
     """Yield lines with their styles: each file with what was found, and the sum."""
     for file in report.files:
-        if file.kind == "other":
+        if file.kind == UNKNOWN_KIND:
             yield f"{file.path}: nothing of TorchServe's was found in it", ""
             yield "", ""
             continue
@@ -32,7 +32,8 @@ def lines(report: CheckReport, width: int) -> Iterator[Line]:
         yield from _findings(file, width)
         yield "", ""
     counts = [f"{count} {_PLURALS[level]}" for level, count in report.summary.items() if count]
-    total = f"{len(report.files)} file{'' if len(report.files) == 1 else 's'}"
+    judged = sum(report.summary.values())
+    total = f"{judged} file{'' if judged == 1 else 's'}"
     yield f"{total}: {', '.join(counts)}" if counts else "Nothing of TorchServe's was found.", ""
 
 

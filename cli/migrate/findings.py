@@ -12,6 +12,8 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 FINDINGS_LIMIT = 200
 
 
+#: The kind of a file in which nothing of TorchServe's was found.
+UNKNOWN_KIND = "other"
 #: Said of whatever registers a workflow, and what there is to do then.
 WORKFLOWS_ARE_OFF = "workflows are registered only where that is switched on"
 SWITCH_WORKFLOWS_ON = "enable_workflow_api=true in config.properties, or --enable-workflows"
@@ -40,7 +42,7 @@ class FileReport(msgspec.Struct, frozen=True):
 
 
 class CheckReport(msgspec.Struct, frozen=True):
-    """All files that were looked at, and how many there are of each verdict."""
+    """All files that were looked at, and how many of TorchServe's there are of each verdict."""
 
     files: tuple[FileReport, ...]
     summary: dict[Level, int]
@@ -65,5 +67,6 @@ def worst(found: Sequence[Finding]) -> Level:
 
 def check_report(files: Sequence[FileReport]) -> CheckReport:
     """Count the verdicts."""
-    counts = {level: sum(file.verdict == level for file in files) for level in LEVELS}
+    judged = [file.verdict for file in files if file.kind != UNKNOWN_KIND]
+    counts = {level: judged.count(level) for level in LEVELS}
     return CheckReport(tuple(files), counts)

@@ -21,6 +21,7 @@ from torchrelay.cli.migrate import (
     check_workflow,
 )
 from torchrelay.cli.migrate.findings import (
+    UNKNOWN_KIND,
     CheckReport,
     FileReport,
     Finding,
@@ -68,7 +69,7 @@ def check(
                 reports.append(report)
             elif is_named:
                 nothing = Finding("ignored", "nothing of TorchServe's was found in it")
-                reports.append(file_report(str(path), "other", [nothing]))
+                reports.append(file_report(str(path), UNKNOWN_KIND, [nothing]))
     return check_report(reports)
 
 
