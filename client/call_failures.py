@@ -82,7 +82,7 @@ def answered_error(status: int, headers: Mapping[str, str], content: bytes) -> e
 def _error_of(status: int, headers: Mapping[str, str], content: bytes) -> errors.RelayError:
     try:
         said = msgspec.json.decode(content, type=ErrorBody)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         if status == errors.RequestTooLarge.status:  # has no body, as in TorchServe
             return errors.RequestTooLarge(
                 "the server takes no request of this size", "see its max_request_size"

@@ -146,7 +146,7 @@ def decode(answer: ReceivedAnswer, what: type[T]) -> T:
     content = answer.content
     try:
         return msgspec.json.decode(content, type=what)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         if answer.status >= 400:
             raise answered_error(answer.status, answer.headers, content) from error
         raise UnreadableAnswer(

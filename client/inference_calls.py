@@ -67,7 +67,7 @@ class Prediction(msgspec.Struct, frozen=True):
             return msgspec.json.decode(self.content, type=kind)
         except msgspec.ValidationError as error:
             raise UnreadableAnswer(f"the answer is not {kind}: {error}") from error
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # Python's handlers write NaN and Infinity, which JSON hasn't
         try:
             return msgspec.convert(json.loads(self.content), kind)

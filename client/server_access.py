@@ -102,5 +102,5 @@ def read_key_file(path: Path) -> dict[str, KeyEntry]:
         raise UnusableSetting(
             f"{path} can't be read: {error.strerror}; set TORCHRELAY_KEY instead"
         ) from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnusableSetting(f"{path} is no key file of a server") from error

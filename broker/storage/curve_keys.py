@@ -40,7 +40,7 @@ def open_at_start(path: Path) -> OwnKeys:
         if content.next is not None:
             keep(path, sockets.pair_of(content.next), None)
         return OwnKeys(sockets.pair_of(content.next or content.present))
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreFailed(
             f"The broker's keys in {path} can't be read: {error}",
             "bring back a copy of the file; with new keys, which are made where it is missing, all hosts have"

@@ -54,7 +54,11 @@ def show(answer: Iterable[bytes], content_type: str) -> None:
         try:
             typer.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
             return
-        except msgspec.DecodeError:  # a handler may announce JSON and send something else
+        except (
+            msgspec.DecodeError,
+            UnicodeDecodeError,
+            RecursionError,
+        ):  # a handler may announce JSON and send something else
             _write([text])
     else:
         _write(answer)

@@ -143,7 +143,7 @@ class ModelCalls:
         try:
             # NaN and Infinity are Python's, and no JSON.
             metadata: object = json.loads(bytes(body), parse_constant=lambda _: None)
-        except ValueError:
+        except (ValueError, RecursionError):
             metadata = None
         text = json.dumps(metadata if isinstance(metadata, dict) else {}, ensure_ascii=False)
         return response, msgspec.Raw(text.encode("utf-8", "replace"))

@@ -210,7 +210,7 @@ def _as_json(name: str, body: bytes) -> msgspec.Raw:
     """Return the answer of one of several last steps. Raises WorkflowStepFailed where it isn't JSON."""
     try:
         msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         why = f"step {name}: several steps are the last, and the answer of this one is not JSON: {error}"
         raise errors.WorkflowStepFailed(f"Error executing {name}", quoted(why)) from error
     return msgspec.Raw(body)

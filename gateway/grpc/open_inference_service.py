@@ -116,7 +116,7 @@ class OpenInferenceService:
             link.forget(job)
         try:
             return tensor_messages.answer_of(asked, response, body, quotes_bytes=quotes_bytes)
-        except TensorError as error:
+        except (TensorError, UnicodeEncodeError) as error:  # the second for texts that no message has
             raise errors.InternalError(
                 f"The model's answer is none of the open inference protocol: {error}"
             ) from error

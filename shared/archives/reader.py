@@ -166,7 +166,7 @@ def _value(order: protocol.Order, answer: bytes, kind: type[ValueT]) -> ValueT:
         outcome: protocol.Answer = msgspec.json.decode(found[0], type=protocol.Answer)
         if isinstance(outcome, protocol.Done):
             return msgspec.json.decode(outcome.value, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.InvalidModel(f"What the archive says can't be read: {error}.") from error
     match outcome:
         case protocol.ArchiveRefused(name, message, details, number):

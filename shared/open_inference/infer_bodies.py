@@ -284,7 +284,7 @@ def _from_json(kind: type[S], text: memoryview) -> S:
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         raise TensorError(f"The JSON is no message of the protocol: {quoted(error)}") from error
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # Python and others write NaN and Infinity, which JSON hasn't
     try:
         return msgspec.convert(json.loads(str(text, "utf-8")), kind)

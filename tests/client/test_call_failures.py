@@ -54,7 +54,7 @@ def test_a_refusal_of_size_has_no_body_and_is_known_by_its_status() -> None:
 
 
 def test_somebody_elses_error_is_shown_in_part_and_kept_whole() -> None:
-    made = answered_error(400, {"a": "b"}, b"\xff" + b"x" * 5000)
+    made = answered_error(400, {"a": "b"}, b'"\xff' + b"x" * 5000)
     assert isinstance(made, api.ErrorStatus)
     assert len(made.message) < 400
-    assert (made.status, len(made.content), made.headers) == (400, 5001, {"a": "b"})
+    assert (made.status, len(made.content), made.headers) == (400, 5002, {"a": "b"})

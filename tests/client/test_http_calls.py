@@ -33,5 +33,7 @@ def test_an_answer_is_read_as_what_was_asked_for_or_is_an_error() -> None:
     assert decode(said(b'{"status": "Unhealthy"}', 500), HealthBody).status == "Unhealthy"
     with pytest.raises(UnreadableAnswer, match="http://a:1 is not torchrelay's management address"):
         decode(said(b'{"status": "Fine"}'), HealthBody)
+    with pytest.raises(UnreadableAnswer):
+        decode(said(b'{"status": "\xff"}'), HealthBody)
     with pytest.raises(ErrorStatus, match="answered 500"):
         decode(said(b"oops", 500), HealthBody)

@@ -66,7 +66,10 @@ def test_json_is_read_as_a_type_if_one_is_named() -> None:
     assert answered(b'{"a": [1]}').json() == {"a": [1]}
     assert answered(b'{"a": [1]}').json(dict[str, list[int]]) == {"a": [1]}
     assert str(answered(b"[NaN, Infinity]").json()) == "[nan, inf]"
-    for content, kind in ((b"<html>", Any), (b"", Any), (b'{"a": "b"}', dict[str, int]), (b"[" * 10**5, Any)):
+    others: tuple[tuple[bytes, Any], ...] = (
+        (b"<html>", Any), (b"", Any), (b'{"a": "b"}', dict[str, int]), (b"[" * 10**5, Any), (b'"\xff"', Any),
+    )  # fmt: skip
+    for content, kind in others:
         with pytest.raises(UnreadableAnswer):
             answered(content).json(kind)
 

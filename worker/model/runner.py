@@ -13,7 +13,6 @@ from ts.context import Context, RequestProcessor
 from torchrelay.shared import clock
 from torchrelay.shared.errors import BadRequest, InternalError
 from torchrelay.shared.open_inference import job_inputs
-from torchrelay.shared.open_inference.tensors import TensorError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded
 from torchrelay.worker.common.measuring import Measuring
@@ -89,7 +88,7 @@ class Runner:
         if request.inputs and ";" in request.inputs[0].content_type:
             try:
                 tensors = self._tensors(request, values)
-            except TensorError as error:
+            except ValueError as error:  # a TensorError, or what a library has to say of such bytes
                 return outputs.failed(BadRequest(str(error)))
         return Opened(request, values, job.sequence, job.starts_sequence, job.given_up_at, tensors)
 

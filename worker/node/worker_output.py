@@ -210,7 +210,7 @@ class StatusPipe(_Pipe):
         for line in lines:
             try:
                 status = msgspec.json.decode(line, type=Status)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue  # a handler has written into the pipe
             if isinstance(status, LoadingPhase):
                 phases.append(status)

@@ -346,6 +346,7 @@ def test_describe_asks_for_the_version_that_the_path_names(path: str, ask: tuple
         (b"[1]", {}),
         (b"", {}),
         (b"\xff", {}),
+        (b"[" * 100_000, {}),
         (b'{"rate": NaN, "text": "\\ud800"}', {"rate": None, "text": "?"}),  # what JSON can't carry
     ],
 )

@@ -90,10 +90,11 @@ async def test_several_last_steps_answer_with_an_object_of_all() -> None:
     assert made.endswith(b"}\n")
 
 
-async def test_of_several_last_steps_none_may_answer_with_what_is_not_json() -> None:
+@pytest.mark.parametrize("body", [b"plain", b'"\xff"', b"[" * 100_000])
+async def test_of_several_last_steps_none_may_answer_with_what_is_not_json(body: bytes) -> None:
     link = await started()
     with pytest.raises(errors.WorkflowStepFailed, match="Error executing b") as failed:
-        await answer(link, steps(("a", ("b", "c")), ("b", ()), ("c", ())), request(b"plain"))
+        await answer(link, steps(("a", ("b", "c")), ("b", ()), ("c", ())), request(body))
     assert "step b: several steps are the last" in failed.value.details
 
 

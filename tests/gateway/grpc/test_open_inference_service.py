@@ -163,6 +163,11 @@ async def test_tensors_that_cannot_be_are_an_invalid_argument(more: dict[str, An
             "none of the open inference protocol: The body is not JSON",
         ),
         (
+            codec.Response(200, "", (), b'{"outputs": [], "id": "\\ud800"}'),
+            "INTERNAL",
+            "none of the open inference protocol: 'utf-8' codec can't encode",
+        ),
+        (
             codec.Response(200, "", (), b'{"outputs": 1}'),
             "INTERNAL",
             "Expected `array`, got `int` - at `$.outputs`",

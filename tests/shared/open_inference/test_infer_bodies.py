@@ -128,7 +128,17 @@ def test_a_tensor_lies_in_one_piece() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"[" * 100_000, b'{"inputs":' * 50_000, b"{", b"\xff\xfe", b"1" * 100_000, b'{"inputs": [1e', b""],
+    [
+        b"[" * 100_000,
+        b'{"inputs":' * 50_000,
+        b"{",
+        b"\xff\xfe",
+        b"1" * 100_000,
+        b'{"inputs": [1e',
+        b"",
+        b'{"inputs": [], "id": "\xff"}',
+        b'{"\xff": 1}',
+    ],
 )
 def test_what_is_no_json_is_refused_in_a_few_words(body: bytes) -> None:
     with pytest.raises(TensorError) as raised:

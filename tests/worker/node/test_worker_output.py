@@ -228,7 +228,9 @@ def test_phases_are_told_as_they_come_and_the_first_last_words_count() -> None:
     encoded = msgspec.json.encode(warming)
     os.write(pipe.writer.fileno(), encoded[:5])
     assert pipe.phases() == []
-    os.write(pipe.writer.fileno(), encoded[5:] + b"\nrubbish\n" + msgspec.json.encode(waiting) + b"\n")
+    os.write(
+        pipe.writer.fileno(), encoded[5:] + b'\nrubbish\n"\xff"\n' + msgspec.json.encode(waiting) + b"\n"
+    )
     assert pipe.phases() == [warming, waiting]
     for reason in ("first", "second"):
         os.write(pipe.writer.fileno(), msgspec.json.encode(LastWords(reason, False)) + b"\n")
