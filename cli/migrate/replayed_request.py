@@ -58,6 +58,8 @@ def parse_line(line: bytes, source: str) -> ReplayedRequest:
         raise ValueError(str(error)) from error
     if not said.path.startswith("/"):
         raise ValueError(f"path {said.path!r} doesn't begin with a slash")
+    if not (said.method + said.path).isprintable():
+        raise ValueError(f"{said.method!r} {said.path!r} has a character that can't be shown: escape it by %")
     return ReplayedRequest(
         api=said.api or api_of(said.path),
         method=said.method.upper(),

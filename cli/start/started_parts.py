@@ -154,4 +154,5 @@ def _end_orphan(part: StartedPart, fd: int) -> None:
     """Take note of the end of a process that nobody has waited for."""
     asyncio.get_running_loop().remove_reader(fd)
     os.close(fd)
-    part.end.set_result(-signal.SIGKILL)
+    if not part.end.done():  # who waited for it may have been cancelled, at the very end
+        part.end.set_result(-signal.SIGKILL)

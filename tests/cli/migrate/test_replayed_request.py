@@ -27,6 +27,7 @@ def test_of_a_line_method_and_path_are_enough() -> None:
 @pytest.mark.parametrize(
     "line",
     [b"{", b"[]", b'{"method": "GET"}', b'{"method": "GET", "path": "models"}',
+     b'{"method": "GET", "path": "/ping\\r\\nX: y"}', b'{"method": "GET\\u001b[2J", "path": "/ping"}',
      b'{"method": "GET", "path": "/", "body_b64": "?"}', b'{"method": "GET", "path": "/", "nothing": 1}'],
 )  # fmt: skip
 def test_what_is_no_request_is_said_to_be_none(line: bytes) -> None:
