@@ -13,7 +13,7 @@ import msgspec
 from torchrelay.cli.start import part_forks
 from torchrelay.cli.start.child import Launch, Role
 
-#: How long the fork server may take to end after its last process.
+#: How long the fork server may take to end after its last process, and processes after the fork server.
 CLOSE_S = 1.0
 
 
@@ -72,6 +72,7 @@ class StartedParts:
     async def close(self) -> None:
         """End the fork server, and what it may still have."""
         self._wake_server()
+        left = [part.end for part in self._parts.values()]
         if self._socket:
             self._lose_server()
         if self._server:
@@ -80,6 +81,8 @@ class StartedParts:
             except TimeoutError:
                 self._server.kill()
                 await self._server.wait()
+        if left:
+            await asyncio.wait(left, timeout=CLOSE_S)  # the kernel kills them, which takes a moment
 
     def _wake_server(self) -> None:
         """Have the fork server go on, if it is stopped: it would obey nothing."""

@@ -245,7 +245,7 @@ def test_a_worker_is_given_neither_its_nodes_key_nor_the_way_to_it(encrypted: En
     encrypted.parts.register("tells_what_it_was_given.mar", initial_workers=1)
     eventually(lambda: encrypted.parts.ready("tells_what_it_was_given"))
     given = encrypted.parts.predict("tells_what_it_was_given").text
-    assert "PATH=" in given
+    assert "'PATH': " in given
     kept = json.loads(encrypted.credentials("one").read_bytes())
     for secret in (kept["secret_key"], *kept["broker_keys"], "one.json", "torchrelay-join"):
         assert secret not in given

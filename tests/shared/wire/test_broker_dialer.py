@@ -173,7 +173,7 @@ def test_a_part_with_a_key_says_nothing_to_a_broker_that_asks_for_none(scene: Sc
     broker = scene.broker(None)
     part = scene.part(broker.address, kind="node")
     scene.until(lambda: part.complaints)
-    assert "asks for no key" in part.complaints[0]
+    assert "asks for no" in part.complaints[0]  # for sure, or as likely: as who closes the connection first
     assert not broker.socket.poll(100)
 
 
