@@ -68,6 +68,8 @@ class PlayedFleet:
         self._answer = codec.pack_response(codec.Response(200, "OK", (), BODY))[0]
         #: What the broker did last, in seconds of CPU, turn by turn.
         self._turns: list[float] = []
+        #: Of these, what it took to decide.
+        self._deciding: list[float] = []
         #: Workers that run, with what they were started by; and what each of them was given.
         self._workers: dict[bytes, m.StartWorker] = {}
         self._node_of: dict[bytes, bytes] = {}
@@ -101,14 +103,17 @@ class PlayedFleet:
 
     def _row(self, fleet: str, what: str, work: Callable[[], None], per: int) -> FleetRow:
         gc.collect()
-        self._turns = []
+        self._turns, self._deciding = [], []
         work()
-        turns = self._turns
-        # What a sweep or beats take is no job's, and has a row of its own.
-        each = 2 * median(turns) if what.startswith("jobs") else sum(turns) / per
+
+        def each(turns: list[float]) -> float:
+            # What a sweep or beats take is no job's, and has a row of its own.
+            return 1e6 * (2 * median(turns) if what.startswith("jobs") else sum(turns) / per)
+
         return FleetRow(
-            fleet=fleet, what=what, turns=len(turns), us_each=each * 1e6, longest_ms=max(turns) * 1e3
-        )
+            fleet=fleet, what=what, turns=len(self._turns), us_each=each(self._turns),
+            deciding_us_each=each(self._deciding), longest_ms=max(self._turns) * 1e3,
+        )  # fmt: skip
 
     # What is played
 
@@ -239,7 +244,9 @@ class PlayedFleet:
         if head:
             message, epoch = codec.decode(head)
             came = (Received(peer, message, epoch),)
+        decides = time.thread_time()
         effects = self._core.handle(came, now=self._now)
+        self._deciding.append(time.thread_time() - decides)
         sent = [effect for effect in effects if isinstance(effect, Send)]
         for effect in sent:
             codec.encode(effect.message, EPOCH)

@@ -15,6 +15,11 @@ def render(results: FleetResults) -> str:
     head = ("", *(f"{fleet}" for fleet in fleets))
     what = list(dict.fromkeys(row.what for row in results.rows))
     each = [[one, *(_us(rows[one, fleet].us_each) for fleet in fleets)] for one in what]
+    deciding = [
+        [one, *(_us(rows[one, fleet].deciding_us_each) for fleet in fleets)]
+        for one in what
+        if one.startswith("jobs")
+    ]
     longest = [[one, *(f"{rows[one, fleet].longest_ms:.1f}" for fleet in fleets)] for one in what]
     return f"""\
 ## Large fleets
@@ -24,6 +29,10 @@ with its codec and without sockets, in fleets of so many models x workers of eac
 time. Microseconds for each job, worker, beat or question:
 
 {table(head, each)}
+
+Of a job's, those in which the core decides, without reading and writing messages:
+
+{table(head, deciding)}
 
 The longest turn in milliseconds, in which nobody else is served, with whatever the garbage collector did:
 

@@ -208,6 +208,8 @@ class FleetRow(Record, frozen=True, kw_only=True):
     turns: int
     #: Microseconds for each of what was done: a worker, a job, a beat, a question.
     us_each: float
+    #: Of these, those in which the core decided; in the others messages were read and written.
+    deciding_us_each: float
     longest_ms: float
 
 
