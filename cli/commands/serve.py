@@ -67,11 +67,9 @@ def serve(
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
     from torchrelay.cli.faults import Fault
-    from torchrelay.cli.start import checks, config_sources, console, foreground, part_settings, secrets_file
+    from torchrelay.cli.start import checks, config_sources, fork_server_start, part_settings, secrets_file
     from torchrelay.cli.start.broker_address import advertised
-    from torchrelay.cli.start.child import LogTarget
     from torchrelay.cli.start.folders import folders
-    from torchrelay.cli.start.progress import Terminal
     from torchrelay.shared.settings import environment
 
     environ = environment()
@@ -105,6 +103,11 @@ def serve(
         plan = checks.plan(command_line, config, own)
         if misses := checks.misspelt_models(plan.broker):
             raise Fault("\n".join(misses))
+        starting = fork_server_start.with_environment_of_workers(plan.node)
+        from torchrelay.cli.start import console, foreground
+        from torchrelay.cli.start.child import LogTarget
+        from torchrelay.cli.start.progress import Terminal
+
         for line in [
             *made.warnings,
             *config_sources.ignored_keys(config),
@@ -122,4 +125,4 @@ def serve(
                 limits=limits,
             )
 
-        foreground.run(plan, log, Terminal(plan, console.say))
+        foreground.run(plan, log, Terminal(plan, console.say), starting)

@@ -6,17 +6,16 @@ from collections.abc import Callable
 
 import msgspec
 
-from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.checks import client_url
 from torchrelay.cli.start.child import Launch, LogTarget, Role, packed
+from torchrelay.cli.start.fork_server_start import ForkServerStart
 from torchrelay.cli.start.part_settings import Plan
 from torchrelay.cli.start.progress import ServerWatcher, Startup
 from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.shared import ids
 from torchrelay.shared.processes import private_memory
-from torchrelay.shared.settings import GatewaySettings, Settings, SettingsError, StaticKey, environment
-from torchrelay.worker.common import worker_environment
+from torchrelay.shared.settings import GatewaySettings, Settings, StaticKey, environment
 
 #: The name of the key by which this command asks its own server.
 OWN_KEY_NAME = "torchrelay serve"
@@ -26,8 +25,12 @@ class _StopAsked(Exception):
     """Ctrl-C was pressed, or SIGTERM came."""
 
 
-def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) -> None:
-    """Run the three processes until a signal stops them; `log` says where each one logs what.
+def run(
+    plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher, starting: ForkServerStart
+) -> None:
+    """Run the three processes, forked by what `starting` starts, until a signal stops them.
+
+    `log` says where each one logs what.
 
     Raises:
         Fault: a process can't be started.
@@ -39,12 +42,7 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
         key = StaticKey("management", OWN_KEY_NAME, ids.secret())
         broker = msgspec.structs.replace(broker, static_keys=(*broker.static_keys, key))
 
-    own = dict(environment())
-    try:
-        of_workers = worker_environment.of_settings(own, plan.node)
-    except SettingsError as error:
-        raise Fault(str(error)) from error
-    variables = packed(own)
+    variables = packed(environment())
 
     def launch(role: Role, settings: Settings) -> Launch:
         settings_json = msgspec.Raw(settings.to_json())
@@ -55,7 +53,7 @@ def run(plan: Plan, log: Callable[[Role], LogTarget], watcher: ServerWatcher) ->
     # What was registered, scaled or unregistered since the start is in the registry, which then counts.
     later = launch("broker", msgspec.structs.replace(broker, load_models=(), snapshot=None))
     supervisor = Supervisor(
-        launches, watcher.process_ended, of_workers, later=later, requests_grace_s=gateway.graceful_timeout_s
+        launches, watcher.process_ended, starting, later=later, requests_grace_s=gateway.graceful_timeout_s
     )
     url = client_url(plan.gateway.management_address, "management")
     startup = Startup(

@@ -5,13 +5,13 @@ import contextlib
 import os
 import signal
 import socket
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
+import subprocess
 
 import msgspec
 
 from torchrelay.cli.start import part_forks
 from torchrelay.cli.start.child import Launch, Role
+from torchrelay.cli.start.fork_server_start import ForkServerStart
 
 #: How long the fork server may take to end after its last process, and processes after the fork server.
 CLOSE_S = 1.0
@@ -33,21 +33,17 @@ class StartedPart:
 
 
 class StartedParts:
-    """The processes that are forked for this one, by the fork server that runs while there are any."""
+    """The processes that are forked for this one, by a fork server, or the next where that was killed."""
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
-        """`command` starts the fork server, with these variables as its whole environment."""
-        self._command = command
-        self._variables = variables
-        self._server: Process | None = None
+    def __init__(self, starting: ForkServerStart) -> None:
+        self._starting = starting
+        self._server: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._starting = asyncio.Lock()
         self._parts: dict[Role, StartedPart] = {}
 
     async def start(self, launch: Launch) -> StartedPart:
         """Start a process and give it its launch; the one of this role before has ended. Raises OSError."""
-        async with self._starting:
-            orders = self._socket or await self._start_server()
+        orders = self._socket or self._start_server()
         part = self._parts[launch.role] = StartedPart()
         reads, writes = os.pipe()
         loop = asyncio.get_running_loop()
@@ -77,30 +73,24 @@ class StartedParts:
             self._lose_server()
         if self._server:
             try:
-                await asyncio.wait_for(self._server.wait(), CLOSE_S)
-            except TimeoutError:
+                await asyncio.to_thread(self._server.wait, CLOSE_S)
+            except subprocess.TimeoutExpired:
                 self._server.kill()
-                await self._server.wait()
+                await asyncio.to_thread(self._server.wait)
+        self._starting.close()
         if left:
             await asyncio.wait(left, timeout=CLOSE_S)  # the kernel kills them, which takes a moment
 
     def _wake_server(self) -> None:
         """Have the fork server go on, if it is stopped: it would obey nothing."""
         if self._server:
-            with contextlib.suppress(ProcessLookupError):
-                self._server.send_signal(signal.SIGCONT)
+            self._server.send_signal(signal.SIGCONT)
 
-    async def _start_server(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._server = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(theirs.fileno()),
-                stdin=DEVNULL,
-                env=self._variables,
-                pass_fds=[theirs.fileno()],
-                process_group=0,
-            )
+    def _start_server(self) -> socket.socket:
+        if self._server:
+            self._server.kill()  # it has gone, or is about to
+            self._server.wait()
+        self._server, ours = self._starting.take()
         ours.setblocking(False)
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._on_report, ours)

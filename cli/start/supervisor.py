@@ -6,16 +6,14 @@ child has left is ended with its group. A child notices the end of this process 
 
 import asyncio
 import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.child import Launch, Role
+from torchrelay.cli.start.fork_server_start import ForkServerStart
 from torchrelay.cli.start.progress import ServerWatcher
 from torchrelay.cli.start.started_parts import StartedPart, StartedParts
 
-#: -P: a folder called `shared` where serve was started must not shadow ours.
-FORK_SERVER_COMMAND = (sys.executable, "-P", "-m", "torchrelay.cli.start.part_forks")
 #: A child that was killed so often before the server was up is given up. One that exits by itself with an
 #: error is given up at once: it would fail again.
 START_LIMIT = 3
@@ -34,7 +32,6 @@ GATEWAY_END_S = 0.5
 class Supervisor(ServerWatcher):
     """Starts, watches, restarts and stops child processes; `report` takes one line for the operator.
 
-    They are forks of a process with these `variables` as its whole environment, which `command` starts.
     It is told of the start: once the models are registered, `later` replaces the launch of its role.
     """
 
@@ -42,8 +39,7 @@ class Supervisor(ServerWatcher):
         self,
         launches: Sequence[Launch],
         report: Callable[[str], None],
-        variables: Mapping[str, str],
-        command: Sequence[str] = FORK_SERVER_COMMAND,
+        starting: ForkServerStart,
         later: Launch | None = None,
         *,
         requests_grace_s: float = 0.0,
@@ -53,7 +49,7 @@ class Supervisor(ServerWatcher):
         self._later = later
         gateway_s = max(STOP_GRACE_S["gateway"], requests_grace_s + GATEWAY_END_S)
         self._stop_grace_s = {**STOP_GRACE_S, "gateway": gateway_s}
-        self._parts = StartedParts(command, variables)
+        self._parts = StartedParts(starting)
         self._processes: dict[Role, StartedPart] = {}
         self._is_up = False
         self._is_stopping = False

@@ -14,7 +14,14 @@ import typer
 
 from torchrelay.cli.commands import options
 from torchrelay.cli.faults import REPORTED, text_of
-from torchrelay.cli.start import checks, config_sources, foreground, part_settings, secrets_file
+from torchrelay.cli.start import (
+    checks,
+    config_sources,
+    foreground,
+    fork_server_start,
+    part_settings,
+    secrets_file,
+)
 from torchrelay.cli.start.child import LogTarget
 from torchrelay.cli.start.console import say
 from torchrelay.cli.start.folders import Folders, folders
@@ -97,7 +104,8 @@ def _serve(given: argparse.Namespace, made: Folders) -> None:
     log = LogTarget(
         level="INFO", log_format="torchserve", file=_file(log_dir, "ts_log.log"), limits=own.log_limits
     )
-    foreground.run(plan, lambda _: log, Console(plan))
+    starting = fork_server_start.with_environment_of_workers(plan.node)
+    foreground.run(plan, lambda _: log, Console(plan), starting)
 
 
 def _defaults() -> ConfigValues:

@@ -15,6 +15,7 @@ import pytest
 from tests.support import eventually_async
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start.child import Launch, LogTarget, Role
+from torchrelay.cli.start.fork_server_start import ForkServerStart
 from torchrelay.cli.start.started_parts import StartedParts
 from torchrelay.cli.start.supervisor import Supervisor
 from torchrelay.shared.settings import environment
@@ -63,7 +64,7 @@ def launch(role: Role, folder: Path, **what: object) -> Launch:
 async def supervised(*launches: Launch) -> AsyncIterator[tuple[Supervisor, "asyncio.Task[None]", list[str]]]:
     said: list[str] = []
     command = (sys.executable, "-P", "-c", FORK_SERVER)
-    supervisor = Supervisor(launches, said.append, environment(), command)
+    supervisor = Supervisor(launches, said.append, ForkServerStart(environment(), command))
     running = asyncio.create_task(supervisor.run())
     try:
         yield supervisor, running, said
@@ -165,7 +166,7 @@ async def test_what_is_stopped_is_woken_to_end_in_order(tmp_path: Path, stopped:
 
 async def test_a_fork_server_whose_supervisor_is_gone_ends_with_all_that_it_has(tmp_path: Path) -> None:
     hurried = FORK_SERVER.replace("child.main = run", "child.main, child.ORPHAN_GRACE_S = run, 0")
-    parts = StartedParts((sys.executable, "-P", "-c", hurried), environment())
+    parts = StartedParts(ForkServerStart(environment(), (sys.executable, "-P", "-c", hurried)))
     await parts.start(launch("broker", tmp_path, is_deaf=True))
     await eventually_async(lambda: pid_in(tmp_path / "broker"))
     broker, forks = (pid_in(tmp_path / name) for name in ("broker", "forks"))
