@@ -9,6 +9,8 @@ from torchrelay.cli.commands import options
 
 if TYPE_CHECKING:  # settings take time to load, and `--help` needs none
     from torchrelay.cli.start.child import Role
+    from torchrelay.cli.start.fork_server_start import ForkServerStart
+    from torchrelay.cli.start.part_settings import Plan
 
 
 def serve(
@@ -66,6 +68,9 @@ def serve(
     torchserve_flag: options.TorchServeFlag = False,
 ) -> None:
     """Serve models from this machine: HTTP, broker and workers in one go."""
+    from torchrelay.cli.start import early_stops
+
+    early_stops.heed()
     from torchrelay.cli.faults import Fault
     from torchrelay.cli.start import checks, config_sources, fork_server_start, part_settings, secrets_file
     from torchrelay.cli.start.broker_address import advertised
@@ -77,7 +82,6 @@ def serve(
     command_line = config_sources.command_line_values(**ctx.params, static_keys=static_keys)
     checks.require_broker_addresses(*([broker] if broker else ()))
     config = config_sources.read_config(ts_config, environ)
-    limits = config_sources.log_limits(environ)
     with folders(None if ncs else state_dir, cache_dir, environ) as made:
         own = part_settings.Options(
             state_dir=str(made.state),
@@ -98,31 +102,33 @@ def serve(
             static_keys=static_keys,
             metrics_log_dir=str(made.state / "logs"),
             grace_s=grace,
-            log_limits=limits,
+            log_limits=config_sources.log_limits(environ),
         )
         plan = checks.plan(command_line, config, own)
         if misses := checks.misspelt_models(plan.broker):
             raise Fault("\n".join(misses))
         starting = fork_server_start.with_environment_of_workers(plan.node)
-        from torchrelay.cli.start import console, foreground
-        from torchrelay.cli.start.child import LogTarget
-        from torchrelay.cli.start.progress import Terminal
-
         for line in [
             *made.warnings,
             *config_sources.ignored_keys(config),
             *part_settings.plain_http_warnings(plan.gateway),
         ]:
             typer.echo(line, err=True)
-        log_dir = made.state / "logs"
-        typer.echo(f"Starting broker, gateway and workers; all they log is in {log_dir}")
+        typer.echo(f"Starting broker, gateway and workers; all they log is in {made.state / 'logs'}")
+        _run(plan, starting, made.state / "logs", verbose, json_logs)
 
-        def log(role: "Role") -> LogTarget:  # into files, since the terminal shows what becomes of models
-            return LogTarget(
-                level="INFO" if verbose else "ERROR",
-                log_format="json" if json_logs else "text",
-                file=str(log_dir / f"{role}.log"),
-                limits=limits,
-            )
 
-        foreground.run(plan, log, Terminal(plan, console.say), starting)
+def _run(plan: "Plan", starting: "ForkServerStart", log_dir: Path, verbose: bool, json_logs: bool) -> None:
+    from torchrelay.cli.start import console, foreground
+    from torchrelay.cli.start.child import LogTarget
+    from torchrelay.cli.start.progress import Terminal
+
+    def log(role: "Role") -> LogTarget:  # into files, since the terminal shows what becomes of models
+        return LogTarget(
+            level="INFO" if verbose else "ERROR",
+            log_format="json" if json_logs else "text",
+            file=str(log_dir / f"{role}.log"),
+            limits=plan.broker.log_limits,
+        )
+
+    foreground.run(plan, log, Terminal(plan, console.say), starting)

@@ -17,6 +17,7 @@ from torchrelay.cli.faults import REPORTED, text_of
 from torchrelay.cli.start import (
     checks,
     config_sources,
+    early_stops,
     foreground,
     fork_server_start,
     part_settings,
@@ -48,6 +49,7 @@ WITHOUT_GRPC = (
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    early_stops.heed()
     given = command_line.parser().parse_args([word for word in sys.argv[1:] if word != command.SERVER_NAME])
     try:
         with folders(None, None, environment(), large_in_temp=True) as made:
