@@ -1,9 +1,9 @@
 """The fork server of `torchrelay serve`: `python -m torchrelay.cli.start.part_forks FD`.
 
 Each process of the server is a fork of this one. PERF: they share what they import, in memory and time, and
-have it at the same addresses, so that what the CPU has learnt of a branch in one of them it knows in all: 16
-to 25 % less CPU time per request. Handlers run in forks, too: nothing that they may not see is in the memory
-or the environment of this process.
+have it at the same addresses, so that what the CPU has learnt of a branch in one of them it knows in all:
+4 to 14 % more requests, and more on a busy machine. Handlers run in forks, too: nothing that they may not see
+is in the memory or the environment of this process.
 
 FD is one end of a socket pair whose other end `StartedParts` holds. An order to fork brings the pipe on which
 the process gets its launch. When the other end is closed, the server ends after the last of its processes.

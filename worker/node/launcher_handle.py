@@ -138,8 +138,8 @@ def executed(variables: Mapping[str, str], _ours: socket.socket, theirs: socket.
 def forked(ours: socket.socket, theirs: socket.socket) -> psutil.Process:
     """Fork a launcher from this process, whose environment and memory workers may see.
 
-    PERF: what is loaded already lies at the same addresses in this process's other forks, and the CPU finds
-    in its caches what it knows of the branches there: 16 to 25 % less CPU time per request.
+    PERF: what is loaded already lies at the same addresses in the other processes of the server; see
+    `cli/start/part_forks.py`.
     """
     node_pid = os.getpid()
     pid = os.fork()
