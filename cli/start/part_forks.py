@@ -83,13 +83,13 @@ class PartForkServer(GroupForkServer[child.Role, child.Role]):
         except OSError as error:
             report = PartNotForked(order.role, error.errno or errno.EAGAIN)
         else:
-            report = PartForked(order.role, pid)
             if pid == 0:
                 heed_signals()
                 os.dup2(launch_fd, sys.stdin.fileno())
+                os.close(launch_fd)
+                return order.role
+            report = PartForked(order.role, pid)
         os.close(launch_fd)
-        if isinstance(report, PartForked) and report.pid == 0:
-            return order.role
         self._tell(msgspec.json.encode(report))
         return None
 
