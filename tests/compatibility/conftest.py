@@ -1,5 +1,6 @@
-"""The archives that transcripts name, built once for all tests of a process."""
+"""The archives that transcripts name: built once for all tests of a process, a copy for each test."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,13 @@ from tests.compatibility import replaying
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("golden") / "store"
     replaying.build_store(folder)
     return folder
+
+
+@pytest.fixture
+def store(built_store: Path, tmp_path: Path) -> Path:
+    """A model store that the test may add to: no other test sees it."""
+    return shutil.copytree(built_store, tmp_path / "store")

@@ -102,6 +102,9 @@ def held():
                 yield from {word.decode() for word in pattern.findall(memory.read(end - start))}
 
 def handle(data, context):
+    if not data:  # it is being loaded
+        return None
+    in_memory = sorted(held())  # first: root may read the environment of any process, and then holds it
     found, read, refused = [], [], []
     for folder in Path("/proc").glob("[0-9]*"):
         for name in ("environ", "cmdline"):
@@ -117,8 +120,8 @@ def handle(data, context):
                 found.append((folder.name, name))
     variables = dict(os.environ)
     seen = dict(pid=os.getpid(), variables=variables, found=found, read=read, refused=refused,
-                held=sorted(held()))
-    return data and [seen for _ in data]
+                held=in_memory)
+    return [seen for _ in data]
 """,
     "prints_without_end": """
 import itertools, threading, time
