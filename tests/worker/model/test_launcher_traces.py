@@ -149,6 +149,7 @@ def test_processes_that_a_handler_starts_find_the_archive_and_nothing_of_ours(
 
 def test_the_program_is_empty(starts: Starts) -> None:
     assert starts.told("main()") == "(None, False, [''])"
+    assert starts.told("[name for name in sys.modules if name.startswith('torchrelay')]") == "[]"
 
 
 def test_a_handler_may_choose_how_its_processes_start(starts: Starts) -> None:
@@ -175,6 +176,33 @@ def test_two_workers_of_one_launcher_draw_other_numbers_and_have_other_keys(star
     first = ast.literal_eval(starts.told("chance()"))
     second = ast.literal_eval(Starts(starts.fleet).told("chance()"))
     assert all(one != other for one, other in zip(first, second, strict=True))
+
+
+TELLS_NUMPY = """
+import sys
+IS_THERE = "numpy.random" in sys.modules
+def handle(data, context):
+    if data is not None:
+        import numpy
+        return [f"{IS_THERE} {numpy.random.random()}"]
+"""
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_two_workers_draw_other_numbers_with_numpy_and_have_it_only_where_it_is_used(
+    fleet: Fleet, is_shared: bool
+) -> None:
+    fleet.start_node(preload=("torch", *["numpy.random"] * is_shared))
+    fleet.join()
+    said = set()
+    for _ in range(2):
+        loaded = load(fleet, TELLS_NUMPY)
+        submit(fleet, loaded.worker, b"x", lease=loaded.hello.worker_id)
+        body = answers(fleet, lease=loaded.hello.worker_id)[0].body
+        assert isinstance(body, bytes)
+        assert body.startswith(str(is_shared).encode())
+        said.add(body)
+    assert len(said) == 2
 
 
 TELLS = """
