@@ -144,7 +144,11 @@ def run(node: socket.socket, node_pid: int) -> int:
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(own_interpreter.COMPAT))
     with lasting_imports():
-        from torchrelay.worker.model import loaded_torch, process  # with all that a worker needs, once
+        from torchrelay.worker.model import (
+            loaded_torch,
+            loading,
+            process,
+        )  # with all that a worker needs, once
 
         failed = _preload(node)
     if loaded_torch.is_cuda_initialized():
@@ -153,13 +157,14 @@ def run(node: socket.socket, node_pid: int) -> int:
     # A handler's child in a session of its own is not of its worker's group, and would outlive us.
     adopt_orphans()
     server = WorkerForkServer(node)
+    ours = loading.our_modules()
     for report in failed:
         server.tell(report)
     child = server.serve()
     if child is None:
         server.end_all()
         os._exit(0)  # PERF: nothing is left to clean up, and tearing torch down took 0.7 s
-    return process.run(child.spec, child.status_fd)
+    return process.run(child.spec, child.status_fd, ours)
 
 
 def main() -> int:

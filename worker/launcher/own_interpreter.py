@@ -42,6 +42,6 @@ def main(spec_fd: int, status_fd: int) -> int:
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # typeshed: TextIO has it not
     # `ts`, which handlers import, comes from here, also where TorchServe itself is installed.
     sys.path.insert(0, str(COMPAT))
-    from torchrelay.worker.model import process
+    from torchrelay.worker.model import loading, process
 
-    return process.run(spec, status_fd)
+    return process.run(spec, status_fd, loading.our_modules())

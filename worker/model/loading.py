@@ -5,9 +5,9 @@ exceptions: the caller reports the first cause, not what happened on the way.
 """
 
 import asyncio
-import importlib
 import inspect
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -38,18 +38,39 @@ class LoadedModel(msgspec.Struct, frozen=True):
     loop: asyncio.AbstractEventLoop | None = None
 
 
-def hide_our_modules(model_dir: Path) -> dict[str, ModuleType]:
+def our_modules() -> dict[str, ModuleType]:
+    """Find the modules of ours that are imported, to be hidden later.
+
+    PERF: the launcher looks, once. A worker that looks through all modules writes into each that it is in
+    use, and so has pages of its own for them: 4 MB.
+    """
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _OUR_PACKAGE}
+
+
+def hide_our_modules(ours: Iterable[str], model_dir: Path) -> None:
     """Let an archive have modules of any name: take ours out of sys.modules, put its folder first.
 
     Everything of ours must have been imported; nothing of ours is imported by name afterwards. The caller
-    keeps the modules returned.
+    keeps the modules.
     """
-    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == _OUR_PACKAGE}
     for name in ours:
         del sys.modules[name]
     sys.path.insert(0, str(model_dir))
-    importlib.invalidate_caches()
-    return ours
+    _look_again(sys.path)
+
+
+def _look_again(folders: Iterable[str]) -> None:
+    """Forget what is known of folders that modules are looked for in.
+
+    PERF: `importlib.invalidate_caches` does so for every package that has been imported, too, and takes 1 MB
+    of each worker, for the same reason.
+    """
+    for folder in folders:
+        finder = sys.path_importer_cache.get(folder)
+        if finder is None:  # there was no such folder
+            sys.path_importer_cache.pop(folder, None)
+        elif hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
 
 
 def load(start: m.StartWorker, model_dir: Path) -> LoadedModel:

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import msgspec
 
@@ -356,8 +356,11 @@ def _reporting_failure(status_fd: int) -> Iterator[None]:
         os.close(status_fd)
 
 
-def run(spec: WorkerSpec, status_fd: int) -> int:
-    """Load the model and serve it; return the exit code. Raises what the model's code raises on load."""
+def run(spec: WorkerSpec, status_fd: int, ours: Mapping[str, ModuleType]) -> int:
+    """Load the model and serve it; return the exit code. Raises what the model's code raises on load.
+
+    `ours` are our modules, which an archive does not see.
+    """
     settings.add_to_environment(spec.variables)
     keep_some_free_memory()
     # As TorchServe has it, so that what handlers log, and what ends a worker, is found where it was.
@@ -376,7 +379,8 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         if number := ranks.threads(config) if rank_role else spec.threads:
             loaded_torch.use_threads(number)
         launcher_traces.draw_own_randomness()
-        ours = [*hide_our_modules(model_dir).values(), launcher_traces.hide_program()]
+        hide_our_modules(ours, model_dir)
+        program = launcher_traces.hide_program()
         model = load(start, model_dir)
         runner = _runner(spec, model)
         readiness, share = None, None
@@ -387,7 +391,7 @@ def run(spec: WorkerSpec, status_fd: int) -> int:
         rank_role.follow(runner)
     else:
         _serve(spec, runner, share, readiness)
-    del ours  # our modules, kept alive until here
+    del program  # kept alive until here
     return 0
 
 

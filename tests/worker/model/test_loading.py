@@ -188,7 +188,8 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     from torchrelay.worker.model.held_leases import AssignedJob, Batch
     model_dir = Path({str(model_dir)!r})
     start = m.StartWorker(1, "m", "1.0", "", 0, "worker.py", "cpu", None, 1)
-    ours = loading.hide_our_modules(model_dir)
+    ours = loading.our_modules()
+    loading.hide_our_modules(ours, model_dir)
     runner = Runner(model=loading.load(start, model_dir), decode_input=True, response_limit_bytes=1000)
     meta, frames = codec.pack_request("r", [], [("body", "text/plain", b"hi")])
     part_sender = runner.new_part_sender(runner.model.context, print)
@@ -214,6 +215,30 @@ def test_archives_with_modules_named_as_ours_load_and_leave_ours_alone(tmp_path:
     answer, epoch, name, worker_file = json.loads(done.stdout)
     assert answer == ["theirs", str(model_dir / "broker.py"), str(model_dir / "cli.py"), "hi"]
     assert (epoch, name, worker_file) == (7, "Welcome", str(model_dir / "worker.py"))
+
+
+def test_a_module_is_found_that_was_installed_after_others_were_looked_for(tmp_path: Path) -> None:
+    script = f"""
+    import importlib, os, sys
+    from pathlib import Path
+    from torchrelay.worker.model import loading
+    folders = [Path({str(tmp_path)!r}, name) for name in ("there", "not_yet")]
+    folders[0].mkdir()
+    sys.path += map(str, folders)
+    times = folders[0].stat()
+    assert importlib.util.find_spec("late_one") is importlib.util.find_spec("late_two") is None
+    folders[1].mkdir()
+    for folder, name in zip(folders, ("late_one", "late_two")):
+        (folder / f"{{name}}.py").write_text("")
+    os.utime(folders[0], ns=(times.st_atime_ns, times.st_mtime_ns))  # within one tick of its clock
+    loading.hide_our_modules(loading.our_modules(), Path({str(tmp_path)!r}))
+    import late_one, late_two
+    """
+    code = textwrap.dedent(script)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_handler_called_like_a_library_that_is_loaded_is_the_archives(
