@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from benchmarks.results import Loop
+from torchrelay.broker import collecting
 from torchrelay.broker.core import metrics_config
 from torchrelay.broker.core.effects import Send
 from torchrelay.broker.core.events import Event, Received
@@ -99,10 +100,9 @@ def measure(jobs_per_message: int, seconds: float) -> Loop:
     """Run turns for about `seconds` after a tenth of that to warm up."""
     bench = Bench(jobs_per_message)
     jobs = range(jobs_per_message)  # a job's number is free again once it was answered
-    gc.collect()
-    gc.freeze()  # as the broker's server does
-    _turns(bench, jobs, seconds / 10)
-    turns, worked_s = _turns(bench, jobs, seconds)
+    with collecting.seldom():  # as in the broker's server
+        _turns(bench, jobs, seconds / 10)
+        turns, worked_s = _turns(bench, jobs, seconds)
     gc.unfreeze()
     return Loop(
         what="broker core",

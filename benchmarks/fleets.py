@@ -20,6 +20,7 @@ from statistics import median
 from benchmarks import fleets_report, hardware, report
 from benchmarks.core import ARCHIVE, BODY, EPOCH
 from benchmarks.results import FleetResults, FleetRow, as_json
+from torchrelay.broker import collecting
 from torchrelay.broker.core import metrics_config
 from torchrelay.broker.core.effects import Send
 from torchrelay.broker.core.events import Event, Received
@@ -102,7 +103,6 @@ class PlayedFleet:
             yield self._row(name, what, work, per)
 
     def _row(self, fleet: str, what: str, work: Callable[[], None], per: int) -> FleetRow:
-        gc.collect()
         self._turns, self._deciding = [], []
         work()
 
@@ -273,12 +273,9 @@ class PlayedFleet:
 def measure(fleet: str, jobs: int) -> Iterator[FleetRow]:
     """Play a fleet of so many models x workers."""
     models, workers = map(int, fleet.split("x"))
-    gc.collect()
-    gc.freeze()  # as the broker's server does at its start
-    try:
+    with collecting.seldom():  # as in the broker's server
         yield from PlayedFleet(models, workers).rows(fleet, jobs)
-    finally:
-        gc.unfreeze()
+    gc.unfreeze()
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ which put their result into a queue and wake the loop.
 """
 
 import contextlib
-import gc
 import logging
 import os
 import queue
@@ -20,8 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, TypeVar, cast
 
+from torchrelay.broker import collecting
 from torchrelay.broker.archives import store
 from torchrelay.broker.archives.limited_threads import PlacedThreads
+from torchrelay.broker.collecting import Collections
 from torchrelay.broker.core import effects, events, metrics_config
 from torchrelay.broker.core.early_requests import default_versions_first
 from torchrelay.broker.core.keyring import Keyring
@@ -229,22 +230,24 @@ class BrokerServer:
         self._store.keep_only(self._archives)
         store.remove_leftovers(self._settings)
         self._unsent.append(events.Started(tuple(self._loads_at_start())))
-        gc.collect()
-        gc.freeze()  # what lives from the start on need not be looked at by the collector again
         turns = self._turns()
-        while fault := first_fault(turns, self._turn):
-            # Not a message's: the core contains those. What it wanted done comes with the next turn.
-            self._log_fault("broker.turn_failed", fault[1], events=len(fault[0]))
-            self._pause_s = FAULT_PAUSE_S
+        with collecting.seldom():
+            while fault := first_fault(turns, self._turn):
+                # Not a message's: the core contains those. What it wanted done comes with the next turn.
+                self._log_fault("broker.turn_failed", fault[1], events=len(fault[0]))
+                self._pause_s = FAULT_PAUSE_S
         last: list[events.Event] = [events.Stopping()]
         if fault := first_fault(iter([last]), self._have_handled):
             self._log_fault("broker.turn_failed", fault[1], events=len(last))
 
     def _turns(self) -> Iterator[list[events.Event]]:
         """Wait for the next turn and yield what it begins with, what the one before it could not send."""
+        collections = Collections(clock.monotonic())
         while not self._is_stopping:
             came, self._unsent = self._unsent, []
             yield came
+            if not came:  # the turn has found nothing to do
+                collections.go_on(clock.monotonic())
             if self._leaves_at is not None and self._has_left(self._leaves_at):
                 return
             wait_s, self._pause_s = self._pause_s or self._core.next_wake() - clock.monotonic(), 0.0

@@ -45,7 +45,7 @@ class Admission(JobsPart):
         try:
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
-            return error
+            return error.with_traceback(None)  # else it would be in a cycle with the frames of its callers
         queue = self.waiting.queues.get((record.model, record.version))
         if queue is None or queue.config is not record.config:
             queue = self.dispatch.queue_for(record)
@@ -76,7 +76,7 @@ class Admission(JobsPart):
         try:
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as unknown:
-            return unknown
+            return unknown.with_traceback(None)
         if self.settings.attempt_limit == 1 or (item.sequence and record.config.sequence_batching):
             job = self._enter(gateway, item, frames, record, now, was_held=True)
             self.answers.refuse(job, errors.WorkerDied("Worker died.", "after the broker was restarted"))
@@ -98,7 +98,7 @@ class Admission(JobsPart):
         try:
             record = self.catalog.resolve(item.model, item.version)
         except errors.RelayError as error:
-            return error
+            return error.with_traceback(None)
         job = self._enter(gateway, item, frames, record, now, was_held=True)
         if answer.is_broken:
             self.answers.refuse(job, part_lost())
