@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import zmq
+import zmq.utils.garbage  # else pyzmq imports it at the first part that is lent, in each fork
 from zmq.utils import z85
 
 from torchrelay.shared import ids
@@ -346,8 +347,8 @@ def _watcher(context: Context, watched: Socket, events: Sequence[int]) -> Socket
 
 
 def _made(context: Context, kind: int, options: Options) -> Socket:
-    # The first part that is lent to zmq has pyzmq import a module, and start a thread with sockets of its
-    # own: now, since later there may be no file descriptor left for that.
+    # The first part that is lent to zmq has pyzmq start a thread with sockets of its own: now, since later
+    # there may be no file descriptor left for that.
     zmq.Frame(_LENT, copy_threshold=0)
     made = context.socket(kind)
     for option, value in options.items():

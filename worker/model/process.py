@@ -21,7 +21,7 @@ import msgspec
 
 from torchrelay.shared import clock, settings
 from torchrelay.shared.containment import first_fault
-from torchrelay.shared.processes.returned_memory import keep_some_free_memory
+from torchrelay.shared.processes.returned_memory import give_back_free_memory, keep_some_free_memory
 from torchrelay.shared.quoting import quoted
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
@@ -356,6 +356,16 @@ def _reporting_failure(status_fd: int) -> Iterator[None]:
         os.close(status_fd)
 
 
+def log_information() -> None:
+    """Have what loggers say at the level INFO logged, too.
+
+    PERF: a change of the level is told to all loggers there are, which made 0.6 MB of each worker its own
+    before the launcher did it for all.
+    """
+    if logging.root.level != logging.INFO:
+        logging.root.setLevel(logging.INFO)
+
+
 def run(spec: WorkerSpec, status_fd: int, ours: Mapping[str, ModuleType]) -> int:
     """Load the model and serve it; return the exit code. Raises what the model's code raises on load.
 
@@ -364,7 +374,8 @@ def run(spec: WorkerSpec, status_fd: int, ours: Mapping[str, ModuleType]) -> int
     settings.add_to_environment(spec.variables)
     keep_some_free_memory()
     # As TorchServe has it, so that what handlers log, and what ends a worker, is found where it was.
-    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    log_information()
     sys.excepthook = _print_on_stdout
     model_dir = Path(spec.model_dir)
     os.chdir(model_dir)
@@ -382,6 +393,9 @@ def run(spec: WorkerSpec, status_fd: int, ours: Mapping[str, ModuleType]) -> int
         hide_our_modules(ours, model_dir)
         program = launcher_traces.hide_program()
         model = load(start, model_dir)
+        # PERF: weights are in memory twice while a handler copies those of a file into a model: with 2 MB of
+        # them a worker has 1.7 MB less, for 0.2 ms.
+        give_back_free_memory()
         runner = _runner(spec, model)
         readiness, share = None, None
         if not isinstance(rank_role, ranks.Follower):

@@ -152,6 +152,36 @@ def test_the_program_is_empty(starts: Starts) -> None:
     assert starts.told("[name for name in sys.modules if name.startswith('torchrelay')]") == "[]"
 
 
+def test_what_most_handlers_need_beside_torch_is_there_with_it(starts: Starts) -> None:
+    assert starts.told("'ts.torch_handler.base_handler' in sys.modules") == "True"
+    assert starts.told("'torch.utils.serialization.config' in sys.modules") == "True"
+
+
+FREES = """
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+# Blocks of 1 MB with small ones between, as weights that are copied into a model.
+held = [(bytes([1]) * (1 << 20), bytes([1]) * 1000) for _ in range(50)]
+kept = [pair[1] for pair in held]
+del held
+AT_FIRST = resident()
+
+def handle(data, context):
+    if data is not None:
+        return [str(AT_FIRST - resident())]
+"""
+
+
+def test_what_is_freed_while_a_model_is_loaded_is_given_back(lasting_fleet: Fleet) -> None:
+    loaded = load(lasting_fleet, FREES)
+    submit(lasting_fleet, loaded.worker, b"x", lease=loaded.hello.worker_id)
+    body = answers(lasting_fleet, lease=loaded.hello.worker_id)[0].body
+    assert isinstance(body, bytes)
+    assert int(body) > 40_000_000
+
+
 def test_a_handler_may_choose_how_its_processes_start(starts: Starts) -> None:
     chooses = Starts(starts.fleet)
     assert chooses.told("multiprocessing.set_start_method('spawn')") == "None"
