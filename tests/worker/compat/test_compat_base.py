@@ -181,6 +181,24 @@ def test_weights_that_are_a_program_are_refused_with_the_key_that_allows_them(tm
         load_handler(folder, "base_handler")
 
 
+def test_weights_are_mapped_where_their_file_holds_them_as_they_are(tmp_path: Path) -> None:
+    state = {"weight": torch.arange(100_000.0)}
+    stored, zipped, old = (tmp_path / name for name in ("stored.pt", "zipped.pt", "old.pt"))
+    torch.save(state, stored)
+    torch.save(state, old, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(stored) as first, zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as again:
+        for name in first.namelist():
+            again.writestr(name, first.read(name))
+    for file in (stored, zipped, old, str(stored)):
+        loaded = load_weights(file, "cpu", None)["weight"]
+        assert torch.equal(loaded, state["weight"]), file
+        is_mapped = str(file) in Path("/proc/self/maps").read_text()
+        assert is_mapped == ("stored" in str(file))
+        del loaded
+    with stored.open("rb") as opened:
+        assert torch.equal(load_weights(opened, "cpu", None)["weight"], state["weight"])
+
+
 def test_an_archive_may_ask_for_full_unpickling_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
