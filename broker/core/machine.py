@@ -188,7 +188,8 @@ class BrokerCore:
         if self._questions.waiting:
             self._questions.answer_some(now)
         for gateway in self.gateways.values():
-            self._answers.flush(gateway)
+            if gateway.answered or gateway.refused:
+                self._answers.flush(gateway)
         if self.metrics.is_logging and (lines := self.metrics.take_lines(self.stats, self._wall_ms(now))):
             self._outbox.emit(WriteMetrics(lines))
         return self._outbox.take()

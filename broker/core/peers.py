@@ -92,7 +92,7 @@ class Peers:
         """Tell whether a peer has joined."""
         return any(peer in table for table in self._by_hello.values())
 
-    # ArrivingNode
+    # Joining
 
     def greet(self, peer: bytes, hello: m.Hello, now: float) -> None:
         """Take in a peer, or tell it why not; one that is known already may say hello again."""

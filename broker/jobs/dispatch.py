@@ -104,13 +104,13 @@ class Dispatch(JobsPart):
     def _in_order(self, queue: PlainQueue, record: VersionRecord, now: float) -> float:
         """Give a worker one batch, and others ahead where batches are short; it runs them in turn."""
         late = now - 2 * self.settings.beat_interval_s
-        limit = self._lease_limit(queue, record)
+        limit = 0
         while queue.row:
             worker = best_worker(self.fleet, queue, late)
             if worker is None:
                 return self._look_again(queue, now)
             if (held := len(worker.leases)) and (
-                held >= limit
+                held >= (limit := limit or self._lease_limit(queue, record))
                 or len(queue.row) < record.batch_size
                 or (held > 1 and go_by_socket(queue.row.first.frames))
             ):

@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from math import inf
 from typing import TypeVar
+
+import msgspec
 
 from torchrelay.broker.core.states import JOB_MOVES, JobState
 from torchrelay.broker.jobs.batching import concurrent_leases
@@ -24,9 +25,12 @@ METAS_LIMIT_BYTES = HEAD_LIMIT_BYTES // 2
 MISSES_LIMIT = 8
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One inference request inside the fleet."""
+class Job(msgspec.Struct, eq=False):
+    """One inference request inside the fleet.
+
+    PERF: a struct, and so is Lease: 5 % of what a lone job costs to decide, as with dataclasses each field is
+    set in Python.
+    """
 
     gateway: bytes
     #: The gateway's number for it; unique together with `gateway`.
@@ -72,8 +76,7 @@ class Job:
         self.state = new
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """A batch on one worker: the right, and the duty, to answer its jobs."""
 
     number: int
