@@ -71,7 +71,7 @@ build/torchserve-venv/.made: constraints.txt
 # Renews what the images install, hashes included, after a change of constraints.txt or pyproject.toml.
 lock: build/lock-venv/.made
 	echo 'setuptools>=77' | $(LOCK) --extra broker --output-file deploy/requirements-broker.txt -
-	echo 'setuptools>=77' | $(LOCK) --extra gateway --extra grpc --output-file deploy/requirements-gateway.txt -
+	echo 'setuptools>=77' | $(LOCK) --extra gateway --extra grpc-native --output-file deploy/requirements-gateway.txt -
 	printf 'setuptools>=77\npillow>=10\n' | $(LOCK) --extra worker --output-file deploy/requirements-worker.txt -
 
 build/lock-venv/.made: constraints.txt

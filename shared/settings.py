@@ -370,6 +370,10 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     grpc_management_port: Port = 7071
     #: Processes that speak gRPC; the kernel shares connections out among them, not calls.
     grpc_processes: Positive = 1
+    #: The server behind the port for inference: `pygrpc-native`, of the extra `grpc-native`, takes a fifth of
+    #: the time for a call, has neither TLS nor ages of connections, and where clients fill its memory its
+    #: process is replaced, with the calls that it has.
+    grpc_server: Literal["grpcio", "pygrpc-native"] = "grpcio"
     #: Whether gRPC is spoken over TLS, with the certificate for https.
     enable_grpc_ssl: bool = False
     #: How old a connection of InferenceAPIsService may get before its client is asked to make another one, so

@@ -78,7 +78,7 @@ def _of_archives(contestant: servers.Contestant, row: ComparisonRow, home: Path,
                "--models", f"{dialects.MODEL}={archive.name}"]  # fmt: skip
     variables = servers.variables(contestant, home)
     if row.is_grpc:
-        variables["TORCHRELAY_GRPC"] = "yes"
+        variables |= {"TORCHRELAY_GRPC": "yes", "TS_GRPC_SERVER": row.grpc_server}
     return PeerLaunch(command=command, variables=variables, port=ports[0], grpc_port=ports[3])
 
 

@@ -42,6 +42,8 @@ class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True):
     takes_part: tuple[str, ...] = SERVERS
     #: Whether it is asked by gRPC: `connections` are calls in flight then, on one channel.
     is_grpc: bool = False
+    #: By which server torchrelay speaks it.
+    grpc_server: str = "grpcio"
     #: A slow model's timed runs are longer by this.
     longer: int = 1
 
@@ -55,6 +57,12 @@ ROWS = (
                   connections=(16, 64), takes_part=(OURS, "torchserve", "triton"), is_grpc=True),
     ComparisonRow(key="grpc-16", label="64 bytes by gRPC, batch 16", model="echo", batch_size=16,
                   connections=(16, 64), takes_part=(OURS, "torchserve", "triton"), is_grpc=True),
+    ComparisonRow(key="grpc-1-native", label="64 bytes by gRPC, pygrpc-native, batch 1", model="echo",
+                  batch_size=1, connections=(16, 64), takes_part=(OURS, "torchserve", "triton"), is_grpc=True,
+                  grpc_server="pygrpc-native"),
+    ComparisonRow(key="grpc-16-native", label="64 bytes by gRPC, pygrpc-native, batch 16", model="echo",
+                  batch_size=16, connections=(16, 64), takes_part=(OURS, "torchserve", "triton"),
+                  is_grpc=True, grpc_server="pygrpc-native"),
     ComparisonRow(key="150k", label="150 kB, batch 16", model="echo", batch_size=16, body_bytes=150_000),
     ComparisonRow(key="5m", label="5 MB, batch 16", model="echo", batch_size=16, body_bytes=5_000_000,
                   connections=(1, 16), longer=2),

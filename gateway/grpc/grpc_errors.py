@@ -94,8 +94,12 @@ class GrpcRefusal:
         """Write it as StreamPredictions2 answers: the call goes on."""
         return self._status(error_details_pb2.ErrorInfo(reason=self.tag))
 
-    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """Return what goes with it: the reason in words, and when the same call may be tried again."""
+    def metadata(self, *, has_pushback: bool = True) -> tuple[tuple[str, str | bytes], ...]:
+        """Return what goes with it: the reason in words, and when the same call may be tried again.
+
+        That is said twice, for who reads the details and for clients that try again by themselves; without
+        `has_pushback` once.
+        """
         error = self.error
         if not (error.details or error.retryable):
             return ()
@@ -104,10 +108,9 @@ class GrpcRefusal:
         if not error.retryable:
             return (("grpc-status-details-bin", self._status(about).SerializeToString()),)
         wait = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=error.retry_after_s))
-        return (
-            ("grpc-status-details-bin", self._status(about, wait).SerializeToString()),
-            ("grpc-retry-pushback-ms", str(1000 * error.retry_after_s)),
-        )
+        details = ("grpc-status-details-bin", self._status(about, wait).SerializeToString())
+        pushback = ("grpc-retry-pushback-ms", str(1000 * error.retry_after_s))
+        return (details, pushback) if has_pushback else (details,)
 
     def _status(
         self, *details: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo

@@ -18,6 +18,7 @@ from torchrelay.gateway.grpc import (
     inference_service,
     listen_addresses,
     management_service,
+    native_server,
     open_inference_service,
     standard_services,
     workflow_services,
@@ -66,6 +67,8 @@ class GrpcServer:
             self._config.unsent_bytes,
             self._config.max_request_size,
         )
+        self._is_native = self._config.grpc_server == "pygrpc-native"
+        self._guard = native_server.MemoryGuard(self._config.in_flight_bytes)
         self._access: AccessLog | None = None
         self._servers: list[grpc.aio.Server] = []
         self._looking: list[asyncio.Task[None]] = []
@@ -97,7 +100,7 @@ class GrpcServer:
             asyncio.create_task(self._keep_sweeping()),
         ]
         await self._until_up()
-        self._servers = self._made(ServedCalls(self.link, self._awaited, self._access))
+        self._servers = self._made()
         for server in self._servers:
             await server.start()
 
@@ -143,24 +146,40 @@ class GrpcServer:
                 resident = int(statm.read().split()[1]) * page_bytes
                 now = clock.monotonic()
                 self._awaited.sweep(now, resident)
-                if self._awaited.is_stuck(now) and not self._told.is_set():
-                    facts = {"unsent_bytes": self._awaited.unsent_bytes}
-                    logger.error("gateway.answers_not_taken", extra=facts)  # and another process takes over
-                    self._leave_at_once()
+                if not self._told.is_set():
+                    self._leave_if_stuck(now, resident)
                 await asyncio.sleep(SWEEP_S)
+
+    def _leave_if_stuck(self, now: float, resident: int) -> None:
+        """Have another process take over where clients hold what can't be taken from them."""
+        if self._awaited.is_stuck(now):
+            logger.error("gateway.answers_not_taken", extra={"unsent_bytes": self._awaited.unsent_bytes})
+            self._leave_at_once()
+        elif self._is_native and self._guard.is_full(now, resident):
+            logger.error("gateway.memory_taken_up", extra={"resident_bytes": resident})
+            self._leave_at_once()
 
     # The two servers
 
-    def _made(self, calls: ServedCalls) -> list[grpc.aio.Server]:
+    def _made(self) -> list[grpc.aio.Server]:
         config = self._config
         credentials = None
         if config.enable_grpc_ssl:
             credentials = grpc.ssl_server_credentials([certificates.pem(config)])
         made = []
-        for api, services in self._services(calls).items():
-            server = grpc.aio.server(options=self._options(api))
-            for name, handlers in services.items():
-                server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+        by_api: dict[Api, Callable[[ServedCalls], dict[str, dict[str, Method]]]] = {
+            "inference": self._inference,
+            "management": self._management,
+        }
+        for api, services_of in by_api.items():
+            is_native = api == "inference" and self._is_native
+            services = services_of(ServedCalls(self.link, self._awaited, self._access, is_native))
+            if is_native:
+                server = native_server.made(services, self._options(api))
+            else:
+                server = grpc.aio.server(options=self._options(api))
+                for name, handlers in services.items():
+                    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
             standard_services.add_health(server, self.link, services)
             standard_services.add_reflection(server, services)
             server.add_generic_rpc_handlers((Unknown(),))  # last: it takes whatever comes
@@ -172,24 +191,26 @@ class GrpcServer:
             made.append(server)
         return made
 
-    def _services(self, calls: ServedCalls) -> dict[Api, dict[str, dict[str, Method]]]:
-        """Return the methods of the services of each port."""
-        model_calls = ModelCalls(self.link, self._config)
-        workflow_calls = WorkflowCalls(self.link, self._config)
-        inference = {
+    def _inference(self, calls: ServedCalls) -> dict[str, dict[str, Method]]:
+        """Return the methods of the services of the port for inference."""
+        services = {
             inference_service.SERVICE: inference_service.InferenceService(calls).handlers(),
             workflow_services.INFERENCE: workflow_services.WorkflowInferenceService(calls).handlers(),
         }
         if self._config.open_inference_protocol:
-            service = open_inference_service.OpenInferenceService(calls, model_calls)
+            service = open_inference_service.OpenInferenceService(calls, ModelCalls(self.link, self._config))
             names = (open_inference_service.SERVICE, open_inference_service.TORCHSERVES_SERVICE)
-            inference |= {name: service.handlers(name) for name in names}
-        of_workflows = workflow_services.WorkflowManagementService(calls, workflow_calls)
-        management = {
-            management_service.SERVICE: management_service.ManagementService(calls, model_calls).handlers(),
-            workflow_services.MANAGEMENT: of_workflows.handlers(),
+            services |= {name: service.handlers(name) for name in names}
+        return services
+
+    def _management(self, calls: ServedCalls) -> dict[str, dict[str, Method]]:
+        """Return those of the port for management."""
+        models = management_service.ManagementService(calls, ModelCalls(self.link, self._config))
+        workflows = workflow_services.WorkflowManagementService(calls, WorkflowCalls(self.link, self._config))
+        return {
+            management_service.SERVICE: models.handlers(),
+            workflow_services.MANAGEMENT: workflows.handlers(),
         }
-        return {"inference": inference, "management": management}
 
     def _options(self, api: Api) -> list[tuple[str, int]]:
         config = self._config

@@ -34,8 +34,8 @@ class InferenceService:
         return {
             "Ping": made.unary("inference", path + "Ping", self.ping),
             "Predictions": made.unary("inference", path + "Predictions", self.predict),
-            "StreamPredictions": made.streamed("inference", path + "StreamPredictions", self.stream),
-            "StreamPredictions2": made.streamed("inference", path + "StreamPredictions2", self.exchange),
+            "StreamPredictions": made.in_parts("inference", path + "StreamPredictions", self.stream),
+            "StreamPredictions2": made.exchange("inference", path + "StreamPredictions2", self.exchange),
         }
 
     async def ping(self, _data: bytes, _context: Context) -> bytes:
@@ -52,9 +52,10 @@ class InferenceService:
             self._calls.link.forget(job)
         return PredictionResponse(prediction=body).SerializeToString()
 
-    async def stream(self, context: Context) -> None:
+    async def stream(self, data: bytes, context: Context) -> None:
         """Answer with a prediction's parts as they come."""
-        job = self._submit(parsed(OrderedPredictionsRequest, await self._calls.request(context)), context)
+        job = self._submit(parsed(OrderedPredictionsRequest, data), context)
+        del data
         is_final = False
         try:
             while not is_final:

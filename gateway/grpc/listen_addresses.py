@@ -10,6 +10,7 @@ import ipaddress
 import socket
 from importlib.util import find_spec
 
+from torchrelay.gateway.grpc import native_server
 from torchrelay.shared.settings import GatewaySettings, SettingsError, is_loopback
 
 #: What is said where the extra `grpc` isn't installed.
@@ -64,6 +65,10 @@ def faults(config: GatewaySettings) -> list[str]:
         found.append("grpc_inference_port and grpc_management_port are the same: choose two")
     if addresses and config.enable_grpc_ssl and not has_certificate(config):
         found.append("enable_grpc_ssl needs certificate_file and private_key_file, or a keystore")
+    if addresses and config.grpc_server == "pygrpc-native":
+        found += native_server.lacks(config)
+        if not find_spec("pygrpc_native"):
+            found.append(native_server.NOT_INSTALLED)
     return found
 
 

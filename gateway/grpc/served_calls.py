@@ -4,8 +4,10 @@ Requests are read here, as bytes: so a call can be refused, or ended, before its
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -20,13 +22,16 @@ from torchrelay.shared import clock, errors
 
 #: Up to this grpc takes an answer over, whether or not its client reads.
 SENT_AT_ONCE_BYTES = 64 * 1024
+#: What the native server says is left of a call that has no deadline.
+FOR_EVER_S = float(sys.maxsize)
 #: In quotes, since grpc's classes have parameters for type checkers alone.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Method: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
-#: Answers a call that has one request.
+#: Answers a call that has one request, with a message or with several that it writes.
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
-#: Answers any other.
-Streamed = Callable[[Context], Awaitable[None]]
+InParts = Callable[[bytes, Context], Awaitable[None]]
+#: Answers a call that has as many requests as it reads.
+Exchange = Callable[[Context], Awaitable[None]]
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
@@ -38,22 +43,49 @@ class ServedCalls:
     link: Link
     _awaited: AwaitedClients
     _access: AccessLog | None
+    #: Whether the server is the native one: it hands a call over when its one request has come, and refuses
+    #: to send grpc-retry-pushback-ms.
+    _is_native: bool = False
 
     def unary(self, api: Api, method: str, answer: Unary) -> Method:
         """Serve a method with one request and one answer."""
 
-        async def read_and_answer(context: Context) -> bytes:
-            answered = await answer(await self.request(context), context)
+        async def count_and_answer(data: bytes, context: Context) -> bytes:
+            answered = await answer(data, context)
             if len(answered) > SENT_AT_ONCE_BYTES:
                 self._count_until_sent(len(answered))
             return answered
+
+        if self._is_native:
+
+            async def serve_whole(data: bytes, context: Context) -> bytes:
+                return await self._serve(api, method, context, partial(count_and_answer, data))
+
+            return grpc.unary_unary_rpc_method_handler(serve_whole)
+
+        async def read_and_answer(context: Context) -> bytes:
+            return await count_and_answer(await self._request(context), context)
 
         async def serve(_: object, context: Context) -> bytes:
             return await self._serve(api, method, context, read_and_answer)
 
         return grpc.stream_unary_rpc_method_handler(serve)
 
-    def streamed(self, api: Api, method: str, answer: Streamed) -> Method:
+    def in_parts(self, api: Api, method: str, answer: InParts) -> Method:
+        """Serve a method with one request and as many answers as it writes."""
+        if self._is_native:
+
+            async def serve_whole(data: bytes, context: Context) -> None:
+                await self._serve(api, method, context, partial(answer, data))
+
+            return grpc.unary_stream_rpc_method_handler(serve_whole)
+
+        async def read_and_answer(context: Context) -> None:
+            await answer(await self._request(context), context)
+
+        return self.exchange(api, method, read_and_answer)
+
+    def exchange(self, api: Api, method: str, answer: Exchange) -> Method:
         """Serve a method that reads and writes as it likes."""
 
         async def serve(_: object, context: Context) -> None:
@@ -61,7 +93,7 @@ class ServedCalls:
 
         return grpc.stream_stream_rpc_method_handler(serve)
 
-    async def request(self, context: Context) -> bytes:
+    async def _request(self, context: Context) -> bytes:
         """Read the one request of a call."""
         data = await self.next_request(context, is_stream=False)
         if data is None:
@@ -121,7 +153,8 @@ class ServedCalls:
                 await self.link.hold_back()
             refused = error.refusal if isinstance(error, CallRefused) else refusal(error, api)
             code = refused.code
-            await context.abort(code, refused.description, refused.metadata())
+            metadata = refused.metadata(has_pushback=not self._is_native)
+            await context.abort(code, refused.description, metadata)
         finally:
             self._awaited.calls -= 1
             if self._access is not None:
@@ -173,4 +206,4 @@ def client_of(context: Context) -> tuple[str, int]:
 def answer_by(context: Context) -> float | None:
     """Return when the caller gives up, by `clock.monotonic`; None where it waits for ever."""
     left_s = context.time_remaining()
-    return None if left_s is None else clock.monotonic() + left_s
+    return None if left_s is None or left_s >= FOR_EVER_S else clock.monotonic() + left_s

@@ -129,7 +129,7 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     grpc_management_max_connection_age_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     grpc_management_max_connection_age_grace_ms: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
     enable_grpc_ssl: Annotated[Flag, Key(p.is_true, "gateway")] = None
-    # TorchServe ignores the next two.
+    # TorchServe ignores the next three.
     enable_grpc: Annotated[
         Flag,
         Key(
@@ -138,6 +138,9 @@ class ConfigValues(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         ),
     ] = None
     grpc_processes: Annotated[Number, Key(p.parse_number(1), "gateway")] = None
+    grpc_server: Annotated[Literal["grpcio", "pygrpc-native"] | None, Key(p.parse_grpc_server, "gateway")] = (
+        None
+    )
     ts_header_key_sequence_id: Annotated[
         Text, Key(p.parse_text, "gateway.header_key_sequence_id node.header_key_sequence_id")
     ] = None

@@ -219,6 +219,13 @@ def parse_metrics_mode(text: str) -> str:
     return text.lower() if text.lower() in ("prometheus", "legacy") else "log"
 
 
+def parse_grpc_server(text: str) -> str:
+    """Check `grpc_server`."""
+    if text not in ("grpcio", "pygrpc-native"):
+        raise ValueError(f"{text!r} is no server of gRPC: write grpcio or pygrpc-native")
+    return text
+
+
 def parse_keystore_type(text: str) -> str | None:
     """Check `keystore_type`: only PKCS12 can be read."""
     if text.upper() not in ("", "PKCS12"):

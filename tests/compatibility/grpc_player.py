@@ -270,9 +270,12 @@ def record(
         yield {**case, "answer": answer}
 
 
-def replay_all(server: dict[str, Any], cases: Sequence[Case], store: Path, scratch: Path) -> dict[str, str]:
+def replay_all(
+    server: dict[str, Any], cases: Sequence[Case], store: Path, scratch: Path, *more_config: str
+) -> dict[str, str]:
     """Make all calls to a server of ours; return how answers differ from those recorded, by case."""
-    answers = play_all(server, cases, command("torchserve"), store, scratch)
+    started = {**server, "config": [*server["config"], *more_config]}
+    answers = play_all(started, cases, command("torchserve"), store, scratch)
     return {case["name"]: how for case, answer in answers if (how := differences(case, answer))}
 
 

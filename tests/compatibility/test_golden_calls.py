@@ -28,10 +28,12 @@ def test_answers_about_workflows_are_torchserves_but_for_those_that_differ_on_pu
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("grpc_server", ["grpcio", "pygrpc-native"])
 @pytest.mark.parametrize("name", sorted(path.stem for path in grpc_player.TRANSCRIPTS.glob("*.jsonl")))
 def test_answers_by_grpc_are_torchserves_but_for_those_that_differ_on_purpose(
-    name: str, store: Path, tmp_path: Path
+    name: str, grpc_server: str, store: Path, tmp_path: Path
 ) -> None:
     grpc_cases.add_archives(store)
     server, cases = grpc_player.load(grpc_player.TRANSCRIPTS / f"{name}.jsonl")
-    expected.check(name, grpc_player.replay_all(server, cases, store, tmp_path))
+    found = grpc_player.replay_all(server, cases, store, tmp_path, f"grpc_server={grpc_server}")
+    expected.check(name, found)

@@ -17,6 +17,8 @@ from torchrelay.shared.wire import messages as m
 
 INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 MANAGEMENT = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"
+#: What `served` takes where nothing is said; see `each_server`.
+usual_server = "grpcio"
 #: Of a call that nothing should keep for long.
 DEADLINE_S = 60.0
 
@@ -96,9 +98,8 @@ async def served(
 ) -> AsyncIterator[Client]:
     """Serve; what the fleet answers is scripted, as in FakeLink."""
     address = own_address()
-    config = GatewaySettings(
-        enable_grpc=True, grpc_inference_address=address, grpc_management_address=address, **settings
-    )
+    own = {"grpc_inference_address": address, "grpc_management_address": address}
+    config = GatewaySettings(enable_grpc=True, **{"grpc_server": usual_server, **own, **settings})
     link = link_type(config, replies, worker, is_away=is_away)
     server = GrpcServer(link, config, lambda: None, 1.0, _welcome_s=0.0)
     await server.start()

@@ -38,6 +38,10 @@ def test_hosts_are_written_as_grpc_wants_them() -> None:
         ({"grpc_inference_address": "0.0.0.0"}, "nothing checks who calls"),
         ({"grpc_management_port": 7070}, "are the same"),
         ({"enable_grpc_ssl": True, "certificate_file": "a"}, "enable_grpc_ssl needs"),
+        (
+            {"grpc_server": "pygrpc-native", "grpc_inference_max_connection_age_ms": 1000},
+            "grpc_inference_max_connection_age_ms is not to be had with grpc_server=pygrpc-native",
+        ),
     ],
 )
 def test_what_cant_work_is_said(more: dict[str, Any], said: str) -> None:
@@ -55,6 +59,12 @@ def test_what_cant_work_is_said(more: dict[str, Any], said: str) -> None:
 )
 def test_what_can_work_has_no_fault(more: dict[str, Any]) -> None:
     assert listen_addresses.faults(settings(**more)) == []
+
+
+def test_a_server_that_isnt_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen_addresses, "find_spec", lambda _: None)
+    [fault] = listen_addresses.faults(GatewaySettings(enable_grpc=True, grpc_server="pygrpc-native"))
+    assert "pip install 'torchrelay[grpc-native]'" in fault
 
 
 def test_an_address_that_is_held_is_kept_from_others_and_shared_by_those_who_ask_to() -> None:

@@ -1,7 +1,6 @@
 """The open inference protocol's service, by both of its names."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from torchrelay.shared.open_inference.infer_bodies import InferResponse, Wanted
 from torchrelay.shared.open_inference.tensors import Tensor
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
+
+pytestmark = pytest.mark.usefixtures("each_server")
 
 ON: dict[str, Any] = {"open_inference_protocol": True}
 NAMES = (SERVICE, TORCHSERVES_SERVICE)
@@ -129,8 +130,8 @@ async def test_what_is_wrong_is_said(method: str, request_: Any, code: str, said
         assert said in (description or "")
 
 
-def many(count: int) -> Iterable[dict[str, Any]]:
-    return ({"name": "x", "datatype": "INT8", "shape": [0]} for _ in range(count))
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"name": "x", "datatype": "INT8", "shape": [0]} for _ in range(count)]
 
 
 @pytest.mark.parametrize(

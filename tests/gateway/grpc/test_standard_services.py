@@ -16,6 +16,8 @@ from torchrelay.gateway.grpc import (
     workflow_services,
 )
 
+pytestmark = pytest.mark.usefixtures("each_server")
+
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 

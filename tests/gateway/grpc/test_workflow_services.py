@@ -18,6 +18,8 @@ from torchrelay.gateway.grpc.protos.workflow_inference_pb2 import (
 from torchrelay.shared import errors
 from torchrelay.shared.wire import messages as m
 
+pytestmark = pytest.mark.usefixtures("each_server")
+
 WORKFLOW = steps(("a", ("b",)), ("b", ()))
 
 

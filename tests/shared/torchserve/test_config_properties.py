@@ -78,6 +78,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         metrics_config=/m.yaml
         model_metrics_auto_detect=true
         own_metrics=false
+        grpc_server=pygrpc-native
         connection_limit=100
         head_timeout_s=11
         client_least_rate=1000
@@ -139,6 +140,7 @@ def test_the_rest_of_the_keys_with_a_meaning_is_read() -> None:
         download_min_bytes_per_s=3,
         workers_limit=7,
         download_grace_s=4,
+        grpc_server="pygrpc-native",
         keystore="/k.p12",
         keystore_pass="secret",
         keystore_type="pkcs12",
@@ -176,6 +178,7 @@ def test_what_torchserve_forgives_is_forgiven(key: str, text: str, value: object
     ("key", "text"),
     [
         ("blacklist_env_vars", "("),
+        ("grpc_server", "envoy"),
         ("install_env_vars", "("),
         ("keystore_type", "JKS"),
         ("models", "[]"),
