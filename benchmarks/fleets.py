@@ -67,6 +67,7 @@ class PlayedFleet:
             (("body", "application/octet-stream", BODY),),
         )  # fmt: skip
         self._answer = codec.pack_response(codec.Response(200, "OK", (), BODY))[0]
+        self._collections = collecting.Collections(self._now)
         #: What the broker did last, in seconds of CPU, turn by turn.
         self._turns: list[float] = []
         #: Of these, what it took to decide.
@@ -100,6 +101,7 @@ class PlayedFleet:
         for what, work, per in parts:
             if self._workers:
                 self._beats(1)  # nobody is silent for long, though it takes no time to say so here
+                self._collections.go_on(self._now)  # as the broker's server does when there is nothing to do
             yield self._row(name, what, work, per)
 
     def _row(self, fleet: str, what: str, work: Callable[[], None], per: int) -> FleetRow:

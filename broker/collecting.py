@@ -16,6 +16,9 @@ AGAIN_AFTER = 2
 NEVER = 1 << 30
 #: How often everything is looked at, see `seldom` for how long.
 INTERVAL_S = 3600.0
+#: And how often what is new: after a start of 10,000 workers these are 40,000 objects, 6 to 16 ms, which
+#: would else be somebody's who has a job done.
+NEW_INTERVAL_S = 1.0
 
 
 @contextmanager
@@ -36,15 +39,19 @@ def seldom() -> Iterator[None]:
 
 
 class Collections:
-    """Looks at everything once in a while; times are those of the monotonic clock, in seconds."""
+    """Looks at objects once in a while; times are those of the monotonic clock, in seconds."""
 
     def __init__(self, now: float) -> None:
         self._due = now + INTERVAL_S
+        self._new_due = now + NEW_INTERVAL_S
 
-    def go_on(self, now: float) -> bool:
-        """Look at everything if it is time for that; tell whether it was. For when there is nothing to do."""
+    def go_on(self, now: float) -> None:
+        """Look at everything, or what is new, if it is time for that. For when there is nothing to do."""
+        if now < self._new_due:
+            return
+        self._new_due = now + NEW_INTERVAL_S
         if now < self._due:
-            return False
-        gc.collect()
-        self._due = now + INTERVAL_S
-        return True
+            gc.collect(1)
+        else:
+            gc.collect()
+            self._due = now + INTERVAL_S

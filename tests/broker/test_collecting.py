@@ -41,11 +41,16 @@ def test_looks_are_as_before_once_the_broker_has_ended() -> None:
     assert gc.get_threshold() == before
 
 
-def test_everything_is_looked_at_once_an_hour() -> None:
+def test_everything_is_looked_at_once_an_hour_and_what_is_new_each_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[tuple[int, ...]] = []
+    monkeypatch.setattr(gc, "collect", lambda *generation: looks.append(generation))
     collections = collecting.Collections(100.0)
     hour = collecting.INTERVAL_S
-    times = (101.0, 99.9 + hour, 100.1 + hour, 100.2 + hour, 100.0 + 2 * hour, 100.1 + 2 * hour)
-    assert [collections.go_on(now) for now in times] == [False, False, True, False, False, True]
+    for now in (100.9, 101.1, 101.2, 100.1 + hour, 100.2 + hour, 101.2 + hour, 100.2 + 2 * hour):
+        collections.go_on(now)
+    assert looks == [(1,), (), (1,), ()]
 
 
 def _live_and_lose_all(rig: Rig) -> None:
