@@ -14,7 +14,7 @@ class PeerTarget(msgspec.Struct, frozen=True):
     """How we are to compare with another server in some rows, by the rate or by the median latency."""
 
     other: str
-    #: Rows by their keys; empty for all that the other takes part in.
+    #: Rows by their keys; empty for all by HTTP that the other takes part in.
     rows: tuple[str, ...]
     connections: tuple[int, ...]
     #: Our rate is to be at least `bound` times the other's, our p50 at most.
@@ -39,15 +39,20 @@ class TargetComparison(msgspec.Struct, frozen=True):
 
 
 _BATCHED = ("echo-16", "mlp", "echo-16-4w")
+_GRPC, _NATIVE = ("grpc-1", "grpc-16"), ("grpc-1-native", "grpc-16-native")
 TARGETS = (
     PeerTarget("triton", (), (16, 64, 256), "rate", 1.0),
     PeerTarget("triton", ("echo-1",), (1,), "p50", 1.5),
     PeerTarget("triton", ("echo-16",), (1,), "p50", 0.4),
+    PeerTarget("triton", _GRPC, (16, 64), "rate", 0.8),
+    PeerTarget("triton", _NATIVE, (16, 64), "rate", 0.8),
     PeerTarget("mosec", ("echo-1", "echo-1-4w"), (64, 256), "rate", 1.0),
     PeerTarget("mosec", _BATCHED, (16, 64, 256), "rate", 0.7),
     PeerTarget("mosec", ("150k",), (16, 64), "rate", 0.8),
     PeerTarget("torchserve", (), (16, 64, 256), "rate", 5.0),
     PeerTarget("torchserve", ("echo-1",), (1,), "rate", 2.0),
+    PeerTarget("torchserve", _GRPC, (16, 64), "rate", 3.0),
+    PeerTarget("torchserve", _NATIVE, (16, 64), "rate", 3.0),
     PeerTarget("litserve", (), (16, 64, 256), "rate", 10.0),
     PeerTarget("loop", ("torch-5ms",), (16, 64), "rate", 0.97),
     PeerTarget("loop", ("torch-1ms",), (16, 64), "rate", 0.9),
@@ -59,7 +64,7 @@ def comparisons(results: PeerResults, target: PeerTarget) -> list[TargetComparis
     found = [
         TargetComparison(target, row.key, connections, median(compared))
         for row in results.rows
-        if not target.rows or row.key in target.rows
+        if (row.key in target.rows if target.rows else row.key not in (*_GRPC, *_NATIVE))
         for connections in row.connections
         if connections in target.connections
         and (compared := list(_compared(results, target, row.key, connections)))
@@ -109,5 +114,5 @@ What we want, as ratios of ours to the other's, and where we are worst:
 
 
 def _rows_of(target: PeerTarget, labels: dict[str, str]) -> str:
-    names = "; ".join(labels.get(key, key) for key in target.rows) or "all"
+    names = "; ".join(labels.get(key, key) for key in target.rows) or "all by HTTP"
     return f"{names} ({', '.join(map(str, target.connections))})"

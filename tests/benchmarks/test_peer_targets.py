@@ -39,6 +39,15 @@ def test_a_rate_is_to_be_at_least_and_a_latency_at_most(target: PeerTarget, is_m
     assert {one.is_met for one in peer_targets.comparisons(results(), target)} == {is_met}
 
 
+def test_all_rows_are_those_by_http() -> None:
+    made = results()
+    renamed = tuple(msgspec.structs.replace(one, row="grpc-1") for one in made.points)
+    rows = (msgspec.structs.replace(made.rows[0], key="grpc-1"),)
+    made = msgspec.structs.replace(made, points=renamed, rows=rows)
+    assert peer_targets.comparisons(made, msgspec.structs.replace(FASTER, rows=())) == []
+    assert peer_targets.comparisons(made, msgspec.structs.replace(FASTER, rows=("grpc-1",)))
+
+
 def test_what_was_not_measured_is_no_comparison() -> None:
     for target in (
         msgspec.structs.replace(FASTER, other="triton"),
