@@ -70,6 +70,7 @@ class Peers:
     _outbox: Outbox
     #: Since when peers are listened to without a long break: silence from before counts for nothing.
     listened_since: float
+    held_per_turn: int = HELD_PER_TURN
 
     def __post_init__(self) -> None:
         self.gateways = self._answers.gateways
@@ -173,11 +174,14 @@ class Peers:
                 advice = "unless it has just been restarted, give it another --name"
                 self._outbox.report(logging.WARNING, "node.name_taken", node=node.name,
                                     own_name=node.own_name, advice=advice)  # fmt: skip
-        if len(hello.workers) <= HELD_PER_TURN:
+        if len(hello.workers) <= self.held_per_turn:
             self.end_joining(peer, now)
 
-    def go_on_joining(self, peer: bytes, now: float, count: int = HELD_PER_TURN) -> None:
-        """Take in so many more of the workers that a node has come with; welcome it with the last."""
+    def go_on_joining(self, peer: bytes, now: float) -> None:
+        """Take in some more of the workers that a node has come with; welcome it with the last."""
+        self._join(peer, self.held_per_turn, now)
+
+    def _join(self, peer: bytes, count: int, now: float) -> None:
         joining = self.joining[peer]
         if self._take_held(peer, joining, count, now):
             del self.joining[peer]
@@ -185,7 +189,7 @@ class Peers:
 
     def end_joining(self, peer: bytes, now: float) -> None:
         """Take in all that are left of a node's: what it says now may be about any of them."""
-        self.go_on_joining(peer, now, len(self.joining[peer].hello.workers))
+        self._join(peer, len(self.joining[peer].hello.workers), now)
 
     def _take_held(self, peer: bytes, joining: ArrivingNode, count: int, now: float) -> bool:
         """Take in so many more of the workers that a node holds; tell whether all are known.

@@ -30,6 +30,7 @@ from torchrelay.gateway.http import certificates
 from torchrelay.gateway.http.access_log import AccessLog
 from torchrelay.gateway.link import DISMISSED_STATUS, Link
 from torchrelay.shared import clock
+from torchrelay.shared.processes.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -158,6 +159,8 @@ class GrpcServer:
         elif self._is_native and self._guard.is_full(now, resident):
             logger.error("gateway.memory_taken_up", extra={"resident_bytes": resident})
             self._leave_at_once()
+        elif self._guard.is_over:
+            give_back_free_memory()
 
     # The two servers
 

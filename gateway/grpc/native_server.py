@@ -31,7 +31,10 @@ SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # it makes a private folder th
 #: It calls its socket `/pygrpc-native-12345678/fallback.sock`, and a socket's path may have so many bytes.
 SOCKET_NAME_BYTES = 37
 SOCKET_PATH_LIMIT_BYTES = 107
-#: Memory may be above its bound for so long, as long as it isn't twice as much.
+#: What the process may hold is so many times the bytes that may be in flight: they are there twice while they
+#: go from the server to Python, and back.
+MEMORY_PER_BYTE = 2
+#: It may be more for so long, as long as it isn't twice as much.
 PATIENCE_S = 3.0
 
 
@@ -78,7 +81,7 @@ class MemoryGuard:
     reads or not. So what clients make it hold can't be counted by call.
     """
 
-    _limit_bytes: int
+    _in_flight_bytes: int
     #: Of the memory that was found, what is there without any call.
     _least_bytes: float = inf
     #: Since when there is too much, by `clock.monotonic`.
@@ -87,10 +90,15 @@ class MemoryGuard:
     def is_full(self, now: float, memory_bytes: int) -> bool:
         """Take note of what the process holds; call it a few times a second."""
         self._least_bytes = min(self._least_bytes, memory_bytes)
-        taken = memory_bytes - self._least_bytes
-        if taken <= self._limit_bytes:
+        taken, limit = memory_bytes - self._least_bytes, MEMORY_PER_BYTE * self._in_flight_bytes
+        if taken <= limit:
             self._since = None
             return False
         if self._since is None:
             self._since = now
-        return taken > 2 * self._limit_bytes or now - self._since >= PATIENCE_S
+        return taken > 2 * limit or now - self._since >= PATIENCE_S
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there was too much: some of it may be free, and only kept by the allocator."""
+        return self._since is not None

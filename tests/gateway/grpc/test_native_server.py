@@ -19,7 +19,7 @@ from tests.gateway.grpc.test_grpc_server import closed_by
 from tests.gateway.grpc.test_inference_service import Silent
 from tests.support import eventually_async
 from torchrelay.gateway.grpc import native_server
-from torchrelay.gateway.grpc.native_server import PATIENCE_S, MemoryGuard
+from torchrelay.gateway.grpc.native_server import MEMORY_PER_BYTE, PATIENCE_S, MemoryGuard
 from torchrelay.gateway.grpc.protos import inference_pb2 as pb
 from torchrelay.shared.settings import GatewaySettings
 
@@ -42,10 +42,12 @@ def test_what_it_cant_do_is_named(settings: dict[str, Any], named: list[str]) ->
 
 
 def test_memory_may_be_above_its_bound_for_a_moment_and_never_twice_as_much() -> None:
-    guard = MemoryGuard(100)
+    guard = MemoryGuard(100 // MEMORY_PER_BYTE)
     assert not guard.is_full(0.0, 50)  # what it has without any call
     assert not guard.is_full(1.0, 151)
+    assert guard.is_over
     assert not guard.is_full(1.0 + PATIENCE_S / 2, 149)
+    assert not guard.is_over
     assert not guard.is_full(5.0, 151)
     assert guard.is_full(5.0 + PATIENCE_S, 151)
     assert guard.is_full(5.1, 251)
@@ -58,10 +60,8 @@ async def test_a_temporary_folder_with_a_long_path_is_passed_over(
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     async with native() as client:
-        nobody: Any = client.channels["inference"].unary_unary(
-            "/nobody/knows"
-        )  # answered by grpcio behind it
-        assert (await refused(nobody(b"", timeout=60)))[0] == "UNIMPLEMENTED"
+        behind: Any = client.channels["inference"].unary_unary("/nobody/knows")  # it leaves that to grpcio
+        assert (await refused(behind(b"", timeout=60)))[0] == "UNIMPLEMENTED"
     assert not list(long.iterdir())
 
 
@@ -74,8 +74,10 @@ async def test_a_process_whose_memory_clients_fill_leaves_to_be_replaced() -> No
     async with native(link_type=Silent, in_flight_limit_bytes=8 * MB, max_request_size=64 * MB) as client:
         request = pb.PredictionsRequest(model_name="m", input={"body": bytes(48 * MB)})
         call = client.unary("Predictions", request, pb.PredictionResponse)
-        assert (await refused(call))[0] in ("UNAVAILABLE", "CANCELLED")
+        failing = asyncio.ensure_future(refused(call))
         await eventually_async(client.server._told.is_set)
+        await client.server.stop()
+        assert (await failing)[0] in ("UNAVAILABLE", "CANCELLED")
 
 
 async def test_a_message_above_the_limit_is_refused_with_both_sizes() -> None:
