@@ -72,13 +72,14 @@ def _of_archives(contestant: servers.Contestant, row: ComparisonRow, home: Path,
     store.mkdir()
     archive = write_archive(row, store)
     ports = servers.free_ports(6)
-    (home / "config.properties").write_text(servers.config_properties(ports, plan))
+    own = f"grpc_server={row.grpc_server}\n" if row.is_grpc else ""  # a key that TorchServe has no use for
+    (home / "config.properties").write_text(servers.config_properties(ports, plan) + own)
     (home / servers.QUIET_CONFIG).write_text(servers.QUIET_LOG4J)
     command = [*contestant.command, "--model-store", str(store), "--ts-config", "config.properties",
                "--models", f"{dialects.MODEL}={archive.name}"]  # fmt: skip
     variables = servers.variables(contestant, home)
     if row.is_grpc:
-        variables |= {"TORCHRELAY_GRPC": "yes", "TS_GRPC_SERVER": row.grpc_server}
+        variables["TORCHRELAY_GRPC"] = "yes"
     return PeerLaunch(command=command, variables=variables, port=ports[0], grpc_port=ports[3])
 
 
