@@ -173,16 +173,13 @@ class BrokerCore:
         coming = iter(came)
         while fault := first_fault(coming, self._take):
             self._contain(*fault, now)
-        is_sweep = now >= self._sweep_due
-        if is_sweep:
+        if now >= self._sweep_due:
             self._sweep(now)
         elif self.workers.lost:
             self.workers.remove_lost(now)
         elif self.peers.to_beat.left:
             self.peers.beat_some()
-        if self.peers.joining:
-            self._go_on_joining(now)  # until all are known nothing is compared, and none started twice
-        elif self.fleet.must_reconcile and not is_sweep:  # what a sweep finds, the next turn sees to
+        if self.fleet.must_reconcile:
             self._reconcile(now)
         self.jobs.end_turn(now, real_now)
         if self._questions.waiting:
@@ -202,8 +199,7 @@ class BrokerCore:
 
     def _is_behind(self) -> bool:
         """Tell whether there was more to do than one turn does of it."""
-        left = self.peers.to_beat.left or self.workers.lost or self.peers.joining
-        return bool(left) or self.fleet.must_reconcile
+        return bool(self.peers.to_beat.left or self.workers.lost) or self.fleet.has_more_to_compare
 
     def why_not_admitted(self, public_key: str) -> str:
         """Say why a public key lets nobody in, empty where it does; asked at handshakes, between turns."""
@@ -278,8 +274,6 @@ class BrokerCore:
             self._from_worker(worker, peer, message, event.frames, now)
         elif node := self.fleet.nodes.get(peer):
             self.fleet.hear_node(node, now)
-            if peer in self.peers.joining and not isinstance(message, m.HelloNode):
-                self.peers.end_joining(peer, now)
             self._from_node(node, message, event.frames, now)
         else:
             self._receive_unknown(peer, message, now)
@@ -403,13 +397,6 @@ class BrokerCore:
             case _:
                 misdirected: m.FromGateway | m.FromWorker = message
                 self._refuse(node.peer, misdirected, "is not for a node to say")
-
-    def _go_on_joining(self, now: float) -> None:
-        """Take in some more of what a node came with, as part of its hello: if that raises, so did this."""
-        peer, joining = next(iter(self.peers.joining.items()))
-        hello = events.Received(peer, joining.hello, self.epoch)
-        if fault := first_fault(iter((hello,)), lambda _: self.peers.go_on_joining(peer, now)):
-            self._contain(*fault, now)
 
     def _refuse(self, peer: bytes, message: m.Message, why: str) -> None:
         self.peers.misunderstand(peer, f"{type(message).__name__} {why}")
