@@ -79,7 +79,8 @@ def test_both_services_serve_the_fleet(served: Fleet, channel: grpc.Channel) -> 
     scaled = management_pb2.ScaleWorkerRequest(model_name="echo", min_worker=1, synchronous=True)
     assert manage(served, "ScaleWorker", scaled) == "Workers scaled to 1 for model: echo"
     assert '"echo"' in manage(served, "ListModels", management_pb2.ListModelsRequest())
-    assert f"gRPC        {served.address}:7070" in served.output()
+    # It may be ready before it says so.
+    eventually(lambda: f"gRPC        {served.address}:7070" in served.output())
 
 
 def test_one_process_has_grpc_imported_and_is_replaced_when_it_is_killed(

@@ -22,7 +22,7 @@ from torchrelay.shared.settings import environment
 
 #: A fork server whose processes write their pid to FOLDER/ROLE, and do as their settings say.
 FORK_SERVER = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 from torchrelay.cli.start import child, part_forks
 
 def run(role):
@@ -48,7 +48,7 @@ def run(role):
     note("forks", str(os.getppid()))
     note(role, str(os.getpid()))
     while True:
-        signal.pause()
+        time.sleep(0.05)  # not pause(), which a signal that comes just before it doesn't end
 
 child.main = run
 sys.exit(part_forks.main())

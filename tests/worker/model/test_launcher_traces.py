@@ -250,6 +250,7 @@ def threads(fleet: Fleet, code: str, **changes: object) -> tuple[int, int]:
     submit(fleet, loaded.worker, b"x", lease=loaded.hello.worker_id)
     body = answers(fleet, lease=loaded.hello.worker_id)[0].body
     assert isinstance(body, bytes)
+    assert b"threads" in body, body
     said = dict(part.strip().split(": ") for part in body.decode().strip("{}\n ").split(","))
     return int(said['"threads"']), int(said['"between"'])
 
