@@ -24,6 +24,11 @@ if TYPE_CHECKING:  # of packages that may not be installed
 NOT_INSTALLED = "grpc_server=pygrpc-native needs its package: pip install 'torchrelay[grpc-native]'"
 #: grpcio's options that it has none of, and refuses.
 _WITHOUT = frozenset({"grpc.max_allowed_incoming_connections", "grpc.max_connection_idle_ms"})
+_NOT_TO_BE_HAD = (
+    "enable_grpc_ssl",
+    "grpc_inference_max_connection_age_ms",
+    "grpc_inference_max_connection_age_grace_ms",
+)
 #: A second thread for its sockets wakes up for what the first could do: a call costs a fifth more.
 IO_THREADS = 1
 #: Tried for its socket where the path of the temporary folder leaves no room for it.
@@ -40,14 +45,10 @@ PATIENCE_S = 3.0
 
 def lacks(config: GatewaySettings) -> list[str]:
     """Return what the settings ask for and this server can't do."""
-    asked = {
-        "enable_grpc_ssl": config.enable_grpc_ssl,
-        "grpc_inference_max_connection_age_ms": config.grpc_inference_max_connection_age_ms,
-    }
     return [
         f"{setting} is not to be had with grpc_server=pygrpc-native: leave out one of the two"
-        for setting, is_asked in asked.items()
-        if is_asked
+        for setting in _NOT_TO_BE_HAD
+        if getattr(config, setting)
     ]
 
 

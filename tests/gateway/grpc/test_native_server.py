@@ -33,6 +33,10 @@ MB = 1024 * 1024
         ({}, []),
         ({"enable_grpc_ssl": True}, ["enable_grpc_ssl"]),
         ({"grpc_inference_max_connection_age_ms": 1000}, ["grpc_inference_max_connection_age_ms"]),
+        (
+            {"grpc_inference_max_connection_age_grace_ms": 1000},
+            ["grpc_inference_max_connection_age_grace_ms"],
+        ),
         ({"grpc_management_max_connection_age_ms": 1000}, []),
     ],
 )
