@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.installation import GRPC, PRELOAD
 
@@ -22,6 +23,9 @@ def pytest_configure() -> None:
     # Shells ignore the one in what they start in the background, nohup the other.
     _pass_none_on(signal.SIGINT)
     _pass_none_on(signal.SIGHUP)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
     # PERF: torch takes 1.3 of the 3.3 s of cpu that a server takes to start. Few handlers of tests need it;
     # tests that do, and those of `serve` as users have it, ask for `preloaded_torch`.
     os.environ.setdefault(PRELOAD, "none")

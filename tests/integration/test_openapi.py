@@ -70,7 +70,6 @@ def fuzz(operation: Any, mode: schemathesis.GenerationMode, **known: Mapping[str
         max_examples=EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
     def call(case: Any) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.support import HANG_S, eventually
-from tests.worker.fake_broker import FakeBroker
+from tests.worker.fake_broker import FakeBroker, Heard
 from tests.worker.models import ECHO, start_worker, write_archive
 from torchrelay.shared.settings import NodeSettings, environment
 from torchrelay.shared.wire import codec
@@ -81,6 +81,19 @@ class Fleet:
         """Wait for a node to say hello; return its peer id."""
         self.node = self.broker.expect(m.HelloNode)[1].peer
         return self.node
+
+    def greeted(self, worker_id: int) -> tuple[m.HelloWorker, Heard]:
+        """Wait for a worker to say hello; others may say theirs again, whenever they miss a beat."""
+
+        def ended() -> list[m.WorkerExited]:
+            return [exited for exited in self.broker.all(m.WorkerExited) if exited.worker_id == worker_id]
+
+        def has_come() -> bool:
+            return any(hello.worker_id == worker_id for hello in self.broker.all(m.HelloWorker))
+
+        self.broker.until(lambda: has_come() or ended())
+        assert has_come(), ended()
+        return self.broker.expect(m.HelloWorker, lambda hello: hello.worker_id == worker_id)
 
     def stop_workers(self) -> None:
         """Stop the workers of the latest node, and wait until it has none."""
@@ -154,8 +167,9 @@ def load(
     if not fleet.nodes:
         fleet.start_node()
         fleet.join()
-    fleet.broker.send(fleet.node, order(fleet, code, files=files, manifest=manifest, **changes))
-    hello, item = fleet.broker.expect(m.HelloWorker)
+    start = order(fleet, code, files=files, manifest=manifest, **changes)
+    fleet.broker.send(fleet.node, start)
+    hello, item = fleet.greeted(start.worker_id)
     fleet.note_processes()
     return Loaded(fleet.node, item.peer, hello)
 

@@ -382,5 +382,5 @@ class Machine(RuleBasedStateMachine):
         assert not self.waiting, f"{len(self.waiting)} jobs were never answered"
 
 
-Machine.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=60, deadline=None)
+Machine.TestCase.settings = hypothesis_settings(max_examples=100, stateful_step_count=60)
 test_the_core_keeps_its_promises = Machine.TestCase

@@ -144,4 +144,4 @@ class Ranks(RuleBasedStateMachine):
 
 
 TestRanks = Ranks.TestCase
-TestRanks.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestRanks.settings = settings(max_examples=60, stateful_step_count=40)

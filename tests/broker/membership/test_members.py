@@ -319,4 +319,4 @@ class Agreement(RuleBasedStateMachine):
 
 
 TestAgreement = Agreement.TestCase
-TestAgreement.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+TestAgreement.settings = settings(max_examples=20, stateful_step_count=20)

@@ -138,7 +138,7 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=4), max_size=30).map(b"".join))
 def test_no_file_makes_the_check_fail(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

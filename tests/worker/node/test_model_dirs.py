@@ -45,9 +45,7 @@ def load_again(fleet: Fleet, start: m.StartWorker, **changes: object) -> Loaded:
     worker_id = next(fleet.worker_ids)
     fleet.broker.heard.clear()
     fleet.broker.send(fleet.node, msgspec.structs.replace(start, worker_id=worker_id, **changes))
-    fleet.broker.until(lambda: fleet.broker.all(m.HelloWorker) or fleet.broker.all(m.WorkerExited))
-    assert not fleet.broker.all(m.WorkerExited), fleet.broker.all(m.WorkerExited)[0].last_lines
-    hello, item = fleet.broker.expect(m.HelloWorker)
+    hello, item = fleet.greeted(worker_id)
     fleet.note_processes()
     return Loaded(fleet.node, item.peer, hello)
 
