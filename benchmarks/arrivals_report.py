@@ -48,7 +48,7 @@ def render(results: ArrivalResults) -> str:
 ## Batching and latency
 
 `{results.command}`, commit {results.revision}, {results.taken_at},
-{results.machine.cpu}, {results.machine.cores} cores for everything; the load average was
+{results.machine.in_words}; the load average was
 {results.load_before} at the beginning. One worker; a batch takes {plan.batch_ms:g} ms, and
 {plan.row_ms:g} ms for each request, without the CPU, so that full batches of {plan.batch_size} are
 {full:,.0f} requests/s. Requests come by a Poisson process at a part of that, the same ones to each server,

@@ -20,8 +20,8 @@ def render(results: EncryptionResults) -> str:
     return f"""\
 ## Encryption between hosts
 
-`{results.command}`, commit {results.revision}, {results.taken_at}, {machine.cpu}, {machine.cores} cores
-for everything. Two fleets in network namespaces: the node is on a host of its own, with CURVE or in clear
+`{results.command}`, commit {results.revision}, {results.taken_at}, {machine.in_words}.
+Two fleets in network namespaces: the node is on a host of its own, with CURVE or in clear
 (`--insecure`). They are loaded in turns, {plan.rounds} pairs of runs of {plan.seconds:g} s; the ratio and the
 difference are the medians of those within each pair, in brackets the least and the most.
 

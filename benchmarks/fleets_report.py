@@ -24,7 +24,8 @@ def render(results: FleetResults) -> str:
     return f"""\
 ## Large fleets
 
-`{results.command}`, commit {results.revision}, {results.taken_at}, {results.machine.cpu}. The broker's core
+`{results.command}`, commit {results.revision}, {results.taken_at},
+{results.machine.in_words}. The broker's core
 with its codec and without sockets, in fleets of so many models x workers of each, on nodes of 1,000; CPU
 time. Microseconds for each job, worker, beat or question:
 

@@ -33,7 +33,7 @@ def render(results: GpuResults) -> str:
 ## On a GPU
 
 `{results.command}`, commit {results.revision}, {results.taken_at},
-{results.device}, {results.machine.cpu}, {results.machine.cores} cores; the load average was
+{results.device}, {results.machine.in_words}; the load average was
 {results.load_before} at the beginning. A network of ResNet-18's layers, width {plan.width}, on images of
 {plan.size} x {plan.size} that come as bytes; one worker. The loop makes the same batches of bytes, without a
 server; the network alone has them on the device already. Four clients for each row of a batch; medians of

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def look(torchserve_python: Path | None) -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         kernel=f"{platform.system()} {platform.release()}",
-        python=platform.python_version(),
+        python=f"{platform.python_version()} in {sys.base_prefix}",
         versions=versions | {"wrk": _first_line(["wrk", "--version"]).removeprefix("wrk ").partition(" ")[0]},
     )
 

@@ -64,8 +64,8 @@ def _top(results: PeerResults) -> str:
     return f"""\
 ## Beside other servers
 
-`{results.command}`, commit {results.revision}, {results.taken_at}, {machine.cpu},
-{machine.cores} cores for everything; the load average was {results.load_before} at the beginning.
+`{results.command}`, commit {results.revision}, {results.taken_at},
+{machine.in_words}; the load average was {results.load_before} at the beginning.
 Every server is in an environment of its own on this machine, with the same models and the same number of
 workers: {plan.rounds} rounds of {plan.seconds:g} s each, twice that for 5 MB and for the encoder. What
 isn't said here is each server's default:

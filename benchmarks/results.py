@@ -19,8 +19,14 @@ class Machine(Record, frozen=True, kw_only=True):
     cores: int
     memory_bytes: int
     kernel: str
+    #: Its version and where it is installed: which build it is counts as much as which version.
     python: str
     versions: dict[str, str]
+
+    @property
+    def in_words(self) -> str:
+        """What of it every figure depends on."""
+        return f"{self.cpu}, {self.cores} cores for everything, Python {self.python}"
 
 
 class RunPlan(Record, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ def render(results: StartupResults) -> str:
 ## Start-up
 
 `{results.command}`, commit {results.revision}, {results.taken_at},
-{machine.cpu}, {machine.cores} cores for everything; the load average was {results.load_before}
+{machine.in_words}; the load average was {results.load_before}
 at the beginning.""",
         starts(results.starts, results.servers, plan.start_rounds),
         _cpu(results),

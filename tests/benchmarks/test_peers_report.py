@@ -96,7 +96,7 @@ def test_it_says_how_each_server_was_set_and_on_what_machine() -> None:
     for fact in (
         "- **Mosec** (mosec 0.9.8): no logs",
         "abc1234",
-        "A CPU,\n2 cores",
+        "A CPU, 2 cores for everything, Python ",
         "average was 0.25",
         "took 20% (at most 20%)",
     ):
