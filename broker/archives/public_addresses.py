@@ -37,8 +37,8 @@ def _is_public_itself(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         is_of_here = any(address in network for network in _LOCAL_USE)
         return address.is_global and not address.is_multicast and not address.is_reserved and not is_of_here
-    if any(address in network for network in _EMBEDDING):
-        return True  # what is embedded decides
+    if address in _SIX_TO_FOUR or any(address in network for network in _EMBEDDING):
+        return True  # what is embedded decides; older Pythons call no address of 6to4 global
     return address.is_global and address in _GLOBAL_UNICAST
 
 

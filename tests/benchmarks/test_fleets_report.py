@@ -14,4 +14,4 @@ def test_each_fleet_has_a_column_and_each_thing_that_was_done_a_row() -> None:
     assert "| jobs | 20.2 | 1,234 |" in text
     assert "| jobs | 10.1 | 617 |" in text
     assert "| beats | 3.2 | 3.2 |" in text
-    assert "`X`, commit abc, T, C" in text
+    assert "`X`, commit abc, T,\nC, 2 cores" in text
