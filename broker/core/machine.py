@@ -68,6 +68,9 @@ TURNS_PER_BEAT = 2
 FAULTS_PER_SWEEP = 5
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
+#: For so long nothing is started or stopped while nodes join, since what they bring may be what is missing: a
+#: thousand workers take a tenth of it, and one that says hello again and again holds up others no longer.
+JOINING_LIMIT_S = 1.0
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
 
@@ -149,6 +152,8 @@ class BrokerCore:
         self._now, self._was_late = now, False
         self._sweep_due = now
         self._keys_due = now + KEYS_INTERVAL_S
+        #: Until then it waits for nodes that join.
+        self._reconcile_by = now
         #: Events that raised since the last sweep.
         self._faults = 0
 
@@ -170,17 +175,12 @@ class BrokerCore:
         if self._was_late or self._clock.stood_still_s:
             self._allow_for_standing_still(now)
         self._now = now
+        if not self.peers.joining:
+            self._reconcile_by = now + JOINING_LIMIT_S
         coming = iter(came)
         while fault := first_fault(coming, self._take):
             self._contain(*fault, now)
-        if now >= self._sweep_due:
-            self._sweep(now)
-        elif self.workers.lost:
-            self.workers.remove_lost(now)
-        elif self.peers.to_beat.left:
-            self.peers.beat_some()
-        if self.fleet.must_reconcile:
-            self._reconcile(now)
+        self._go_on_with_the_fleet(now)
         self.jobs.end_turn(now, real_now)
         if self._questions.waiting:
             self._questions.answer_some(now)
@@ -199,7 +199,8 @@ class BrokerCore:
 
     def _is_behind(self) -> bool:
         """Tell whether there was more to do than one turn does of it."""
-        return bool(self.peers.to_beat.left or self.workers.lost) or self.fleet.has_more_to_compare
+        left = self.peers.to_beat.left or self.workers.lost or self.peers.joining
+        return bool(left) or self.fleet.must_reconcile
 
     def why_not_admitted(self, public_key: str) -> str:
         """Say why a public key lets nobody in, empty where it does; asked at handshakes, between turns."""
@@ -274,6 +275,8 @@ class BrokerCore:
             self._from_worker(worker, peer, message, event.frames, now)
         elif node := self.fleet.nodes.get(peer):
             self.fleet.hear_node(node, now)
+            if peer in self.peers.joining and not isinstance(message, m.HelloNode):
+                self.peers.end_joining(peer, now)
             self._from_node(node, message, event.frames, now)
         else:
             self._receive_unknown(peer, message, now)
@@ -397,6 +400,27 @@ class BrokerCore:
             case _:
                 misdirected: m.FromGateway | m.FromWorker = message
                 self._refuse(node.peer, misdirected, "is not for a node to say")
+
+    def _go_on_with_the_fleet(self, now: float) -> None:
+        """Do as much of what is due as one turn may: whoever sends requests waits meanwhile."""
+        is_sweep = now >= self._sweep_due
+        if is_sweep:
+            self._sweep(now)
+        elif self.workers.lost:
+            self.workers.remove_lost(now)
+        elif self.peers.to_beat.left:
+            self.peers.beat_some()
+        if self.peers.joining and (now < self._reconcile_by or not self.fleet.must_reconcile):
+            self._go_on_joining(now)
+        elif self.fleet.must_reconcile and not is_sweep:  # what a sweep finds, the next turn sees to
+            self._reconcile(now)
+
+    def _go_on_joining(self, now: float) -> None:
+        """Take in some more of what a node came with, as part of its hello: if that raises, so did this."""
+        peer, joining = next(iter(self.peers.joining.items()))
+        hello = events.Received(peer, joining.hello, self.epoch)
+        if fault := first_fault(iter((hello,)), lambda _: self.peers.go_on_joining(peer, now)):
+            self._contain(*fault, now)
 
     def _refuse(self, peer: bytes, message: m.Message, why: str) -> None:
         self.peers.misunderstand(peer, f"{type(message).__name__} {why}")

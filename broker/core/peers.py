@@ -34,11 +34,22 @@ GATEWAYS_LIMIT = NODES_LIMIT = 1024
 BEATS_PER_TURN = 250
 #: How often it is noted that members live, which matters after minutes.
 NOTE_INTERVAL_S = 1.0
+#: Workers that nodes bring along of which one turn takes in so many, 15 us each.
+HELD_PER_TURN = 100
 #: For so many peer timeouts a silent gateway is kept that is owed something: most that are not dead are back
 #: by then, and what runs for the dead may go on so long.
 OWED_TIMEOUTS = 3
 #: Misunderstood messages that are logged one by one between two sweeps; anybody can send thousands.
 COMPLAINTS_PER_SWEEP = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class ArrivingNode:
+    """A node that has come with workers; `taken` of them are taken in."""
+
+    hello: m.HelloNode
+    is_new: bool
+    taken: int = 0
 
 
 @dataclass(eq=False)
@@ -59,6 +70,7 @@ class Peers:
     _outbox: Outbox
     #: Since when peers are listened to without a long break: silence from before counts for nothing.
     listened_since: float
+    held_per_turn: int = HELD_PER_TURN
 
     def __post_init__(self) -> None:
         self.gateways = self._answers.gateways
@@ -70,6 +82,8 @@ class Peers:
         self._beat_due = self._note_due = self.listened_since
         #: Those who haven't got the latest beat.
         self.to_beat = Rounds(lambda: (*self.gateways, *self.nodes, *self.workers), BEATS_PER_TURN)
+        #: Nodes that have come with more workers than one turn takes in; they are welcome when all are known.
+        self.joining: dict[bytes, ArrivingNode] = {}
         #: Messages that were misunderstood since the last sweep.
         self._complaints = 0
         #: Gateways that have joined so far.
@@ -127,19 +141,8 @@ class Peers:
                     self.gateways[peer] = gateway
                     self._outbox.report(logging.INFO, "gateway.joined", gateway=hello.name, pid=hello.pid)
             case m.HelloNode():
-                if is_new and (former := self._fleet.former_self(hello)):
-                    self._outbox.report(logging.INFO, "node.restarted", node=former.name)
-                    self.drop_node(former, now)
-                self._lifecycle.remove_all_lost(now)  # some may be this node's
-                self._fleet.add_node(peer, hello, now)
-                self._take_as_member(self.nodes[peer], hello)
-                if is_new:
-                    node = self.nodes[peer]
-                    self._outbox.report(logging.INFO, "node.joined", node=node.name, held=len(hello.workers))
-                    if node.name != node.own_name:
-                        advice = "unless it has just been restarted, give it another --name"
-                        self._outbox.report(logging.WARNING, "node.name_taken", node=node.name,
-                                            own_name=node.own_name, advice=advice)  # fmt: skip
+                self._take_in_node(peer, hello, now, is_new=is_new)
+                return False  # it is welcome when all its workers are known
             case m.HelloWorker():
                 if (own := self.workers.get(peer)) and own.worker_id != hello.worker_id:
                     why = f"a second worker, {hello.worker_id}, of the peer of {own.worker_id}"
@@ -152,16 +155,62 @@ class Peers:
                 assert_never(hello)
         return True
 
-    def _take_as_member(self, node: FleetNode, hello: m.HelloNode) -> None:
-        """Let the workers in that a node holds, by the keys that it made for them, and no others of it."""
-        if (node_key := public_key_of(node.peer)) is None:
-            return
-        node.models = self._members.members[node_key].models
-        held = {worker.worker_id for worker in self._fleet.of_node(node.peer)}
-        self._members.keep_workers(held, node_key)
-        for worker in hello.workers:
-            if worker.worker_id in held and worker.public_key:
-                self._members.add_worker(worker.public_key, worker.worker_id, node_key)
+    def _take_in_node(self, peer: bytes, hello: m.HelloNode, now: float, *, is_new: bool) -> None:
+        """Take in a node, and its workers unless they are too many for one turn."""
+        if is_new and (former := self._fleet.former_self(hello)):
+            self._outbox.report(logging.INFO, "node.restarted", node=former.name)
+            self.drop_node(former, now)
+        self._lifecycle.remove_all_lost(now)  # some may be this node's
+        self._fleet.add_node(peer, hello, now)
+        if (node_key := public_key_of(peer)) is not None:
+            self.nodes[peer].models = self._members.members[node_key].models
+        before = self.joining.pop(peer, None)  # it has said hello again meanwhile
+        is_unknown = is_new or (before is not None and before.is_new)
+        self.joining[peer] = ArrivingNode(hello=hello, is_new=is_unknown)
+        if is_new:
+            node = self.nodes[peer]
+            self._outbox.report(logging.INFO, "node.joined", node=node.name, held=len(hello.workers))
+            if node.name != node.own_name:
+                advice = "unless it has just been restarted, give it another --name"
+                self._outbox.report(logging.WARNING, "node.name_taken", node=node.name,
+                                    own_name=node.own_name, advice=advice)  # fmt: skip
+        if len(hello.workers) <= self.held_per_turn:
+            self.end_joining(peer, now)
+
+    def go_on_joining(self, peer: bytes, now: float) -> None:
+        """Take in some more of the workers that a node has come with; welcome it with the last."""
+        self._join(peer, self.held_per_turn, now)
+
+    def _join(self, peer: bytes, count: int, now: float) -> None:
+        joining = self.joining[peer]
+        if self._take_held(peer, joining, count, now):
+            del self.joining[peer]
+            self._welcome(peer, joining.hello, now, is_new=joining.is_new)
+
+    def end_joining(self, peer: bytes, now: float) -> None:
+        """Take in all that are left of a node's: what it says now may be about any of them."""
+        self._join(peer, len(self.joining[peer].hello.workers), now)
+
+    def _take_held(self, peer: bytes, joining: ArrivingNode, count: int, now: float) -> bool:
+        """Take in so many more of the workers that a node holds; tell whether all are known.
+
+        They are let in by the keys that it made for them, and no others of it.
+        """
+        node, workers = self.nodes[peer], joining.hello.workers
+        some = workers[joining.taken : joining.taken + count]
+        joining.taken += count
+        self._fleet.hold(node, some, now)
+        has_all = joining.taken >= len(workers)
+        if (node_key := public_key_of(peer)) is not None:
+            held = {worker.worker_id for worker in self._fleet.of_node(peer)}
+            if has_all:
+                self._members.keep_workers(held, node_key)
+            for worker in some:
+                if worker.worker_id in held and worker.public_key:
+                    self._members.add_worker(worker.public_key, worker.worker_id, node_key)
+        if has_all:
+            self._fleet.has_come(node)
+        return has_all
 
     def _welcome(self, peer: bytes, hello: m.Hello, now: float, *, is_new: bool) -> None:
         beat_ms = max(1, int(self._settings.beat_interval_s * 1000))
@@ -308,6 +357,7 @@ class Peers:
 
     def drop_node(self, node: FleetNode, now: float) -> None:
         """Forget a node and its workers."""
+        self.joining.pop(node.peer, None)
         self._lifecycle.node_lost(node, now)
         level = logging.INFO if node.is_leaving else logging.WARNING
         self._outbox.report(level, "node.left", node=node.name)

@@ -6,8 +6,8 @@ from itertools import islice
 from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.models.catalog import Key
 
-#: Versions that one turn compares, nearly all of them by two counts, in 2 us.
-COMPARED_PER_TURN = 1000
+#: Versions that one turn compares, nearly all of them by two counts, in 3 us.
+COMPARED_PER_TURN = 500
 #: Versions that each sweep compares though nothing is known to have changed.
 COMPARED_PER_SWEEP = 100
 

@@ -25,10 +25,10 @@ from torchrelay.shared.wire import messages as m
 
 #: TorchServe shows its workers' ports as ids, from this number on.
 FIRST_WORKER_ID = 9000
-#: Workers that one turn starts or stops at most, 25 us each; the next ones follow in the next turn.
-CHANGES_PER_TURN = 100
+#: Workers that one turn starts or stops at most, 60 us each; the next ones follow in the next turn.
+CHANGES_PER_TURN = 50
 #: Versions that haven't what is wanted of which one turn looks at all workers, 15 us each.
-LOOKS_PER_TURN = 150
+LOOKS_PER_TURN = 100
 #: Ids of one epoch lie apart from those of the next, whose workers may still be here.
 WORKER_IDS_PER_EPOCH = 10_000
 
@@ -210,10 +210,7 @@ class Fleet:
     # What is reported
 
     def add_node(self, peer: bytes, hello: m.HelloNode, now: float) -> None:
-        """Add a node, and the workers it holds that it was ordered to start and no other node holds.
-
-        It is ordered to stop the others after its first beat.
-        """
+        """Add a node; its workers are entered by `hold`, and when all are, `has_come` is called."""
         self._compare_all()
         known = self.nodes.get(peer)
         is_leaving = known is not None and known.is_leaving
@@ -233,21 +230,31 @@ class Fleet:
         self.late_nodes.remove(peer)
         if not is_simple:
             self._name_nodes()
-        self.awaited.discard(node.name)
-        for held in hello.workers:
-            worker = self.workers.get(held.worker_id)
+
+    def hold(self, node: FleetNode, workers: Iterable[m.HeldWorker], now: float) -> None:
+        """Enter workers that a node holds, was ordered to start, and no other node holds.
+
+        It is ordered to stop the others after its first beat.
+        """
+        for held in workers:
             if not self._claims.is_genuine(held):
                 continue
+            worker = self.workers.get(held.worker_id)
             if worker is None:
                 worker = self.enter(FleetWorker(
                     held.worker_id, (held.model, held.version), held.archive, held.device, node.name,
-                    peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
+                    node.peer, WorkerState.STARTING, since=now, last_heard=now, pid=held.pid,
                 ))  # fmt: skip
                 _remember(worker, held, now)
             elif worker.node is None and worker.key == (held.model, held.version):
-                self._put_on_node(worker, peer)
+                self._put_on_node(worker, node.peer)
                 worker.node_name = node.name
                 _remember(worker, held, now)
+
+    def has_come(self, node: FleetNode) -> None:
+        """Take note that all workers of a node are known."""
+        self._compare_all()
+        self.awaited.discard(node.name)
 
     def former_self(self, hello: m.HelloNode) -> FleetNode | None:
         """Return the node of which a new one shows that it has ended: only a successor can tell its mark."""
@@ -404,11 +411,6 @@ class Fleet:
         self._comparisons.sweep()
         self.must_reconcile = True
 
-    @property
-    def has_more_to_compare(self) -> bool:
-        """Whether more has changed than one turn compares."""
-        return self._comparisons.is_due
-
     def reconcile_some(self, wanted: Mapping[Key, VersionRecord], now: float) -> "Orders":
         """Do the same for the versions of which something has changed, as many as one turn may."""
         self._wanted = wanted
@@ -455,9 +457,11 @@ class Fleet:
             return
         orders.looks += 1
         live = [worker for worker in self.live(key) if worker.archive == archive]
-        # First what costs least to stop: not ready yet, then idle, then newest.
-        live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
-        moving = [worker for worker in live if self.must_move(worker)]
+        moving: list[FleetWorker] = []
+        if key in self._moving or len(live) > record.max_workers:
+            # First what costs least to stop: not ready yet, then idle, then newest.
+            live.sort(key=lambda w: (w.state is WorkerState.READY, len(w.leases), -w.worker_id))
+            moving = [worker for worker in live if self.must_move(worker)]
         staying = [worker for worker in live if not self.must_move(worker)] if moving else live
         surplus = staying[: max(0, len(staying) - record.max_workers)]
         is_cut_short = len(surplus) > orders.room

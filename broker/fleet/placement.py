@@ -141,9 +141,9 @@ class Placement:
 
     def _take(self, node: FleetNode, need: Need, devices: tuple[str, ...]) -> None:
         self._shortages.clear()
-        load = self._load(node)
-        load.workers.update(devices)
-        load.taken.update(dict.fromkeys(devices, need.memory_bytes))
+        if load := self._loads.get(node.peer):  # else this worker is among those that will be counted
+            load.workers.update(devices)
+            load.taken.update(dict.fromkeys(devices, need.memory_bytes))
         self._free[node.peer] -= 1
         if not self._free[node.peer]:
             del self._free[node.peer], self._nodes[node.peer]

@@ -7,7 +7,7 @@ happened, and need to do nothing else about it.
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -21,7 +21,6 @@ from torchrelay.broker.fleet.rounds import Rounds
 from torchrelay.broker.fleet.worker import LOADING_NOTES, FleetWorker
 from torchrelay.broker.fleet.worker_claims import Claims
 from torchrelay.broker.jobs.jobs import Jobs
-from torchrelay.broker.jobs.queues import Lease
 from torchrelay.broker.models.catalog import Catalog
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared.settings import BrokerSettings
@@ -32,7 +31,7 @@ from torchrelay.shared.wire.serials import InOrder
 SWEPT_AT_ONCE = 1000
 
 #: Workers that were lost with their node that one turn removes, each with its line of log.
-LOST_PER_TURN = 100
+LOST_PER_TURN = 50
 
 
 @dataclass(eq=False)
@@ -308,11 +307,9 @@ class WorkerLifecycle:
                 case WorkerState.STARTING:
                     self._end_if_late(worker, now)
                 case WorkerState.READY | WorkerState.UNREADY | WorkerState.DRAINING:
-                    record = self._catalog.get(worker.key)
-                    limit_s = record.response_timeout_s if record else settings.default_response_timeout_s
-                    if overdue := self._jobs.overdue(worker, limit_s, now):
-                        self._end_stuck(worker, overdue, limit_s, now)
-                    elif worker.state is WorkerState.DRAINING:
+                    if worker.leases and self._end_if_stuck(worker, now):
+                        continue
+                    if worker.state is WorkerState.DRAINING:
                         self._end_drained(worker, now)
                     elif not worker.leases and now - max(worker.last_heard, listened_since) > silent_s:
                         self._give_up(worker, "it is idle but silent", now)
@@ -334,12 +331,18 @@ class WorkerLifecycle:
         self._report(logging.WARNING, "worker.late", **_facts(worker), reason=reason, was_ready=was_ready,
                      **self._next_start(worker, now))  # fmt: skip
 
-    def _end_stuck(self, worker: FleetWorker, overdue: Sequence[Lease], limit_s: float, now: float) -> None:
+    def _end_if_stuck(self, worker: FleetWorker, now: float) -> bool:
+        record = self._catalog.get(worker.key)
+        limit_s = record.response_timeout_s if record else self._settings.default_response_timeout_s
+        overdue = self._jobs.overdue(worker, limit_s, now)
+        if not overdue:
+            return False
         reason = f"no answer within response_timeout of {limit_s} s"
         self._jobs.give_up(worker, overdue, reason, now)
         self._give_up(worker, reason, now)
         self._report(logging.WARNING, "worker.stuck", **_facts(worker), reason=reason, was_ready=True,
                      **self._next_start(worker, now))  # fmt: skip
+        return True
 
     def _end_drained(self, worker: FleetWorker, now: float) -> None:
         if worker.drain_until is not None and now >= worker.drain_until:

@@ -301,6 +301,7 @@ class SimulatedBroker:
                                now=self._world.now, wall_ms=0,
                                new_sequence_id=lambda: f"made-{next(self._sequences)}",
                                claims=Claims(b"secret"))  # fmt: skip
+        self.core.peers.held_per_turn = 1  # so that the small hosts here, too, come back in several turns
         self._turn_soon(0.0)
 
     def starts_since(self, time: float) -> int:

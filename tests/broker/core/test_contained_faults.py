@@ -6,8 +6,9 @@ import pytest
 
 from tests.broker.rig import GATEWAY, NODE, Rig
 from torchrelay.broker.core.effects import Report
-from torchrelay.broker.core.events import Unsendable
+from torchrelay.broker.core.events import Received, Unsendable
 from torchrelay.broker.core.machine import FAULTS_PER_SWEEP
+from torchrelay.broker.core.peers import HELD_PER_TURN
 from torchrelay.broker.core.torchserve_metrics import Metrics
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
@@ -53,6 +54,17 @@ def test_a_worker_whose_message_meets_a_fault_is_stopped_and_its_batch_goes_else
     rig.say(peer, m.Measured("h", (POINT,)))
     assert rig.only(NODE, m.StopWorker).worker_id == int(peer[2:])
     assert rig.only(two if peer == one else one, m.Assign).items[0].meta == batch.items[0].meta
+
+
+def test_a_node_of_whose_many_workers_one_meets_a_fault_is_dropped_and_no_turn_fails() -> None:
+    rig = Rig()
+    unreadable = (None,) * (HELD_PER_TURN + 1)
+    hello = m.HelloNode(m.PROTOCOL_VERSION, "n-1", (), 500, unreadable)  # type: ignore[arg-type] # that is it
+    rig.feed(Received(NODE, hello, rig.epoch))
+    assert "fault" in rig.only(NODE, m.Misunderstood).reason
+    assert not rig.core.fleet.nodes
+    assert not rig.core.peers.joining
+    rig.join_node()
 
 
 def test_of_many_faults_a_few_are_logged_and_the_rest_are_counted() -> None:

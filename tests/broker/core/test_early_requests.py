@@ -112,6 +112,7 @@ def test_a_snapshot_restores_what_was_changed_since_though_the_registry_knows_th
 
 def test_a_snapshot_is_written_when_the_models_of_the_start_are_registered_or_refused() -> None:
     rig = Rig(settings(snapshot_dir="/nowhere"))
+    rig.feed()
     assert [snapshot.kind for snapshot in rig.snapshots] == ["startup"]  # there were none
 
     rig.snapshots.clear()

@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests.broker.rig import GATEWAY, NODE, Rig
+from tests.broker.rig import GATEWAY, NODE, Rig, held
+from torchrelay.broker.core.machine import JOINING_LIMIT_S
+from torchrelay.broker.core.peers import HELD_PER_TURN
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire import presence
 
@@ -153,3 +155,89 @@ def test_a_broker_that_stood_still_loses_no_peer_whose_beats_wait_for_it() -> No
     rig.feed(*beats[:256])
     rig.feed(*beats[256:])
     assert len(rig.core.fleet.staying_nodes) == 300
+
+
+def returning_node(rig: Rig) -> tuple[m.StartWorker, ...]:
+    """Lose a node of more workers than one turn takes in, and let it say hello again; return their orders."""
+    count = 2 * HELD_PER_TURN + 10
+    rig.join_gateway()
+    rig.join_node(slots=count + 5)
+    rig.register(initial_workers=count)
+    orders = rig.take(NODE, m.StartWorker)
+    while len(orders) < count:
+        rig.feed()
+        orders += rig.take(NODE, m.StartWorker)
+    rig.core.peers.drop_node(rig.core.fleet.nodes[NODE], rig.now)
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+    rig.inbox.clear()
+    hello = m.HelloNode(m.PROTOCOL_VERSION, "n-1", (), count + 5, tuple(map(held, orders)))
+    rig.say(NODE, hello)
+    assert len(rig.core.fleet.workers) == HELD_PER_TURN
+    return tuple(orders)
+
+
+def test_a_node_that_comes_with_many_workers_is_taken_in_over_some_turns_and_has_none_started_twice() -> None:
+    rig = Rig()
+    orders = returning_node(rig)
+    counts = []
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+        counts.append((len(rig.core.fleet.workers), len(rig.take(NODE, m.Welcome))))
+    assert counts[:2] == [(2 * HELD_PER_TURN, 0), (len(orders), 1)]
+    assert set(rig.core.fleet.workers) == {order.worker_id for order in orders}
+    assert not rig.take(NODE, m.StartWorker)
+
+
+def test_a_worker_that_is_back_before_it_is_taken_in_with_its_node_is_on_that_node() -> None:
+    rig = Rig()
+    orders = returning_node(rig)
+    rig.worker_ready(orders[-1])
+    assert rig.core.fleet.workers[orders[-1].worker_id].node is None
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+    assert rig.core.fleet.workers[orders[-1].worker_id].node == NODE
+    assert rig.core.fleet.ready_count(("m", "1.0")) == 1
+
+
+def test_what_a_node_says_before_all_its_workers_are_taken_in_finds_them() -> None:
+    rig = Rig()
+    orders = returning_node(rig)
+    rig.say(NODE, m.NodeBeat(tuple((order.worker_id, 1) for order in orders)))
+    assert len(rig.core.fleet.workers) == len(orders)
+    assert not rig.take(NODE, m.StopWorker)
+    rig.only(NODE, m.Welcome)
+
+
+def test_a_node_that_says_hello_again_and_again_holds_up_others_for_a_moment_only() -> None:
+    rig = Rig()
+    orders = returning_node(rig)
+    rig.register("urgent", initial_workers=0)
+    hello = rig.event(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n-1", (), 999, tuple(map(held, orders))))
+    rig.feed(hello, rig.event(GATEWAY, m.ScaleWorkers(2, "urgent", "1.0", 1, 1, False)))
+    until = rig.now + 2 * JOINING_LIMIT_S
+    while rig.now < until and not rig.take(NODE, m.StartWorker):
+        assert rig.core.peers.joining
+        rig.feed(hello)
+        rig.now += 0.01
+    assert rig.now < until
+
+
+def test_a_node_that_leaves_before_all_its_workers_are_taken_in_leaves_none_behind() -> None:
+    rig = Rig()
+    returning_node(rig)
+    rig.core.peers.drop_node(rig.core.fleet.nodes[NODE], rig.now)
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+    assert not rig.core.fleet.workers
+    assert not rig.take(NODE, m.Welcome)
+
+
+def test_a_node_that_says_hello_again_before_all_its_workers_are_taken_in_is_still_a_new_one() -> None:
+    rig = Rig()
+    orders = returning_node(rig)
+    rig.say(NODE, m.HelloNode(m.PROTOCOL_VERSION, "n-1", (), 500, tuple(map(held, orders[:3]))))
+    assert rig.only(NODE, m.Welcome).is_new
+    while rig.core.next_wake() < rig.now:
+        rig.feed()
+    assert orders[-1].worker_id not in rig.core.fleet.workers, "it doesn't speak of that one any more"
