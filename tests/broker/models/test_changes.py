@@ -84,6 +84,23 @@ def test_pages_of_the_list_are_torchserves() -> None:
     assert rig.only(GATEWAY, m.ModelsListed) == m.ModelsListed(9, (), None)
 
 
+def test_the_list_shows_each_change_at_once() -> None:
+    rig = joined()
+
+    def listed() -> list[tuple[str, str]]:
+        rig.say(GATEWAY, m.ListModels(9, 100, 0))
+        return [(entry.model, entry.url) for entry in rig.only(GATEWAY, m.ModelsListed).models]
+
+    for model, version in (("b", "1.0"), ("b", "2.0"), ("a", "1.0")):
+        rig.register(model, version, initial_workers=0)
+        assert (model, f"{model}-1.0.mar") in listed()
+    rig.say(GATEWAY, m.SetDefault(10, "b", "2.0"))
+    assert listed() == [("a", "a-1.0.mar"), ("b", "b-2.0.mar")]
+    rig.say(GATEWAY, m.UnregisterModel(11, "b", "1.0"))
+    rig.say(GATEWAY, m.UnregisterModel(12, "a", None))
+    assert listed() == [("b", "b-2.0.mar")]
+
+
 def test_metrics_count_every_outcome() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig()
