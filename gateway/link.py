@@ -3,7 +3,8 @@
 It feeds `gateway.session` with what comes, sends what that wants sent, and hands outcomes to the
 requests that wait for them. Rules: never a blocking call; the socket's fd tells only of changes, so
 it is read until it is empty and looked at again after each send; requests of one turn of the loop
-leave in one message; one coarse timer for everything that has to do with time.
+leave in one message, or in a few where they are many; one coarse timer for everything that has to do with
+time.
 """
 
 import asyncio
@@ -517,9 +518,9 @@ class Link:
     def _flush_soon(self) -> None:
         """Send at the end of this turn of the loop, when all that it brings has been taken in.
 
-        One turn may bring thousands of requests, or clients that leave: the broker need not wait for all.
+        Where it brings many requests, or clients that leave, the broker need not wait for all.
         """
-        if self._session.has_full_message:
+        if self._session.has_enough_to_send:
             self._flush()
         elif not self._is_flush_due:
             self._is_flush_due = True

@@ -26,7 +26,7 @@ class GatheringLink(Link):
         worker 80 to 100 instead of 145, this process 310 to 365 instead of 455.
         """
         wait_s = delay_s(self._session.waiting)
-        if not wait_s or self._session.has_full_message:
+        if not wait_s or self._session.has_enough_to_send:
             super()._flush_soon()
         elif not self._is_flush_due:
             self._is_flush_due = True

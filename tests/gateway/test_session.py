@@ -248,18 +248,31 @@ def test_jobs_of_one_turn_leave_in_one_message() -> None:
     assert jobs_in([message]) == jobs
 
 
-def test_a_message_is_full_only_where_there_is_a_broker_to_take_it() -> None:
+def test_it_has_enough_to_send_only_where_there_is_a_broker_to_take_it() -> None:
     session = make()
     jobs = [submitted(session, str(number)) for number in range(SUBMIT_LIMIT_JOBS)]
-    assert not session.has_full_message
+    assert not session.has_enough_to_send
     session.hear(WELCOME, EPOCH, (), now=0.0)
-    assert session.has_full_message
+    assert session.has_enough_to_send
     drain(session)
-    assert not session.has_full_message
+    assert not session.has_enough_to_send
     for number, job in enumerate(jobs):
-        assert not session.has_full_message, number
+        assert not session.has_enough_to_send, number
         session.forget(job)
-    assert session.has_full_message
+    assert session.has_enough_to_send
+
+
+@pytest.mark.parametrize(("in_flight", "enough"), [(0, 8), (16, 8), (48, 16), (96, 32), (1000, 64)])
+def test_it_has_enough_with_a_few_jobs_or_with_a_part_of_those_in_flight(in_flight: int, enough: int) -> None:
+    session = welcomed()
+    for number in range(in_flight):
+        submit(session, str(number))
+    drain(session)
+    for number in range(enough - 1):
+        submit(session, str(number))
+        assert not session.has_enough_to_send
+    submit(session, "the last")
+    assert session.has_enough_to_send
 
 
 def test_a_submit_is_bounded_in_jobs_bytes_and_frames() -> None:

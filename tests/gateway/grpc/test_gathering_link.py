@@ -4,7 +4,7 @@ import pytest
 
 from torchrelay.gateway.grpc import gathering_link
 from torchrelay.gateway.grpc.gathering_link import CALLS_PER_MS, GatheringLink
-from torchrelay.gateway.session import SUBMIT_LIMIT_JOBS, GatewaySession
+from torchrelay.gateway.session import EARLY_JOBS, GatewaySession
 from torchrelay.shared import clock
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import messages as m
@@ -35,19 +35,21 @@ class Gathering(GatheringLink):
 
     def _flush(self) -> None:
         self.flushed += 1
+        list(self._session.outgoing(clock.monotonic()))
         self._is_flush_due = False
 
 
-def test_one_timer_is_set_for_all_that_come_meanwhile_and_a_full_message_goes_at_once() -> None:
+def test_one_timer_is_set_for_all_that_come_meanwhile_and_enough_of_them_go_at_once() -> None:
     config = GatewaySettings()
     link = Gathering(config)
     link._session = GatewaySession(config, name="test", pid=1, now=0.0)
     link._session.hear(m.Welcome(500, 3000), 5, (), now=clock.monotonic())
     link.loop = loop = Loop()  # type: ignore[assignment]  # has what is used of one
-    for number in range(1, SUBMIT_LIMIT_JOBS + 1):
+    for number in range(1, CALLS_PER_MS + EARLY_JOBS):
         link.submit("m", None, b"", ())
         if number == CALLS_PER_MS - 1:
-            assert loop.delays == [0.0]
+            assert loop.delays == [0.0, 0.0]
+            assert link.flushed == 1, "they are enough"
             link._flush()
-    assert loop.delays == [0.0, pytest.approx(0.001)]
-    assert link.flushed == 2, "the full message"
+    assert loop.delays == [0.0, 0.0, pytest.approx(0.001)]
+    assert link.flushed == 3, "they are enough"
