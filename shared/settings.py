@@ -23,6 +23,8 @@ PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 
 #: Where a broker is that nobody has named. The commands always name one: the user's own, see `--broker`.
 DEFAULT_BROKER_ADDRESS = "ipc://torchrelay/broker.sock"
+#: A unix socket's path is at most this long (108 bytes with its closing zero).
+SOCKET_PATH_LIMIT_BYTES = 107
 #: The largest body: TorchServe's sizes are numbers of 32 bits. `sockets.PART_LIMIT_BYTES` lets it through.
 BODY_LIMIT_BYTES = 2**31 - 1
 #: Bytes that wait in the broker's queues unless told otherwise.

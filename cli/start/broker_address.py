@@ -16,7 +16,7 @@ import msgspec
 from torchrelay.cli.faults import Fault
 from torchrelay.cli.start import checks, part_settings
 from torchrelay.shared import private_files
-from torchrelay.shared.settings import is_wildcard
+from torchrelay.shared.settings import SOCKET_PATH_LIMIT_BYTES, is_wildcard
 
 SOCKET_NAME = "broker.sock"
 ADVICE = "name an address with --address ipc://PATH"
@@ -80,9 +80,7 @@ def _is_usable(folder: Path, user_id: int) -> bool:
 
 def _why_not(folder: Path, user_id: int) -> str | None:
     if not part_settings.fits_socket(str(folder)):
-        return (
-            f"its path is too long for a socket, which may have {part_settings.SOCKET_PATH_LIMIT_BYTES} bytes"
-        )
+        return f"its path is too long for a socket, which may have {SOCKET_PATH_LIMIT_BYTES} bytes"
     try:
         private_files.make_folder(folder)
         if not private_files.is_folder_of(folder, user_id):

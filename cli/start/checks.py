@@ -16,7 +16,13 @@ from torchrelay.cli.start.required_packages import require_packages
 from torchrelay.gateway.grpc import listen_addresses
 from torchrelay.gateway.http import addresses
 from torchrelay.shared import host
-from torchrelay.shared.settings import BrokerSettings, GatewaySettings, SettingsError, environment
+from torchrelay.shared.settings import (
+    SOCKET_PATH_LIMIT_BYTES,
+    BrokerSettings,
+    GatewaySettings,
+    SettingsError,
+    environment,
+)
 from torchrelay.shared.torchserve.config_keys import ConfigValues
 from torchrelay.shared.torchserve.config_properties import Configuration
 
@@ -32,8 +38,8 @@ def require_broker_addresses(*listened_on: str, dialled: str | None = None) -> N
         is_tcp = scheme == "tcp" and len(port) < 6 and port.isdecimal() and int(port) < 1 << 16
         if not is_tcp and not (scheme == "ipc" and rest):
             raise Fault(f"{address!r} is no broker's address; write it as tcp://HOST:PORT or ipc://PATH")
-        if scheme == "ipc" and len(os.fsencode(rest)) > part_settings.SOCKET_PATH_LIMIT_BYTES:
-            limit = part_settings.SOCKET_PATH_LIMIT_BYTES
+        if scheme == "ipc" and len(os.fsencode(rest)) > SOCKET_PATH_LIMIT_BYTES:
+            limit = SOCKET_PATH_LIMIT_BYTES
             raise Fault(f"{address} is too long: a socket's path has at most {limit} bytes")
         if address == dialled and is_tcp and (host in ("", "*") or not int(port)):
             raise Fault(f"{address!r} is where a broker may listen; say the host and the port that it has")
@@ -161,8 +167,8 @@ def require_free(address: str, setting: str) -> None:
 
 def _require_socket_path(path: str, option: str) -> None:
     place, why = Path(path), ""
-    if len(os.fsencode(path)) > part_settings.SOCKET_PATH_LIMIT_BYTES:
-        why = f"a socket's path has at most {part_settings.SOCKET_PATH_LIMIT_BYTES} bytes"
+    if len(os.fsencode(path)) > SOCKET_PATH_LIMIT_BYTES:
+        why = f"a socket's path has at most {SOCKET_PATH_LIMIT_BYTES} bytes"
     elif not place.parent.is_dir():
         why = f"there is no folder {place.parent}"
     elif not os.access(place.parent, os.W_OK | os.X_OK):

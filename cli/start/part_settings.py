@@ -23,8 +23,6 @@ from torchrelay.shared.torchserve.config_keys import ConfigValues, settings_from
 from torchrelay.shared.torchserve.config_properties import Configuration
 from torchrelay.shared.wire.fields import MemberRole
 
-#: A unix socket's path is at most this long (108 bytes with its closing zero).
-SOCKET_PATH_LIMIT_BYTES = 107
 SLOTS_PER_CPU = 4
 #: Of a node's time to stop, what its workers have at the end: as long as they ever needed, and not nothing.
 STOP_GRACE_S, MIN_STOP_GRACE_S = 3.0, 0.1
@@ -347,7 +345,7 @@ def plain_http_warnings(gateway: settings.GatewaySettings) -> list[str]:
 
 def fits_socket(folder: str) -> bool:
     """Return whether a socket in this folder has a path that is short enough for the kernel."""
-    return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= SOCKET_PATH_LIMIT_BYTES
+    return len(os.fsencode(f"{Path(folder)}/broker.sock")) <= settings.SOCKET_PATH_LIMIT_BYTES
 
 
 def devices(values: ConfigValues, wanted: tuple[str, ...], host: Host) -> tuple[str, ...]:

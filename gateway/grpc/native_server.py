@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from torchrelay.shared.settings import GatewaySettings
+from torchrelay.shared.settings import SOCKET_PATH_LIMIT_BYTES, GatewaySettings
 
 if TYPE_CHECKING:  # of packages that may not be installed
     import grpc
@@ -33,9 +33,8 @@ _NOT_TO_BE_HAD = (
 IO_THREADS = 1
 #: Tried for its socket where the path of the temporary folder leaves no room for it.
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # it makes a private folder there
-#: It calls its socket `/pygrpc-native-12345678/fallback.sock`, and a socket's path may have so many bytes.
+#: It calls its socket `/pygrpc-native-12345678/fallback.sock`.
 SOCKET_NAME_BYTES = 37
-SOCKET_PATH_LIMIT_BYTES = 107
 #: What the process may hold is so many times the bytes that may be in flight: they are there twice while they
 #: go from the server to Python, and back.
 MEMORY_PER_BYTE = 2

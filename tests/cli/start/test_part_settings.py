@@ -12,6 +12,7 @@ from torchrelay.shared.host import Gpu, Host, look
 from torchrelay.shared.settings import (
     DEFAULT_CACHE_LIMIT_BYTES,
     QUEUE_LIMIT_BYTES,
+    SOCKET_PATH_LIMIT_BYTES,
     BrokerSettings,
     LoadAtStart,
     SettingsError,
@@ -291,9 +292,9 @@ def test_the_queues_hold_what_the_gateway_lets_in_and_that_grows_with_the_larges
 
 def test_the_length_of_a_socket_path_is_that_of_the_bytes_the_kernel_takes() -> None:
     """Also of a path that is no text."""
-    assert part_settings.fits_socket("/" + "\udcff" * (part_settings.SOCKET_PATH_LIMIT_BYTES - 13))
-    assert not part_settings.fits_socket("/" + "\udcff" * (part_settings.SOCKET_PATH_LIMIT_BYTES - 12))
-    assert not part_settings.fits_socket("/" + "é" * (part_settings.SOCKET_PATH_LIMIT_BYTES - 13))
+    assert part_settings.fits_socket("/" + "\udcff" * (SOCKET_PATH_LIMIT_BYTES - 13))
+    assert not part_settings.fits_socket("/" + "\udcff" * (SOCKET_PATH_LIMIT_BYTES - 12))
+    assert not part_settings.fits_socket("/" + "é" * (SOCKET_PATH_LIMIT_BYTES - 13))
 
 
 SECRET = """
