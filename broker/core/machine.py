@@ -150,7 +150,7 @@ class BrokerCore:
         )  # fmt: skip
         #: Of the turn.
         self._now, self._was_late = now, False
-        self._sweep_due = now
+        self._sweep_due, self._was_sweep = now, False
         self._keys_due = now + KEYS_INTERVAL_S
         #: Until then it waits for nodes that join.
         self._reconcile_by = now
@@ -403,7 +403,8 @@ class BrokerCore:
 
     def _go_on_with_the_fleet(self, now: float) -> None:
         """Do as much of what is due as one turn may: whoever sends requests waits meanwhile."""
-        is_sweep = now >= self._sweep_due
+        # Not two in a row where more is to be done: turns may be so slow that one is due in each of them.
+        is_sweep = now >= self._sweep_due and not (self._was_sweep and self._is_behind())
         if is_sweep:
             self._sweep(now)
         elif self.workers.lost:
@@ -414,6 +415,7 @@ class BrokerCore:
             self._go_on_joining(now)
         elif self.fleet.must_reconcile and not is_sweep:  # what a sweep finds, the next turn sees to
             self._reconcile(now)
+        self._was_sweep = is_sweep
 
     def _go_on_joining(self, now: float) -> None:
         """Take in some more of what a node came with, as part of its hello: if that raises, so did this."""

@@ -9,6 +9,7 @@ import pytest
 from tests.broker.rig import GATEWAY, NODE, Rig, settings
 from torchrelay.broker.core.gateway_requests import HELD_UP_LIMIT_JOBS
 from torchrelay.broker.core.states import WorkerState
+from torchrelay.broker.fleet.worker_lifecycle import LOST_PER_TURN
 from torchrelay.shared.archives.model_config import ModelConfig
 from torchrelay.shared.wire import messages as m
 
@@ -390,3 +391,18 @@ def test_a_beat_echoed_tells_at_once_that_a_batch_was_lost() -> None:
     rig.say(worker, m.WorkerBeat((), rig.core.fleet.beat))
     assert rig.core.stats.retries == 1
     assert rig.only(worker, m.Assign).lease != lost.lease
+
+
+def test_one_that_is_so_slow_that_each_turn_sweeps_starts_workers_and_parts_with_lost_ones() -> None:
+    rig = Rig(settings(beat_interval_s=0.0))
+    count = LOST_PER_TURN + 1
+    rig.join_gateway()
+    rig.join_node(slots=count)
+    rig.register(initial_workers=count)
+    for _ in range(4):
+        rig.feed()
+    assert len(rig.take(NODE, m.StartWorker)) == count
+    rig.core.peers.drop_node(rig.core.fleet.nodes[NODE], rig.now)
+    for _ in range(4):
+        rig.feed()
+    assert not rig.core.workers.lost
