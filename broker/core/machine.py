@@ -69,7 +69,7 @@ FAULTS_PER_SWEEP = 5
 #: How long a gateway that missed a renewal of keys may open by the old ones.
 KEYS_INTERVAL_S = 10.0
 #: For so long nothing is started or stopped while nodes join, since what they bring may be what is missing: a
-#: thousand workers take a tenth of it, and one that says hello again and again holds up others no longer.
+#: thousand workers take some 15 ms, and one that says hello again and again holds up others no longer.
 JOINING_LIMIT_S = 1.0
 #: The largest part of an archive that one message carries.
 CHUNK_LIMIT_BYTES = 4 << 20
@@ -152,7 +152,7 @@ class BrokerCore:
         self._now, self._was_late = now, False
         self._sweep_due, self._was_sweep = now, False
         self._keys_due = now + KEYS_INTERVAL_S
-        #: Until then it waits for nodes that join.
+        #: Until then comparing targets with what is there waits for nodes that join.
         self._reconcile_by = now
         #: Events that raised since the last sweep.
         self._faults = 0

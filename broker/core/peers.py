@@ -70,6 +70,7 @@ class Peers:
     _outbox: Outbox
     #: Since when peers are listened to without a long break: silence from before counts for nothing.
     listened_since: float
+    #: Another number for simulated nodes, which are small.
     held_per_turn: int = HELD_PER_TURN
 
     def __post_init__(self) -> None:

@@ -147,7 +147,7 @@ def _preload(node: socket.socket) -> list[protocol.NotPreloaded]:
 def _load_something(torch: ModuleType) -> None:
     """Have workers share what `torch.load` imports and sets up at its first call.
 
-    PERF: it took each worker 1.3 MB, of which 0.7 for an import, and some ms.
+    PERF: it took each worker 1.3 MB, of which 0.7 for an import.
     """
     file = io.BytesIO()
     torch.save({"weight": torch.zeros(1)}, file)

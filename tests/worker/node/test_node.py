@@ -217,7 +217,7 @@ def test_two_nodes_of_one_host_share_one_download(fleet: Fleet) -> None:
     fleet.start_node(name="b")
     for worker_id, node in enumerate([fleet.join(), fleet.join()]):
         fleet.broker.send(node, msgspec.structs.replace(start, worker_id=worker_id))
-    fleet.broker.until(lambda: len({hello.node for hello in fleet.broker.all(m.HelloWorker)}) == 2)
+    fleet.broker.until(lambda: {hello.node for hello in fleet.broker.all(m.HelloWorker)} == {"a", "b"})
     assert len(fleet.broker.all(m.FetchArchive)) == 1
 
 
