@@ -57,6 +57,9 @@ TICK_S = 0.05
 LATE_TICK_S = 0.5
 #: How long Bye may take to leave when the process stops.
 LINGER_MS = 1000
+#: How long a process waits for the broker before it listens all the same, to say what is wrong; how often it
+#: looks.
+WELCOME_S, WELCOME_LOOK_S = 5.0, 0.02
 #: Exit status that makes gunicorn stop instead of starting another process.
 DISMISSED_STATUS = 3
 
@@ -293,6 +296,15 @@ class Link:
         """Whether the broker has welcomed this process, is heard of, and has told what keys there are."""
         has_keys = self._session.keys.is_known or not self.asks_for_keys
         return has_keys and self._session.state == "welcomed"
+
+    async def until_up(self, is_told: Callable[[], bool], limit_s: float = WELCOME_S) -> None:
+        """Wait for the welcome and the keys, until this process is told to stop, for `limit_s` at most.
+
+        A process that listens after that has an answer for whoever comes.
+        """
+        until = clock.monotonic() + limit_s
+        while not (self.is_up or is_told()) and clock.monotonic() < until:
+            await asyncio.sleep(WELCOME_LOOK_S)
 
     @property
     def unreachable_reason(self) -> str:

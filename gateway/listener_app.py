@@ -108,8 +108,12 @@ class ListenerApp:
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold the link while the process serves; uvicorn ends requests before it says shutdown."""
         await receive()
-        scope.setdefault("state", {})["clients"] = self._clients
+        state = scope.setdefault("state", {})
+        state["clients"] = self._clients
         await self._link.start()
+        if self._link.asks_for_keys:
+            # Which keys open is known then; what needs none is taken in before, and waits for the broker.
+            await self._link.until_up(state.get("is_told", lambda: False))
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self._link.close()

@@ -45,8 +45,6 @@ HANDSHAKE_S = 15
 IDLE_S = 300
 #: While something runs, its client is asked after so long whether it is there, and has so long to answer.
 ALIVE_AFTER_S, ALIVE_WITHIN_S = 60, 20
-#: How long it waits for the broker before it listens all the same, to say what is wrong; how often it looks.
-WELCOME_S, WELCOME_LOOK_S = 5.0, 0.02
 #: What of the time to stop is kept for the last answers, and for Bye.
 END_S = 1.0
 
@@ -59,7 +57,6 @@ class GrpcServer:
     _config: GatewaySettings
     _notify: Callable[[], None]
     _notify_s: float
-    _welcome_s: float = WELCOME_S
 
     def __post_init__(self) -> None:
         self._awaited = AwaitedClients(
@@ -100,16 +97,10 @@ class GrpcServer:
             asyncio.create_task(self._keep_notifying()),
             asyncio.create_task(self._keep_sweeping()),
         ]
-        await self._until_up()
+        await self.link.until_up(self._told.is_set)
         self._servers = self._made()
         for server in self._servers:
             await server.start()
-
-    async def _until_up(self) -> None:
-        """Wait for the broker's welcome, and its keys: whoever finds the ports open is answered."""
-        until = clock.monotonic() + self._welcome_s
-        while not (self.link.is_up or self._told.is_set()) and clock.monotonic() < until:
-            await asyncio.sleep(WELCOME_LOOK_S)
 
     async def stop(self) -> None:
         """Say that it leaves, go on for leave_lead_s, and end once all calls have, or their time is over."""

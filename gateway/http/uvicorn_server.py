@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[sockets.socket] | None = None) -> None:
         """Start the http listeners, then the https ones, which end as the others do."""
+        self.lifespan.state["is_told"] = self._is_told
         listeners = [(socket, self._certificate_of(socket)) for socket in sockets or []]
         await super().startup([socket for socket, certificate in listeners if certificate is None])
         for socket, certificate in listeners:
@@ -104,6 +105,10 @@ class Server(uvicorn.Server):
             server.close()
         await asyncio.sleep(LAST_REQUESTS_S)
         await super().shutdown(sockets)
+
+    def _is_told(self) -> bool:
+        """Whether this process has been told to stop."""
+        return self.should_exit or self._told_at is not None
 
     def _certificate_of(self, socket: sockets.socket) -> ssl.SSLContext | None:
         name = socket.getsockname()

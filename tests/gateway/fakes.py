@@ -6,6 +6,7 @@ from typing import Any
 
 import falcon.testing
 
+from tests.support import HANG_S
 from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.app import create_app
 from torchrelay.gateway.link import Link, Waiter
@@ -88,6 +89,10 @@ class FakeLink(Link):
             for said in (self.welcome, *self.says_at_start):
                 self._session.hear(said, EPOCH, (), now=clock.monotonic())
 
+    async def until_up(self, is_told: Callable[[], bool], limit_s: float = 0.0) -> None:
+        """Wait for nothing: what has not been said at the start never will be."""
+        await super().until_up(is_told, limit_s)
+
     async def close(self) -> None:
         pass
 
@@ -135,6 +140,21 @@ class FakeLink(Link):
     def _say(self, said: messages.Message, frames: Sequence[bytes] = ()) -> None:
         message, epoch = codec.decode(codec.encode(said, EPOCH))
         self._settle(self._session.hear(message, epoch, frames, now=0.0))
+
+
+class LateLink(FakeLink):
+    """A link whose broker welcomes it when the test says so."""
+
+    has_started = False
+    is_up = False
+
+    async def start(self) -> None:
+        await super().start()
+        self.has_started = True
+
+    async def until_up(self, is_told: Callable[[], bool], limit_s: float = HANG_S) -> None:
+        """Wait as in earnest, with no limit that a busy machine could reach."""
+        await super().until_up(is_told, limit_s)
 
 
 class Gateway:

@@ -101,7 +101,7 @@ async def served(
     own = {"grpc_inference_address": address, "grpc_management_address": address}
     config = GatewaySettings(enable_grpc=True, **{"grpc_server": usual_server, **own, **settings})
     link = link_type(config, replies, worker, is_away=is_away)
-    server = GrpcServer(link, config, lambda: None, 1.0, _welcome_s=0.0)
+    server = GrpcServer(link, config, lambda: None, 1.0)
     await server.start()
     addresses = {name.split("_")[1]: where for name, where in server.addresses().items()}
     channels = {

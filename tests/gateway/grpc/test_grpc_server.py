@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from tests.gateway.fakes import FakeLink, echo
+from tests.gateway.fakes import FakeLink, LateLink, echo
 from tests.gateway.grpc.raw_http2 import GOAWAY, PING, PREFACE, SETTINGS, first
 from tests.gateway.grpc.serving import INFERENCE, healthy, refused, served
 from tests.integration.fleet import own_address
@@ -43,12 +43,6 @@ def trusting(authority: trustme.CA) -> grpc.ChannelCredentials:
 
 
 NAMED = (("grpc.ssl_target_name_override", "localhost"),)
-
-
-class LateLink(FakeLink):
-    """A link whose broker welcomes it when the test says so."""
-
-    is_up = False
 
 
 async def test_its_ports_are_open_once_the_broker_has_welcomed_it() -> None:
