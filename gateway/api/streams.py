@@ -10,8 +10,9 @@ from falcon.asgi import Response
 
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.exchange import CutShort
-from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.link import Link
 from torchrelay.gateway.session import Answer
+from torchrelay.gateway.waiter import Waiter
 from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 

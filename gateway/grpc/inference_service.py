@@ -12,8 +12,8 @@ from torchrelay.gateway.grpc.protos.inference_pb2 import PredictionResponse, Tor
 from torchrelay.gateway.grpc.protos.ordered_inputs_pb2 import OrderedPredictionsRequest
 from torchrelay.gateway.grpc.served_calls import Context, Method, ServedCalls, parsed
 from torchrelay.gateway.http.standard_responses import pretty
-from torchrelay.gateway.link import Waiter
 from torchrelay.gateway.session import Answer
+from torchrelay.gateway.waiter import Waiter
 from torchrelay.shared import errors
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torchrelay.gateway.calls.prediction_jobs import Input, failure
 from torchrelay.gateway.grpc.grpc_errors import CallRefused, busy, refusal
 from torchrelay.gateway.grpc.served_calls import Context, answer_by
-from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.link import Link
 from torchrelay.gateway.session import Answer
+from torchrelay.gateway.waiter import Waiter
 from torchrelay.shared import errors, ids
 from torchrelay.shared.wire import codec
 

@@ -37,7 +37,6 @@ TESTED_ELSEWHERE = {
     "cli/torchserve/torchserve_server.py": "integration/test_torchserve.py",
     "gateway/http/certificates.py": "gateway/http/test_tls.py",
     "gateway/model_readiness.py": "gateway/api/test_management_routes.py",
-    "gateway/listener_app.py": "gateway/http/test_browsers.py",
     "shared/wire/membership.py": "shared/wire/test_messages.py",
     "shared/wire/model_changes.py": "shared/wire/test_messages.py",
     "shared/wire/model_questions.py": "shared/wire/test_messages.py",

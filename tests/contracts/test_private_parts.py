@@ -28,8 +28,8 @@ from tests.contracts.source import ROOT
 from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.api.gateway_request import GatewayRequest
 from torchrelay.gateway.http.connection import GatewayProtocol
-from torchrelay.gateway.link import Waiter
 from torchrelay.gateway.main import GrpcProcess, Master, PropagatingLogger, ServingProcess
+from torchrelay.gateway.waiter import Waiter
 
 LOOPS: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop, uvloop.new_event_loop]
 

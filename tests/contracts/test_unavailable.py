@@ -35,7 +35,7 @@ A_SECOND = {
     ("broker/core/gateway_requests.py", "The broker is busy."),
     ("gateway/http/connection.py", "The gateway is busy."),
     ("gateway/grpc/served_calls.py", "The gateway is busy."),
-    ("gateway/link.py", "The client takes its answer too slowly."),
+    ("gateway/waiter.py", "The client takes its answer too slowly."),
 }
 NAMES = ("ServiceUnavailable", "BrokerUnreachable")
 

@@ -9,10 +9,11 @@ import falcon.testing
 from tests.support import HANG_S
 from torchrelay.gateway.api.base_app import App
 from torchrelay.gateway.app import create_app
-from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.link import Link
 from torchrelay.gateway.listener_app import ListenerApp
 from torchrelay.gateway.session import GatewaySession
 from torchrelay.gateway.shared_questions import SharedQuestion
+from torchrelay.gateway.waiter import Waiter
 from torchrelay.shared import clock, errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, messages

@@ -1,9 +1,6 @@
 """A gateway's link over a real socket: by which key it comes, and what waits while it may not."""
 
 import asyncio
-import contextlib
-import gc
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +8,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.gateway.fakes import FakeLink
 from tests.secured_broker import OURS, SecuredBroker, credentials
 from tests.support import eventually, eventually_async
-from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.link import Link
 from torchrelay.gateway.session import SUBMIT_LIMIT_JOBS, Answer
-from torchrelay.shared import errors, member_credentials
+from torchrelay.gateway.waiter import Waiter
+from torchrelay.shared import member_credentials
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec, sockets
 from torchrelay.shared.wire import messages as m
@@ -104,45 +101,6 @@ async def test_requests_that_fill_a_message_go_out_before_the_turn_of_the_loop_i
             link.forget(waiter)
 
 
-class Request:
-    """Stands for all that a request holds while it waits."""
-
-
-async def test_a_request_that_is_refused_goes_at_once_and_not_when_the_collector_comes() -> None:
-    waiter = Waiter(Link(GatewaySettings()), Answer)
-    waiter.tell(errors.ServiceUnavailable("full"))
-
-    async def refused() -> weakref.ref[Request]:
-        request = Request()
-        with contextlib.suppress(errors.ServiceUnavailable):
-            await waiter
-        return weakref.ref(request)
-
-    gc.disable()
-    try:
-        assert (await refused())() is None
-    finally:
-        gc.enable()
-
-
 async def test_without_the_credentials_that_settings_name_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         await Link(GatewaySettings(credentials_file=str(tmp_path / "none"))).start()
-
-
-async def test_a_task_that_waits_can_be_cancelled_and_its_job_is_too() -> None:
-    link = FakeLink(GatewaySettings(), lambda ask: m.HealthRead(ask.ask, healthy=True))
-    await link.start()
-    link._flush_soon = lambda: None  # type: ignore[method-assign]  # nothing is answered
-    waiting: list[Waiter[Answer]] = []
-
-    async def ask() -> None:
-        waiting.append(link.submit("m", None, b"", ()))
-        await waiting[0]
-
-    task = asyncio.create_task(ask())
-    await asyncio.sleep(0)
-    assert task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert link._session.waiting == 0

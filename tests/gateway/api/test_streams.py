@@ -5,8 +5,8 @@ import pytest
 from tests.gateway.fakes import INFERENCE, FakeLink, Gateway, Said
 from tests.gateway.loops import let_pass, on_a_loop
 from torchrelay.gateway.http.exchange import CutShort
-from torchrelay.gateway.link import BACKLOG_LIMIT_PARTS
 from torchrelay.gateway.session import Answer
+from torchrelay.gateway.waiter import BACKLOG_LIMIT_PARTS
 from torchrelay.shared import errors
 from torchrelay.shared.settings import GatewaySettings
 from torchrelay.shared.wire import codec

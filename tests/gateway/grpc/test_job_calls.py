@@ -6,8 +6,9 @@ import pytest
 
 from torchrelay.gateway.grpc import job_calls
 from torchrelay.gateway.grpc.grpc_errors import CallRefused
-from torchrelay.gateway.link import Link, Waiter
+from torchrelay.gateway.link import Link
 from torchrelay.gateway.session import Answer
+from torchrelay.gateway.waiter import Waiter
 from torchrelay.shared import errors
 from torchrelay.shared.wire import codec
 
