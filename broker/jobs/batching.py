@@ -9,6 +9,9 @@ from torchrelay.broker.models.records import VersionRecord
 SEND_AHEAD_LIMIT_S = 0.5
 #: Jobs that are sent ahead at most.
 AHEAD_LIMIT_JOBS = 32
+#: About what it costs, in all processes together, to wake up one worker more. What one worker runs in less
+#: is not shared out.
+WAKE_S = 0.0003
 #: Jobs that an asynchronous handler is given at the same time. TorchServe sends it all there are; bounded
 #: here so that a second worker gets its share and the queue's limit means something.
 ASYNC_LEASES_LIMIT = 256
@@ -51,6 +54,14 @@ def lease_limit(*, batch_size: int, service_s: float, ahead_s: float) -> int:
     if not 0 < service_s < SEND_AHEAD_LIMIT_S:
         return 1
     return 1 + max(1, min(int(ahead_s / service_s), AHEAD_LIMIT_JOBS // batch_size))
+
+
+def together(*, slowest_s: float) -> int:
+    """Return how many of the batches that could go now are for one worker, before another gets some.
+
+    As many as it runs in the time that waking up another takes; one where that isn't known.
+    """
+    return max(1, int(WAKE_S / slowest_s)) if slowest_s > 0 else 1
 
 
 def smooth_service(average_s: float, latest_s: float, *, was_whole: bool = True) -> float:

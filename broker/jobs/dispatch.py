@@ -122,7 +122,28 @@ class Dispatch(JobsPart):
                 continue
             count = 1 if queue.suspicions.known and not worker.has_answered else record.batch_size
             self.assign(queue, queue.take(count), record, worker, now)
+            if len(queue.row) >= record.batch_size and not queue.suspicions.known:
+                limit = limit or self._lease_limit(queue, record)
+                self._give_more(queue, record, worker, limit, now)
         return inf
+
+    def _give_more(
+        self, queue: PlainQueue, record: VersionRecord, worker: FleetWorker, limit: int, now: float
+    ) -> None:
+        """Give a worker that has just got a batch others with it, where all of them are very short.
+
+        PERF: four workers on two cores echo 1.19, 1.26, 1.16 and 1.07 times as many at 4, 16, 64 and 256
+        connections, in batches of one: fewer of them wake up for the same. One worker, which isn't chosen
+        anew for each batch, 1.05 times as many at 16.
+        """
+        limit = min(limit, len(worker.leases) + batching.together(slowest_s=queue.slowest_s) - 1)
+        while len(queue.row) >= record.batch_size and len(worker.leases) < limit:
+            head = queue.row.first
+            if head.attempt or go_by_socket(head.frames):
+                return
+            if self.waiting.deadlines and self._refuse_hopeless(queue, record, now):
+                continue
+            self.assign(queue, queue.take(record.batch_size), record, worker, now)
 
     def _lease_limit(self, queue: PlainQueue, record: VersionRecord) -> int:
         """Return how many batches a worker of a version may have.

@@ -51,6 +51,15 @@ def test_without_time_to_give_ahead_one_batch_is() -> None:
     assert batching.lease_limit(batch_size=1, service_s=0.0001, ahead_s=0) == 2
 
 
+@pytest.mark.parametrize(
+    ("slowest_s", "count"), [(0.0, 1), (0.0000099, 30), (0.00014, 2), (0.00016, 1), (1.0, 1)]
+)
+def test_what_runs_sooner_than_another_worker_wakes_up_is_not_shared_out(
+    slowest_s: float, count: int
+) -> None:
+    assert batching.together(slowest_s=slowest_s) == count
+
+
 def test_the_service_time_follows_the_latest_batches() -> None:
     assert batching.smooth_service(0, 2.0) == 2.0
     average = 2.0

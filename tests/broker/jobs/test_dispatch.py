@@ -211,6 +211,28 @@ def test_of_several_workers_none_is_given_what_a_slow_batch_would_keep_from_the_
     assert len(given(rig, worker)) > 10, "one alone keeps it from nobody"
 
 
+@pytest.mark.parametrize(("handler_us", "counts"), [(90, [3, 3, 1]), (30, [7, 0, 0]), (200, [3, 2, 2])])
+def test_very_short_batches_of_a_turn_are_shared_out_by_the_handful(
+    handler_us: int, counts: list[int]
+) -> None:
+    rig = Rig()
+    workers = rig.ready_rig(workers=3, batch_size=1)
+    run_one(rig, workers[0], 0, 0.0001, handler_us)
+    rig.submit(*range(1, 8))
+    assert [len(given(rig, worker)) for worker in workers] == counts
+
+
+def test_of_what_is_not_a_full_batch_a_worker_gets_no_more() -> None:
+    rig = Rig()
+    first, second = rig.ready_rig(workers=2, batch_size=2, max_batch_delay_ms=0)
+    run_one(rig, first, 0, 0.0001, 10)
+    rig.submit(*range(1, 6))
+    assert [given(rig, worker) for worker in (first, second)] == [
+        [[b"meta-1", b"meta-2"], [b"meta-3", b"meta-4"]],
+        [[b"meta-5"]],
+    ]
+
+
 def test_what_was_sent_ahead_goes_to_another_worker_and_keeps_its_order() -> None:
     rig = Rig()
     (worker,) = rig.ready_rig(batch_size=1)
