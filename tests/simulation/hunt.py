@@ -22,7 +22,7 @@ BURST = 120
 RUNS_MAX = 3
 #: One after another, for seeds 0, 1, 2, ...; the last are several at once.
 KINDS: dict[str, Faults] = {
-    "lost and doubled messages": Faults(drop=0.02, duplicate=0.02, delay_s=0.01),
+    "lost and doubled messages": Faults(drop=0.1, duplicate=0.05, delay_s=0.01),
     "doubled messages": Faults(duplicate=0.1, delay_s=0.01),
     "lost messages and workers that end": Faults(drop=0.05, worker_deaths_per_s=0.5),
     "workers that end": Faults(worker_deaths_per_s=0.7, failed_loads=0.1),

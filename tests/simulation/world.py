@@ -107,6 +107,8 @@ class World:
         #: The least and the most that loading the model takes, and running a batch.
         self.loading_s = 0.1, 1.0
         self.running_s = 0.001, 0.2
+        #: How long workers say that a batch ran; None: as long as it did.
+        self.told_s: float | None = None
         self.faults = faults
         self.now = 0.0
         self.settings = broker_settings
@@ -827,8 +829,9 @@ class SimulatedWorker:
             self._world.after(self._world.rng.uniform(0.001, 0.05), self._succumb)
             return
         parts = self._world.rng.randint(0, self._world.parts_max)
+        began_at = self._world.now
         self._world.after(
-            self._world.rng.uniform(*self._world.running_s), lambda: self._go_on(batch, 0, parts)
+            self._world.rng.uniform(*self._world.running_s), lambda: self._go_on(batch, 0, parts, began_at)
         )
 
     def _succumb(self) -> None:
@@ -837,19 +840,20 @@ class SimulatedWorker:
             self._world.poisoned += 1
             self.die(None)
 
-    def _go_on(self, batch: Batch, number: int, parts: int) -> None:
+    def _go_on(self, batch: Batch, number: int, parts: int, began_at: float) -> None:
         """Send the next part of each answer of a batch, or the last."""
         if not self._peer.is_alive or self._hangs:
             return
         if still_s := self._still_s():
-            self._world.after(still_s, lambda: self._go_on(batch, number, parts))
+            self._world.after(still_s, lambda: self._go_on(batch, number, parts, began_at))
             return
         metas = [b"%s/%d" % (job.meta, number) for job in batch.jobs]
         counts = [len(job.frames) for job in batch.jobs]
         frames = [frame for job in batch.jobs for frame in job.frames]
         if number == parts:
             items = tuple(map(m.CompletedItem, repeat(200), metas, counts))
-            self._leases.completed(batch.lease, 1, items, frames)
+            ran_s = self._world.told_s or self._world.now - began_at
+            self._leases.completed(batch.lease, round(1e6 * ran_s), items, frames)
         else:
             self._leases.streamed(
                 batch.lease, tuple(map(m.StreamedItem, range(len(metas)), metas, counts)), frames
@@ -857,7 +861,7 @@ class SimulatedWorker:
         self._send()
         if number < parts:
             self._world.after(
-                self._world.rng.uniform(0.001, 0.05), lambda: self._go_on(batch, number + 1, parts)
+                self._world.rng.uniform(0.001, 0.05), lambda: self._go_on(batch, number + 1, parts, began_at)
             )
         elif self._is_busy:
             self._finish()
