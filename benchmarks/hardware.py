@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from benchmarks.results import Machine
 #: What a torchrelay request passes through.
 PACKAGES = ("torch", "pyzmq", "msgpack", "msgspec", "falcon", "gunicorn", "uvicorn", "uvloop", "httptools")
 ASK_LIMIT_S = 60.0
+#: Of those with which a Python is built, what its speed depends on.
+BUILD_OPTIONS = ("--enable-shared", "--enable-optimizations", "--with-lto")
 
 
 def look(torchserve_python: Path | None) -> Machine:
@@ -30,9 +34,17 @@ def look(torchserve_python: Path | None) -> Machine:
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=psutil.virtual_memory().total,
         kernel=f"{platform.system()} {platform.release()}",
-        python=f"{platform.python_version()} in {sys.base_prefix}",
+        python=interpreter(sys.base_prefix, str(sysconfig.get_config_var("CONFIG_ARGS"))),
         versions=versions | {"wrk": _first_line(["wrk", "--version"]).removeprefix("wrk ").partition(" ")[0]},
     )
+
+
+def interpreter(prefix: str, build_options: str) -> str:
+    """Say which Python runs this: a distribution's by where it is, another by what it was built with."""
+    if prefix == "/usr":
+        return f"{platform.python_version()} of the distribution"
+    chosen = [option for option in BUILD_OPTIONS if option in shlex.split(build_options)]
+    return f"{platform.python_version()} built with {' '.join(chosen) or 'no options'}"
 
 
 def revision() -> str:

@@ -19,7 +19,7 @@ class Machine(Record, frozen=True, kw_only=True):
     cores: int
     memory_bytes: int
     kernel: str
-    #: Its version and where it is installed: which build it is counts as much as which version.
+    #: Its version and how it was built, which counts as much.
     python: str
     versions: dict[str, str]
 
