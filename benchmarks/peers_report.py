@@ -30,9 +30,9 @@ How to read this:
   torch model is as many layers as take so long for a batch on one thread of this machine. The loop calls them
   with batches as large as a server's could be at that many connections. Each worker has one thread for the
   model.
-- All servers run the same build of Python. Triton loads it as a shared library: where a distribution
-  optimises the program alone, as Debian does, the same loop takes 1.4 times as long there. So this is
-  measured with a build whose library is optimised, too.
+- All servers run the same build of Python; how it was made is said at the top. Triton loads it as a shared
+  library: where a distribution optimises the program alone, as Debian does, the same loop takes 1.4 times as
+  long there. With `--enable-shared --enable-optimizations` both are optimised.
 - CPU time comes from the kernel's counters, in steps of 10 ms per process."""
 
 

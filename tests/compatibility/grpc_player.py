@@ -98,7 +98,8 @@ class Player:
     def __enter__(self) -> "Player":
         for channel in self._channels.values():
             grpc.channel_ready_future(channel).result(timeout=60)
-        eventually(lambda: "Unhealthy" not in json.dumps(self._ping()))  # just started
+        # A server that has just started has no workers yet.
+        eventually(lambda: "Unhealthy" not in json.dumps(self._ping()))
         return self
 
     def __exit__(self, *_: object) -> None:

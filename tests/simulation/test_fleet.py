@@ -71,7 +71,7 @@ def fleet(
         ahead_s=0.3 if seed % 2 else 0.002,
     )  # fmt: skip
     world = World(seed, faults, settings, config)
-    world.told_s = 0.0001 if seed % 4 == 1 else None  # few workers get much each
+    world.told_s = 0.0001 if seed % 4 == 1 else None  # some batches go by the handful
     world.gateways = [SimulatedGateway(world, number) for number in range(2)]
     world.nodes = [
         SimulatedNode(world, number, 4, 26 << 30, (("zone", zone),)) for number, zone in enumerate(zones)
