@@ -1,10 +1,10 @@
 """One input's value as its handler gets it, by its content type; no I/O."""
 
-import json
 import logging
 
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import one_line
+from torchrelay.worker.model import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +16,7 @@ def decoded(kind: str, value: codec.Payload) -> object:
     """
     if kind == "application/json" or kind.startswith("text"):
         try:
-            text = str(value, "utf-8")
-            return json.loads(text) if kind == "application/json" else text
+            return json_text.read(value) if kind == "application/json" else str(value, "utf-8")
         except (ValueError, RecursionError) as error:
             logger.warning("input.undecodable: %s", one_line(error))
     return own(value)

@@ -1,6 +1,5 @@
 """What callers get: a row of a handler's output, or what it raised, becomes a response; no I/O."""
 
-import json
 import re
 from collections.abc import Callable
 
@@ -10,7 +9,7 @@ from ts.utils.util import PredictionException
 from torchrelay.shared.errors import OutOfResources, PredictionFailed, RelayError
 from torchrelay.shared.wire import codec
 from torchrelay.worker.common.handler_errors import guarded, is_out_of_memory, one_line, text_of
-from torchrelay.worker.model import loaded_torch, tensor_answers
+from torchrelay.worker.model import json_text, loaded_torch, tensor_answers
 
 #: What a header line can carry; a line break in it would begin a header, or a response, of its own.
 _HEADER_TEXT = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -133,9 +132,9 @@ def _json(value: object, processor: RequestProcessor) -> bytes:
             processor.add_response_property(name.lower(), text)  # as `set_response_content_type` spells it
         return answer.joined()
     if request is None:
-        return json.dumps(value, indent=2).encode()
+        return json_text.write(value)
     value = tensor_answers.with_facts(value, request)
-    return json.dumps(value, indent=2, default=tensor_answers.as_json).encode()
+    return json_text.write(value, tensor_answers.as_json)
 
 
 def _plain(text: str) -> str:

@@ -162,8 +162,9 @@ def resident():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
-# Blocks of 1 MB with small ones between, as weights that are copied into a model.
-held = [(bytes([1]) * (1 << 20), bytes([1]) * 1000) for _ in range(50)]
+# Blocks of 1 MB with smaller ones between, as weights that are copied into a model: too large for the gaps
+# that the launcher's heap has, and not so large that glibc maps them by themselves.
+held = [(bytes([1]) * (1 << 20), bytes([1]) * 100_000) for _ in range(50)]
 kept = [pair[1] for pair in held]
 del held
 AT_FIRST = resident()
