@@ -22,6 +22,7 @@ import zmq
 from torchrelay.gateway import auth, model_readiness
 from torchrelay.gateway.body_reading import BodyReading
 from torchrelay.gateway.http.client_pace import Unsent
+from torchrelay.gateway.http.held_writes import HeldWrites
 from torchrelay.gateway.in_flight_room import Room
 from torchrelay.gateway.session import (
     OF_THE_MOMENT,
@@ -88,6 +89,8 @@ class Link:
         self._sharing = MemorySharing("gateway")
         #: What is kept for clients that take their answers slowly.
         self.unsent = Unsent(config.unsent_bytes)
+        #: What clients are answered while messages are taken in.
+        self.writes = HeldWrites()
 
     async def start(self) -> None:
         """Connect. Context and socket are made here, in the process that uses them, after the fork."""
@@ -353,11 +356,12 @@ class Link:
         if self._socket.closed:
             return
         coming = self._coming()
-        while fault := first_fault(coming, self._hear):
-            (head, _), error = fault
-            # Whom it was to answer asks again with a beat, as for a message that is lost.
-            facts = {"bytes": len(head), "start": head[: codec.PREFIX.size].hex()}
-            logger.error("gateway.message_fault", exc_info=error, extra=facts)
+        with self.writes:
+            while fault := first_fault(coming, self._hear):
+                (head, _), error = fault
+                # Whom it was to answer asks again with a beat, as for a message that is lost.
+                facts = {"bytes": len(head), "start": head[: codec.PREFIX.size].hex()}
+                logger.error("gateway.message_fault", exc_info=error, extra=facts)
         if self._session.has_outgoing(clock.monotonic()):
             self._flush_soon()
 

@@ -40,7 +40,8 @@ class ListenerApp:
         self._refusals = logs.LogRateLimit()
         #: What every response has that doesn't say otherwise; empty where no other site may use us.
         self.cors = standard_responses.cors_headers(config)
-        self._clients = Clients(config, self._link.unsent, self._link.bodies_waiting_long)
+        waiting_bodies = self._link.bodies_waiting_long
+        self._clients = Clients(config, self._link.unsent, waiting_bodies, writes=self._link.writes)
         self._access = AccessLog(config.access_log, config.log_limits) if config.access_log else None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from torchrelay.gateway.http.client_pace import ClientBacklog, ClientPace, Unsent
+from torchrelay.gateway.http.held_writes import HeldWrites
 from torchrelay.shared.processes.returned_memory import give_back_free_memory
 from torchrelay.shared.settings import GatewaySettings
 
@@ -61,6 +62,8 @@ class Clients:
     #: Counts the bodies that have waited for room for long.
     _waiting_bodies: Callable[[], int]
     _give_back: Callable[[], None] = give_back_free_memory
+    #: By which their answers are written.
+    writes: HeldWrites = field(default_factory=HeldWrites)
     #: The process leaves: what is answered from here on is the last on its connection.
     is_leaving: bool = False
     _watched: set[HttpClient] = field(default_factory=set)

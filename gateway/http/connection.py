@@ -73,6 +73,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._keep_alive_s = config.timeout_keep_alive
         self._server_state = server_state
         self._clients: Clients = app_state["clients"]
+        self.writes = self._clients.writes
         self._kept = ClientBacklog(self.kept_bytes, self.drop)
         self._parser: httptools.HttpRequestParser | Discarding = httptools.HttpRequestParser(self)
         #: What a request's scope is made from.
@@ -399,9 +400,7 @@ class GatewayProtocol(asyncio.Protocol):
             self._close_transport()
             return
         self._is_lingering = True
-        discarding = self._parser
-        if not isinstance(discarding, Discarding):
-            discarding = self._discard()
+        discarding = self._parser if isinstance(self._parser, Discarding) else self._discard()
         while len(self._exchanges) > 1:
             self._exchanges.pop()
         # TLS has no such thing: there the response says that it is the last.

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from torchrelay.gateway.http import standard_responses
+from torchrelay.gateway.http.held_writes import HeldWrites
 from torchrelay.shared import errors
 from torchrelay.shared.quoting import quoted
 
@@ -54,6 +55,8 @@ class Connection(Protocol):
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
+    #: By which all that an exchange has to say is written.
+    writes: HeldWrites
     #: Ends when a client that is slow has taken what was written; None while it isn't slow.
     drained: asyncio.Future[None] | None
     #: What is left of a body that is written in pieces.
@@ -215,7 +218,7 @@ class Exchange:
                 self._head = [standard_responses.whole_error(errors.InternalError("Internal server error."))]
             self._flush()
             self.is_answered = True
-            self._connection.close()
+            self._close()
         # What still holds this exchange is to hold no connection, with which memory goes.
         del self._connection
 
@@ -233,7 +236,7 @@ class Exchange:
                 return {"type": "http.request", "body": b"", "more_body": True}
             if self._is_held_back:
                 self._let_go()
-                self._connection.transport.write(CONTINUE)
+                self._write(CONTINUE)
             self._connection.resume_reading()
             self._reader = self._connection.loop.create_future()
             await self._reader
@@ -271,7 +274,7 @@ class Exchange:
         if len(body) > TLS_PIECE_BYTES and self.scope.get("scheme") == "https":
             await self._write_in_pieces(body)
         elif body:
-            self._connection.transport.write(body)
+            self._write(body)
         if is_last:
             self._finish()
         elif self._connection.drained is not None:
@@ -283,7 +286,7 @@ class Exchange:
         while rest:
             piece, rest = rest[:TLS_PIECE_BYTES], rest[TLS_PIECE_BYTES:]
             connection.unwritten_bytes = len(rest)
-            connection.transport.write(piece)
+            self._write(piece)
             if rest and connection.drained is not None:
                 await connection.drained
 
@@ -314,14 +317,21 @@ class Exchange:
 
     def _flush(self) -> None:
         if self._head:
-            self._connection.transport.write(b"".join(self._head))
+            self._write(b"".join(self._head))
         self._head = []
+
+    def _write(self, piece: bytes | memoryview) -> None:
+        self._connection.writes.write(self._connection.transport, piece)
 
     def _finish(self) -> None:
         self.is_answered = True
         if not self.scope["keep_alive"]:
-            self._connection.close()
+            self._close()
         self._connection.answered()
+
+    def _close(self) -> None:
+        self._connection.writes.flush(self._connection.transport)
+        self._connection.close()
 
 
 class Refusal(Exchange):
@@ -336,7 +346,7 @@ class Refusal(Exchange):
 
     def run(self, app: AsgiApp) -> None:
         """Write the refusal, and end the connection."""
-        self._connection.transport.write(self._response)
+        self._write(self._response)
         self._finish()
 
 

@@ -101,6 +101,32 @@ async def test_requests_that_fill_a_message_go_out_before_the_turn_of_the_loop_i
             link.forget(waiter)
 
 
+async def test_answers_of_one_message_are_written_when_all_have_been_told(
+    broker: SecuredBroker, tmp_path: Path
+) -> None:
+    happened: list[str] = []
+
+    class Transport(asyncio.WriteTransport):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            happened.append("written")
+
+        def is_closing(self) -> bool:
+            return False
+
+    async with linked(broker, tmp_path / "c.json") as link:
+        await until(broker, lambda: link.is_up)
+        meta, frames = codec.pack_request("r", [], [("body", "", b"x")])
+
+        def respond(_: object) -> None:
+            happened.append("told")
+            link.writes.write(Transport(), b"x")
+
+        for _ in range(2):
+            link.submit("m", None, meta, frames).add_done_callback(respond)
+        await until(broker, lambda: len(happened) == 4)
+    assert happened == ["told", "told", "written", "written"]
+
+
 async def test_without_the_credentials_that_settings_name_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         await Link(GatewaySettings(credentials_file=str(tmp_path / "none"))).start()

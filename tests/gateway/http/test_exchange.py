@@ -16,6 +16,10 @@ from torchrelay.gateway.http.exchange import (
     Scope,
     Send,
 )
+from torchrelay.gateway.http.held_writes import HeldWrites
+
+#: What two pieces of a body without a length are on the wire.
+CHUNKS = b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
@@ -25,16 +29,21 @@ class Transport(asyncio.Transport):
         self.is_closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.is_closed
         self.written.append(bytes(data))
 
     def close(self) -> None:
         self.is_closed = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
 
 
 class Connection:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport = Transport()
+        self.writes = HeldWrites()
         self.drained: asyncio.Future[None] | None = None
         self.unwritten_bytes = 0
         self.is_answered = False
@@ -51,10 +60,15 @@ class Connection:
 
 
 def begun(
-    app: AsgiApp, *, method: str = "POST", version: str = "1.1", body: bytes | None = b""
+    app: AsgiApp,
+    *,
+    method: str = "POST",
+    version: str = "1.1",
+    body: bytes | None = b"",
+    connection: Connection | None = None,
 ) -> tuple[Exchange, Connection, Transport]:
     """An exchange on its way; `body` None has not come yet."""
-    connection = Connection()
+    connection = connection or Connection()
     scope = {
         "method": method,
         "http_version": version,
@@ -102,7 +116,7 @@ async def test_a_body_without_a_length_is_chunked_and_an_empty_piece_does_not_en
     _, _, transport = begun(saying(b"one", b"", b"two"))
     head, _, body = b"".join(transport.written).partition(b"\r\n\r\n")
     assert head.endswith(b"transfer-encoding: chunked")
-    assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+    assert body == CHUNKS
 
 
 @on_a_loop
@@ -116,6 +130,18 @@ async def test_head_has_no_body_whatever_is_said() -> None:
 async def test_a_response_that_closes_the_connection_does_so() -> None:
     _, _, transport = begun(saying(headers=((b"content-length", b"0"), (b"connection", b"close"))))
     assert transport.is_closed
+
+
+@on_a_loop
+async def test_pieces_that_are_held_are_one_write_and_come_before_the_end_of_the_connection() -> None:
+    for said, is_last in ((), False), (((b"connection", b"close"),), True):
+        connection = Connection()
+        transport = connection.transport
+        assert isinstance(transport, Transport)
+        with connection.writes:
+            begun(saying(b"one", b"two", headers=said), connection=connection)
+            assert (bool(transport.written), transport.is_closed) == (is_last, is_last)
+        assert [piece.partition(b"\r\n\r\n")[2] for piece in transport.written] == [CHUNKS]
 
 
 @on_a_loop
