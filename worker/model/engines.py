@@ -33,7 +33,7 @@ class AnswerSender(Protocol):
     """Sends answers to the broker, and receives what it sends meanwhile."""
 
     def receive_all(self) -> None:
-        """Receive all messages that have come; also while a handler runs."""
+        """Receive what has come while a handler runs; it may be asked before each of its parts."""
 
     def send_parts(self, parts: list[Part]) -> None:
         """Send parts of answers to the broker at once."""
