@@ -2,8 +2,10 @@
 
 import asyncio
 
-#: So many connections' answers wait for each other at most.
+#: So many connections' answers wait for each other at most, and so many bytes: what is held isn't counted
+#: as unsent yet, and its client not as slow.
 HELD_LIMIT = 64
+HELD_LIMIT_BYTES = 256 * 1024
 #: What is larger than this takes longer to copy than to write by itself.
 PIECE_LIMIT_BYTES = 64 * 1024
 
@@ -19,6 +21,7 @@ class HeldWrites:
     def __init__(self) -> None:
         self._is_holding = False
         self._held: dict[asyncio.WriteTransport, list[bytes | memoryview]] = {}
+        self._held_bytes = 0
 
     def __enter__(self) -> None:
         self._is_holding = True
@@ -31,7 +34,8 @@ class HeldWrites:
         """Write to a client, behind what is held for it."""
         if self._is_holding and len(piece) <= PIECE_LIMIT_BYTES:
             self._held.setdefault(transport, []).append(piece)
-            if len(self._held) == HELD_LIMIT:
+            self._held_bytes += len(piece)
+            if len(self._held) >= HELD_LIMIT or self._held_bytes >= HELD_LIMIT_BYTES:
                 self._release()
         else:
             self.flush(transport)
@@ -44,5 +48,6 @@ class HeldWrites:
             transport.write(b"".join(pieces))
 
     def _release(self) -> None:
+        self._held_bytes = 0
         for transport in list(self._held):
             self.flush(transport)

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import cast
 
-from torchrelay.gateway.http.held_writes import HELD_LIMIT, PIECE_LIMIT_BYTES, HeldWrites
+from torchrelay.gateway.http.held_writes import HELD_LIMIT, HELD_LIMIT_BYTES, PIECE_LIMIT_BYTES, HeldWrites
 
 
 class Transport:
@@ -61,6 +61,16 @@ def test_many_do_not_wait_for_each_other() -> None:
             clients.write(one, b"x")
         assert [one.written for one in many] == [[b"x"]] * HELD_LIMIT + [[]]
     assert many[-1].written == [b"x"]
+
+
+def test_many_parts_for_one_client_are_not_held_without_end() -> None:
+    clients, one = Clients(), Transport()
+    part = bytes(PIECE_LIMIT_BYTES)
+    with clients.writes:
+        for _ in range(HELD_LIMIT_BYTES // PIECE_LIMIT_BYTES + 1):
+            clients.write(one, part)
+        assert [len(written) for written in one.written] == [HELD_LIMIT_BYTES]
+    assert [len(written) for written in one.written] == [HELD_LIMIT_BYTES, len(part)]
 
 
 def test_a_client_that_ends_has_what_is_held_for_it_before() -> None:
