@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any  # what a handler's own class returns
 
 import pytest
 from hypothesis import given
@@ -81,11 +82,52 @@ class Label(str):
 
 @pytest.mark.parametrize(
     "value",
-    [[], {}, [[], {}], math.nan, [math.inf], "\ud800", Label("a"), {Label("a"): [Label("b")]}, 10**400],
+    [[], {}, [[], {}], math.nan, [math.inf], "\ud800", {Label("a"): [Label("b")]}, 10**400],
     ids=repr,
 )
 def test_what_json_writers_differ_in_is_written_as_python_indents_it(value: object) -> None:
     assert json_text.write(value) == json.dumps(value, indent=2).encode()
+
+
+class Lazy(dict[str, int]):
+    """A dict that makes up what it holds, as those have it that load or convert on access."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def items(self) -> Any:
+        return [["a", 1]]
+
+
+class Stream(list[object]):
+    """A list whose items can be taken once."""
+
+    def __init__(self, *items: object) -> None:
+        self._items = iter(items)
+
+    def __iter__(self) -> Iterator[object]:
+        return self._items
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Never(float):
+    """A number that says to be none."""
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("nest", [lambda one: one, lambda one: [one], lambda one: {"a": (1, one)}])
+@pytest.mark.parametrize(
+    "make",
+    [Lazy, lambda: Stream(1.0, math.nan), lambda: Never(1.5), lambda: {Never(1.5): 1}, lambda: Label("a")],
+)
+def test_values_of_a_handlers_own_classes_are_written_as_python_indents_them(
+    make: Callable[[], object], nest: Callable[[object], object]
+) -> None:
+    assert json_text.write(nest(make())) == json.dumps(nest(make()), indent=2).encode()
 
 
 def test_what_has_no_form_is_written_by_the_callers_rule() -> None:
