@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from torchrelay.gateway.http import standard_responses
-from torchrelay.gateway.http.held_writes import HeldWrites
+from torchrelay.gateway.http.held_writes import PIECE_LIMIT_BYTES, HeldWrites
 from torchrelay.shared import errors
 from torchrelay.shared.quoting import quoted
 
@@ -29,8 +29,6 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEAD_EXTENSION = "torchrelay.head"
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-#: A body up to this is copied behind its head; above it, the second write costs less than the copy.
-JOINED_LIMIT_BYTES = 64 * 1024
 #: Of a larger body TLS gets no more at once: it takes on what it is given, and doesn't tell what of it waits.
 TLS_PIECE_BYTES = 128 * 1024
 #: Of a body that comes faster than it is received; beyond, the connection isn't read for a while.
@@ -267,7 +265,7 @@ class Exchange:
         if self._is_chunked:
             body = _chunk(body, is_last=is_last)
         # PERF: a write is a system call; one for head and body takes a tenth off a small request.
-        if self._head and len(body) <= JOINED_LIMIT_BYTES:
+        if self._head and len(body) <= PIECE_LIMIT_BYTES:
             self._head.append(body)
             body = b""
         self._flush()

@@ -6,7 +6,7 @@ import asyncio
 #: as unsent yet, and its client not as slow.
 HELD_LIMIT = 64
 HELD_LIMIT_BYTES = 256 * 1024
-#: What is larger than this takes longer to copy than to write by itself.
+#: What is larger is neither held nor copied behind a head: a write by itself costs less than the copy.
 PIECE_LIMIT_BYTES = 64 * 1024
 
 

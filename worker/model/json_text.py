@@ -21,7 +21,8 @@ _CONTAINERS = frozenset((list, tuple, dict))
 def read(text: codec.Payload) -> Any:
     """Return what `json.loads` makes of a text in UTF-8. Raises ValueError and RecursionError as it does.
 
-    PERF: 784 numbers take 28 us instead of 203. What msgspec takes, it reads as `json` does.
+    PERF: 784 numbers take 28 us instead of 203. What msgspec takes, it reads as `json` does; it takes a few
+    levels more of what is nested as deep as Python goes.
     """
     try:
         return msgspec.json.decode(text)

@@ -196,7 +196,6 @@ class WorkerLoop:
         if self._must_receive(now):
             self._receive_all()
             now = clock.monotonic()
-            self._receive_at = now + RECEIVE_INTERVAL_S
         self._send_measured(now, is_idle=not self.leases.has_waiting)
         self._flush_if_due(now)
         if self._readiness is not None:
@@ -216,11 +215,9 @@ class WorkerLoop:
 
     def receive_all(self) -> None:
         """Receive all messages that have come, while a handler runs, unless that has just been done."""
-        now = clock.monotonic()
-        if now < self._receive_at:
+        if clock.monotonic() < self._receive_at:
             return
         self._receive_all()
-        self._receive_at = now + RECEIVE_INTERVAL_S
         if self._woken is not None:
             self._woken.set()  # the wake-up for what came is taken
 
@@ -230,6 +227,7 @@ class WorkerLoop:
             (message, _, _), error = fault
             # A batch that was not taken in is not held: by that the broker knows that it is lost.
             logger.error("message.fault: %s", quoted(message), exc_info=error)
+        self._receive_at = clock.monotonic() + RECEIVE_INTERVAL_S
 
     def _receive(self, received: Received) -> None:
         message, epoch, frames = received

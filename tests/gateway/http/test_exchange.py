@@ -7,7 +7,6 @@ import pytest
 
 from tests.gateway.loops import on_a_loop
 from torchrelay.gateway.http.exchange import (
-    JOINED_LIMIT_BYTES,
     AsgiApp,
     ClientLeft,
     CutShort,
@@ -16,7 +15,7 @@ from torchrelay.gateway.http.exchange import (
     Scope,
     Send,
 )
-from torchrelay.gateway.http.held_writes import HeldWrites
+from torchrelay.gateway.http.held_writes import PIECE_LIMIT_BYTES, HeldWrites
 
 #: What two pieces of a body without a length are on the wire.
 CHUNKS = b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
@@ -106,7 +105,7 @@ async def test_head_and_a_small_body_are_one_write() -> None:
 
 @on_a_loop
 async def test_a_large_body_is_not_copied_behind_its_head() -> None:
-    body = b"x" * (JOINED_LIMIT_BYTES + 1)
+    body = b"x" * (PIECE_LIMIT_BYTES + 1)
     _, _, transport = begun(saying(body, headers=((b"content-length", b"%d" % len(body)),)))
     assert [len(piece) for piece in transport.written][1:] == [len(body)]
 
