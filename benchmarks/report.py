@@ -88,6 +88,8 @@ HOW_TO_READ = """\
 - Which build of Python it is counts: by one that was made with profile-guided optimisation, as those of
   distributions and of the images are, torchrelay answered 1.09 to 1.15 times as much (batch 16, 1 to 64
   connections, in pairs) as by one that was made without, which is what pyenv does unless told otherwise.
+  By Python 3.14.7, made as 3.11.2 was, it answered 0.98, 0.92 and 0.94 times as much (batch 16; 1, 16 and 64
+  connections, 10 pairs).
 - With one connection no batch can fill. TorchServe waits out `max_batch_delay` each time; torchrelay stops
   waiting once nobody has shared a few batches.
 - TorchServe logs several lines for each request unless it is told not to; "logs off" is TorchServe with a

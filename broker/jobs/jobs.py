@@ -85,6 +85,11 @@ class Jobs:
         self.take_back_lost = self._leases.take_back_lost
         self.take_back_unsent = self._leases.take_back_unsent
 
+    @property
+    def handler_s(self) -> float:
+        """How long handlers take over a batch, one with another."""
+        return self._leases.handler_s
+
     def next_deadline(self) -> float:
         """Return the real time at which the next job must be looked at; infinity without one."""
         return self.waiting.deadlines.next

@@ -14,6 +14,7 @@ from torchrelay.broker.jobs.recovery import Recovery
 from torchrelay.broker.jobs.waiting_jobs import JobsPart
 from torchrelay.broker.models.records import VersionRecord
 from torchrelay.shared import errors
+from torchrelay.shared.recent_mean import recent_mean
 from torchrelay.shared.recent_peak import recent_peak
 from torchrelay.shared.wire import messages as m
 from torchrelay.shared.wire.codec import Frame, WireError, go_by_socket
@@ -38,6 +39,8 @@ class Leases(JobsPart):
     by_number: dict[int, Lease] = field(default_factory=dict)
     #: What is to be sent at the end of the turn.
     _assigned: dict[FleetWorker, list[Lease]] = field(default_factory=dict)
+    #: How long handlers take over a batch, one with another; before the first, long.
+    handler_s: float = 1.0
 
     def assign(
         self,
@@ -188,7 +191,9 @@ class Leases(JobsPart):
             queue.service_s = batching.smooth_service(
                 queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
             )
-            queue.slowest_s = recent_peak(queue.slowest_s, done.handler_us / 1e6)
+            handler_s = done.handler_us / 1e6
+            queue.slowest_s = recent_peak(queue.slowest_s, handler_s)
+            self.handler_s = recent_mean(self.handler_s, handler_s)
             queue.company.answered(lease.assigned_at, now)
         self.stats.batch_done(
             lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now

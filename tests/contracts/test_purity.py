@@ -22,7 +22,7 @@ PURE_LIBRARIES = frozenset({
 PURE_SHARED = (
     "shared.archives.model_config", "shared.archives.workflow_spec", "shared.clock", "shared.containment",
     "shared.deadlines", "shared.errors", "shared.ids", "shared.labels", "shared.quoting",
-    "shared.recent_peak", "shared.settings", "shared.torchserve.key_files",
+    "shared.recent_mean", "shared.recent_peak", "shared.settings", "shared.torchserve.key_files",
     "shared.torchserve.snapshot_files", "shared.wire",
 )  # fmt: skip
 IMPURE_SHARED = ("shared.wire.sockets",)

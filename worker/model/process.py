@@ -21,8 +21,10 @@ import msgspec
 
 from torchrelay.shared import clock, settings
 from torchrelay.shared.containment import first_fault
+from torchrelay.shared.processes.patient_threads import PatientThreads
 from torchrelay.shared.processes.returned_memory import give_back_free_memory, keep_some_free_memory
 from torchrelay.shared.quoting import quoted
+from torchrelay.shared.recent_mean import recent_mean
 from torchrelay.shared.wire import codec
 from torchrelay.shared.wire import messages as m
 from torchrelay.worker.common import broker_keys_file
@@ -102,6 +104,9 @@ class WorkerLoop:
         self._session = PeerSession(clock.monotonic())
         self.leases = HeldLeases()
         self._coalescing = Coalescing()
+        self._threads = PatientThreads()
+        #: How long the handler takes over a batch; before the first, long.
+        self._handler_s = 1.0
         #: When to look at the socket though there is a batch to begin.
         self._receive_at = 0.0
         self._measuring: Measuring = runner.measuring
@@ -172,6 +177,7 @@ class WorkerLoop:
         self.leases.completed(lease, handler_us, tuple(items), frames)
         now = clock.monotonic()
         self._coalescing.answered(len(replies), handler_us, now)
+        self._handler_s = recent_mean(self._handler_s, handler_us / 1e6)
         # What was measured goes first, so that who has an answer finds it in the metrics; see `_turn`.
         if not self._measuring.is_due(now):
             self._flush_if_due(now)
@@ -309,6 +315,7 @@ class WorkerLoop:
                     self._session.hello_unsent(now)
             case "beat":
                 self._socket.sharing.look()
+                self._threads.look(self._handler_s, now)
                 beat = m.WorkerBeat(
                     self.leases.held, self._session.heard_beat, self._why_not_ready, self.leases.serial
                 )
