@@ -26,7 +26,9 @@ class PatientThreads:
 
     def __init__(self) -> None:
         #: What an operator has chosen instead stays as it is; elsewhere than on Linux there is no choice.
-        self._is_ours = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
+        self._is_ours = False
+        with suppress(OSError):  # a sandbox forbids even to ask
+            self._is_ours = hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER
         self._are_patient = False
         self._look_at = 0.0
 

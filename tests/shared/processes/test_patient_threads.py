@@ -4,8 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
+import zmq
+
+from torchrelay.shared.processes.patient_threads import PatientThreads
 
 pytestmark = [
     pytest.mark.integration,
@@ -64,6 +68,18 @@ def test_it_is_not_looked_at_each_turn() -> None:
         [OTHER],
         [BATCH],
     ]
+
+
+@pytest.mark.parametrize("refused", ["sched_getscheduler", "sched_setscheduler"])
+def test_a_sandbox_that_forbids_it_ends_nothing(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise PermissionError
+
+    monkeypatch.setattr(os, refused, refuse)
+    threads = PatientThreads()
+    with zmq.Context() as context, context.socket(zmq.PAIR):
+        threads.look(0.0001, 10.0)
+        threads.look(0.005, 11.0)
 
 
 @pytest.mark.parametrize("chosen", [BATCH, IDLE])
