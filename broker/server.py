@@ -187,7 +187,7 @@ class BrokerServer:
             self._connections, None if own_keys is None else own_keys.present, self._core.why_not_admitted,
             self._wake_reader.fileno(),
         )  # fmt: skip
-        self._threads = PatientThreads()
+        self._patient_threads = PatientThreads()
         #: What the core takes in with the next turn: what was not sent, and that the broker has started.
         self._unsent: list[events.Event] = []
         #: How long the loop waits after a turn that failed, which may well fail again.
@@ -310,7 +310,7 @@ class BrokerServer:
         now = self._have_handled(came)
         self._chunks.go_on()
         self._connections.look(now)
-        self._threads.look(self._core.jobs.handler_s, now)
+        self._patient_threads.look(self._core.jobs.handler_s, now)
         for peer, message in self._peers.memories.told(now, self._core.peers.knows):
             self._peers.send(peer, (codec.encode(message, self._epoch),))
 

@@ -175,6 +175,7 @@ class Leases(JobsPart):
         began_at = lease.began_at
         if lease.is_in_order and worker.leases[0] is not lease:
             self._skip_to(worker, lease, now)
+        handler_s = done.handler_us / 1e6
         is_whole = done.streamed == lease.streamed
         answered: list[tuple[Job, int]] = []
         pass_on = self.answers.pass_on
@@ -191,13 +192,10 @@ class Leases(JobsPart):
             queue.service_s = batching.smooth_service(
                 queue.service_s, now - began_at, was_whole=len(answered) == len(lease.jobs)
             )
-            handler_s = done.handler_us / 1e6
             queue.slowest_s = recent_peak(queue.slowest_s, handler_s)
             self.handler_s = recent_mean(self.handler_s, handler_s)
             queue.company.answered(lease.assigned_at, now)
-        self.stats.batch_done(
-            lease, answered, done.handler_us / 1e6, now if began_at is None else began_at, now
-        )
+        self.stats.batch_done(lease, answered, handler_s, now if began_at is None else began_at, now)
         if queue.suspicions.known or queue.kept_worker:
             self.isolation.answered(lease)
         self._drop_lease(worker, lease, now)

@@ -104,7 +104,7 @@ class WorkerLoop:
         self._session = PeerSession(clock.monotonic())
         self.leases = HeldLeases()
         self._coalescing = Coalescing()
-        self._threads = PatientThreads()
+        self._patient_threads = PatientThreads()
         #: How long the handler takes over a batch; before the first, long.
         self._handler_s = 1.0
         #: When to look at the socket though there is a batch to begin.
@@ -315,7 +315,7 @@ class WorkerLoop:
                     self._session.hello_unsent(now)
             case "beat":
                 self._socket.sharing.look()
-                self._threads.look(self._handler_s, now)
+                self._patient_threads.look(self._handler_s, now)
                 beat = m.WorkerBeat(
                     self.leases.held, self._session.heard_beat, self._why_not_ready, self.leases.serial
                 )
